@@ -1,0 +1,276 @@
+//! What became of every message: the counters and the reasons.
+//!
+//! At rest, `offered = delivered + dropped + abandoned + waiting` holds exactly, for each participant and for the
+//! session. In motion a reader takes the outcomes first and what was offered last, so that no difference is negative.
+//!
+//! # Orderings
+//! Outcomes are written with `Release` after what they are the outcome of was counted as offered, and read with
+//! `Acquire` before it: whoever sees an outcome sees the offer it belongs to.
+
+use std::cell::Cell;
+use std::fmt;
+
+use crossbeam::utils::CachePadded;
+
+use crate::sync::{AtomicU64, AtomicUsize, Ordering};
+
+/// Why an instance of a participant ended.
+///
+/// The first four are faults: what waited is counted as *dropped*, and the participant is reset. The others are
+/// ordinary ends: what waited is counted as *abandoned*.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum EndReason {
+    /// More waited for it than the queue capacity or the byte limit allows.
+    Overflow,
+    /// Its sink returned an error.
+    WriteFailed,
+    /// Its sink panicked.
+    WritePanicked,
+    /// Its sink made no progress for the write time-out.
+    WriteTimedOut,
+    /// A newer instance of the same identity took its place.
+    Replaced,
+    /// Its room reported it gone.
+    Disconnected,
+    /// It was never registered: stale, a duplicate, or superseded while it joined.
+    Refused,
+    /// The session ended.
+    SessionClosed,
+}
+
+impl EndReason {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 8] = [
+        Self::Overflow,
+        Self::WriteFailed,
+        Self::WritePanicked,
+        Self::WriteTimedOut,
+        Self::Replaced,
+        Self::Disconnected,
+        Self::Refused,
+        Self::SessionClosed,
+    ];
+
+    /// Whether it is a fault, which resets the participant.
+    #[must_use]
+    pub fn is_fault(self) -> bool {
+        self <= Self::WriteTimedOut
+    }
+
+    /// As logs and close frames name it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Overflow => "too slow: more waits for it than its queue may hold",
+            Self::WriteFailed => "a write to it failed",
+            Self::WritePanicked => "a write to it panicked",
+            Self::WriteTimedOut => "a write to it made no progress",
+            Self::Replaced => "a newer connection of the same identity took its place",
+            Self::Disconnected => "it disconnected",
+            Self::Refused => "it was not admitted",
+            Self::SessionClosed => "the session ended",
+        }
+    }
+}
+
+impl PartialOrd for EndReason {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some((*self as u8).cmp(&(*other as u8)))
+    }
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Messages that were not delivered, by why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Dropped {
+    /// The participant overflowed.
+    pub overflow: u64,
+    /// Its sink returned an error.
+    pub write_failed: u64,
+    /// Its sink panicked.
+    pub write_panicked: u64,
+    /// Its sink made no progress.
+    pub write_timed_out: u64,
+    /// Sent to a participant that had ended.
+    pub closed: u64,
+}
+
+impl Dropped {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.overflow + self.write_failed + self.write_panicked + self.write_timed_out + self.closed
+    }
+}
+
+/// Messages that an ordinary end left undelivered, by which.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Abandoned {
+    /// A newer instance took the participant's place.
+    pub replaced: u64,
+    /// It disconnected.
+    pub disconnected: u64,
+    /// It was never registered.
+    pub refused: u64,
+    /// The session ended.
+    pub session_closed: u64,
+}
+
+impl Abandoned {
+    /// All of them.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.replaced + self.disconnected + self.refused + self.session_closed
+    }
+}
+
+/// What became of the messages of one participant, or of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Account {
+    /// Direct messages sent to it, its initial messages, and broadcasts its shard reached for it.
+    pub offered: u64,
+    /// Messages whose flush succeeded.
+    pub delivered: u64,
+    /// Their bytes.
+    pub delivered_bytes: u64,
+    /// Messages that were dropped, by reason.
+    pub dropped: Dropped,
+    /// Messages that were abandoned, by reason.
+    pub abandoned: Abandoned,
+}
+
+impl Account {
+    /// What has been offered and has no outcome yet.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.offered.saturating_sub(self.delivered + self.dropped.total() + self.abandoned.total())
+    }
+
+    /// Adds `count` messages lost with a participant that ended for `reason`.
+    pub(crate) fn add_lost(&mut self, reason: EndReason, count: u64) {
+        *match reason {
+            EndReason::Overflow => &mut self.dropped.overflow,
+            EndReason::WriteFailed => &mut self.dropped.write_failed,
+            EndReason::WritePanicked => &mut self.dropped.write_panicked,
+            EndReason::WriteTimedOut => &mut self.dropped.write_timed_out,
+            EndReason::Replaced => &mut self.abandoned.replaced,
+            EndReason::Disconnected => &mut self.abandoned.disconnected,
+            EndReason::Refused => &mut self.abandoned.refused,
+            EndReason::SessionClosed => &mut self.abandoned.session_closed,
+        } += count;
+    }
+}
+
+/// A counter with one writer at a time, readable by all: no read-modify-write.
+#[derive(Debug)]
+pub(crate) struct Tally(AtomicU64);
+
+impl Tally {
+    pub(crate) fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed) + n, Ordering::Release);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// A counter that any thread adds to without contending with the others.
+#[derive(Debug)]
+pub(crate) struct Striped(Box<[CachePadded<AtomicU64>]>);
+
+/// Enough that two of a few busy threads seldom share one.
+const STRIPES: usize = 16;
+
+impl Striped {
+    pub(crate) fn new() -> Self {
+        Self((0..STRIPES).map(|_| CachePadded::new(AtomicU64::new(0))).collect())
+    }
+
+    pub(crate) fn add(&self, n: u64) {
+        self.0[stripe()].fetch_add(n, Ordering::Release);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.iter().map(|stripe| stripe.load(Ordering::Acquire)).sum()
+    }
+}
+
+/// This thread's stripe: threads take them in turn.
+fn stripe() -> usize {
+    static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    thread_local! {
+        static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+    // A thread that is being torn down has no cell any more: it shares the first stripe.
+    MINE.try_with(|mine| {
+        if mine.get() == usize::MAX {
+            mine.set(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % STRIPES);
+        }
+        mine.get()
+    })
+    .unwrap_or(0)
+}
+
+/// The session's side of the account that isn't written by its shards.
+#[derive(Debug)]
+pub(crate) struct Totals {
+    /// Direct messages, counted when they are sent.
+    pub(crate) direct_offered: Striped,
+    lost: [AtomicU64; EndReason::ALL.len()],
+    rejected: AtomicU64,
+    ended: [AtomicUsize; EndReason::ALL.len()],
+}
+
+impl Totals {
+    pub(crate) fn new() -> Self {
+        Self {
+            direct_offered: Striped::new(),
+            lost: std::array::from_fn(|_| AtomicU64::new(0)),
+            rejected: AtomicU64::new(0),
+            ended: std::array::from_fn(|_| AtomicUsize::new(0)),
+        }
+    }
+
+    /// Counts `count` messages as lost with a participant that ended for `reason`.
+    pub(crate) fn lose(&self, reason: EndReason, count: u64) {
+        self.lost[reason as usize].fetch_add(count, Ordering::Release);
+    }
+
+    /// Counts a message sent to a participant that had ended.
+    pub(crate) fn reject(&self) {
+        self.rejected.fetch_add(1, Ordering::Release);
+    }
+
+    /// Counts an instance that ended.
+    pub(crate) fn end(&self, reason: EndReason) {
+        self.ended[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many instances ended for `reason`.
+    pub(crate) fn ended(&self, reason: EndReason) -> u64 {
+        self.ended[reason as usize].load(Ordering::Relaxed) as u64
+    }
+
+    /// Adds the outcomes counted here to `account`.
+    pub(crate) fn outcomes(&self, account: &mut Account) {
+        account.dropped.closed += self.rejected.load(Ordering::Acquire);
+        for reason in EndReason::ALL {
+            account.add_lost(reason, self.lost[reason as usize].load(Ordering::Acquire));
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The broadcast log: a bounded ring that a broadcast is written to once, whatever the number of participants.
+//!
+//! Any thread may [publish](BroadcastLog::publish); each of the shards reads every entry, in order, and nobody else
+//! reads. Promises:
+//! - A publish claims the next sequence number and fills its slot, or answers [`PublishError`] and leaves no trace:
+//!   no hole in the sequence, the message handed back.
+//! - Each shard takes its own copy of each entry once; a slot is written again only after all shards have read it.
+//! - After [`seal`](BroadcastLog::seal), whose result is the final tail, no publish succeeds.
+//!
+//! A claim is a compare-exchange after the capacity check, so that a full log can say so without leaving a hole, and
+//! the seal is the top bit of the very word that is claimed, so that nothing is answered `Ok` above the final tail.
+//! Between claim and store there is no await, no user code and no drop of the entry that was there: a hole would stall
+//! every shard. A message is taken out of its entry by the shards that read it, so that a payload lives until the last
+//! shard has read it, not until the ring comes round.
+//!
+//! # Orderings
+//! - `tail` is claimed with `AcqRel` and read with `Acquire`: claims and the stamps of direct messages are ordered
+//!   with what happened before them (the order across the lanes, see [`shard`](super::shard)).
+//! - A slot is published by its swap (`AcqRel`) and read by a load (`Acquire`): who sees the entry sees its content.
+//!   An entry carries its sequence number; a slot that still holds the lap before isn't filled.
+//! - A shard's head is stored with `Release` after it has read up to it and loaded with `Acquire` before a slot is
+//!   claimed anew. `room_until` caches the smallest; it only rises.
+
+use std::sync::Arc;
+
+use crossbeam::utils::CachePadded;
+
+use super::Message;
+use super::signal::Signal;
+use super::topic::Audience;
+use crate::sync::{ArcSwapOption, ArrayQueue, AtomicBool, AtomicU64, Ordering, fence};
+
+/// Set in the tail when the log takes no more.
+const SEALED: u64 = 1 << 63;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct BroadcastLog<M> {
+    tail: CachePadded<AtomicU64>,
+    /// No position at or above this one may be claimed.
+    room_until: CachePadded<AtomicU64>,
+    /// The uplink is stalled: nothing may be claimed for now.
+    held: AtomicBool,
+    /// Per shard, the first position it hasn't read.
+    heads: Box<[CachePadded<AtomicU64>]>,
+    slots: Box<[ArcSwapOption<Entry<M>>]>,
+    /// Per shard, how it is woken.
+    readers: Box<[Arc<Signal>]>,
+    /// How the publisher that waits for room is woken.
+    pub(crate) room: Signal,
+}
+
+#[derive(Debug)]
+struct Entry<M> {
+    seq: u64,
+    audience: Audience,
+    bytes: usize,
+    /// One copy per shard: sending a message to another thread asks less of it than sharing it.
+    copies: ArrayQueue<M>,
+}
+
+/// An entry as one shard takes it.
+#[derive(Debug)]
+pub(crate) struct Taken<M> {
+    pub(crate) audience: Audience,
+    pub(crate) bytes: usize,
+    pub(crate) message: M,
+}
+
+/// Why a message was not published; it comes back.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum PublishError<M> {
+    /// Some shard has yet to read the slot, or the uplink is stalled.
+    Full(M),
+    /// The log is sealed.
+    Closed(M),
+}
+
+/// A reading of the tail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tail(u64);
+
+impl Tail {
+    /// The next position to be claimed.
+    pub(crate) fn position(self) -> u64 {
+        self.0 & !SEALED
+    }
+
+    pub(crate) fn is_sealed(self) -> bool {
+        self.0 & SEALED != 0
+    }
+}
+
+impl<M: Message> BroadcastLog<M> {
+    /// A log of `capacity` slots (at least 1), read by the shards that `readers` wake.
+    pub(crate) fn new(capacity: usize, readers: Box<[Arc<Signal>]>) -> Self {
+        assert!(capacity > 0 && !readers.is_empty(), "the builder checks both");
+        Self {
+            tail: CachePadded::new(AtomicU64::new(0)),
+            room_until: CachePadded::new(AtomicU64::new(capacity as u64)),
+            held: AtomicBool::new(false),
+            heads: readers.iter().map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
+            slots: (0..capacity).map(|_| ArcSwapOption::empty()).collect(),
+            readers,
+            room: Signal::new(),
+        }
+    }
+
+    /// The claim counter. Reading it stamps a direct message.
+    pub(crate) fn tail(&self) -> Tail {
+        Tail(self.tail.load(Ordering::Acquire))
+    }
+
+    /// Writes `message` for `audience` at the next position.
+    pub(crate) fn publish(&self, audience: &Audience, message: M) -> Result<(), PublishError<M>> {
+        // A first look spares a full log the allocations below.
+        let first = self.tail();
+        if first.is_sealed() {
+            return Err(PublishError::Closed(message));
+        }
+        if !self.has_room(first) {
+            return Err(PublishError::Full(message));
+        }
+        let mut entry = Arc::new(Entry::new(audience.clone(), message, self.readers.len()));
+        let seq = match self.claim(first) {
+            Ok(seq) => seq,
+            Err(sealed) => {
+                let message = entry.copies.pop().expect("nobody else has this entry");
+                return Err(if sealed { PublishError::Closed(message) } else { PublishError::Full(message) });
+            }
+        };
+        Arc::get_mut(&mut entry).expect("nobody else has this entry").seq = seq;
+        let prior = self.slot(seq).swap(Some(entry));
+        // The fence of the wake-up protocol, once for all shards: see `signal`.
+        fence(Ordering::SeqCst);
+        for reader in &self.readers {
+            reader.wake_after_fence();
+        }
+        // Only now: dropping what the last lap left behind may run code of the embedder's.
+        drop(prior);
+        Ok(())
+    }
+
+    /// Claims a position. `Err` says whether the log is sealed; else it is full.
+    fn claim(&self, mut tail: Tail) -> Result<u64, bool> {
+        loop {
+            if tail.is_sealed() {
+                return Err(true);
+            }
+            if !self.has_room(tail) {
+                return Err(false);
+            }
+            match self.tail.compare_exchange_weak(tail.0, tail.0 + 1, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(tail.0),
+                Err(now) => tail = Tail(now),
+            }
+        }
+    }
+
+    /// Whether the position `tail` stands at may be claimed.
+    pub(crate) fn has_room(&self, tail: Tail) -> bool {
+        if self.held.load(Ordering::Acquire) {
+            return false;
+        }
+        let position = tail.position();
+        position < self.room_until.load(Ordering::Acquire) || position < self.measure_room()
+    }
+
+    fn measure_room(&self) -> u64 {
+        let slowest = self.heads.iter().map(|head| head.load(Ordering::Acquire)).min().unwrap_or(0);
+        let until = slowest + self.slots.len() as u64;
+        self.room_until.fetch_max(until, Ordering::AcqRel);
+        until
+    }
+
+    /// Whether the entry at `position` is there to be taken.
+    pub(crate) fn is_filled(&self, position: u64) -> bool {
+        self.slot(position).load().as_ref().is_some_and(|entry| entry.seq == position)
+    }
+
+    /// The entry at `position`, if it is filled. A shard takes each position once.
+    pub(crate) fn take(&self, position: u64) -> Option<Taken<M>> {
+        let guard = self.slot(position).load();
+        let entry = guard.as_ref().filter(|entry| entry.seq == position)?;
+        let message = entry.copies.pop().expect("an entry holds a copy for each shard, and each takes one");
+        Some(Taken { audience: entry.audience.clone(), bytes: entry.bytes, message })
+    }
+
+    /// Says that `shard` has read everything below `position`, and lets a waiting publisher know.
+    pub(crate) fn advance(&self, shard: usize, position: u64) {
+        self.heads[shard].store(position, Ordering::Release);
+        self.room.wake();
+    }
+
+    /// How far `shard` is behind the tail, in entries.
+    pub(crate) fn lag(&self, shard: usize) -> u64 {
+        let head = self.heads[shard].load(Ordering::Acquire);
+        self.tail().position().saturating_sub(head)
+    }
+
+    /// Takes no more, and wakes everybody who has to know. Returns the final tail; harmless when repeated.
+    pub(crate) fn seal(&self) -> u64 {
+        let tail = Tail(self.tail.fetch_or(SEALED, Ordering::AcqRel));
+        self.readers.iter().for_each(|reader| reader.wake());
+        self.room.wake();
+        tail.position()
+    }
+
+    /// Holds publishers back while the uplink is stalled, or lets them go on.
+    pub(crate) fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::Release);
+        self.room.wake();
+    }
+
+    fn slot(&self, position: u64) -> &ArcSwapOption<Entry<M>> {
+        let index = position % self.slots.len() as u64;
+        &self.slots[usize::try_from(index).expect("an index below a length")]
+    }
+}
+
+impl<M: Message> Entry<M> {
+    fn new(audience: Audience, message: M, copies: usize) -> Self {
+        let bytes = message.byte_len();
+        let entry = Self { seq: u64::MAX, audience, bytes, copies: ArrayQueue::new(copies) };
+        for _ in 1..copies {
+            entry.push(message.clone());
+        }
+        entry.push(message);
+        entry
+    }
+
+    fn push(&self, copy: M) {
+        assert!(self.copies.push(copy).is_ok(), "an entry has room for a copy for each shard");
+    }
+}

@@ -1,0 +1,671 @@
+//! One participant as its shard sees it: its sink, and what waits for it while the sink is busy.
+//!
+//! A member whose sink is idle stores nothing: what comes is handed straight on. For a busy one the backlog keeps, in
+//! order, eight bytes per message that point either to a broadcast on the shard's shelf, which all busy members share,
+//! or to the member's own messages.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures_sink::Sink;
+use slab::Slab;
+
+use super::Message;
+use super::account::EndReason;
+use super::outbox::{Direct, Outbox, Port};
+use super::progress::Progress;
+use super::topic::SubscriptionTag;
+
+/// Whom a member belongs to: the layer above, as far as the lane has to know it.
+pub(crate) trait Owner<M: Message>: Send + 'static {
+    /// Where the participant's bytes go.
+    type Sink: Sink<M, Error: fmt::Debug> + Send + 'static;
+
+    /// Its sending side.
+    fn outbox(&self) -> &Outbox<M>;
+
+    /// What tells it from the one that had its slot before.
+    fn key(&self) -> u64;
+
+    /// The shard has ended it for a fault; `detail` is what the sink said.
+    fn faulted(&self, reason: EndReason, detail: Option<&str>);
+
+    /// It has ended and nothing more goes into its sink, which is handed back.
+    fn retire(self, sink: Pin<Box<Self::Sink>>, reason: EndReason);
+}
+
+/// What a shard is told of a newcomer.
+pub(crate) struct Newcomer<O: Owner<M>, M: Message> {
+    pub(crate) owner: O,
+    pub(crate) sink: Pin<Box<O::Sink>>,
+    pub(crate) progress: Progress,
+}
+
+/// Why a member can't go on.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    Overflow,
+    Failed(String),
+    Panicked,
+    TimedOut,
+}
+
+impl Fault {
+    pub(crate) fn reason(&self) -> EndReason {
+        match self {
+            Self::Overflow => EndReason::Overflow,
+            Self::Failed(_) => EndReason::WriteFailed,
+            Self::Panicked => EndReason::WritePanicked,
+            Self::TimedOut => EndReason::WriteTimedOut,
+        }
+    }
+
+    pub(crate) fn detail(&self) -> Option<&str> {
+        match self {
+            Self::Failed(error) => Some(error),
+            Self::Overflow | Self::Panicked | Self::TimedOut => None,
+        }
+    }
+}
+
+/// An entry of the log during the turn that delivers it.
+#[derive(Debug)]
+pub(crate) struct TurnEntry<M> {
+    pub(crate) seq: u64,
+    pub(crate) bytes: usize,
+    pub(crate) message: M,
+    /// Where it stands on the shelf, once a busy member needs it.
+    shelved: Option<usize>,
+}
+
+impl<M> TurnEntry<M> {
+    pub(crate) fn new(seq: u64, bytes: usize, message: M) -> Self {
+        Self { seq, bytes, message, shelved: None }
+    }
+}
+
+/// The broadcasts that busy members of one shard still need, each kept once.
+#[derive(Debug)]
+pub(crate) struct Shelf<M>(Slab<Shelved<M>>);
+
+#[derive(Debug)]
+struct Shelved<M> {
+    message: M,
+    bytes: usize,
+    since: u64,
+    needed_by: u32,
+}
+
+impl<M: Message> Shelf<M> {
+    pub(crate) fn new() -> Self {
+        Self(Slab::new())
+    }
+
+    /// Keeps `entry` for one member more.
+    fn keep(&mut self, entry: &mut TurnEntry<M>, now: u64) -> usize {
+        let key = *entry.shelved.get_or_insert_with(|| {
+            // The turn itself needs it as long as it lasts: another member may.
+            let message = entry.message.clone();
+            self.0.insert(Shelved { message, bytes: entry.bytes, since: now, needed_by: 1 })
+        });
+        self.0[key].needed_by += 1;
+        key
+    }
+
+    /// A copy for one member that needed it; the last one takes the original.
+    fn take(&mut self, key: usize) -> (M, usize) {
+        let shelved = &mut self.0[key];
+        if shelved.needed_by > 1 {
+            shelved.needed_by -= 1;
+            return (shelved.message.clone(), shelved.bytes);
+        }
+        let shelved = self.0.remove(key);
+        (shelved.message, shelved.bytes)
+    }
+
+    fn since(&self, key: usize) -> u64 {
+        self.0[key].since
+    }
+
+    /// A member that needed it has gone, or the turn that could still have needed it is over.
+    fn release(&mut self, key: usize) {
+        let shelved = &mut self.0[key];
+        shelved.needed_by -= 1;
+        if shelved.needed_by == 0 {
+            self.0.remove(key);
+        }
+    }
+
+    /// Ends a turn: its entries stay only for the members that need them.
+    pub(crate) fn end_turn(&mut self, entries: impl Iterator<Item = TurnEntry<M>>) {
+        entries.filter_map(|entry| entry.shelved).for_each(|key| self.release(key));
+    }
+}
+
+/// Messages and their bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    messages: u32,
+    bytes: usize,
+}
+
+impl Load {
+    fn add(&mut self, bytes: usize) {
+        self.messages += 1;
+        self.bytes += bytes;
+    }
+}
+
+/// What waits for a busy member outside its sink.
+#[derive(Debug)]
+struct Backlog<M> {
+    order: VecDeque<Item>,
+    /// The member's own messages, in the order in which `order` refers to them.
+    own: VecDeque<Own<M>>,
+    /// Direct messages whose place among the broadcasts isn't known yet: stamped above the shard's position.
+    unplaced: VecDeque<Direct<M>>,
+}
+
+#[derive(Debug)]
+struct Own<M> {
+    message: M,
+    bytes: usize,
+    since: u64,
+}
+
+/// A place in the backlog's order: two bits of kind, thirty of shelf key, and the tag.
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    word: u32,
+    tag: SubscriptionTag,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A broadcast to everybody, on the shelf.
+    All,
+    /// A broadcast to a topic, on the shelf, with the subscriber's tag.
+    Topic,
+    /// The next of the member's own: a direct message.
+    Direct,
+    /// The next of the member's own: an initial message, which the bound doesn't count.
+    Initial,
+}
+
+const KEY_BITS: u32 = 30;
+
+impl Item {
+    fn shelved(key: usize, tag: Option<SubscriptionTag>) -> Self {
+        let key = u32::try_from(key).ok().filter(|key| *key < 1 << KEY_BITS);
+        let key = key.expect("the log is shorter than the shelf's keys are wide");
+        match tag {
+            None => Self { word: key, tag: SubscriptionTag::default() },
+            Some(tag) => Self { word: 1 << KEY_BITS | key, tag },
+        }
+    }
+
+    fn own(kind: Kind) -> Self {
+        let word = if kind == Kind::Direct { 2 } else { 3 } << KEY_BITS;
+        Self { word, tag: SubscriptionTag::default() }
+    }
+
+    fn kind(self) -> Kind {
+        match self.word >> KEY_BITS {
+            0 => Kind::All,
+            1 => Kind::Topic,
+            2 => Kind::Direct,
+            _ => Kind::Initial,
+        }
+    }
+
+    fn key(self) -> usize {
+        (self.word & ((1 << KEY_BITS) - 1)) as usize
+    }
+}
+
+impl<M: Message> Backlog<M> {
+    fn new() -> Box<Self> {
+        Box::new(Self { order: VecDeque::new(), own: VecDeque::new(), unplaced: VecDeque::new() })
+    }
+
+    fn push_own(&mut self, kind: Kind, message: M, bytes: usize, since: u64) {
+        self.order.push_back(Item::own(kind));
+        self.own.push_back(Own { message, bytes, since });
+    }
+
+    /// Takes the first message, made the member's own copy.
+    fn pop(&mut self, shelf: &mut Shelf<M>) -> Option<(Kind, M, usize)> {
+        let item = self.order.pop_front()?;
+        let kind = item.kind();
+        let (message, bytes) = match kind {
+            Kind::All => shelf.take(item.key()),
+            Kind::Topic => {
+                let (mut message, bytes) = shelf.take(item.key());
+                message.address(item.tag);
+                (message, bytes)
+            }
+            Kind::Direct | Kind::Initial => {
+                let own = self.own.pop_front().expect("the order names as many own messages as there are");
+                (own.message, own.bytes)
+            }
+        };
+        Some((kind, message, bytes))
+    }
+
+    /// Since when its first message waits.
+    fn oldest(&self, shelf: &Shelf<M>) -> Option<u64> {
+        let first = self.order.front()?;
+        match first.kind() {
+            Kind::All | Kind::Topic => Some(shelf.since(first.key())),
+            Kind::Direct | Kind::Initial => self.own.front().map(|own| own.since),
+        }
+    }
+
+    fn is_large(&self) -> bool {
+        self.order.capacity() + self.own.capacity() + self.unplaced.capacity() > SMALL_BACKLOG
+    }
+}
+
+/// An empty backlog with room for no more than this is kept for the next time.
+const SMALL_BACKLOG: usize = 64;
+
+/// Where a member stands after it was driven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stand {
+    /// Everything it was given is delivered.
+    Clear,
+    /// Its sink will wake it.
+    Blocked,
+    /// It had its share of this turn and wants another.
+    More,
+    /// It waits for its initial messages.
+    Joining,
+}
+
+/// What a visit came to, for the figures.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Visit {
+    pub(crate) offered: u64,
+    pub(crate) delivered: u64,
+    pub(crate) delivered_bytes: u64,
+}
+
+/// See the [module](self).
+pub(crate) struct Member<O: Owner<M>, M: Message> {
+    pub(crate) owner: O,
+    sink: Pin<Box<O::Sink>>,
+    waker: Waker,
+    pub(crate) stand: Stand,
+    /// Handed over in this visit.
+    handed_now: u32,
+    /// In the sink, not flushed.
+    handed: Load,
+    visit: Visit,
+    backlog: Option<Box<Backlog<M>>>,
+    /// Entries of this turn that are for it by a topic: index and tag, ascending.
+    pub(crate) inbox: Vec<(u32, SubscriptionTag)>,
+    /// The turn it was last noted for a visit in.
+    pub(crate) noted: u64,
+    /// The part of `handed` that the bound counts.
+    held: Load,
+    /// The part of `handed` that the bound never counts.
+    exempt: Load,
+    handed_since: u64,
+    /// Offered, and neither in the sink nor in the backlog: one while a message passes from hand to hand.
+    in_hand: u64,
+    progress: Progress,
+    progress_seen: u64,
+    /// When it last made progress, in the session's milliseconds; kept while it is blocked.
+    moved: u64,
+}
+
+/// What a visit needs of the shard.
+pub(crate) struct Round<'a, M> {
+    pub(crate) shelf: &'a mut Shelf<M>,
+    pub(crate) entries: &'a mut [TurnEntry<M>],
+    /// Which of them are for everybody, ascending.
+    pub(crate) to_all: &'a [u32],
+    /// The position the shard has read up to: direct messages stamped at or below it have their place.
+    pub(crate) end: u64,
+    /// How much one visit may hand on.
+    pub(crate) quota: u32,
+    pub(crate) now: u64,
+}
+
+impl<O: Owner<M>, M: Message> Member<O, M> {
+    pub(crate) fn new(newcomer: Newcomer<O, M>, port: &Arc<Port<M>>, slot: usize) -> Self {
+        let waker = Waker::from(Arc::new(MemberWaker { port: Arc::clone(port), slot }));
+        Self {
+            owner: newcomer.owner,
+            sink: newcomer.sink,
+            waker,
+            stand: Stand::Joining,
+            handed_now: 0,
+            handed: Load::default(),
+            visit: Visit::default(),
+            backlog: None,
+            inbox: Vec::new(),
+            noted: 0,
+            held: Load::default(),
+            exempt: Load::default(),
+            handed_since: 0,
+            in_hand: 0,
+            progress: newcomer.progress,
+            progress_seen: 0,
+            moved: 0,
+        }
+    }
+
+    /// Takes what is in the control queue; it has its place when the broadcasts sent before it have theirs.
+    pub(crate) fn collect_mail(&mut self) {
+        let backlog = &mut self.backlog;
+        self.owner.outbox().take_queue(|direct| {
+            backlog.get_or_insert_with(Backlog::new).unplaced.push_back(direct);
+        });
+    }
+
+    /// Whether it holds direct messages that wait for a broadcast to be filled in.
+    pub(crate) fn has_unplaced(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| !backlog.unplaced.is_empty())
+    }
+
+    /// Gives it its initial messages, ahead of everything that has gathered.
+    pub(crate) fn begin(&mut self, initial: Vec<M>, now: u64) {
+        self.visit.offered += initial.len() as u64;
+        self.stand = Stand::More;
+        self.moved = now;
+        if initial.is_empty() {
+            return;
+        }
+        let backlog = self.backlog.get_or_insert_with(Backlog::new);
+        for message in initial.into_iter().rev() {
+            backlog.order.push_front(Item::own(Kind::Initial));
+            backlog.own.push_front(Own { bytes: message.byte_len(), since: now, message });
+        }
+    }
+
+    /// Its sink has woken it.
+    pub(crate) fn unblock(&mut self) {
+        if self.stand == Stand::Blocked {
+            self.stand = Stand::More;
+        }
+    }
+
+    /// Delivers what waits and what this round has for it, as far as its sink takes it. [`settle`](Self::settle)
+    /// follows, also after a panic.
+    pub(crate) fn visit(&mut self, round: &mut Round<'_, M>) -> Result<(), Fault> {
+        let was = self.stand;
+        self.handed_now = 0;
+        if was == Stand::More {
+            self.drive(round)?;
+        }
+        self.place_all(round)?;
+        self.drive(round)?;
+        // A member that was woken and is blocked again has moved only if a flush completed, which notes it.
+        if self.stand == Stand::Blocked && was == Stand::Clear {
+            self.moved = round.now;
+            self.progress_seen = self.progress.total();
+        }
+        if self.backlog.is_some() || was != Stand::Clear {
+            self.tidy(round.shelf);
+        }
+        Ok(())
+    }
+
+    /// Publishes what the visit came to.
+    pub(crate) fn settle(&mut self) -> Visit {
+        let visit = std::mem::take(&mut self.visit);
+        let outbox = self.owner.outbox();
+        if visit.offered > 0 {
+            outbox.offer_from_lane(visit.offered);
+        }
+        if visit.delivered > 0 {
+            outbox.deliver(visit.delivered, visit.delivered_bytes);
+        }
+        visit
+    }
+
+    /// Ends its time here: counts what it leaves undelivered and gives the sink back.
+    pub(crate) fn retire(mut self, shelf: &mut Shelf<M>, reason: EndReason) {
+        let mut left = self.in_hand + u64::from(self.handed.messages);
+        if let Some(backlog) = self.backlog.take() {
+            left += (backlog.order.len() + backlog.unplaced.len()) as u64;
+            for item in backlog.order {
+                if matches!(item.kind(), Kind::All | Kind::Topic) {
+                    shelf.release(item.key());
+                }
+            }
+        }
+        let outbox = self.owner.outbox();
+        outbox.lose(left);
+        outbox.lose_queue();
+        outbox.set_oldest(None);
+        self.owner.retire(self.sink, reason);
+    }
+
+    /// Whether it has made no progress for `timeout` (ms). While `paused` the time doesn't run.
+    pub(crate) fn is_stuck(&mut self, now: u64, timeout: u64, paused: bool) -> bool {
+        if self.stand != Stand::Blocked {
+            return false;
+        }
+        let reported = self.progress.total();
+        if paused || reported != self.progress_seen {
+            self.progress_seen = reported;
+            self.moved = now;
+        }
+        now.saturating_sub(self.moved) >= timeout
+    }
+
+    /// Puts the round's entries and the direct messages in their one order.
+    fn place_all(&mut self, round: &mut Round<'_, M>) -> Result<(), Fault> {
+        let (mut by_all, mut by_topic) = (0, 0);
+        loop {
+            let all = round.to_all.get(by_all).copied();
+            let topic = self.inbox.get(by_topic).copied();
+            let (index, tag) = match (all, topic) {
+                (Some(all), Some((index, _))) if all < index => (all, None),
+                (_, Some((index, tag))) => (index, Some(tag)),
+                (Some(all), None) => (all, None),
+                (None, None) => break,
+            };
+            by_all += usize::from(tag.is_none());
+            by_topic += usize::from(tag.is_some());
+            let index = index as usize;
+            self.place_directs(round.entries[index].seq, round)?;
+            self.place_entry(index, tag, round)?;
+        }
+        self.inbox.clear();
+        self.place_directs(round.end, round)
+    }
+
+    /// Places every direct message up to the first stamped above `seq`.
+    fn place_directs(&mut self, seq: u64, round: &Round<'_, M>) -> Result<(), Fault> {
+        while let Some(backlog) = &mut self.backlog {
+            let Some(direct) = backlog.unplaced.pop_front_if(|direct| direct.stamp <= seq) else { break };
+            self.in_hand = 1;
+            if self.is_open(round.quota)? {
+                self.start_send(direct.message, direct.bytes, Kind::Direct, round.now)?;
+            } else {
+                let backlog = self.backlog.get_or_insert_with(Backlog::new);
+                backlog.push_own(Kind::Direct, direct.message, direct.bytes, round.now);
+                self.in_hand = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a broadcast on, or puts it in the backlog.
+    fn place_entry(
+        &mut self,
+        index: usize,
+        tag: Option<SubscriptionTag>,
+        round: &mut Round<'_, M>,
+    ) -> Result<(), Fault> {
+        self.visit.offered += 1;
+        self.in_hand = 1;
+        let open = self.is_open(round.quota)?;
+        let entry = &mut round.entries[index];
+        if open {
+            let mut message = entry.message.clone();
+            if let Some(tag) = tag {
+                message.address(tag);
+            }
+            return self.start_send(message, entry.bytes, Kind::All, round.now);
+        }
+        if !self.owner.outbox().reserve(1, entry.bytes) {
+            return Err(Fault::Overflow);
+        }
+        let key = round.shelf.keep(entry, round.now);
+        self.backlog.get_or_insert_with(Backlog::new).order.push_back(Item::shelved(key, tag));
+        self.in_hand = 0;
+        Ok(())
+    }
+
+    /// Flushes, and hands on the backlog as far as quota and sink allow.
+    fn drive(&mut self, round: &mut Round<'_, M>) -> Result<(), Fault> {
+        if self.stand == Stand::Joining || (self.stand == Stand::Blocked && self.handed_now == 0) {
+            return Ok(());
+        }
+        self.flush(round.now)?;
+        loop {
+            let waits = self.backlog.as_ref().is_some_and(|backlog| !backlog.order.is_empty());
+            if self.stand == Stand::Blocked {
+                return Ok(());
+            }
+            if !waits {
+                self.stand = Stand::Clear;
+                return Ok(());
+            }
+            if self.handed_now >= round.quota {
+                self.stand = Stand::More;
+                return Ok(());
+            }
+            self.hand_on(round)?;
+            self.flush(round.now)?;
+        }
+    }
+
+    /// Hands on from the backlog until it is empty, the quota is used up, or the sink isn't ready.
+    fn hand_on(&mut self, round: &mut Round<'_, M>) -> Result<(), Fault> {
+        while self.handed_now < round.quota
+            && self.backlog.as_ref().is_some_and(|backlog| !backlog.order.is_empty())
+            && self.poll_ready()?
+        {
+            let popped = self.backlog.as_mut().and_then(|backlog| backlog.pop(round.shelf));
+            let Some((kind, message, bytes)) = popped else { break };
+            self.in_hand = 1;
+            let counted = if kind == Kind::Initial { Kind::Initial } else { Kind::Direct };
+            self.start_send(message, bytes, counted, round.now)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a message may go straight into the sink: nothing stands before it and the sink is ready.
+    fn is_open(&mut self, quota: u32) -> Result<bool, Fault> {
+        let first = matches!(self.stand, Stand::Clear)
+            && self.handed_now < quota
+            && self.backlog.as_ref().is_none_or(|backlog| backlog.order.is_empty());
+        Ok(first && self.poll_ready()?)
+    }
+
+    /// Whether the sink is ready; if not, the member is blocked.
+    fn poll_ready(&mut self) -> Result<bool, Fault> {
+        let mut cx = Context::from_waker(&self.waker);
+        match self.sink.as_mut().poll_ready(&mut cx) {
+            Poll::Ready(Ok(())) => Ok(true),
+            Poll::Ready(Err(error)) => Err(Fault::Failed(format!("{error:?}"))),
+            Poll::Pending => {
+                self.stand = Stand::Blocked;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Gives the message in hand to the sink. `kind` says whether the bound counts it: direct yes, initial never, a
+    /// broadcast only once it has to wait.
+    fn start_send(&mut self, message: M, bytes: usize, kind: Kind, now: u64) -> Result<(), Fault> {
+        self.sink.as_mut().start_send(message).map_err(|error| Fault::Failed(format!("{error:?}")))?;
+        self.in_hand = 0;
+        self.handed_now += 1;
+        if self.handed.messages == 0 {
+            self.handed_since = now;
+        }
+        self.handed.add(bytes);
+        match kind {
+            Kind::Direct => self.held.add(bytes),
+            Kind::Initial => self.exempt.add(bytes),
+            Kind::All | Kind::Topic => {}
+        }
+        Ok(())
+    }
+
+    /// Flushes what the sink holds, if anything; if that isn't done at once, the member is blocked and the bound
+    /// counts it.
+    fn flush(&mut self, now: u64) -> Result<(), Fault> {
+        if self.handed.messages == 0 {
+            return Ok(());
+        }
+        let mut cx = Context::from_waker(&self.waker);
+        match self.sink.as_mut().poll_flush(&mut cx) {
+            Poll::Ready(Ok(())) => {
+                self.visit.delivered += u64::from(self.handed.messages);
+                self.visit.delivered_bytes += self.handed.bytes as u64;
+                if self.held.messages > 0 {
+                    self.owner.outbox().release(self.held.messages, self.held.bytes);
+                    self.held = Load::default();
+                }
+                self.handed = Load::default();
+                self.exempt = Load::default();
+                self.moved = now;
+                Ok(())
+            }
+            Poll::Ready(Err(error)) => Err(Fault::Failed(format!("{error:?}"))),
+            Poll::Pending => {
+                self.stand = Stand::Blocked;
+                let fresh = Load {
+                    messages: self.handed.messages - self.held.messages - self.exempt.messages,
+                    bytes: self.handed.bytes - self.held.bytes - self.exempt.bytes,
+                };
+                if !self.owner.outbox().reserve(fresh.messages, fresh.bytes) {
+                    return Err(Fault::Overflow);
+                }
+                self.held.messages += fresh.messages;
+                self.held.bytes += fresh.bytes;
+                Ok(())
+            }
+        }
+    }
+
+    /// Keeps the age of its oldest message, and lets a large backlog go once it is empty.
+    fn tidy(&mut self, shelf: &Shelf<M>) {
+        let outbox = self.owner.outbox();
+        let oldest = if self.handed.messages > 0 {
+            Some(self.handed_since)
+        } else {
+            self.backlog.as_ref().and_then(|backlog| backlog.oldest(shelf))
+        };
+        outbox.set_oldest(oldest);
+        if self.stand == Stand::Clear && !self.has_unplaced() && self.backlog.as_ref().is_some_and(|b| b.is_large()) {
+            self.backlog = None;
+        }
+    }
+}
+
+struct MemberWaker<M> {
+    port: Arc<Port<M>>,
+    slot: usize,
+}
+
+impl<M: Message> Wake for MemberWaker<M> {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.port.ready.set(self.slot);
+        self.port.signal.wake();
+    }
+}

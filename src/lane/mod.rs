@@ -1,0 +1,49 @@
+//! How a message travels: control queue, broadcast log, flush shard.
+//!
+//! Two lanes lead to a participant. A broadcast is written once to the [log](log::BroadcastLog), whatever the number
+//! of participants; a direct message goes to the participant's own control queue in its [outbox](outbox::Outbox). A
+//! [flush shard](shard::FlushShard) carries both, in one order, into the sinks of its share of the participants. This
+//! module knows bytes and sequence numbers, and nothing of rooms, formats or telemetry.
+
+pub(crate) mod account;
+pub(crate) mod bits;
+pub(crate) mod log;
+pub(crate) mod member;
+pub(crate) mod outbox;
+pub(crate) mod progress;
+pub(crate) mod publisher;
+pub(crate) mod roster;
+pub(crate) mod shard;
+pub(crate) mod signal;
+pub(crate) mod topic;
+
+use bytes::Bytes;
+
+pub use self::account::{Abandoned, Account, Dropped, EndReason};
+pub use self::progress::Progress;
+pub use self::roster::{Subscribed, Unsubscribed};
+pub use self::topic::{SubscriptionTag, Topic};
+
+/// What a session carries: cheap to clone, and able to tell its length.
+///
+/// A broadcast is cloned once per shard by the publisher and once per participant by the shards, so a clone should
+/// share its payload, as [`Bytes`] does.
+pub trait Message: Clone + Send + 'static {
+    /// Its length in bytes, as it counts against the byte limit and in the statistics.
+    fn byte_len(&self) -> usize;
+
+    /// Makes this copy the one of a single subscriber, by the tag that subscriber gave when it subscribed.
+    ///
+    /// Called once for each copy of a broadcast to a topic, never for a broadcast to everybody or a direct message.
+    /// A format whose header names the subscription patches it here; the payload stays shared. Does nothing unless
+    /// overridden.
+    fn address(&mut self, tag: SubscriptionTag) {
+        let _ = tag;
+    }
+}
+
+impl Message for Bytes {
+    fn byte_len(&self) -> usize {
+        self.len()
+    }
+}

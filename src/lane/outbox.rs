@@ -1,0 +1,329 @@
+//! The sending side of one participant: its state, its control queue, its bound, its account.
+//!
+//! Any thread may send or end; the participant's shard takes the messages out. Promises:
+//! - The instance ends once: of all who call [`Outbox::end`], one is told that it did it.
+//! - A message that was accepted is delivered, or counted with the reason the instance ended for. Never neither.
+//! - What waits, over both lanes, never exceeds the limits; a refused send changes nothing.
+//!
+//! # States
+//! `New → Live → Gone(reason)`, or `New → Gone(reason)`. Sends are accepted in `New` (the closure that computes the
+//! initial messages may send) and in `Live`.
+//!
+//! # Orderings
+//! - The stamp (the log's tail, `Acquire`) is read before the push: see the order across the lanes in
+//!   [`shard`](super::shard).
+//! - Push, `SeqCst` fence, look at the state; and for the teardown: `Gone`, `SeqCst` fence, drain. Each side writes
+//!   one and reads the other, so at least one of them sees the message that would otherwise be lost in between.
+//! - The same fence stands between the push and the look at the sleeping shard.
+//! - Ending: `Gone`, fence, look at the slot; admission: store the slot, fence, look at the state. Either the shard
+//!   learns of the end through its mail bit or finds it at admission.
+
+use std::sync::Arc;
+
+use super::Message;
+use super::account::{Account, EndReason, Tally, Totals};
+use super::bits::Bits;
+use super::log::BroadcastLog;
+use super::signal::Signal;
+use crate::sync::{ArrayQueue, AtomicU8, AtomicU32, AtomicU64, OnceBox, Ordering, fence};
+
+/// What senders need of a shard.
+#[derive(Debug)]
+pub(crate) struct Port<M> {
+    pub(crate) log: Arc<BroadcastLog<M>>,
+    pub(crate) signal: Arc<Signal>,
+    /// Members with direct messages, or with an end to look at.
+    pub(crate) mail: Bits,
+    /// Members whose sink has woken them.
+    pub(crate) ready: Bits,
+    pub(crate) totals: Arc<Totals>,
+}
+
+/// How much may wait for one participant, over both lanes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) messages: u32,
+    pub(crate) bytes: u64,
+}
+
+/// A direct message and the log's tail when it was sent.
+#[derive(Debug)]
+pub(crate) struct Direct<M> {
+    pub(crate) stamp: u64,
+    pub(crate) bytes: usize,
+    pub(crate) message: M,
+}
+
+/// Why a message was not taken; it comes back.
+#[derive(Debug)]
+pub(crate) enum Refused<M> {
+    Full(M),
+    TooLarge(M),
+    Closed(M),
+}
+
+/// A reading of the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    New,
+    Live,
+    Gone(EndReason),
+}
+
+const NEW: u8 = 0;
+const LIVE: u8 = 1;
+const GONE: u8 = 2;
+const NO_SLOT: u32 = u32::MAX;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Outbox<M> {
+    port: Arc<Port<M>>,
+    limits: Limits,
+    state: AtomicU8,
+    /// Where its shard keeps it; written once, at admission.
+    slot: AtomicU32,
+    waiting: Waiting,
+    /// Made by the first direct message: an idle participant holds no slots.
+    queue: OnceBox<ArrayQueue<Direct<M>>>,
+    direct_offered: AtomicU64,
+    lane_offered: Tally,
+    delivered: Tally,
+    delivered_bytes: Tally,
+    lost: AtomicU64,
+    rejected: AtomicU64,
+    /// When the oldest waiting message came, in the session's milliseconds plus one; 0 while none waits.
+    oldest: AtomicU64,
+}
+
+impl<M: Message> Outbox<M> {
+    pub(crate) fn new(port: Arc<Port<M>>, limits: Limits) -> Self {
+        Self {
+            port,
+            limits,
+            state: AtomicU8::new(NEW),
+            slot: AtomicU32::new(NO_SLOT),
+            waiting: Waiting(AtomicU64::new(0)),
+            queue: OnceBox::new(),
+            direct_offered: AtomicU64::new(0),
+            lane_offered: Tally::new(),
+            delivered: Tally::new(),
+            delivered_bytes: Tally::new(),
+            lost: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
+            oldest: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        match self.state.load(Ordering::Acquire) {
+            NEW => State::New,
+            LIVE => State::Live,
+            gone => State::Gone(EndReason::ALL[usize::from(gone - GONE)]),
+        }
+    }
+
+    /// Why it ended, if it has.
+    pub(crate) fn end_reason(&self) -> Option<EndReason> {
+        match self.state() {
+            State::Gone(reason) => Some(reason),
+            State::New | State::Live => None,
+        }
+    }
+
+    /// `New → Live`; false if it has ended in the meantime.
+    pub(crate) fn go_live(&self) -> bool {
+        self.state.compare_exchange(NEW, LIVE, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Ends the instance, and has its shard tear it down. True for the one caller whose reason it is.
+    pub(crate) fn end(&self, reason: EndReason) -> bool {
+        let ended = self
+            .state
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| (state < GONE).then_some(GONE + reason as u8));
+        if ended.is_err() {
+            return false;
+        }
+        self.port.totals.end(reason);
+        fence(Ordering::SeqCst);
+        // Relaxed: ordered by the fence.
+        let slot = self.slot.load(Ordering::Relaxed);
+        if slot != NO_SLOT {
+            self.port.mail.set(slot as usize);
+            self.port.signal.wake();
+        }
+        true
+    }
+
+    /// Sends, or gives the message back. Never blocks, asks for nothing.
+    pub(crate) fn try_send(&self, message: M) -> Result<(), Refused<M>> {
+        if self.end_reason().is_some() {
+            return Err(self.reject(message));
+        }
+        let tail = self.port.log.tail();
+        if tail.is_sealed() {
+            return Err(self.reject(message));
+        }
+        let bytes = message.byte_len();
+        if bytes as u64 > self.limits.bytes {
+            return Err(Refused::TooLarge(message));
+        }
+        if !self.waiting.reserve(1, bytes, self.limits) {
+            return Err(Refused::Full(message));
+        }
+        self.offer_direct();
+        let queue = self.queue.get_or_init(|| Box::new(ArrayQueue::new(self.limits.messages as usize)));
+        let pushed = queue.push(Direct { stamp: tail.position(), bytes, message });
+        assert!(pushed.is_ok(), "a queue has a slot for each message the limit lets wait");
+        let slot = self.slot.load(Ordering::Relaxed);
+        debug_assert_ne!(slot, NO_SLOT, "nobody has a participant before its shard has admitted it");
+        self.port.mail.set(slot as usize);
+        fence(Ordering::SeqCst);
+        if self.end_reason().is_some() {
+            self.lose_queue();
+        }
+        self.port.signal.wake_after_fence();
+        Ok(())
+    }
+
+    /// Counts a direct message that was offered and lost: the one that made the participant overflow.
+    pub(crate) fn lose_direct(&self) {
+        self.offer_direct();
+        self.lose(1);
+    }
+
+    fn offer_direct(&self) {
+        self.direct_offered.fetch_add(1, Ordering::Release);
+        self.port.totals.direct_offered.add(1);
+    }
+
+    fn reject(&self, message: M) -> Refused<M> {
+        self.offer_direct();
+        self.rejected.fetch_add(1, Ordering::Release);
+        self.port.totals.reject();
+        Refused::Closed(message)
+    }
+
+    /// Counts `count` messages as lost for the reason the instance ended for.
+    pub(crate) fn lose(&self, count: u64) {
+        if let Some(reason) = self.end_reason() {
+            self.lost.fetch_add(count, Ordering::Release);
+            self.port.totals.lose(reason, count);
+        }
+    }
+
+    /// Empties the control queue of an instance that has ended.
+    pub(crate) fn lose_queue(&self) {
+        let mut count = 0;
+        self.take_queue(|direct| {
+            count += 1;
+            drop(direct);
+        });
+        self.lose(count);
+    }
+
+    /// Hands everything in the control queue to `each`, oldest first.
+    pub(crate) fn take_queue(&self, mut each: impl FnMut(Direct<M>)) {
+        if let Some(queue) = self.queue.get() {
+            while let Some(direct) = queue.pop() {
+                each(direct);
+            }
+        }
+    }
+
+    // The rest is the shard's.
+
+    /// Says where the shard keeps it. False if it has ended already: then no mail bit tells the shard so.
+    pub(crate) fn admit(&self, slot: usize) -> bool {
+        let slot = u32::try_from(slot).expect("a shard holds fewer members");
+        // Relaxed: ordered by the fence, and for senders by the reply to the admission.
+        self.slot.store(slot, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.end_reason().is_none()
+    }
+
+    /// Where the shard keeps it.
+    pub(crate) fn slot(&self) -> usize {
+        // Relaxed: who asks has learned of the admission by a message, or finds nothing there.
+        self.slot.load(Ordering::Relaxed) as usize
+    }
+
+    /// Counts `count` messages as offered to it by its shard.
+    pub(crate) fn offer_from_lane(&self, count: u64) {
+        self.lane_offered.add(count);
+    }
+
+    /// Makes room in the bound for messages from the log. False if that would exceed it.
+    pub(crate) fn reserve(&self, messages: u32, bytes: usize) -> bool {
+        self.waiting.reserve(messages, bytes, self.limits)
+    }
+
+    /// Gives back what messages took of the bound.
+    pub(crate) fn release(&self, messages: u32, bytes: usize) {
+        self.waiting.release(messages, bytes);
+    }
+
+    /// Counts messages as delivered.
+    pub(crate) fn deliver(&self, messages: u64, bytes: u64) {
+        self.delivered.add(messages);
+        self.delivered_bytes.add(bytes);
+    }
+
+    /// Says since when the oldest message has waited, in the session's milliseconds.
+    pub(crate) fn set_oldest(&self, since: Option<u64>) {
+        // Relaxed: a figure for statistics.
+        self.oldest.store(since.map_or(0, |ms| ms + 1), Ordering::Relaxed);
+    }
+
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.oldest.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    /// What became of its messages so far.
+    pub(crate) fn account(&self) -> Account {
+        let mut account = Account {
+            delivered: self.delivered.get(),
+            delivered_bytes: self.delivered_bytes.get(),
+            ..Account::default()
+        };
+        account.dropped.closed = self.rejected.load(Ordering::Acquire);
+        let lost = self.lost.load(Ordering::Acquire);
+        if let Some(reason) = self.end_reason() {
+            account.add_lost(reason, lost);
+        }
+        account.offered = self.lane_offered.get() + self.direct_offered.load(Ordering::Acquire);
+        account
+    }
+}
+
+/// Messages and bytes that wait, in one word, so that one compare-exchange checks and takes both.
+#[derive(Debug)]
+struct Waiting(AtomicU64);
+
+/// Bytes have the low 40 bits, messages the high 24.
+const BYTE_BITS: u32 = 40;
+
+/// The largest limits the word can count to.
+pub(crate) const LARGEST_LIMITS: Limits = Limits { messages: (1 << 23) - 1, bytes: (1 << (BYTE_BITS - 1)) - 1 };
+
+impl Waiting {
+    /// Takes room for `messages` of `bytes` together, if the limits leave it.
+    ///
+    /// A compare-exchange rather than an addition taken back on excess: the excess, short as it would stand, could
+    /// make another sender find the participant full that isn't.
+    fn reserve(&self, messages: u32, bytes: usize, limits: Limits) -> bool {
+        // Acquire, with the Release of `release`: who takes the room sees the slot of the queue free.
+        self.0
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |word| {
+                let waiting = (word >> BYTE_BITS) + u64::from(messages);
+                let weight = (word & ((1 << BYTE_BITS) - 1)).saturating_add(bytes as u64);
+                let fits = waiting <= u64::from(limits.messages) && weight <= limits.bytes;
+                fits.then_some(waiting << BYTE_BITS | weight)
+            })
+            .is_ok()
+    }
+
+    fn release(&self, messages: u32, bytes: usize) {
+        self.0.fetch_sub(u64::from(messages) << BYTE_BITS | bytes as u64, Ordering::Release);
+    }
+}

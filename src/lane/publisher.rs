@@ -1,0 +1,86 @@
+//! Publishing with or without waiting for room.
+//!
+//! Publishers that wait are served in the order they came, and neither `try_publish` nor a newcomer overtakes them: as
+//! long as anybody waits, everybody else finds the log full. A publish that is dropped while it waits has sent nothing.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::Poll;
+
+use tokio::sync::Semaphore;
+
+use super::Message;
+use super::log::{BroadcastLog, PublishError};
+use super::topic::Audience;
+use crate::sync::{AtomicUsize, Ordering};
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Publisher<M> {
+    log: Arc<BroadcastLog<M>>,
+    waiting: AtomicUsize,
+    /// One place: who holds it is the first of those who wait. Tokio's semaphore is fair.
+    turnstile: Semaphore,
+}
+
+impl<M: Message> Publisher<M> {
+    pub(crate) fn new(log: Arc<BroadcastLog<M>>) -> Self {
+        Self { log, waiting: AtomicUsize::new(0), turnstile: Semaphore::new(1) }
+    }
+
+    /// Publishes now or not at all.
+    pub(crate) fn try_publish(&self, audience: &Audience, message: M) -> Result<(), PublishError<M>> {
+        // Acquire: who saw another publisher begin to wait doesn't overtake it.
+        if self.waiting.load(Ordering::Acquire) > 0 && !self.log.tail().is_sealed() {
+            return Err(PublishError::Full(message));
+        }
+        self.log.publish(audience, message)
+    }
+
+    /// Publishes as soon as there is room; `Err` gives the message back if the log is sealed.
+    pub(crate) async fn publish(&self, audience: &Audience, message: M) -> Result<(), M> {
+        match self.try_publish(audience, message) {
+            Ok(()) => Ok(()),
+            Err(PublishError::Closed(message)) => Err(message),
+            Err(PublishError::Full(message)) => self.publish_in_turn(audience, message).await,
+        }
+    }
+
+    async fn publish_in_turn(&self, audience: &Audience, message: M) -> Result<(), M> {
+        let _waits = Waits::new(&self.waiting);
+        let _turn = self.turnstile.acquire().await.expect("the turnstile is never closed");
+        let mut message = Some(message);
+        poll_fn(|cx| {
+            loop {
+                match self.log.publish(audience, message.take().expect("taken once, put back below")) {
+                    Ok(()) => return Poll::Ready(Ok(())),
+                    Err(PublishError::Closed(back)) => return Poll::Ready(Err(back)),
+                    Err(PublishError::Full(back)) => message = Some(back),
+                }
+                self.log.room.doze(cx.waker());
+                let tail = self.log.tail();
+                if !tail.is_sealed() && !self.log.has_room(tail) {
+                    return Poll::Pending;
+                }
+                self.log.room.rise();
+            }
+        })
+        .await
+    }
+}
+
+/// Counts a waiting publisher for as long as it waits.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::AcqRel);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,100 @@
+//! Which members of one shard subscribe to which topic.
+
+use rustc_hash::FxHashMap;
+
+use super::topic::{Counted, SubscriptionTag, Topic};
+
+/// What became of a request to subscribe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Subscribed {
+    /// The participant gets the topic's messages from here on.
+    New,
+    /// It had subscribed already: from here on its messages carry the new tag.
+    Retagged,
+    /// It has ended, and gets nothing.
+    Closed,
+}
+
+/// What became of a request to unsubscribe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unsubscribed {
+    /// The participant gets nothing more from here on.
+    Removed,
+    /// It hadn't subscribed, or has ended.
+    NotSubscribed,
+}
+
+/// See the [module](self).
+#[derive(Default)]
+pub(crate) struct Roster {
+    topics: FxHashMap<Topic, Vec<Seat>>,
+    members: FxHashMap<u32, FxHashMap<Topic, Place>>,
+}
+
+/// A member in a topic's list.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seat {
+    pub(crate) slot: u32,
+    pub(crate) tag: SubscriptionTag,
+}
+
+/// Where a member sits in a topic's list, and its part in the topic's count.
+struct Place {
+    index: usize,
+    _counted: Counted,
+}
+
+impl Roster {
+    /// The subscribers of `topic` in this shard.
+    pub(crate) fn seats(&self, topic: &Topic) -> &[Seat] {
+        self.topics.get(topic).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn subscribe(&mut self, slot: u32, counted: Counted, tag: SubscriptionTag) -> Subscribed {
+        let topic = counted.topic().clone();
+        let seats = self.topics.entry(topic.clone()).or_default();
+        let places = self.members.entry(slot).or_default();
+        if let Some(place) = places.get(&topic) {
+            seats[place.index].tag = tag;
+            return Subscribed::Retagged;
+        }
+        places.insert(topic, Place { index: seats.len(), _counted: counted });
+        seats.push(Seat { slot, tag });
+        Subscribed::New
+    }
+
+    pub(crate) fn unsubscribe(&mut self, slot: u32, topic: &Topic) -> Unsubscribed {
+        let place = self.members.get_mut(&slot).and_then(|places| places.remove(topic));
+        let Some(place) = place else { return Unsubscribed::NotSubscribed };
+        self.vacate(topic, place.index);
+        if self.members.get(&slot).is_some_and(FxHashMap::is_empty) {
+            self.members.remove(&slot);
+        }
+        Unsubscribed::Removed
+    }
+
+    /// Ends all subscriptions of a member that leaves.
+    pub(crate) fn remove(&mut self, slot: u32) {
+        for (topic, place) in self.members.remove(&slot).into_iter().flatten() {
+            self.vacate(&topic, place.index);
+        }
+    }
+
+    fn vacate(&mut self, topic: &Topic, index: usize) {
+        let seats = self.topics.get_mut(topic).expect("a topic with a place has a list");
+        seats.swap_remove(index);
+        match seats.get(index).copied() {
+            Some(moved) => {
+                let places = self.members.get_mut(&moved.slot);
+                let place = places.and_then(|places| places.get_mut(topic));
+                place.expect("a seat belongs to a member with a place").index = index;
+            }
+            None if seats.is_empty() => {
+                self.topics.remove(topic);
+            }
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,599 @@
+//! A flush shard: the task that carries messages from queues and log into the sinks of its share of the participants.
+//!
+//! # The order across the lanes
+//! If one send or broadcast happens before another, every participant that gets both gets them in that order. A direct
+//! message carries the log's tail at the time it was sent, its *stamp*; its place is behind every broadcast below the
+//! stamp and before every broadcast at or above it. A turn therefore
+//! 1. reads the tail T first,
+//! 2. looks at the mail bits and empties the control queues they name second, and
+//! 3. delivers nothing at or above T.
+//!
+//! A direct message that happened before a broadcast below T was pushed, and its bit set, before that broadcast was
+//! claimed, which step 1 acquired: step 2 finds it. Reading in the other order, or delivering whatever slot is filled
+//! by now, would overtake it. A queue is emptied whole, into `unplaced`, and stays first-in first-out; the first message
+//! stamped above what is being delivered holds back those behind it, which were sent concurrently with it or later.
+//! A turn ends below the first slot that is claimed and not filled; direct messages stamped above it wait as well.
+//!
+//! # Positions
+//! A command (admit, subscribe, unsubscribe) takes effect at the tail that was read before the command was taken: the
+//! shard reads the log up to exactly there, applies it, and answers. Whatever is published after the answer is at or
+//! above that position.
+//!
+//! # Turns
+//! A turn visits all members if it carries a broadcast to everybody, else only those noted: with mail, woken by their
+//! sink, addressed by a topic, or not finished last time. A visit hands on at most the quota, flushes, and leaves the
+//! rest for a turn after the reactor has run. A walk over many members yields after [`SLICE`] and goes on where it was.
+//! The task runs outside tokio's cooperative budget, which would make every sink look busy after some 170 writes.
+//!
+//! # Sleep
+//! See [`signal`](super::signal). Before it sleeps the shard looks again at the slot at its position (not at the tail:
+//! behind a claimed, empty slot that would spin), at the mail and ready bits, and at the seal.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::Message;
+use super::account::{EndReason, Tally};
+use super::member::{Fault, Member, Newcomer, Owner, Round, Shelf, Stand, TurnEntry, Visit};
+use super::outbox::Port;
+use super::roster::{Roster, Subscribed, Unsubscribed};
+use super::topic::{Audience, Counted, SubscriptionTag, Topic};
+use crate::sync::{AtomicBool, AtomicUsize, Ordering};
+
+/// How many members a shard has room for.
+pub(crate) const SHARD_CAPACITY: usize = 1 << 18;
+
+/// How many commands wait for a shard before who gives more has to wait.
+pub(crate) const COMMAND_CAPACITY: usize = 1024;
+
+/// How long a shard works before it lets others of its thread have a turn.
+const SLICE: Duration = Duration::from_millis(1);
+
+/// Members visited between two looks at the clock.
+const STRIDE: usize = 64;
+
+/// What a shard is asked to do at a position of the log.
+pub(crate) enum Command<M> {
+    /// Deliver the initial messages, then everything that has gathered.
+    Begin { slot: usize, key: u64, initial: Vec<M> },
+    Subscribe { slot: usize, key: u64, counted: Counted, tag: SubscriptionTag, reply: oneshot::Sender<Subscribed> },
+    Unsubscribe { slot: usize, key: u64, topic: Topic, reply: oneshot::Sender<Unsubscribed> },
+}
+
+/// A newcomer, and whom to tell where it was admitted.
+pub(crate) struct Admission<O: Owner<M>, M: Message> {
+    pub(crate) newcomer: Newcomer<O, M>,
+    pub(crate) reply: oneshot::Sender<u64>,
+}
+
+enum Deferred<O: Owner<M>, M: Message> {
+    Admit(Admission<O, M>),
+    Command(Command<M>),
+}
+
+/// What others read of a shard, and how they steer it.
+#[derive(Debug)]
+pub(crate) struct Gauge {
+    pub(crate) offered: Tally,
+    pub(crate) delivered: Tally,
+    pub(crate) delivered_bytes: Tally,
+    pub(crate) members: AtomicUsize,
+    /// The uplink is stalled: write time-outs don't run.
+    pub(crate) paused: AtomicBool,
+    /// Tear everything down at once.
+    pub(crate) abort: AtomicBool,
+}
+
+impl Gauge {
+    pub(crate) fn new() -> Self {
+        Self {
+            offered: Tally::new(),
+            delivered: Tally::new(),
+            delivered_bytes: Tally::new(),
+            members: AtomicUsize::new(0),
+            paused: AtomicBool::new(false),
+            abort: AtomicBool::new(false),
+        }
+    }
+}
+
+/// What a shard is made of.
+pub(crate) struct Parts<O: Owner<M>, M: Message> {
+    pub(crate) index: usize,
+    pub(crate) port: Arc<Port<M>>,
+    pub(crate) gauge: Arc<Gauge>,
+    pub(crate) newcomers: mpsc::Receiver<Admission<O, M>>,
+    pub(crate) commands: mpsc::Receiver<Command<M>>,
+    /// Messages a visit hands on at most, and entries a turn reads at most.
+    pub(crate) quota: u32,
+    pub(crate) write_timeout: Duration,
+    /// The session's time zero.
+    pub(crate) epoch: Instant,
+}
+
+/// See the [module](self).
+pub(crate) struct FlushShard<O: Owner<M>, M: Message> {
+    parts: Parts<O, M>,
+    members: Slab<Member<O, M>>,
+    /// Slots below this one have been used.
+    extent: usize,
+    roster: Roster,
+    shelf: Shelf<M>,
+    /// The first position not read.
+    position: u64,
+    deferred: VecDeque<(u64, Deferred<O, M>)>,
+    turn: Turn<M>,
+    /// Members that aren't finished, for the next turn.
+    again: Vec<usize>,
+    /// Members whose direct messages wait for a broadcast to be filled in: for the next turn that reads one.
+    lagging: Vec<usize>,
+    /// The log is sealed and read to its end: who is clear goes.
+    draining: bool,
+    tick: Tick,
+}
+
+/// A turn under way.
+struct Turn<M> {
+    number: u64,
+    open: bool,
+    sealed: bool,
+    entries: Vec<TurnEntry<M>>,
+    to_all: Vec<u32>,
+    noted: Vec<usize>,
+    cursor: usize,
+    now: u64,
+    sum: Visit,
+}
+
+/// The clock that finds blocked members which don't move.
+struct Tick {
+    sleep: Pin<Box<Sleep>>,
+    armed: bool,
+    period: Duration,
+}
+
+enum Step {
+    Yield,
+    Done,
+}
+
+impl<O: Owner<M>, M: Message> FlushShard<O, M> {
+    pub(crate) fn new(parts: Parts<O, M>) -> Self {
+        // A sixteenth: a time-out is noticed at most that much late, and a scan costs little.
+        let period = (parts.write_timeout / 16).max(Duration::from_millis(1));
+        Self {
+            members: Slab::new(),
+            extent: 0,
+            roster: Roster::default(),
+            shelf: Shelf::new(),
+            position: 0,
+            deferred: VecDeque::new(),
+            turn: Turn {
+                number: 0,
+                open: false,
+                sealed: false,
+                entries: Vec::new(),
+                to_all: Vec::new(),
+                noted: Vec::new(),
+                cursor: 0,
+                now: 0,
+                sum: Visit::default(),
+            },
+            again: Vec::new(),
+            lagging: Vec::new(),
+            draining: false,
+            tick: Tick { sleep: Box::pin(sleep_until(parts.epoch)), armed: false, period },
+            parts,
+        }
+    }
+
+    /// Runs until the log is sealed and every member is gone.
+    pub(crate) async fn run(mut self) {
+        loop {
+            match poll_fn(|cx| self.poll_turns(cx)).await {
+                // Tokio's own yield lets the reactor run before the task goes on.
+                Step::Yield => tokio::task::yield_now().await,
+                Step::Done => return,
+            }
+        }
+    }
+
+    fn poll_turns(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        let until = std::time::Instant::now() + SLICE;
+        self.parts.port.signal.rise();
+        loop {
+            if !self.turn.open && !self.open_turn(cx) {
+                if self.draining && self.members.is_empty() {
+                    return Poll::Ready(Step::Done);
+                }
+                if self.sleeps(cx) {
+                    return Poll::Pending;
+                }
+                continue;
+            }
+            if !self.walk(until) {
+                return Poll::Ready(Step::Yield);
+            }
+            self.close_turn();
+            if !self.again.is_empty() || std::time::Instant::now() >= until {
+                return Poll::Ready(Step::Yield);
+            }
+        }
+    }
+
+    /// Whether there is nothing to do, once others know that this shard sleeps.
+    fn sleeps(&self, cx: &Context<'_>) -> bool {
+        let port = &self.parts.port;
+        port.signal.doze(cx.waker());
+        let found = port.log.is_filled(self.position)
+            || port.mail.any(self.extent)
+            || port.ready.any(self.extent)
+            || (port.log.tail().is_sealed() && !self.draining && port.log.tail().position() == self.position)
+            || (self.parts.gauge.abort.load(Ordering::Relaxed) && !self.members.is_empty());
+        if found {
+            port.signal.rise();
+        }
+        !found
+    }
+
+    /// Collects what there is to do. False if there is nothing.
+    fn open_turn(&mut self, cx: &mut Context<'_>) -> bool {
+        let port = Arc::clone(&self.parts.port);
+        self.turn.number += 1;
+        self.turn.now = now_ms(self.parts.epoch);
+        self.turn.cursor = 0;
+        let tail = port.log.tail();
+        self.turn.sealed = tail.is_sealed();
+
+        let mut work = self.take_commands(tail.position(), cx);
+        if self.parts.gauge.abort.load(Ordering::Acquire) {
+            self.end_all();
+        }
+        port.mail.take(self.extent, |slot| self.read_mail(slot));
+        port.ready.take(self.extent, |slot| {
+            if let Some(member) = self.members.get_mut(slot) {
+                member.unblock();
+                note(member, slot, &mut self.turn);
+            }
+        });
+        for slot in std::mem::take(&mut self.again) {
+            if let Some(member) = self.members.get_mut(slot) {
+                note(member, slot, &mut self.turn);
+            }
+        }
+        work |= self.poll_tick(cx);
+
+        let until = self.deferred.front().map_or(u64::MAX, |(mark, _)| *mark);
+        let end = tail.position().min(until).min(self.position + u64::from(self.parts.quota));
+        let start = self.position;
+        while self.position < end && self.read_entry() {}
+        if self.position > start {
+            port.log.advance(self.parts.index, self.position);
+            for slot in std::mem::take(&mut self.lagging) {
+                if let Some(member) = self.members.get_mut(slot) {
+                    note(member, slot, &mut self.turn);
+                }
+            }
+            work = true;
+        }
+        work |= !self.turn.noted.is_empty();
+        work |= self.turn.sealed && !self.draining && self.position == tail.position();
+        self.turn.open = work;
+        work
+    }
+
+    /// Takes the commands there are; each waits for the shard to have read up to `mark`. True if one may be due.
+    fn take_commands(&mut self, mark: u64, cx: &mut Context<'_>) -> bool {
+        while self.deferred.len() < COMMAND_CAPACITY {
+            let next = match self.parts.newcomers.poll_recv(cx) {
+                Poll::Ready(Some(admission)) => Deferred::Admit(admission),
+                Poll::Ready(None) | Poll::Pending => match self.parts.commands.poll_recv(cx) {
+                    Poll::Ready(Some(command)) => Deferred::Command(command),
+                    Poll::Ready(None) | Poll::Pending => break,
+                },
+            };
+            self.deferred.push_back((mark, next));
+        }
+        self.deferred.front().is_some_and(|(mark, _)| *mark <= self.position)
+    }
+
+    fn read_mail(&mut self, slot: usize) {
+        let Some(member) = self.members.get_mut(slot) else { return };
+        if let Some(reason) = member.owner.outbox().end_reason() {
+            self.retire(slot, reason);
+            return;
+        }
+        member.collect_mail();
+        note(member, slot, &mut self.turn);
+    }
+
+    /// Reads the entry at the position, if it is filled, and notes whom it is for.
+    fn read_entry(&mut self) -> bool {
+        let Some(taken) = self.parts.port.log.take(self.position) else { return false };
+        let index = u32::try_from(self.turn.entries.len()).expect("a turn reads at most the quota");
+        match taken.audience {
+            Audience::All => self.turn.to_all.push(index),
+            Audience::Topic(topic) => {
+                let seats = self.roster.seats(&topic);
+                if seats.is_empty() {
+                    self.position += 1;
+                    return true;
+                }
+                for seat in seats {
+                    let slot = seat.slot as usize;
+                    let member = self.members.get_mut(slot).expect("who leaves gives up its seats");
+                    member.inbox.push((index, seat.tag));
+                    note(member, slot, &mut self.turn);
+                }
+            }
+        }
+        self.turn.entries.push(TurnEntry::new(self.position, taken.bytes, taken.message));
+        self.position += 1;
+        true
+    }
+
+    /// Visits members until the turn is done (true) or the time is up (false).
+    fn walk(&mut self, until: std::time::Instant) -> bool {
+        let everybody = !self.turn.to_all.is_empty();
+        loop {
+            for _ in 0..STRIDE {
+                let at = self.turn.cursor;
+                let slot = if everybody { Some(at).filter(|at| *at < self.extent) } else { self.turn.noted.get(at).copied() };
+                let Some(slot) = slot else { return true };
+                self.turn.cursor += 1;
+                self.visit(slot);
+            }
+            if std::time::Instant::now() >= until {
+                return false;
+            }
+        }
+    }
+
+    fn visit(&mut self, slot: usize) {
+        let Some(member) = self.members.get_mut(slot) else { return };
+        let mut round = Round {
+            shelf: &mut self.shelf,
+            entries: &mut self.turn.entries,
+            to_all: &self.turn.to_all,
+            end: self.position,
+            quota: self.parts.quota,
+            now: self.turn.now,
+        };
+        let visited = catch_unwind(AssertUnwindSafe(|| member.visit(&mut round))).unwrap_or(Err(Fault::Panicked));
+        let visit = member.settle();
+        self.turn.sum.offered += visit.offered;
+        self.turn.sum.delivered += visit.delivered;
+        self.turn.sum.delivered_bytes += visit.delivered_bytes;
+        match visited {
+            Err(fault) => return self.fail(slot, &fault),
+            Ok(()) if member.stand == Stand::More => self.again.push(slot),
+            Ok(()) if member.stand == Stand::Blocked => self.tick.arm(),
+            Ok(()) => {}
+        }
+        if self.members[slot].has_unplaced() {
+            self.lagging.push(slot);
+        }
+        if self.draining {
+            self.drain(slot);
+        }
+    }
+
+    /// Ends the turn: applies what was to be applied at this position.
+    fn close_turn(&mut self) {
+        self.turn.open = false;
+        self.turn.noted.clear();
+        self.turn.to_all.clear();
+        self.shelf.end_turn(self.turn.entries.drain(..));
+        self.publish_sum();
+        while self.deferred.front().is_some_and(|(mark, _)| *mark <= self.position) {
+            match self.deferred.pop_front() {
+                Some((_, Deferred::Admit(admission))) => self.admit(admission),
+                Some((_, Deferred::Command(command))) => self.apply(command),
+                None => break,
+            }
+        }
+        let tail = self.parts.port.log.tail();
+        if self.turn.sealed && !self.draining && self.position == tail.position() {
+            self.draining = true;
+            for slot in 0..self.extent {
+                self.drain(slot);
+            }
+        }
+    }
+
+    fn publish_sum(&mut self) {
+        let sum = std::mem::take(&mut self.turn.sum);
+        let gauge = &self.parts.gauge;
+        if sum.offered > 0 {
+            gauge.offered.add(sum.offered);
+        }
+        if sum.delivered > 0 {
+            gauge.delivered_bytes.add(sum.delivered_bytes);
+            gauge.delivered.add(sum.delivered);
+        }
+    }
+
+    fn admit(&mut self, admission: Admission<O, M>) {
+        let Admission { newcomer, reply } = admission;
+        let outbox = newcomer.owner.outbox();
+        if self.draining {
+            outbox.end(EndReason::SessionClosed);
+        } else if self.members.len() >= SHARD_CAPACITY {
+            outbox.end(EndReason::Refused);
+        }
+        let entry = self.members.vacant_entry();
+        let slot = entry.key();
+        let in_time = outbox.admit(slot);
+        entry.insert(Member::new(newcomer, &self.parts.port, slot));
+        self.extent = self.extent.max(slot + 1);
+        self.parts.gauge.members.store(self.members.len(), Ordering::Relaxed);
+        if in_time {
+            // Nobody waits for the answer: the join was cancelled and ends the participant itself.
+            let _ = reply.send(self.position);
+            return;
+        }
+        if let Some(reason) = self.members[slot].owner.outbox().end_reason() {
+            self.retire(slot, reason);
+        }
+    }
+
+    fn apply(&mut self, command: Command<M>) {
+        match command {
+            Command::Begin { slot, key, initial } => {
+                let now = self.turn.now;
+                if let Some(member) = self.member(slot, key) {
+                    member.begin(initial, now);
+                    self.again.push(slot);
+                }
+            }
+            Command::Subscribe { slot, key, counted, tag, reply } => {
+                let known = self.member(slot, key).is_some();
+                let seat = u32::try_from(slot).expect("a shard holds fewer members");
+                let outcome =
+                    if known { self.roster.subscribe(seat, counted, tag) } else { Subscribed::Closed };
+                // Who asked may have stopped waiting: the subscription stands all the same.
+                let _ = reply.send(outcome);
+            }
+            Command::Unsubscribe { slot, key, topic, reply } => {
+                let known = self.member(slot, key).is_some();
+                let seat = u32::try_from(slot).expect("a shard holds fewer members");
+                let outcome =
+                    if known { self.roster.unsubscribe(seat, &topic) } else { Unsubscribed::NotSubscribed };
+                let _ = reply.send(outcome);
+            }
+        }
+    }
+
+    /// The member in `slot`, if it is still the one called `key`.
+    fn member(&mut self, slot: usize, key: u64) -> Option<&mut Member<O, M>> {
+        self.members.get_mut(slot).filter(|member| member.owner.key() == key)
+    }
+
+    fn fail(&mut self, slot: usize, fault: &Fault) {
+        let Some(member) = self.members.get(slot) else { return };
+        let outbox = member.owner.outbox();
+        if outbox.end(fault.reason()) {
+            member.owner.faulted(fault.reason(), fault.detail());
+        }
+        let reason = outbox.end_reason().unwrap_or(fault.reason());
+        self.retire(slot, reason);
+    }
+
+    fn retire(&mut self, slot: usize, reason: EndReason) {
+        self.publish_sum();
+        self.roster.remove(u32::try_from(slot).expect("a shard holds fewer members"));
+        let member = self.members.remove(slot);
+        self.parts.gauge.members.store(self.members.len(), Ordering::Relaxed);
+        member.retire(&mut self.shelf, reason);
+    }
+
+    /// The session ends: a member with nothing left to deliver goes.
+    fn drain(&mut self, slot: usize) {
+        let Some(member) = self.members.get(slot) else { return };
+        let done = match member.stand {
+            Stand::Clear => !member.has_unplaced(),
+            Stand::Joining => true,
+            Stand::Blocked | Stand::More => false,
+        };
+        if done {
+            self.end(slot);
+        }
+    }
+
+    fn end_all(&mut self) {
+        for slot in 0..self.extent {
+            self.end(slot);
+        }
+    }
+
+    fn end(&mut self, slot: usize) {
+        let Some(member) = self.members.get(slot) else { return };
+        let outbox = member.owner.outbox();
+        outbox.end(EndReason::SessionClosed);
+        let reason = outbox.end_reason().unwrap_or(EndReason::SessionClosed);
+        self.retire(slot, reason);
+    }
+
+    /// Looks for blocked members that haven't moved for too long. True if one was found.
+    fn poll_tick(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.tick.armed || self.tick.sleep.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.tick.armed = false;
+        let timeout = u64::try_from(self.parts.write_timeout.as_millis()).unwrap_or(u64::MAX);
+        let paused = self.parts.gauge.paused.load(Ordering::Relaxed);
+        let mut stuck = Vec::new();
+        let mut blocked = false;
+        for (slot, member) in &mut self.members {
+            if member.is_stuck(self.turn.now, timeout, paused) {
+                stuck.push(slot);
+            } else {
+                blocked |= member.stand == Stand::Blocked;
+            }
+        }
+        for slot in &stuck {
+            self.fail(*slot, &Fault::TimedOut);
+        }
+        if blocked {
+            self.tick.arm();
+            // Polled once more, so that it wakes this task; due already, the next turn looks again.
+            return self.tick.sleep.as_mut().poll(cx).is_ready() || !stuck.is_empty();
+        }
+        !stuck.is_empty()
+    }
+}
+
+impl<O: Owner<M>, M: Message> Drop for FlushShard<O, M> {
+    /// However the task ends (its runtime shut down, a panic): nobody waits for ever, and every sink is handed back.
+    fn drop(&mut self) {
+        self.end_all();
+        self.parts.newcomers.close();
+        while let Ok(admission) = self.parts.newcomers.try_recv() {
+            self.admit_to_end(admission);
+        }
+        while let Some((_, deferred)) = self.deferred.pop_front() {
+            if let Deferred::Admit(admission) = deferred {
+                self.admit_to_end(admission);
+            }
+        }
+        self.publish_sum();
+    }
+}
+
+impl<O: Owner<M>, M: Message> FlushShard<O, M> {
+    /// A newcomer that came too late: its sink goes straight back.
+    fn admit_to_end(&mut self, admission: Admission<O, M>) {
+        self.draining = true;
+        self.admit(admission);
+    }
+}
+
+impl Tick {
+    fn arm(&mut self) {
+        if !self.armed {
+            self.armed = true;
+            self.sleep.as_mut().reset(Instant::now() + self.period);
+        }
+    }
+}
+
+fn note<O: Owner<M>, M: Message>(member: &mut Member<O, M>, slot: usize, turn: &mut Turn<M>) {
+    if member.noted != turn.number {
+        member.noted = turn.number;
+        turn.noted.push(slot);
+    }
+}
+
+/// Milliseconds since `epoch`.
+pub(crate) fn now_ms(epoch: Instant) -> u64 {
+    u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

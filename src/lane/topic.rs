@@ -1,0 +1,98 @@
+//! Topics: whom a broadcast is for when it isn't for everybody.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use crate::sync::{AtomicUsize, Ordering};
+
+/// A set of subscribers that a broadcast can be addressed to. Clones name the same topic; compared by identity.
+#[derive(Clone)]
+pub struct Topic(Arc<Subscribers>);
+
+struct Subscribers {
+    count: AtomicUsize,
+}
+
+/// What one subscriber calls its subscription, handed to [`Message::address`](crate::Message::address).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SubscriptionTag(pub u32);
+
+impl Topic {
+    /// A topic nobody has subscribed to yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(Subscribers { count: AtomicUsize::new(0) }))
+    }
+
+    /// How many have subscribed, over all sessions this topic is used in.
+    ///
+    /// The count rises before a subscription takes effect and falls after it has ended: zero means that a broadcast
+    /// to this topic would reach nobody.
+    #[must_use]
+    pub fn subscribers(&self) -> usize {
+        // Acquire pairs with the AcqRel of `raise`: who learned that a subscription is complete sees it counted.
+        self.0.count.load(Ordering::Acquire)
+    }
+
+    /// Counts a subscriber for as long as the result lives.
+    pub(crate) fn raise(&self) -> Counted {
+        self.0.count.fetch_add(1, Ordering::AcqRel);
+        Counted(self.clone())
+    }
+
+    /// The address of the count: what makes this topic itself.
+    fn key(&self) -> usize {
+        Arc::as_ptr(&self.0) as usize
+    }
+}
+
+/// A subscriber in its topic's count.
+pub(crate) struct Counted(Topic);
+
+impl Counted {
+    pub(crate) fn topic(&self) -> &Topic {
+        &self.0
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.count.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Default for Topic {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PartialEq for Topic {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Topic {}
+
+impl Hash for Topic {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+impl fmt::Debug for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Topic").field("subscribers", &self.subscribers()).finish_non_exhaustive()
+    }
+}
+
+/// Whom a broadcast is for.
+#[derive(Clone, Debug)]
+pub(crate) enum Audience {
+    /// Everybody in the session.
+    All,
+    /// The subscribers of a topic.
+    Topic(Topic),
+}

@@ -1,0 +1,363 @@
+//! Who is here: participants, the registry that finds them, and the resets that wait to be done.
+
+mod error;
+pub(crate) mod pending;
+pub(crate) mod registry;
+mod version;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{SetOnce, mpsc, oneshot};
+use tokio::time::Instant;
+
+pub use self::error::{SendError, TrySendError};
+pub use self::version::{IncompatibleVersion, Protocol};
+
+use self::pending::PendingResets;
+use self::registry::Instance;
+use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
+use crate::lane::outbox::{Limits, Outbox, Port, Refused, State};
+use crate::lane::shard::{Command, now_ms};
+use crate::lane::{Account, EndReason, Message, Subscribed, SubscriptionTag, Topic, Unsubscribed};
+use crate::semaphore::{Admission, AdmissionError, Permit};
+
+/// What a room tells of a participant besides its name: free-form keys and values.
+pub type Attributes = Arc<BTreeMap<String, String>>;
+
+/// One connection instance of one viewer. Clones name the same instance.
+///
+/// It can be kept and used after the instance has ended: sends then answer that it is closed. After a reset the viewer
+/// has a new instance, with a new [`ClientId`], to be found through the session.
+pub struct Participant<M>(Arc<Inner<M>>);
+
+struct Inner<M> {
+    profile: Profile,
+    client_id: ClientId,
+    /// Resets in a row that led to this instance: its next back-off.
+    attempt: u32,
+    created: Instant,
+    outbox: Outbox<M>,
+    home: Home<M>,
+    calls: Admission,
+    assets: Admission,
+    /// The sink has been handed back to the room.
+    retired: SetOnce<EndReason>,
+    /// The sink is gone.
+    closed: SetOnce<EndReason>,
+}
+
+/// Who a participant is, as its room says.
+#[derive(Clone, Debug)]
+pub(crate) struct Profile {
+    pub(crate) identity: ParticipantIdentity,
+    pub(crate) sid: ParticipantSid,
+    pub(crate) joined_at: u64,
+    pub(crate) protocol: Protocol,
+    pub(crate) attributes: Attributes,
+}
+
+/// What a participant needs of the session and shard it lives in.
+pub(crate) struct Home<M> {
+    pub(crate) port: Arc<Port<M>>,
+    pub(crate) commands: mpsc::Sender<Command<M>>,
+    pub(crate) pending: Arc<PendingResets>,
+    pub(crate) epoch: Instant,
+}
+
+/// How many requests of a kind one participant may have in flight.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InFlight {
+    pub(crate) calls: u32,
+    pub(crate) assets: u32,
+}
+
+/// Figures of one participant, read without stopping anybody.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct ParticipantStats {
+    /// What became of its messages.
+    pub account: Account,
+    /// Messages that wait for it, over both lanes.
+    pub backlog: u64,
+    /// How long the oldest of them has waited since its shard saw it (±1 ms).
+    pub oldest: Option<Duration>,
+    /// Service calls in flight.
+    pub service_calls: u32,
+    /// Asset fetches in flight.
+    pub asset_fetches: u32,
+}
+
+impl<M: Message> Participant<M> {
+    pub(crate) fn new(profile: Profile, attempt: u32, limits: Limits, in_flight: InFlight, home: Home<M>) -> Self {
+        Self(Arc::new(Inner {
+            profile,
+            client_id: ClientId::next(),
+            attempt,
+            created: Instant::now(),
+            outbox: Outbox::new(Arc::clone(&home.port), limits),
+            home,
+            calls: Admission::new(in_flight.calls),
+            assets: Admission::new(in_flight.assets),
+            retired: SetOnce::new(),
+            closed: SetOnce::new(),
+        }))
+    }
+
+    /// Who it is; the same after a reconnect.
+    #[must_use]
+    pub fn identity(&self) -> &ParticipantIdentity {
+        &self.0.profile.identity
+    }
+
+    /// Its connection, as the room names it.
+    #[must_use]
+    pub fn sid(&self) -> &ParticipantSid {
+        &self.0.profile.sid
+    }
+
+    /// This instance.
+    #[must_use]
+    pub fn client_id(&self) -> ClientId {
+        self.0.client_id
+    }
+
+    /// When the connection joined, by the room's clock: milliseconds since the epoch.
+    #[must_use]
+    pub fn joined_at(&self) -> u64 {
+        self.0.profile.joined_at
+    }
+
+    /// What it speaks.
+    #[must_use]
+    pub fn protocol(&self) -> &Protocol {
+        &self.0.profile.protocol
+    }
+
+    /// What the room tells of it.
+    #[must_use]
+    pub fn attributes(&self) -> &Attributes {
+        &self.0.profile.attributes
+    }
+
+    /// Why it ended, if it has.
+    #[must_use]
+    pub fn end_reason(&self) -> Option<EndReason> {
+        self.0.outbox.end_reason()
+    }
+
+    /// Sends to it alone, or gives the message back. Never blocks, and asks for no reset.
+    ///
+    /// # Errors
+    /// [`TrySendError::Full`] if its queue is full: nothing has changed. [`TrySendError::TooLarge`] if no queue of this
+    /// session could hold the message. [`TrySendError::Closed`] if it has ended; that is counted as dropped.
+    pub fn try_send(&self, message: M) -> Result<(), TrySendError<M>> {
+        self.0.outbox.try_send(message).map_err(|refused| match refused {
+            Refused::Full(message) => TrySendError::Full(message),
+            Refused::TooLarge(message) => TrySendError::TooLarge(message),
+            Refused::Closed(message) => {
+                self.note_closed();
+                TrySendError::Closed(message)
+            }
+        })
+    }
+
+    /// Sends to it alone; if its queue is full, resets it: it missed a message and has to start afresh. Never blocks.
+    ///
+    /// # Errors
+    /// [`SendError::Overflow`] if its queue is full: the message and all that waited are counted as dropped, and the
+    /// session brings the viewer back with its initial messages. [`SendError::Closed`] if it had ended before: counted
+    /// as dropped, no further reset. [`SendError::TooLarge`] gives the message back, and nothing has changed.
+    pub fn send(&self, message: M) -> Result<(), SendError<M>> {
+        match self.0.outbox.try_send(message) {
+            Ok(()) => Ok(()),
+            Err(Refused::TooLarge(message)) => Err(SendError::TooLarge(message)),
+            Err(Refused::Closed(_)) => {
+                self.note_closed();
+                Err(SendError::Closed)
+            }
+            Err(Refused::Full(_)) => {
+                let first = self.0.outbox.end(EndReason::Overflow);
+                self.0.outbox.lose_direct();
+                if first {
+                    self.ask_for_reset(EndReason::Overflow, None);
+                }
+                Err(SendError::Overflow)
+            }
+        }
+    }
+
+    fn note_closed(&self) {
+        tracing::debug!(participant = %self, reason = ?self.end_reason(), "send to a closed participant");
+    }
+
+    /// Subscribes it to `topic`: it gets every message published there once this has returned, each passed through
+    /// [`Message::address`] with `tag`.
+    ///
+    /// Takes effect at one position of the broadcast log. A second subscription to the same topic changes the tag.
+    ///
+    /// # Cancel safety
+    /// A future dropped before it is done may or may not have subscribed.
+    pub async fn subscribe(&self, topic: &Topic, tag: SubscriptionTag) -> Subscribed {
+        let (reply, answer) = oneshot::channel();
+        let counted = topic.raise();
+        let slot = self.0.outbox.slot();
+        let command = Command::Subscribe { slot, key: self.0.client_id.get(), counted, tag, reply };
+        if self.0.home.commands.send(command).await.is_err() {
+            return Subscribed::Closed;
+        }
+        answer.await.unwrap_or(Subscribed::Closed)
+    }
+
+    /// Ends its subscription to `topic`: it gets nothing that is published there once this has returned.
+    ///
+    /// # Cancel safety
+    /// A future dropped before it is done may or may not have unsubscribed.
+    pub async fn unsubscribe(&self, topic: &Topic) -> Unsubscribed {
+        let (reply, answer) = oneshot::channel();
+        let slot = self.0.outbox.slot();
+        let command = Command::Unsubscribe { slot, key: self.0.client_id.get(), topic: topic.clone(), reply };
+        if self.0.home.commands.send(command).await.is_err() {
+            return Unsubscribed::NotSubscribed;
+        }
+        answer.await.unwrap_or(Unsubscribed::NotSubscribed)
+    }
+
+    /// Takes one of its places for service calls; it is given back when the permit is dropped.
+    ///
+    /// # Errors
+    /// [`AdmissionError`] if all are taken. Never blocks.
+    pub fn admit_service_call(&self) -> Result<Permit, AdmissionError> {
+        self.0.calls.try_acquire()
+    }
+
+    /// Takes one of its places for asset fetches; it is given back when the permit is dropped.
+    ///
+    /// # Errors
+    /// [`AdmissionError`] if all are taken. Never blocks.
+    pub fn admit_asset_fetch(&self) -> Result<Permit, AdmissionError> {
+        self.0.assets.try_acquire()
+    }
+
+    /// Waits until it has ended and its sink is gone, and says why. Safe to cancel and to repeat.
+    pub async fn closed(&self) -> EndReason {
+        *self.0.closed.wait().await
+    }
+
+    /// Figures, read without stopping anybody.
+    #[must_use]
+    pub fn stats(&self) -> ParticipantStats {
+        let account = self.0.outbox.account();
+        let now = now_ms(self.0.home.epoch);
+        ParticipantStats {
+            account,
+            backlog: account.waiting(),
+            oldest: self.0.outbox.oldest().map(|since| Duration::from_millis(now.saturating_sub(since))),
+            service_calls: self.0.calls.in_flight(),
+            asset_fetches: self.0.assets.in_flight(),
+        }
+    }
+
+    pub(crate) fn outbox(&self) -> &Outbox<M> {
+        &self.0.outbox
+    }
+
+    pub(crate) fn commands(&self) -> &mpsc::Sender<Command<M>> {
+        &self.0.home.commands
+    }
+
+    pub(crate) fn attempt(&self) -> u32 {
+        self.0.attempt
+    }
+
+    /// How long this instance has existed.
+    pub(crate) fn age(&self) -> Duration {
+        self.0.created.elapsed()
+    }
+
+    /// Enters it into the pending resets. Called once, by who ended it for a fault.
+    pub(crate) fn ask_for_reset(&self, reason: EndReason, detail: Option<&str>) {
+        tracing::info!(participant = %self, %reason, detail, "participant failed, reset pending");
+        self.0.home.pending.insert(self.client_id(), self.sid().clone());
+    }
+
+    /// The sink has been handed back to the room.
+    pub(crate) fn note_retired(&self, reason: EndReason) {
+        // Set once by the one shard that had it; a second value would be the same.
+        let _ = self.0.retired.set(reason);
+    }
+
+    /// Waits until the sink has been handed back to the room.
+    pub(crate) async fn retired(&self) {
+        self.0.retired.wait().await;
+    }
+
+    /// The sink is gone.
+    pub(crate) fn note_gone(&self, reason: EndReason) {
+        let _ = self.0.closed.set(reason);
+    }
+}
+
+impl<M: Message> Instance for Participant<M> {
+    fn identity(&self) -> &ParticipantIdentity {
+        self.identity()
+    }
+
+    fn sid(&self) -> &ParticipantSid {
+        self.sid()
+    }
+
+    fn joined_at(&self) -> u64 {
+        self.joined_at()
+    }
+
+    fn client_id(&self) -> ClientId {
+        self.client_id()
+    }
+
+    fn is_live(&self) -> bool {
+        self.0.outbox.state() == State::Live
+    }
+
+    fn go_live(&self) -> bool {
+        self.0.outbox.go_live()
+    }
+
+    fn end(&self, reason: EndReason) -> bool {
+        self.0.outbox.end(reason)
+    }
+}
+
+impl<M> Clone for Participant<M> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<M> PartialEq for Participant<M> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.client_id == other.0.client_id
+    }
+}
+
+impl<M> Eq for Participant<M> {}
+
+/// Identity, sid and client id.
+impl<M> fmt::Display for Participant<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, #{})", self.0.profile.identity, self.0.profile.sid, self.0.client_id)
+    }
+}
+
+impl<M> fmt::Debug for Participant<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Participant")
+            .field("identity", &self.0.profile.identity)
+            .field("sid", &self.0.profile.sid)
+            .field("client_id", &self.0.client_id)
+            .field("joined_at", &self.0.profile.joined_at)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,180 @@
+//! Who is registered: a slot per identity, swapped by compare-and-swap on `joined_at`, and an index by sid.
+//!
+//! Promises, whatever the interleaving:
+//! - An instance never replaces one that joined later. Of two that joined at the same time the later registration wins.
+//! - Each instance that loses its place, or is refused one, is handed to exactly one caller.
+//! - A sid finds the live instance registered under it or nothing: never another identity's, never one that has ended.
+//! - When things are quiet, both indexes hold the same instances, and an identity that is gone leaves nothing behind.
+//!
+//! A slot is swapped only under the guard of its map entry (shared is enough: the swap itself is atomic), and an entry
+//! leaves the map by `remove_if` it is empty. Without the guard a registration could land in a slot that has just been
+//! taken out of the map, where nobody would find it. No await and no user code runs under a guard.
+
+use std::sync::Arc;
+
+use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
+use crate::lane::EndReason;
+use crate::sync::{ArcSwapOption, DashMap};
+
+/// What the registry has to know of an instance.
+pub(crate) trait Instance: Clone {
+    fn identity(&self) -> &ParticipantIdentity;
+    fn sid(&self) -> &ParticipantSid;
+    fn joined_at(&self) -> u64;
+    fn client_id(&self) -> ClientId;
+    fn is_live(&self) -> bool;
+    /// `New → Live`; false if it has ended.
+    fn go_live(&self) -> bool;
+    /// Ends it; true for the caller whose reason it is.
+    fn end(&self, reason: EndReason) -> bool;
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Registry<P> {
+    slots: DashMap<ParticipantIdentity, ArcSwapOption<P>>,
+    by_sid: DashMap<ParticipantSid, P>,
+}
+
+/// What became of a registration.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Registration<P> {
+    /// Its identity had no instance.
+    Inserted,
+    /// It took the place of this one, which is ended.
+    Replaced(P),
+    /// This one joined later: the newcomer is refused.
+    Stale(P),
+    /// This one has the sid: it stays, the newcomer is refused.
+    Duplicate(P),
+    /// The newcomer had ended before it could be registered.
+    Ended,
+}
+
+impl<P: Instance> Registry<P> {
+    pub(crate) fn new() -> Self {
+        Self { slots: DashMap::new(), by_sid: DashMap::new() }
+    }
+
+    /// Registers `new` and makes it live, unless what is there forbids it. A refused newcomer isn't ended here.
+    pub(crate) fn register(&self, new: &P) -> Registration<P> {
+        if let Err(present) = self.claim_sid(new) {
+            return Registration::Duplicate(present);
+        }
+        let prior = match self.claim_slot(new) {
+            Ok(prior) => prior,
+            Err(later) => {
+                self.release_sid(new);
+                return Registration::Stale(later);
+            }
+        };
+        if let Some(prior) = &prior {
+            self.release_sid(prior);
+            prior.end(EndReason::Replaced);
+        }
+        // Last, so that whoever finds it live finds it in both indexes.
+        if !new.go_live() {
+            self.remove(new);
+            return Registration::Ended;
+        }
+        prior.map_or(Registration::Inserted, Registration::Replaced)
+    }
+
+    /// Makes the sid entry if it is vacant; else says who has it.
+    fn claim_sid(&self, new: &P) -> Result<(), P> {
+        match self.by_sid.entry(new.sid().clone()) {
+            dashmap::Entry::Vacant(vacant) => {
+                vacant.insert(new.clone());
+                Ok(())
+            }
+            dashmap::Entry::Occupied(occupied) => Err(occupied.get().clone()),
+        }
+    }
+
+    fn release_sid(&self, instance: &P) {
+        self.by_sid.remove_if(instance.sid(), |_, stored| stored.client_id() == instance.client_id());
+    }
+
+    /// Puts `new` into its identity's slot and gives back what was there; or says which later instance keeps it out.
+    fn claim_slot(&self, new: &P) -> Result<Option<P>, P> {
+        let value = Arc::new(new.clone());
+        let swap = |slot: &ArcSwapOption<P>| {
+            let mut current = slot.load_full();
+            loop {
+                if let Some(later) = current.as_deref().filter(|stored| stored.joined_at() > new.joined_at()) {
+                    return Err(later.clone());
+                }
+                let seen = slot.compare_and_swap(&current, Some(Arc::clone(&value)));
+                if is_same(seen.as_ref(), current.as_ref()) {
+                    return Ok(current.map(|prior| (*prior).clone()));
+                }
+                current = seen.clone();
+            }
+        };
+        if let Some(slot) = self.slots.get(new.identity()) {
+            return swap(&slot);
+        }
+        let slot = self.slots.entry(new.identity().clone()).or_insert_with(ArcSwapOption::empty);
+        swap(&slot)
+    }
+
+    /// Takes exactly this instance out of both indexes. False if it had lost its place already.
+    pub(crate) fn remove(&self, instance: &P) -> bool {
+        self.release_sid(instance);
+        let removed = self.slots.get(instance.identity()).is_some_and(|slot| {
+            let current = slot.load_full();
+            let is_it = current.as_deref().is_some_and(|stored| stored.client_id() == instance.client_id());
+            is_it && is_same(slot.compare_and_swap(&current, None).as_ref(), current.as_ref())
+        });
+        self.slots.remove_if(instance.identity(), |_, slot| slot.load().is_none());
+        removed
+    }
+
+    /// The live instance of `identity`.
+    pub(crate) fn by_identity(&self, identity: &ParticipantIdentity) -> Option<P> {
+        let stored = self.slots.get(identity)?.load_full()?;
+        stored.is_live().then(|| (*stored).clone())
+    }
+
+    /// Whatever is stored for `identity`, also if it has just ended.
+    pub(crate) fn stored(&self, identity: &ParticipantIdentity) -> Option<P> {
+        let stored = self.slots.get(identity)?.load_full()?;
+        Some((*stored).clone())
+    }
+
+    /// The live instance registered under `sid`.
+    pub(crate) fn by_sid(&self, sid: &ParticipantSid) -> Option<P> {
+        let stored = self.by_sid.get(sid)?;
+        stored.is_live().then(|| stored.clone())
+    }
+
+    /// Whatever is stored under `sid`, also if it has just ended.
+    pub(crate) fn stored_by_sid(&self, sid: &ParticipantSid) -> Option<P> {
+        self.by_sid.get(sid).map(|stored| stored.clone())
+    }
+
+    /// All that are live, in no order.
+    pub(crate) fn live(&self) -> Vec<P> {
+        let stored = self.by_sid.iter();
+        stored.filter(|entry| entry.is_live()).map(|entry| entry.value().clone()).collect()
+    }
+
+    /// How many identities have a slot.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// How many sids have an entry; the same as [`len`](Self::len) when things are quiet.
+    pub(crate) fn sids(&self) -> usize {
+        self.by_sid.len()
+    }
+}
+
+/// Whether both are empty or the same allocation.
+fn is_same<P>(a: Option<&Arc<P>>, b: Option<&Arc<P>>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        _ => false,
+    }
+}

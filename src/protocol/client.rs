@@ -1,0 +1,336 @@
+//! What a client says to a server.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::parameter::WireParameters;
+use super::wire::{self, Reader, Text};
+use super::{DecodeError, Frame, FrameKind, Parameter, Schema, frame, server};
+
+pub use super::service::ServiceCall;
+
+/// A message from a client to a server.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum ClientMessage {
+    /// Asks for the messages of channels.
+    Subscribe(Subscribe),
+    /// Ends subscriptions.
+    Unsubscribe(Unsubscribe),
+    /// New channels of the client's own.
+    Advertise(Advertise),
+    /// Channels of the client's own that are gone.
+    Unadvertise(Unadvertise),
+    /// A message of a channel of the client's own.
+    MessageData(MessageData),
+    /// Calls a service.
+    ServiceCallRequest(ServiceCall),
+    /// Asks for an asset.
+    FetchAsset(FetchAsset),
+    /// Asks for parameters.
+    GetParameters(GetParameters),
+    /// Sets parameters.
+    SetParameters(SetParameters),
+    /// Asks to be told when parameters change.
+    SubscribeParameterUpdates(SubscribeParameterUpdates),
+    /// Asks no longer to be told when parameters change.
+    UnsubscribeParameterUpdates(UnsubscribeParameterUpdates),
+    /// Asks to be told who publishes, subscribes and provides.
+    SubscribeConnectionGraph,
+    /// Asks no longer to be told who publishes, subscribes and provides.
+    UnsubscribeConnectionGraph,
+}
+
+/// Asks for the messages of channels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscribe {
+    /// One for each channel.
+    pub subscriptions: Vec<Subscription>,
+}
+
+/// One channel that a client wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Subscription {
+    /// The client's number for it, which message data will carry.
+    pub id: u32,
+    /// The server's number for the channel.
+    pub channel_id: u64,
+}
+
+/// Ends subscriptions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unsubscribe {
+    /// The client's numbers for them.
+    pub subscription_ids: Vec<u32>,
+}
+
+/// Says that the client will publish on channels of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advertise {
+    /// The channels.
+    pub channels: Vec<Channel>,
+}
+
+/// One channel of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Channel {
+    /// The client's number for it; another client's may be the same.
+    pub id: u32,
+    /// What it is called.
+    pub topic: String,
+    /// How its messages are encoded.
+    pub encoding: String,
+    /// What its messages look like. A client may know a schema's name alone; then encoding and data
+    /// are empty.
+    pub schema: Option<Schema>,
+}
+
+/// Channels of a client that are gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unadvertise {
+    /// The client's numbers for them.
+    pub channel_ids: Vec<u32>,
+}
+
+/// A message of a channel of a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageData {
+    /// The client's number for the channel.
+    pub channel_id: u32,
+    /// The message, in the channel's encoding.
+    pub payload: Bytes,
+}
+
+/// Asks for an asset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FetchAsset {
+    /// The client's number for the request, repeated in the answer.
+    pub request_id: u32,
+    /// Which asset, for example `package://robot/base.stl`.
+    pub uri: String,
+}
+
+/// Asks for parameters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GetParameters {
+    /// Their names; none means all.
+    pub parameter_names: Vec<String>,
+    /// The client's name for the request, repeated in the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
+/// Sets parameters; one without a value is deleted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SetParameters {
+    /// The client's name for the request; with one, it is answered with the parameters' values.
+    pub id: Option<String>,
+    /// The parameters.
+    pub parameters: Vec<Parameter>,
+}
+
+/// Asks to be told when parameters change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SubscribeParameterUpdates {
+    /// Their names; none means all.
+    pub parameter_names: Vec<String>,
+}
+
+/// Asks no longer to be told when parameters change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnsubscribeParameterUpdates {
+    /// Their names; none means all.
+    pub parameter_names: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireAdvertise {
+    channels: Vec<WireChannel>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireChannel {
+    id: u32,
+    topic: String,
+    encoding: String,
+    #[serde(default)]
+    schema_name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema_encoding: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema: Option<String>,
+}
+
+impl From<&Channel> for WireChannel {
+    fn from(channel: &Channel) -> Self {
+        let schema = channel.schema.as_ref();
+        Self {
+            id: channel.id,
+            topic: channel.topic.clone(),
+            encoding: channel.encoding.clone(),
+            schema_name: schema.map_or_else(String::new, |schema| schema.name.clone()),
+            schema_encoding: schema
+                .map(|schema| schema.encoding.clone())
+                .filter(|encoding| !encoding.is_empty()),
+            schema: schema
+                .map(|schema| schema.wire_data().into_owned())
+                .filter(|data| !data.is_empty()),
+        }
+    }
+}
+
+impl TryFrom<WireChannel> for Channel {
+    type Error = DecodeError;
+
+    fn try_from(wire: WireChannel) -> Result<Self, DecodeError> {
+        let schema = Schema::from_wire(
+            wire.schema_name,
+            wire.schema_encoding.unwrap_or_default(),
+            wire.schema.unwrap_or_default(),
+        )?;
+        let schema = (!schema.is_blank()).then_some(schema);
+        Ok(Self {
+            id: wire.id,
+            topic: wire.topic,
+            encoding: wire.encoding,
+            schema,
+        })
+    }
+}
+
+const SUBSCRIBE: &str = "subscribe";
+const UNSUBSCRIBE: &str = "unsubscribe";
+const ADVERTISE: &str = "advertise";
+const UNADVERTISE: &str = "unadvertise";
+const FETCH_ASSET: &str = "fetchAsset";
+const GET_PARAMETERS: &str = "getParameters";
+const SET_PARAMETERS: &str = "setParameters";
+const SUBSCRIBE_PARAMETER_UPDATES: &str = "subscribeParameterUpdates";
+const UNSUBSCRIBE_PARAMETER_UPDATES: &str = "unsubscribeParameterUpdates";
+const SUBSCRIBE_CONNECTION_GRAPH: &str = "subscribeConnectionGraph";
+const UNSUBSCRIBE_CONNECTION_GRAPH: &str = "unsubscribeConnectionGraph";
+
+/// Every op of this direction.
+pub(super) const OPS: [&str; 11] = [
+    SUBSCRIBE,
+    UNSUBSCRIBE,
+    ADVERTISE,
+    UNADVERTISE,
+    FETCH_ASSET,
+    GET_PARAMETERS,
+    SET_PARAMETERS,
+    SUBSCRIBE_PARAMETER_UPDATES,
+    UNSUBSCRIBE_PARAMETER_UPDATES,
+    SUBSCRIBE_CONNECTION_GRAPH,
+    UNSUBSCRIBE_CONNECTION_GRAPH,
+];
+
+const OPCODE_SERVICE_CALL_REQUEST: u8 = 2;
+
+/// The fields of a message that has none.
+#[derive(Serialize)]
+struct Nothing {}
+
+impl ClientMessage {
+    /// Encodes the message; the payload of message data is shared, not copied.
+    pub fn encode(&self) -> Frame {
+        match self {
+            Self::Subscribe(subscribe) => wire::text(SUBSCRIBE, subscribe),
+            Self::Unsubscribe(unsubscribe) => wire::text(UNSUBSCRIBE, unsubscribe),
+            Self::Advertise(advertise) => {
+                let channels = advertise.channels.iter().map(WireChannel::from).collect();
+                wire::text(ADVERTISE, &WireAdvertise { channels })
+            }
+            Self::Unadvertise(unadvertise) => wire::text(UNADVERTISE, unadvertise),
+            Self::MessageData(data) => {
+                let mut head = [frame::OPCODE_MESSAGE_DATA; 1 + 4];
+                head[1..].copy_from_slice(&data.channel_id.to_le_bytes());
+                Frame::with_head(FrameKind::Binary, head, data.payload.clone())
+            }
+            Self::ServiceCallRequest(call) => call.encode(OPCODE_SERVICE_CALL_REQUEST),
+            Self::FetchAsset(fetch) => wire::text(FETCH_ASSET, fetch),
+            Self::GetParameters(get) => wire::text(GET_PARAMETERS, get),
+            Self::SetParameters(set) => wire::text(
+                SET_PARAMETERS,
+                &WireParameters::new(set.id.as_ref(), &set.parameters),
+            ),
+            Self::SubscribeParameterUpdates(subscribe) => {
+                wire::text(SUBSCRIBE_PARAMETER_UPDATES, subscribe)
+            }
+            Self::UnsubscribeParameterUpdates(unsubscribe) => {
+                wire::text(UNSUBSCRIBE_PARAMETER_UPDATES, unsubscribe)
+            }
+            Self::SubscribeConnectionGraph => wire::text(SUBSCRIBE_CONNECTION_GRAPH, &Nothing {}),
+            Self::UnsubscribeConnectionGraph => {
+                wire::text(UNSUBSCRIBE_CONNECTION_GRAPH, &Nothing {})
+            }
+        }
+    }
+
+    /// Decodes what a server received; payloads share `data`.
+    ///
+    /// Fields that this crate doesn't know are ignored.
+    ///
+    /// # Errors
+    /// [`DecodeError`] says what is wrong; the connection is still in step.
+    pub fn decode(kind: FrameKind, data: &Bytes) -> Result<Self, DecodeError> {
+        match kind {
+            FrameKind::Text => Self::decode_text(data),
+            FrameKind::Binary => Self::decode_binary(data),
+        }
+    }
+
+    fn decode_text(data: &Bytes) -> Result<Self, DecodeError> {
+        let text = Text::parse(data)?;
+        match text.op.as_str() {
+            SUBSCRIBE => text.read().map(Self::Subscribe),
+            UNSUBSCRIBE => text.read().map(Self::Unsubscribe),
+            ADVERTISE => {
+                let wire: WireAdvertise = text.read()?;
+                let channels = wire
+                    .channels
+                    .into_iter()
+                    .map(Channel::try_from)
+                    .collect::<Result<_, _>>()?;
+                Ok(Self::Advertise(Advertise { channels }))
+            }
+            UNADVERTISE => text.read().map(Self::Unadvertise),
+            FETCH_ASSET => text.read().map(Self::FetchAsset),
+            GET_PARAMETERS => text.read().map(Self::GetParameters),
+            SET_PARAMETERS => {
+                let (id, parameters) = WireParameters::read(&text)?;
+                Ok(Self::SetParameters(SetParameters { id, parameters }))
+            }
+            SUBSCRIBE_PARAMETER_UPDATES => text.read().map(Self::SubscribeParameterUpdates),
+            UNSUBSCRIBE_PARAMETER_UPDATES => text.read().map(Self::UnsubscribeParameterUpdates),
+            SUBSCRIBE_CONNECTION_GRAPH => Ok(Self::SubscribeConnectionGraph),
+            UNSUBSCRIBE_CONNECTION_GRAPH => Ok(Self::UnsubscribeConnectionGraph),
+            op => Err(wire::stray_op(op, &server::OPS)),
+        }
+    }
+
+    fn decode_binary(data: &Bytes) -> Result<Self, DecodeError> {
+        match Reader::opcode(data)? {
+            frame::OPCODE_MESSAGE_DATA => {
+                let mut reader = Reader::new("message data", data);
+                Ok(Self::MessageData(MessageData {
+                    channel_id: reader.u32()?,
+                    payload: reader.rest(),
+                }))
+            }
+            OPCODE_SERVICE_CALL_REQUEST => {
+                ServiceCall::decode(Reader::new("service call request", data))
+                    .map(Self::ServiceCallRequest)
+            }
+            unknown => Err(DecodeError::UnknownOpcode(unknown)),
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! What a server says to a client.
+
+use std::collections::BTreeMap;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
+use super::parameter::WireParameters;
+use super::wire::{self, Reader, Text};
+use super::{DecodeError, Frame, FrameKind, Parameter, advertise, client, frame, service};
+
+pub use super::advertise::{Advertise, Channel};
+pub use super::service::{AdvertiseServices, Service, ServiceCall, ServiceSchema};
+
+/// A message from a server to a client.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum ServerMessage {
+    /// Who the server is; the first message of a connection.
+    ServerInfo(ServerInfo),
+    /// Something worth showing to the user.
+    Status(Status),
+    /// Statuses that no longer hold.
+    RemoveStatus(RemoveStatus),
+    /// New channels.
+    Advertise(Advertise),
+    /// Channels that are gone.
+    Unadvertise(Unadvertise),
+    /// A message of a channel.
+    MessageData(MessageData),
+    /// The server's clock.
+    Time(Time),
+    /// New services.
+    AdvertiseServices(AdvertiseServices),
+    /// Services that are gone.
+    UnadvertiseServices(UnadvertiseServices),
+    /// The answer to a service call.
+    ServiceCallResponse(ServiceCall),
+    /// A service call that has no answer.
+    ServiceCallFailure(ServiceCallFailure),
+    /// The answer to a request for an asset.
+    FetchAssetResponse(FetchAssetResponse),
+    /// Parameters that were asked for, or that changed.
+    ParameterValues(ParameterValues),
+    /// Who publishes, subscribes and provides: what changed.
+    ConnectionGraphUpdate(ConnectionGraphUpdate),
+}
+
+/// Who the server is and what it can do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerInfo {
+    /// What the server is called.
+    pub name: String,
+    /// What it can do beyond showing messages; unknown ones from a peer are left out.
+    #[serde(deserialize_with = "known_capabilities")]
+    pub capabilities: Vec<Capability>,
+    /// Encodings it understands in client messages and service calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub supported_encodings: Vec<String>,
+    /// Whatever else is worth saying.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Tells one run of the server from the next.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+}
+
+/// Something that a server can do beyond showing messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum Capability {
+    /// Clients may publish.
+    ClientPublish,
+    /// Clients may read and set parameters.
+    Parameters,
+    /// Clients may ask to be told when parameters change.
+    ParametersSubscribe,
+    /// The server sends its time.
+    Time,
+    /// Clients may call services.
+    Services,
+    /// Clients may ask who publishes, subscribes and provides.
+    ConnectionGraph,
+    /// Clients may fetch assets.
+    Assets,
+}
+
+/// What a newer peer can do besides is of no use here, and no reason to refuse it.
+fn known_capabilities<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<Capability>, D::Error> {
+    let names = Vec::<Value>::deserialize(deserializer)?;
+    Ok(names
+        .iter()
+        .filter_map(|name| Capability::deserialize(name).ok())
+        .collect())
+}
+
+/// Something worth showing to the user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// How bad it is.
+    pub level: StatusLevel,
+    /// What it is.
+    pub message: String,
+    /// The name by which it can be replaced or removed; without one it is shown once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
+/// How bad a status is; a number on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "u8", try_from = "u8")]
+pub enum StatusLevel {
+    /// 0: good to know.
+    Info,
+    /// 1: something was ignored or may be wrong.
+    Warning,
+    /// 2: something failed.
+    Error,
+}
+
+impl From<StatusLevel> for u8 {
+    fn from(level: StatusLevel) -> Self {
+        match level {
+            StatusLevel::Info => 0,
+            StatusLevel::Warning => 1,
+            StatusLevel::Error => 2,
+        }
+    }
+}
+
+impl TryFrom<u8> for StatusLevel {
+    type Error = &'static str;
+
+    fn try_from(level: u8) -> Result<Self, &'static str> {
+        match level {
+            0 => Ok(Self::Info),
+            1 => Ok(Self::Warning),
+            2 => Ok(Self::Error),
+            _ => Err("unknown status level"),
+        }
+    }
+}
+
+/// Statuses that no longer hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RemoveStatus {
+    /// Their names.
+    pub status_ids: Vec<String>,
+}
+
+/// Channels that are gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unadvertise {
+    /// The server's numbers for them.
+    pub channel_ids: Vec<u64>,
+}
+
+/// A message of a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageData {
+    /// The client's number for its subscription.
+    pub subscription_id: u32,
+    /// When it was logged, in nanoseconds, usually since the epoch.
+    pub log_time_ns: u64,
+    /// The message, in the channel's encoding.
+    pub payload: Bytes,
+}
+
+/// The server's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Time {
+    /// Nanoseconds, usually since the epoch.
+    pub timestamp_ns: u64,
+}
+
+/// Services that are gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnadvertiseServices {
+    /// The server's numbers for them.
+    pub service_ids: Vec<u32>,
+}
+
+/// A service call that has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceCallFailure {
+    /// The server's number for the service.
+    pub service_id: u32,
+    /// The client's number for the call.
+    pub call_id: u32,
+    /// Why.
+    pub message: String,
+}
+
+/// The answer to a request for an asset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchAssetResponse {
+    /// The client's number for the request.
+    pub request_id: u32,
+    /// The asset, or why there is none.
+    pub result: Result<Bytes, String>,
+}
+
+/// Parameters that were asked for, or that changed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParameterValues {
+    /// The request this answers, if it does and the request had an id.
+    pub id: Option<String>,
+    /// The parameters.
+    pub parameters: Vec<Parameter>,
+}
+
+/// Who publishes, subscribes and provides: what changed since the last update.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ConnectionGraphUpdate {
+    /// Topics whose publishers changed.
+    pub published_topics: Vec<PublishedTopic>,
+    /// Topics whose subscribers changed.
+    pub subscribed_topics: Vec<SubscribedTopic>,
+    /// Services whose providers changed.
+    pub advertised_services: Vec<AdvertisedService>,
+    /// Topics that are gone.
+    pub removed_topics: Vec<String>,
+    /// Services that are gone.
+    pub removed_services: Vec<String>,
+}
+
+/// A topic and all its publishers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishedTopic {
+    /// The topic.
+    pub name: String,
+    /// Who publishes it.
+    pub publisher_ids: Vec<String>,
+}
+
+/// A topic and all its subscribers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SubscribedTopic {
+    /// The topic.
+    pub name: String,
+    /// Who subscribes to it.
+    pub subscriber_ids: Vec<String>,
+}
+
+/// A service and all its providers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AdvertisedService {
+    /// The service.
+    pub name: String,
+    /// Who provides it.
+    pub provider_ids: Vec<String>,
+}
+
+const SERVER_INFO: &str = "serverInfo";
+const STATUS: &str = "status";
+const REMOVE_STATUS: &str = "removeStatus";
+const UNADVERTISE: &str = "unadvertise";
+const UNADVERTISE_SERVICES: &str = "unadvertiseServices";
+const SERVICE_CALL_FAILURE: &str = "serviceCallFailure";
+const PARAMETER_VALUES: &str = "parameterValues";
+const CONNECTION_GRAPH_UPDATE: &str = "connectionGraphUpdate";
+
+/// Every op of this direction.
+pub(super) const OPS: [&str; 10] = [
+    SERVER_INFO,
+    STATUS,
+    REMOVE_STATUS,
+    advertise::OP,
+    UNADVERTISE,
+    service::OP,
+    UNADVERTISE_SERVICES,
+    SERVICE_CALL_FAILURE,
+    PARAMETER_VALUES,
+    CONNECTION_GRAPH_UPDATE,
+];
+
+const OPCODE_TIME: u8 = 2;
+const OPCODE_SERVICE_CALL_RESPONSE: u8 = 3;
+const OPCODE_FETCH_ASSET_RESPONSE: u8 = 4;
+
+const ASSET_DATA: u8 = 0;
+const ASSET_ERROR: u8 = 1;
+
+impl ServerMessage {
+    /// Encodes the message; the payload of message data and of an asset is shared, not copied.
+    ///
+    /// An advertisement gets its plain form, which every subprotocol understands except those with
+    /// a schema table: see [`Advertise::encode_with_table`].
+    pub fn encode(&self) -> Frame {
+        match self {
+            Self::ServerInfo(info) => wire::text(SERVER_INFO, info),
+            Self::Status(status) => wire::text(STATUS, status),
+            Self::RemoveStatus(remove) => wire::text(REMOVE_STATUS, remove),
+            Self::Advertise(advertise) => advertise.encode_plain(),
+            Self::Unadvertise(unadvertise) => wire::text(UNADVERTISE, unadvertise),
+            Self::MessageData(data) => {
+                Frame::message_data(data.subscription_id, data.log_time_ns, data.payload.clone())
+            }
+            Self::Time(time) => {
+                let mut head = [OPCODE_TIME; 9];
+                head[1..].copy_from_slice(&time.timestamp_ns.to_le_bytes());
+                Frame::with_head(FrameKind::Binary, head, Bytes::new())
+            }
+            Self::AdvertiseServices(advertise) => advertise.encode(),
+            Self::UnadvertiseServices(unadvertise) => wire::text(UNADVERTISE_SERVICES, unadvertise),
+            Self::ServiceCallResponse(call) => call.encode(OPCODE_SERVICE_CALL_RESPONSE),
+            Self::ServiceCallFailure(failure) => wire::text(SERVICE_CALL_FAILURE, failure),
+            Self::FetchAssetResponse(response) => response.encode(),
+            Self::ParameterValues(values) => wire::text(
+                PARAMETER_VALUES,
+                &WireParameters::new(values.id.as_ref(), &values.parameters),
+            ),
+            Self::ConnectionGraphUpdate(update) => wire::text(CONNECTION_GRAPH_UPDATE, update),
+        }
+    }
+
+    /// Decodes what a client received; payloads share `data`.
+    ///
+    /// Fields and trailing bytes that this crate doesn't know are ignored.
+    ///
+    /// # Errors
+    /// [`DecodeError`] says what is wrong; the connection is still in step.
+    pub fn decode(kind: FrameKind, data: &Bytes) -> Result<Self, DecodeError> {
+        match kind {
+            FrameKind::Text => Self::decode_text(data),
+            FrameKind::Binary => Self::decode_binary(data),
+        }
+    }
+
+    fn decode_text(data: &Bytes) -> Result<Self, DecodeError> {
+        let text = Text::parse(data)?;
+        match text.op.as_str() {
+            SERVER_INFO => text.read().map(Self::ServerInfo),
+            STATUS => text.read().map(Self::Status),
+            REMOVE_STATUS => text.read().map(Self::RemoveStatus),
+            advertise::OP => Advertise::decode(&text).map(Self::Advertise),
+            UNADVERTISE => text.read().map(Self::Unadvertise),
+            service::OP => AdvertiseServices::decode(&text).map(Self::AdvertiseServices),
+            UNADVERTISE_SERVICES => text.read().map(Self::UnadvertiseServices),
+            SERVICE_CALL_FAILURE => text.read().map(Self::ServiceCallFailure),
+            PARAMETER_VALUES => {
+                let (id, parameters) = WireParameters::read(&text)?;
+                Ok(Self::ParameterValues(ParameterValues { id, parameters }))
+            }
+            CONNECTION_GRAPH_UPDATE => text.read().map(Self::ConnectionGraphUpdate),
+            op => Err(wire::stray_op(op, &client::OPS)),
+        }
+    }
+
+    fn decode_binary(data: &Bytes) -> Result<Self, DecodeError> {
+        match Reader::opcode(data)? {
+            frame::OPCODE_MESSAGE_DATA => {
+                let mut reader = Reader::new("message data", data);
+                Ok(Self::MessageData(MessageData {
+                    subscription_id: reader.u32()?,
+                    log_time_ns: reader.u64()?,
+                    payload: reader.rest(),
+                }))
+            }
+            OPCODE_TIME => {
+                let timestamp_ns = Reader::new("time", data).u64()?;
+                Ok(Self::Time(Time { timestamp_ns }))
+            }
+            OPCODE_SERVICE_CALL_RESPONSE => {
+                ServiceCall::decode(Reader::new("service call response", data))
+                    .map(Self::ServiceCallResponse)
+            }
+            OPCODE_FETCH_ASSET_RESPONSE => {
+                FetchAssetResponse::decode(Reader::new("fetch asset response", data))
+                    .map(Self::FetchAssetResponse)
+            }
+            unknown => Err(DecodeError::UnknownOpcode(unknown)),
+        }
+    }
+}
+
+/// On the wire: opcode, request id (u32), status, length of an error message (u32), the error
+/// message, the asset.
+impl FetchAssetResponse {
+    fn encode(&self) -> Frame {
+        match &self.result {
+            Ok(asset) => {
+                let mut head = [0; 1 + 4 + 1 + 4];
+                head[0] = OPCODE_FETCH_ASSET_RESPONSE;
+                head[1..5].copy_from_slice(&self.request_id.to_le_bytes());
+                head[5] = ASSET_DATA;
+                Frame::with_head(FrameKind::Binary, head, asset.clone())
+            }
+            Err(error) => {
+                let mut buffer = BytesMut::with_capacity(1 + 4 + 1 + 4 + error.len());
+                buffer.put_u8(OPCODE_FETCH_ASSET_RESPONSE);
+                buffer.put_u32_le(self.request_id);
+                buffer.put_u8(ASSET_ERROR);
+                wire::put_string(&mut buffer, error);
+                Frame::binary(buffer.freeze())
+            }
+        }
+    }
+
+    fn decode(mut reader: Reader<'_>) -> Result<Self, DecodeError> {
+        let request_id = reader.u32()?;
+        let result = match reader.u8()? {
+            ASSET_DATA => {
+                reader.counted()?;
+                Ok(reader.rest())
+            }
+            ASSET_ERROR => Err(reader.string("asset error")?),
+            unknown => return Err(DecodeError::UnknownAssetStatus(unknown)),
+        };
+        Ok(Self { request_id, result })
+    }
+}

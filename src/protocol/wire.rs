@@ -1,0 +1,139 @@
+//! What the messages of both directions are read from and written to.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use super::{DecodeError, Frame};
+
+/// A text frame whose `op` is known and whose fields are still to be read.
+pub(super) struct Text<'a> {
+    pub(super) op: String,
+    json: &'a str,
+}
+
+impl<'a> Text<'a> {
+    pub(super) fn parse(data: &'a [u8]) -> Result<Self, DecodeError> {
+        #[derive(Deserialize)]
+        struct Tag {
+            op: Option<String>,
+        }
+        let json = std::str::from_utf8(data).map_err(|_| DecodeError::InvalidUtf8 {
+            what: "text message",
+        })?;
+        // The parser would take an array for a struct, field by field.
+        if json.trim_start().starts_with('[') {
+            return Err(DecodeError::MissingOp);
+        }
+        let tag: Tag = serde_json::from_str(json)?;
+        let op = tag.op.ok_or(DecodeError::MissingOp)?;
+        Ok(Self { op, json })
+    }
+
+    pub(super) fn read<T: Deserialize<'a>>(&self) -> Result<T, DecodeError> {
+        Ok(serde_json::from_str(self.json)?)
+    }
+}
+
+/// Encodes a struct as a JSON object with a tag.
+pub(super) fn text(op: &'static str, fields: &impl Serialize) -> Frame {
+    #[derive(Serialize)]
+    struct Tagged<'a, T> {
+        op: &'static str,
+        #[serde(flatten)]
+        fields: &'a T,
+    }
+    let json = serde_json::to_string(&Tagged { op, fields });
+    Frame::text(json.expect("messages are structs and maps with string keys, which JSON can hold"))
+}
+
+/// Reads a binary message from its front.
+pub(super) struct Reader<'a> {
+    message: &'static str,
+    data: &'a Bytes,
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// Starts after the opcode; `message` names it in errors.
+    pub(super) fn new(message: &'static str, data: &'a Bytes) -> Self {
+        Self {
+            message,
+            data,
+            at: 1,
+        }
+    }
+
+    /// The opcode, which says what to start a reader for.
+    pub(super) fn opcode(data: &Bytes) -> Result<u8, DecodeError> {
+        let truncated = DecodeError::Truncated {
+            message: "binary message",
+            need: 1,
+            got: 0,
+        };
+        data.first().copied().ok_or(truncated)
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
+        // Saturates on 32 bits, where no such slice can exist either.
+        let need = self.at.saturating_add(len);
+        let truncated = DecodeError::Truncated {
+            message: self.message,
+            need,
+            got: self.data.len(),
+        };
+        let taken = self.data.get(self.at..need).ok_or(truncated)?;
+        self.at = need;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N)?);
+        Ok(array)
+    }
+
+    pub(super) fn u8(&mut self) -> Result<u8, DecodeError> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    pub(super) fn u32(&mut self) -> Result<u32, DecodeError> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Result<u64, DecodeError> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    /// Bytes preceded by their length (u32).
+    pub(super) fn counted(&mut self) -> Result<&'a [u8], DecodeError> {
+        let len = self.u32()?;
+        self.take(usize::try_from(len).unwrap_or(usize::MAX))
+    }
+
+    /// Text preceded by its length in bytes (u32); `what` names it in errors.
+    pub(super) fn string(&mut self, what: &'static str) -> Result<String, DecodeError> {
+        let text =
+            std::str::from_utf8(self.counted()?).map_err(|_| DecodeError::InvalidUtf8 { what })?;
+        Ok(text.to_owned())
+    }
+
+    /// What is left, shared with the frame.
+    pub(super) fn rest(self) -> Bytes {
+        self.data.slice(self.at..)
+    }
+}
+
+/// Appends text preceded by its length in bytes (u32), cut to what that length can say.
+pub(super) fn put_string(buffer: &mut BytesMut, text: &str) {
+    let text = &text[..text.floor_char_boundary(u32::MAX as usize)];
+    buffer.put_u32_le(text.len() as u32);
+    buffer.put_slice(text.as_bytes());
+}
+
+/// Says of an op that this direction doesn't have whether the other one does.
+pub(super) fn stray_op(op: &str, other_side: &[&'static str]) -> DecodeError {
+    match other_side.iter().find(|known| **known == op) {
+        Some(known) => DecodeError::WrongDirection { op: known },
+        None => DecodeError::unknown_op(op),
+    }
+}

@@ -1,0 +1,195 @@
+//! Transports: what a session needs of the thing that connects it to its viewers.
+//!
+//! A [`Room`] opens a stream to a participant, knows who is present, and reports who comes and goes. This crate has
+//! [`MemoryRoom`](memory::MemoryRoom), in process, and with the feature `websocket` a real server.
+
+pub mod memory;
+#[cfg(feature = "websocket")]
+pub mod websocket;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_core::Stream;
+use futures_sink::Sink;
+
+use crate::ids::{ParticipantIdentity, ParticipantSid};
+use crate::lane::{EndReason, Message, Progress};
+use crate::participant::{Attributes, Participant};
+
+/// What a transport implements.
+///
+/// # A room in thirty lines
+/// ```
+/// use bytes::Bytes;
+/// use futures_util::{Sink, SinkExt, Stream, StreamExt, sink, stream};
+/// use lanecast::room::{OpenError, Presence, Room, RoomEvent};
+/// use lanecast::{ParticipantIdentity, Progress, Session};
+/// use std::{convert::Infallible, pin::Pin, time::Duration};
+///
+/// /// One viewer, always there, that prints what it gets.
+/// struct Console(Presence);
+///
+/// impl Room for Console {
+///     type Message = Bytes;
+///     type Sink = Pin<Box<dyn Sink<Bytes, Error = Infallible> + Send>>;
+///     type Incoming = ();
+///
+///     fn events(&self) -> impl Stream<Item = RoomEvent<()>> + Send + 'static {
+///         stream::pending()
+///     }
+///     fn participants(&self) -> Vec<Presence> {
+///         vec![self.0.clone()]
+///     }
+///     fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
+///         (self.0.identity == *identity).then(|| self.0.clone())
+///     }
+///     async fn open(&self, _to: &Presence, _progress: Progress) -> Result<Self::Sink, OpenError> {
+///         Ok(Box::pin(sink::drain().with(async |bytes: Bytes| Ok(println!("{bytes:?}")))))
+///     }
+/// }
+///
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let room = Console(Presence::new("viewer".parse()?, "PA_1".parse()?, 1));
+/// let session = Session::builder(room).build()?;
+/// session.broadcast(Bytes::from_static(b"hello")).await?;
+/// session.close(Duration::from_secs(1)).await?;
+/// # Ok(()) }
+/// ```
+pub trait Room: Send + Sync + 'static {
+    /// What goes to its participants.
+    type Message: Message;
+    /// The reliable, ordered stream to one participant. Wrap it in `Pin<Box<_>>` if its type can't be named.
+    ///
+    /// It is polled by a flush shard. It must not block; what it calls there may publish with
+    /// [`try_broadcast`](crate::Session::try_broadcast) only.
+    type Sink: Sink<Self::Message, Error: fmt::Debug> + Send + 'static;
+    /// What a participant's own stream to us is; given to the embedder's handler as it is.
+    type Incoming: Send + 'static;
+
+    /// What happens in the room. Asked for once, before [`participants`](Self::participants). The room updates its
+    /// list before it emits an event; a stream that ends means that the room is closed.
+    fn events(&self) -> impl Stream<Item = RoomEvent<Self::Incoming>> + Send + 'static;
+
+    /// Who is here already when the session starts: those for whom no event will come.
+    fn participants(&self) -> Vec<Presence>;
+
+    /// Who is here now under `identity`. Called from the event loop: short, and without blocking.
+    fn present(&self, identity: &ParticipantIdentity) -> Option<Presence>;
+
+    /// Opens a stream to the participant. The session drops the future if it takes too long, if the participant leaves,
+    /// or if a newer instance comes. A sink with long writes reports them to `progress`.
+    fn open(
+        &self,
+        to: &Presence,
+        progress: Progress,
+    ) -> impl Future<Output = Result<Self::Sink, OpenError>> + Send;
+
+    /// Takes the sink of a participant that has ended, with the reason, to say goodbye and let go of it.
+    ///
+    /// Called on a flush shard: what takes time goes into the future, which the session runs (at most
+    /// [`retire_timeout`](crate::SessionBuilder::retire_timeout)) and then drops. By default the sink is dropped.
+    fn retire(
+        &self,
+        sink: Pin<Box<Self::Sink>>,
+        participant: &Participant<Self::Message>,
+        reason: EndReason,
+    ) -> Option<Goodbye> {
+        let _ = (participant, reason);
+        drop(sink);
+        None
+    }
+}
+
+/// What a room still has to do for a participant that has ended.
+pub type Goodbye = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A participant as its room sees it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Presence {
+    /// Who it is.
+    pub identity: ParticipantIdentity,
+    /// Its connection.
+    pub sid: ParticipantSid,
+    /// When the connection joined, by the server's clock: milliseconds since the epoch. Of two connections of one
+    /// identity the later one wins.
+    pub joined_at: u64,
+    /// What the room tells of it; `protocolVersion` is looked at unless a protocol was negotiated.
+    pub attributes: Attributes,
+    /// What its transport negotiated with it; then no version is checked.
+    pub negotiated: Option<Arc<str>>,
+}
+
+impl Presence {
+    /// A participant without attributes.
+    #[must_use]
+    pub fn new(identity: ParticipantIdentity, sid: ParticipantSid, joined_at: u64) -> Self {
+        Self { identity, sid, joined_at, attributes: Attributes::default(), negotiated: None }
+    }
+
+    /// The same with an attribute more.
+    #[must_use]
+    pub fn with_attribute(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        Arc::make_mut(&mut self.attributes).insert(key.into(), value.into());
+        self
+    }
+
+    /// The same, speaking what its transport has negotiated.
+    #[must_use]
+    pub fn with_negotiated(mut self, protocol: impl Into<Arc<str>>) -> Self {
+        self.negotiated = Some(protocol.into());
+        self
+    }
+}
+
+/// What happens in a room.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RoomEvent<I> {
+    /// A participant can be written to from now on.
+    Active(Presence),
+    /// A connection is gone.
+    Disconnected {
+        /// Whose it was.
+        identity: ParticipantIdentity,
+        /// Which one.
+        sid: ParticipantSid,
+    },
+    /// A participant has opened its own stream to us.
+    StreamOpened {
+        /// Whose it is.
+        identity: ParticipantIdentity,
+        /// On which connection.
+        sid: ParticipantSid,
+        /// The stream.
+        stream: I,
+    },
+    /// The uplink takes nothing: publishers are held back, write time-outs don't run.
+    UplinkStalled,
+    /// The uplink takes bytes again.
+    UplinkFlowing,
+    /// The room is closed: the session ends, with this as its reason.
+    Closed(String),
+}
+
+/// Why a stream to a participant could not be opened; the session tries again with back-off while it is present.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The participant isn't there any more.
+    #[error("the participant is not present")]
+    NotPresent,
+    /// The transport failed.
+    #[error("the transport failed: {0}")]
+    Transport(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl OpenError {
+    /// Wraps what the transport says.
+    pub fn transport(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Transport(error.into())
+    }
+}

@@ -1,0 +1,3 @@
+//! What viewers ask for: channels, subscriptions, assets.
+
+mod frame;
