@@ -9,12 +9,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use lanecast::protocol::client::{self, Subscription};
-use lanecast::protocol::server::{
-    self, Capability, Channel, Service, ServiceCall, ServiceSchema, StatusLevel,
-};
+use lanecast::protocol::server::{self, Capability, Channel, Service, ServiceCall, ServiceSchema, StatusLevel};
 use lanecast::protocol::{
-    ClientMessage, DecodeError, Frame, FrameKind, Parameter, ParameterValue, Schema, SchemaTable,
-    ServerMessage,
+    ClientMessage, DecodeError, Frame, FrameKind, Parameter, ParameterValue, Schema, SchemaTable, ServerMessage,
 };
 use serde_json::{Value, json};
 
@@ -60,8 +57,7 @@ struct Vector {
 }
 
 fn vectors() -> Vec<Vector> {
-    let entries: Vec<Value> =
-        serde_json::from_str(include_str!("data/foxglove-0.30.3.json")).unwrap();
+    let entries: Vec<Value> = serde_json::from_str(include_str!("data/foxglove-0.30.3.json")).unwrap();
     let text = |entry: &Value, key: &str| entry[key].as_str().unwrap().to_owned();
     let vectors = entries.iter().map(|entry| {
         let (kind, data) = match entry["kind"].as_str().unwrap() {
@@ -82,13 +78,8 @@ fn vectors() -> Vec<Vector> {
 }
 
 fn unhex(hex: &str) -> Bytes {
-    let digits = hex
-        .as_bytes()
-        .chunks(2)
-        .map(|pair| str::from_utf8(pair).unwrap());
-    digits
-        .map(|pair| u8::from_str_radix(pair, 16).unwrap())
-        .collect()
+    let digits = hex.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).unwrap());
+    digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
 }
 
 /// The fields of a binary vector; those of 64 bits are strings.
@@ -124,12 +115,7 @@ fn strings(items: &[&str]) -> Vec<String> {
 }
 
 fn channel(id: u64, topic: &str, encoding: &str, schema: Option<&Arc<Schema>>) -> Channel {
-    Channel {
-        id,
-        topic: topic.into(),
-        encoding: encoding.into(),
-        schema: schema.cloned(),
-    }
+    Channel { id, topic: topic.into(), encoding: encoding.into(), schema: schema.cloned() }
 }
 
 fn jsonschema(name: &str, data: &'static str) -> Schema {
@@ -152,10 +138,7 @@ fn parameters() -> Vec<Parameter> {
         Parameter::new("b", ParameterValue::Bytes(Bytes::from_static(&[0, 1, 255]))),
         Parameter::new("t", ParameterValue::Bool(true)),
         Parameter::new("d", ParameterValue::Dict(dict)),
-        Parameter {
-            name: "e".into(),
-            value: None,
-        },
+        Parameter { name: "e".into(), value: None },
     ]
 }
 
@@ -169,15 +152,10 @@ fn expected(vector: &Vector) -> Message {
 
 fn expected_from_server(vector: &Vector) -> ServerMessage {
     let advertise = |channels| ServerMessage::Advertise(server::Advertise { channels });
-    let services =
-        |services| ServerMessage::AdvertiseServices(server::AdvertiseServices { services });
+    let services = |services| ServerMessage::AdvertiseServices(server::AdvertiseServices { services });
     let status = |level, message: &str, id: Option<&str>| {
         let id = id.map(str::to_owned);
-        ServerMessage::Status(server::Status {
-            level,
-            message: message.into(),
-            id,
-        })
+        ServerMessage::Status(server::Status { level, message: message.into(), id })
     };
     match vector.name.as_str() {
         "MessageData" => ServerMessage::MessageData(server::MessageData {
@@ -185,22 +163,16 @@ fn expected_from_server(vector: &Vector) -> ServerMessage {
             log_time_ns: vector.u64("logTime"),
             payload: vector.payload(),
         }),
-        "Time" => ServerMessage::Time(server::Time {
-            timestamp_ns: vector.u64("timestamp"),
-        }),
+        "Time" => ServerMessage::Time(server::Time { timestamp_ns: vector.u64("timestamp") }),
         "ServiceCallResponse" => ServerMessage::ServiceCallResponse(vector.call()),
-        "FetchAssetResponse.data" => {
-            ServerMessage::FetchAssetResponse(server::FetchAssetResponse {
-                request_id: vector.u32("requestId"),
-                result: Ok(vector.payload()),
-            })
-        }
-        "FetchAssetResponse.error" => {
-            ServerMessage::FetchAssetResponse(server::FetchAssetResponse {
-                request_id: vector.u32("requestId"),
-                result: Err(vector.text("error")),
-            })
-        }
+        "FetchAssetResponse.data" => ServerMessage::FetchAssetResponse(server::FetchAssetResponse {
+            request_id: vector.u32("requestId"),
+            result: Ok(vector.payload()),
+        }),
+        "FetchAssetResponse.error" => ServerMessage::FetchAssetResponse(server::FetchAssetResponse {
+            request_id: vector.u32("requestId"),
+            result: Err(vector.text("error")),
+        }),
         "ServerInfo" => ServerMessage::ServerInfo(server::ServerInfo {
             name: "rig-7".into(),
             capabilities: vec![
@@ -216,16 +188,13 @@ fn expected_from_server(vector: &Vector) -> ServerMessage {
             metadata: BTreeMap::from([("rosDistro".to_owned(), "jazzy".to_owned())]),
             session_id: Some("s-1".into()),
         }),
-        "ServerInfo.minimal" => ServerMessage::ServerInfo(server::ServerInfo {
-            name: "x".into(),
-            ..Default::default()
-        }),
+        "ServerInfo.minimal" => {
+            ServerMessage::ServerInfo(server::ServerInfo { name: "x".into(), ..Default::default() })
+        }
         "Status.info" => status(StatusLevel::Info, "a", None),
         "Status.warning" => status(StatusLevel::Warning, "b", Some("id-1")),
         "Status.error" => status(StatusLevel::Error, "c", None),
-        "RemoveStatus" => ServerMessage::RemoveStatus(server::RemoveStatus {
-            status_ids: strings(&["id-1", "id-2"]),
-        }),
+        "RemoveStatus" => ServerMessage::RemoveStatus(server::RemoveStatus { status_ids: strings(&["id-1", "id-2"]) }),
         "Advertise.jsonschema" => {
             let schema = Arc::new(jsonschema("Imu", r#"{"type":"object"}"#));
             advertise(vec![channel(1, "/imu", "json", Some(&schema))])
@@ -237,14 +206,9 @@ fn expected_from_server(vector: &Vector) -> ServerMessage {
             channel(2, "/imu2", "protobuf", Some(&protobuf())),
             channel(3, "/raw", "json", None),
         ]),
-        "Unadvertise" => ServerMessage::Unadvertise(server::Unadvertise {
-            channel_ids: vec![1, 2],
-        }),
+        "Unadvertise" => ServerMessage::Unadvertise(server::Unadvertise { channel_ids: vec![1, 2] }),
         "AdvertiseServices" => {
-            let described = |name| ServiceSchema::Described {
-                encoding: "json".into(),
-                schema: jsonschema(name, "{}"),
-            };
+            let described = |name| ServiceSchema::Described { encoding: "json".into(), schema: jsonschema(name, "{}") };
             services(vec![Service {
                 id: 1,
                 name: "/reset".into(),
@@ -260,24 +224,21 @@ fn expected_from_server(vector: &Vector) -> ServerMessage {
             request: ServiceSchema::Text(String::new()),
             response: ServiceSchema::Text(String::new()),
         }]),
-        "UnadvertiseServices" => ServerMessage::UnadvertiseServices(server::UnadvertiseServices {
-            service_ids: vec![1, 2],
-        }),
+        "UnadvertiseServices" => {
+            ServerMessage::UnadvertiseServices(server::UnadvertiseServices { service_ids: vec![1, 2] })
+        }
         "ServiceCallFailure" => ServerMessage::ServiceCallFailure(server::ServiceCallFailure {
             service_id: 1,
             call_id: 2,
             message: "busy".into(),
         }),
-        "ParameterValues" => ServerMessage::ParameterValues(server::ParameterValues {
-            id: Some("r1".into()),
-            parameters: parameters(),
-        }),
-        "ConnectionGraphUpdate" => {
-            ServerMessage::ConnectionGraphUpdate(server::ConnectionGraphUpdate {
-                removed_topics: strings(&["/old"]),
-                ..Default::default()
-            })
+        "ParameterValues" => {
+            ServerMessage::ParameterValues(server::ParameterValues { id: Some("r1".into()), parameters: parameters() })
         }
+        "ConnectionGraphUpdate" => ServerMessage::ConnectionGraphUpdate(server::ConnectionGraphUpdate {
+            removed_topics: strings(&["/old"]),
+            ..Default::default()
+        }),
         other => panic!("no message for the vector {other}"),
     }
 }
@@ -291,63 +252,40 @@ fn expected_from_client(vector: &Vector) -> ClientMessage {
         "ServiceCallRequest" => ClientMessage::ServiceCallRequest(vector.call()),
         "Subscribe" => ClientMessage::Subscribe(client::Subscribe {
             subscriptions: vec![
-                Subscription {
-                    id: 1,
-                    channel_id: 10,
-                },
-                Subscription {
-                    id: 2,
-                    channel_id: 4_503_599_627_370_495,
-                },
+                Subscription { id: 1, channel_id: 10 },
+                Subscription { id: 2, channel_id: 4_503_599_627_370_495 },
             ],
         }),
-        "Unsubscribe" => ClientMessage::Unsubscribe(client::Unsubscribe {
-            subscription_ids: vec![1, 2],
-        }),
-        "FetchAsset" => ClientMessage::FetchAsset(client::FetchAsset {
-            request_id: 1,
-            uri: "package://robot/base.stl".into(),
-        }),
+        "Unsubscribe" => ClientMessage::Unsubscribe(client::Unsubscribe { subscription_ids: vec![1, 2] }),
+        "FetchAsset" => {
+            ClientMessage::FetchAsset(client::FetchAsset { request_id: 1, uri: "package://robot/base.stl".into() })
+        }
         "GetParameters" => ClientMessage::GetParameters(client::GetParameters {
             parameter_names: strings(&["a", "b"]),
             id: Some("r1".into()),
         }),
-        "SetParameters" => ClientMessage::SetParameters(client::SetParameters {
-            id: Some("r2".into()),
-            parameters: parameters(),
-        }),
-        "SubscribeParameterUpdates" => {
-            ClientMessage::SubscribeParameterUpdates(client::SubscribeParameterUpdates {
-                parameter_names: strings(&["a"]),
-            })
+        "SetParameters" => {
+            ClientMessage::SetParameters(client::SetParameters { id: Some("r2".into()), parameters: parameters() })
         }
+        "SubscribeParameterUpdates" => ClientMessage::SubscribeParameterUpdates(client::SubscribeParameterUpdates {
+            parameter_names: strings(&["a"]),
+        }),
         "UnsubscribeParameterUpdates" => {
             ClientMessage::UnsubscribeParameterUpdates(client::UnsubscribeParameterUpdates {
                 parameter_names: strings(&["a"]),
             })
         }
-        "Unadvertise" => ClientMessage::Unadvertise(client::Unadvertise {
-            channel_ids: vec![1],
-        }),
+        "Unadvertise" => ClientMessage::Unadvertise(client::Unadvertise { channel_ids: vec![1] }),
         other => panic!("no message for the vector {other}"),
     }
 }
 
 /// Messages that no vector shows.
 fn further_messages() -> Vec<Message> {
-    let client_channel = |id, schema| client::Channel {
-        id,
-        topic: "/cmd".into(),
-        encoding: "json".into(),
-        schema,
-    };
-    let schema =
-        |name: &str, encoding: &str, data: &'static [u8]| Schema::new(name, encoding, data);
+    let client_channel = |id, schema| client::Channel { id, topic: "/cmd".into(), encoding: "json".into(), schema };
+    let schema = |name: &str, encoding: &str, data: &'static [u8]| Schema::new(name, encoding, data);
     let nested = ParameterValue::Array(vec![
-        ParameterValue::Dict(BTreeMap::from([(
-            "x".to_owned(),
-            ParameterValue::Float64Array(vec![0.1, -0.0]),
-        )])),
+        ParameterValue::Dict(BTreeMap::from([("x".to_owned(), ParameterValue::Float64Array(vec![0.1, -0.0]))])),
         ParameterValue::Float64(1e300),
         ParameterValue::Array(vec![]),
     ]);
@@ -362,10 +300,7 @@ fn further_messages() -> Vec<Message> {
         }),
         ClientMessage::SubscribeConnectionGraph,
         ClientMessage::UnsubscribeConnectionGraph,
-        ClientMessage::GetParameters(client::GetParameters {
-            parameter_names: vec![],
-            id: None,
-        }),
+        ClientMessage::GetParameters(client::GetParameters { parameter_names: vec![], id: None }),
         ClientMessage::SetParameters(client::SetParameters {
             id: None,
             parameters: vec![
@@ -377,47 +312,21 @@ fn further_messages() -> Vec<Message> {
     let server = [
         ServerMessage::Advertise(server::Advertise {
             channels: vec![
-                channel(
-                    u64::MAX,
-                    "/t",
-                    "cdr",
-                    Some(&Arc::new(schema("s/T", "ros2msg", b"int32 x"))),
-                ),
-                channel(
-                    0,
-                    "/ü",
-                    "x",
-                    Some(&Arc::new(schema("s", "unheard-of", "größer".as_bytes()))),
-                ),
+                channel(u64::MAX, "/t", "cdr", Some(&Arc::new(schema("s/T", "ros2msg", b"int32 x")))),
+                channel(0, "/ü", "x", Some(&Arc::new(schema("s", "unheard-of", "größer".as_bytes())))),
                 channel(1, "", "", Some(&Arc::new(schema("", "flatbuffer", b"")))),
             ],
         }),
         ServerMessage::ConnectionGraphUpdate(server::ConnectionGraphUpdate {
-            published_topics: vec![server::PublishedTopic {
-                name: "/a".into(),
-                publisher_ids: strings(&["p"]),
-            }],
-            subscribed_topics: vec![server::SubscribedTopic {
-                name: "/b".into(),
-                subscriber_ids: strings(&["s"]),
-            }],
-            advertised_services: vec![server::AdvertisedService {
-                name: "/c".into(),
-                provider_ids: vec![],
-            }],
+            published_topics: vec![server::PublishedTopic { name: "/a".into(), publisher_ids: strings(&["p"]) }],
+            subscribed_topics: vec![server::SubscribedTopic { name: "/b".into(), subscriber_ids: strings(&["s"]) }],
+            advertised_services: vec![server::AdvertisedService { name: "/c".into(), provider_ids: vec![] }],
             removed_topics: vec![],
             removed_services: strings(&["/d"]),
         }),
-        ServerMessage::ParameterValues(server::ParameterValues {
-            id: None,
-            parameters: vec![],
-        }),
+        ServerMessage::ParameterValues(server::ParameterValues { id: None, parameters: vec![] }),
     ];
-    client
-        .map(Message::Client)
-        .into_iter()
-        .chain(server.map(Message::Server))
-        .collect()
+    client.map(Message::Client).into_iter().chain(server.map(Message::Server)).collect()
 }
 
 fn assert_same_bytes(frame: &Frame, kind: FrameKind, data: &Bytes, context: &str) {
@@ -457,20 +366,13 @@ fn every_vector_encodes_and_decodes_exactly() {
     }
     assert_eq!(checked, 44);
     assert_eq!(later.len(), 8);
-    assert!(
-        later.iter().all(|(version, _)| version == "v2"),
-        "{later:?}"
-    );
+    assert!(later.iter().all(|(version, _)| version == "v2"), "{later:?}");
 }
 
 #[test]
 fn decoding_undoes_encoding() {
-    let from_vectors = vectors()
-        .into_iter()
-        .filter(|vector| vector.version != "v2");
-    let messages = from_vectors
-        .map(|vector| expected(&vector))
-        .chain(further_messages());
+    let from_vectors = vectors().into_iter().filter(|vector| vector.version != "v2");
+    let messages = from_vectors.map(|vector| expected(&vector)).chain(further_messages());
     for message in messages {
         let frame = message.encode();
         let decoded = Message::decode(message.side(), frame.kind(), &frame.to_bytes());
@@ -484,22 +386,13 @@ fn client_advertisements_name_only_what_there_is() {
     let json: Value = serde_json::from_slice(&frame.to_bytes()).unwrap();
     let common = |id: u32, more: Value| {
         let mut object = json!({"id": id, "topic": "/cmd", "encoding": "json"});
-        object
-            .as_object_mut()
-            .unwrap()
-            .extend(more.as_object().unwrap().clone());
+        object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         object
     };
     let channels = [
         common(1, json!({"schemaName": ""})),
-        common(
-            2,
-            json!({"schemaName": "Cmd", "schemaEncoding": "jsonschema", "schema": "{}"}),
-        ),
-        common(
-            3,
-            json!({"schemaName": "pkg.Cmd", "schemaEncoding": "protobuf", "schema": "/wA="}),
-        ),
+        common(2, json!({"schemaName": "Cmd", "schemaEncoding": "jsonschema", "schema": "{}"})),
+        common(3, json!({"schemaName": "pkg.Cmd", "schemaEncoding": "protobuf", "schema": "/wA="})),
         common(4, json!({"schemaName": "std_msgs/String"})),
     ];
     assert_eq!(json, json!({"op": "advertise", "channels": channels}));
@@ -510,9 +403,7 @@ fn a_schema_table_keeps_its_numbers_from_message_to_message() {
     let mut table = SchemaTable::new();
     let other = Arc::new(jsonschema("Other", "{}"));
     let mut ids = |schema: &Arc<Schema>| {
-        let advertise = server::Advertise {
-            channels: vec![channel(1, "/t", "json", Some(schema))],
-        };
+        let advertise = server::Advertise { channels: vec![channel(1, "/t", "json", Some(schema))] };
         let bytes = advertise.encode_with_table(&mut table).to_bytes();
         let decoded = ServerMessage::decode(FrameKind::Text, &bytes);
         assert_eq!(decoded, Ok(ServerMessage::Advertise(advertise)));
@@ -527,17 +418,12 @@ fn a_schema_table_keeps_its_numbers_from_message_to_message() {
 #[test]
 fn payloads_are_shared_not_copied() {
     let payload = Bytes::from(vec![7; 100]);
-    let data = server::MessageData {
-        subscription_id: 1,
-        log_time_ns: 2,
-        payload: payload.clone(),
-    };
+    let data = server::MessageData { subscription_id: 1, log_time_ns: 2, payload: payload.clone() };
     let frame = ServerMessage::MessageData(data).encode();
     assert_eq!(frame.payload().as_ptr(), payload.as_ptr());
 
     let wire = frame.to_bytes();
-    let Ok(ServerMessage::MessageData(data)) = ServerMessage::decode(FrameKind::Binary, &wire)
-    else {
+    let Ok(ServerMessage::MessageData(data)) = ServerMessage::decode(FrameKind::Binary, &wire) else {
         panic!("not message data");
     };
     assert_eq!(data.payload.as_ptr(), wire[13..].as_ptr());
@@ -593,8 +479,5 @@ fn no_bytes_make_decoding_panic() {
             decoded += survive(&bytes.into());
         }
     }
-    assert!(
-        decoded > 10_000,
-        "only {decoded} decoded: the rubbish is too far from the real thing"
-    );
+    assert!(decoded > 10_000, "only {decoded} decoded: the rubbish is too far from the real thing");
 }

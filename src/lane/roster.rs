@@ -2,7 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
-use super::topic::{Counted, SubscriptionTag, Topic};
+use super::topic::{Counted, SubscriptionTag, TopicKey};
 
 /// What became of a request to subscribe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +29,8 @@ pub enum Unsubscribed {
 /// See the [module](self).
 #[derive(Default)]
 pub(crate) struct Roster {
-    topics: FxHashMap<Topic, Vec<Seat>>,
-    members: FxHashMap<u32, FxHashMap<Topic, Place>>,
+    topics: FxHashMap<TopicKey, Vec<Seat>>,
+    members: FxHashMap<u32, FxHashMap<TopicKey, Place>>,
 }
 
 /// A member in a topic's list.
@@ -48,13 +48,13 @@ struct Place {
 
 impl Roster {
     /// The subscribers of `topic` in this shard.
-    pub(crate) fn seats(&self, topic: &Topic) -> &[Seat] {
-        self.topics.get(topic).map_or(&[], Vec::as_slice)
+    pub(crate) fn seats(&self, topic: TopicKey) -> &[Seat] {
+        self.topics.get(&topic).map_or(&[], Vec::as_slice)
     }
 
     pub(crate) fn subscribe(&mut self, slot: u32, counted: Counted, tag: SubscriptionTag) -> Subscribed {
-        let topic = counted.topic().clone();
-        let seats = self.topics.entry(topic.clone()).or_default();
+        let topic = counted.topic();
+        let seats = self.topics.entry(topic).or_default();
         let places = self.members.entry(slot).or_default();
         if let Some(place) = places.get(&topic) {
             seats[place.index].tag = tag;
@@ -65,8 +65,8 @@ impl Roster {
         Subscribed::New
     }
 
-    pub(crate) fn unsubscribe(&mut self, slot: u32, topic: &Topic) -> Unsubscribed {
-        let place = self.members.get_mut(&slot).and_then(|places| places.remove(topic));
+    pub(crate) fn unsubscribe(&mut self, slot: u32, topic: TopicKey) -> Unsubscribed {
+        let place = self.members.get_mut(&slot).and_then(|places| places.remove(&topic));
         let Some(place) = place else { return Unsubscribed::NotSubscribed };
         self.vacate(topic, place.index);
         if self.members.get(&slot).is_some_and(FxHashMap::is_empty) {
@@ -78,21 +78,21 @@ impl Roster {
     /// Ends all subscriptions of a member that leaves.
     pub(crate) fn remove(&mut self, slot: u32) {
         for (topic, place) in self.members.remove(&slot).into_iter().flatten() {
-            self.vacate(&topic, place.index);
+            self.vacate(topic, place.index);
         }
     }
 
-    fn vacate(&mut self, topic: &Topic, index: usize) {
-        let seats = self.topics.get_mut(topic).expect("a topic with a place has a list");
+    fn vacate(&mut self, topic: TopicKey, index: usize) {
+        let seats = self.topics.get_mut(&topic).expect("a topic with a place has a list");
         seats.swap_remove(index);
         match seats.get(index).copied() {
             Some(moved) => {
                 let places = self.members.get_mut(&moved.slot);
-                let place = places.and_then(|places| places.get_mut(topic));
+                let place = places.and_then(|places| places.get_mut(&topic));
                 place.expect("a seat belongs to a member with a place").index = index;
             }
             None if seats.is_empty() => {
-                self.topics.remove(topic);
+                self.topics.remove(&topic);
             }
             None => {}
         }

@@ -46,7 +46,7 @@ use super::account::{EndReason, Tally};
 use super::member::{Fault, Member, Newcomer, Owner, Round, Shelf, Stand, TurnEntry, Visit};
 use super::outbox::Port;
 use super::roster::{Roster, Subscribed, Unsubscribed};
-use super::topic::{Audience, Counted, SubscriptionTag, Topic};
+use super::topic::{Audience, Counted, SubscriptionTag, TopicKey};
 use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 
 /// How many members a shard has room for.
@@ -66,7 +66,7 @@ pub(crate) enum Command<M> {
     /// Deliver the initial messages, then everything that has gathered.
     Begin { slot: usize, key: u64, initial: Vec<M> },
     Subscribe { slot: usize, key: u64, counted: Counted, tag: SubscriptionTag, reply: oneshot::Sender<Subscribed> },
-    Unsubscribe { slot: usize, key: u64, topic: Topic, reply: oneshot::Sender<Unsubscribed> },
+    Unsubscribe { slot: usize, key: u64, topic: TopicKey, reply: oneshot::Sender<Unsubscribed> },
 }
 
 /// A newcomer, and whom to tell where it was admitted.
@@ -323,7 +323,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         match taken.audience {
             Audience::All => self.turn.to_all.push(index),
             Audience::Topic(topic) => {
-                let seats = self.roster.seats(&topic);
+                let seats = self.roster.seats(topic.key());
                 if seats.is_empty() {
                     self.position += 1;
                     return true;
@@ -467,7 +467,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                 let known = self.member(slot, key).is_some();
                 let seat = u32::try_from(slot).expect("a shard holds fewer members");
                 let outcome =
-                    if known { self.roster.unsubscribe(seat, &topic) } else { Unsubscribed::NotSubscribed };
+                    if known { self.roster.unsubscribe(seat, topic) } else { Unsubscribed::NotSubscribed };
                 let _ = reply.send(outcome);
             }
         }

@@ -1,7 +1,6 @@
 //! Topics: whom a broadcast is for when it isn't for everybody.
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::sync::{AtomicUsize, Ordering};
@@ -41,18 +40,22 @@ impl Topic {
         Counted(self.clone())
     }
 
-    /// The address of the count: what makes this topic itself.
-    fn key(&self) -> usize {
-        Arc::as_ptr(&self.0) as usize
+    /// What makes this topic itself.
+    pub(crate) fn key(&self) -> TopicKey {
+        TopicKey(Arc::as_ptr(&self.0) as usize)
     }
 }
+
+/// A topic's address: unique for as long as the topic, or anybody [`Counted`] in it, lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TopicKey(usize);
 
 /// A subscriber in its topic's count.
 pub(crate) struct Counted(Topic);
 
 impl Counted {
-    pub(crate) fn topic(&self) -> &Topic {
-        &self.0
+    pub(crate) fn topic(&self) -> TopicKey {
+        self.0.key()
     }
 }
 
@@ -75,12 +78,6 @@ impl PartialEq for Topic {
 }
 
 impl Eq for Topic {}
-
-impl Hash for Topic {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.key().hash(state);
-    }
-}
 
 impl fmt::Debug for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

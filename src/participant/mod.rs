@@ -14,6 +14,7 @@ use tokio::sync::{SetOnce, mpsc, oneshot};
 use tokio::time::Instant;
 
 pub use self::error::{SendError, TrySendError};
+pub(crate) use self::version::VERSION_ATTRIBUTE;
 pub use self::version::{IncompatibleVersion, Protocol};
 
 use self::pending::PendingResets;
@@ -218,7 +219,7 @@ impl<M: Message> Participant<M> {
     pub async fn unsubscribe(&self, topic: &Topic) -> Unsubscribed {
         let (reply, answer) = oneshot::channel();
         let slot = self.0.outbox.slot();
-        let command = Command::Unsubscribe { slot, key: self.0.client_id.get(), topic: topic.clone(), reply };
+        let command = Command::Unsubscribe { slot, key: self.0.client_id.get(), topic: topic.key(), reply };
         if self.0.home.commands.send(command).await.is_err() {
             return Unsubscribed::NotSubscribed;
         }

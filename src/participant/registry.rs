@@ -164,9 +164,10 @@ impl<P: Instance> Registry<P> {
         self.slots.len()
     }
 
-    /// How many sids have an entry; the same as [`len`](Self::len) when things are quiet.
-    pub(crate) fn sids(&self) -> usize {
-        self.by_sid.len()
+    /// Forgets everybody. The caller has ended them.
+    pub(crate) fn clear(&self) {
+        self.slots.clear();
+        self.by_sid.clear();
     }
 }
 

@@ -1,0 +1,133 @@
+//! How a session ends.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::Shared;
+use super::error::CloseError;
+use super::events::SessionEvent;
+use crate::lane::{Account, EndReason};
+use crate::participant::registry::Instance;
+use crate::room::Room;
+use crate::sync::Ordering;
+
+/// How long tasks that were cancelled may take to end before they are reported as stuck: none has anything to wait for.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What a session came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CloseReport {
+    /// What became of all messages; nothing waits any more.
+    pub account: Account,
+    /// How long closing took.
+    pub took: Duration,
+    /// Why the room closed, if it was the room.
+    pub room_closed: Option<String>,
+}
+
+/// The session's own tasks.
+#[derive(Debug, Default)]
+pub(crate) struct Running(Mutex<Vec<JoinHandle<()>>>);
+
+impl Running {
+    /// Set once, right after the tasks were started.
+    pub(crate) fn set(&self, tasks: Vec<JoinHandle<()>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
+    }
+
+    fn take(&self) -> Vec<JoinHandle<()>> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<R: Room> Shared<R> {
+    /// Starts closing, unless somebody has. The log is sealed and joins are stopped when this returns.
+    pub(crate) fn start_close(self: &Arc<Self>, deadline: Duration, room_closed: Option<String>) {
+        if self.closing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        tracing::info!(?deadline, room_closed, "session closing");
+        self.stop.cancel();
+        self.log.seal();
+        // In a task of its own, so that it goes on if whoever asked stops waiting.
+        self.runtime.spawn(Arc::clone(self).close(deadline, room_closed));
+    }
+
+    async fn close(self: Arc<Self>, deadline: Duration, room_closed: Option<String>) {
+        let begun = Instant::now();
+        let until = begun + deadline;
+        let mut running = self.running.take();
+        let mut panicked = false;
+        // The event loop first, then the shards, which end by themselves when everything is delivered.
+        if timeout_at(until, join_all(&mut running, &mut panicked)).await.is_err() {
+            self.abort();
+            // Whoever is left after that is counted below.
+            let _ = timeout(GRACE, join_all(&mut running, &mut panicked)).await;
+        }
+        self.tasks.close();
+        if timeout_at(until, self.tasks.wait()).await.is_err() {
+            self.abandoned.cancel();
+            let _ = timeout(GRACE, self.tasks.wait()).await;
+        }
+        let left = running.iter().filter(|task| !task.is_finished()).count() + self.tasks.len();
+        for participant in self.registry.live() {
+            participant.end(EndReason::SessionClosed);
+        }
+        self.registry.clear();
+        let report = CloseReport { account: self.account(), took: begun.elapsed(), room_closed };
+        tracing::info!(account = ?report.account, took = ?report.took, "session closed");
+        let outcome = match (left, panicked) {
+            (0, false) => Ok(report),
+            (0, true) => Err(CloseError::ShardPanicked(report)),
+            (tasks, _) => Err(CloseError::Stuck { tasks, report }),
+        };
+        // Only the one who set `closing` comes here.
+        let _ = self.ended.set(outcome);
+        self.emit(SessionEvent::Closed);
+    }
+
+    /// Has every shard tear down all it has.
+    fn abort(&self) {
+        for shard in &self.shards {
+            shard.gauge.abort.store(true, Ordering::Release);
+            shard.port.signal.wake();
+        }
+    }
+}
+
+/// Waits for the tasks one by one, the last first; those that have ended are taken out, so that it can be called again.
+async fn join_all(running: &mut Vec<JoinHandle<()>>, panicked: &mut bool) {
+    while let Some(task) = running.last_mut() {
+        *panicked |= task.await.is_err_and(|error| error.is_panic());
+        running.pop();
+    }
+}
+
+/// Ends the session if the shard it watches dies.
+pub(crate) struct ShardWatch<R: Room> {
+    session: Arc<Shared<R>>,
+    well: bool,
+}
+
+impl<R: Room> ShardWatch<R> {
+    pub(crate) fn new(session: Arc<Shared<R>>) -> Self {
+        Self { session, well: false }
+    }
+
+    pub(crate) fn ended_well(mut self) {
+        self.well = true;
+    }
+}
+
+impl<R: Room> Drop for ShardWatch<R> {
+    fn drop(&mut self) {
+        if !self.well {
+            tracing::error!("a flush shard died; the session ends");
+            self.session.start_close(Duration::ZERO, None);
+        }
+    }
+}

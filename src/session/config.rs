@@ -1,0 +1,266 @@
+//! How a session is set up.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::BuildError;
+use super::stream::ControlStream;
+use super::{Session, start};
+use crate::lane::Message;
+use crate::lane::outbox::{LARGEST_LIMITS, Limits};
+use crate::participant::{InFlight, IncompatibleVersion, Participant};
+use crate::room::{Presence, Room};
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+pub(crate) type Initial<M> = Arc<dyn Fn(Participant<M>) -> BoxFuture<Vec<M>> + Send + Sync>;
+pub(crate) type Refusal<M> = Arc<dyn Fn(&Presence, &IncompatibleVersion) -> Option<M> + Send + Sync>;
+pub(crate) type OnStream<R> = Arc<dyn Fn(ControlStream<R>) -> BoxFuture<()> + Send + Sync>;
+
+/// The settings, checked.
+pub(crate) struct Config<R: Room> {
+    pub(crate) limits: Limits,
+    pub(crate) in_flight: InFlight,
+    pub(crate) log_capacity: usize,
+    pub(crate) shards: usize,
+    pub(crate) write_timeout: Duration,
+    pub(crate) open_timeout: Duration,
+    pub(crate) retire_timeout: Duration,
+    pub(crate) concurrent_joins: usize,
+    pub(crate) backoff: Backoff,
+    pub(crate) event_capacity: usize,
+    pub(crate) initial: Initial<R::Message>,
+    pub(crate) refusal: Refusal<R::Message>,
+    pub(crate) on_stream: OnStream<R>,
+}
+
+/// How long a participant that failed again waits before its next attempt.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backoff {
+    pub(crate) first: Duration,
+    pub(crate) longest: Duration,
+}
+
+impl Backoff {
+    /// The wait before the attempt that follows `failures` failures in a row: none after the first, then doubling,
+    /// less up to half of it at random, so that those who failed together don't come back together.
+    pub(crate) fn delay(self, failures: u32) -> Duration {
+        let Some(doublings) = failures.checked_sub(2) else { return Duration::ZERO };
+        let full = self.first.saturating_mul(1 << doublings.min(20)).min(self.longest);
+        full.mul_f64(1.0 - fastrand::f64() / 2.0)
+    }
+}
+
+/// Sets up a [`Session`]. Every setting has a default that suits thousands of viewers.
+#[must_use = "a builder does nothing until it builds"]
+pub struct SessionBuilder<R: Room> {
+    room: R,
+    config: Config<R>,
+    shards: Option<usize>,
+}
+
+impl<R: Room> SessionBuilder<R> {
+    pub(crate) fn new(room: R) -> Self {
+        let config = Config {
+            limits: Limits { messages: 1024, bytes: 64 << 20 },
+            in_flight: InFlight { calls: 32, assets: 32 },
+            log_capacity: 1024,
+            shards: 1,
+            write_timeout: Duration::from_secs(5),
+            open_timeout: Duration::from_secs(5),
+            retire_timeout: Duration::from_secs(6),
+            concurrent_joins: 64,
+            backoff: Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(30) },
+            event_capacity: 1024,
+            initial: Arc::new(|_| Box::pin(std::future::ready(Vec::new()))),
+            refusal: Arc::new(|_, _| None),
+            on_stream: Arc::new(|stream| {
+                drop(stream);
+                Box::pin(std::future::ready(()))
+            }),
+        };
+        Self { room, config, shards: None }
+    }
+
+    /// How many messages may wait for one participant over both lanes before it is reset. Default 1,024: some seconds
+    /// of telemetry. At most 8,388,607.
+    pub fn queue_capacity(mut self, messages: u32) -> Self {
+        self.config.limits.messages = messages;
+        self
+    }
+
+    /// How many bytes may wait for one participant over both lanes before it is reset; a larger message is refused.
+    /// Default 64 MiB: four of the largest frames of the wire formats. At most 512 GiB.
+    pub fn queue_bytes(mut self, bytes: u64) -> Self {
+        self.config.limits.bytes = bytes;
+        self
+    }
+
+    /// How many broadcasts the log holds that some shard has yet to read. Default 1,024: a burst of that length
+    /// doesn't wait. More costs eight bytes a place, and what the messages hold.
+    pub fn log_capacity(mut self, broadcasts: usize) -> Self {
+        self.config.log_capacity = broadcasts;
+        self
+    }
+
+    /// How many flush shards carry messages to the participants. Default: one less than the runtime has workers, at
+    /// least one, which leaves a worker for everything else.
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// How long a write may go without progress before the participant is reset. Default 5 s: longer than a network
+    /// takes to retransmit, shorter than a viewer's patience.
+    pub fn write_timeout(mut self, timeout: Duration) -> Self {
+        self.config.write_timeout = timeout;
+        self
+    }
+
+    /// How long opening a stream may take, and how long computing the initial messages. Default 5 s each.
+    pub fn open_timeout(mut self, timeout: Duration) -> Self {
+        self.config.open_timeout = timeout;
+        self
+    }
+
+    /// How long a room may take to say goodbye to a participant that has ended. Default 6 s: a second more than a
+    /// WebSocket's closing handshake may.
+    pub fn retire_timeout(mut self, timeout: Duration) -> Self {
+        self.config.retire_timeout = timeout;
+        self
+    }
+
+    /// How many participants may be joining or being reset at once. Default 64: opening streams is mostly waiting.
+    pub fn concurrent_joins(mut self, joins: usize) -> Self {
+        self.config.concurrent_joins = joins;
+        self
+    }
+
+    /// How long a participant waits that was reset again, or could not be joined: `first`, doubled each time up to
+    /// `longest`, less up to half at random. Default 100 ms to 30 s. An instance that lasted longer than `longest`
+    /// starts anew; the first reset doesn't wait.
+    pub fn reset_backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.config.backoff = Backoff { first, longest };
+        self
+    }
+
+    /// How many service calls of one participant may be in flight. Default 32.
+    pub fn service_calls_in_flight(mut self, calls: u32) -> Self {
+        self.config.in_flight.calls = calls;
+        self
+    }
+
+    /// How many asset fetches of one participant may be in flight. Default 32.
+    pub fn asset_fetches_in_flight(mut self, fetches: u32) -> Self {
+        self.config.in_flight.assets = fetches;
+        self
+    }
+
+    /// How many events wait for a slow listener before it misses the oldest. Default 1,024.
+    pub fn event_capacity(mut self, events: usize) -> Self {
+        self.config.event_capacity = events;
+        self
+    }
+
+    /// What a participant gets first of all, at its join and after every reset.
+    ///
+    /// The closure runs after the participant's place in the log is fixed: every broadcast from there on follows the
+    /// initial messages. So change your state first and broadcast the change second; a change that races with a join
+    /// may be told twice, by the initial messages and by the broadcast, never not at all. The closure may send and
+    /// broadcast. It is given the session's open time-out; if it panics or takes longer, the join is tried again.
+    pub fn initial<F, Fut>(mut self, initial: F) -> Self
+    where
+        F: Fn(Participant<R::Message>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Vec<R::Message>> + Send + 'static,
+    {
+        self.config.initial = Arc::new(move |participant| Box::pin(initial(participant)));
+        self
+    }
+
+    /// What a participant with an incompatible protocol version is told, on a stream opened for that alone.
+    pub fn refusal<F>(mut self, refusal: F) -> Self
+    where
+        F: Fn(&Presence, &IncompatibleVersion) -> Option<R::Message> + Send + Sync + 'static,
+    {
+        self.config.refusal = Arc::new(refusal);
+        self
+    }
+
+    /// What is done with a participant's own stream to us. The future is dropped when its connection is gone or the
+    /// session closes. By default the stream is dropped.
+    pub fn on_stream<F, Fut>(mut self, handler: F) -> Self
+    where
+        F: Fn(ControlStream<R>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.config.on_stream = Arc::new(move |stream| Box::pin(handler(stream)));
+        self
+    }
+
+    /// Starts the session: its shards, its event loop, and the joins of all who are present.
+    ///
+    /// # Errors
+    /// [`BuildError`]: outside a tokio runtime, or if a setting makes no sense. Nothing has been started then.
+    pub fn build(mut self) -> Result<Session<R>, BuildError> {
+        self.check()?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
+        let spare = runtime.metrics().num_workers().saturating_sub(1).max(1);
+        self.config.shards = self.shards.unwrap_or(spare);
+        Ok(start(self.room, self.config, &runtime))
+    }
+
+    fn check(&self) -> Result<(), BuildError> {
+        let config = &self.config;
+        let positive = "at least 1";
+        let longer = "longer than zero";
+        let checks: [(&'static str, String, bool, &'static str); 9] = [
+            (
+                "queue_capacity",
+                config.limits.messages.to_string(),
+                (1..=LARGEST_LIMITS.messages).contains(&config.limits.messages),
+                "from 1 to 8,388,607",
+            ),
+            (
+                "queue_bytes",
+                config.limits.bytes.to_string(),
+                (1..=LARGEST_LIMITS.bytes).contains(&config.limits.bytes),
+                "from 1 to 512 GiB less 1",
+            ),
+            ("log_capacity", config.log_capacity.to_string(), config.log_capacity > 0, positive),
+            ("shards", format!("{:?}", self.shards), self.shards != Some(0), positive),
+            ("concurrent_joins", config.concurrent_joins.to_string(), config.concurrent_joins > 0, positive),
+            ("event_capacity", config.event_capacity.to_string(), config.event_capacity > 0, positive),
+            ("write_timeout", format!("{:?}", config.write_timeout), !config.write_timeout.is_zero(), longer),
+            ("open_timeout", format!("{:?}", config.open_timeout), !config.open_timeout.is_zero(), longer),
+            (
+                "reset_backoff",
+                format!("{:?} to {:?}", config.backoff.first, config.backoff.longest),
+                !config.backoff.first.is_zero() && config.backoff.first <= config.backoff.longest,
+                "longer than zero, and the longest at least the first",
+            ),
+        ];
+        match checks.into_iter().find(|(_, _, fine, _)| !fine) {
+            Some((setting, value, _, must)) => Err(BuildError::InvalidSetting { setting, value, must }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<R: Room> std::fmt::Debug for SessionBuilder<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionBuilder").field("limits", &self.config.limits).finish_non_exhaustive()
+    }
+}
+
+/// Most messages a visit hands on: a quarter of the capacity, so that a sink that keeps up is flushed, and its reactor
+/// has run, long before the rest could overflow.
+pub(crate) fn quota(limits: Limits) -> u32 {
+    (limits.messages / 4).max(1)
+}
+
+/// The most a message may hold.
+pub(crate) fn fits<M: Message>(message: &M, limits: Limits) -> bool {
+    message.byte_len() as u64 <= limits.bytes
+}

@@ -1,0 +1,176 @@
+//! What can go wrong with a session, by what was asked of it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::close::CloseReport;
+use crate::ids::ClientId;
+use crate::lane::EndReason;
+use crate::participant::IncompatibleVersion;
+
+/// Why no session was built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// A session runs its tasks on tokio: build it inside a runtime (with time enabled).
+    #[error("no tokio runtime here: build the session inside one")]
+    NoRuntime,
+    /// A setting makes no sense.
+    #[error("{setting} is {value}: it must be {must}")]
+    InvalidSetting {
+        /// Which one.
+        setting: &'static str,
+        /// What was given.
+        value: String,
+        /// What is allowed.
+        must: &'static str,
+    },
+}
+
+/// Why an attempt to join a participant ended without it being registered.
+///
+/// [`SessionEvent::Refused`](super::SessionEvent::Refused) and
+/// [`SessionEvent::JoinFailed`](super::SessionEvent::JoinFailed) carry it; the latter are tried again.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The room no longer has it. Nothing to do.
+    #[error("the participant left before it was registered")]
+    NotPresent,
+    /// An instance of the same identity that joined later is registered, or on its way. Nothing to do.
+    #[error("a later connection of the same identity is here already")]
+    Stale,
+    /// Its sid is registered already. Nothing to do.
+    #[error("its connection is registered already, as client {by}")]
+    Duplicate {
+        /// The instance that has the sid.
+        by: ClientId,
+    },
+    /// It speaks a protocol version that we don't; it was told so. It has to be updated.
+    #[error(transparent)]
+    Incompatible(#[from] IncompatibleVersion),
+    /// Its stream could not be opened. Tried again while it is present.
+    #[error("its stream could not be opened: {0}")]
+    Open(Arc<crate::room::OpenError>),
+    /// Opening its stream took too long. Tried again while it is present.
+    #[error("opening its stream took longer than {0:?}")]
+    OpenTimedOut(Duration),
+    /// Computing its initial messages took too long. Tried again while it is present: mend the closure.
+    #[error("computing its initial messages took longer than {0:?}")]
+    InitialTimedOut(Duration),
+    /// The closure for its initial messages panicked. Tried again while it is present: mend the closure.
+    #[error("the closure for its initial messages panicked")]
+    InitialPanicked,
+    /// It failed or overflowed while it joined. Tried again while it is present.
+    #[error("it ended while it joined: {0}")]
+    Ended(EndReason),
+    /// A newer connection of the same identity came while it joined, or it left. Nothing to do.
+    #[error("its join was superseded")]
+    Superseded,
+    /// The session is closing. Nothing to do.
+    #[error("the session is closing")]
+    SessionClosed,
+}
+
+impl JoinError {
+    /// Whether another attempt may succeed.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Open(_)
+                | Self::OpenTimedOut(_)
+                | Self::InitialTimedOut(_)
+                | Self::InitialPanicked
+                | Self::Ended(_)
+        )
+    }
+}
+
+/// Why a broadcast was not sent. The message comes back.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BroadcastError<M> {
+    /// The session is closed, or was closed while this broadcast waited.
+    #[error("the session is closed")]
+    Closed(M),
+    /// The message alone exceeds the session's byte limit: make it smaller, or the limit larger.
+    #[error("the message is larger than all that may wait for a participant")]
+    TooLarge(M),
+}
+
+/// Why a broadcast was not sent at once. The message comes back.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TryBroadcastError<M> {
+    /// The shards have to catch up, another publisher waits for that, or the uplink is stalled: try later, or wait with
+    /// [`broadcast`](super::Session::broadcast).
+    #[error("the broadcast log is full: try later, or wait")]
+    Full(M),
+    /// The session is closed.
+    #[error("the session is closed")]
+    Closed(M),
+    /// The message alone exceeds the session's byte limit: make it smaller, or the limit larger.
+    #[error("the message is larger than all that may wait for a participant")]
+    TooLarge(M),
+}
+
+impl<M> BroadcastError<M> {
+    /// The message that wasn't sent.
+    pub fn into_message(self) -> M {
+        match self {
+            Self::Closed(message) | Self::TooLarge(message) => message,
+        }
+    }
+}
+
+impl<M> TryBroadcastError<M> {
+    /// The message that wasn't sent.
+    pub fn into_message(self) -> M {
+        match self {
+            Self::Full(message) | Self::Closed(message) | Self::TooLarge(message) => message,
+        }
+    }
+}
+
+/// Names the variant, never the payload.
+impl<M> fmt::Debug for BroadcastError<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed(_) => "Closed(..)",
+            Self::TooLarge(_) => "TooLarge(..)",
+        })
+    }
+}
+
+/// Names the variant, never the payload.
+impl<M> fmt::Debug for TryBroadcastError<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => "Full(..)",
+            Self::Closed(_) => "Closed(..)",
+            Self::TooLarge(_) => "TooLarge(..)",
+        })
+    }
+}
+
+/// Why a session was not closed in good order.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloseError {
+    /// Called from within the session (the closure for initial messages, a stream handler, a sink), which would wait
+    /// for itself: call it from a task of your own.
+    #[error("close was called from within the session it closes")]
+    FromCallback,
+    /// A flush shard panicked, in code of a message or a room, and the session ended with it.
+    #[error("a flush shard panicked and ended the session")]
+    ShardPanicked(CloseReport),
+    /// A task of the session didn't end after it was cancelled: code of a sink or closure blocks its thread.
+    #[error("{tasks} tasks of the session didn't end: something blocks their threads")]
+    Stuck {
+        /// How many.
+        tasks: usize,
+        /// What the session came to so far.
+        report: CloseReport,
+    },
+}

@@ -1,0 +1,254 @@
+//! The session's event loop: it takes room events and pending resets in turn, decides, and never waits for anything
+//! else.
+//!
+//! What takes time (opening a stream, computing initial messages, backing off) is a [`Join`] in a task of its own, at
+//! most one per identity. It stands in `under_way` before anything is opened: a disconnect of its connection cancels
+//! it, a newer connection supersedes it. When it is done the loop asks the room once more, so that a disconnect that
+//! came while the stream opened leaves no ghost behind.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::task::{Id, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::error::JoinError;
+use super::events::{SessionEvent, Who};
+use super::join::Join;
+use super::stream::ControlStream;
+use super::{INSIDE, Shared};
+use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
+use crate::lane::EndReason;
+use crate::participant::Participant;
+use crate::participant::registry::Instance;
+use crate::room::{Presence, Room, RoomEvent};
+
+type Joined<R> = Result<Participant<<R as Room>::Message>, JoinError>;
+
+/// See the [module](self).
+pub(crate) struct EventLoop<R: Room> {
+    session: Arc<Shared<R>>,
+    under_way: HashMap<ParticipantIdentity, UnderWay>,
+    joins: JoinSet<Joined<R>>,
+    identities: HashMap<Id, ParticipantIdentity>,
+    /// Streams of participants that are present and not registered yet.
+    held: HashMap<ParticipantSid, R::Incoming>,
+    /// How the handler of each connection's stream is stopped.
+    handlers: HashMap<ParticipantSid, CancellationToken>,
+}
+
+/// The placeholder of a join.
+struct UnderWay {
+    sid: ParticipantSid,
+    joined_at: u64,
+    cancel: CancellationToken,
+    /// A newer connection, to be joined once this join has ended.
+    next: Option<Presence>,
+}
+
+impl<R: Room> EventLoop<R> {
+    pub(crate) fn new(session: Arc<Shared<R>>) -> Self {
+        Self {
+            session,
+            under_way: HashMap::new(),
+            joins: JoinSet::new(),
+            identities: HashMap::new(),
+            held: HashMap::new(),
+            handlers: HashMap::new(),
+        }
+    }
+
+    pub(crate) async fn run(mut self) {
+        let session = Arc::clone(&self.session);
+        // Listen first, then ask who is here: nobody falls between the two.
+        let mut events = pin!(session.room.events());
+        for presence in session.room.participants() {
+            self.on_active(&presence);
+        }
+        loop {
+            // Unbiased: neither events nor resets starve the others.
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(RoomEvent::Closed(reason)) => self.end(reason),
+                    Some(event) => self.on_event(event),
+                    None => self.end("its events ended".to_owned()),
+                },
+                // Taken out and handed to a task in the same poll.
+                (client_id, sid) = poll_fn(|cx| session.pending.poll_take(cx)) => self.on_reset(client_id, &sid),
+                Some(done) = self.joins.join_next_with_id() => match done {
+                    Ok((id, joined)) => self.on_joined(id, joined),
+                    Err(error) => {
+                        tracing::error!(%error, "a join panicked");
+                        self.on_joined(error.id(), Err(JoinError::Superseded));
+                    }
+                },
+                () = session.stop.cancelled() => break,
+            }
+        }
+        for under_way in self.under_way.values() {
+            under_way.cancel.cancel();
+        }
+        while self.joins.join_next().await.is_some() {}
+    }
+
+    /// The room is gone: nothing can be delivered any more.
+    fn end(&self, reason: String) {
+        self.session.start_close(Duration::ZERO, Some(reason));
+    }
+
+    fn on_event(&mut self, event: RoomEvent<R::Incoming>) {
+        match event {
+            RoomEvent::Active(presence) => self.on_active(&presence),
+            RoomEvent::Disconnected { identity, sid } => self.on_disconnected(&identity, &sid),
+            RoomEvent::StreamOpened { identity, sid, stream } => self.on_stream(identity, sid, stream),
+            RoomEvent::UplinkStalled => self.session.set_uplink(true),
+            RoomEvent::UplinkFlowing => self.session.set_uplink(false),
+            RoomEvent::Closed(reason) => self.end(reason),
+        }
+    }
+
+    fn on_active(&mut self, presence: &Presence) {
+        let session = &self.session;
+        if let Some(under_way) = self.under_way.get_mut(&presence.identity) {
+            let newest = under_way.next.as_ref().map_or((&under_way.sid, under_way.joined_at), |n| (&n.sid, n.joined_at));
+            if *newest.0 == presence.sid {
+                return;
+            }
+            if presence.joined_at < newest.1 {
+                return session.refuse(presence, &JoinError::Stale);
+            }
+            under_way.next = Some(presence.clone());
+            under_way.cancel.cancel();
+            return;
+        }
+        match session.registry.stored(&presence.identity) {
+            // Announced twice; or its reset is pending, which joins it.
+            Some(stored) if *stored.sid() == presence.sid => {}
+            Some(stored) if stored.joined_at() > presence.joined_at => session.refuse(presence, &JoinError::Stale),
+            _ => self.begin(presence, None, 0),
+        }
+    }
+
+    fn on_disconnected(&mut self, identity: &ParticipantIdentity, sid: &ParticipantSid) {
+        self.held.remove(sid);
+        if let Some(handler) = self.handlers.remove(sid) {
+            handler.cancel();
+        }
+        if let Some(under_way) = self.under_way.get_mut(identity) {
+            under_way.next.take_if(|next| next.sid == *sid);
+            if under_way.sid == *sid {
+                under_way.cancel.cancel();
+            }
+        }
+        let stored = self.session.registry.stored_by_sid(sid).filter(|stored| stored.identity() == identity);
+        match stored {
+            Some(participant) => self.dismiss(&participant),
+            None => tracing::debug!(%identity, %sid, "disconnect of a connection that isn't registered"),
+        }
+        self.reconcile(identity);
+    }
+
+    /// Takes out an instance whose connection is gone.
+    fn dismiss(&self, participant: &Participant<R::Message>) {
+        if self.session.registry.remove(participant) && participant.end(EndReason::Disconnected) {
+            tracing::info!(%participant, "left");
+            self.session.emit(SessionEvent::Left(Who::of(participant)));
+        }
+    }
+
+    fn on_reset(&mut self, client_id: ClientId, sid: &ParticipantSid) {
+        let session = Arc::clone(&self.session);
+        let stored = session.registry.stored_by_sid(sid).filter(|stored| stored.client_id() == client_id);
+        // Gone already: it left, or was replaced.
+        let Some(participant) = stored.filter(|stored| session.registry.remove(stored)) else { return };
+        let reason = participant.end_reason().unwrap_or(EndReason::Overflow);
+        tracing::info!(%participant, %reason, "reset");
+        session.emit(SessionEvent::Reset { who: Who::of(&participant), reason });
+        let identity = participant.identity();
+        if self.under_way.contains_key(identity) {
+            return;
+        }
+        let failures = if participant.age() > session.config.backoff.longest { 1 } else { participant.attempt() + 1 };
+        if let Some(now) = session.room.present(identity) {
+            self.begin(&now, Some(participant), failures);
+        }
+    }
+
+    fn begin(&mut self, presence: &Presence, after: Option<Participant<R::Message>>, failures: u32) {
+        let identity = presence.identity.clone();
+        let cancel = self.session.stop.child_token();
+        let join = Join {
+            session: Arc::clone(&self.session),
+            identity: identity.clone(),
+            after,
+            failures,
+            cancel: cancel.clone(),
+        };
+        let task = self.joins.spawn(join.run());
+        self.identities.insert(task.id(), identity.clone());
+        let (sid, joined_at) = (presence.sid.clone(), presence.joined_at);
+        self.under_way.insert(identity, UnderWay { sid, joined_at, cancel, next: None });
+    }
+
+    fn on_joined(&mut self, id: Id, joined: Joined<R>) {
+        let Some(identity) = self.identities.remove(&id) else { return };
+        let Some(under_way) = self.under_way.remove(&identity) else { return };
+        if let Ok(participant) = &joined {
+            // The disconnect may have come while the stream opened, when there was nothing to be removed.
+            let now = self.session.room.present(&identity);
+            if now.is_none_or(|now| now.sid != *participant.sid()) {
+                self.dismiss(participant);
+            } else if let Some(stream) = self.held.remove(participant.sid()) {
+                self.handle(identity.clone(), participant.sid().clone(), stream);
+            }
+        }
+        match (under_way.next, joined) {
+            (Some(next), _) => self.on_active(&next),
+            (None, Ok(_) | Err(JoinError::Superseded | JoinError::NotPresent)) => self.reconcile(&identity),
+            // Refused for good: asking again would only be refused again.
+            (None, Err(_)) => {
+                self.held.remove(&under_way.sid);
+            }
+        }
+    }
+
+    /// Joins what the room has for `identity` now, if it isn't registered or on its way.
+    fn reconcile(&mut self, identity: &ParticipantIdentity) {
+        if self.under_way.contains_key(identity) {
+            return;
+        }
+        if let Some(now) = self.session.room.present(identity) {
+            let stored = self.session.registry.stored(identity);
+            if stored.is_none_or(|stored| *stored.sid() != now.sid && stored.joined_at() <= now.joined_at) {
+                self.begin(&now, None, 0);
+            }
+        }
+    }
+
+    fn on_stream(&mut self, identity: ParticipantIdentity, sid: ParticipantSid, stream: R::Incoming) {
+        if self.session.registry.by_sid(&sid).is_some() {
+            return self.handle(identity, sid, stream);
+        }
+        if self.session.room.present(&identity).is_some_and(|now| now.sid == sid) {
+            self.held.insert(sid, stream);
+            return;
+        }
+        tracing::debug!(%identity, %sid, "stream of a connection that isn't present");
+        self.session.counters.stray_streams.add_one();
+    }
+
+    fn handle(&mut self, identity: ParticipantIdentity, sid: ParticipantSid, stream: R::Incoming) {
+        let stop = self.session.stop.child_token();
+        if let Some(earlier) = self.handlers.insert(sid.clone(), stop.clone()) {
+            earlier.cancel();
+        }
+        let session = Arc::downgrade(&self.session);
+        let handled = (self.session.config.on_stream)(ControlStream { identity, sid, stream, session });
+        let inside = INSIDE.scope(self.session.id, handled);
+        self.session.tasks.spawn_on(stop.run_until_cancelled_owned(inside), &self.session.runtime);
+    }
+}

@@ -1,0 +1,273 @@
+//! Joining one connection: open a stream, admit it to a shard, compute its initial messages, register it.
+//!
+//! The shard fixes the newcomer's position in the log before the initial messages are computed, and gathers what is
+//! broadcast from there on, so that nothing falls between the two (see [`shard`](crate::lane::shard)). Registration is
+//! the last step that can refuse it; the initial messages go to the shard in the same breath, so that whoever finds the
+//! participant in the registry sends behind them.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::{FutureExt, SinkExt};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::error::JoinError;
+use super::events::{SessionEvent, Who};
+use super::tenant::Tenant;
+use super::{INSIDE, ShardHandle, Shared};
+use crate::ids::ParticipantIdentity;
+use crate::lane::member::Newcomer;
+use crate::lane::shard::{Admission, Command};
+use crate::lane::{EndReason, Message, Progress};
+use crate::participant::registry::{Instance, Registration};
+use crate::participant::{Home, IncompatibleVersion, Participant, Profile, Protocol, VERSION_ATTRIBUTE};
+use crate::room::{Presence, Room};
+
+/// One join, from the first attempt to the last.
+pub(crate) struct Join<R: Room> {
+    pub(crate) session: Arc<Shared<R>>,
+    pub(crate) identity: ParticipantIdentity,
+    /// The instance whose sink has to be back with the room first.
+    pub(crate) after: Option<Participant<R::Message>>,
+    /// Failures in a row that led here.
+    pub(crate) failures: u32,
+    pub(crate) cancel: CancellationToken,
+}
+
+impl<R: Room> Join<R> {
+    /// Attempts with back-off until the participant is registered or there is no point in it.
+    pub(crate) async fn run(self) -> Result<Participant<R::Message>, JoinError> {
+        let cancel = self.cancel.clone();
+        let attempts = INSIDE.scope(self.session.id, self.attempt_all());
+        cancel.run_until_cancelled_owned(attempts).await.unwrap_or(Err(JoinError::Superseded))
+    }
+
+    async fn attempt_all(mut self) -> Result<Participant<R::Message>, JoinError> {
+        if let Some(prior) = self.after.take() {
+            prior.retired().await;
+        }
+        let mut wait = self.failures;
+        loop {
+            sleep(self.session.config.backoff.delay(wait)).await;
+            let Some(presence) = self.session.room.present(&self.identity) else {
+                return Err(JoinError::NotPresent);
+            };
+            match self.attempt(&presence).await {
+                Err(error) if error.may_pass() => {
+                    tracing::info!(identity = %self.identity, sid = %presence.sid, %error, "join failed");
+                    self.session.counters.failed_joins.add_one();
+                    let (identity, sid) = (presence.identity, presence.sid);
+                    self.session.emit(SessionEvent::JoinFailed { identity, sid, error });
+                    self.failures += 1;
+                    // Only a reset of an instance that worked may be followed by an attempt at once.
+                    wait = self.failures.max(2);
+                }
+                Err(error) => {
+                    self.session.refuse(&presence, &error);
+                    return Err(error);
+                }
+                Ok(participant) => return Ok(participant),
+            }
+        }
+    }
+
+    async fn attempt(&self, presence: &Presence) -> Result<Participant<R::Message>, JoinError> {
+        let session = &self.session;
+        check_place(session, presence)?;
+        let protocol = match protocol_of(presence) {
+            Ok(protocol) => protocol,
+            Err(incompatible) => {
+                self.tell_incompatible(presence, &incompatible).await;
+                return Err(incompatible.into());
+            }
+        };
+        let permit = session.permits.acquire().await.map_err(|_| JoinError::SessionClosed)?;
+        let progress = Progress::default();
+        let sink = open(session, presence, progress.clone()).await?;
+        let shard = session.emptiest_shard();
+        let participant = &self.participant(presence, protocol, shard);
+        let provisional = Provisional(Some(participant));
+        self.admit(participant, shard, sink, progress).await?;
+        let initial = self.initial_messages(participant).await?;
+        let place = participant.commands().reserve().await.map_err(|_| JoinError::SessionClosed)?;
+        drop(permit);
+        let registered = register(session, participant)?;
+        place.send(Command::Begin {
+            slot: participant.outbox().slot(),
+            key: participant.client_id().get(),
+            initial,
+        });
+        provisional.keep();
+        session.note_joined(participant, registered);
+        Ok(participant.clone())
+    }
+
+    fn participant(
+        &self,
+        presence: &Presence,
+        protocol: Protocol,
+        shard: &ShardHandle<R>,
+    ) -> Participant<R::Message> {
+        let session = &self.session;
+        let profile = Profile {
+            identity: presence.identity.clone(),
+            sid: presence.sid.clone(),
+            joined_at: presence.joined_at,
+            protocol,
+            attributes: Arc::clone(&presence.attributes),
+        };
+        let home = Home {
+            port: Arc::clone(&shard.port),
+            commands: shard.commands.clone(),
+            pending: Arc::clone(&session.pending),
+            epoch: session.epoch,
+        };
+        Participant::new(profile, self.failures, session.config.limits, session.config.in_flight, home)
+    }
+
+    /// Has the shard of `participant` take it in; returns once its position is fixed.
+    async fn admit(
+        &self,
+        participant: &Participant<R::Message>,
+        shard: &ShardHandle<R>,
+        sink: R::Sink,
+        progress: Progress,
+    ) -> Result<(), JoinError> {
+        let owner = Tenant { participant: participant.clone(), session: Arc::clone(&self.session) };
+        let (reply, answer) = oneshot::channel();
+        let newcomer = Newcomer { owner, sink: Box::pin(sink), progress };
+        if shard.newcomers.send(Admission { newcomer, reply }).await.is_err() {
+            return Err(JoinError::SessionClosed);
+        }
+        match answer.await {
+            Ok(position) => {
+                tracing::trace!(%participant, position, "admitted");
+                Ok(())
+            }
+            Err(_) => Err(participant.end_reason().map_or(JoinError::SessionClosed, JoinError::Ended)),
+        }
+    }
+
+    async fn initial_messages(&self, participant: &Participant<R::Message>) -> Result<Vec<R::Message>, JoinError> {
+        let limit = self.session.config.open_timeout;
+        let computed = async { (self.session.config.initial)(participant.clone()).await };
+        match timeout(limit, AssertUnwindSafe(computed).catch_unwind()).await {
+            Ok(Ok(initial)) => Ok(initial),
+            Ok(Err(_)) => Err(JoinError::InitialPanicked),
+            Err(_) => Err(JoinError::InitialTimedOut(limit)),
+        }
+    }
+
+    /// Opens a stream for one message, and closes it. Whatever goes wrong there changes nothing.
+    async fn tell_incompatible(&self, presence: &Presence, incompatible: &IncompatibleVersion) {
+        let session = &self.session;
+        let Some(message) = (session.config.refusal)(presence, incompatible) else { return };
+        let Ok(_permit) = session.permits.acquire().await else { return };
+        let told = async {
+            let sink = session.room.open(presence, Progress::default()).await.ok()?;
+            let mut sink = Box::pin(sink);
+            sink.send(message).await.ok()?;
+            sink.close().await.ok()
+        };
+        if timeout(session.config.open_timeout, told).await.ok().flatten().is_none() {
+            tracing::debug!(identity = %presence.identity, sid = %presence.sid, "could not say why it is refused");
+        }
+    }
+}
+
+/// Decides before anything is opened whether there is a place for it.
+fn check_place<R: Room>(session: &Shared<R>, presence: &Presence) -> Result<(), JoinError> {
+    if let Some(present) = session.registry.stored_by_sid(&presence.sid) {
+        return Err(JoinError::Duplicate { by: present.client_id() });
+    }
+    match session.registry.stored(&presence.identity) {
+        Some(stored) if stored.joined_at() > presence.joined_at => Err(JoinError::Stale),
+        _ => Ok(()),
+    }
+}
+
+fn protocol_of(presence: &Presence) -> Result<Protocol, IncompatibleVersion> {
+    match &presence.negotiated {
+        Some(name) => Ok(Protocol::Negotiated(Arc::clone(name))),
+        None => Protocol::from_advertised(presence.attributes.get(VERSION_ATTRIBUTE).map(String::as_str)),
+    }
+}
+
+async fn open<R: Room>(session: &Shared<R>, presence: &Presence, progress: Progress) -> Result<R::Sink, JoinError> {
+    let limit = session.config.open_timeout;
+    match timeout(limit, session.room.open(presence, progress)).await {
+        Ok(Ok(sink)) => Ok(sink),
+        Ok(Err(error)) => Err(JoinError::Open(Arc::new(error))),
+        Err(_) => Err(JoinError::OpenTimedOut(limit)),
+    }
+}
+
+/// Makes it findable and live. `Some` is the instance it took the place of.
+fn register<R: Room>(
+    session: &Shared<R>,
+    participant: &Participant<R::Message>,
+) -> Result<Option<Participant<R::Message>>, JoinError> {
+    let prior = match session.registry.register(participant) {
+        Registration::Inserted => None,
+        Registration::Replaced(prior) => Some(prior),
+        Registration::Stale(_) => return Err(JoinError::Stale),
+        Registration::Duplicate(present) => return Err(JoinError::Duplicate { by: present.client_id() }),
+        Registration::Ended => {
+            return Err(participant.end_reason().map_or(JoinError::SessionClosed, JoinError::Ended));
+        }
+    };
+    if session.log.tail().is_sealed() {
+        session.registry.remove(participant);
+        return Err(JoinError::SessionClosed);
+    }
+    Ok(prior)
+}
+
+/// A participant that isn't registered yet: dropped before it is, it ends as refused.
+struct Provisional<'a, M: Message>(Option<&'a Participant<M>>);
+
+impl<M: Message> Provisional<'_, M> {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl<M: Message> Drop for Provisional<'_, M> {
+    fn drop(&mut self) {
+        if let Some(participant) = self.0 {
+            participant.end(EndReason::Refused);
+        }
+    }
+}
+
+impl<R: Room> Shared<R> {
+    /// Counts and tells that a connection is refused for good.
+    pub(crate) fn refuse(&self, presence: &Presence, error: &JoinError) {
+        let quiet = matches!(error, JoinError::SessionClosed | JoinError::NotPresent | JoinError::Superseded);
+        if quiet {
+            tracing::debug!(identity = %presence.identity, sid = %presence.sid, %error, "join given up");
+            return;
+        }
+        tracing::info!(identity = %presence.identity, sid = %presence.sid, %error, "join refused");
+        match error {
+            JoinError::Stale => self.counters.stale_joins.add_one(),
+            _ => self.counters.refused.add_one(),
+        }
+        let (identity, sid) = (presence.identity.clone(), presence.sid.clone());
+        self.emit(SessionEvent::Refused { identity, sid, error: error.clone() });
+    }
+
+    fn note_joined(&self, participant: &Participant<R::Message>, prior: Option<Participant<R::Message>>) {
+        self.counters.joins.add_one();
+        let who = Who::of(participant);
+        let Some(prior) = prior else {
+            tracing::info!(%participant, protocol = %participant.protocol(), "joined");
+            return self.emit(SessionEvent::Joined(who));
+        };
+        self.counters.replacements.add_one();
+        tracing::info!(%participant, protocol = %participant.protocol(), %prior, "joined, replacing an older instance");
+        self.emit(SessionEvent::Replaced { who, prior: Who::of(&prior) });
+    }
+}

@@ -1,0 +1,441 @@
+//! The lifecycle: a room's participants join, fail, are reset, leave, and the session ends.
+//!
+//! A session owns its flush shards, its event loop and every task they start. The event loop takes room events and
+//! pending resets in turn, decides, and leaves all waiting to tasks of its own: at most one per identity.
+
+mod close;
+mod config;
+mod error;
+mod event_loop;
+mod events;
+mod join;
+mod stats;
+mod stream;
+mod tenant;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, SetOnce, broadcast, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::close::CloseReport;
+pub use self::config::SessionBuilder;
+pub use self::error::{BroadcastError, BuildError, CloseError, JoinError, TryBroadcastError};
+pub use self::events::{Events, SessionEvent, Who};
+pub use self::stats::{Resets, SessionStats};
+pub use self::stream::ControlStream;
+
+use self::config::{Config, fits, quota};
+use self::event_loop::EventLoop;
+use self::stats::Counters;
+use self::tenant::Tenant;
+use crate::ids::{ParticipantIdentity, ParticipantSid};
+use crate::lane::account::Totals;
+use crate::lane::bits::Bits;
+use crate::lane::log::{BroadcastLog, PublishError};
+use crate::lane::outbox::Port;
+use crate::lane::publisher::Publisher;
+use crate::lane::shard::{
+    Admission, COMMAND_CAPACITY, Command, FlushShard, Gauge, Parts, SHARD_CAPACITY, now_ms,
+};
+use crate::lane::signal::Signal;
+use crate::lane::topic::Audience;
+use crate::lane::{Account, Topic};
+use crate::participant::Participant;
+use crate::participant::pending::PendingResets;
+use crate::participant::registry::Registry;
+use crate::room::Room;
+use crate::sync::{AtomicBool, Ordering};
+
+tokio::task_local! {
+    /// The session whose task or callback this is.
+    static INSIDE: u64;
+}
+
+/// One room: its participants, their lanes, its event loop. Clones are the same session; dropping the last one without
+/// [`close`](Self::close) cancels it.
+///
+/// ```
+/// use bytes::Bytes;
+/// use lanecast::room::{Presence, memory::MemoryRoom};
+/// use lanecast::{Session, SessionEvent};
+/// use std::time::Duration;
+///
+/// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let room = MemoryRoom::new();
+/// let session = Session::builder(room.clone())
+///     .initial(|participant| async move { vec![Bytes::from(format!("hello, {}", participant.identity()))] })
+///     .build()?;
+/// let mut events = session.events();
+///
+/// room.join(Presence::new("ada".parse()?, "PA_1".parse()?, 1)).await?;
+/// assert!(matches!(events.next().await, Some(SessionEvent::Joined(_))));
+/// session.broadcast(Bytes::from_static(b"42 km/h")).await?;
+///
+/// let report = session.close(Duration::from_secs(1)).await?;
+/// assert_eq!(report.account.delivered, 2);
+/// let received = room.line(&"ada".parse()?).received();
+/// assert_eq!(received[0].messages, ["hello, ada", "42 km/h"]);
+/// # Ok(()) }
+/// ```
+pub struct Session<R: Room>(Arc<Owned<R>>);
+
+/// What the handles own: the session is cancelled with the last of them.
+struct Owned<R: Room>(Arc<Shared<R>>);
+
+/// What handles, event loop, joins and shards share.
+pub(crate) struct Shared<R: Room> {
+    id: u64,
+    room: R,
+    config: Config<R>,
+    runtime: Handle,
+    epoch: Instant,
+    log: Arc<BroadcastLog<R::Message>>,
+    publisher: Publisher<R::Message>,
+    shards: Box<[ShardHandle<R>]>,
+    registry: Registry<Participant<R::Message>>,
+    pending: Arc<PendingResets>,
+    totals: Arc<Totals>,
+    counters: Counters,
+    permits: Semaphore,
+    events: broadcast::Sender<SessionEvent>,
+    uplink_stalled: AtomicBool,
+    /// Ends event loop, joins and stream handlers.
+    stop: CancellationToken,
+    /// Ends the goodbyes that are still being said.
+    abandoned: CancellationToken,
+    /// Goodbyes and stream handlers.
+    tasks: TaskTracker,
+    closing: AtomicBool,
+    /// The event loop and the shards, for the one who closes.
+    running: close::Running,
+    ended: SetOnce<Result<CloseReport, CloseError>>,
+}
+
+/// One shard, as the session sees it.
+pub(crate) struct ShardHandle<R: Room> {
+    port: Arc<Port<R::Message>>,
+    gauge: Arc<Gauge>,
+    newcomers: mpsc::Sender<Admission<Tenant<R>, R::Message>>,
+    commands: mpsc::Sender<Command<R::Message>>,
+}
+
+/// Starts a session. `config` has been checked.
+fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let epoch = Instant::now();
+    let totals = Arc::new(Totals::new());
+    let signals: Box<[_]> = (0..config.shards).map(|_| Arc::new(Signal::new())).collect();
+    let log = Arc::new(BroadcastLog::new(config.log_capacity, signals.clone()));
+    let mut shards = Vec::new();
+    let mut parts = Vec::new();
+    for (index, signal) in signals.into_iter().enumerate() {
+        let port = Arc::new(Port {
+            log: Arc::clone(&log),
+            signal,
+            mail: Bits::new(SHARD_CAPACITY),
+            ready: Bits::new(SHARD_CAPACITY),
+            totals: Arc::clone(&totals),
+        });
+        let gauge = Arc::new(Gauge::new());
+        let (newcomers, newcomers_taken) = mpsc::channel(COMMAND_CAPACITY);
+        let (commands, commands_taken) = mpsc::channel(COMMAND_CAPACITY);
+        parts.push(Parts {
+            index,
+            port: Arc::clone(&port),
+            gauge: Arc::clone(&gauge),
+            newcomers: newcomers_taken,
+            commands: commands_taken,
+            quota: quota(config.limits),
+            write_timeout: config.write_timeout,
+            epoch,
+        });
+        shards.push(ShardHandle { port, gauge, newcomers, commands });
+    }
+    let shared = Arc::new(Shared {
+        // Relaxed: only the value has to be unique.
+        id: NEXT.fetch_add(1, Ordering::Relaxed),
+        epoch,
+        publisher: Publisher::new(Arc::clone(&log)),
+        log,
+        shards: shards.into(),
+        registry: Registry::new(),
+        pending: Arc::new(PendingResets::new()),
+        totals,
+        counters: Counters::default(),
+        permits: Semaphore::new(config.concurrent_joins),
+        events: broadcast::channel(config.event_capacity).0,
+        uplink_stalled: AtomicBool::new(false),
+        stop: CancellationToken::new(),
+        abandoned: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+        closing: AtomicBool::new(false),
+        running: close::Running::default(),
+        ended: SetOnce::new(),
+        room,
+        config,
+        runtime: runtime.clone(),
+    });
+    let mut tasks: Vec<JoinHandle<()>> = Vec::new();
+    for parts in parts {
+        let shard = FlushShard::<Tenant<R>, R::Message>::new(parts);
+        let watch = close::ShardWatch::new(Arc::clone(&shared));
+        let run = async move {
+            tokio::task::unconstrained(shard.run()).await;
+            watch.ended_well();
+        };
+        tasks.push(runtime.spawn(INSIDE.scope(shared.id, run)));
+    }
+    let event_loop = EventLoop::new(Arc::clone(&shared));
+    tasks.push(runtime.spawn(event_loop.run()));
+    shared.running.set(tasks);
+    Session(Arc::new(Owned(shared)))
+}
+
+impl<R: Room> Session<R> {
+    /// Sets up a session of `room`'s participants.
+    pub fn builder(room: R) -> SessionBuilder<R> {
+        SessionBuilder::new(room)
+    }
+
+    fn shared(&self) -> &Arc<Shared<R>> {
+        &self.0.0
+    }
+
+    /// The room.
+    #[must_use]
+    pub fn room(&self) -> &R {
+        &self.shared().room
+    }
+
+    /// Sends `message` to everybody.
+    ///
+    /// Writes it to the log once, whatever the number of participants, and returns. Waits only if the shards are a whole
+    /// log behind or the uplink is stalled, never for a participant. Those who wait are served in the order they came.
+    ///
+    /// # Errors
+    /// [`BroadcastError`] gives the message back: the session is closed, or the message too large.
+    ///
+    /// # Cancel safety
+    /// A future dropped before it is done has sent nothing.
+    pub async fn broadcast(&self, message: R::Message) -> Result<(), BroadcastError<R::Message>> {
+        self.publish(&Audience::All, message).await
+    }
+
+    /// Sends `message` to the subscribers of `topic`; otherwise as [`broadcast`](Self::broadcast). Costs next to nothing
+    /// if there are none.
+    ///
+    /// # Errors
+    /// As [`broadcast`](Self::broadcast).
+    ///
+    /// # Cancel safety
+    /// A future dropped before it is done has sent nothing.
+    pub async fn broadcast_to(&self, topic: &Topic, message: R::Message) -> Result<(), BroadcastError<R::Message>> {
+        if self.reaches_nobody(topic) {
+            return Ok(());
+        }
+        self.publish(&Audience::Topic(topic.clone()), message).await
+    }
+
+    /// Sends `message` to everybody now or not at all. Works from any thread, and doesn't overtake those who wait.
+    ///
+    /// # Errors
+    /// [`TryBroadcastError`] gives the message back.
+    pub fn try_broadcast(&self, message: R::Message) -> Result<(), TryBroadcastError<R::Message>> {
+        self.try_publish(&Audience::All, message)
+    }
+
+    /// Sends `message` to the subscribers of `topic` now or not at all; otherwise as
+    /// [`try_broadcast`](Self::try_broadcast).
+    ///
+    /// # Errors
+    /// [`TryBroadcastError`] gives the message back.
+    pub fn try_broadcast_to(
+        &self,
+        topic: &Topic,
+        message: R::Message,
+    ) -> Result<(), TryBroadcastError<R::Message>> {
+        if self.reaches_nobody(topic) {
+            return Ok(());
+        }
+        self.try_publish(&Audience::Topic(topic.clone()), message)
+    }
+
+    fn reaches_nobody(&self, topic: &Topic) -> bool {
+        topic.subscribers() == 0 && !self.shared().log.tail().is_sealed()
+    }
+
+    async fn publish(
+        &self,
+        audience: &Audience,
+        message: R::Message,
+    ) -> Result<(), BroadcastError<R::Message>> {
+        if !fits(&message, self.shared().config.limits) {
+            return Err(BroadcastError::TooLarge(message));
+        }
+        self.shared().publisher.publish(audience, message).await.map_err(BroadcastError::Closed)
+    }
+
+    fn try_publish(
+        &self,
+        audience: &Audience,
+        message: R::Message,
+    ) -> Result<(), TryBroadcastError<R::Message>> {
+        if !fits(&message, self.shared().config.limits) {
+            return Err(TryBroadcastError::TooLarge(message));
+        }
+        self.shared().publisher.try_publish(audience, message).map_err(|error| match error {
+            PublishError::Full(message) => TryBroadcastError::Full(message),
+            PublishError::Closed(message) => TryBroadcastError::Closed(message),
+        })
+    }
+
+    /// The registered instance of `identity`.
+    #[must_use]
+    pub fn participant(&self, identity: &ParticipantIdentity) -> Option<Participant<R::Message>> {
+        self.shared().registry.by_identity(identity)
+    }
+
+    /// The instance registered under `sid`; never one that has ended.
+    #[must_use]
+    pub fn participant_by_sid(&self, sid: &ParticipantSid) -> Option<Participant<R::Message>> {
+        self.shared().registry.by_sid(sid)
+    }
+
+    /// All registered instances, in no order.
+    #[must_use]
+    pub fn participants(&self) -> Vec<Participant<R::Message>> {
+        self.shared().registry.live()
+    }
+
+    /// What happens from now on.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        Events::new(self.shared().events.subscribe())
+    }
+
+    /// Figures, read without stopping anybody. Looks at every participant once, for the oldest message.
+    #[must_use]
+    pub fn stats(&self) -> SessionStats {
+        self.shared().stats()
+    }
+
+    /// Stops taking messages, delivers what has been taken until `deadline` from now, cancels the rest, ends every
+    /// task, and says what became of the messages.
+    ///
+    /// The work is done by a task of its own: dropping the future changes nothing, and a second call waits for the same
+    /// report (with the first one's deadline).
+    ///
+    /// # Errors
+    /// [`CloseError`]: called from within the session; a shard panicked; or a task could not be ended.
+    pub async fn close(&self, deadline: Duration) -> Result<CloseReport, CloseError> {
+        if INSIDE.try_with(|id| *id == self.shared().id).unwrap_or(false) {
+            return Err(CloseError::FromCallback);
+        }
+        self.shared().start_close(deadline, None);
+        self.ended().await
+    }
+
+    /// Ends the session now: every flush stops, also in mid-write, and what waits is counted as abandoned. Returns at
+    /// once; [`ended`](Self::ended) waits for the end. Works from any thread.
+    pub fn cancel(&self) {
+        self.shared().start_close(Duration::ZERO, None);
+    }
+
+    /// Waits until the session has ended, for whatever reason, and says what became of the messages.
+    ///
+    /// # Errors
+    /// As [`close`](Self::close).
+    pub async fn ended(&self) -> Result<CloseReport, CloseError> {
+        self.shared().ended.wait().await.clone()
+    }
+}
+
+impl<R: Room> Shared<R> {
+    fn emit(&self, event: SessionEvent) {
+        // Nobody listens: fine.
+        let _ = self.events.send(event);
+    }
+
+    fn emptiest_shard(&self) -> &ShardHandle<R> {
+        let members = |shard: &&ShardHandle<R>| shard.gauge.members.load(Ordering::Relaxed);
+        self.shards.iter().min_by_key(members).expect("the builder asks for at least one shard")
+    }
+
+    /// Holds publishers back and stops the write time-outs while the uplink is stalled.
+    fn set_uplink(&self, stalled: bool) {
+        if self.uplink_stalled.swap(stalled, Ordering::Relaxed) == stalled {
+            return;
+        }
+        for shard in &self.shards {
+            shard.gauge.paused.store(stalled, Ordering::Relaxed);
+        }
+        self.log.hold(stalled);
+        if stalled {
+            self.counters.uplink_stalls.add_one();
+            tracing::warn!("uplink stalled");
+            self.emit(SessionEvent::UplinkStalled);
+        } else {
+            tracing::info!("uplink flowing");
+            self.emit(SessionEvent::UplinkFlowing);
+        }
+    }
+
+    fn account(&self) -> Account {
+        let mut account = Account::default();
+        self.totals.outcomes(&mut account);
+        for shard in &self.shards {
+            account.delivered += shard.gauge.delivered.get();
+            account.delivered_bytes += shard.gauge.delivered_bytes.get();
+        }
+        account.offered = self.totals.direct_offered.get();
+        account.offered += self.shards.iter().map(|shard| shard.gauge.offered.get()).sum::<u64>();
+        account
+    }
+
+    fn stats(&self) -> SessionStats {
+        let account = self.account();
+        let now = now_ms(self.epoch);
+        let since = self.registry.live().iter().filter_map(|participant| participant.outbox().oldest()).min();
+        SessionStats {
+            participants: self.registry.len(),
+            joins: self.counters.joins.get(),
+            replacements: self.counters.replacements.get(),
+            stale_joins: self.counters.stale_joins.get(),
+            refused: self.counters.refused.get(),
+            failed_joins: self.counters.failed_joins.get(),
+            resets: Resets::of(&self.totals),
+            account,
+            backlog: account.waiting(),
+            oldest: since.map(|since| Duration::from_millis(now.saturating_sub(since))),
+            shard_lag: (0..self.shards.len()).map(|shard| self.log.lag(shard)).max().unwrap_or(0),
+            uplink_stalled: self.uplink_stalled.load(Ordering::Relaxed),
+            uplink_stalls: self.counters.uplink_stalls.get(),
+            stray_streams: self.counters.stray_streams.get(),
+        }
+    }
+}
+
+impl<R: Room> Clone for Session<R> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<R: Room> fmt::Debug for Session<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("participants", &self.shared().registry.len()).finish_non_exhaustive()
+    }
+}
+
+impl<R: Room> Drop for Owned<R> {
+    fn drop(&mut self) {
+        self.0.start_close(Duration::ZERO, None);
+    }
+}

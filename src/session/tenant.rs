@@ -1,0 +1,59 @@
+//! A participant in its shard, on behalf of its session.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::Shared;
+use crate::lane::EndReason;
+use crate::lane::member::Owner;
+use crate::lane::outbox::Outbox;
+use crate::participant::Participant;
+use crate::room::Room;
+
+/// See the [module](self).
+pub(crate) struct Tenant<R: Room> {
+    pub(crate) participant: Participant<R::Message>,
+    pub(crate) session: Arc<Shared<R>>,
+}
+
+impl<R: Room> Owner<R::Message> for Tenant<R> {
+    type Sink = R::Sink;
+
+    fn outbox(&self) -> &Outbox<R::Message> {
+        self.participant.outbox()
+    }
+
+    fn key(&self) -> u64 {
+        self.participant.client_id().get()
+    }
+
+    fn faulted(&self, reason: EndReason, detail: Option<&str>) {
+        self.participant.ask_for_reset(reason, detail);
+    }
+
+    fn retire(self, sink: Pin<Box<R::Sink>>, reason: EndReason) {
+        let Self { participant, session } = self;
+        tracing::debug!(%participant, %reason, "stream ended");
+        let room = &session.room;
+        let goodbye = catch_unwind(AssertUnwindSafe(|| room.retire(sink, &participant, reason)));
+        participant.note_retired(reason);
+        let Ok(Some(goodbye)) = goodbye else {
+            if goodbye.is_err() {
+                tracing::warn!(%participant, "the room panicked while it let go of a sink");
+            }
+            participant.note_gone(reason);
+            return;
+        };
+        let abandoned = session.abandoned.clone();
+        let timeout = session.config.retire_timeout;
+        session.tasks.spawn_on(
+            async move {
+                // Dropped when its time is up: what it holds goes with it.
+                let _ = abandoned.run_until_cancelled_owned(tokio::time::timeout(timeout, goodbye)).await;
+                participant.note_gone(reason);
+            },
+            &session.runtime,
+        );
+    }
+}
