@@ -1,0 +1,57 @@
+//! What a session promises, whatever the interleaving.
+//!
+//! # Order
+//! If one send or broadcast *happens before* another (the same thread did both, or one thread learned of the first
+//! before it did the second), every participant that gets both gets them in that order. It holds across the lanes:
+//! between direct messages and broadcasts, to everybody and to topics. Two that are concurrent may arrive in either
+//! order, and in different orders at different participants if one of them is direct.
+//!
+//! The initial messages come first of all. Between two resets a participant gets every message once: no gap, no
+//! duplicate.
+//!
+//! # Bound
+//! What waits for one participant, over both lanes, never exceeds the session's
+//! [`queue_capacity`](crate::SessionBuilder::queue_capacity) and [`queue_bytes`](crate::SessionBuilder::queue_bytes).
+//! The message that would exceed it makes the participant *overflow*. Initial messages don't count. A burst longer than
+//! the capacity resets nobody who keeps up: a shard hands on at most a quarter of the capacity before it flushes and
+//! lets the reactor run.
+//!
+//! # Publishers
+//! [`broadcast`](crate::Session::broadcast) waits while the shards are a whole log behind (the machine is out of breath)
+//! or the uplink is stalled. It never waits for a participant. Those who wait are served in the order they came, and
+//! [`try_broadcast`](crate::Session::try_broadcast) doesn't overtake them.
+//!
+//! # Faults
+//! A participant that overflows, whose sink fails or panics, or makes no progress for the write time-out, is *reset*: no
+//! further poll of its sink, everything undelivered counted as dropped with that reason, the sink handed back to the
+//! room. The event loop then asks the room what it has for the identity now, and joins that: with a new
+//! [`ClientId`](crate::ClientId), its initial messages first, and no subscriptions. Nobody else notices. An identity that
+//! is reset again and again waits longer each time.
+//!
+//! # Joins
+//! The newcomer's place in the log is fixed first, its initial messages are computed second, and every broadcast from
+//! that place on follows them. So an embedder that changes its state first and broadcasts the change second has every
+//! newcomer up to date: a change that races with a join may be told twice, never not at all. Subscribing works the same
+//! way: it takes effect at one position of the log, and completes after that.
+//!
+//! # Reconnects
+//! Of two connections of one identity the one that joined later wins, in whatever order the room reports them. An equal
+//! join time goes to the one registered later. A disconnect takes away only the connection it names.
+//!
+//! # Accounting
+//! Every message is *offered* (a direct message when it is sent, a broadcast when its shard reaches it for that
+//! participant) and then either *delivered* (the flush after it succeeded), *dropped* (overflow, failure, or sent to a
+//! participant that had ended), *abandoned* (disconnect, replacement, refusal, close) or *waiting*. At rest the sum is
+//! exact, for each participant and for the session.
+//!
+//! # Ends
+//! [`close`](crate::Session::close) takes no more messages, delivers what it has until the deadline, and ends every task.
+//! [`cancel`](crate::Session::cancel), and dropping the last handle, do the same without delivering. A sink that is
+//! polled when its participant ends isn't polled again.
+//!
+//! # How it is checked
+//! The algorithms where threads meet (the claim and seal of the log, sleep and wake of the shards, the order across the
+//! lanes, the teardown of a queue, the pending resets, the registry) are run through the model checker `loom`, each with
+//! a variant that must fail: `RUSTFLAGS="--cfg lanecast_loom" cargo test --lib --release loom`. The models check our
+//! algorithms on top of what `ArrayQueue`, `ArcSwap`, `SkipSet` and `DashMap` promise; they don't look into those crates.
+//! A differential test runs random operations against a plain sequential model.

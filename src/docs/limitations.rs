@@ -1,0 +1,23 @@
+//! Where it ends.
+//!
+//! - **A shard must not be blocked.** A sink's `poll_*`, a waker, a message's `clone` and `drop`, and a `tracing` layer
+//!   run on a flush shard: what blocks there delays that shard's share of the participants. Only
+//!   [`try_broadcast`](crate::Session::try_broadcast) may be called there. A panic in a sink harms its participant alone;
+//!   a panic in a message's `drop` ends the session.
+//! - **A broadcast is cloned once per shard and once per participant.** A message that doesn't share its payload when it
+//!   is cloned makes that expensive.
+//! - **Concurrent messages have no order**, and two participants may see them differently.
+//! - **Delivered means taken by the transport**: the flush of the sink succeeded. What a network does with it
+//!   afterwards is the transport's.
+//! - **The queue of direct messages is allocated whole** by the first one: queue capacity × (message size + 24) bytes. A
+//!   participant that is never sent anything directly has none.
+//! - **A shard has room for 262,144 participants**; beyond that joins fail.
+//! - **A session needs a tokio runtime with time enabled**, for as long as it lives. If the runtime goes first, its sinks
+//!   are dropped and nothing is delivered.
+//! - **[`Session::stats`](crate::Session::stats) looks at every participant** for the oldest message: some
+//!   microseconds per thousand. Ask a few times a second, not in a loop.
+//! - **A viewer that stops reading is noticed late.** As long as the buffers between us and it take bytes, it keeps up:
+//!   on a WebSocket some megabytes in the kernels of both sides.
+//! - **All channels are reliable.** There is no lossy mode in which a slow viewer gets the latest value only.
+//! - **Broadcasts with few participants gain little.** With some dozens of viewers a task per viewer is as fast; what the
+//!   log buys grows with their number.

@@ -1,0 +1,4 @@
+//! What is promised, and where it ends.
+
+pub mod guarantees;
+pub mod limitations;
