@@ -13,14 +13,14 @@ use lanecast::room::{OpenError, Presence, Room, RoomEvent};
 use lanecast::{ParticipantIdentity, ParticipantSid, Progress, Session, SessionEvent};
 
 /// A room with a fixed number of participants, always there.
-pub struct CountingRoom {
+pub(crate) struct CountingRoom {
     present: Vec<Presence>,
     delivered: Arc<Delivered>,
 }
 
 /// How much has been delivered to all sinks together, and who waits for it to reach a number.
 #[derive(Default)]
-pub struct Delivered {
+pub(crate) struct Delivered {
     messages: AtomicU64,
     awaited: AtomicU64,
     waker: AtomicWaker,
@@ -28,7 +28,7 @@ pub struct Delivered {
 
 impl Delivered {
     /// Waits until `messages` have been delivered in total.
-    pub async fn reach(&self, messages: u64) {
+    pub(crate) async fn reach(&self, messages: u64) {
         std::future::poll_fn(|cx| {
             self.awaited.store(messages, Ordering::SeqCst);
             self.waker.register(cx.waker());
@@ -46,7 +46,7 @@ impl Delivered {
 }
 
 impl CountingRoom {
-    pub fn new(participants: usize) -> Self {
+    pub(crate) fn new(participants: usize) -> Self {
         let presence = |n: usize| {
             let identity = ParticipantIdentity::new(format!("viewer-{n}")).expect("short");
             let sid = ParticipantSid::new(format!("PA_{n}")).expect("short");
@@ -55,12 +55,12 @@ impl CountingRoom {
         Self { present: (0..participants).map(presence).collect(), delivered: Arc::default() }
     }
 
-    pub fn delivered(&self) -> Arc<Delivered> {
+    pub(crate) fn delivered(&self) -> Arc<Delivered> {
         Arc::clone(&self.delivered)
     }
 
     /// A session in which all participants are registered.
-    pub async fn into_session(self) -> Session<Self> {
+    pub(crate) async fn into_session(self) -> Session<Self> {
         let participants = self.present.len();
         let session = Session::builder(self).event_capacity(2 * participants + 16).build().expect("inside a runtime");
         let mut events = session.events();
@@ -100,7 +100,7 @@ impl Room for CountingRoom {
 }
 
 /// Takes everything at once and counts it at the flush.
-pub struct CountingSink {
+pub(crate) struct CountingSink {
     delivered: Arc<Delivered>,
     unflushed: u64,
     bytes: u64,

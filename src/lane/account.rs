@@ -56,7 +56,7 @@ impl EndReason {
     /// Whether it is a fault, which resets the participant.
     #[must_use]
     pub fn is_fault(self) -> bool {
-        self <= Self::WriteTimedOut
+        matches!(self, Self::Overflow | Self::WriteFailed | Self::WritePanicked | Self::WriteTimedOut)
     }
 
     /// As logs and close frames name it.
@@ -72,12 +72,6 @@ impl EndReason {
             Self::Refused => "it was not admitted",
             Self::SessionClosed => "the session ended",
         }
-    }
-}
-
-impl PartialOrd for EndReason {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some((*self as u8).cmp(&(*other as u8)))
     }
 }
 

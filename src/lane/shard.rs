@@ -22,7 +22,8 @@
 //! # Turns
 //! A turn visits all members if it carries a broadcast to everybody, else only those noted: with mail, woken by their
 //! sink, addressed by a topic, or not finished last time. A visit hands on at most the quota, flushes, and leaves the
-//! rest for a turn after the reactor has run. A walk over many members yields after [`SLICE`] and goes on where it was.
+//! rest for a turn after the reactor has run; and so does the shard with the log: a healthy sink that is blocked would
+//! overflow if nobody could tell it that its socket is writable again. A walk over many members yields after [`SLICE`] and goes on where it was.
 //! The task runs outside tokio's cooperative budget, which would make every sink look busy after some 170 writes.
 //!
 //! # Sleep
@@ -57,6 +58,9 @@ pub(crate) const COMMAND_CAPACITY: usize = 1024;
 
 /// How long a shard works before it lets others of its thread have a turn.
 const SLICE: Duration = Duration::from_millis(1);
+
+/// The longest wait between two looks for members that don't move, however long the write time-out.
+const LONGEST_TICK: Duration = Duration::from_secs(60);
 
 /// Members visited between two looks at the clock.
 const STRIDE: usize = 64;
@@ -136,6 +140,8 @@ pub(crate) struct FlushShard<O: Owner<M>, M: Message> {
     again: Vec<usize>,
     /// Members whose direct messages wait for a broadcast to be filled in: for the next turn that reads one.
     lagging: Vec<usize>,
+    /// Entries read since the reactor last ran.
+    unyielded: u32,
     /// The log is sealed and read to its end: who is clear goes.
     draining: bool,
     tick: Tick,
@@ -169,7 +175,7 @@ enum Step {
 impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     pub(crate) fn new(parts: Parts<O, M>) -> Self {
         // A sixteenth: a time-out is noticed at most that much late, and a scan costs little.
-        let period = (parts.write_timeout / 16).max(Duration::from_millis(1));
+        let period = (parts.write_timeout / 16).clamp(Duration::from_millis(1), LONGEST_TICK);
         Self {
             members: Slab::new(),
             extent: 0,
@@ -190,6 +196,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             },
             again: Vec::new(),
             lagging: Vec::new(),
+            unyielded: 0,
             draining: false,
             tick: Tick { sleep: Box::pin(sleep_until(parts.epoch)), armed: false, period },
             parts,
@@ -201,7 +208,10 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         loop {
             match poll_fn(|cx| self.poll_turns(cx)).await {
                 // Tokio's own yield lets the reactor run before the task goes on.
-                Step::Yield => tokio::task::yield_now().await,
+                Step::Yield => {
+                    self.unyielded = 0;
+                    tokio::task::yield_now().await;
+                }
                 Step::Done => return,
             }
         }
@@ -224,7 +234,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                 return Poll::Ready(Step::Yield);
             }
             self.close_turn();
-            if !self.again.is_empty() || std::time::Instant::now() >= until {
+            let handed_enough = !self.again.is_empty() || self.unyielded >= self.parts.quota;
+            if handed_enough || std::time::Instant::now() >= until {
                 return Poll::Ready(Step::Yield);
             }
         }
@@ -277,6 +288,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         let start = self.position;
         while self.position < end && self.read_entry() {}
         if self.position > start {
+            let read = u32::try_from(self.position - start).expect("a turn reads at most the quota");
+            self.unyielded = self.unyielded.saturating_add(read);
             port.log.advance(self.parts.index, self.position);
             for slot in std::mem::take(&mut self.lagging) {
                 if let Some(member) = self.members.get_mut(slot) {

@@ -40,6 +40,8 @@ struct Inner<M> {
     /// Resets in a row that led to this instance: its next back-off.
     attempt: u32,
     created: Instant,
+    /// What its log lines stand in: identity, sid, client id.
+    span: tracing::Span,
     outbox: Outbox<M>,
     home: Home<M>,
     calls: Admission,
@@ -93,11 +95,14 @@ pub struct ParticipantStats {
 
 impl<M: Message> Participant<M> {
     pub(crate) fn new(profile: Profile, attempt: u32, limits: Limits, in_flight: InFlight, home: Home<M>) -> Self {
+        let client_id = ClientId::next();
+        let span = tracing::info_span!("participant", identity = %profile.identity, sid = %profile.sid, %client_id);
         Self(Arc::new(Inner {
             profile,
-            client_id: ClientId::next(),
+            client_id,
             attempt,
             created: Instant::now(),
+            span,
             outbox: Outbox::new(Arc::clone(&home.port), limits),
             home,
             calls: Admission::new(in_flight.calls),
@@ -191,7 +196,7 @@ impl<M: Message> Participant<M> {
     }
 
     fn note_closed(&self) {
-        tracing::debug!(participant = %self, reason = ?self.end_reason(), "send to a closed participant");
+        self.log(|| tracing::debug!(reason = ?self.end_reason(), "send to a closed participant"));
     }
 
     /// Subscribes it to `topic`: it gets every message published there once this has returned, each passed through
@@ -280,8 +285,13 @@ impl<M: Message> Participant<M> {
 
     /// Enters it into the pending resets. Called once, by who ended it for a fault.
     pub(crate) fn ask_for_reset(&self, reason: EndReason, detail: Option<&str>) {
-        tracing::info!(participant = %self, %reason, detail, "participant failed, reset pending");
+        self.log(|| tracing::info!(%reason, detail, "failed, reset pending"));
         self.0.home.pending.insert(self.client_id(), self.sid().clone());
+    }
+
+    /// Logs within the participant's span.
+    pub(crate) fn log(&self, event: impl FnOnce()) {
+        self.0.span.in_scope(event);
     }
 
     /// The sink has been handed back to the room.

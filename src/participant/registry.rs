@@ -153,10 +153,9 @@ impl<P: Instance> Registry<P> {
         self.by_sid.get(sid).map(|stored| stored.clone())
     }
 
-    /// All that are live, in no order.
-    pub(crate) fn live(&self) -> Vec<P> {
-        let stored = self.by_sid.iter();
-        stored.filter(|entry| entry.is_live()).map(|entry| entry.value().clone()).collect()
+    /// Shows all that are live, in no order. `each` runs under a guard: short, and nothing of the embedder's.
+    pub(crate) fn for_each_live(&self, mut each: impl FnMut(&P)) {
+        self.by_sid.iter().filter(|entry| entry.is_live()).for_each(|entry| each(entry.value()));
     }
 
     /// How many identities have a slot.

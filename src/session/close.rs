@@ -17,6 +17,12 @@ use crate::sync::Ordering;
 /// How long tasks that were cancelled may take to end before they are reported as stuck: none has anything to wait for.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How long goodbyes may take in any case: what can be said at once is said.
+const FAREWELL: Duration = Duration::from_millis(250);
+
+/// As good as none.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// What a session came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -59,7 +65,7 @@ impl<R: Room> Shared<R> {
 
     async fn close(self: Arc<Self>, deadline: Duration, room_closed: Option<String>) {
         let begun = Instant::now();
-        let until = begun + deadline;
+        let until = begun + deadline.min(LONGEST_DEADLINE);
         let mut running = self.running.take();
         let mut panicked = false;
         // The event loop first, then the shards, which end by themselves when everything is delivered.
@@ -69,20 +75,20 @@ impl<R: Room> Shared<R> {
             let _ = timeout(GRACE, join_all(&mut running, &mut panicked)).await;
         }
         self.tasks.close();
-        if timeout_at(until, self.tasks.wait()).await.is_err() {
+        if timeout_at(until.max(Instant::now() + FAREWELL), self.tasks.wait()).await.is_err() {
             self.abandoned.cancel();
             let _ = timeout(GRACE, self.tasks.wait()).await;
         }
         let left = running.iter().filter(|task| !task.is_finished()).count() + self.tasks.len();
-        for participant in self.registry.live() {
+        self.registry.for_each_live(|participant| {
             participant.end(EndReason::SessionClosed);
-        }
+        });
         self.registry.clear();
         let report = CloseReport { account: self.account(), took: begun.elapsed(), room_closed };
         tracing::info!(account = ?report.account, took = ?report.took, "session closed");
         let outcome = match (left, panicked) {
             (0, false) => Ok(report),
-            (0, true) => Err(CloseError::ShardPanicked(report)),
+            (0, true) => Err(CloseError::Panicked(report)),
             (tasks, _) => Err(CloseError::Stuck { tasks, report }),
         };
         // Only the one who set `closing` comes here.
@@ -107,13 +113,13 @@ async fn join_all(running: &mut Vec<JoinHandle<()>>, panicked: &mut bool) {
     }
 }
 
-/// Ends the session if the shard it watches dies.
-pub(crate) struct ShardWatch<R: Room> {
+/// Ends the session if the task it watches dies.
+pub(crate) struct Watch<R: Room> {
     session: Arc<Shared<R>>,
     well: bool,
 }
 
-impl<R: Room> ShardWatch<R> {
+impl<R: Room> Watch<R> {
     pub(crate) fn new(session: Arc<Shared<R>>) -> Self {
         Self { session, well: false }
     }
@@ -123,10 +129,10 @@ impl<R: Room> ShardWatch<R> {
     }
 }
 
-impl<R: Room> Drop for ShardWatch<R> {
+impl<R: Room> Drop for Watch<R> {
     fn drop(&mut self) {
         if !self.well {
-            tracing::error!("a flush shard died; the session ends");
+            tracing::error!("a task of the session died; the session ends");
             self.session.start_close(Duration::ZERO, None);
         }
     }

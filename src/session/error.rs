@@ -59,9 +59,9 @@ pub enum JoinError {
     /// Computing its initial messages took too long. Tried again while it is present: mend the closure.
     #[error("computing its initial messages took longer than {0:?}")]
     InitialTimedOut(Duration),
-    /// The closure for its initial messages panicked. Tried again while it is present: mend the closure.
-    #[error("the closure for its initial messages panicked")]
-    InitialPanicked,
+    /// The room, or a closure given to the session, panicked. Tried again while it is present: mend what panicked.
+    #[error("the room or a closure of the session's panicked while it joined")]
+    Panicked,
     /// It failed or overflowed while it joined. Tried again while it is present.
     #[error("it ended while it joined: {0}")]
     Ended(EndReason),
@@ -81,7 +81,7 @@ impl JoinError {
             Self::Open(_)
                 | Self::OpenTimedOut(_)
                 | Self::InitialTimedOut(_)
-                | Self::InitialPanicked
+                | Self::Panicked
                 | Self::Ended(_)
         )
     }
@@ -162,9 +162,9 @@ pub enum CloseError {
     /// for itself: call it from a task of your own.
     #[error("close was called from within the session it closes")]
     FromCallback,
-    /// A flush shard panicked, in code of a message or a room, and the session ended with it.
-    #[error("a flush shard panicked and ended the session")]
-    ShardPanicked(CloseReport),
+    /// A flush shard or the event loop panicked, in code of a message or a room, and the session ended with it.
+    #[error("a task of the session panicked and ended it")]
+    Panicked(CloseReport),
     /// A task of the session didn't end after it was cancelled: code of a sink or closure blocks its thread.
     #[error("{tasks} tasks of the session didn't end: something blocks their threads")]
     Stuck {

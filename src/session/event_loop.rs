@@ -155,7 +155,7 @@ impl<R: Room> EventLoop<R> {
     /// Takes out an instance whose connection is gone.
     fn dismiss(&self, participant: &Participant<R::Message>) {
         if self.session.registry.remove(participant) && participant.end(EndReason::Disconnected) {
-            tracing::info!(%participant, "left");
+            participant.log(|| tracing::info!(reason = %EndReason::Disconnected, "left"));
             self.session.emit(SessionEvent::Left(Who::of(participant)));
         }
     }
@@ -166,7 +166,7 @@ impl<R: Room> EventLoop<R> {
         // Gone already: it left, or was replaced.
         let Some(participant) = stored.filter(|stored| session.registry.remove(stored)) else { return };
         let reason = participant.end_reason().unwrap_or(EndReason::Overflow);
-        tracing::info!(%participant, %reason, "reset");
+        participant.log(|| tracing::info!(%reason, "reset"));
         session.emit(SessionEvent::Reset { who: Who::of(&participant), reason });
         let identity = participant.identity();
         if self.under_way.contains_key(identity) {
@@ -247,7 +247,9 @@ impl<R: Room> EventLoop<R> {
             earlier.cancel();
         }
         let session = Arc::downgrade(&self.session);
-        let handled = (self.session.config.on_stream)(ControlStream { identity, sid, stream, session });
+        let on_stream = Arc::clone(&self.session.config.on_stream);
+        // The call stands inside the task as well: if it panics, it is the task that does.
+        let handled = async move { on_stream(ControlStream { identity, sid, stream, session }).await };
         let inside = INSIDE.scope(self.session.id, handled);
         self.session.tasks.spawn_on(stop.run_until_cancelled_owned(inside), &self.session.runtime);
     }

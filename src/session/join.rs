@@ -54,7 +54,8 @@ impl<R: Room> Join<R> {
             let Some(presence) = self.session.room.present(&self.identity) else {
                 return Err(JoinError::NotPresent);
             };
-            match self.attempt(&presence).await {
+            let attempt = AssertUnwindSafe(self.attempt(&presence)).catch_unwind().await;
+            match attempt.unwrap_or(Err(JoinError::Panicked)) {
                 Err(error) if error.may_pass() => {
                     tracing::info!(identity = %self.identity, sid = %presence.sid, %error, "join failed");
                     self.session.counters.failed_joins.add_one();
@@ -143,7 +144,7 @@ impl<R: Room> Join<R> {
         }
         match answer.await {
             Ok(position) => {
-                tracing::trace!(%participant, position, "admitted");
+                participant.log(|| tracing::debug!(position, "admitted"));
                 Ok(())
             }
             Err(_) => Err(participant.end_reason().map_or(JoinError::SessionClosed, JoinError::Ended)),
@@ -152,12 +153,8 @@ impl<R: Room> Join<R> {
 
     async fn initial_messages(&self, participant: &Participant<R::Message>) -> Result<Vec<R::Message>, JoinError> {
         let limit = self.session.config.open_timeout;
-        let computed = async { (self.session.config.initial)(participant.clone()).await };
-        match timeout(limit, AssertUnwindSafe(computed).catch_unwind()).await {
-            Ok(Ok(initial)) => Ok(initial),
-            Ok(Err(_)) => Err(JoinError::InitialPanicked),
-            Err(_) => Err(JoinError::InitialTimedOut(limit)),
-        }
+        let computed = (self.session.config.initial)(participant.clone());
+        timeout(limit, computed).await.map_err(|_| JoinError::InitialTimedOut(limit))
     }
 
     /// Opens a stream for one message, and closes it. Whatever goes wrong there changes nothing.
@@ -263,11 +260,12 @@ impl<R: Room> Shared<R> {
         self.counters.joins.add_one();
         let who = Who::of(participant);
         let Some(prior) = prior else {
-            tracing::info!(%participant, protocol = %participant.protocol(), "joined");
+            participant.log(|| tracing::info!(protocol = %participant.protocol(), "joined"));
             return self.emit(SessionEvent::Joined(who));
         };
         self.counters.replacements.add_one();
-        tracing::info!(%participant, protocol = %participant.protocol(), %prior, "joined, replacing an older instance");
+        participant.log(|| tracing::info!(protocol = %participant.protocol(), %prior, "joined in place of an older one"));
+        prior.log(|| tracing::info!(reason = %EndReason::Replaced, "replaced"));
         self.emit(SessionEvent::Replaced { who, prior: Who::of(&prior) });
     }
 }

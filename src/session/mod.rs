@@ -14,6 +14,7 @@ mod stream;
 mod tenant;
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -185,17 +186,21 @@ fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
     let mut tasks: Vec<JoinHandle<()>> = Vec::new();
     for parts in parts {
         let shard = FlushShard::<Tenant<R>, R::Message>::new(parts);
-        let watch = close::ShardWatch::new(Arc::clone(&shared));
-        let run = async move {
-            tokio::task::unconstrained(shard.run()).await;
-            watch.ended_well();
-        };
-        tasks.push(runtime.spawn(INSIDE.scope(shared.id, run)));
+        tasks.push(spawn_watched(&shared, tokio::task::unconstrained(shard.run())));
     }
-    let event_loop = EventLoop::new(Arc::clone(&shared));
-    tasks.push(runtime.spawn(event_loop.run()));
+    tasks.push(spawn_watched(&shared, EventLoop::new(Arc::clone(&shared)).run()));
     shared.running.set(tasks);
     Session(Arc::new(Owned(shared)))
+}
+
+/// Starts a task without which the session can't go on.
+fn spawn_watched<R: Room>(shared: &Arc<Shared<R>>, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    let watch = close::Watch::new(Arc::clone(shared));
+    let watched = async move {
+        task.await;
+        watch.ended_well();
+    };
+    shared.runtime.spawn(INSIDE.scope(shared.id, watched))
 }
 
 impl<R: Room> Session<R> {
@@ -311,7 +316,9 @@ impl<R: Room> Session<R> {
     /// All registered instances, in no order.
     #[must_use]
     pub fn participants(&self) -> Vec<Participant<R::Message>> {
-        self.shared().registry.live()
+        let mut live = Vec::new();
+        self.shared().registry.for_each_live(|participant| live.push(participant.clone()));
+        live
     }
 
     /// What happens from now on.
@@ -402,7 +409,11 @@ impl<R: Room> Shared<R> {
     fn stats(&self) -> SessionStats {
         let account = self.account();
         let now = now_ms(self.epoch);
-        let since = self.registry.live().iter().filter_map(|participant| participant.outbox().oldest()).min();
+        let mut since: Option<u64> = None;
+        self.registry.for_each_live(|participant| {
+            let oldest = participant.outbox().oldest();
+            since = since.into_iter().chain(oldest).min();
+        });
         SessionStats {
             participants: self.registry.len(),
             joins: self.counters.joins.get(),

@@ -34,13 +34,13 @@ impl<R: Room> Owner<R::Message> for Tenant<R> {
 
     fn retire(self, sink: Pin<Box<R::Sink>>, reason: EndReason) {
         let Self { participant, session } = self;
-        tracing::debug!(%participant, %reason, "stream ended");
+        participant.log(|| tracing::debug!(%reason, "stream ended"));
         let room = &session.room;
         let goodbye = catch_unwind(AssertUnwindSafe(|| room.retire(sink, &participant, reason)));
         participant.note_retired(reason);
         let Ok(Some(goodbye)) = goodbye else {
             if goodbye.is_err() {
-                tracing::warn!(%participant, "the room panicked while it let go of a sink");
+                participant.log(|| tracing::warn!("the room panicked while it let go of the sink"));
             }
             participant.note_gone(reason);
             return;
