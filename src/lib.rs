@@ -69,3 +69,8 @@ pub use self::session::{
     BroadcastError, BuildError, CloseError, CloseReport, ControlStream, Events, JoinError, Session, SessionBuilder,
     SessionEvent, SessionStats, TryBroadcastError,
 };
+
+/// The README's example, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -177,7 +177,6 @@ struct LineState<M> {
     conduct: Conduct,
     opening: Opening,
     streams: Vec<StreamState<M>>,
-    waker: Option<Waker>,
 }
 
 /// How the streams of a [`MemoryLine`] treat what is written to them.
@@ -229,6 +228,8 @@ struct StreamState<M> {
     buffered: VecDeque<M>,
     flushed: Vec<M>,
     closed: bool,
+    /// Its writer waits for another conduct.
+    waker: Option<Waker>,
 }
 
 /// The writer of a stream is torn down on command.
@@ -242,7 +243,6 @@ impl<M: Message> MemoryLine<M> {
             conduct: Conduct::default(),
             opening: Opening::default(),
             streams: Vec::new(),
-            waker: None,
         };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() }) }
     }
@@ -251,11 +251,9 @@ impl<M: Message> MemoryLine<M> {
     pub fn conduct(&self, conduct: Conduct) {
         let mut state = lock(&self.shared.state);
         state.conduct = conduct;
-        let waker = state.waker.take();
+        let wakers: Vec<_> = state.streams.iter_mut().filter_map(|stream| stream.waker.take()).collect();
         drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Sets how opening a stream goes from now on, also for one that is being opened.
@@ -307,7 +305,7 @@ impl<M: Message> MemoryLine<M> {
     fn new_stream(&self, sid: ParticipantSid, progress: Progress) -> MemorySink<M> {
         let mut state = lock(&self.shared.state);
         let index = state.streams.len();
-        let stream = StreamState { sid, buffered: VecDeque::new(), flushed: Vec::new(), closed: false };
+        let stream = StreamState { sid, buffered: VecDeque::new(), flushed: Vec::new(), closed: false, waker: None };
         state.streams.push(stream);
         drop(state);
         self.shared.changed.notify_waiters();
@@ -351,7 +349,7 @@ impl<M: Message> Sink<M> for MemorySink<M> {
         if let Conduct::Stall { room } = state.conduct
             && state.streams[self.index].buffered.len() >= room
         {
-            state.waker = Some(cx.waker().clone());
+            state.streams[self.index].waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
         Poll::Ready(Ok(()))
@@ -365,7 +363,7 @@ impl<M: Message> Sink<M> for MemorySink<M> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), LineFailed>> {
         let mut state = self.state()?;
         if let Conduct::Stall { .. } = state.conduct {
-            state.waker = Some(cx.waker().clone());
+            state.streams[self.index].waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
         let stream = &mut state.streams[self.index];
