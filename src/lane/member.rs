@@ -22,7 +22,7 @@ use super::topic::SubscriptionTag;
 /// Whom a member belongs to: the layer above, as far as the lane has to know it.
 pub(crate) trait Owner<M: Message>: Send + 'static {
     /// Where the participant's bytes go.
-    type Sink: Sink<M, Error: fmt::Debug> + Send + 'static;
+    type Sink: Sink<M, Error: fmt::Debug> + Unpin + Send + 'static;
 
     /// Its sending side.
     fn outbox(&self) -> &Outbox<M>;
@@ -34,13 +34,13 @@ pub(crate) trait Owner<M: Message>: Send + 'static {
     fn faulted(&self, reason: EndReason, detail: Option<&str>);
 
     /// It has ended and nothing more goes into its sink, which is handed back.
-    fn retire(self, sink: Pin<Box<Self::Sink>>, reason: EndReason);
+    fn retire(self, sink: Self::Sink, reason: EndReason);
 }
 
 /// What a shard is told of a newcomer.
 pub(crate) struct Newcomer<O: Owner<M>, M: Message> {
     pub(crate) owner: O,
-    pub(crate) sink: Pin<Box<O::Sink>>,
+    pub(crate) sink: O::Sink,
     pub(crate) progress: Progress,
 }
 
@@ -285,30 +285,33 @@ pub(crate) enum Stand {
     Joining,
 }
 
-/// What a visit came to, for the figures.
+/// What visits came to, for the figures.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Visit {
+pub(crate) struct Sum {
     pub(crate) offered: u64,
     pub(crate) delivered: u64,
     pub(crate) delivered_bytes: u64,
 }
 
 /// See the [module](self).
+///
+/// In this order in memory: what a visit to a clear member touches stands together, as a walk over thousands of members
+/// is bound by the cache lines it loads.
+#[repr(C)]
 pub(crate) struct Member<O: Owner<M>, M: Message> {
-    pub(crate) owner: O,
-    sink: Pin<Box<O::Sink>>,
-    waker: Waker,
     pub(crate) stand: Stand,
     /// Handed over in this visit.
     handed_now: u32,
-    /// In the sink, not flushed.
-    handed: Load,
-    visit: Visit,
-    backlog: Option<Box<Backlog<M>>>,
-    /// Entries of this turn that are for it by a topic: index and tag, ascending.
-    pub(crate) inbox: Vec<(u32, SubscriptionTag)>,
     /// The turn it was last noted for a visit in.
     pub(crate) noted: u64,
+    backlog: Option<Box<Backlog<M>>>,
+    pub(crate) owner: O,
+    waker: Waker,
+    sink: O::Sink,
+    /// In the sink, not flushed.
+    handed: Load,
+    /// Entries of this turn that are for it by a topic: index and tag, ascending.
+    pub(crate) inbox: Vec<(u32, SubscriptionTag)>,
     /// The part of `handed` that the bound counts.
     held: Load,
     /// The part of `handed` that the bound never counts.
@@ -333,6 +336,8 @@ pub(crate) struct Round<'a, M> {
     /// How much one visit may hand on.
     pub(crate) quota: u32,
     pub(crate) now: u64,
+    /// What this visit has come to so far.
+    pub(crate) sum: Sum,
 }
 
 impl<O: Owner<M>, M: Message> Member<O, M> {
@@ -345,7 +350,6 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             stand: Stand::Joining,
             handed_now: 0,
             handed: Load::default(),
-            visit: Visit::default(),
             backlog: None,
             inbox: Vec::new(),
             noted: 0,
@@ -374,7 +378,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
 
     /// Gives it its initial messages, ahead of everything that has gathered.
     pub(crate) fn begin(&mut self, initial: Vec<M>, now: u64) {
-        self.visit.offered += initial.len() as u64;
+        self.owner.outbox().offer_from_lane(initial.len() as u64);
         self.stand = Stand::More;
         self.moved = now;
         if initial.is_empty() {
@@ -394,8 +398,8 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         }
     }
 
-    /// Delivers what waits and what this round has for it, as far as its sink takes it. [`settle`](Self::settle)
-    /// follows, also after a panic.
+    /// Delivers what waits and what this round has for it, as far as its sink takes it. [`settle`](Self::settle) with
+    /// the round's sum follows, also after a panic.
     pub(crate) fn visit(&mut self, round: &mut Round<'_, M>) -> Result<(), Fault> {
         let was = self.stand;
         self.handed_now = 0;
@@ -415,17 +419,15 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         Ok(())
     }
 
-    /// Publishes what the visit came to.
-    pub(crate) fn settle(&mut self) -> Visit {
-        let visit = std::mem::take(&mut self.visit);
+    /// Enters what a visit came to into the participant's account.
+    pub(crate) fn settle(&self, sum: &Sum) {
         let outbox = self.owner.outbox();
-        if visit.offered > 0 {
-            outbox.offer_from_lane(visit.offered);
+        if sum.offered > 0 {
+            outbox.offer_from_lane(sum.offered);
         }
-        if visit.delivered > 0 {
-            outbox.deliver(visit.delivered, visit.delivered_bytes);
+        if sum.delivered > 0 {
+            outbox.deliver(sum.delivered, sum.delivered_bytes);
         }
-        visit
     }
 
     /// Ends its time here: counts what it leaves undelivered and gives the sink back.
@@ -504,7 +506,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         tag: Option<SubscriptionTag>,
         round: &mut Round<'_, M>,
     ) -> Result<(), Fault> {
-        self.visit.offered += 1;
+        round.sum.offered += 1;
         self.in_hand = 1;
         let open = self.is_open(round.quota)?;
         let entry = &mut round.entries[index];
@@ -529,7 +531,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         if self.stand == Stand::Joining || (self.stand == Stand::Blocked && self.handed_now == 0) {
             return Ok(());
         }
-        self.flush(round.now)?;
+        self.flush(round)?;
         loop {
             let waits = self.backlog.as_ref().is_some_and(|backlog| !backlog.order.is_empty());
             if self.stand == Stand::Blocked {
@@ -544,7 +546,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
                 return Ok(());
             }
             self.hand_on(round)?;
-            self.flush(round.now)?;
+            self.flush(round)?;
         }
     }
 
@@ -574,7 +576,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     /// Whether the sink is ready; if not, the member is blocked.
     fn poll_ready(&mut self) -> Result<bool, Fault> {
         let mut cx = Context::from_waker(&self.waker);
-        match self.sink.as_mut().poll_ready(&mut cx) {
+        match Pin::new(&mut self.sink).poll_ready(&mut cx) {
             Poll::Ready(Ok(())) => Ok(true),
             Poll::Ready(Err(error)) => Err(Fault::Failed(format!("{error:?}"))),
             Poll::Pending => {
@@ -587,7 +589,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     /// Gives the message in hand to the sink. `kind` says whether the bound counts it: direct yes, initial never, a
     /// broadcast only once it has to wait.
     fn start_send(&mut self, message: M, bytes: usize, kind: Kind, now: u64) -> Result<(), Fault> {
-        self.sink.as_mut().start_send(message).map_err(|error| Fault::Failed(format!("{error:?}")))?;
+        Pin::new(&mut self.sink).start_send(message).map_err(|error| Fault::Failed(format!("{error:?}")))?;
         self.in_hand = 0;
         self.handed_now += 1;
         if self.handed.messages == 0 {
@@ -604,22 +606,22 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
 
     /// Flushes what the sink holds, if anything; if that isn't done at once, the member is blocked and the bound
     /// counts it.
-    fn flush(&mut self, now: u64) -> Result<(), Fault> {
+    fn flush(&mut self, round: &mut Round<'_, M>) -> Result<(), Fault> {
         if self.handed.messages == 0 {
             return Ok(());
         }
         let mut cx = Context::from_waker(&self.waker);
-        match self.sink.as_mut().poll_flush(&mut cx) {
+        match Pin::new(&mut self.sink).poll_flush(&mut cx) {
             Poll::Ready(Ok(())) => {
-                self.visit.delivered += u64::from(self.handed.messages);
-                self.visit.delivered_bytes += self.handed.bytes as u64;
+                round.sum.delivered += u64::from(self.handed.messages);
+                round.sum.delivered_bytes += self.handed.bytes as u64;
                 if self.held.messages > 0 {
                     self.owner.outbox().release(self.held.messages, self.held.bytes);
                     self.held = Load::default();
                 }
                 self.handed = Load::default();
                 self.exempt = Load::default();
-                self.moved = now;
+                self.moved = round.now;
                 Ok(())
             }
             Poll::Ready(Err(error)) => Err(Fault::Failed(format!("{error:?}"))),

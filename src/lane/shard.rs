@@ -44,7 +44,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Message;
 use super::account::{EndReason, Tally};
-use super::member::{Fault, Member, Newcomer, Owner, Round, Shelf, Stand, TurnEntry, Visit};
+use super::member::{Fault, Member, Newcomer, Owner, Round, Shelf, Stand, Sum, TurnEntry};
 use super::outbox::Port;
 use super::roster::{Roster, Subscribed, Unsubscribed};
 use super::topic::{Audience, Counted, SubscriptionTag, TopicKey};
@@ -157,7 +157,7 @@ struct Turn<M> {
     noted: Vec<usize>,
     cursor: usize,
     now: u64,
-    sum: Visit,
+    sum: Sum,
 }
 
 /// The clock that finds blocked members which don't move.
@@ -192,7 +192,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                 noted: Vec::new(),
                 cursor: 0,
                 now: 0,
-                sum: Visit::default(),
+                sum: Sum::default(),
             },
             again: Vec::new(),
             lagging: Vec::new(),
@@ -380,12 +380,13 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             end: self.position,
             quota: self.parts.quota,
             now: self.turn.now,
+            sum: Sum::default(),
         };
         let visited = catch_unwind(AssertUnwindSafe(|| member.visit(&mut round))).unwrap_or(Err(Fault::Panicked));
-        let visit = member.settle();
-        self.turn.sum.offered += visit.offered;
-        self.turn.sum.delivered += visit.delivered;
-        self.turn.sum.delivered_bytes += visit.delivered_bytes;
+        member.settle(&round.sum);
+        self.turn.sum.offered += round.sum.offered;
+        self.turn.sum.delivered += round.sum.delivered;
+        self.turn.sum.delivered_bytes += round.sum.delivered_bytes;
         match visited {
             Err(fault) => return self.fail(slot, &fault),
             Ok(()) if member.stand == Stand::More => self.again.push(slot),
@@ -462,9 +463,10 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     fn apply(&mut self, command: Command<M>) {
         match command {
             Command::Begin { slot, key, initial } => {
-                let now = self.turn.now;
+                let (now, count) = (self.turn.now, initial.len() as u64);
                 if let Some(member) = self.member(slot, key) {
                     member.begin(initial, now);
+                    self.turn.sum.offered += count;
                     self.again.push(slot);
                 }
             }

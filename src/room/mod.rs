@@ -61,11 +61,11 @@ use crate::participant::{Attributes, Participant};
 pub trait Room: Send + Sync + 'static {
     /// What goes to its participants.
     type Message: Message;
-    /// The reliable, ordered stream to one participant. Wrap it in `Pin<Box<_>>` if its type can't be named.
+    /// The reliable, ordered stream to one participant. Wrap it in `Pin<Box<_>>` if its type can't be named or moved.
     ///
     /// It is polled by a flush shard. It must not block; what it calls there may publish with
     /// [`try_broadcast`](crate::Session::try_broadcast) only.
-    type Sink: Sink<Self::Message, Error: fmt::Debug> + Send + 'static;
+    type Sink: Sink<Self::Message, Error: fmt::Debug> + Unpin + Send + 'static;
     /// What a participant's own stream to us is; given to the embedder's handler as it is.
     type Incoming: Send + 'static;
 
@@ -93,7 +93,7 @@ pub trait Room: Send + Sync + 'static {
     /// [`retire_timeout`](crate::SessionBuilder::retire_timeout)) and then drops. By default the sink is dropped.
     fn retire(
         &self,
-        sink: Pin<Box<Self::Sink>>,
+        sink: Self::Sink,
         participant: &Participant<Self::Message>,
         reason: EndReason,
     ) -> Option<Goodbye> {

@@ -138,7 +138,7 @@ impl<R: Room> Join<R> {
     ) -> Result<(), JoinError> {
         let owner = Tenant { participant: participant.clone(), session: Arc::clone(&self.session) };
         let (reply, answer) = oneshot::channel();
-        let newcomer = Newcomer { owner, sink: Box::pin(sink), progress };
+        let newcomer = Newcomer { owner, sink, progress };
         if shard.newcomers.send(Admission { newcomer, reply }).await.is_err() {
             return Err(JoinError::SessionClosed);
         }
@@ -163,8 +163,7 @@ impl<R: Room> Join<R> {
         let Some(message) = (session.config.refusal)(presence, incompatible) else { return };
         let Ok(_permit) = session.permits.acquire().await else { return };
         let told = async {
-            let sink = session.room.open(presence, Progress::default()).await.ok()?;
-            let mut sink = Box::pin(sink);
+            let mut sink = session.room.open(presence, Progress::default()).await.ok()?;
             sink.send(message).await.ok()?;
             sink.close().await.ok()
         };

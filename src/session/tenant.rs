@@ -1,7 +1,6 @@
 //! A participant in its shard, on behalf of its session.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
 
 use super::Shared;
@@ -32,7 +31,7 @@ impl<R: Room> Owner<R::Message> for Tenant<R> {
         self.participant.ask_for_reset(reason, detail);
     }
 
-    fn retire(self, sink: Pin<Box<R::Sink>>, reason: EndReason) {
+    fn retire(self, sink: R::Sink, reason: EndReason) {
         let Self { participant, session } = self;
         participant.log(|| tracing::debug!(%reason, "stream ended"));
         let room = &session.room;
