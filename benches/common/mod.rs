@@ -37,6 +37,13 @@ impl Delivered {
         .await;
     }
 
+    /// The same without giving up the thread.
+    pub(crate) fn spin_until(&self, messages: u64) {
+        while self.messages.load(Ordering::SeqCst) < messages {
+            std::hint::spin_loop();
+        }
+    }
+
     fn add(&self, messages: u64) {
         let now = self.messages.fetch_add(messages, Ordering::SeqCst) + messages;
         if now >= self.awaited.load(Ordering::Relaxed) {
