@@ -146,16 +146,16 @@ impl<R: Room> EventLoop<R> {
         }
         let stored = self.session.registry.stored_by_sid(sid).filter(|stored| stored.identity() == identity);
         match stored {
-            Some(participant) => self.dismiss(&participant),
+            Some(participant) => self.dismiss(&participant, EndReason::Disconnected),
             None => tracing::debug!(%identity, %sid, "disconnect of a connection that isn't registered"),
         }
         self.reconcile(identity);
     }
 
-    /// Takes out an instance whose connection is gone.
-    fn dismiss(&self, participant: &Participant<R::Message>) {
-        if self.session.registry.remove(participant) && participant.end(EndReason::Disconnected) {
-            participant.log(|| tracing::info!(reason = %EndReason::Disconnected, "left"));
+    /// Takes out an instance whose connection is gone, or is no longer the one its room has for the identity.
+    fn dismiss(&self, participant: &Participant<R::Message>, reason: EndReason) {
+        if self.session.registry.remove(participant) && participant.end(reason) {
+            participant.log(|| tracing::info!(%reason, "left"));
             self.session.emit(SessionEvent::Left(Who::of(participant)));
         }
     }
@@ -200,8 +200,9 @@ impl<R: Room> EventLoop<R> {
         if let Ok(participant) = &joined {
             // The disconnect may have come while the stream opened, when there was nothing to be removed.
             let now = self.session.room.present(&identity);
-            if now.is_none_or(|now| now.sid != *participant.sid()) {
-                self.dismiss(participant);
+            if now.as_ref().is_none_or(|now| now.sid != *participant.sid()) {
+                let reason = if now.is_none() { EndReason::Disconnected } else { EndReason::Replaced };
+                self.dismiss(participant, reason);
             } else if let Some(stream) = self.held.remove(participant.sid()) {
                 self.handle(identity.clone(), participant.sid().clone(), stream);
             }

@@ -42,7 +42,7 @@ pub enum SessionEvent {
         /// The one that was.
         prior: Who,
     },
-    /// An instance left: its room reported it gone.
+    /// An instance left: its room reported it gone, or had a newer connection by the time it was registered.
     Left(Who),
     /// An instance failed and was removed; if its connection is still there, a fresh one will join.
     Reset {

@@ -1,0 +1,229 @@
+//! How a room is set up.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, ToSocketAddrs};
+
+use super::WebSocketRoom;
+use super::listen::{self, Shared};
+use super::upgrade::{Admission, Rejection, UpgradeRequest};
+
+type Hook = Arc<dyn Fn(&UpgradeRequest) -> Result<Admission, Rejection> + Send + Sync>;
+
+/// Sets up a [`WebSocketRoom`].
+#[derive(Debug)]
+#[must_use = "nothing listens before bind"]
+pub struct WebSocketRoomBuilder(Config);
+
+pub(super) struct Config {
+    pub(super) max_message_bytes: usize,
+    pub(super) max_connections: usize,
+    pub(super) handshake_timeout: Duration,
+    pub(super) ping_interval: Duration,
+    pub(super) idle_timeout: Duration,
+    pub(super) close_timeout: Duration,
+    pub(super) send_buffer_bytes: Option<usize>,
+    hook: Option<Hook>,
+}
+
+impl Config {
+    /// Says who a viewer is: what the hook says, or else somebody called after `name`.
+    pub(super) fn admit(&self, request: &UpgradeRequest, name: &str) -> Result<Admission, Rejection> {
+        self.hook.as_ref().map_or_else(|| Ok(listen::anonymous(request, name)), |hook| hook(request))
+    }
+
+    fn check(&self) -> Result<(), BindError> {
+        let wrong = if self.max_message_bytes == 0 {
+            "max_message_bytes is 0: no message would be accepted"
+        } else if !(1..=tokio::sync::Semaphore::MAX_PERMITS).contains(&self.max_connections) {
+            "max_connections is 0 or more than can be counted"
+        } else if self.ping_interval.is_zero() {
+            "ping_interval is 0: give the time between pings"
+        } else if self.idle_timeout <= self.ping_interval {
+            "idle_timeout isn't longer than ping_interval: a silent viewer could never answer in time"
+        } else {
+            return Ok(());
+        };
+        Err(BindError::InvalidConfig(wrong))
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("max_message_bytes", &self.max_message_bytes)
+            .field("max_connections", &self.max_connections)
+            .field("handshake_timeout", &self.handshake_timeout)
+            .field("ping_interval", &self.ping_interval)
+            .field("idle_timeout", &self.idle_timeout)
+            .field("close_timeout", &self.close_timeout)
+            .field("send_buffer_bytes", &self.send_buffer_bytes)
+            .field("hook", &self.hook.is_some())
+            .finish()
+    }
+}
+
+impl WebSocketRoomBuilder {
+    pub(super) fn new() -> Self {
+        Self(Config {
+            max_message_bytes: 16 << 20,
+            max_connections: 10_000,
+            handshake_timeout: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(15),
+            idle_timeout: Duration::from_secs(40),
+            close_timeout: Duration::from_secs(5),
+            send_buffer_bytes: None,
+            hook: None,
+        })
+    }
+
+    /// The longest message from a viewer, in bytes, fragments put together; a longer one closes its connection with
+    /// 1009. Memory is taken as bytes arrive, whatever a header announces.
+    ///
+    /// 16 MiB by default: what the other transport of this protocol takes, so that no viewer depends on the transport.
+    pub fn max_message_bytes(mut self, bytes: usize) -> Self {
+        self.0.max_message_bytes = bytes;
+        self
+    }
+
+    /// How many connections there may be, those in the hand-shake included; beyond, a viewer gets HTTP 503.
+    ///
+    /// 10,000 by default: the size this crate is made and measured for. The process needs as many open files.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.0.max_connections = connections;
+        self
+    }
+
+    /// How long a connection may take until it is a WebSocket.
+    ///
+    /// 10 s by default: several retransmissions on a bad link, and few enough places taken by those who never ask.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.0.handshake_timeout = timeout;
+        self
+    }
+
+    /// How long a viewer may be silent before it is pinged.
+    ///
+    /// 15 s by default: half of the 30 s after which the most impatient of common proxies drop an idle connection.
+    pub fn ping_interval(mut self, interval: Duration) -> Self {
+        self.0.ping_interval = interval;
+        self
+    }
+
+    /// How long a viewer may be silent before its connection is closed with 1011; longer than
+    /// [`ping_interval`](Self::ping_interval).
+    ///
+    /// Anything it sends counts, and so does taking bytes that its socket had refused before: a slow viewer in the
+    /// middle of a large message isn't silent. While the embedder doesn't take what the viewer has sent, and while
+    /// this process doesn't run, time stands still.
+    ///
+    /// 40 s by default: two pings and 10 s for the answer to the second.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.0.idle_timeout = timeout;
+        self
+    }
+
+    /// How long a goodbye may take: the rest of a frame, the close frame and the viewer's own end. Then the connection is
+    /// reset, and a viewer that reads on finds no stale data. A viewer that is refused has as long to read why.
+    ///
+    /// 5 s by default: a viewer that is there takes one round trip, and one that has stalled shall not hold a socket.
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.0.close_timeout = timeout;
+        self
+    }
+
+    /// How much the kernel may hold per connection of what its viewer hasn't acknowledged, in bytes (`SO_SNDBUF`; Linux
+    /// doubles the number for its own bookkeeping).
+    ///
+    /// Left to the kernel by default, which lets it grow with the link. A fixed, small buffer makes a slow viewer show
+    /// sooner, and bounds what thousands of them cost.
+    pub fn send_buffer_bytes(mut self, bytes: usize) -> Self {
+        self.0.send_buffer_bytes = Some(bytes);
+        self
+    }
+
+    /// Says who a viewer is, by its request, or turns it away. Runs in the connection's task, within the hand-shake:
+    /// it must not block. If it panics, that connection is dropped.
+    ///
+    /// Without it, every connection is somebody else: an identity of its own, at random.
+    ///
+    /// ```
+    /// use lanecast::ParticipantIdentity;
+    /// use lanecast::room::websocket::{Admission, Rejection, UpgradeRequest, WebSocketRoom};
+    ///
+    /// fn who(request: &UpgradeRequest) -> Result<Admission, Rejection> {
+    ///     let name = request.header("x-viewer").ok_or_else(|| Rejection::new(401, "say who you are"))?;
+    ///     let identity = ParticipantIdentity::new(name).map_err(|error| Rejection::new(400, error.to_string()))?;
+    ///     Ok(Admission::new(identity).with_attribute("address", request.peer().to_string()))
+    /// }
+    ///
+    /// let builder = WebSocketRoom::builder().on_upgrade(who);
+    /// # let _ = builder;
+    /// ```
+    pub fn on_upgrade<F>(mut self, hook: F) -> Self
+    where
+        F: Fn(&UpgradeRequest) -> Result<Admission, Rejection> + Send + Sync + 'static,
+    {
+        self.0.hook = Some(Arc::new(hook));
+        self
+    }
+
+    /// Listens on `address`, for example `"0.0.0.0:8765"`; port 0 picks one, see
+    /// [`local_addr`](WebSocketRoom::local_addr). Connections are let in from now on; they wait for the session.
+    ///
+    /// # Errors
+    /// [`BindError`], which says on which address and why.
+    ///
+    /// # Panics
+    /// If called outside a Tokio runtime. The room lives in the one it is called in.
+    ///
+    /// # Cancel safety
+    /// A future dropped before it is done has left nothing behind.
+    pub async fn bind(self, address: impl ToSocketAddrs + fmt::Display) -> Result<WebSocketRoom, BindError> {
+        self.0.check()?;
+        let name = address.to_string();
+        let listening = TcpListener::bind(address).await.and_then(|listener| Ok((listener.local_addr()?, listener)));
+        let (local_addr, listener) = listening.map_err(|source| BindError::of(name, source))?;
+        let shared = Arc::new(Shared::new(self.0));
+        tokio::spawn(listen::run(Arc::clone(&shared), listener));
+        tracing::info!(address = %local_addr, "listening for WebSockets");
+        Ok(WebSocketRoom::new(shared, local_addr))
+    }
+}
+
+/// Why a room can't listen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Somebody listens there already: choose another port, or 0 for any.
+    #[error("cannot listen on {address}: somebody does already (choose another port, or 0 for any that is free)")]
+    AddressInUse {
+        /// Where it was to listen.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The address can't be listened on: it isn't one of this machine, can't be resolved, or isn't allowed.
+    #[error("cannot listen on {address}: {source}")]
+    Unavailable {
+        /// Where it was to listen.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The settings contradict each other.
+    #[error("cannot listen with these settings: {0}")]
+    InvalidConfig(&'static str),
+}
+
+impl BindError {
+    fn of(address: String, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::AddrInUse => Self::AddressInUse { address, source },
+            _ => Self::Unavailable { address, source },
+        }
+    }
+}

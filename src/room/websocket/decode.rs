@@ -1,0 +1,314 @@
+//! What a client's bytes mean: frames, unmasked and reassembled.
+//!
+//! The header of a frame is parsed by tungstenite. Its payload is gathered here, for two reasons. Tungstenite's own
+//! codec reserves what a header announces before a byte of it has arrived: 14 bytes from a client would cost this server
+//! the size limit. And it reads into a buffer of its own, which 10,000 idle connections would keep; here bytes come from
+//! one buffer per thread, and an idle connection has none.
+
+use std::io::Cursor;
+
+use bytes::Bytes;
+use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+
+use super::farewell::Violation;
+use crate::protocol::Frame;
+
+/// The longest header of a client's frame: two bytes, eight of length, four of mask.
+const MAX_HEADER: usize = 14;
+
+/// The longest payload of a control frame.
+const MAX_CONTROL: usize = 125;
+
+/// The code of a close frame that has none, as if it said "normal".
+const NORMAL: u16 = 1000;
+
+/// What a client has sent.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// A whole message.
+    Message(Frame),
+    /// To be answered with the same payload.
+    Ping(Vec<u8>),
+    Pong,
+    /// The client closes, with this code. Nothing comes after it.
+    Close(u16),
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Decoder {
+    max_message: usize,
+    /// The beginning of a header that isn't complete yet.
+    header: [u8; MAX_HEADER],
+    header_len: u8,
+    /// The frame whose payload is being read.
+    frame: Option<Payload>,
+    /// The message that is being put together.
+    message: Vec<u8>,
+    message_kind: Option<Kind>,
+    /// The payload of a control frame, which may come between the fragments of a message.
+    control: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Payload {
+    opcode: OpCode,
+    last: bool,
+    /// Turned so that its first byte is for the next byte of the payload.
+    mask: [u8; 4],
+    missing: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Binary,
+}
+
+impl Decoder {
+    pub(super) fn new(max_message: usize) -> Self {
+        Self {
+            max_message,
+            header: [0; MAX_HEADER],
+            header_len: 0,
+            frame: None,
+            message: Vec::new(),
+            message_kind: None,
+            control: Vec::new(),
+        }
+    }
+
+    /// Takes what it needs from the front of `input` for one item; `None` when the input is used up.
+    pub(super) fn next(&mut self, input: &mut &[u8]) -> Result<Option<Item>, Violation> {
+        loop {
+            if self.frame.is_none() && !self.begin_frame(input)? {
+                return Ok(None);
+            }
+            if !self.fill(input) {
+                return Ok(None);
+            }
+            if let Some(item) = self.end_frame()? {
+                return Ok(Some(item));
+            }
+        }
+    }
+
+    /// Reads a header. False if it isn't complete.
+    fn begin_frame(&mut self, input: &mut &[u8]) -> Result<bool, Violation> {
+        let had = usize::from(self.header_len);
+        let more = input.len().min(MAX_HEADER - had);
+        self.header[had..had + more].copy_from_slice(&input[..more]);
+        let mut cursor = Cursor::new(&self.header[..had + more]);
+        // The only thing it finds wrong with a header is an opcode that doesn't exist.
+        let Some((header, length)) = FrameHeader::parse(&mut cursor).map_err(|_| Violation::Opcode)? else {
+            self.header_len = (had + more) as u8;
+            *input = &input[more..];
+            return Ok(false);
+        };
+        *input = &input[cursor.position() as usize - had..];
+        self.header_len = 0;
+        self.frame = Some(self.admit(&header, length)?);
+        Ok(true)
+    }
+
+    /// Checks a header against the protocol and the size limit.
+    fn admit(&mut self, header: &FrameHeader, length: u64) -> Result<Payload, Violation> {
+        if header.rsv1 || header.rsv2 || header.rsv3 {
+            return Err(Violation::ReservedBits);
+        }
+        let mask = header.mask.ok_or(Violation::Unmasked)?;
+        let room = match header.opcode {
+            OpCode::Control(_) if !header.is_final => return Err(Violation::FragmentedControl),
+            OpCode::Control(_) => MAX_CONTROL,
+            OpCode::Data(data) => {
+                self.message_kind = match (data, self.message_kind) {
+                    (Data::Continue, None) => return Err(Violation::StrayContinuation),
+                    (Data::Continue, kind) => kind,
+                    (_, Some(_)) => return Err(Violation::Interleaved),
+                    (Data::Text, None) => Some(Kind::Text),
+                    (Data::Binary, None) => Some(Kind::Binary),
+                    (Data::Reserved(_), None) => return Err(Violation::Opcode),
+                };
+                self.max_message - self.message.len()
+            }
+        };
+        let missing = usize::try_from(length).ok().filter(|length| *length <= room);
+        let Some(missing) = missing else {
+            let control = matches!(header.opcode, OpCode::Control(_));
+            return Err(if control { Violation::LongControl } else { Violation::TooLarge });
+        };
+        Ok(Payload { opcode: header.opcode, last: header.is_final, mask, missing })
+    }
+
+    /// Moves what has arrived of the frame's payload. False if more is to come.
+    fn fill(&mut self, input: &mut &[u8]) -> bool {
+        let Some(frame) = &mut self.frame else { return false };
+        let (arrived, after) = input.split_at(input.len().min(frame.missing));
+        *input = after;
+        let into = match frame.opcode {
+            OpCode::Control(_) => &mut self.control,
+            OpCode::Data(_) => &mut self.message,
+        };
+        // Grows with what arrives, never to what was announced.
+        let start = into.len();
+        into.extend_from_slice(arrived);
+        unmask(&mut into[start..], frame.mask);
+        frame.mask.rotate_left(arrived.len() % 4);
+        frame.missing -= arrived.len();
+        frame.missing == 0
+    }
+
+    /// The frame is complete. `None` if its message isn't.
+    fn end_frame(&mut self) -> Result<Option<Item>, Violation> {
+        let Some(frame) = self.frame.take() else { return Ok(None) };
+        match frame.opcode {
+            OpCode::Control(control) => self.end_control(control).map(Some),
+            OpCode::Data(_) if !frame.last => Ok(None),
+            OpCode::Data(_) => self.end_message().map(Some),
+        }
+    }
+
+    fn end_message(&mut self) -> Result<Item, Violation> {
+        let message = std::mem::take(&mut self.message);
+        let frame = match self.message_kind.take() {
+            Some(Kind::Text) => Frame::text(String::from_utf8(message).map_err(|_| Violation::Utf8)?),
+            Some(Kind::Binary) | None => Frame::binary(Bytes::from(message)),
+        };
+        Ok(Item::Message(frame))
+    }
+
+    fn end_control(&mut self, control: Control) -> Result<Item, Violation> {
+        let payload = std::mem::take(&mut self.control);
+        match control {
+            Control::Ping => Ok(Item::Ping(payload)),
+            Control::Pong => Ok(Item::Pong),
+            Control::Close => close_code(&payload).map(Item::Close),
+            Control::Reserved(_) => Err(Violation::Opcode),
+        }
+    }
+}
+
+fn close_code(payload: &[u8]) -> Result<u16, Violation> {
+    let Some((code, reason)) = payload.split_first_chunk() else {
+        return if payload.is_empty() { Ok(NORMAL) } else { Err(Violation::CloseFrame) };
+    };
+    let code = u16::from_be_bytes(*code);
+    if !CloseCode::from(code).is_allowed() {
+        return Err(Violation::CloseFrame);
+    }
+    match std::str::from_utf8(reason) {
+        Ok(_) => Ok(code),
+        Err(_) => Err(Violation::Utf8),
+    }
+}
+
+fn unmask(bytes: &mut [u8], mask: [u8; 4]) {
+    let [a, b, c, d] = mask;
+    let key = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let (words, rest) = bytes.as_chunks_mut::<8>();
+    for word in words {
+        *word = (u64::from_ne_bytes(*word) ^ key).to_ne_bytes();
+    }
+    for (byte, mask) in rest.iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= mask;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::FrameKind;
+
+    /// A client's frame: first byte, payload, masked with something.
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mask = [0x11, 0x22, 0x83, 0xf4];
+        let mut bytes = vec![first];
+        match payload.len() {
+            short @ 0..=125 => bytes.push(0x80 | short as u8),
+            long @ 126..=0xffff => {
+                bytes.push(0xfe);
+                bytes.extend((long as u16).to_be_bytes());
+            }
+            long => {
+                bytes.push(0xff);
+                bytes.extend((long as u64).to_be_bytes());
+            }
+        }
+        bytes.extend(mask);
+        bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        bytes
+    }
+
+    fn decode_in_pieces(bytes: &[u8], piece: usize, max: usize) -> Result<Vec<Item>, Violation> {
+        let mut decoder = Decoder::new(max);
+        let mut items = Vec::new();
+        for mut input in bytes.chunks(piece) {
+            while let Some(item) = decoder.next(&mut input)? {
+                items.push(item);
+            }
+            assert!(input.is_empty());
+        }
+        Ok(items)
+    }
+
+    #[test]
+    fn pieces_of_any_size_give_the_same_messages() {
+        let long: Vec<u8> = (0..70_000_u32).map(|i| i as u8).collect();
+        let mut bytes = frame(0x01, "gr\u{fc}".as_bytes());
+        bytes.extend(frame(0x89, b"now"));
+        bytes.extend(frame(0x80, "\u{df}e".as_bytes()));
+        bytes.extend(frame(0x82, &long));
+        bytes.extend(frame(0x8a, b""));
+        bytes.extend(frame(0x88, &[0x03, 0xe8, b'x']));
+        for piece in [1, 2, 3, 7, 13, 14, 15, 4096, bytes.len()] {
+            let items = decode_in_pieces(&bytes, piece, 70_000).unwrap();
+            let [Item::Ping(ping), Item::Message(text), Item::Message(binary), Item::Pong, Item::Close(1000)] =
+                &items[..]
+            else {
+                panic!("{piece}: {items:?}");
+            };
+            assert_eq!(ping, b"now");
+            assert_eq!((text.kind(), &text.payload()[..]), (FrameKind::Text, "gr\u{fc}\u{df}e".as_bytes()));
+            assert_eq!((binary.kind(), &binary.payload()[..]), (FrameKind::Binary, &long[..]));
+        }
+    }
+
+    #[test]
+    fn what_must_not_be_sent_is_named() {
+        let mut unmasked = frame(0x82, b"x");
+        unmasked[1] &= 0x7f;
+        let joined = |first: u8, second: u8| [frame(first, b"ab"), frame(second, b"cd")].concat();
+        let cases = [
+            (unmasked, Violation::Unmasked),
+            (frame(0xc2, b"x"), Violation::ReservedBits),
+            (frame(0x83, b"x"), Violation::Opcode),
+            (frame(0x8b, b"x"), Violation::Opcode),
+            (frame(0x09, b"x"), Violation::FragmentedControl),
+            (frame(0x89, &[0; 126]), Violation::LongControl),
+            (frame(0x80, b"x"), Violation::StrayContinuation),
+            (joined(0x01, 0x82), Violation::Interleaved),
+            (frame(0x88, b"x"), Violation::CloseFrame),
+            (frame(0x88, &1005_u16.to_be_bytes()), Violation::CloseFrame),
+            (frame(0x88, &[0x03, 0xe8, 0xff]), Violation::Utf8),
+            (frame(0x81, &[0xff]), Violation::Utf8),
+            (frame(0x82, b"xxxx"), Violation::TooLarge),
+            (joined(0x02, 0x80), Violation::TooLarge),
+            (vec![0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0], Violation::TooLarge),
+        ];
+        for (bytes, violation) in cases {
+            for piece in [1, bytes.len()] {
+                assert_eq!(decode_in_pieces(&bytes, piece, 3).unwrap_err(), violation);
+            }
+        }
+        assert_eq!(decode_in_pieces(&frame(0x82, b"xxx"), 99, 3).unwrap().len(), 1, "the limit itself is allowed");
+    }
+
+    #[test]
+    fn an_announcement_costs_nothing() {
+        let mut decoder = Decoder::new(16 << 20);
+        let mut header = &frame(0x82, &vec![0; 16 << 20])[..20];
+        assert!(decoder.next(&mut header).unwrap().is_none());
+        assert!(decoder.message.capacity() < 64, "{}", decoder.message.capacity());
+    }
+}

@@ -1,0 +1,129 @@
+//! Who is connected.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::connection::Connection;
+use super::farewell::Farewell;
+use crate::ids::ParticipantIdentity;
+use crate::lane::EndReason;
+use crate::room::Presence;
+
+/// The connections of a room, by identity and time of joining. Locked for short look-ups only.
+#[derive(Debug, Default)]
+pub(super) struct Directory(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    connections: BTreeMap<(ParticipantIdentity, u64), Arc<Connection>>,
+    last_joined: u64,
+    shut: bool,
+}
+
+impl Directory {
+    /// Enters the connection made for a time of joining; `None` if nobody is let in any more.
+    pub(super) fn enter(&self, make: impl FnOnce(u64) -> Connection) -> Option<Arc<Connection>> {
+        let mut state = self.lock();
+        if state.shut {
+            return None;
+        }
+        state.last_joined = joined_at(state.last_joined, now_ms());
+        let connection = Arc::new(make(state.last_joined));
+        state.connections.insert(key(&connection.presence), Arc::clone(&connection));
+        Some(connection)
+    }
+
+    /// Removes this very connection.
+    pub(super) fn leave(&self, connection: &Connection) {
+        self.lock().connections.remove(&key(&connection.presence));
+    }
+
+    /// The newest connection of `identity` that isn't about to end.
+    pub(super) fn newest(&self, identity: &ParticipantIdentity) -> Option<Presence> {
+        let state = self.lock();
+        let mut of_identity = state.connections.range((identity.clone(), 0)..=(identity.clone(), u64::MAX));
+        let newest = of_identity.rfind(|(_, connection)| !connection.is_ending());
+        newest.map(|(_, connection)| connection.presence.clone())
+    }
+
+    /// The newest connection of each identity.
+    pub(super) fn all(&self) -> Vec<Presence> {
+        let state = self.lock();
+        let mut all: Vec<Presence> = Vec::with_capacity(state.connections.len());
+        for connection in state.connections.values().filter(|connection| !connection.is_ending()) {
+            // Ascending by time of joining within an identity.
+            all.pop_if(|before| before.identity == connection.presence.identity);
+            all.push(connection.presence.clone());
+        }
+        all
+    }
+
+    /// Takes the writing side of `presence`, once.
+    ///
+    /// Older connections of its identity that nobody has opened never will be: they end here.
+    pub(super) fn take(&self, presence: &Presence) -> Option<Arc<Connection>> {
+        let state = self.lock();
+        let connection = state.connections.get(&key(presence))?;
+        if connection.presence.sid != presence.sid || connection.is_ending() || !connection.take() {
+            return None;
+        }
+        let older = state.connections.range((presence.identity.clone(), 0)..key(presence));
+        for (_, connection) in older.filter(|(_, connection)| !connection.is_taken()) {
+            connection.end(Farewell::Ended(EndReason::Replaced));
+        }
+        Some(Arc::clone(connection))
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.lock().connections.len()
+    }
+
+    /// Lets nobody in any more, and ends those that nobody has opened.
+    pub(super) fn shut(&self) {
+        let mut state = self.lock();
+        state.shut = true;
+        for connection in state.connections.values().filter(|connection| !connection.is_taken()) {
+            connection.end(Farewell::RoomClosed);
+        }
+    }
+
+    /// Ends everybody.
+    pub(super) fn end_all(&self) {
+        for connection in self.lock().connections.values() {
+            connection.end(Farewell::RoomClosed);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(presence: &Presence) -> (ParticipantIdentity, u64) {
+    (presence.identity.clone(), presence.joined_at)
+}
+
+/// Later than every one before, whatever the clock does: a clock set back refuses nobody.
+fn joined_at(last: u64, now: u64) -> u64 {
+    now.max(last + 1)
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::joined_at;
+
+    #[test]
+    fn a_clock_set_back_makes_nobody_older() {
+        assert_eq!(joined_at(0, 1000), 1000);
+        assert_eq!(joined_at(1000, 1000), 1001);
+        assert_eq!(joined_at(1001, 3), 1002);
+        assert_eq!(joined_at(1002, 5000), 5000);
+    }
+}

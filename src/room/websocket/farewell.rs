@@ -1,0 +1,129 @@
+//! Why a connection ends, and how its close frame says so.
+
+use crate::lane::EndReason;
+
+/// See the [module](self).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Farewell {
+    /// The session has ended this participant.
+    Ended(EndReason),
+    /// The sink was closed or dropped without a reason.
+    SinkDropped,
+    /// The room is closing.
+    RoomClosed,
+    /// Nothing was heard of the client for too long.
+    Silent,
+    /// The client sent what it must not send.
+    Violation(Violation),
+    /// The client closed, with this code.
+    PeerClosed(u16),
+    /// The client is gone; there is nobody to write a close frame to.
+    PeerGone,
+}
+
+/// How a client broke the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Violation {
+    Unmasked,
+    ReservedBits,
+    Opcode,
+    FragmentedControl,
+    LongControl,
+    StrayContinuation,
+    Interleaved,
+    CloseFrame,
+    Utf8,
+    TooLarge,
+}
+
+/// What others ask of the task that serves a connection fits into a byte; zero is "nothing".
+const SINK_DROPPED: u8 = 64;
+const ROOM_CLOSED: u8 = 65;
+
+impl Farewell {
+    /// The code and the reason of the close frame. Reasons are shorter than the 123 bytes that fit.
+    pub(super) fn frame(self) -> Option<(u16, &'static str)> {
+        let frame = match self {
+            Self::Ended(reason) => (end_code(reason), reason.as_str()),
+            Self::SinkDropped => (1001, "the server let go of the connection"),
+            Self::RoomClosed => (1001, "the room is closed"),
+            Self::Silent => (1011, "nothing was heard, not even an answer to a ping"),
+            Self::Violation(violation) => violation.frame(),
+            Self::PeerClosed(code) => (code, "closed by the client"),
+            Self::PeerGone => return None,
+        };
+        Some(frame)
+    }
+
+    /// As one byte, for those farewells that somebody else than the serving task asks for.
+    pub(super) fn to_request(self) -> Option<u8> {
+        match self {
+            Self::Ended(reason) => Some(reason as u8 + 1),
+            Self::SinkDropped => Some(SINK_DROPPED),
+            Self::RoomClosed => Some(ROOM_CLOSED),
+            Self::Silent | Self::Violation(_) | Self::PeerClosed(_) | Self::PeerGone => None,
+        }
+    }
+
+    /// The reverse; `None` if nothing is asked for.
+    pub(super) fn from_request(request: u8) -> Option<Self> {
+        match request {
+            SINK_DROPPED => Some(Self::SinkDropped),
+            ROOM_CLOSED => Some(Self::RoomClosed),
+            _ => EndReason::ALL.into_iter().map(Self::Ended).find(|ended| ended.to_request() == Some(request)),
+        }
+    }
+}
+
+fn end_code(reason: EndReason) -> u16 {
+    match reason {
+        EndReason::Overflow | EndReason::WriteFailed | EndReason::WritePanicked | EndReason::WriteTimedOut => 1013,
+        EndReason::Replaced => 4000,
+        EndReason::Refused => 1008,
+        EndReason::Disconnected | EndReason::SessionClosed => 1001,
+    }
+}
+
+impl Violation {
+    fn frame(self) -> (u16, &'static str) {
+        match self {
+            Self::Unmasked => (1002, "a frame was not masked"),
+            Self::ReservedBits => (1002, "a reserved bit was set"),
+            Self::Opcode => (1002, "unknown opcode"),
+            Self::FragmentedControl => (1002, "a control frame was fragmented"),
+            Self::LongControl => (1002, "a control frame was longer than 125 bytes"),
+            Self::StrayContinuation => (1002, "a continuation without a beginning"),
+            Self::Interleaved => (1002, "a new message began inside a fragmented one"),
+            Self::CloseFrame => (1002, "malformed close frame"),
+            Self::Utf8 => (1007, "text that is not UTF-8"),
+            Self::TooLarge => (1009, "a message over the size limit"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_survive_the_byte_and_reasons_fit_a_close_frame() {
+        let ended = EndReason::ALL.into_iter().map(Farewell::Ended);
+        for farewell in ended.chain([Farewell::SinkDropped, Farewell::RoomClosed]) {
+            let request = farewell.to_request().unwrap();
+            assert_ne!(request, 0);
+            assert_eq!(Farewell::from_request(request), Some(farewell));
+            let (code, reason) = farewell.frame().unwrap();
+            assert!(reason.len() <= 123, "{reason}");
+            assert!(!matches!(code, 0..1000 | 1004..=1006), "{code}");
+        }
+        assert_eq!(Farewell::from_request(0), None);
+    }
+
+    #[test]
+    fn faults_ask_the_client_to_come_back() {
+        for reason in EndReason::ALL {
+            let code = Farewell::Ended(reason).frame().map(|(code, _)| code);
+            assert_eq!(code == Some(1013), reason.is_fault(), "{reason}");
+        }
+    }
+}

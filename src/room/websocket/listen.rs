@@ -1,0 +1,230 @@
+//! Lets connections in.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_channel::mpsc::Receiver;
+use socket2::SockRef;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::builder::Config;
+use super::connection::Connection;
+use super::directory::Directory;
+use super::reader::Reader;
+use super::upgrade::{Admission, Refusal, Rejection, UpgradeRequest, upgrade};
+use crate::ids::{ParticipantIdentity, ParticipantSid};
+use crate::protocol::{Frame, Subprotocol};
+use crate::room::{Presence, RoomEvent};
+
+pub(super) type Event = RoomEvent<Receiver<Frame>>;
+
+/// Events that wait for the session before connections that cause more have to wait.
+const EVENT_CAPACITY: usize = 1024;
+
+/// Connections over the cap that are being told so; those beyond are closed without a word.
+const MAX_REFUSALS: usize = 64;
+
+/// How long the listener rests after an error that may last, such as too many open files: the first time, and at most.
+const FIRST_REST: Duration = Duration::from_millis(10);
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
+/// What the room, its listener and its connections share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) config: Config,
+    pub(super) directory: Directory,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) listener: Mutex<Option<mpsc::Receiver<Event>>>,
+    /// The room is to be closed.
+    pub(super) stop: CancellationToken,
+    /// Nobody is to be let in any more; cancelled with `stop` at the latest.
+    pub(super) shut: CancellationToken,
+    /// It is: every connection has ended.
+    pub(super) stopped: CancellationToken,
+    tasks: TaskTracker,
+    places: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+    names: Names,
+}
+
+impl Shared {
+    pub(super) fn new(config: Config) -> Self {
+        let (events, listener) = mpsc::channel(EVENT_CAPACITY);
+        let stop = CancellationToken::new();
+        Self {
+            directory: Directory::default(),
+            events,
+            listener: Mutex::new(Some(listener)),
+            shut: stop.child_token(),
+            stop,
+            stopped: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            places: Arc::new(Semaphore::new(config.max_connections)),
+            refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
+            names: Names::new(),
+            config,
+        }
+    }
+
+    /// The events, for the first who asks.
+    pub(super) fn take_listener(&self) -> Option<mpsc::Receiver<Event>> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Accepts connections as long as somebody is let in, then sees everybody off: those whom no session has opened at once,
+/// the others when the session lets go of them or when the room is closed.
+pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
+    // However this task ends, whoever waits for the room to be closed is told.
+    let _stopped = shared.stopped.clone().drop_guard();
+    let mut rest = FIRST_REST;
+    while let Some(accepted) = shared.shut.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, peer)) => {
+                rest = FIRST_REST;
+                admit(&shared, stream, peer);
+            }
+            Err(error) if is_of_one_connection(&error) => tracing::debug!(%error, "a connection ended in the queue"),
+            Err(error) => {
+                tracing::warn!(%error, ?rest, "no connection can be accepted, resting");
+                shared.shut.run_until_cancelled(sleep(rest)).await;
+                rest = (rest * 2).min(LONGEST_REST);
+            }
+        }
+    }
+    drop(listener);
+    shared.directory.shut();
+    shared.tasks.close();
+    if shared.stop.run_until_cancelled(shared.tasks.wait()).await.is_none() {
+        shared.directory.end_all();
+        // Events that no session will ever take must not be waited for.
+        drop(shared.take_listener());
+        shared.tasks.wait().await;
+    }
+    tracing::debug!("the room is closed");
+}
+
+/// Whether `accept` failed because of the connection it was about to return.
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+fn admit(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
+    if let Ok(place) = Arc::clone(&shared.places).try_acquire_owned() {
+        shared.tasks.spawn(welcome(Arc::clone(shared), stream, peer, place));
+    } else if let Ok(permit) = Arc::clone(&shared.refusals).try_acquire_owned() {
+        tracing::debug!(%peer, max = shared.config.max_connections, "too many connections, one is refused");
+        let shared_too = Arc::clone(shared);
+        shared.tasks.spawn(async move {
+            refuse(&shared_too, &stream, &Rejection::full()).await;
+            drop(permit);
+        });
+    } else {
+        tracing::debug!(%peer, "too many connections, one is closed");
+    }
+}
+
+/// Answers with an HTTP error, within the time for a goodbye.
+async fn refuse(shared: &Shared, stream: &TcpStream, rejection: &Rejection) {
+    let answer = timeout(shared.config.close_timeout, rejection.answer(stream));
+    // If the time is up, the viewer has what it has.
+    let _ = shared.shut.run_until_cancelled(answer).await;
+}
+
+/// Takes a connection through the hand-shake, and hands it to a task of its own, which is a lot smaller than this one.
+async fn welcome(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
+    if let Err(error) = prepare(&shared.config, &stream) {
+        tracing::debug!(%peer, %error, "a connection can't be prepared");
+        return;
+    }
+    let name = shared.names.next();
+    let handshake = upgrade(&stream, peer, |request| shared.config.admit(request, &name));
+    let handshake = timeout(shared.config.handshake_timeout, handshake);
+    let outcome = match shared.shut.run_until_cancelled(handshake).await {
+        Some(Ok(outcome)) => outcome,
+        Some(Err(_)) => Err(Rejection::timed_out().into()),
+        None => return,
+    };
+    let (admission, subprotocol) = match outcome {
+        Ok(admitted) => admitted,
+        Err(Refusal::Rejected(rejection)) => {
+            tracing::debug!(%peer, status = rejection.status(), reason = rejection.message(), "a viewer is refused");
+            return refuse(&shared, &stream, &rejection).await;
+        }
+        Err(Refusal::Gone) => return tracing::debug!(%peer, "a viewer went before it was in"),
+    };
+    let entered = shared.directory.enter(|joined_at| {
+        let presence = presence(&admission, &name, joined_at, subprotocol);
+        Connection::new(stream, peer, presence)
+    });
+    let Some(connection) = entered else { return };
+    let Presence { identity, sid, .. } = &connection.presence;
+    tracing::info!(%identity, %sid, %peer, subprotocol = subprotocol.as_str(), "connected");
+    let reader = Reader::new(Arc::clone(&shared), connection);
+    shared.tasks.spawn(reader.run(place));
+}
+
+fn presence(admission: &Admission, name: &str, joined_at: u64, subprotocol: Subprotocol) -> Presence {
+    let sid = ParticipantSid::new(format!("WS_{name}")).expect("it is short and not empty");
+    let mut presence = Presence::new(admission.identity.clone(), sid, joined_at).with_negotiated(subprotocol.as_str());
+    presence.attributes = Arc::clone(&admission.attributes);
+    presence
+}
+
+fn prepare(config: &Config, stream: &TcpStream) -> std::io::Result<()> {
+    // A batch is one write: waiting for more to fill a packet would only delay it.
+    stream.set_nodelay(true)?;
+    if let Some(bytes) = config.send_buffer_bytes {
+        SockRef::from(stream).set_send_buffer_size(bytes)?;
+    }
+    Ok(())
+}
+
+/// The identity of a viewer when nobody says who it is.
+pub(super) fn anonymous(_request: &UpgradeRequest, name: &str) -> Admission {
+    let identity = ParticipantIdentity::new(format!("viewer_{name}")).expect("it is short and not empty");
+    Admission::new(identity)
+}
+
+/// Names for connections: random to look at, and none comes twice.
+#[derive(Debug)]
+struct Names {
+    start: u64,
+    count: AtomicU64,
+}
+
+impl Names {
+    fn new() -> Self {
+        Self { start: fastrand::u64(..), count: AtomicU64::new(0) }
+    }
+
+    fn next(&self) -> String {
+        // Relaxed: only the value has to be unique. Each step below is a bijection, so different counts give different
+        // names: a step of the golden ratio, then a shift and a multiplication by an odd number, twice.
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        let mut name = self.start.wrapping_add(count.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        name = (name ^ (name >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        name = (name ^ (name >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        format!("{:016x}", name ^ (name >> 32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Names;
+
+    #[test]
+    fn no_name_comes_twice() {
+        let names = Names::new();
+        let many: std::collections::HashSet<String> = (0..10_000).map(|_| names.next()).collect();
+        assert_eq!(many.len(), 10_000);
+        assert!(many.iter().all(|name| name.len() == 16));
+    }
+}

@@ -1,0 +1,156 @@
+//! A room over WebSockets: a server on a TCP address.
+//!
+//! Each viewer has one connection, and on it one stream in either direction: a [`Frame`] is a message, text or binary.
+//! Which dialect it speaks is negotiated as a WebSocket subprotocol, the best of those it offers; who it is, an embedder's
+//! [hook](WebSocketRoomBuilder::on_upgrade) says.
+//!
+//! # How connections end
+//! | what happened | close code |
+//! |---|---|
+//! | the viewer couldn't keep up, or a write failed (a reset): come back and start afresh | 1013 |
+//! | a newer connection of the same identity took its place | 4000 |
+//! | the session didn't admit it | 1008 |
+//! | the session, the room or the stream was closed | 1001 |
+//! | nothing was heard for the [idle time-out](WebSocketRoomBuilder::idle_timeout) | 1011 |
+//! | the viewer broke the WebSocket protocol; text that isn't UTF-8; a message over the size limit | 1002; 1007; 1009 |
+//! | the viewer closed | its own code |
+//!
+//! Every close frame has a reason in words. Before it comes the rest of the frame that was being written, and nothing
+//! else: what waited is discarded. A viewer that doesn't take its leave in time is
+//! [reset](WebSocketRoomBuilder::close_timeout).
+//!
+//! # What a connection costs
+//! An idle one has no buffers: what is read and written goes through one buffer per thread. A viewer that doesn't take
+//! what it is sent has at most one batch waiting here (64 KiB and a message; large payloads are shared by all), the
+//! rest waits in the session, which bounds it. A viewer whose messages aren't taken has 16 of them waiting, and what one
+//! read brought; then its socket isn't read any more.
+//!
+//! # Limits
+//! There is no TLS: put a proxy in front. No compression is negotiated: it would cost each viewer its own copy of each
+//! payload. The dead are noticed by silence alone, so after the idle time-out at worst.
+
+mod batch;
+mod builder;
+mod connection;
+mod decode;
+mod directory;
+mod farewell;
+mod listen;
+mod reader;
+mod sink;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod upgrade;
+mod writer;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures_channel::mpsc;
+use futures_core::Stream;
+use tokio_util::sync::DropGuard;
+
+use self::listen::Shared;
+use super::{Goodbye, OpenError, Presence, Room, RoomEvent};
+use crate::ids::ParticipantIdentity;
+use crate::lane::{EndReason, Progress};
+use crate::participant::Participant;
+use crate::protocol::Frame;
+
+pub use self::builder::{BindError, WebSocketRoomBuilder};
+pub use self::sink::{WebSocketSink, WebSocketSinkError};
+pub use self::upgrade::{Admission, Rejection, UpgradeRequest};
+
+/// Messages of one viewer that wait for the embedder before its socket isn't read any more.
+const INCOMING_MESSAGES: usize = 16;
+
+/// See the [module](self). Clones are the same room.
+///
+/// It closes when the last clone is dropped, or by [`shutdown`](Self::shutdown): nobody is let in any more, and every
+/// connection is closed with 1001. When the session drops its [events](Room::events), which is how it begins to end,
+/// nobody is let in any more either, and connections that it hasn't opened are closed; the others get what the session
+/// still has for them, and are closed when it lets go of them.
+#[derive(Clone, Debug)]
+pub struct WebSocketRoom(Arc<Handle>);
+
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+    local_addr: SocketAddr,
+    _stop: DropGuard,
+}
+
+impl WebSocketRoom {
+    /// Sets one up; what isn't set has a default.
+    pub fn builder() -> WebSocketRoomBuilder {
+        WebSocketRoomBuilder::new()
+    }
+
+    fn new(shared: Arc<Shared>, local_addr: SocketAddr) -> Self {
+        let stop = shared.stop.clone().drop_guard();
+        Self(Arc::new(Handle { shared, local_addr, _stop: stop }))
+    }
+
+    /// Where it listens, with the port that was picked if it was to be any.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.0.local_addr
+    }
+
+    /// How many viewers are connected, those the session hasn't admitted yet included.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.0.shared.directory.len()
+    }
+
+    /// Closes the room and waits until every connection has ended; that takes the
+    /// [close time-out](WebSocketRoomBuilder::close_timeout) at most, unless the session has stopped taking events. The
+    /// stream of events ends, and with it the session.
+    ///
+    /// # Cancel safety
+    /// The room closes once this has been polled, whether it is waited for or not. Further calls wait for the same.
+    pub async fn shutdown(&self) {
+        self.0.shared.stop.cancel();
+        self.0.shared.stopped.cancelled().await;
+    }
+}
+
+impl Room for WebSocketRoom {
+    type Message = Frame;
+    type Sink = WebSocketSink;
+    type Incoming = mpsc::Receiver<Frame>;
+
+    fn events(&self) -> impl Stream<Item = RoomEvent<Self::Incoming>> + Send + 'static {
+        let shared = &self.0.shared;
+        // The guard is dropped with the stream: nobody is let into a room without a session.
+        let with_guard = |events| (events, shared.stopped.clone(), shared.shut.clone().drop_guard());
+        let listener = shared.take_listener().map(with_guard);
+        futures_util::stream::unfold(listener, |listener| async {
+            let (mut events, stopped, shut) = listener?;
+            let event = match stopped.run_until_cancelled(events.recv()).await {
+                Some(event) => event?,
+                None => events.try_recv().ok()?,
+            };
+            Some((event, Some((events, stopped, shut))))
+        })
+    }
+
+    fn participants(&self) -> Vec<Presence> {
+        self.0.shared.directory.all()
+    }
+
+    fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
+        self.0.shared.directory.newest(identity)
+    }
+
+    async fn open(&self, to: &Presence, progress: Progress) -> Result<WebSocketSink, OpenError> {
+        let connection = self.0.shared.directory.take(to).ok_or(OpenError::NotPresent)?;
+        connection.writer().report_to(progress);
+        Ok(WebSocketSink::new(connection))
+    }
+
+    fn retire(&self, sink: WebSocketSink, _participant: &Participant<Frame>, reason: EndReason) -> Option<Goodbye> {
+        Some(sink.part(reason))
+    }
+}

@@ -1,0 +1,85 @@
+//! Reads and writes on a shared TCP stream, each one system call.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::Shutdown;
+
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+/// Whether less than was asked for means that the kernel's buffer is empty (full), so that the next call would only
+/// say so. True of edge-triggered readiness; tokio relies on it in the same way.
+const SHORT_IS_LAST: bool = cfg!(unix);
+
+/// Reads once: `None` if nothing is there, `Some(0)` at the end of the stream.
+pub(super) fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    let wanted = buffer.len();
+    once(stream, Interest::READABLE, wanted, || stream.try_read(buffer))
+}
+
+/// Writes `first` and `second` as far as the kernel takes them, in one call; says how many bytes that was.
+pub(super) fn write(stream: &TcpStream, first: &[u8], second: &[u8]) -> io::Result<usize> {
+    let wanted = first.len() + second.len();
+    if wanted == 0 {
+        return Ok(0);
+    }
+    let written = once(stream, Interest::WRITABLE, wanted, || match (first, second) {
+        (only, []) | ([], only) => stream.try_write(only),
+        (first, second) => stream.try_write_vectored(&[IoSlice::new(first), IoSlice::new(second)]),
+    })?;
+    match written {
+        Some(0) => Err(ErrorKind::WriteZero.into()),
+        written => Ok(written.unwrap_or(0)),
+    }
+}
+
+/// Does one transfer, and notes a short one as "not ready any more".
+///
+/// That note has to be made inside `try_io`, which remembers the readiness as it was before the transfer: readiness
+/// that arrives in between is kept. Clearing it afterwards could lose a wake-up.
+fn once(
+    stream: &TcpStream,
+    interest: Interest,
+    wanted: usize,
+    transfer: impl FnOnce() -> io::Result<usize>,
+) -> io::Result<Option<usize>> {
+    let mut moved = None;
+    let outcome = stream.try_io(interest, || {
+        let count = transfer()?;
+        moved = Some(count);
+        if SHORT_IS_LAST && count > 0 && count < wanted { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
+    });
+    match outcome {
+        Ok(()) => Ok(moved),
+        // An interrupted call stays ready: whoever waits for readiness is let through at once.
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(moved),
+        Err(error) => Err(error),
+    }
+}
+
+/// Sends the end of our side; the peer's side can still be read. A peer that has gone already needs none.
+pub(super) fn finish(stream: &TcpStream) {
+    let _ = SockRef::from(stream).shutdown(Shutdown::Write);
+}
+
+/// Ends both sides, whoever still holds a handle. A peer that has gone already needs none.
+pub(super) fn shut(stream: &TcpStream) {
+    let _ = SockRef::from(stream).shutdown(Shutdown::Both);
+}
+
+/// Waits until `stream` takes bytes and writes all of `bytes`; for hand-shakes only.
+pub(super) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        stream.writable().await?;
+        let written = write(stream, bytes, &[])?;
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
+
+/// Reads what comes and drops it until the peer has ended its side. A socket that is closed with bytes unread resets
+/// the connection, and the peer may never see what was written last.
+pub(super) async fn drain(stream: &TcpStream) {
+    let mut scrap = [0; 512];
+    while stream.readable().await.is_ok() && !matches!(read(stream, &mut scrap), Ok(Some(0)) | Err(_)) {}
+}

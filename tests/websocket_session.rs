@@ -1,0 +1,120 @@
+//! A session over the WebSocket room: what a viewer sees of resets, replacements and the end.
+#![cfg(feature = "websocket")]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use lanecast::protocol::Frame;
+use lanecast::room::websocket::{Admission, UpgradeRequest, WebSocketRoom};
+use lanecast::{EndReason, Events, Participant, Session, SessionEvent};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+
+type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let patience = Duration::from_secs(20);
+    tokio::time::timeout(patience, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+}
+
+/// A session whose viewers are called after the path they ask for.
+async fn start() -> (Session<WebSocketRoom>, WebSocketRoom) {
+    let room = WebSocketRoom::builder()
+        .on_upgrade(|request: &UpgradeRequest| Ok(Admission::new(request.path().parse().unwrap())))
+        .send_buffer_bytes(8 << 10)
+        .bind("127.0.0.1:0")
+        .await
+        .unwrap();
+    let session = Session::builder(room.clone())
+        .initial(|_| async { vec![Frame::text("hello")] })
+        .queue_capacity(64)
+        .build()
+        .unwrap();
+    (session, room)
+}
+
+async fn connect(room: &WebSocketRoom) -> Client {
+    let mut request = format!("ws://{}/ada", room.local_addr()).into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", "foxglove.sdk.v1".parse().unwrap());
+    let (mut client, _) = soon("the hand-shake", connect_async(request)).await.unwrap();
+    assert_eq!(next(&mut client).await, Message::text("hello"));
+    client
+}
+
+async fn next(client: &mut Client) -> Message {
+    soon("a message", client.next()).await.unwrap().unwrap()
+}
+
+/// Reads to the close frame and on to the end; says how many messages came before.
+async fn close_of(client: &mut Client) -> (usize, u16, String) {
+    let mut before = 0;
+    loop {
+        match next(client).await {
+            Message::Close(Some(frame)) => {
+                assert!(soon("the end", client.next()).await.is_none());
+                return (before, frame.code.into(), frame.reason.to_string());
+            }
+            Message::Binary(_) => before += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn joined(events: &mut Events, session: &Session<WebSocketRoom>) -> Participant<Frame> {
+    loop {
+        match soon("a join", events.next()).await {
+            Some(SessionEvent::Joined(_)) => return session.participants().remove(0),
+            Some(_) => {}
+            None => panic!("the session has ended"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_viewer_that_is_too_slow_is_told_so_and_comes_back() {
+    let (session, room) = start().await;
+    let mut events = session.events();
+    let mut client = connect(&room).await;
+    let slow = joined(&mut events, &session).await;
+    // It reads nothing while more is sent than its queue and all buffers hold.
+    let payload = Bytes::from(vec![0; 256 << 10]);
+    let mut sent = 0;
+    while slow.end_reason().is_none() {
+        session.broadcast(Frame::binary(payload.clone())).await.unwrap();
+        sent += 1;
+    }
+    assert_eq!(slow.end_reason(), Some(EndReason::Overflow));
+    let (before, code, reason) = close_of(&mut client).await;
+    assert_eq!((code, reason.as_str()), (1013, EndReason::Overflow.as_str()));
+    assert!(before < sent);
+    assert_eq!(soon("the goodbye", slow.closed()).await, EndReason::Overflow);
+
+    let mut again = connect(&room).await;
+    let fresh = joined(&mut events, &session).await;
+    assert!(fresh.sid() != slow.sid() && fresh.joined_at() > slow.joined_at());
+    session.broadcast(Frame::binary(Bytes::from_static(b"42"))).await.unwrap();
+    assert_eq!(next(&mut again).await, Message::binary(&b"42"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_newer_connection_takes_the_place_and_the_end_is_told_to_all() {
+    let (session, room) = start().await;
+    let mut events = session.events();
+    let mut old = connect(&room).await;
+    let first = joined(&mut events, &session).await;
+    let mut new = connect(&room).await;
+    assert_eq!(close_of(&mut old).await, (0, 4000, EndReason::Replaced.as_str().to_owned()));
+    // A session that is still busy joining it when the newer one comes takes it for disconnected.
+    let reason = soon("the goodbye", first.closed()).await;
+    assert!(matches!(reason, EndReason::Replaced | EndReason::Disconnected), "{reason}");
+
+    session.broadcast(Frame::binary(Bytes::from_static(b"last"))).await.unwrap();
+    let (report, seen) = tokio::join!(soon("the close", session.close(Duration::from_secs(5))), close_of(&mut new));
+    assert_eq!(seen, (1, 1001, EndReason::SessionClosed.as_str().to_owned()));
+    assert_eq!(report.unwrap().account.waiting(), 0);
+    soon("the room", room.shutdown()).await;
+    assert_eq!(room.connections(), 0);
+}
