@@ -9,7 +9,7 @@ mod real {
     pub(crate) use arc_swap::ArcSwapOption;
     pub(crate) use crossbeam::queue::ArrayQueue;
     pub(crate) use crossbeam_skiplist::SkipSet;
-    pub(crate) use dashmap::DashMap;
+    pub(crate) use dashmap::{DashMap, Entry};
     pub(crate) use futures_util::task::AtomicWaker;
     pub(crate) use once_cell::race::OnceBox;
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};

@@ -8,6 +8,8 @@
 pub(crate) mod account;
 pub(crate) mod bits;
 pub(crate) mod log;
+#[cfg(all(test, lanecast_loom))]
+mod loom_models;
 pub(crate) mod member;
 pub(crate) mod outbox;
 pub(crate) mod progress;

@@ -1,6 +1,8 @@
 //! Who is here: participants, the registry that finds them, and the resets that wait to be done.
 
 mod error;
+#[cfg(all(test, lanecast_loom))]
+mod loom_models;
 pub(crate) mod pending;
 pub(crate) mod registry;
 mod version;

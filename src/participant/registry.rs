@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::lane::EndReason;
-use crate::sync::{ArcSwapOption, DashMap};
+use crate::sync::{ArcSwapOption, DashMap, Entry};
 
 /// What the registry has to know of an instance.
 pub(crate) trait Instance: Clone {
@@ -83,11 +83,11 @@ impl<P: Instance> Registry<P> {
     /// Makes the sid entry if it is vacant; else says who has it.
     fn claim_sid(&self, new: &P) -> Result<(), P> {
         match self.by_sid.entry(new.sid().clone()) {
-            dashmap::Entry::Vacant(vacant) => {
+            Entry::Vacant(vacant) => {
                 vacant.insert(new.clone());
                 Ok(())
             }
-            dashmap::Entry::Occupied(occupied) => Err(occupied.get().clone()),
+            Entry::Occupied(occupied) => Err(occupied.get().clone()),
         }
     }
 

@@ -1,0 +1,129 @@
+//! Models of the lane: what the model checker runs, each with the broken variants that it has to catch.
+//!
+//! They run the production types on the stand-ins of [`sync`](crate::sync). Only the shard's outer loop is written here
+//! once more, because the real one needs tokio's clock and channels: [`Watch`] reads and sleeps in the steps of
+//! [`shard`](super::shard), with the places marked at which a broken variant departs from it.
+//!
+//! The shard always runs on a thread of its own: as a model's main thread, where loom begins, it hides interleavings.
+
+mod log;
+mod order;
+mod outbox;
+mod wake;
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::Message;
+use super::account::Totals;
+use super::bits::Bits;
+use super::log::BroadcastLog;
+use super::outbox::Port;
+use super::signal::Signal;
+use crate::sync::kit::block_on;
+
+/// A message that is nothing but its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Note(&'static str);
+
+impl Message for Note {
+    fn byte_len(&self) -> usize {
+        1
+    }
+}
+
+/// One shard's port, with room for one member, on a log of `capacity`.
+fn port(capacity: usize) -> Arc<Port<Note>> {
+    let signal = Arc::new(Signal::new());
+    Arc::new(Port {
+        log: Arc::new(BroadcastLog::new(capacity, Box::new([Arc::clone(&signal)]))),
+        signal,
+        mail: Bits::new(1),
+        ready: Bits::new(1),
+        totals: Arc::new(Totals::new()),
+    })
+}
+
+/// How the shard goes to sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sleeping {
+    /// As it should: says that it sleeps, then looks again at the slot at its position.
+    Right,
+    /// Broken: looks first and says so second.
+    LooksFirst,
+    /// Broken: takes the tail for a sign that there is something to read.
+    LooksAtTail,
+}
+
+/// The shard's outer loop.
+struct Watch {
+    port: Arc<Port<Note>>,
+    sleeping: Sleeping,
+    position: u64,
+}
+
+impl Watch {
+    fn new(port: &Arc<Port<Note>>, sleeping: Sleeping) -> Self {
+        Self { port: Arc::clone(port), sleeping, position: 0 }
+    }
+
+    /// Takes turns, and sleeps in between, until a turn says that the work is done.
+    fn run(&mut self, mut turn: impl FnMut(&mut Self) -> bool) {
+        block_on(|cx| {
+            let port = Arc::clone(&self.port);
+            port.signal.rise();
+            loop {
+                if turn(self) {
+                    return Poll::Ready(());
+                }
+                if self.sleeps(cx) {
+                    return Poll::Pending;
+                }
+            }
+        });
+    }
+
+    /// The steps of the production shard's function of that name.
+    fn sleeps(&self, cx: &Context<'_>) -> bool {
+        let port = &self.port;
+        if self.sleeping == Sleeping::LooksFirst {
+            let found = self.finds();
+            if !found {
+                port.signal.doze(cx.waker());
+            }
+            return !found;
+        }
+        port.signal.doze(cx.waker());
+        let found = self.finds();
+        if found {
+            port.signal.rise();
+        }
+        !found
+    }
+
+    fn finds(&self) -> bool {
+        let log = &self.port.log;
+        let readable = match self.sleeping {
+            Sleeping::Right | Sleeping::LooksFirst => log.is_filled(self.position),
+            Sleeping::LooksAtTail => log.tail().position() != self.position,
+        };
+        readable
+            || self.port.mail.any(1)
+            || self.port.ready.any(1)
+            || (log.tail().is_sealed() && log.tail().position() == self.position)
+    }
+
+    /// Reads what is filled below `end`, and gives the slots back.
+    fn read(&mut self, end: u64, mut each: impl FnMut(u64, Note)) {
+        let start = self.position;
+        while self.position < end
+            && let Some(taken) = self.port.log.take(self.position)
+        {
+            each(self.position, taken.message);
+            self.position += 1;
+        }
+        if self.position > start {
+            self.port.log.advance(0, self.position);
+        }
+    }
+}

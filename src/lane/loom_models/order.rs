@@ -1,0 +1,362 @@
+//! The order across the two lanes: what happens before arrives before.
+//!
+//! Senders and publishers use the production log, outbox and bits; the shard visits a production
+//! [`Member`] whose sink notes what it is given. The steps of a turn are those of [`shard`](crate::lane::shard).
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use futures_sink::Sink;
+use loom::thread;
+
+use super::{Note, Sleeping, Watch, port};
+use crate::lane::Message;
+use crate::lane::account::EndReason;
+use crate::lane::member::{Member, Newcomer, Owner, Round, Shelf, Sum, TurnEntry};
+use crate::lane::outbox::{Limits, Outbox, Port};
+use crate::lane::progress::Progress;
+use crate::lane::topic::Audience;
+use crate::sync::kit::{Weaken, caught, holds, holds_narrowly};
+use crate::sync::{ArrayQueue, AtomicU64, Ordering};
+
+/// How the shard takes a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// As it should: the tail first, the queues second, and nothing at or above the tail.
+    Right,
+    /// Broken: the queues first, the tail second.
+    QueuesFirst,
+    /// Broken: delivers what is filled, wherever the tail was.
+    WhileFilled,
+    /// Broken: gives a direct message its place as soon as it is collected, whatever its stamp.
+    IgnoresStamps,
+}
+
+/// The participant's side, as its shard and its sink see it.
+#[derive(Clone)]
+pub(super) struct Viewer {
+    pub(super) outbox: Arc<Outbox<Note>>,
+    pub(super) delivered: Arc<Mutex<Vec<Note>>>,
+}
+
+impl Viewer {
+    /// One that its shard has admitted, to slot 0, and for which so many messages may wait.
+    pub(super) fn admitted(port: &Arc<Port<Note>>, messages: u32) -> Self {
+        let limits = Limits { messages, bytes: u64::from(messages) };
+        let outbox = Outbox::new(Arc::clone(port), limits);
+        assert!(outbox.admit(0));
+        Self { outbox: Arc::new(outbox), delivered: Arc::default() }
+    }
+
+    pub(super) fn send(&self, name: &'static str) {
+        assert!(self.outbox.try_send(Note(name)).is_ok());
+    }
+
+    pub(super) fn delivered(&self) -> Vec<Note> {
+        self.delivered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What its shard makes of it.
+    pub(super) fn member(&self, port: &Arc<Port<Note>>) -> Member<Self, Note> {
+        let sink = Recorder(Arc::clone(&self.delivered));
+        let mut member = Member::new(Newcomer { owner: self.clone(), sink, progress: Progress::default() }, port, 0);
+        member.begin(Vec::new(), 0);
+        member
+    }
+}
+
+impl Owner<Note> for Viewer {
+    type Sink = Recorder;
+
+    fn outbox(&self) -> &Outbox<Note> {
+        &self.outbox
+    }
+
+    fn key(&self) -> u64 {
+        0
+    }
+
+    fn faulted(&self, _: EndReason, _: Option<&str>) {}
+
+    fn retire(self, _: Self::Sink, _: EndReason) {}
+}
+
+/// A sink that takes everything at once.
+pub(super) struct Recorder(Arc<Mutex<Vec<Note>>>);
+
+impl Sink<Note> for Recorder {
+    type Error = Infallible;
+
+    fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn start_send(self: Pin<&mut Self>, note: Note) -> Result<(), Infallible> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+        Ok(())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The shard of one member, on a thread of its own.
+pub(super) struct Shard {
+    pub(super) member: Member<Viewer, Note>,
+    pub(super) shelf: Shelf<Note>,
+}
+
+impl Shard {
+    pub(super) fn new(viewer: &Viewer, port: &Arc<Port<Note>>) -> Self {
+        Self { member: viewer.member(port), shelf: Shelf::new() }
+    }
+
+    /// One turn: collects, reads, and visits the member.
+    fn turn(&mut self, watch: &mut Watch, turn: Turn) {
+        let port = Arc::clone(&watch.port);
+        if turn == Turn::QueuesFirst {
+            port.mail.take(1, |_| self.member.collect_mail());
+        }
+        let mut end = port.log.tail().position();
+        if turn != Turn::QueuesFirst {
+            port.mail.take(1, |_| self.member.collect_mail());
+        }
+        if turn == Turn::WhileFilled {
+            end = u64::MAX;
+        }
+        self.visit(watch, end, turn == Turn::IgnoresStamps);
+    }
+
+    /// Reads the log up to `end`, and visits the member.
+    pub(super) fn visit(&mut self, watch: &mut Watch, end: u64, ignores_stamps: bool) {
+        let (mut entries, mut to_all) = (Vec::new(), Vec::new());
+        watch.read(end, |seq, note| {
+            to_all.push(u32::try_from(entries.len()).expect("a few"));
+            entries.push(TurnEntry::new(seq, note.byte_len(), note));
+        });
+        let mut round = Round {
+            shelf: &mut self.shelf,
+            entries: &mut entries,
+            to_all: &to_all,
+            end: if ignores_stamps { u64::MAX } else { watch.position },
+            quota: 8,
+            now: 0,
+            sum: Sum::default(),
+        };
+        assert!(self.member.visit(&mut round).is_ok());
+        self.member.settle(&round.sum);
+        self.shelf.end_turn(entries.into_iter());
+    }
+}
+
+/// Senders and a shard that ends when it has delivered `count` messages; what it delivered, in order.
+fn deliver(count: usize, turn: Turn, send: impl FnOnce(&Viewer, &Arc<Port<Note>>)) -> Vec<Note> {
+    let port = port(2);
+    let viewer = Viewer::admitted(&port, 2);
+    let shard = thread::spawn({
+        let mut watch = Watch::new(&port, Sleeping::Right);
+        let mut shard = Shard::new(&viewer, &port);
+        let viewer = viewer.clone();
+        move || {
+            watch.run(|watch| {
+                shard.turn(watch, turn);
+                viewer.delivered().len() == count
+            });
+        }
+    });
+    send(&viewer, &port);
+    shard.join().expect("the shard doesn't panic");
+    viewer.delivered()
+}
+
+const INVERTED: &str = "what happened before arrived after";
+
+fn assert_order(delivered: &[Note], before: &'static str, after: &'static str) {
+    let place = |name| delivered.iter().position(|note| *note == Note(name));
+    assert!(place(before) < place(after), "{INVERTED}: {delivered:?}");
+}
+
+fn publish(port: &Port<Note>, name: &'static str) {
+    port.log.publish(&Audience::All, Note(name)).expect("there is room");
+}
+
+/// A direct message, then a broadcast, while a second sender sends to the same participant.
+fn direct_then_broadcast(turn: Turn) {
+    let delivered = deliver(3, turn, |viewer, port| {
+        let second = thread::spawn({
+            let viewer = viewer.clone();
+            move || viewer.send("other")
+        });
+        viewer.send("direct");
+        publish(port, "broadcast");
+        second.join().expect("the sender doesn't panic");
+    });
+    assert_order(&delivered, "direct", "broadcast");
+}
+
+/// A broadcast, then a direct message, while another publishes.
+fn broadcast_then_direct(turn: Turn) {
+    let delivered = deliver(3, turn, |viewer, port| {
+        let second = thread::spawn({
+            let port = Arc::clone(port);
+            move || publish(&port, "other")
+        });
+        publish(port, "broadcast");
+        viewer.send("direct");
+        second.join().expect("the publisher doesn't panic");
+    });
+    assert_order(&delivered, "broadcast", "direct");
+}
+
+/// One thread sends a direct message and tells another, which publishes once it has been told.
+fn direct_handed_over(turn: Turn) {
+    let told = Arc::new(AtomicU64::new(0));
+    let delivered = deliver(2, turn, |viewer, port| {
+        let second = thread::spawn({
+            let (told, port) = (Arc::clone(&told), Arc::clone(port));
+            move || publish(&port, if told.load(Ordering::Acquire) == 1 { "told" } else { "early" })
+        });
+        viewer.send("direct");
+        told.store(1, Ordering::Release);
+        second.join().expect("the publisher doesn't panic");
+    });
+    if delivered.contains(&Note("told")) {
+        assert_order(&delivered, "direct", "told");
+    }
+}
+
+/// One thread publishes and tells another, which sends a direct message once it has been told.
+fn broadcast_handed_over(turn: Turn) {
+    let told = Arc::new(AtomicU64::new(0));
+    let delivered = deliver(2, turn, |viewer, port| {
+        let second = thread::spawn({
+            let (told, viewer) = (Arc::clone(&told), viewer.clone());
+            move || viewer.send(if told.load(Ordering::Acquire) == 1 { "told" } else { "early" })
+        });
+        publish(port, "broadcast");
+        told.store(1, Ordering::Release);
+        second.join().expect("the sender doesn't panic");
+    });
+    if delivered.contains(&Note("told")) {
+        assert_order(&delivered, "broadcast", "told");
+    }
+}
+
+#[test]
+fn a_direct_message_before_a_broadcast_arrives_before_it() {
+    holds_narrowly(|| direct_then_broadcast(Turn::Right));
+}
+
+#[test]
+fn a_broadcast_before_a_direct_message_arrives_before_it() {
+    holds_narrowly(|| broadcast_then_direct(Turn::Right));
+}
+
+#[test]
+fn a_direct_message_arrives_before_a_broadcast_of_who_was_told() {
+    holds(|| direct_handed_over(Turn::Right));
+}
+
+#[test]
+fn a_broadcast_arrives_before_a_direct_message_of_who_was_told() {
+    holds(|| broadcast_handed_over(Turn::Right));
+}
+
+#[test]
+fn broken_queues_first_and_tail_second_inverts() {
+    caught(Weaken::Nothing, INVERTED, || direct_then_broadcast(Turn::QueuesFirst));
+}
+
+#[test]
+fn broken_delivering_while_the_slot_is_filled_inverts() {
+    caught(Weaken::Nothing, INVERTED, || direct_then_broadcast(Turn::WhileFilled));
+}
+
+/// Only what was handed over: a sender that publishes itself has put the fence of its wake-up in between.
+#[test]
+fn broken_a_relaxed_claim_inverts() {
+    caught(Weaken::Claim, INVERTED, || direct_handed_over(Turn::Right));
+}
+
+#[test]
+fn broken_placing_a_direct_message_whatever_its_stamp_inverts() {
+    caught(Weaken::Nothing, INVERTED, || broadcast_then_direct(Turn::IgnoresStamps));
+}
+
+/// A queue and the two levels of bits that say that something is in it.
+struct Mail {
+    queue: ArrayQueue<Note>,
+    leaf: AtomicU64,
+    summary: AtomicU64,
+    /// Broken: who finds the leaf set leaves the summary to whom has set it.
+    guarded: bool,
+}
+
+impl Mail {
+    fn new(guarded: bool) -> Self {
+        Self { queue: ArrayQueue::new(2), leaf: AtomicU64::new(0), summary: AtomicU64::new(0), guarded }
+    }
+
+    fn send(&self, name: &'static str) {
+        assert_eq!(self.queue.push(Note(name)), Ok(()));
+        let set_already = self.leaf.fetch_or(1, Ordering::AcqRel) != 0;
+        if !(self.guarded && set_already) {
+            self.summary.fetch_or(1, Ordering::AcqRel);
+        }
+    }
+
+    fn collect(&self, delivered: &mut Vec<Note>) {
+        if self.summary.load(Ordering::Acquire) != 0
+            && self.summary.swap(0, Ordering::AcqRel) != 0
+            && self.leaf.swap(0, Ordering::AcqRel) != 0
+        {
+            while let Some(note) = self.queue.pop() {
+                delivered.push(note);
+            }
+        }
+    }
+}
+
+/// Two senders to one participant, one of whom publishes next, and a turn of the shard in the midst of it.
+fn two_senders(guarded: bool) {
+    let port = port(1);
+    let mail = Arc::new(Mail::new(guarded));
+    let shard = thread::spawn({
+        let (mail, mut watch) = (Arc::clone(&mail), Watch::new(&port, Sleeping::Right));
+        move || {
+            let mut delivered = Vec::new();
+            let tail = watch.port.log.tail();
+            mail.collect(&mut delivered);
+            watch.read(tail.position(), |_, note| delivered.push(note));
+            delivered
+        }
+    });
+    let second = thread::spawn({
+        let mail = Arc::clone(&mail);
+        move || mail.send("other")
+    });
+    mail.send("direct");
+    publish(&port, "broadcast");
+    second.join().expect("the sender doesn't panic");
+    let delivered = shard.join().expect("the shard doesn't panic");
+    if delivered.contains(&Note("broadcast")) {
+        assert!(delivered.contains(&Note("direct")), "{INVERTED}: {delivered:?}");
+    }
+}
+
+#[test]
+fn a_second_sender_sets_both_levels_of_bits() {
+    holds(|| two_senders(false));
+}
+
+#[test]
+fn broken_a_flag_that_sends_the_second_sender_home_inverts() {
+    caught(Weaken::Nothing, INVERTED, || two_senders(true));
+}

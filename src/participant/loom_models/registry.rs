@@ -1,0 +1,350 @@
+//! The newest instance wins, each loser is ended once, both indexes agree, and nothing stays behind.
+
+use std::sync::Arc;
+
+use loom::thread;
+
+use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
+use crate::lane::EndReason;
+use crate::participant::registry::{Instance, Registration, Registry};
+use crate::sync::kit::{Weaken, caught, holds};
+use crate::sync::{ArcSwapOption, AtomicU8, DashMap, Ordering};
+
+/// An instance that is nothing but what the registry has to know.
+#[derive(Clone, Debug)]
+struct Visitor(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    identity: ParticipantIdentity,
+    sid: ParticipantSid,
+    joined_at: u64,
+    client_id: ClientId,
+    state: AtomicU8,
+}
+
+const NEW: u8 = 0;
+const LIVE: u8 = 1;
+const GONE: u8 = 2;
+
+impl Visitor {
+    /// An instance of the one identity that all models are about.
+    fn new(sid: &str, joined_at: u64) -> Self {
+        Self(Arc::new(Inner {
+            identity: ParticipantIdentity::new("viewer").expect("a short text"),
+            sid: ParticipantSid::new(sid).expect("a short text"),
+            joined_at,
+            client_id: ClientId::next(),
+            state: AtomicU8::new(NEW),
+        }))
+    }
+
+    fn is_gone(&self) -> bool {
+        self.0.state.load(Ordering::Acquire) == GONE
+    }
+}
+
+impl PartialEq for Visitor {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.client_id == other.0.client_id
+    }
+}
+
+impl Instance for Visitor {
+    fn identity(&self) -> &ParticipantIdentity {
+        &self.0.identity
+    }
+
+    fn sid(&self) -> &ParticipantSid {
+        &self.0.sid
+    }
+
+    fn joined_at(&self) -> u64 {
+        self.0.joined_at
+    }
+
+    fn client_id(&self) -> ClientId {
+        self.0.client_id
+    }
+
+    fn is_live(&self) -> bool {
+        self.0.state.load(Ordering::Acquire) == LIVE
+    }
+
+    fn go_live(&self) -> bool {
+        self.0.state.compare_exchange(NEW, LIVE, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn end(&self, _: EndReason) -> bool {
+        self.0.state.swap(GONE, Ordering::AcqRel) != GONE
+    }
+}
+
+/// Registers as the session does: who is refused is ended. True for who has its place, if only for a while.
+fn join(registry: &Registry<Visitor>, new: &Visitor) -> bool {
+    match registry.register(new) {
+        Registration::Inserted => true,
+        Registration::Replaced(prior) => {
+            assert!(prior.is_gone(), "who is replaced is ended");
+            true
+        }
+        Registration::Stale(_) | Registration::Duplicate(_) | Registration::Ended => {
+            new.end(EndReason::Refused);
+            false
+        }
+    }
+}
+
+/// Ends an instance and takes it out, as the session does on a disconnect and on a reset.
+fn leave(registry: &Registry<Visitor>, instance: &Visitor) {
+    instance.end(EndReason::Disconnected);
+    registry.remove(instance);
+}
+
+/// Both indexes hold `winner` and nothing else; when it leaves, nothing stays behind.
+fn assert_only(registry: &Registry<Visitor>, winner: &Visitor) {
+    assert_eq!(registry.stored(winner.identity()).as_ref(), Some(winner));
+    assert_eq!(registry.stored_by_sid(winner.sid()).as_ref(), Some(winner));
+    assert_eq!(live(registry), std::slice::from_ref(winner));
+    assert_eq!(registry.by_identity(winner.identity()).as_ref(), Some(winner));
+    assert_eq!(registry.by_sid(winner.sid()).as_ref(), Some(winner));
+    leave(registry, winner);
+    assert_empty(registry);
+}
+
+fn assert_empty(registry: &Registry<Visitor>) {
+    assert_eq!(registry.len(), 0);
+    assert_eq!(live(registry), []);
+}
+
+fn live(registry: &Registry<Visitor>) -> Vec<Visitor> {
+    let mut live = Vec::new();
+    registry.for_each_live(|instance| live.push(instance.clone()));
+    live
+}
+
+#[test]
+fn the_newer_of_two_wins() {
+    holds(|| {
+        let registry = Arc::new(Registry::new());
+        let (old, new) = (Visitor::new("PA_old", 1), Visitor::new("PA_new", 2));
+        let other = thread::spawn({
+            let (registry, old) = (Arc::clone(&registry), old.clone());
+            move || join(&registry, &old)
+        });
+        assert!(join(&registry, &new));
+        other.join().expect("who registers doesn't panic");
+        assert!(old.is_gone());
+        assert_eq!(registry.stored_by_sid(old.sid()), None);
+        assert_only(&registry, &new);
+    });
+}
+
+#[test]
+fn a_late_removal_does_not_hit_the_successor() {
+    holds(|| {
+        let registry = Arc::new(Registry::new());
+        let (late, new) = (Visitor::new("PA_late", 1), Visitor::new("PA_new", 2));
+        assert!(join(&registry, &late));
+        let other = thread::spawn({
+            let (registry, late) = (Arc::clone(&registry), late.clone());
+            move || leave(&registry, &late)
+        });
+        assert!(join(&registry, &new));
+        other.join().expect("who removes doesn't panic");
+        assert!(late.is_gone());
+        assert_eq!(registry.stored_by_sid(late.sid()), None);
+        assert_only(&registry, &new);
+    });
+}
+
+#[test]
+fn two_joins_and_a_late_removal_agree() {
+    holds(|| {
+        let registry = Arc::new(Registry::new());
+        let late = Visitor::new("PA_late", 1);
+        let (old, new) = (Visitor::new("PA_old", 2), Visitor::new("PA_new", 3));
+        assert!(join(&registry, &late));
+        let joining = thread::spawn({
+            let (registry, old) = (Arc::clone(&registry), old.clone());
+            move || join(&registry, &old)
+        });
+        let leaving = thread::spawn({
+            let (registry, late) = (Arc::clone(&registry), late.clone());
+            move || leave(&registry, &late)
+        });
+        assert!(join(&registry, &new));
+        joining.join().expect("who registers doesn't panic");
+        leaving.join().expect("who removes doesn't panic");
+        assert!(old.is_gone() && late.is_gone());
+        assert_only(&registry, &new);
+    });
+}
+
+/// A reset keeps the sid and the time; a late failure of the old instance comes while the new one registers.
+#[test]
+fn a_reset_under_the_same_sid_survives_a_late_failure() {
+    holds(|| {
+        let registry = Arc::new(Registry::new());
+        let (old, fresh) = (Visitor::new("PA_1", 1), Visitor::new("PA_1", 1));
+        assert!(join(&registry, &old));
+        let other = thread::spawn({
+            let (registry, old) = (Arc::clone(&registry), old.clone());
+            move || leave(&registry, &old)
+        });
+        leave(&registry, &old);
+        assert!(join(&registry, &fresh));
+        other.join().expect("who removes doesn't panic");
+        assert_only(&registry, &fresh);
+    });
+}
+
+#[test]
+fn of_two_with_one_sid_one_is_registered() {
+    holds(|| {
+        let registry = Arc::new(Registry::new());
+        let both = [Visitor::new("PA_1", 1), Visitor::new("PA_1", 1)];
+        let other = thread::spawn({
+            let (registry, first) = (Arc::clone(&registry), both[0].clone());
+            move || join(&registry, &first)
+        });
+        let mine = join(&registry, &both[1]);
+        let theirs = other.join().expect("who registers doesn't panic");
+        assert!(mine != theirs);
+        assert_only(&registry, &both[usize::from(mine)]);
+    });
+}
+
+#[test]
+fn two_who_leave_leave_nothing() {
+    holds(|| {
+        let registry = Arc::new(Registry::new());
+        let (old, new) = (Visitor::new("PA_old", 1), Visitor::new("PA_new", 2));
+        let other = thread::spawn({
+            let (registry, old) = (Arc::clone(&registry), old.clone());
+            move || {
+                join(&registry, &old);
+                leave(&registry, &old);
+            }
+        });
+        assert!(join(&registry, &new));
+        leave(&registry, &new);
+        other.join().expect("who registers doesn't panic");
+        assert_empty(&registry);
+    });
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Breakage {
+    /// Keeps the slot, not the guard, and swaps it when it may have left the map.
+    SwapsUnguarded,
+    /// Looks who is there, then stores, whoever may have come in between.
+    LoadsThenStores,
+    /// None: shows that the sketch fails for nothing but what is broken in it.
+    None,
+}
+
+/// The index by identity, reduced to what can break.
+struct Sketch {
+    slots: DashMap<&'static str, Arc<ArcSwapOption<u64>>>,
+    breakage: Breakage,
+}
+
+const IDENTITY: &str = "viewer";
+
+impl Sketch {
+    fn new(breakage: Breakage) -> Self {
+        Self { slots: DashMap::new(), breakage }
+    }
+
+    /// Puts `joined_at` into the slot, unless a later one is there.
+    fn register(&self, joined_at: u64) {
+        let guard = self.slots.entry(IDENTITY).or_insert_with(|| Arc::new(ArcSwapOption::empty()));
+        if self.breakage == Breakage::SwapsUnguarded {
+            let slot = Arc::clone(&guard);
+            drop(guard);
+            self.claim(&slot, joined_at);
+        } else {
+            // A shared guard in its place: what the production code holds for an identity that has a slot.
+            drop(guard);
+            match self.slots.get(&IDENTITY) {
+                Some(slot) => self.claim(&slot, joined_at),
+                None => self.register(joined_at),
+            }
+        }
+    }
+
+    fn claim(&self, slot: &ArcSwapOption<u64>, joined_at: u64) {
+        let value = Arc::new(joined_at);
+        loop {
+            let current = slot.load_full();
+            if current.as_deref().is_some_and(|stored| *stored > joined_at) {
+                return;
+            }
+            if self.breakage == Breakage::LoadsThenStores {
+                slot.swap(Some(value));
+                return;
+            }
+            let seen = slot.compare_and_swap(&current, Some(Arc::clone(&value)));
+            if seen.as_deref() == current.as_deref() {
+                return;
+            }
+        }
+    }
+
+    fn remove(&self, joined_at: u64) {
+        if let Some(slot) = self.slots.get(&IDENTITY) {
+            let current = slot.load_full();
+            if current.as_deref() == Some(&joined_at) {
+                slot.compare_and_swap(&current, None);
+            }
+        }
+        self.slots.remove_if(&IDENTITY, |_, slot| slot.load().is_none());
+    }
+
+    fn stored(&self) -> Option<u64> {
+        self.slots.get(&IDENTITY)?.load_full().as_deref().copied()
+    }
+}
+
+const ORPHANED: &str = "it is registered where nobody finds it";
+const OLDER_WON: &str = "an older instance replaced a newer one";
+
+fn register_and_remove(breakage: Breakage) {
+    let sketch = Arc::new(Sketch::new(breakage));
+    sketch.register(1);
+    let other = thread::spawn({
+        let sketch = Arc::clone(&sketch);
+        move || sketch.remove(1)
+    });
+    sketch.register(2);
+    other.join().expect("who removes doesn't panic");
+    assert_eq!(sketch.stored(), Some(2), "{ORPHANED}");
+}
+
+fn register_two(breakage: Breakage) {
+    let sketch = Arc::new(Sketch::new(breakage));
+    let other = thread::spawn({
+        let sketch = Arc::clone(&sketch);
+        move || sketch.register(1)
+    });
+    sketch.register(2);
+    other.join().expect("who registers doesn't panic");
+    assert_eq!(sketch.stored(), Some(2), "{OLDER_WON}");
+}
+
+#[test]
+fn the_sketch_holds_unbroken() {
+    holds(|| register_and_remove(Breakage::None));
+    holds(|| register_two(Breakage::None));
+}
+
+#[test]
+fn broken_without_its_guard_a_registration_lands_in_an_orphaned_slot() {
+    caught(Weaken::Nothing, ORPHANED, || register_and_remove(Breakage::SwapsUnguarded));
+}
+
+#[test]
+fn broken_a_load_and_a_store_let_an_older_instance_win() {
+    caught(Weaken::Nothing, OLDER_WON, || register_two(Breakage::LoadsThenStores));
+}
