@@ -68,9 +68,24 @@ const STRIDE: usize = 64;
 /// What a shard is asked to do at a position of the log.
 pub(crate) enum Command<M> {
     /// Deliver the initial messages, then everything that has gathered.
-    Begin { slot: usize, key: u64, initial: Vec<M> },
-    Subscribe { slot: usize, key: u64, counted: Counted, tag: SubscriptionTag, reply: oneshot::Sender<Subscribed> },
-    Unsubscribe { slot: usize, key: u64, topic: TopicKey, reply: oneshot::Sender<Unsubscribed> },
+    Begin {
+        slot: usize,
+        key: u64,
+        initial: Vec<M>,
+    },
+    Subscribe {
+        slot: usize,
+        key: u64,
+        counted: Counted,
+        tag: SubscriptionTag,
+        reply: oneshot::Sender<Subscribed>,
+    },
+    Unsubscribe {
+        slot: usize,
+        key: u64,
+        topic: TopicKey,
+        reply: oneshot::Sender<Unsubscribed>,
+    },
 }
 
 /// A newcomer, and whom to tell where it was admitted.
@@ -360,7 +375,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         loop {
             for _ in 0..STRIDE {
                 let at = self.turn.cursor;
-                let slot = if everybody { Some(at).filter(|at| *at < self.extent) } else { self.turn.noted.get(at).copied() };
+                let slot =
+                    if everybody { Some(at).filter(|at| *at < self.extent) } else { self.turn.noted.get(at).copied() };
                 let Some(slot) = slot else { return true };
                 self.turn.cursor += 1;
                 self.visit(slot);
@@ -473,16 +489,14 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             Command::Subscribe { slot, key, counted, tag, reply } => {
                 let known = self.member(slot, key).is_some();
                 let seat = u32::try_from(slot).expect("a shard holds fewer members");
-                let outcome =
-                    if known { self.roster.subscribe(seat, counted, tag) } else { Subscribed::Closed };
+                let outcome = if known { self.roster.subscribe(seat, counted, tag) } else { Subscribed::Closed };
                 // Who asked may have stopped waiting: the subscription stands all the same.
                 let _ = reply.send(outcome);
             }
             Command::Unsubscribe { slot, key, topic, reply } => {
                 let known = self.member(slot, key).is_some();
                 let seat = u32::try_from(slot).expect("a shard holds fewer members");
-                let outcome =
-                    if known { self.roster.unsubscribe(seat, topic) } else { Unsubscribed::NotSubscribed };
+                let outcome = if known { self.roster.unsubscribe(seat, topic) } else { Unsubscribed::NotSubscribed };
                 let _ = reply.send(outcome);
             }
         }

@@ -86,10 +86,7 @@ impl Advertise {
                 schemas.insert(id, &**schema);
                 id
             });
-            WireChannel {
-                schema_id,
-                ..WireChannel::bare(channel)
-            }
+            WireChannel { schema_id, ..WireChannel::bare(channel) }
         });
         let channels = channels.collect();
         let schemas = schemas.into_iter().map(|(id, schema)| WireSchema {
@@ -98,13 +95,7 @@ impl Advertise {
             encoding: Cow::Borrowed(&schema.encoding),
             data: schema.wire_data(),
         });
-        wire::text(
-            OP,
-            &WireAdvertise {
-                schemas: schemas.collect(),
-                channels,
-            },
-        )
+        wire::text(OP, &WireAdvertise { schemas: schemas.collect(), channels })
     }
 
     pub(super) fn encode_plain(&self) -> Frame {
@@ -119,36 +110,19 @@ impl Advertise {
                 ..WireChannel::bare(channel)
             }
         });
-        wire::text(
-            OP,
-            &WireAdvertise {
-                schemas: Vec::new(),
-                channels: channels.collect(),
-            },
-        )
+        wire::text(OP, &WireAdvertise { schemas: Vec::new(), channels: channels.collect() })
     }
 
     pub(super) fn decode(text: &Text<'_>) -> Result<Self, DecodeError> {
         let wire: WireAdvertise<'_> = text.read()?;
         let mut table = HashMap::new();
         for schema in wire.schemas {
-            let WireSchema {
-                id,
-                name,
-                encoding,
-                data,
-            } = schema;
-            let schema =
-                Schema::from_wire(name.into_owned(), encoding.into_owned(), data.into_owned())?;
+            let WireSchema { id, name, encoding, data } = schema;
+            let schema = Schema::from_wire(name.into_owned(), encoding.into_owned(), data.into_owned())?;
             table.insert(id, Arc::new(schema));
         }
-        let channels = wire
-            .channels
-            .into_iter()
-            .map(|channel| channel.resolve(&table));
-        Ok(Self {
-            channels: channels.collect::<Result<_, _>>()?,
-        })
+        let channels = wire.channels.into_iter().map(|channel| channel.resolve(&table));
+        Ok(Self { channels: channels.collect::<Result<_, _>>()? })
     }
 }
 
@@ -169,22 +143,14 @@ impl<'a> WireChannel<'a> {
         let schema = match self.schema_id {
             // Shared, not copied: else a long schema and many channels would multiply what a peer
             // sent.
-            Some(id) => Some(Arc::clone(
-                table.get(&id).ok_or(DecodeError::UnknownSchemaId(id))?,
-            )),
+            Some(id) => Some(Arc::clone(table.get(&id).ok_or(DecodeError::UnknownSchemaId(id))?)),
             None => {
                 let field = |field: Option<Cow<'_, str>>| field.unwrap_or_default().into_owned();
                 let encoding = field(self.schema_encoding);
-                let schema =
-                    Schema::from_wire(field(self.schema_name), encoding, field(self.schema))?;
+                let schema = Schema::from_wire(field(self.schema_name), encoding, field(self.schema))?;
                 (!schema.is_blank()).then(|| Arc::new(schema))
             }
         };
-        Ok(Channel {
-            id: self.id,
-            topic: self.topic.into_owned(),
-            encoding: self.encoding.into_owned(),
-            schema,
-        })
+        Ok(Channel { id: self.id, topic: self.topic.into_owned(), encoding: self.encoding.into_owned(), schema })
     }
 }

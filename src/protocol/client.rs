@@ -177,12 +177,8 @@ impl From<&Channel> for WireChannel {
             topic: channel.topic.clone(),
             encoding: channel.encoding.clone(),
             schema_name: schema.map_or_else(String::new, |schema| schema.name.clone()),
-            schema_encoding: schema
-                .map(|schema| schema.encoding.clone())
-                .filter(|encoding| !encoding.is_empty()),
-            schema: schema
-                .map(|schema| schema.wire_data().into_owned())
-                .filter(|data| !data.is_empty()),
+            schema_encoding: schema.map(|schema| schema.encoding.clone()).filter(|encoding| !encoding.is_empty()),
+            schema: schema.map(|schema| schema.wire_data().into_owned()).filter(|data| !data.is_empty()),
         }
     }
 }
@@ -197,12 +193,7 @@ impl TryFrom<WireChannel> for Channel {
             wire.schema.unwrap_or_default(),
         )?;
         let schema = (!schema.is_blank()).then_some(schema);
-        Ok(Self {
-            id: wire.id,
-            topic: wire.topic,
-            encoding: wire.encoding,
-            schema,
-        })
+        Ok(Self { id: wire.id, topic: wire.topic, encoding: wire.encoding, schema })
     }
 }
 
@@ -258,20 +249,13 @@ impl ClientMessage {
             Self::ServiceCallRequest(call) => call.encode(OPCODE_SERVICE_CALL_REQUEST),
             Self::FetchAsset(fetch) => wire::text(FETCH_ASSET, fetch),
             Self::GetParameters(get) => wire::text(GET_PARAMETERS, get),
-            Self::SetParameters(set) => wire::text(
-                SET_PARAMETERS,
-                &WireParameters::new(set.id.as_ref(), &set.parameters),
-            ),
-            Self::SubscribeParameterUpdates(subscribe) => {
-                wire::text(SUBSCRIBE_PARAMETER_UPDATES, subscribe)
+            Self::SetParameters(set) => {
+                wire::text(SET_PARAMETERS, &WireParameters::new(set.id.as_ref(), &set.parameters))
             }
-            Self::UnsubscribeParameterUpdates(unsubscribe) => {
-                wire::text(UNSUBSCRIBE_PARAMETER_UPDATES, unsubscribe)
-            }
+            Self::SubscribeParameterUpdates(subscribe) => wire::text(SUBSCRIBE_PARAMETER_UPDATES, subscribe),
+            Self::UnsubscribeParameterUpdates(unsubscribe) => wire::text(UNSUBSCRIBE_PARAMETER_UPDATES, unsubscribe),
             Self::SubscribeConnectionGraph => wire::text(SUBSCRIBE_CONNECTION_GRAPH, &Nothing {}),
-            Self::UnsubscribeConnectionGraph => {
-                wire::text(UNSUBSCRIBE_CONNECTION_GRAPH, &Nothing {})
-            }
+            Self::UnsubscribeConnectionGraph => wire::text(UNSUBSCRIBE_CONNECTION_GRAPH, &Nothing {}),
         }
     }
 
@@ -295,11 +279,7 @@ impl ClientMessage {
             UNSUBSCRIBE => text.read().map(Self::Unsubscribe),
             ADVERTISE => {
                 let wire: WireAdvertise = text.read()?;
-                let channels = wire
-                    .channels
-                    .into_iter()
-                    .map(Channel::try_from)
-                    .collect::<Result<_, _>>()?;
+                let channels = wire.channels.into_iter().map(Channel::try_from).collect::<Result<_, _>>()?;
                 Ok(Self::Advertise(Advertise { channels }))
             }
             UNADVERTISE => text.read().map(Self::Unadvertise),
@@ -321,14 +301,10 @@ impl ClientMessage {
         match Reader::opcode(data)? {
             frame::OPCODE_MESSAGE_DATA => {
                 let mut reader = Reader::new("message data", data);
-                Ok(Self::MessageData(MessageData {
-                    channel_id: reader.u32()?,
-                    payload: reader.rest(),
-                }))
+                Ok(Self::MessageData(MessageData { channel_id: reader.u32()?, payload: reader.rest() }))
             }
             OPCODE_SERVICE_CALL_REQUEST => {
-                ServiceCall::decode(Reader::new("service call request", data))
-                    .map(Self::ServiceCallRequest)
+                ServiceCall::decode(Reader::new("service call request", data)).map(Self::ServiceCallRequest)
             }
             unknown => Err(DecodeError::UnknownOpcode(unknown)),
         }

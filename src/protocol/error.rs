@@ -85,10 +85,7 @@ impl DecodeError {
     }
 
     pub(super) fn parameter(name: &str, reason: &'static str) -> Self {
-        Self::InvalidParameter {
-            name: excerpt(name),
-            reason,
-        }
+        Self::InvalidParameter { name: excerpt(name), reason }
     }
 }
 
@@ -97,24 +94,13 @@ impl From<serde_json::Error> for DecodeError {
     fn from(error: serde_json::Error) -> Self {
         let full = error.to_string();
         let position = format!(" at line {} column {}", error.line(), error.column());
-        let reason = full
-            .strip_suffix(&position)
-            .map_or_else(|| excerpt(&full), |what| excerpt(what) + &position);
+        let reason = full.strip_suffix(&position).map_or_else(|| excerpt(&full), |what| excerpt(what) + &position);
         Self::InvalidJson { reason }
     }
 }
 
 fn excerpt(text: &str) -> String {
-    text.chars()
-        .take(EXCERPT)
-        .map(|c| {
-            if c.is_control() {
-                char::REPLACEMENT_CHARACTER
-            } else {
-                c
-            }
-        })
-        .collect()
+    text.chars().take(EXCERPT).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -58,20 +58,11 @@ impl Frame {
         Self::with_head(FrameKind::Binary, head, payload)
     }
 
-    pub(super) fn with_head<const N: usize>(
-        kind: FrameKind,
-        head: [u8; N],
-        payload: Bytes,
-    ) -> Self {
+    pub(super) fn with_head<const N: usize>(kind: FrameKind, head: [u8; N], payload: Bytes) -> Self {
         const { assert!(N <= HEAD_CAPACITY) };
         let mut padded = [0; HEAD_CAPACITY];
         padded[..N].copy_from_slice(&head);
-        Self {
-            payload,
-            head: padded,
-            head_len: N as u8,
-            kind,
-        }
+        Self { payload, head: padded, head_len: N as u8, kind }
     }
 
     /// Writes a viewer's own subscription id into a frame made by [`Frame::message_data`]; any
@@ -146,10 +137,7 @@ mod tests {
         let mut second = first.clone();
         second.set_subscription_id(0x0a0b_0c0d);
 
-        assert_eq!(
-            first.to_bytes()[..],
-            [1, 7, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1, 0xaa, 0xbb]
-        );
+        assert_eq!(first.to_bytes()[..], [1, 7, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1, 0xaa, 0xbb]);
         assert_eq!(second.to_bytes()[..5], [1, 0x0d, 0x0c, 0x0b, 0x0a]);
         assert_eq!(second.to_bytes()[5..], first.to_bytes()[5..]);
         assert_eq!(second.payload().as_ptr(), payload.as_ptr());
@@ -173,10 +161,7 @@ mod tests {
     #[test]
     fn debug_shows_no_payload() {
         let frame = Frame::text("secret");
-        assert_eq!(
-            format!("{frame:?}"),
-            "Frame { kind: Text, head_len: 0, payload_len: 6 }"
-        );
+        assert_eq!(format!("{frame:?}"), "Frame { kind: Text, head_len: 0, payload_len: 6 }");
         assert!(Frame::binary(Bytes::new()).is_empty());
     }
 }

@@ -60,10 +60,7 @@ fn as_base64<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Er
 impl Parameter {
     /// Makes a parameter that has a value.
     pub fn new(name: impl Into<String>, value: ParameterValue) -> Self {
-        Self {
-            name: name.into(),
-            value: Some(value),
-        }
+        Self { name: name.into(), value: Some(value) }
     }
 }
 
@@ -87,10 +84,7 @@ pub(super) struct WireParameters<S, V> {
 
 impl<'a> WireParameters<&'a str, &'a ParameterValue> {
     pub(super) fn new(id: Option<&'a String>, parameters: &'a [Parameter]) -> Self {
-        Self {
-            parameters: parameters.iter().map(Into::into).collect(),
-            id: id.map(String::as_str),
-        }
+        Self { parameters: parameters.iter().map(Into::into).collect(), id: id.map(String::as_str) }
     }
 }
 
@@ -114,11 +108,7 @@ impl<'a> From<&'a Parameter> for WireParameter<&'a str, &'a ParameterValue> {
             Some(ParameterValue::Bytes(_)) => Some(BYTE_ARRAY),
             _ => None,
         };
-        Self {
-            name: &parameter.name,
-            type_name,
-            value: parameter.value.as_ref(),
-        }
+        Self { name: &parameter.name, type_name, value: parameter.value.as_ref() }
     }
 }
 
@@ -126,11 +116,7 @@ impl TryFrom<WireParameter<String, Value>> for Parameter {
     type Error = DecodeError;
 
     fn try_from(wire: WireParameter<String, Value>) -> Result<Self, DecodeError> {
-        let WireParameter {
-            name,
-            type_name,
-            value,
-        } = wire;
+        let WireParameter { name, type_name, value } = wire;
         let value = match value {
             None => None,
             Some(value) => match read(type_name.as_deref(), value) {
@@ -145,19 +131,16 @@ impl TryFrom<WireParameter<String, Value>> for Parameter {
 fn read(type_name: Option<&str>, value: Value) -> Result<ParameterValue, &'static str> {
     match (type_name, value) {
         (None, value) => untyped(value),
-        (Some(FLOAT64), Value::Number(number)) => number
-            .as_f64()
-            .map(ParameterValue::Float64)
-            .ok_or("float64 out of range"),
+        (Some(FLOAT64), Value::Number(number)) => {
+            number.as_f64().map(ParameterValue::Float64).ok_or("float64 out of range")
+        }
         (Some(FLOAT64), _) => Err("float64 is not a number"),
-        (Some(FLOAT64_ARRAY), Value::Array(items)) => floats(&items)
-            .map(ParameterValue::Float64Array)
-            .ok_or("float64_array has an item that is not a number"),
+        (Some(FLOAT64_ARRAY), Value::Array(items)) => {
+            floats(&items).map(ParameterValue::Float64Array).ok_or("float64_array has an item that is not a number")
+        }
         (Some(FLOAT64_ARRAY), _) => Err("float64_array is not an array"),
         (Some(BYTE_ARRAY), Value::String(text)) => {
-            let bytes = STANDARD
-                .decode(text)
-                .map_err(|_| "byte_array is not base64")?;
+            let bytes = STANDARD.decode(text).map_err(|_| "byte_array is not base64")?;
             Ok(ParameterValue::Bytes(bytes.into()))
         }
         (Some(BYTE_ARRAY), _) => Err("byte_array is not text"),
@@ -167,16 +150,7 @@ fn read(type_name: Option<&str>, value: Value) -> Result<ParameterValue, &'stati
 
 /// `None` if an item is neither a number nor the `null` that stands for a NaN.
 fn floats(items: &[Value]) -> Option<Vec<f64>> {
-    items
-        .iter()
-        .map(|item| {
-            if item.is_null() {
-                Some(f64::NAN)
-            } else {
-                item.as_f64()
-            }
-        })
-        .collect()
+    items.iter().map(|item| if item.is_null() { Some(f64::NAN) } else { item.as_f64() }).collect()
 }
 
 /// Recurses no deeper than the JSON parser allowed.
@@ -190,9 +164,7 @@ fn untyped(value: Value) -> Result<ParameterValue, &'static str> {
         },
         Value::String(text) => ParameterValue::String(text),
         Value::Array(items) => {
-            if items
-                .iter()
-                .any(|item| item.is_number() && item.as_i64().is_none())
+            if items.iter().any(|item| item.is_number() && item.as_i64().is_none())
                 && let Some(floats) = floats(&items)
             {
                 return Ok(ParameterValue::Float64Array(floats));
@@ -200,9 +172,7 @@ fn untyped(value: Value) -> Result<ParameterValue, &'static str> {
             ParameterValue::Array(items.into_iter().map(untyped).collect::<Result<_, _>>()?)
         }
         Value::Object(fields) => {
-            let fields = fields
-                .into_iter()
-                .map(|(key, value)| Ok((key, untyped(value)?)));
+            let fields = fields.into_iter().map(|(key, value)| Ok((key, untyped(value)?)));
             ParameterValue::Dict(fields.collect::<Result<_, _>>()?)
         }
     })
@@ -226,40 +196,22 @@ mod tests {
         let typed = decode(r#"{"name":"p","type":"float64","value":3}"#);
         assert_eq!(typed, Ok(Some(ParameterValue::Float64(3.0))));
         let typed = decode(r#"{"name":"p","type":"float64_array","value":[1,2]}"#);
-        assert_eq!(
-            typed,
-            Ok(Some(ParameterValue::Float64Array(vec![1.0, 2.0])))
-        );
+        assert_eq!(typed, Ok(Some(ParameterValue::Float64Array(vec![1.0, 2.0]))));
         let typed = decode(r#"{"name":"p","type":"float64_array","value":[]}"#);
         assert_eq!(typed, Ok(Some(ParameterValue::Float64Array(vec![]))));
         let untyped = decode(r#"{"name":"p","value":[1,2.5]}"#);
-        assert_eq!(
-            untyped,
-            Ok(Some(ParameterValue::Float64Array(vec![1.0, 2.5])))
-        );
+        assert_eq!(untyped, Ok(Some(ParameterValue::Float64Array(vec![1.0, 2.5]))));
         let untyped = decode(r#"{"name":"p","value":[1.5,"x"]}"#);
-        let mixed = vec![
-            ParameterValue::Float64(1.5),
-            ParameterValue::String("x".into()),
-        ];
+        let mixed = vec![ParameterValue::Float64(1.5), ParameterValue::String("x".into())];
         assert_eq!(untyped, Ok(Some(ParameterValue::Array(mixed))));
         let huge = decode(r#"{"name":"p","value":18446744073709551615}"#);
-        assert_eq!(
-            huge,
-            Ok(Some(ParameterValue::Float64(18_446_744_073_709_551_615.0)))
-        );
+        assert_eq!(huge, Ok(Some(ParameterValue::Float64(18_446_744_073_709_551_615.0))));
     }
 
     #[test]
     fn a_nan_goes_out_as_null() {
-        assert_eq!(
-            encode(ParameterValue::Float64(f64::NAN)),
-            r#"{"name":"p","type":"float64","value":null}"#
-        );
-        assert_eq!(
-            decode(r#"{"name":"p","type":"float64","value":null}"#),
-            Ok(None)
-        );
+        assert_eq!(encode(ParameterValue::Float64(f64::NAN)), r#"{"name":"p","type":"float64","value":null}"#);
+        assert_eq!(decode(r#"{"name":"p","type":"float64","value":null}"#), Ok(None));
         let json = encode(ParameterValue::Float64Array(vec![1.0, f64::INFINITY]));
         let Ok(Some(ParameterValue::Float64Array(read))) = decode(&json) else {
             panic!("{json}");
@@ -278,10 +230,7 @@ mod tests {
             r#"{"name":"p","type":"complex","value":1}"#,
             r#"{"name":"p","value":[null]}"#,
         ] {
-            assert!(
-                matches!(decode(json), Err(DecodeError::InvalidParameter { .. })),
-                "{json}"
-            );
+            assert!(matches!(decode(json), Err(DecodeError::InvalidParameter { .. })), "{json}");
         }
     }
 }

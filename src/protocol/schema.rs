@@ -29,16 +29,8 @@ pub struct Schema {
 
 impl Schema {
     /// Makes a schema from its name, its encoding and its data.
-    pub fn new(
-        name: impl Into<String>,
-        encoding: impl Into<String>,
-        data: impl Into<Bytes>,
-    ) -> Self {
-        Self {
-            name: name.into(),
-            encoding: encoding.into(),
-            data: data.into(),
-        }
+    pub fn new(name: impl Into<String>, encoding: impl Into<String>, data: impl Into<Bytes>) -> Self {
+        Self { name: name.into(), encoding: encoding.into(), data: data.into() }
     }
 
     /// The data as it stands in JSON.
@@ -51,23 +43,13 @@ impl Schema {
         Cow::Owned(STANDARD.encode(&self.data))
     }
 
-    pub(super) fn from_wire(
-        name: String,
-        encoding: String,
-        data: String,
-    ) -> Result<Self, DecodeError> {
+    pub(super) fn from_wire(name: String, encoding: String, data: String) -> Result<Self, DecodeError> {
         let data = if is_binary(&encoding) {
-            STANDARD
-                .decode(data)
-                .map_err(|_| DecodeError::InvalidBase64 { what: "schema" })?
+            STANDARD.decode(data).map_err(|_| DecodeError::InvalidBase64 { what: "schema" })?
         } else {
             data.into_bytes()
         };
-        Ok(Self {
-            name,
-            encoding,
-            data: data.into(),
-        })
+        Ok(Self { name, encoding, data: data.into() })
     }
 
     /// What a schema looks like that isn't there: older forms of the format send empty fields.
@@ -110,26 +92,15 @@ mod tests {
 
     #[test]
     fn data_is_text_or_base64_by_encoding() {
-        let wire = |encoding: &str, data: &'static [u8]| {
-            Schema::new("n", encoding, data).wire_data().into_owned()
-        };
-        for text in [
-            "jsonschema",
-            "ros1msg",
-            "ros2msg",
-            "ros2idl",
-            "omgidl",
-            "a-new-one",
-            "",
-        ] {
+        let wire = |encoding: &str, data: &'static [u8]| Schema::new("n", encoding, data).wire_data().into_owned();
+        for text in ["jsonschema", "ros1msg", "ros2msg", "ros2idl", "omgidl", "a-new-one", ""] {
             assert_eq!(wire(text, b"{}"), "{}", "{text}");
             assert_eq!(wire(text, &[0xff, 0]), "/wA=", "{text}");
         }
         for binary in ["protobuf", "flatbuffer"] {
             assert_eq!(wire(binary, b"{}"), "e30=", "{binary}");
             let schema = Schema::new("n", binary, &[0xff, 0][..]);
-            let read =
-                Schema::from_wire("n".into(), binary.into(), schema.wire_data().into_owned());
+            let read = Schema::from_wire("n".into(), binary.into(), schema.wire_data().into_owned());
             assert_eq!(read, Ok(schema));
             let broken = Schema::from_wire("n".into(), binary.into(), "not base64".into());
             assert_eq!(broken, Err(DecodeError::InvalidBase64 { what: "schema" }));
@@ -140,13 +111,6 @@ mod tests {
     fn equal_schemas_share_a_number() {
         let mut table = SchemaTable::new();
         let schema = |name: &str| Arc::new(Schema::new(name, "jsonschema", "{}"));
-        assert_eq!(
-            [
-                table.id(&schema("a")),
-                table.id(&schema("b")),
-                table.id(&schema("a"))
-            ],
-            [1, 2, 1]
-        );
+        assert_eq!([table.id(&schema("a")), table.id(&schema("b")), table.id(&schema("a"))], [1, 2, 1]);
     }
 }

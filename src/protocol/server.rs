@@ -89,14 +89,9 @@ pub enum Capability {
 }
 
 /// What a newer peer can do besides is of no use here, and no reason to refuse it.
-fn known_capabilities<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<Capability>, D::Error> {
+fn known_capabilities<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Capability>, D::Error> {
     let names = Vec::<Value>::deserialize(deserializer)?;
-    Ok(names
-        .iter()
-        .filter_map(|name| Capability::deserialize(name).ok())
-        .collect())
+    Ok(names.iter().filter_map(|name| Capability::deserialize(name).ok()).collect())
 }
 
 /// Something worth showing to the user.
@@ -319,10 +314,9 @@ impl ServerMessage {
             Self::ServiceCallResponse(call) => call.encode(OPCODE_SERVICE_CALL_RESPONSE),
             Self::ServiceCallFailure(failure) => wire::text(SERVICE_CALL_FAILURE, failure),
             Self::FetchAssetResponse(response) => response.encode(),
-            Self::ParameterValues(values) => wire::text(
-                PARAMETER_VALUES,
-                &WireParameters::new(values.id.as_ref(), &values.parameters),
-            ),
+            Self::ParameterValues(values) => {
+                wire::text(PARAMETER_VALUES, &WireParameters::new(values.id.as_ref(), &values.parameters))
+            }
             Self::ConnectionGraphUpdate(update) => wire::text(CONNECTION_GRAPH_UPDATE, update),
         }
     }
@@ -375,12 +369,10 @@ impl ServerMessage {
                 Ok(Self::Time(Time { timestamp_ns }))
             }
             OPCODE_SERVICE_CALL_RESPONSE => {
-                ServiceCall::decode(Reader::new("service call response", data))
-                    .map(Self::ServiceCallResponse)
+                ServiceCall::decode(Reader::new("service call response", data)).map(Self::ServiceCallResponse)
             }
             OPCODE_FETCH_ASSET_RESPONSE => {
-                FetchAssetResponse::decode(Reader::new("fetch asset response", data))
-                    .map(Self::FetchAssetResponse)
+                FetchAssetResponse::decode(Reader::new("fetch asset response", data)).map(Self::FetchAssetResponse)
             }
             unknown => Err(DecodeError::UnknownOpcode(unknown)),
         }

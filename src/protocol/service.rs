@@ -106,12 +106,7 @@ impl AdvertiseServices {
                 response_schema,
             }
         });
-        wire::text(
-            OP,
-            &WireServices {
-                services: services.collect(),
-            },
-        )
+        wire::text(OP, &WireServices { services: services.collect() })
     }
 
     pub(super) fn decode(text: &wire::Text<'_>) -> Result<Self, DecodeError> {
@@ -125,9 +120,7 @@ impl AdvertiseServices {
                 response: ServiceSchema::from_wire(service.response, service.response_schema)?,
             })
         });
-        Ok(Self {
-            services: services.collect::<Result<_, DecodeError>>()?,
-        })
+        Ok(Self { services: services.collect::<Result<_, DecodeError>>()? })
     }
 }
 
@@ -148,26 +141,14 @@ impl ServiceSchema {
     }
 
     /// Where a peer sends both forms, the one that says more counts.
-    fn from_wire(
-        described: Option<WireDescribed<'_>>,
-        text: Option<Cow<'_, str>>,
-    ) -> Result<Self, DecodeError> {
+    fn from_wire(described: Option<WireDescribed<'_>>, text: Option<Cow<'_, str>>) -> Result<Self, DecodeError> {
         let Some(described) = described else {
             return Ok(Self::Text(text.unwrap_or_default().into_owned()));
         };
-        let WireDescribed {
-            encoding,
-            schema_name,
-            schema_encoding,
-            schema,
-        } = described;
+        let WireDescribed { encoding, schema_name, schema_encoding, schema } = described;
         Ok(Self::Described {
             encoding: encoding.into_owned(),
-            schema: Schema::from_wire(
-                schema_name.into_owned(),
-                schema_encoding.into_owned(),
-                schema.into_owned(),
-            )?,
+            schema: Schema::from_wire(schema_name.into_owned(), schema_encoding.into_owned(), schema.into_owned())?,
         })
     }
 }

@@ -1,11 +1,8 @@
 //! Which dialect a WebSocket speaks.
 
 /// Names of the WebSocket subprotocols that are spoken, best first.
-pub const SUBPROTOCOLS: [&str; 3] = [
-    Subprotocol::SdkV1_1.as_str(),
-    Subprotocol::SdkV1.as_str(),
-    Subprotocol::WebsocketV1.as_str(),
-];
+pub const SUBPROTOCOLS: [&str; 3] =
+    [Subprotocol::SdkV1_1.as_str(), Subprotocol::SdkV1.as_str(), Subprotocol::WebsocketV1.as_str()];
 
 /// A WebSocket subprotocol that is spoken; the lesser is the better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,9 +32,7 @@ impl Subprotocol {
     }
 
     fn from_name(name: &str) -> Option<Self> {
-        [Self::SdkV1_1, Self::SdkV1, Self::WebsocketV1]
-            .into_iter()
-            .find(|known| known.as_str() == name)
+        [Self::SdkV1_1, Self::SdkV1, Self::WebsocketV1].into_iter().find(|known| known.as_str() == name)
     }
 }
 
@@ -56,40 +51,16 @@ mod tests {
     #[test]
     fn the_best_offer_wins_whatever_the_order() {
         let pick = |offered: &[&str]| negotiate(offered.iter().copied());
-        assert_eq!(
-            pick(&["foxglove.websocket.v1", "foxglove.sdk.v1"]),
-            Some(Subprotocol::SdkV1)
-        );
-        assert_eq!(
-            pick(&["x", "foxglove.websocket.v1"]),
-            Some(Subprotocol::WebsocketV1)
-        );
-        assert_eq!(
-            pick(&["foxglove.sdk.v1", "foxglove.sdk.v1.1"]),
-            Some(Subprotocol::SdkV1_1)
-        );
-        assert_eq!(
-            pick(&["foxglove.sdk.v2", "Foxglove.sdk.v1", " foxglove.sdk.v1", ""]),
-            None
-        );
+        assert_eq!(pick(&["foxglove.websocket.v1", "foxglove.sdk.v1"]), Some(Subprotocol::SdkV1));
+        assert_eq!(pick(&["x", "foxglove.websocket.v1"]), Some(Subprotocol::WebsocketV1));
+        assert_eq!(pick(&["foxglove.sdk.v1", "foxglove.sdk.v1.1"]), Some(Subprotocol::SdkV1_1));
+        assert_eq!(pick(&["foxglove.sdk.v2", "Foxglove.sdk.v1", " foxglove.sdk.v1", ""]), None);
         assert_eq!(pick(&[]), None);
     }
 
     #[test]
     fn the_names_are_listed_best_first() {
-        assert_eq!(
-            SUBPROTOCOLS,
-            [
-                "foxglove.sdk.v1.1",
-                "foxglove.sdk.v1",
-                "foxglove.websocket.v1"
-            ]
-        );
-        assert!(
-            SUBPROTOCOLS
-                .iter()
-                .map(|name| Subprotocol::from_name(name))
-                .is_sorted()
-        );
+        assert_eq!(SUBPROTOCOLS, ["foxglove.sdk.v1.1", "foxglove.sdk.v1", "foxglove.websocket.v1"]);
+        assert!(SUBPROTOCOLS.iter().map(|name| Subprotocol::from_name(name)).is_sorted());
     }
 }

@@ -17,9 +17,7 @@ impl<'a> Text<'a> {
         struct Tag {
             op: Option<String>,
         }
-        let json = std::str::from_utf8(data).map_err(|_| DecodeError::InvalidUtf8 {
-            what: "text message",
-        })?;
+        let json = std::str::from_utf8(data).map_err(|_| DecodeError::InvalidUtf8 { what: "text message" })?;
         // The parser would take an array for a struct, field by field.
         if json.trim_start().starts_with('[') {
             return Err(DecodeError::MissingOp);
@@ -56,31 +54,19 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Starts after the opcode; `message` names it in errors.
     pub(super) fn new(message: &'static str, data: &'a Bytes) -> Self {
-        Self {
-            message,
-            data,
-            at: 1,
-        }
+        Self { message, data, at: 1 }
     }
 
     /// The opcode, which says what to start a reader for.
     pub(super) fn opcode(data: &Bytes) -> Result<u8, DecodeError> {
-        let truncated = DecodeError::Truncated {
-            message: "binary message",
-            need: 1,
-            got: 0,
-        };
+        let truncated = DecodeError::Truncated { message: "binary message", need: 1, got: 0 };
         data.first().copied().ok_or(truncated)
     }
 
     fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
         // Saturates on 32 bits, where no such slice can exist either.
         let need = self.at.saturating_add(len);
-        let truncated = DecodeError::Truncated {
-            message: self.message,
-            need,
-            got: self.data.len(),
-        };
+        let truncated = DecodeError::Truncated { message: self.message, need, got: self.data.len() };
         let taken = self.data.get(self.at..need).ok_or(truncated)?;
         self.at = need;
         Ok(taken)
@@ -112,8 +98,7 @@ impl<'a> Reader<'a> {
 
     /// Text preceded by its length in bytes (u32); `what` names it in errors.
     pub(super) fn string(&mut self, what: &'static str) -> Result<String, DecodeError> {
-        let text =
-            std::str::from_utf8(self.counted()?).map_err(|_| DecodeError::InvalidUtf8 { what })?;
+        let text = std::str::from_utf8(self.counted()?).map_err(|_| DecodeError::InvalidUtf8 { what })?;
         Ok(text.to_owned())
     }
 

@@ -43,12 +43,8 @@ impl<M: Message> MemoryRoom<M> {
     #[must_use]
     pub fn new() -> Self {
         let (events, listener) = mpsc::channel(EVENT_CAPACITY);
-        let inner = Inner {
-            events,
-            listener: Mutex::new(Some(listener)),
-            present: Mutex::default(),
-            lines: Mutex::default(),
-        };
+        let inner =
+            Inner { events, listener: Mutex::new(Some(listener)), present: Mutex::default(), lines: Mutex::default() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -239,11 +235,7 @@ pub struct LineFailed;
 
 impl<M: Message> MemoryLine<M> {
     fn new() -> Self {
-        let state = LineState {
-            conduct: Conduct::default(),
-            opening: Opening::default(),
-            streams: Vec::new(),
-        };
+        let state = LineState { conduct: Conduct::default(), opening: Opening::default(), streams: Vec::new() };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() }) }
     }
 

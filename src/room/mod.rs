@@ -81,22 +81,13 @@ pub trait Room: Send + Sync + 'static {
 
     /// Opens a stream to the participant. The session drops the future if it takes too long, if the participant leaves,
     /// or if a newer instance comes. A sink with long writes reports them to `progress`.
-    fn open(
-        &self,
-        to: &Presence,
-        progress: Progress,
-    ) -> impl Future<Output = Result<Self::Sink, OpenError>> + Send;
+    fn open(&self, to: &Presence, progress: Progress) -> impl Future<Output = Result<Self::Sink, OpenError>> + Send;
 
     /// Takes the sink of a participant that has ended, with the reason, to say goodbye and let go of it.
     ///
     /// Called on a flush shard: what takes time goes into the future, which the session runs (at most
     /// [`retire_timeout`](crate::SessionBuilder::retire_timeout)) and then drops. By default the sink is dropped.
-    fn retire(
-        &self,
-        sink: Self::Sink,
-        participant: &Participant<Self::Message>,
-        reason: EndReason,
-    ) -> Option<Goodbye> {
+    fn retire(&self, sink: Self::Sink, participant: &Participant<Self::Message>, reason: EndReason) -> Option<Goodbye> {
         let _ = (participant, reason);
         drop(sink);
         None

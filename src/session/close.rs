@@ -68,7 +68,9 @@ impl<R: Room> Shared<R> {
         let until = begun + deadline.min(LONGEST_DEADLINE);
         let mut running = self.running.take();
         let mut panicked = false;
-        // The event loop first, then the shards, which end by themselves when everything is delivered.
+        // The event loop keeps the room's events, and with them perhaps its streams, until everything is delivered.
+        let mut event_loop: Vec<_> = running.pop().into_iter().collect();
+        // The shards end by themselves when everything is delivered.
         if timeout_at(until, join_all(&mut running, &mut panicked)).await.is_err() {
             self.abort();
             // Whoever is left after that is counted below.
@@ -79,6 +81,9 @@ impl<R: Room> Shared<R> {
             self.abandoned.cancel();
             let _ = timeout(GRACE, self.tasks.wait()).await;
         }
+        self.delivered.cancel();
+        let _ = timeout(GRACE, join_all(&mut event_loop, &mut panicked)).await;
+        running.append(&mut event_loop);
         let left = running.iter().filter(|task| !task.is_finished()).count() + self.tasks.len();
         self.registry.for_each_live(|participant| {
             participant.end(EndReason::SessionClosed);

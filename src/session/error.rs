@@ -78,11 +78,7 @@ impl JoinError {
     pub(crate) fn may_pass(&self) -> bool {
         matches!(
             self,
-            Self::Open(_)
-                | Self::OpenTimedOut(_)
-                | Self::InitialTimedOut(_)
-                | Self::Panicked
-                | Self::Ended(_)
+            Self::Open(_) | Self::OpenTimedOut(_) | Self::InitialTimedOut(_) | Self::Panicked | Self::Ended(_)
         )
     }
 }

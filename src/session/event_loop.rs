@@ -93,6 +93,10 @@ impl<R: Room> EventLoop<R> {
             under_way.cancel.cancel();
         }
         while self.joins.join_next().await.is_some() {}
+        // A room may close with its stream of events, or block when nobody takes them: not before all is delivered.
+        let drained = async { while events.next().await.is_some() {} };
+        session.delivered.run_until_cancelled(drained).await;
+        session.delivered.cancelled().await;
     }
 
     /// The room is gone: nothing can be delivered any more.
@@ -114,7 +118,8 @@ impl<R: Room> EventLoop<R> {
     fn on_active(&mut self, presence: &Presence) {
         let session = &self.session;
         if let Some(under_way) = self.under_way.get_mut(&presence.identity) {
-            let newest = under_way.next.as_ref().map_or((&under_way.sid, under_way.joined_at), |n| (&n.sid, n.joined_at));
+            let newest =
+                under_way.next.as_ref().map_or((&under_way.sid, under_way.joined_at), |n| (&n.sid, n.joined_at));
             if *newest.0 == presence.sid {
                 return;
             }
@@ -154,9 +159,16 @@ impl<R: Room> EventLoop<R> {
 
     /// Takes out an instance whose connection is gone, or is no longer the one its room has for the identity.
     fn dismiss(&self, participant: &Participant<R::Message>, reason: EndReason) {
-        if self.session.registry.remove(participant) && participant.end(reason) {
+        if !self.session.registry.remove(participant) {
+            return;
+        }
+        if participant.end(reason) {
             participant.log(|| tracing::info!(%reason, "left"));
             self.session.emit(SessionEvent::Left(Who::of(participant)));
+        } else if let Some(reason) = participant.end_reason().filter(|reason| reason.is_fault()) {
+            // It had failed, and left before its reset came up, which finds nothing any more.
+            participant.log(|| tracing::info!(%reason, "reset"));
+            self.session.emit(SessionEvent::Reset { who: Who::of(participant), reason });
         }
     }
 

@@ -95,22 +95,13 @@ impl<R: Room> Join<R> {
         let place = participant.commands().reserve().await.map_err(|_| JoinError::SessionClosed)?;
         drop(permit);
         let registered = register(session, participant)?;
-        place.send(Command::Begin {
-            slot: participant.outbox().slot(),
-            key: participant.client_id().get(),
-            initial,
-        });
+        place.send(Command::Begin { slot: participant.outbox().slot(), key: participant.client_id().get(), initial });
         provisional.keep();
         session.note_joined(participant, registered);
         Ok(participant.clone())
     }
 
-    fn participant(
-        &self,
-        presence: &Presence,
-        protocol: Protocol,
-        shard: &ShardHandle<R>,
-    ) -> Participant<R::Message> {
+    fn participant(&self, presence: &Presence, protocol: Protocol, shard: &ShardHandle<R>) -> Participant<R::Message> {
         let session = &self.session;
         let profile = Profile {
             identity: presence.identity.clone(),
@@ -263,7 +254,8 @@ impl<R: Room> Shared<R> {
             return self.emit(SessionEvent::Joined(who));
         };
         self.counters.replacements.add_one();
-        participant.log(|| tracing::info!(protocol = %participant.protocol(), %prior, "joined in place of an older one"));
+        participant
+            .log(|| tracing::info!(protocol = %participant.protocol(), %prior, "joined in place of an older one"));
         prior.log(|| tracing::info!(reason = %EndReason::Replaced, "replaced"));
         self.emit(SessionEvent::Replaced { who, prior: Who::of(&prior) });
     }

@@ -42,9 +42,7 @@ use crate::lane::bits::Bits;
 use crate::lane::log::{BroadcastLog, PublishError};
 use crate::lane::outbox::Port;
 use crate::lane::publisher::Publisher;
-use crate::lane::shard::{
-    Admission, COMMAND_CAPACITY, Command, FlushShard, Gauge, Parts, SHARD_CAPACITY, now_ms,
-};
+use crate::lane::shard::{Admission, COMMAND_CAPACITY, Command, FlushShard, Gauge, Parts, SHARD_CAPACITY, now_ms};
 use crate::lane::signal::Signal;
 use crate::lane::topic::Audience;
 use crate::lane::{Account, Topic};
@@ -109,6 +107,8 @@ pub(crate) struct Shared<R: Room> {
     uplink_stalled: AtomicBool,
     /// Ends event loop, joins and stream handlers.
     stop: CancellationToken,
+    /// Everything is delivered and every goodbye said: the room isn't needed any more.
+    delivered: CancellationToken,
     /// Ends the goodbyes that are still being said.
     abandoned: CancellationToken,
     /// Goodbyes and stream handlers.
@@ -174,6 +174,7 @@ fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
         events: broadcast::channel(config.event_capacity).0,
         uplink_stalled: AtomicBool::new(false),
         stop: CancellationToken::new(),
+        delivered: CancellationToken::new(),
         abandoned: CancellationToken::new(),
         tasks: TaskTracker::new(),
         closing: AtomicBool::new(false),
@@ -261,11 +262,7 @@ impl<R: Room> Session<R> {
     ///
     /// # Errors
     /// [`TryBroadcastError`] gives the message back.
-    pub fn try_broadcast_to(
-        &self,
-        topic: &Topic,
-        message: R::Message,
-    ) -> Result<(), TryBroadcastError<R::Message>> {
+    pub fn try_broadcast_to(&self, topic: &Topic, message: R::Message) -> Result<(), TryBroadcastError<R::Message>> {
         if self.reaches_nobody(topic) {
             return Ok(());
         }
@@ -276,22 +273,14 @@ impl<R: Room> Session<R> {
         topic.subscribers() == 0 && !self.shared().log.tail().is_sealed()
     }
 
-    async fn publish(
-        &self,
-        audience: &Audience,
-        message: R::Message,
-    ) -> Result<(), BroadcastError<R::Message>> {
+    async fn publish(&self, audience: &Audience, message: R::Message) -> Result<(), BroadcastError<R::Message>> {
         if !fits(&message, self.shared().config.limits) {
             return Err(BroadcastError::TooLarge(message));
         }
         self.shared().publisher.publish(audience, message).await.map_err(BroadcastError::Closed)
     }
 
-    fn try_publish(
-        &self,
-        audience: &Audience,
-        message: R::Message,
-    ) -> Result<(), TryBroadcastError<R::Message>> {
+    fn try_publish(&self, audience: &Audience, message: R::Message) -> Result<(), TryBroadcastError<R::Message>> {
         if !fits(&message, self.shared().config.limits) {
             return Err(TryBroadcastError::TooLarge(message));
         }

@@ -1,0 +1,222 @@
+//! What may be said on the command line.
+
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::Failure;
+
+/// Where `serve` listens and `watch` connects unless told otherwise.
+const DEFAULT_ADDR: &str = "127.0.0.1:8765";
+
+#[derive(Debug, Parser)]
+#[command(name = "lanecast", version, about = "Live telemetry to thousands of viewers")]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show this host's telemetry to Foxglove and to `lanecast watch`
+    Serve(ServeArgs),
+    /// Print what a server shows, a message a line
+    Watch(WatchArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Where to listen: HOST:PORT; port 0 picks one that is free
+    #[arg(long, value_name = "HOST:PORT", default_value = DEFAULT_ADDR)]
+    addr: String,
+    /// Messages a second on each channel, from 0.1 to 50
+    #[arg(long, value_name = "HZ", default_value = "2")]
+    pub(crate) rate: Rate,
+    /// Listen beyond this host, although viewers aren't asked who they are
+    #[arg(long)]
+    insecure: bool,
+    /// What viewers see as the server's name [default: the host's]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) verbosity: Verbosity,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// Print the channels and end
+    #[arg(long, conflicts_with = "count")]
+    pub(crate) list: bool,
+    /// End after this many messages
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    #[command(flatten)]
+    pub(crate) verbosity: Verbosity,
+    /// The server [default: ws://127.0.0.1:8765]; may be left out before topics
+    #[arg(value_name = "URL")]
+    first: Option<String>,
+    /// What to print [default: everything]
+    #[arg(value_name = "TOPIC")]
+    others: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verbosity {
+    /// Say more on standard error; twice or three times for still more
+    #[arg(short = 'v', long = "verbose", action = clap::ArgAction::Count)]
+    times: u8,
+}
+
+/// How many samples a second.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rate(f64);
+
+impl Rate {
+    pub(crate) fn period(self) -> Duration {
+        Duration::from_secs_f64(1.0 / self.0)
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} Hz", self.0)
+    }
+}
+
+impl std::str::FromStr for Rate {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let hz = text.parse().ok().filter(|hz| (0.1..=50.0).contains(hz));
+        hz.map(Self).ok_or("give a number from 0.1 to 50")
+    }
+}
+
+/// The program ends without having done anything.
+#[derive(Debug)]
+pub(crate) enum Exit {
+    /// Help or version was asked for.
+    Help(String),
+    /// The line makes no sense.
+    Usage(String),
+}
+
+/// Reads the command line.
+pub(crate) fn parse() -> Result<Command, Exit> {
+    Line::try_parse().map(|line| line.command).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Help(error.to_string()),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            Exit::Usage("say what to do: `lanecast serve` or `lanecast watch` (`lanecast --help` says more)".to_owned())
+        }
+        _ => Exit::Usage(in_one_line(&error.to_string())),
+    })
+}
+
+/// The first paragraph of clap's message; what follows are hints and usage.
+fn in_one_line(message: &str) -> String {
+    let first = message.split("\n\n").next().unwrap_or(message);
+    let words: Vec<_> = first.trim_start_matches("error: ").split_whitespace().collect();
+    format!("{} (`--help` says more)", words.join(" "))
+}
+
+impl ServeArgs {
+    /// Where to listen: on this host alone, unless `--insecure` says otherwise.
+    pub(crate) fn addr(&self) -> Result<SocketAddr, Failure> {
+        let given = &self.addr;
+        let Some(addr) = given.to_socket_addrs().ok().and_then(|mut found| found.next()) else {
+            let message = format!("{given:?} is no address to listen on: give HOST:PORT, like {DEFAULT_ADDR}");
+            return Err(Failure::new(message));
+        };
+        if addr.ip().is_loopback() || self.insecure {
+            return Ok(addr);
+        }
+        Err(Failure::new(format!(
+            "{given} can be reached from other hosts, and viewers aren't asked who they are: add --insecure if that is fine"
+        )))
+    }
+}
+
+impl WatchArgs {
+    /// The server and the topics: the first word is a topic too unless it looks like a server.
+    pub(crate) fn target(&self) -> (String, Vec<&str>) {
+        let topics = self.others.iter().map(String::as_str);
+        match self.first.as_deref() {
+            Some(first) if first.contains("://") => (first.to_owned(), topics.collect()),
+            Some(first) if is_host_and_port(first) => (format!("ws://{first}"), topics.collect()),
+            first => (format!("ws://{DEFAULT_ADDR}"), first.into_iter().chain(topics).collect()),
+        }
+    }
+}
+
+fn is_host_and_port(word: &str) -> bool {
+    let Some((host, port)) = word.rsplit_once(':') else { return false };
+    !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok()
+}
+
+impl Verbosity {
+    /// Has what the library traces written to standard error, down to the level asked for.
+    pub(crate) fn apply(&self) {
+        let level = match self.times {
+            0 => LevelFilter::ERROR,
+            1 => LevelFilter::INFO,
+            2 => LevelFilter::DEBUG,
+            _ => LevelFilter::TRACE,
+        };
+        tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).init();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Line::command().debug_assert();
+    }
+
+    #[test]
+    fn the_first_word_is_the_server_if_it_looks_like_one() {
+        let target = |words: &[&str]| {
+            let line = Line::try_parse_from([&["lanecast", "watch"], words].concat()).unwrap();
+            let Command::Watch(args) = line.command else { panic!("not watch") };
+            let (url, topics) = args.target();
+            (url, topics.into_iter().map(str::to_owned).collect::<Vec<_>>())
+        };
+        let default = "ws://127.0.0.1:8765".to_owned();
+        assert_eq!(target(&[]), (default.clone(), vec![]));
+        assert_eq!(target(&["/cpu", "/load"]), (default.clone(), vec!["/cpu".to_owned(), "/load".to_owned()]));
+        assert_eq!(target(&["cpu"]), (default, vec!["cpu".to_owned()]));
+        assert_eq!(target(&["ws://h:1", "/cpu"]), ("ws://h:1".to_owned(), vec!["/cpu".to_owned()]));
+        assert_eq!(target(&["h:1"]), ("ws://h:1".to_owned(), vec![]));
+        assert_eq!(target(&["[::1]:80"]), ("ws://[::1]:80".to_owned(), vec![]));
+    }
+
+    #[test]
+    fn usage_errors_take_one_line() {
+        for words in [
+            &["serve", "--nonsense"][..],
+            &["serve", "--rate", "0"],
+            &["fly"],
+            &["watch", "--count", "0"],
+            &["serve", "--rate"],
+        ] {
+            let error = Line::try_parse_from([&["lanecast"], words].concat()).unwrap_err();
+            let line = in_one_line(&error.to_string());
+            assert!(!line.contains('\n') && !line.starts_with("error"), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_checked() {
+        for bad in ["0", "-1", "51", "NaN", "inf", "x", ""] {
+            assert!(bad.parse::<Rate>().is_err(), "{bad}");
+        }
+        assert_eq!("4".parse::<Rate>().unwrap().period(), Duration::from_millis(250));
+    }
+}

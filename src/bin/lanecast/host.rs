@@ -1,0 +1,283 @@
+//! What this host has to tell: one source per channel, each with its schema beside its sample.
+//!
+//! A source is sampled on a thread that may block, one sample at a time, and only while somebody has subscribed. What a
+//! rate is computed from is what changed since the sample before.
+
+use std::time::Instant;
+
+use lanecast::room::websocket::WebSocketRoom;
+use lanecast::{Session, SessionStats};
+use serde_json::{Value, json};
+use sysinfo::{CpuRefreshKind, DiskRefreshKind, Disks, MemoryRefreshKind, Networks, System};
+
+/// What one channel shows.
+pub(crate) struct Source {
+    pub(crate) topic: &'static str,
+    /// The name of its schema.
+    pub(crate) name: &'static str,
+    pub(crate) schema: Value,
+    pub(crate) sample: Box<dyn FnMut() -> Value + Send>,
+}
+
+/// All sources. Where the system doesn't tell, a source is left out, with the reason.
+pub(crate) fn sources(session: &Session<WebSocketRoom>) -> (Vec<Source>, Vec<String>) {
+    let mut missing = Vec::new();
+    let found =
+        [("/cpu", cpu()), ("/memory", memory()), ("/network", network()), ("/disks", disks()), ("/load", load())];
+    let mut sources = Vec::new();
+    for (topic, source) in found {
+        match source {
+            Ok(source) => sources.push(source),
+            Err(error) => missing.push(format!("{topic} is left out: {error}")),
+        }
+    }
+    sources.push(session_figures(session.clone()));
+    (sources, missing)
+}
+
+fn cpu() -> Result<Source, sysinfo::Error> {
+    let mut system = System::new()?;
+    let kind = CpuRefreshKind::nothing().with_usage().with_frequency();
+    // Usage is what changed since the last look: this is the first.
+    system.refresh_cpu_specifics(kind);
+    Ok(Source {
+        topic: "/cpu",
+        name: "lanecast.Cpu",
+        schema: object(&[
+            ("usage_percent", number("of all cores together")),
+            (
+                "cores",
+                list(&[
+                    ("name", text("as the system calls it")),
+                    ("usage_percent", number("since the sample before")),
+                    ("frequency_mhz", integer("now")),
+                ]),
+            ),
+        ]),
+        sample: Box::new(move || {
+            system.refresh_cpu_specifics(kind);
+            let core = |cpu: &sysinfo::Cpu| {
+                json!({
+                    "name": cpu.name(),
+                    "usage_percent": round(f64::from(cpu.usage())),
+                    "frequency_mhz": cpu.frequency(),
+                })
+            };
+            json!({
+                "usage_percent": round(f64::from(system.global_cpu_usage())),
+                "cores": system.cpus().iter().map(core).collect::<Value>(),
+            })
+        }),
+    })
+}
+
+fn memory() -> Result<Source, sysinfo::Error> {
+    let mut system = System::new()?;
+    Ok(Source {
+        topic: "/memory",
+        name: "lanecast.Memory",
+        schema: object(&[
+            ("total_bytes", integer("of memory")),
+            ("used_bytes", integer("of memory")),
+            ("available_bytes", integer("for new programs")),
+            ("used_percent", number("of memory")),
+            ("swap_total_bytes", integer("of swap space")),
+            ("swap_used_bytes", integer("of swap space")),
+        ]),
+        sample: Box::new(move || {
+            system.refresh_memory_specifics(MemoryRefreshKind::everything());
+            json!({
+                "total_bytes": system.total_memory(),
+                "used_bytes": system.used_memory(),
+                "available_bytes": system.available_memory(),
+                "used_percent": percent(system.used_memory(), system.total_memory()),
+                "swap_total_bytes": system.total_swap(),
+                "swap_used_bytes": system.used_swap(),
+            })
+        }),
+    })
+}
+
+fn network() -> Result<Source, sysinfo::Error> {
+    let mut networks = Networks::new_with_refreshed_list()?;
+    let mut since = Instant::now();
+    let one_way = |what: &str| number(&format!("{what} since the sample before"));
+    Ok(Source {
+        topic: "/network",
+        name: "lanecast.Network",
+        schema: object(&[(
+            "interfaces",
+            list(&[
+                ("name", text("as the system calls it")),
+                ("received_bytes_per_s", one_way("received")),
+                ("sent_bytes_per_s", one_way("sent")),
+                ("received_bytes", integer("since the interface came up")),
+                ("sent_bytes", integer("since the interface came up")),
+                ("received_packets", integer("since the interface came up")),
+                ("sent_packets", integer("since the interface came up")),
+                ("errors", integer("in either direction, since the interface came up")),
+            ]),
+        )]),
+        sample: Box::new(move || {
+            networks.refresh(true);
+            let seconds = since.elapsed().as_secs_f64().max(0.001);
+            since = Instant::now();
+            let mut interfaces: Vec<_> = networks.iter().collect();
+            interfaces.sort_by_key(|(name, _)| *name);
+            let interface = |(name, data): (&std::ffi::OsString, &sysinfo::NetworkData)| {
+                json!({
+                    "name": name.to_string_lossy(),
+                    "received_bytes_per_s": round(data.received() as f64 / seconds),
+                    "sent_bytes_per_s": round(data.transmitted() as f64 / seconds),
+                    "received_bytes": data.total_received(),
+                    "sent_bytes": data.total_transmitted(),
+                    "received_packets": data.total_packets_received(),
+                    "sent_packets": data.total_packets_transmitted(),
+                    "errors": data.total_errors_on_received() + data.total_errors_on_transmitted(),
+                })
+            };
+            json!({ "interfaces": interfaces.into_iter().map(interface).collect::<Value>() })
+        }),
+    })
+}
+
+fn disks() -> Result<Source, sysinfo::Error> {
+    let kind = DiskRefreshKind::nothing().with_storage().with_io_usage();
+    // Listed by the first sample: a dead network disk may block for long.
+    let mut disks = Disks::new()?;
+    Ok(Source {
+        topic: "/disks",
+        name: "lanecast.Disks",
+        schema: object(&[(
+            "disks",
+            list(&[
+                ("name", text("as the system calls it")),
+                ("mount", text("where it is mounted")),
+                ("file_system", text("its type")),
+                ("total_bytes", integer("of space")),
+                ("available_bytes", integer("of space")),
+                ("used_percent", number("of space")),
+                ("read_bytes", integer("since the system came up")),
+                ("written_bytes", integer("since the system came up")),
+            ]),
+        )]),
+        sample: Box::new(move || {
+            disks.refresh_specifics(true, kind);
+            let disk = |disk: &sysinfo::Disk| {
+                let (total, available) = (disk.total_space(), disk.available_space());
+                let usage = disk.usage();
+                json!({
+                    "name": disk.name().to_string_lossy(),
+                    "mount": disk.mount_point().to_string_lossy(),
+                    "file_system": disk.file_system().to_string_lossy(),
+                    "total_bytes": total,
+                    "available_bytes": available,
+                    "used_percent": percent(total.saturating_sub(available), total),
+                    "read_bytes": usage.total_read_bytes,
+                    "written_bytes": usage.total_written_bytes,
+                })
+            };
+            json!({ "disks": disks.iter().map(disk).collect::<Value>() })
+        }),
+    })
+}
+
+fn load() -> Result<Source, sysinfo::Error> {
+    System::load_average()?;
+    Ok(Source {
+        topic: "/load",
+        name: "lanecast.Load",
+        schema: object(&[
+            ("one", number("tasks that run or want to, mean of a minute")),
+            ("five", number("of five minutes")),
+            ("fifteen", number("of fifteen minutes")),
+            ("uptime_s", integer("since the system came up")),
+        ]),
+        sample: Box::new(|| {
+            let load = System::load_average().unwrap_or_default();
+            json!({
+                "one": round(load.one),
+                "five": round(load.five),
+                "fifteen": round(load.fifteen),
+                "uptime_s": System::uptime().unwrap_or_default(),
+            })
+        }),
+    })
+}
+
+fn session_figures(session: Session<WebSocketRoom>) -> Source {
+    Source {
+        topic: "/session",
+        name: "lanecast.Session",
+        schema: object(&[
+            ("participants", integer("viewers that are here")),
+            ("joins", integer("so far")),
+            ("replacements", integer("of those, in place of an older connection")),
+            ("refused", integer("connections that were not let in")),
+            ("failed_joins", integer("attempts that were repeated")),
+            ("resets", integer("viewers that failed or were too slow")),
+            ("resets_overflow", integer("of those, too slow")),
+            ("delivered", integer("messages")),
+            ("delivered_bytes", integer("of messages")),
+            ("dropped", integer("messages lost with a reset")),
+            ("abandoned", integer("messages lost with an ordinary end")),
+            ("backlog", integer("messages that wait")),
+            ("oldest_ms", integer("how long the oldest of them has waited")),
+            ("shard_lag", integer("broadcasts the slowest shard has yet to read")),
+        ]),
+        sample: Box::new(move || figures(&session.stats())),
+    }
+}
+
+fn figures(stats: &SessionStats) -> Value {
+    json!({
+        "participants": stats.participants,
+        "joins": stats.joins,
+        "replacements": stats.replacements,
+        "refused": stats.refused + stats.stale_joins,
+        "failed_joins": stats.failed_joins,
+        "resets": stats.resets.total(),
+        "resets_overflow": stats.resets.overflow,
+        "delivered": stats.account.delivered,
+        "delivered_bytes": stats.account.delivered_bytes,
+        "dropped": stats.account.dropped.total(),
+        "abandoned": stats.account.abandoned.total(),
+        "backlog": stats.backlog,
+        "oldest_ms": stats.oldest.map_or(0, |oldest| u64::try_from(oldest.as_millis()).unwrap_or(u64::MAX)),
+        "shard_lag": stats.shard_lag,
+    })
+}
+
+/// A schema for an object that has all of `fields`.
+fn object(fields: &[(&str, Value)]) -> Value {
+    let properties: serde_json::Map<_, _> =
+        fields.iter().map(|(name, schema)| ((*name).to_owned(), schema.clone())).collect();
+    let required: Vec<_> = fields.iter().map(|(name, _)| *name).collect();
+    json!({ "type": "object", "properties": properties, "required": required })
+}
+
+/// A schema for a list of objects that have all of `fields`.
+fn list(fields: &[(&str, Value)]) -> Value {
+    json!({ "type": "array", "items": object(fields) })
+}
+
+fn number(what: &str) -> Value {
+    json!({ "type": "number", "description": what })
+}
+
+fn integer(what: &str) -> Value {
+    json!({ "type": "integer", "description": what })
+}
+
+fn text(what: &str) -> Value {
+    json!({ "type": "string", "description": what })
+}
+
+fn percent(part: u64, of: u64) -> f64 {
+    if of == 0 { 0.0 } else { round(part as f64 / of as f64 * 100.0) }
+}
+
+/// Two decimals: more is noise.
+fn round(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}

@@ -1,0 +1,83 @@
+//! Assets: files that viewers ask for by URI.
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+
+use crate::participant::{Participant, SendError};
+use crate::protocol::server::FetchAssetResponse;
+use crate::protocol::{Frame, ServerMessage};
+use crate::semaphore::Permit;
+
+type Fetched = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send>>;
+
+/// What the embedder does for a request.
+pub(super) type AssetHandler = Arc<dyn Fn(AssetRequest) -> Fetched + Send + Sync>;
+
+/// A viewer asks for an asset.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AssetRequest {
+    /// Who asks.
+    pub participant: Participant<Frame>,
+    /// Which asset, in the viewer's own words, for example `package://robot/base.stl`. Don't take it for a path that may
+    /// be opened.
+    pub uri: String,
+}
+
+/// What goes to one viewer in answer to a request.
+impl Participant<Frame> {
+    /// Answers a request for an asset with the asset. Never blocks; the payload is shared.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send): an answer that doesn't fit any more resets the participant.
+    pub fn send_asset_response(&self, request_id: u32, asset: impl Into<Bytes>) -> Result<(), SendError<Frame>> {
+        self.send(encode(request_id, Ok(asset.into())))
+    }
+
+    /// Answers a request for an asset with the reason why there is none. Never blocks.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send): an answer that doesn't fit any more resets the participant.
+    pub fn send_asset_error(&self, request_id: u32, error: impl fmt::Display) -> Result<(), SendError<Frame>> {
+        self.send(encode(request_id, Err(error.to_string())))
+    }
+}
+
+/// As the participant's format has it: v1 is the one there is.
+fn encode(request_id: u32, result: Result<Bytes, String>) -> Frame {
+    ServerMessage::FetchAssetResponse(FetchAssetResponse { request_id, result }).encode()
+}
+
+/// Has `handler` fetch, and answers. Dropped, it answers nothing and gives its place back.
+pub(super) async fn fetch(handler: AssetHandler, request: AssetRequest, request_id: u32, permit: Permit) {
+    let participant = request.participant.clone();
+    let fetched = AssertUnwindSafe(async { handler(request).await }).catch_unwind().await;
+    // Before the answer: who has it may ask for the next at once.
+    drop(permit);
+    let sent = match fetched {
+        Ok(Ok(asset)) => match participant.send_asset_response(request_id, asset) {
+            Err(SendError::TooLarge(_)) => participant.send_asset_error(request_id, "the asset is too large"),
+            sent => sent,
+        },
+        Ok(Err(error)) => participant.send_asset_error(request_id, error),
+        Err(panic) => {
+            tracing::warn!(%participant, panic = panic_text(&*panic), "the asset handler panicked");
+            participant.send_asset_error(request_id, "the server failed to fetch the asset")
+        }
+    };
+    if let Err(error) = sent {
+        tracing::debug!(%participant, %error, "asset answer not sent");
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no text)")
+}

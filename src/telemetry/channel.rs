@@ -1,0 +1,295 @@
+//! Channels: what they are, and publishing on them.
+//!
+//! # States of a channel
+//! `Advertised → Unadvertised` or `Advertised → SessionEnded`. Only in `Advertised` may it be published on or
+//! subscribed to. It enters the table of channels after it was made, and leaves it after it was unadvertised: see
+//! [`announcer`](super::announcer).
+//!
+//! # Publishing
+//! takes no lock: it reads the state and the number of subscribers, and if there are any hands one frame to the
+//! session. A publish that happened before the unadvertise goes out before it; one that happens at the same time may
+//! also go out behind it, where viewers don't know the subscription any more and ignore it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use super::Handle;
+use super::announcer::Op;
+use super::error::{AnnounceError, PublishError, TryPublishError};
+use crate::lane::{Message, Topic};
+use crate::protocol::{Frame, Schema, server};
+use crate::room::Room;
+use crate::session::{BroadcastError, TryBroadcastError};
+
+/// What a channel is: its topic, the encoding of its messages, and what they look like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "a channel exists once it is advertised"]
+pub struct Channel {
+    topic: String,
+    encoding: String,
+    schema: Option<Arc<Schema>>,
+}
+
+impl Channel {
+    /// A channel called `topic` whose messages are encoded in `encoding`, for example `json` or `protobuf`.
+    pub fn new(topic: impl Into<String>, encoding: impl Into<String>) -> Self {
+        Self { topic: topic.into(), encoding: encoding.into(), schema: None }
+    }
+
+    /// What its messages look like. Channels that share a schema share it on the wire where the format can.
+    pub fn schema(mut self, schema: impl Into<Arc<Schema>>) -> Self {
+        self.schema = Some(schema.into());
+        self
+    }
+
+    pub(super) fn numbered(self, id: u64) -> ChannelState {
+        let Self { topic, encoding, schema } = self;
+        ChannelState {
+            described: server::Channel { id, topic, encoding, schema },
+            audience: Topic::new(),
+            stage: AtomicU8::new(ADVERTISED),
+        }
+    }
+}
+
+const ADVERTISED: u8 = 0;
+const UNADVERTISED: u8 = 1;
+const SESSION_ENDED: u8 = 2;
+
+/// A channel as everybody inside sees it.
+#[derive(Debug)]
+pub(super) struct ChannelState {
+    pub(super) described: server::Channel,
+    /// Who has subscribed.
+    pub(super) audience: Topic,
+    stage: AtomicU8,
+}
+
+impl ChannelState {
+    pub(super) fn id(&self) -> u64 {
+        self.described.id
+    }
+
+    fn stage(&self) -> Result<(), PublishError> {
+        // Acquire pairs with the AcqRel of `leave`: who learned that it was unadvertised gets the error.
+        match self.stage.load(Ordering::Acquire) {
+            ADVERTISED => Ok(()),
+            UNADVERTISED => Err(PublishError::Unadvertised),
+            _ => Err(PublishError::Closed),
+        }
+    }
+
+    pub(super) fn is_advertised(&self) -> bool {
+        self.stage().is_ok()
+    }
+
+    /// `Advertised → Unadvertised`. True for the one caller that did it.
+    pub(super) fn unadvertise(&self) -> bool {
+        self.leave(UNADVERTISED)
+    }
+
+    /// `Advertised → SessionEnded`.
+    pub(super) fn end(&self) {
+        self.leave(SESSION_ENDED);
+    }
+
+    fn leave(&self, stage: u8) -> bool {
+        self.stage.compare_exchange(ADVERTISED, stage, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+/// What became of a message that was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Published {
+    /// It is on its way to the subscribers.
+    Sent,
+    /// Nobody has subscribed: nothing was done.
+    ToNobody,
+}
+
+/// A channel that viewers know of. Clones are the same channel; it is unadvertised with the last of them, or by
+/// [`unadvertise`](Self::unadvertise).
+pub struct AdvertisedChannel<R: Room>(Arc<Owned<R>>);
+
+struct Owned<R: Room> {
+    channel: Arc<ChannelState>,
+    handle: Arc<Handle<R>>,
+}
+
+impl<R: Room<Message = Frame>> AdvertisedChannel<R> {
+    pub(super) fn new(handle: Arc<Handle<R>>, channel: Arc<ChannelState>) -> Self {
+        Self(Arc::new(Owned { channel, handle }))
+    }
+
+    pub(super) fn inner(&self) -> &Arc<ChannelState> {
+        &self.0.channel
+    }
+
+    /// The number viewers know it by.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.0.channel.id()
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        &self.0.channel.described.topic
+    }
+
+    /// Whether anybody has subscribed: if not, there is no need to compute a message.
+    #[must_use]
+    pub fn has_subscribers(&self) -> bool {
+        self.subscribers() > 0
+    }
+
+    /// How many have subscribed.
+    #[must_use]
+    pub fn subscribers(&self) -> usize {
+        let channel = &self.0.channel;
+        if channel.is_advertised() { channel.audience.subscribers() } else { 0 }
+    }
+
+    /// Publishes `payload` with the time of now. Waits for the machine or a stalled uplink, never for a viewer.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, it has sent nothing.
+    pub async fn publish(&self, payload: impl Into<Bytes>) -> Result<Published, PublishError> {
+        self.publish_with(|| (now_ns(), payload)).await
+    }
+
+    /// Publishes `payload` as logged at `log_time_ns`, in nanoseconds, usually since the epoch; otherwise as
+    /// [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, it has sent nothing.
+    pub async fn publish_at(&self, log_time_ns: u64, payload: impl Into<Bytes>) -> Result<Published, PublishError> {
+        self.publish_with(|| (log_time_ns, payload)).await
+    }
+
+    /// Publishes the log time (nanoseconds) and the payload that `message` computes, if anybody has subscribed;
+    /// otherwise as [`publish`](Self::publish).
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, it has sent nothing.
+    pub async fn publish_with<B: Into<Bytes>>(
+        &self,
+        message: impl FnOnce() -> (u64, B),
+    ) -> Result<Published, PublishError> {
+        let Some(frame) = self.frame(message)? else { return Ok(Published::ToNobody) };
+        match self.0.handle.session.broadcast_to(&self.0.channel.audience, frame).await {
+            Ok(()) => Ok(Published::Sent),
+            Err(BroadcastError::TooLarge(frame)) => Err(PublishError::TooLarge { bytes: frame.byte_len() }),
+            Err(BroadcastError::Closed(_)) => Err(PublishError::Closed),
+        }
+    }
+
+    /// Publishes `payload` with the time of now, now or not at all. Works from any thread.
+    ///
+    /// # Errors
+    /// [`TryPublishError`]; if the log is full the payload comes back.
+    pub fn try_publish(&self, payload: impl Into<Bytes>) -> Result<Published, TryPublishError> {
+        self.try_publish_with(|| (now_ns(), payload))
+    }
+
+    /// Publishes `payload` as logged at `log_time_ns`, now or not at all; otherwise as
+    /// [`try_publish`](Self::try_publish).
+    ///
+    /// # Errors
+    /// As [`try_publish`](Self::try_publish).
+    pub fn try_publish_at(&self, log_time_ns: u64, payload: impl Into<Bytes>) -> Result<Published, TryPublishError> {
+        self.try_publish_with(|| (log_time_ns, payload))
+    }
+
+    /// Publishes what `message` computes, if anybody has subscribed, now or not at all; otherwise as
+    /// [`publish_with`](Self::publish_with).
+    ///
+    /// # Errors
+    /// As [`try_publish`](Self::try_publish).
+    pub fn try_publish_with<B: Into<Bytes>>(
+        &self,
+        message: impl FnOnce() -> (u64, B),
+    ) -> Result<Published, TryPublishError> {
+        let Some(frame) = self.frame(message)? else { return Ok(Published::ToNobody) };
+        match self.0.handle.session.try_broadcast_to(&self.0.channel.audience, frame) {
+            Ok(()) => Ok(Published::Sent),
+            Err(TryBroadcastError::Full(frame)) => Err(TryPublishError::Full(frame.payload().clone())),
+            Err(TryBroadcastError::TooLarge(frame)) => Err(PublishError::TooLarge { bytes: frame.byte_len() }.into()),
+            Err(TryBroadcastError::Closed(_)) => Err(PublishError::Closed.into()),
+        }
+    }
+
+    /// The frame for all subscribers, each of whose copies gets its own subscription id; `None` if there are none.
+    fn frame<B: Into<Bytes>>(&self, message: impl FnOnce() -> (u64, B)) -> Result<Option<Frame>, PublishError> {
+        let channel = &self.0.channel;
+        channel.stage()?;
+        if channel.audience.subscribers() == 0 {
+            return Ok(None);
+        }
+        let (log_time_ns, payload) = message();
+        Ok(Some(Frame::message_data(0, log_time_ns, payload.into())))
+    }
+
+    /// Says that the channel is gone. From the call on publishing fails; subscriptions to it end. Returns when
+    /// everybody's announcement has its place in the log. A second call, also through a clone, does nothing.
+    ///
+    /// # Errors
+    /// [`AnnounceError`]: the session is closed.
+    ///
+    /// # Cancel safety
+    /// Dropped after its first poll, the channel is unadvertised all the same.
+    pub async fn unadvertise(&self) -> Result<(), AnnounceError> {
+        let Owned { channel, handle } = &*self.0;
+        if !channel.unadvertise() {
+            return Ok(());
+        }
+        let channel = Arc::clone(channel);
+        handle.announce(|done| Op::Unadvertise { channel, done: Some(done) }).await
+    }
+}
+
+impl<R: Room> Drop for Owned<R> {
+    fn drop(&mut self) {
+        if self.channel.unadvertise() {
+            // Closed: the session has ended, there is nobody to be told.
+            let _ = self.handle.ops.send(Op::Unadvertise { channel: Arc::clone(&self.channel), done: None });
+        }
+    }
+}
+
+impl<R: Room> Clone for AdvertisedChannel<R> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<R: Room> fmt::Debug for AdvertisedChannel<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let channel = &self.0.channel;
+        f.debug_struct("AdvertisedChannel")
+            .field("id", &channel.id())
+            .field("topic", &channel.described.topic)
+            .field("subscribers", &channel.audience.subscribers())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Nanoseconds since the epoch; 0 if the clock stands before it.
+pub(super) fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}

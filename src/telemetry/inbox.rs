@@ -1,0 +1,37 @@
+//! A participant's own stream to us, as a sequence of frames.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use tokio::sync::mpsc;
+
+use crate::protocol::Frame;
+
+/// What a room's [`Incoming`](crate::room::Room::Incoming) has to be for telemetry: the frames of one viewer, in order.
+///
+/// Implemented for tokio's channel receiver and for any boxed stream; a room with a type of its own implements it by
+/// handing on to what it wraps.
+pub trait Inbox: Send + 'static {
+    /// The next frame; `None` when there won't be any more.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>>;
+}
+
+impl Inbox for mpsc::Receiver<Frame> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+        self.poll_recv(cx)
+    }
+}
+
+impl<S: Stream<Item = Frame> + Send + ?Sized + 'static> Inbox for Pin<Box<S>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+        self.as_mut().poll_next(cx)
+    }
+}
+
+#[cfg(feature = "websocket")]
+impl Inbox for futures_channel::mpsc::Receiver<Frame> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+        Pin::new(self).poll_next(cx)
+    }
+}

@@ -1,0 +1,354 @@
+//! Two hundred viewers on real sockets, over a WebSocket library of another author: most keep up, some stall, some are
+//! killed and come back.
+//!
+//! The publisher goes on only when everybody who keeps up has what was published before, so that "keeps up" doesn't
+//! depend on how fast the machine is; those who stall are left behind all the same.
+#![cfg(feature = "websocket")]
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::{SinkExt, StreamExt};
+use lanecast::protocol::server::{MessageData, Status};
+use lanecast::protocol::{FrameKind, ServerMessage};
+use lanecast::room::websocket::{Admission, Rejection, UpgradeRequest, WebSocketRoom};
+use lanecast::telemetry::{AdvertisedChannel, Channel, PublishError, Published, Telemetry};
+use lanecast::{EndReason, Events, ParticipantIdentity, SessionEvent};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+const KEEPING_UP: usize = 180;
+const STALLED: usize = 10;
+const KILLED: usize = 10;
+/// How often each of those who are killed is killed.
+const LIVES: u64 = 4;
+const MESSAGES: u64 = 640;
+const MESSAGE_BYTES: usize = 4096;
+const QUEUE: u32 = 64;
+/// Published in one go; a burst that fits into the queue of who keeps up.
+const BURST: u64 = 16;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+}
+
+/// The name in a header is who a viewer is.
+fn who(request: &UpgradeRequest) -> Result<Admission, Rejection> {
+    let name = request.header("x-viewer").ok_or_else(|| Rejection::new(401, "say who you are"))?;
+    let identity = ParticipantIdentity::new(name).map_err(|error| Rejection::new(400, error.to_string()))?;
+    Ok(Admission::new(identity))
+}
+
+/// A room whose kernel buffers are small, and telemetry with a small queue: who stalls shows soon.
+async fn server() -> (WebSocketRoom, Telemetry<WebSocketRoom>, AdvertisedChannel<WebSocketRoom>) {
+    let room = WebSocketRoom::builder().send_buffer_bytes(16 << 10).on_upgrade(who).bind("127.0.0.1:0").await.unwrap();
+    let telemetry = Telemetry::builder(room.clone())
+        // Who stalls shall overflow, not time out.
+        .configure(|session| session.queue_capacity(QUEUE).write_timeout(PATIENCE))
+        .build()
+        .unwrap();
+    let channel = telemetry.advertise(Channel::new("/data", "bytes")).await.unwrap();
+    (room, telemetry, channel)
+}
+
+async fn publish(channel: &AdvertisedChannel<WebSocketRoom>, number: u64) {
+    let mut payload = BytesMut::zeroed(MESSAGE_BYTES);
+    (&mut payload[..8]).put_u64_le(number);
+    assert_eq!(channel.publish_at(number, payload).await.unwrap(), Published::Sent);
+}
+
+/// A viewer with a small receive buffer.
+struct Viewer(WebSocketStream<TcpStream>);
+
+/// What comes next.
+enum Next {
+    Said(ServerMessage),
+    Closed(Option<CloseFrame>),
+}
+
+impl Viewer {
+    async fn connect(room: &WebSocketRoom, name: &str) -> Result<Self, Error> {
+        let address = room.local_addr();
+        let socket = TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(16 << 10)?;
+        let stream = socket.connect(address).await?;
+        let mut request = format!("ws://{address}").into_client_request()?;
+        request.headers_mut().insert("sec-websocket-protocol", "foxglove.sdk.v1".parse()?);
+        request.headers_mut().insert("x-viewer", name.parse()?);
+        Ok(Self(client_async(request, stream).await?.0))
+    }
+
+    async fn next(&mut self) -> Result<Next, Error> {
+        loop {
+            let message = soon("a message", self.0.next()).await.ok_or(Error::ConnectionClosed)??;
+            let (kind, data) = match message {
+                Message::Text(text) => (FrameKind::Text, Bytes::from(text)),
+                Message::Binary(data) => (FrameKind::Binary, data),
+                Message::Close(frame) => return Ok(Next::Closed(frame)),
+                _ => continue,
+            };
+            return Ok(Next::Said(ServerMessage::decode(kind, &data).unwrap()));
+        }
+    }
+
+    async fn expect(&mut self, what: &str, wanted: impl Fn(&ServerMessage) -> bool) {
+        loop {
+            match self.next().await.unwrap_or_else(|error| panic!("{what}: {error}")) {
+                Next::Said(message) if wanted(&message) => return,
+                Next::Said(_) => {}
+                Next::Closed(frame) => panic!("closed before {what}: {frame:?}"),
+            }
+        }
+    }
+
+    /// Connects and subscribes; when this returns, what is published from now on comes.
+    async fn subscribed(room: &WebSocketRoom, name: &str, id: u32, channel: u64) -> Self {
+        let mut viewer = Self::connect(room, name).await.unwrap();
+        viewer.expect("serverInfo", |message| matches!(message, ServerMessage::ServerInfo(_))).await;
+        viewer.expect("advertise", |message| matches!(message, ServerMessage::Advertise(_))).await;
+        let subscribe = format!(r#"{{"op":"subscribe","subscriptions":[{{"id":{id},"channelId":{channel}}}]}}"#);
+        viewer.0.send(Message::text(subscribe)).await.unwrap();
+        // The answer to this comes when the subscription has taken effect.
+        viewer.0.send(Message::text(r#"{"op":"getParameters","parameterNames":[]}"#)).await.unwrap();
+        viewer
+    }
+
+    async fn confirmed(&mut self) {
+        self.expect("the answer", is_answer).await;
+    }
+
+    /// The number of the next message, whose subscription id and content are checked; or how it was closed.
+    async fn number(&mut self, id: u32) -> Result<Result<u64, Option<CloseFrame>>, Error> {
+        loop {
+            match self.next().await? {
+                Next::Said(ServerMessage::MessageData(MessageData { subscription_id, log_time_ns, payload })) => {
+                    assert_eq!(subscription_id, id);
+                    assert_eq!(payload.len(), MESSAGE_BYTES);
+                    assert_eq!(payload[..8], log_time_ns.to_le_bytes());
+                    return Ok(Ok(log_time_ns));
+                }
+                Next::Said(message) if is_answer(&message) => {}
+                Next::Said(message) => panic!("{message:?}"),
+                Next::Closed(frame) => return Ok(Err(frame)),
+            }
+        }
+    }
+}
+
+fn is_answer(message: &ServerMessage) -> bool {
+    matches!(message, ServerMessage::Status(Status { message, .. }) if message == "this server has no parameters")
+}
+
+/// 1. Has subscribed before anything is published.
+/// 2. Gets everything, in order.
+/// 3. Takes its leave.
+async fn keep_up(mut viewer: Viewer, id: u32, got: Arc<Semaphore>) {
+    for expected in 0..MESSAGES {
+        let number = viewer.number(id).await.unwrap();
+        assert_eq!(number, Ok(expected), "viewer {id}");
+        if expected % BURST == BURST - 1 {
+            got.add_permits(1);
+        }
+    }
+    viewer.0.close(None).await.unwrap();
+    while let Some(Ok(_)) = soon("the end", viewer.0.next()).await {}
+}
+
+/// 1. Takes nothing.
+/// 2. Is reset.
+/// 3. Reads what the kernel had: the beginning of everything, then 1013 and why.
+/// 4. Comes back, and is told everything afresh.
+async fn stall(room: WebSocketRoom, mut viewer: Viewer, name: String, id: u32, mut events: Events) {
+    loop {
+        match soon("the reset", events.next()).await {
+            Some(SessionEvent::Reset { who, reason }) if who.identity.as_str() == name => {
+                assert_eq!(reason, EndReason::Overflow);
+                break;
+            }
+            Some(_) => {}
+            None => panic!("the session has ended"),
+        }
+    }
+    assert_eq!(events.missed(), 0);
+    let mut expected = 0;
+    let goodbye = loop {
+        match viewer.number(id).await.unwrap() {
+            Ok(number) => assert_eq!(number, expected, "{name}"),
+            Err(goodbye) => break goodbye.expect("a code and a reason"),
+        }
+        expected += 1;
+    };
+    assert!(expected < MESSAGES);
+    assert_eq!(u16::from(goodbye.code), 1013, "{goodbye:?}");
+    assert!(goodbye.reason.contains("slow"), "{goodbye:?}");
+    while let Some(Ok(_)) = soon("the end", viewer.0.next()).await {}
+    let mut again = Viewer::connect(&room, &name).await.unwrap();
+    again.expect("serverInfo", |message| matches!(message, ServerMessage::ServerInfo(_))).await;
+    again.0.close(None).await.unwrap();
+    while let Some(Ok(_)) = soon("the end", again.0.next()).await {}
+}
+
+/// 1. Reads some messages, without a gap.
+/// 2. Is killed: its socket goes without a word.
+/// 3. Comes back at once, under the same name, while the old connection is still dying.
+/// 4. Its last connection gets everything to the end.
+async fn die_and_come_back(
+    room: WebSocketRoom,
+    name: String,
+    id: u32,
+    channel: u64,
+    mut published: watch::Receiver<u64>,
+) {
+    for life in 1..=LIVES {
+        let mut viewer = Viewer::subscribed(&room, &name, id, channel).await;
+        let until = if life == LIVES { MESSAGES } else { life * MESSAGES / (LIVES + 1) };
+        let mut last = None;
+        loop {
+            if last.is_some_and(|last| last + 1 >= until) {
+                break;
+            }
+            let number = tokio::select! {
+                number = viewer.number(id) => number.unwrap().unwrap_or_else(|closed| panic!("{name}: {closed:?}")),
+                // It came too late for the last message.
+                Ok(_) = published.wait_for(|published| *published == MESSAGES), if last.is_none() => break,
+            };
+            assert!(last.is_none_or(|last| number == last + 1), "{name}: {number} behind {last:?}");
+            last = Some(number);
+        }
+    }
+}
+
+/// For whom something waits.
+fn waiting(telemetry: &Telemetry<WebSocketRoom>) -> String {
+    let participants = telemetry.session().participants();
+    let waiting = participants.iter().filter(|participant| participant.stats().backlog > 0);
+    let waiting: Vec<_> = waiting.map(|participant| format!("{participant}: {:?}", participant.stats())).collect();
+    format!("{:?}\nwaiting: {waiting:#?}", telemetry.session().stats())
+}
+
+fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+}
+
+/// Both tests count what the process has open.
+static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+fn alone(test: impl Future<Output = ()>) {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let metrics = tokio::runtime::Handle::current().metrics();
+        let before = (open_files(), metrics.num_alive_tasks());
+        test.await;
+        // What was dropped last is let go of by tasks that end a moment later.
+        let now = || (open_files(), metrics.num_alive_tasks());
+        let quiet = async {
+            while now() > before {
+                tokio::task::yield_now().await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, quiet).await.is_err() {
+            panic!("open files and tasks were {before:?} and are {:?}", now());
+        }
+    });
+}
+
+#[test]
+fn two_hundred_viewers_of_whom_some_stall_and_some_are_killed() {
+    alone(async {
+        let (room, telemetry, channel) = server().await;
+        let mut tasks = JoinSet::new();
+        let got = Arc::new(Semaphore::new(0));
+        let (told, published) = watch::channel(0);
+        // 1. Everybody who is to get everything, or to stall, subscribes.
+        for n in 0..KEEPING_UP + STALLED {
+            let id = 7 + u32::try_from(n).unwrap();
+            let name = format!("v{n}");
+            let mut viewer = Viewer::subscribed(&room, &name, id, channel.id()).await;
+            viewer.confirmed().await;
+            if n < KEEPING_UP {
+                tasks.spawn(keep_up(viewer, id, Arc::clone(&got)));
+            } else {
+                tasks.spawn(stall(room.clone(), viewer, name, id, telemetry.session().events()));
+            }
+        }
+        assert_eq!(channel.subscribers(), KEEPING_UP + STALLED);
+        // 2. Others come and are killed while messages are published.
+        for n in 0..KILLED {
+            let id = 1_000_000 + u32::try_from(n).unwrap();
+            tasks.spawn(die_and_come_back(room.clone(), format!("k{n}"), id, channel.id(), published.clone()));
+        }
+        for number in 0..MESSAGES {
+            publish(&channel, number).await;
+            told.send_replace(number + 1);
+            if number % BURST == BURST - 1 {
+                let all = got.acquire_many(u32::try_from(KEEPING_UP).unwrap());
+                tokio::select! {
+                    all = all => all.unwrap().forget(),
+                    () = tokio::time::sleep(PATIENCE) => panic!("{number}: {} are there; {}", got.available_permits(), waiting(&telemetry)),
+                    // Only those who fail end before the end.
+                    Some(Err(error)) = tasks.join_next() => panic!("{error}"),
+                }
+            }
+        }
+        // 3. Everybody has seen what it was to see.
+        while let Some(done) = soon("everybody", tasks.join_next()).await {
+            done.unwrap();
+        }
+        // 4. Nobody is left, and nobody but the stalled was reset.
+        soon("the last to leave", async {
+            while !telemetry.session().participants().is_empty() || room.connections() > 0 || channel.has_subscribers()
+            {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let stats = telemetry.session().stats();
+        assert_eq!(stats.participants, 0);
+        assert_eq!(stats.resets.overflow, STALLED as u64, "{stats:?}");
+        assert_eq!(stats.resets.write_timed_out + stats.resets.write_panicked, 0, "{stats:?}");
+        // 5. Every message has its outcome.
+        let report = soon("the end", telemetry.close(Duration::from_secs(5))).await.unwrap();
+        assert_eq!(report.account.waiting(), 0);
+        assert!(report.account.delivered >= KEEPING_UP as u64 * MESSAGES);
+        assert!(report.account.dropped.overflow > 0);
+        soon("the room", room.shutdown()).await;
+    });
+}
+
+#[test]
+fn close_delivers_what_waits_to_who_still_reads() {
+    const WAITING: u64 = 60;
+    alone(async {
+        let (room, telemetry, channel) = server().await;
+        // 1. A viewer that reads nothing yet, with as much waiting for it as may.
+        let mut viewer = Viewer::subscribed(&room, "late", 7, channel.id()).await;
+        viewer.confirmed().await;
+        for number in 0..WAITING {
+            publish(&channel, number).await;
+        }
+        // 2. The session is closed with a deadline that leaves time; it takes no more from here on.
+        let mut closing = Box::pin(telemetry.close(PATIENCE));
+        assert!(futures_util::poll!(&mut closing).is_pending());
+        assert_eq!(channel.publish("late").await, Err(PublishError::Closed));
+        // 3. Now it reads: everything, then a proper goodbye.
+        for expected in 0..WAITING {
+            let number = viewer.number(7).await.unwrap();
+            assert_eq!(number, Ok(expected));
+        }
+        let Err(Some(goodbye)) = viewer.number(7).await.unwrap() else { panic!("no goodbye") };
+        assert_eq!(u16::from(goodbye.code), 1001, "{goodbye:?}");
+        while let Some(Ok(_)) = soon("the end", viewer.0.next()).await {}
+        let report = soon("the report", closing).await.unwrap();
+        assert_eq!(report.account.abandoned.total() + report.account.dropped.total(), 0, "{report:?}");
+        soon("the room", room.shutdown()).await;
+    });
+}

@@ -1,0 +1,404 @@
+//! The command line, run as a program: what it serves, what it prints, how it ends.
+#![cfg(feature = "server")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use lanecast::protocol::server::{Advertise, Channel};
+use lanecast::protocol::{FrameKind, ServerMessage};
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, accept_hdr_async, connect_async};
+
+type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Nothing here takes longer unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn lanecast(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lanecast"));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// A run of the program that is killed when the test ends, however it ends.
+struct Run {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Run {
+    fn start(args: &[&str]) -> Self {
+        let mut child = lanecast(args).spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Self { child, lines }
+    }
+
+    /// The next line of standard output that `wanted` likes.
+    fn line(&self, wanted: impl Fn(&str) -> bool) -> String {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE).expect("waited in vain for a line");
+            if wanted(&line) {
+                return line;
+            }
+        }
+    }
+
+    /// Waits for the end; gives the rest of standard output and standard error.
+    fn end(mut self) -> (ExitStatus, Vec<String>, String) {
+        let rest: Vec<_> = std::iter::from_fn(|| match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => Some(line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => None,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("doesn't end"),
+        })
+        .collect();
+        let mut stderr = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        (self.child.wait().unwrap(), rest, stderr)
+    }
+
+    #[cfg(unix)]
+    fn interrupt(&self) {
+        let sent = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // It has ended already: fine.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A server on a port of its own.
+struct Server {
+    run: Run,
+    addr: String,
+}
+
+impl Server {
+    fn start(more: &[&str]) -> Self {
+        let run = Run::start(&[&["serve", "--addr", "127.0.0.1:0", "--rate", "20"], more].concat());
+        let line = run.line(|line| line.starts_with("listening on "));
+        let addr = line["listening on ".len()..].split(": ").next().unwrap().to_owned();
+        assert!(addr.parse::<std::net::SocketAddr>().unwrap().port() != 0, "{line}");
+        run.line(|line| line == "Ctrl-C ends it");
+        Self { run, addr }
+    }
+
+    fn url(&self) -> String {
+        format!("ws://{}", self.addr)
+    }
+
+    async fn connect(&self) -> Client {
+        let mut request = self.url().into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", "foxglove.sdk.v1".parse().unwrap());
+        soon(connect_async(request)).await.unwrap().0
+    }
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("waited too long")
+}
+
+async fn next(client: &mut Client) -> ServerMessage {
+    loop {
+        match soon(client.next()).await.expect("the connection is open").unwrap() {
+            Message::Text(text) => return ServerMessage::decode(FrameKind::Text, &Bytes::from(text)).unwrap(),
+            Message::Binary(data) => return ServerMessage::decode(FrameKind::Binary, &data).unwrap(),
+            Message::Close(frame) => panic!("closed: {frame:?}"),
+            _ => {}
+        }
+    }
+}
+
+/// Whether `value` is as the JSON schema says, as far as the schemas here go: types, properties, items.
+fn check(schema: &Value, value: &Value, at: &str) {
+    let fits = match schema["type"].as_str() {
+        Some("object") => value.is_object(),
+        Some("array") => value.is_array(),
+        Some("number") => value.is_number(),
+        Some("integer") => value.is_u64() || value.is_i64(),
+        Some("string") => value.is_string(),
+        other => panic!("{at}: a type {other:?} isn't used"),
+    };
+    assert!(fits, "{at}: {value} is no {}", schema["type"]);
+    if let Some(properties) = schema["properties"].as_object() {
+        let object = value.as_object().unwrap();
+        let required: Vec<_> =
+            schema["required"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+        assert!(required.iter().all(|name| object.contains_key(*name)), "{at}: {value} lacks one of {required:?}");
+        for (name, value) in object {
+            let schema = properties.get(name).unwrap_or_else(|| panic!("{at}: {name} isn't in the schema"));
+            check(schema, value, &format!("{at}.{name}"));
+        }
+    }
+    for item in value.as_array().into_iter().flatten() {
+        check(&schema["items"], item, &format!("{at}[]"));
+    }
+}
+
+#[tokio::test]
+async fn a_viewer_of_another_author_sees_this_hosts_telemetry() {
+    let server = Server::start(&["--name", "the rig"]);
+    let mut client = server.connect().await;
+    // 1. Who it is, then what there is.
+    let ServerMessage::ServerInfo(info) = next(&mut client).await else { panic!("not a serverInfo") };
+    assert_eq!((info.name.as_str(), info.capabilities.len()), ("the rig", 0));
+    let ServerMessage::Advertise(Advertise { channels }) = next(&mut client).await else { panic!("not an advertise") };
+    let topics: Vec<_> = channels.iter().map(|channel| channel.topic.as_str()).collect();
+    assert_eq!(topics, ["/cpu", "/memory", "/network", "/disks", "/load", "/session"]);
+    // 2. A subscription to everything, under numbers of its own.
+    let number = |channel: &Channel| 1000 + u32::try_from(channel.id).unwrap();
+    let subscriptions: Vec<_> =
+        channels.iter().map(|channel| format!(r#"{{"id":{},"channelId":{}}}"#, number(channel), channel.id)).collect();
+    let request = format!(r#"{{"op":"subscribe","subscriptions":[{}]}}"#, subscriptions.join(","));
+    client.send(Message::text(request)).await.unwrap();
+    // 3. Three messages of each channel come, each as its schema says.
+    let by_number: BTreeMap<u32, &Channel> = channels.iter().map(|channel| (number(channel), channel)).collect();
+    let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+    while counts.len() < topics.len() || counts.values().any(|count| *count < 3) {
+        let ServerMessage::MessageData(data) = next(&mut client).await else { panic!("not a message") };
+        let channel = by_number[&data.subscription_id];
+        assert_eq!(channel.encoding, "json");
+        let schema = channel.schema.as_ref().unwrap();
+        assert_eq!(schema.encoding, "jsonschema");
+        let schema: Value = serde_json::from_slice(&schema.data).unwrap();
+        let message: Value = serde_json::from_slice(&data.payload).unwrap();
+        check(&schema, &message, &channel.topic);
+        assert!(data.log_time_ns > 1_600_000_000_000_000_000);
+        match channel.topic.as_str() {
+            "/cpu" => assert!(!message["cores"].as_array().unwrap().is_empty()),
+            "/memory" => assert!(message["total_bytes"].as_u64().unwrap() > 0),
+            "/session" => assert_eq!(message["participants"], 1),
+            _ => {}
+        }
+        *counts.entry(&channel.topic).or_default() += 1;
+    }
+    // 4. What nobody has subscribed to isn't sampled: the statistics rise by nothing but the one channel.
+    let others: Vec<_> =
+        channels.iter().filter(|channel| channel.topic != "/session").map(|c| number(c).to_string()).collect();
+    let request = format!(r#"{{"op":"unsubscribe","subscriptionIds":[{}]}}"#, others.join(","));
+    client.send(Message::text(request)).await.unwrap();
+    client.send(Message::text(r#"{"op":"getParameters","parameterNames":[]}"#)).await.unwrap();
+    while !matches!(next(&mut client).await, ServerMessage::Status(_)) {}
+    for _ in 0..5 {
+        let ServerMessage::MessageData(data) = next(&mut client).await else { panic!("not a message") };
+        assert_eq!(by_number[&data.subscription_id].topic, "/session");
+    }
+}
+
+#[test]
+fn watch_lists_and_prints() {
+    let server = Server::start(&["--name", "the rig"]);
+    // 1. Everything, until there was enough.
+    let (status, lines, stderr) = Run::start(&["watch", &server.url(), "--count", "12"]).end();
+    assert!(status.success() && stderr.is_empty(), "{stderr}");
+    assert_eq!(lines[0], "! connected to the rig");
+    assert_eq!(lines[1], "+ /cpu  json  lanecast.Cpu");
+    let messages: Vec<_> = lines.iter().filter(|line| line.starts_with('/')).collect();
+    assert_eq!(messages.len(), 12);
+    for line in messages {
+        let [topic, time, content] = line.splitn(3, ' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        assert!(["/cpu", "/memory", "/network", "/disks", "/load", "/session"].contains(&topic), "{line}");
+        assert!(time.len() == "2026-01-01T00:00:00.000Z".len() && time.ends_with('Z'), "{line}");
+        assert!(serde_json::from_str::<Value>(content).unwrap().is_object());
+    }
+    // 2. Some, by name; one of them isn't there.
+    let run = Run::start(&["watch", &server.addr, "/load", "/nothing"]);
+    run.line(|line| line == "! nothing is called /nothing so far");
+    for _ in 0..3 {
+        let line = run.line(|line| line.starts_with('/'));
+        assert!(line.starts_with("/load "), "{line}");
+    }
+    // 3. Only the list.
+    let (status, lines, stderr) = Run::start(&["watch", "--list", &server.url()]).end();
+    assert!(status.success() && stderr.is_empty(), "{stderr}");
+    assert_eq!(lines.len(), 7, "{lines:?}");
+}
+
+#[test]
+fn watch_ends_quietly_when_nobody_reads() {
+    let server = Server::start(&[]);
+    let mut child = lanecast(&["watch", &server.url()]).spawn().unwrap();
+    // 1. One line is read, then the pipe is closed.
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    // 2. It ends by itself, without a word.
+    let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+    assert!(status.success(), "{status}");
+    assert_eq!(String::from_utf8(stderr).unwrap(), "");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn an_interrupt_closes_and_reports() {
+    let server = Server::start(&[]);
+    let mut client = server.connect().await;
+    while !matches!(next(&mut client).await, ServerMessage::Advertise(_)) {}
+    // 1. Ctrl-C.
+    server.run.interrupt();
+    // 2. The viewer gets a proper goodbye.
+    let goodbye = loop {
+        match soon(client.next()).await {
+            Some(Ok(Message::Close(frame))) => break frame.unwrap(),
+            Some(Ok(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(goodbye.code, CloseCode::Away);
+    assert!(!goodbye.reason.is_empty());
+    while let Some(Ok(_)) = soon(client.next()).await {}
+    // 3. The report, and success.
+    let (status, lines, stderr) = server.run.end();
+    assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
+    let report = lines.join("\n");
+    assert!(report.contains("closed in ") && report.contains("viewers    1"), "{report}");
+    assert!(report.contains("delivered  2 messages"), "{report}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_second_interrupt_ends_at_once() {
+    let server = Server::start(&[]);
+    // 1. A viewer that doesn't answer the goodbye: closing has to wait for it.
+    let mut client = server.connect().await;
+    while !matches!(next(&mut client).await, ServerMessage::Advertise(_)) {}
+    server.run.interrupt();
+    server.run.line(|line| line.starts_with("closing"));
+    // 2. Once more.
+    server.run.interrupt();
+    let (status, lines, _) = server.run.end();
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(lines, [""; 0]);
+    drop(client);
+}
+
+#[test]
+fn what_goes_wrong_takes_one_line() {
+    let server = Server::start(&[]);
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = format!("ws://{free}");
+    let mistakes: [(&[&str], &str); 15] = [
+        (&["serve", "--addr", &server.addr], "cannot listen on"),
+        (&["serve", "--addr", "nonsense"], "no address"),
+        (&["serve", "--addr", "127.0.0.1:99999"], "no address"),
+        (&["serve", "--addr", "192.0.2.1:0", "--insecure"], "cannot listen on 192.0.2.1:0"),
+        (&["serve", "--addr", "0.0.0.0:0"], "--insecure"),
+        (&["serve", "--addr", "[::]:0"], "--insecure"),
+        (&["serve", "--rate", "0"], "from 0.1 to 50"),
+        (&["serve", "--rate"], "--rate"),
+        (&["serve", "--nonsense"], "--nonsense"),
+        (&["dance"], "dance"),
+        (&[], "lanecast serve"),
+        (&["watch", "http://127.0.0.1"], "ws://HOST:PORT"),
+        (&["watch", "wss://127.0.0.1"], "TLS"),
+        (&["watch", &nobody], "nobody listens"),
+        (&["watch", "--count", "x"], "--count"),
+    ];
+    for (args, part) in mistakes {
+        let Output { status, stdout, stderr } = lanecast(args).output().unwrap();
+        let stderr = String::from_utf8(stderr).unwrap();
+        assert!(!status.success(), "{args:?}");
+        assert!(stderr.contains(part), "{args:?}: {stderr}");
+        assert!(stderr.ends_with('\n') && stderr.lines().count() == 1, "{args:?}: {stderr}");
+        assert_eq!(stdout, b"", "{args:?}");
+    }
+    // The one whose port was wanted goes on.
+    let (status, _, _) = Run::start(&["watch", "--list", &server.url()]).end();
+    assert!(status.success());
+}
+
+#[test]
+fn help_and_version_are_no_mistakes() {
+    for args in [&["--help"][..], &["--version"], &["serve", "--help"], &["watch", "--help"]] {
+        let Output { status, stdout, stderr } = lanecast(args).output().unwrap();
+        assert!(status.success() && !stdout.is_empty() && stderr.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn beyond_this_host_only_if_asked_for() {
+    let run = Run::start(&["serve", "--addr", "0.0.0.0:0", "--insecure"]);
+    run.line(|line| line.starts_with("listening on 0.0.0.0:"));
+    run.line(|line| line.contains("--insecure: whoever reaches this port"));
+}
+
+/// A server that isn't ours and says what it likes.
+async fn foreign_server(say: Vec<Message>) -> (String, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let task = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        #[expect(clippy::result_large_err, reason = "the library's type")]
+        let choose = |request: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
+            assert_eq!(request.headers()["sec-websocket-protocol"], "foxglove.sdk.v1, foxglove.websocket.v1");
+            response.headers_mut().insert("sec-websocket-protocol", "foxglove.sdk.v1".parse().unwrap());
+            Ok(response)
+        };
+        let mut socket = accept_hdr_async(stream, choose).await.unwrap();
+        for message in say {
+            socket.send(message).await.unwrap();
+        }
+        while let Some(Ok(_)) = socket.next().await {}
+    });
+    (url, task)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_follows_channels_and_makes_what_it_prints_harmless() {
+    let evil = "\\u001b]0;owned\\u0007\\u009b2J\\u202e";
+    let say = vec![
+        Message::text(format!(r#"{{"op":"serverInfo","name":"x{evil}","capabilities":["what","assets"]}}"#)),
+        Message::text(format!(
+            r#"{{"op":"advertise","channels":[
+                {{"id":1,"topic":"/a{evil}","encoding":"json{evil}","schemaName":"{evil}","schema":""}},
+                {{"id":2,"topic":"/j","encoding":"json","schemaName":"","schema":""}}]}}"#
+        )),
+        // Said twice: shown once.
+        Message::text(
+            r#"{"op":"advertise","channels":[{"id":2,"topic":"/j","encoding":"json","schemaName":"","schema":""}]}"#,
+        ),
+        Message::text(format!(r#"{{"op":"status","level":2,"message":"hot\nhot {evil}"}}"#)),
+        Message::text("\u{1b}[31m{"),
+        Message::binary([&[1, 1, 0, 0, 0][..], &0_u64.to_le_bytes(), &[0xff; 20]].concat()),
+        Message::binary(
+            [&[1, 2, 0, 0, 0][..], &1_500_000_000_u64.to_le_bytes(), "{ \"a\" :\n\"\u{9b}x\" }".as_bytes()].concat(),
+        ),
+        Message::text(r#"{"op":"unadvertise","channelIds":[1]}"#),
+        Message::binary([&[1, 1, 0, 0, 0][..], &0_u64.to_le_bytes(), b"late"].concat()),
+        Message::Close(Some(CloseFrame { code: CloseCode::Again, reason: "too slow\u{1b}[31m".into() })),
+    ];
+    let (url, task) = foreign_server(say).await;
+    let (status, lines, stderr) =
+        tokio::task::spawn_blocking(move || Run::start(&["watch", &url]).end()).await.unwrap();
+    let all = lines.join("\n") + &stderr;
+    assert!(!all.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}'), "{all:?}");
+    let shown = "\\u001b]0;owned\\u0007\\u009b2J\\u202e";
+    assert_eq!(lines[0], format!("! connected to x{shown}"));
+    assert_eq!(lines[1], format!("+ /a{shown}  json{shown}  {shown}"));
+    assert_eq!(lines[2], "+ /j  json  ");
+    assert_eq!(lines[3], format!("! error: hot\\u000ahot {shown}"));
+    assert!(lines[4].starts_with("! unreadable message: invalid JSON"), "{}", lines[4]);
+    assert_eq!(lines[5], format!("/a{shown} 1970-01-01T00:00:00.000Z 20 bytes: {}...", "ff ".repeat(16)));
+    assert_eq!(lines[6], r#"/j 1970-01-01T00:00:01.500Z {"a":"\u009bx"}"#);
+    assert_eq!(lines[7], format!("- /a{shown}"));
+    assert_eq!(lines.len(), 8, "{lines:?}");
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(stderr, "lanecast: the server closed the connection: 1013 (too slow\\u001b[31m)\n");
+    task.await.unwrap();
+}

@@ -1,0 +1,138 @@
+//! What a viewer is told first of all, and of what comes and goes.
+
+use super::*;
+
+#[tokio::test]
+async fn initial_messages_come_first_and_in_order() {
+    let (room, telemetry) = telemetry();
+    // 1. Nothing to tell but who the server is.
+    let early = Viewer::join(&room, "early", SDK_V1).await;
+    early.settle().await;
+    assert_eq!(early.told().len(), 1);
+
+    // 2. Two channels with one schema, a status that holds, one that doesn't, one that is replaced, one removed.
+    let one = telemetry.advertise(json_channel("/one")).await.unwrap();
+    let two = telemetry.advertise(json_channel("/two")).await.unwrap();
+    telemetry.status(StatusLevel::Warning, "hot", Some("temperature")).await.unwrap();
+    telemetry.status(StatusLevel::Info, "hello", None).await.unwrap();
+    telemetry.status(StatusLevel::Error, "door open", Some("door")).await.unwrap();
+    telemetry.status(StatusLevel::Error, "too hot", Some("temperature")).await.unwrap();
+    telemetry.remove_status(["door"]).await.unwrap();
+
+    // 3. Viewers of each protocol join: serverInfo, advertise in their form, the status that holds.
+    for (name, protocol, table) in [("a", "foxglove.websocket.v1", false), ("b", SDK_V1, false), ("c", SDK_V1_1, true)]
+    {
+        let viewer = Viewer::join(&room, name, protocol).await;
+        viewer.settle().await;
+        let frames = viewer.line.received()[0].messages.clone();
+        let [info, advertise, status] = [&frames[0], &frames[1], &frames[2]]
+            .map(|frame| serde_json::from_str::<serde_json::Value>(&text(frame)).unwrap());
+        assert_eq!(
+            info,
+            serde_json::json!({"op": "serverInfo", "name": "test", "capabilities": [], "sessionId": "one"})
+        );
+        assert_eq!(advertise["op"], "advertise");
+        assert_eq!(advertise["channels"][1]["topic"], "/two");
+        assert_eq!(advertise["channels"][1]["id"], two.id());
+        assert_eq!(advertise["schemas"].as_array().map(Vec::len), table.then_some(1), "{advertise}");
+        assert_eq!(advertise["channels"][0]["schemaId"].is_u64(), table);
+        assert_eq!(advertise["channels"][0]["schema"].is_string(), !table);
+        assert_eq!(status, serde_json::json!({"op": "status", "level": 2, "message": "too hot", "id": "temperature"}));
+        assert_eq!(frames.len(), 4, "and the answer to the probe");
+    }
+
+    // 4. Who was there was told everything as it happened.
+    early.settle().await;
+    let told = early.told();
+    assert_eq!(believed(&told), BTreeSet::from([one.id(), two.id()]));
+    let texts: Vec<_> = statuses(&told).into_iter().map(|(_, text)| text).collect();
+    assert_eq!(texts, ["hot", "hello", "door open", "too hot"]);
+    assert!(matches!(told.last(), Some(ServerMessage::RemoveStatus(gone)) if gone.status_ids == ["door"]));
+}
+
+#[tokio::test]
+async fn a_joiner_shares_the_encoded_advertisement() {
+    let (room, telemetry) = telemetry();
+    let _one = telemetry.advertise(json_channel("/one")).await.unwrap();
+    // 1. Four join, two of a form.
+    let mut payloads = Vec::new();
+    for (name, protocol) in [("a", SDK_V1), ("b", SDK_V1), ("c", SDK_V1_1), ("d", SDK_V1_1)] {
+        let viewer = Viewer::join(&room, name, protocol).await;
+        viewer.settle().await;
+        payloads.push(viewer.line.received()[0].messages[1].payload().as_ptr());
+    }
+    // 2. Each form was encoded once.
+    assert_eq!(payloads[0], payloads[1]);
+    assert_eq!(payloads[2], payloads[3]);
+    assert_ne!(payloads[0], payloads[2]);
+}
+
+#[tokio::test]
+async fn server_info_names_what_is_switched_on() {
+    let room = Room::new();
+    let telemetry = Telemetry::builder(room.clone())
+        .name("rig-7")
+        .supported_encodings(["json"])
+        .metadata([("host", "here")])
+        .assets(|_| async { Ok(Bytes::new()) })
+        .build()
+        .unwrap();
+    let viewer = Viewer::join(&room, "ada", SDK_V1).await;
+    let Some(ServerMessage::ServerInfo(ServerInfo { name, capabilities, supported_encodings, metadata, session_id })) =
+        viewer.seen().into_iter().next()
+    else {
+        panic!("not a serverInfo");
+    };
+    assert_eq!(name, "rig-7");
+    assert_eq!(capabilities, [Capability::Assets]);
+    assert_eq!(supported_encodings, ["json"]);
+    assert_eq!(metadata["host"], "here");
+    assert!(session_id.is_some_and(|id| !id.is_empty()));
+    drop(telemetry);
+}
+
+#[tokio::test]
+async fn an_advertisement_goes_out_in_the_form_of_each_viewer() {
+    let (room, telemetry) = telemetry();
+    // 1. One viewer of each form, and one whose version is advertised and understands schema tables.
+    let plain = Viewer::join(&room, "plain", SDK_V1).await;
+    let table = Viewer::join(&room, "table", SDK_V1_1).await;
+    let presence = Presence::new("newer".parse().unwrap(), "PA_newer".parse().unwrap(), 1);
+    room.join(presence.clone().with_attribute("protocolVersion", "2.3.0")).await.unwrap();
+    let newer = Viewer {
+        line: room.line(&presence.identity),
+        requests: room.open_incoming(&presence.identity, &presence.sid).await.unwrap(),
+    };
+    newer.until("serverInfo", |seen| !seen.is_empty()).await;
+    // 2. Two channels, one after the other, of one schema.
+    let one = telemetry.advertise(json_channel("/one")).await.unwrap();
+    let two = telemetry.advertise(json_channel("/two")).await.unwrap();
+    // 3. And one of them goes.
+    one.unadvertise().await.unwrap();
+    // 4. All believe the same, told in their form, each advertisement once.
+    for (viewer, has_table) in [(&plain, false), (&table, true), (&newer, true)] {
+        viewer.until("unadvertise", |seen| matches!(seen.last(), Some(ServerMessage::Unadvertise(_)))).await;
+        let frames = viewer.line.received()[0].messages.clone();
+        assert_eq!(frames.len(), 4);
+        assert_eq!(believed(&viewer.seen()), BTreeSet::from([two.id()]));
+        for frame in &frames[1..3] {
+            let advertise: serde_json::Value = serde_json::from_str(&text(frame)).unwrap();
+            assert_eq!(advertise["schemas"][0]["id"].as_u64(), has_table.then_some(1), "{advertise}");
+            assert_eq!(advertise["channels"][0]["schemaName"].is_string(), !has_table);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_incompatible_viewer_is_told_so() {
+    let (room, telemetry) = telemetry();
+    let mut events = telemetry.session().events();
+    let presence = Presence::new("old".parse().unwrap(), "PA_old".parse().unwrap(), 1);
+    room.join(presence.clone().with_attribute("protocolVersion", "1.9.0")).await.unwrap();
+    assert!(matches!(within(events.next()).await, Some(SessionEvent::Refused { .. })));
+    let received = room.line(&presence.identity).received();
+    let seen = decoded(&received);
+    let [(StatusLevel::Error, text)] = &statuses(&seen)[..] else { panic!("{seen:?}") };
+    assert!(text.contains("1.9.0") && text.contains("2.2.0"), "{text}");
+    assert!(received[0].closed);
+}

@@ -1,0 +1,179 @@
+//! Channels, subscriptions, statuses and assets, on a room in process.
+//!
+//! Each test is a schedule of numbered steps, driven by what was received, never by sleeping; [`within`] turns a hang
+//! into a failure.
+#![cfg(feature = "telemetry")]
+
+mod assets;
+mod joining;
+mod lifetimes;
+mod publishing;
+mod races;
+mod requests;
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use lanecast::protocol::server::{Capability, FetchAssetResponse, MessageData, ServerInfo, StatusLevel};
+use lanecast::protocol::{Frame, FrameKind, ServerMessage};
+use lanecast::room::memory::{Conduct, MemoryLine, MemoryRoom, Received};
+use lanecast::room::{Presence, RoomEvent};
+use lanecast::telemetry::{
+    AdvertisedChannel, AnnounceError, Channel, PublishError, Published, Schema, Telemetry, TryPublishError,
+};
+use lanecast::{EndReason, SessionEvent};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+
+type Room = MemoryRoom<Frame>;
+
+const SDK_V1: &str = "foxglove.sdk.v1";
+const SDK_V1_1: &str = "foxglove.sdk.v1.1";
+
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), work).await.expect("hangs")
+}
+
+fn telemetry() -> (Room, Telemetry<Room>) {
+    let room = Room::new();
+    let telemetry = Telemetry::builder(room.clone()).name("test").session_id("one").build().unwrap();
+    (room, telemetry)
+}
+
+fn json_channel(topic: &str) -> Channel {
+    Channel::new(topic, "json").schema(Schema::new("Thing", "jsonschema", r#"{"type":"object"}"#))
+}
+
+/// A viewer: what it sends and what it has received.
+struct Viewer {
+    line: MemoryLine<Frame>,
+    requests: mpsc::Sender<Frame>,
+}
+
+impl Viewer {
+    /// Joins, opens its own stream, and waits until it has been told who the server is.
+    async fn join(room: &Room, name: &str, protocol: &str) -> Self {
+        let presence = Presence::new(name.parse().unwrap(), format!("PA_{name}").parse().unwrap(), 1);
+        room.join(presence.clone().with_negotiated(protocol)).await.unwrap();
+        let requests = room.open_incoming(&presence.identity, &presence.sid).await.unwrap();
+        let viewer = Self { line: room.line(&presence.identity), requests };
+        viewer.until("serverInfo", |seen| matches!(seen.first(), Some(ServerMessage::ServerInfo(_)))).await;
+        viewer
+    }
+
+    async fn say(&self, text: impl Into<String>) {
+        self.requests.send(Frame::text(text)).await.unwrap();
+    }
+
+    async fn subscribe(&self, id: u32, channel: u64) {
+        self.say(format!(r#"{{"op":"subscribe","subscriptions":[{{"id":{id},"channelId":{channel}}}]}}"#)).await;
+    }
+
+    async fn unsubscribe(&self, id: u32) {
+        self.say(format!(r#"{{"op":"unsubscribe","subscriptionIds":[{id}]}}"#)).await;
+    }
+
+    /// Has every request so far handled: the answer to one more comes behind their effects.
+    async fn settle(&self) {
+        let statuses = |seen: &[ServerMessage]| seen.iter().filter(|message| is_probe(message)).count();
+        let before = statuses(&self.seen());
+        self.say(r#"{"op":"getParameters","parameterNames":[]}"#).await;
+        self.until("the probe's answer", |seen| statuses(seen) > before).await;
+    }
+
+    /// What the latest stream carried, the probes' answers left out.
+    fn seen(&self) -> Vec<ServerMessage> {
+        decoded(&self.line.received())
+    }
+
+    /// The same without what [`settle`](Self::settle) caused.
+    fn told(&self) -> Vec<ServerMessage> {
+        self.seen().into_iter().filter(|message| !is_probe(message)).collect()
+    }
+
+    async fn until(&self, what: &str, mut condition: impl FnMut(&[ServerMessage]) -> bool) -> Vec<ServerMessage> {
+        let found = self.line.wait_for(|received| condition(&decoded(received)));
+        match tokio::time::timeout(Duration::from_secs(20), found).await {
+            Ok(received) => decoded(&received),
+            Err(_) => panic!("waits for {what} in vain, has {:#?}", self.seen()),
+        }
+    }
+
+    async fn until_data(&self, count: usize) -> Vec<MessageData> {
+        data(&self.until("messages", |seen| data(seen).len() >= count).await)
+    }
+
+    async fn until_status(&self, level: StatusLevel, text: &str) {
+        let found = |seen: &[ServerMessage]| statuses(seen).iter().any(|(l, t)| *l == level && t.contains(text));
+        self.until(text, found).await;
+    }
+
+    async fn until_asset(&self, request_id: u32) -> Result<Bytes, String> {
+        let answer = |seen: &[ServerMessage]| {
+            seen.iter().find_map(|message| match message {
+                ServerMessage::FetchAssetResponse(FetchAssetResponse { request_id: id, result })
+                    if *id == request_id =>
+                {
+                    Some(result.clone())
+                }
+                _ => None,
+            })
+        };
+        answer(&self.until("an asset", |seen| answer(seen).is_some()).await).unwrap()
+    }
+
+    async fn fetch(&self, request_id: u32, uri: &str) {
+        self.say(format!(r#"{{"op":"fetchAsset","requestId":{request_id},"uri":"{uri}"}}"#)).await;
+    }
+}
+
+fn is_probe(message: &ServerMessage) -> bool {
+    matches!(message, ServerMessage::Status(status) if status.message == "this server has no parameters")
+}
+
+fn decode(frame: &Frame) -> ServerMessage {
+    ServerMessage::decode(frame.kind(), &frame.to_bytes()).unwrap()
+}
+
+fn decoded(received: &[Received<Frame>]) -> Vec<ServerMessage> {
+    received.last().map(|stream| stream.messages.iter().map(decode).collect()).unwrap_or_default()
+}
+
+fn data(seen: &[ServerMessage]) -> Vec<MessageData> {
+    let data = seen.iter().filter_map(|message| match message {
+        ServerMessage::MessageData(data) => Some(data.clone()),
+        _ => None,
+    });
+    data.collect()
+}
+
+fn statuses(seen: &[ServerMessage]) -> Vec<(StatusLevel, String)> {
+    let statuses = seen.iter().filter_map(|message| match message {
+        ServerMessage::Status(status) => Some((status.level, status.message.clone())),
+        _ => None,
+    });
+    statuses.collect()
+}
+
+/// What a viewer that applies all it was told believes to exist.
+fn believed(seen: &[ServerMessage]) -> BTreeSet<u64> {
+    let mut channels = BTreeSet::new();
+    for message in seen {
+        match message {
+            ServerMessage::ServerInfo(_) => channels.clear(),
+            ServerMessage::Advertise(advertise) => {
+                channels.extend(advertise.channels.iter().map(|channel| channel.id));
+            }
+            ServerMessage::Unadvertise(gone) => channels.retain(|id| !gone.channel_ids.contains(id)),
+            _ => {}
+        }
+    }
+    channels
+}
+
+fn text(frame: &Frame) -> String {
+    String::from_utf8(frame.to_bytes().to_vec()).unwrap()
+}

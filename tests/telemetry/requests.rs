@@ -1,0 +1,135 @@
+//! What viewers ask for, and how they are answered.
+
+use super::*;
+
+#[tokio::test]
+async fn what_is_wrong_with_a_subscription_is_a_warning() {
+    let (room, telemetry) = telemetry();
+    let one = telemetry.advertise(json_channel("/one")).await.unwrap();
+    let two = telemetry.advertise(json_channel("/two")).await.unwrap();
+    let viewer = Viewer::join(&room, "ada", SDK_V1).await;
+    viewer.subscribe(7, one.id()).await;
+    // 1. Twice to one channel; a number that is in use; a channel and a subscription that don't exist; twice in one
+    // request.
+    viewer.subscribe(8, one.id()).await;
+    viewer.subscribe(7, two.id()).await;
+    viewer.subscribe(9, 99).await;
+    viewer.unsubscribe(10).await;
+    let [first, second] = [two.id(), two.id()];
+    viewer
+        .say(format!(
+            r#"{{"op":"subscribe","subscriptions":[{{"id":20,"channelId":{first}}},{{"id":21,"channelId":{second}}}]}}"#
+        ))
+        .await;
+    viewer.settle().await;
+    let one_id = one.id();
+    let expected = [
+        format!("channel {one_id} is subscribed to already, as subscription 7"),
+        format!("subscription id 7 is in use already, for channel {one_id}"),
+        "subscription 9: there is no channel 99".to_owned(),
+        "there is no subscription 10".to_owned(),
+        format!("channel {first} is subscribed to already, as subscription 20"),
+    ];
+    assert_eq!(statuses(&viewer.told()), expected.map(|text| (StatusLevel::Warning, text)));
+    // 2. The connection stays, and what was right holds.
+    one.publish("1").await.unwrap();
+    two.publish("2").await.unwrap();
+    let ids: Vec<_> = viewer.until_data(2).await.iter().map(|message| message.subscription_id).collect();
+    assert_eq!(ids, [7, 20]);
+    assert_eq!(viewer.line.received().len(), 1);
+    // 3. A request that is wrong a thousand times is answered with a few statuses.
+    let many: Vec<_> = (0..1000).map(|id| format!(r#"{{"id":{id},"channelId":77}}"#)).collect();
+    viewer.say(format!(r#"{{"op":"subscribe","subscriptions":[{}]}}"#, many.join(","))).await;
+    viewer.until_status(StatusLevel::Warning, "984 more warnings").await;
+    assert_eq!(statuses(&viewer.told()).len(), 5 + 17);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_an_error_and_the_connection_stays() {
+    let (room, telemetry) = telemetry();
+    let channel = telemetry.advertise(json_channel("/one")).await.unwrap();
+    let viewer = Viewer::join(&room, "ada", SDK_V1).await;
+    // 1. Rubbish of every kind.
+    let rubbish = [
+        (Frame::text("{"), "invalid JSON"),
+        (Frame::text("[1]"), "without an op"),
+        (Frame::text(r#"{"op":"subscribe"}"#), "invalid JSON"),
+        (Frame::text(r#"{"op":"dance"}"#), "unknown op \"dance\""),
+        (Frame::text(r#"{"op":"serverInfo"}"#), "wrong side"),
+        (Frame::binary(Bytes::new()), "truncated"),
+        (Frame::binary(Bytes::from_static(&[77])), "unknown binary opcode 77"),
+        (Frame::binary(Bytes::from_static(&[1, 0])), "truncated message data"),
+        (Frame::binary(Bytes::from_static(&[2, 0, 0, 0, 0])), "truncated service call request"),
+    ];
+    for (frame, _) in &rubbish {
+        viewer.requests.send(frame.clone()).await.unwrap();
+    }
+    viewer.settle().await;
+    let answers = statuses(&viewer.told());
+    assert_eq!(answers.len(), rubbish.len(), "{answers:#?}");
+    for ((level, answer), (_, part)) in answers.iter().zip(&rubbish) {
+        assert_eq!(*level, StatusLevel::Error);
+        assert!(answer.contains(part), "{answer} has no {part}");
+    }
+    // 2. What comes behind works.
+    viewer.subscribe(1, channel.id()).await;
+    viewer.settle().await;
+    channel.publish("{}").await.unwrap();
+    viewer.until_data(1).await;
+    assert_eq!(viewer.line.received().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_switched_off_is_refused_in_its_own_way() {
+    let (room, _telemetry) = telemetry();
+    let viewer = Viewer::join(&room, "ada", SDK_V1).await;
+    // 1. Everything this server doesn't offer.
+    let requests = [
+        r#"{"op":"getParameters","parameterNames":[],"id":"x"}"#,
+        r#"{"op":"setParameters","parameters":[]}"#,
+        r#"{"op":"subscribeParameterUpdates","parameterNames":[]}"#,
+        r#"{"op":"unsubscribeParameterUpdates","parameterNames":[]}"#,
+        r#"{"op":"subscribeConnectionGraph"}"#,
+        r#"{"op":"unsubscribeConnectionGraph"}"#,
+        r#"{"op":"advertise","channels":[]}"#,
+        r#"{"op":"unadvertise","channelIds":[]}"#,
+    ];
+    for request in requests {
+        viewer.say(request).await;
+    }
+    viewer.requests.send(Frame::binary(Bytes::from_static(&[1, 1, 0, 0, 0, b'x']))).await.unwrap();
+    // 2. Each is answered with an error.
+    let seen = viewer.until("nine errors", |seen| statuses(seen).len() == 9).await;
+    assert!(statuses(&seen).iter().all(|(level, _)| *level == StatusLevel::Error));
+    // 3. A service call and a request for an asset have answers of their own.
+    let mut call = vec![2];
+    for number in [5_u32, 6, 4] {
+        call.extend(number.to_le_bytes());
+    }
+    call.extend(b"json{}");
+    viewer.requests.send(Frame::binary(call.into())).await.unwrap();
+    let seen = viewer.until("failure", |seen| matches!(seen.last(), Some(ServerMessage::ServiceCallFailure(_)))).await;
+    let Some(ServerMessage::ServiceCallFailure(failure)) = seen.last() else { unreachable!() };
+    assert_eq!((failure.service_id, failure.call_id), (5, 6));
+    viewer.fetch(9, "package://x").await;
+    assert_eq!(viewer.until_asset(9).await, Err("this server has no assets".to_owned()));
+}
+
+#[tokio::test]
+async fn a_viewers_requests_take_effect_in_order() {
+    let (room, telemetry) = telemetry();
+    let channel = telemetry.advertise(json_channel("/one")).await.unwrap();
+    let viewer = Viewer::join(&room, "ada", SDK_V1).await;
+    // 1. A burst that subscribes and unsubscribes, each time under another number.
+    for id in 1..=100 {
+        viewer.subscribe(id, channel.id()).await;
+        viewer.unsubscribe(id).await;
+    }
+    viewer.subscribe(101, channel.id()).await;
+    viewer.settle().await;
+    // 2. No warning, and the last number holds.
+    assert_eq!(statuses(&viewer.told()), []);
+    assert_eq!(channel.subscribers(), 1);
+    channel.publish("{}").await.unwrap();
+    assert_eq!(viewer.until_data(1).await[0].subscription_id, 101);
+}
