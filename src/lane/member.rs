@@ -413,7 +413,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             self.moved = round.now;
             self.progress_seen = self.progress.total();
         }
-        if self.backlog.is_some() || was != Stand::Clear {
+        if self.backlog.is_some() || was != Stand::Clear || self.stand != Stand::Clear {
             self.tidy(round.shelf);
         }
         Ok(())
@@ -556,11 +556,13 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             && self.backlog.as_ref().is_some_and(|backlog| !backlog.order.is_empty())
             && self.poll_ready()?
         {
-            let popped = self.backlog.as_mut().and_then(|backlog| backlog.pop(round.shelf));
-            let Some((kind, message, bytes)) = popped else { break };
+            // Before it is taken out: making the member's own copy runs code of the message's, which may panic.
             self.in_hand = 1;
+            let since = self.backlog.as_ref().and_then(|backlog| backlog.oldest(round.shelf)).unwrap_or(round.now);
+            let popped = self.backlog.as_mut().and_then(|backlog| backlog.pop(round.shelf));
+            let (kind, message, bytes) = popped.expect("the backlog isn't empty");
             let counted = if kind == Kind::Initial { Kind::Initial } else { Kind::Direct };
-            self.start_send(message, bytes, counted, round.now)?;
+            self.start_send(message, bytes, counted, since)?;
         }
         Ok(())
     }
@@ -588,12 +590,12 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
 
     /// Gives the message in hand to the sink. `kind` says whether the bound counts it: direct yes, initial never, a
     /// broadcast only once it has to wait.
-    fn start_send(&mut self, message: M, bytes: usize, kind: Kind, now: u64) -> Result<(), Fault> {
+    fn start_send(&mut self, message: M, bytes: usize, kind: Kind, since: u64) -> Result<(), Fault> {
         Pin::new(&mut self.sink).start_send(message).map_err(|error| Fault::Failed(format!("{error:?}")))?;
         self.in_hand = 0;
         self.handed_now += 1;
         if self.handed.messages == 0 {
-            self.handed_since = now;
+            self.handed_since = since;
         }
         self.handed.add(bytes);
         match kind {
@@ -622,6 +624,10 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
                 self.handed = Load::default();
                 self.exempt = Load::default();
                 self.moved = round.now;
+                // It may have found the sink busy earlier in this visit. Nobody owes it a wake-up any more.
+                if self.stand == Stand::Blocked {
+                    self.stand = Stand::More;
+                }
                 Ok(())
             }
             Poll::Ready(Err(error)) => Err(Fault::Failed(format!("{error:?}"))),

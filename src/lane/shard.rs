@@ -15,9 +15,9 @@
 //! A turn ends below the first slot that is claimed and not filled; direct messages stamped above it wait as well.
 //!
 //! # Positions
-//! A command (admit, subscribe, unsubscribe) takes effect at the tail that was read before the command was taken: the
-//! shard reads the log up to exactly there, applies it, and answers. Whatever is published after the answer is at or
-//! above that position.
+//! A command (admit, subscribe, unsubscribe) takes effect at the tail that is read after the command was taken: the
+//! shard reads the log up to exactly there, applies it, and answers. Whatever was published before the command was
+//! given is below that position, whatever is published after the answer is at or above it.
 //!
 //! # Turns
 //! A turn visits all members if it carries a broadcast to everybody, else only those noted: with mail, woken by their
@@ -280,7 +280,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         let tail = port.log.tail();
         self.turn.sealed = tail.is_sealed();
 
-        let mut work = self.take_commands(tail.position(), cx);
+        let mut work = self.take_commands(cx);
         if self.parts.gauge.abort.load(Ordering::Acquire) {
             self.end_all();
         }
@@ -319,8 +319,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         work
     }
 
-    /// Takes the commands there are; each waits for the shard to have read up to `mark`. True if one may be due.
-    fn take_commands(&mut self, mark: u64, cx: &mut Context<'_>) -> bool {
+    /// Takes the commands there are; each waits for the shard to have read up to its mark. True if one may be due.
+    fn take_commands(&mut self, cx: &mut Context<'_>) -> bool {
         while self.deferred.len() < COMMAND_CAPACITY {
             let next = match self.parts.newcomers.poll_recv(cx) {
                 Poll::Ready(Some(admission)) => Deferred::Admit(admission),
@@ -329,6 +329,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                     Poll::Ready(None) | Poll::Pending => break,
                 },
             };
+            // Read after the command was taken: what was published before it was given lies below.
+            let mark = self.parts.port.log.tail().position();
             self.deferred.push_back((mark, next));
         }
         self.deferred.front().is_some_and(|(mark, _)| *mark <= self.position)

@@ -26,6 +26,7 @@ use crate::lane::outbox::{Limits, Outbox, Port, Refused, State};
 use crate::lane::shard::{Command, now_ms};
 use crate::lane::{Account, EndReason, Message, Subscribed, SubscriptionTag, Topic, Unsubscribed};
 use crate::semaphore::{Admission, AdmissionError, Permit};
+use crate::sync::{AtomicBool, Ordering};
 
 /// What a room tells of a participant besides its name: free-form keys and values.
 pub type Attributes = Arc<BTreeMap<String, String>>;
@@ -42,6 +43,8 @@ struct Inner<M> {
     /// Resets in a row that led to this instance: its next back-off.
     attempt: u32,
     created: Instant,
+    /// The event loop has told that it joined.
+    told: AtomicBool,
     /// What its log lines stand in: identity, sid, client id.
     span: tracing::Span,
     outbox: Outbox<M>,
@@ -104,6 +107,7 @@ impl<M: Message> Participant<M> {
             client_id,
             attempt,
             created: Instant::now(),
+            told: AtomicBool::new(false),
             span,
             outbox: Outbox::new(Arc::clone(&home.port), limits),
             home,
@@ -289,6 +293,16 @@ impl<M: Message> Participant<M> {
     pub(crate) fn ask_for_reset(&self, reason: EndReason, detail: Option<&str>) {
         self.log(|| tracing::info!(%reason, detail, "failed, reset pending"));
         self.0.home.pending.insert(self.client_id(), self.sid().clone());
+    }
+
+    /// It has been told that it joined. The event loop's alone.
+    pub(crate) fn note_told(&self) {
+        self.0.told.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_told(&self) -> bool {
+        // Relaxed: one task writes and reads it.
+        self.0.told.load(Ordering::Relaxed)
     }
 
     /// Logs within the participant's span.

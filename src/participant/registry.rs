@@ -47,8 +47,8 @@ pub(crate) enum Registration<P> {
     Stale(P),
     /// This one has the sid: it stays, the newcomer is refused.
     Duplicate(P),
-    /// The newcomer had ended before it could be registered.
-    Ended,
+    /// The newcomer ended before it went live; what had its place until then, if anything, is ended as well.
+    Ended(Option<P>),
 }
 
 impl<P: Instance> Registry<P> {
@@ -75,7 +75,7 @@ impl<P: Instance> Registry<P> {
         // Last, so that whoever finds it live finds it in both indexes.
         if !new.go_live() {
             self.remove(new);
-            return Registration::Ended;
+            return Registration::Ended(prior);
         }
         prior.map_or(Registration::Inserted, Registration::Replaced)
     }

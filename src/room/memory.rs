@@ -375,7 +375,11 @@ impl<M: Message> Sink<M> for MemorySink<M> {
 
 impl<M> Drop for MemorySink<M> {
     fn drop(&mut self) {
-        lock(&self.line.shared.state).streams[self.index].closed = true;
+        let mut state = lock(&self.line.shared.state);
+        let stream = &mut state.streams[self.index];
+        stream.closed = true;
+        stream.waker = None;
+        drop(state);
         self.line.shared.changed.notify_waiters();
     }
 }

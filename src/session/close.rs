@@ -1,10 +1,11 @@
 //! How a session ends.
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Shared;
 use super::error::CloseError;
@@ -60,7 +61,11 @@ impl<R: Room> Shared<R> {
         self.stop.cancel();
         self.log.seal();
         // In a task of its own, so that it goes on if whoever asked stops waiting.
-        self.runtime.spawn(Arc::clone(self).close(deadline, room_closed));
+        let unended = Unended(Arc::clone(self));
+        self.runtime.spawn(async move {
+            Arc::clone(&unended.0).close(deadline, room_closed).await;
+            drop(unended);
+        });
     }
 
     async fn close(self: Arc<Self>, deadline: Duration, room_closed: Option<String>) {
@@ -71,13 +76,14 @@ impl<R: Room> Shared<R> {
         // The event loop keeps the room's events, and with them perhaps its streams, until everything is delivered.
         let mut event_loop: Vec<_> = running.pop().into_iter().collect();
         // The shards end by themselves when everything is delivered.
-        if timeout_at(until, join_all(&mut running, &mut panicked)).await.is_err() {
+        if !self.in_time(until, join_all(&mut running, &mut panicked)).await {
             self.abort();
             // Whoever is left after that is counted below.
             let _ = timeout(GRACE, join_all(&mut running, &mut panicked)).await;
         }
         self.tasks.close();
-        if timeout_at(until.max(Instant::now() + FAREWELL), self.tasks.wait()).await.is_err() {
+        let farewell = Instant::now() + FAREWELL;
+        if !self.in_time(until, self.tasks.wait()).await && timeout_at(farewell, self.tasks.wait()).await.is_err() {
             self.abandoned.cancel();
             let _ = timeout(GRACE, self.tasks.wait()).await;
         }
@@ -101,6 +107,16 @@ impl<R: Room> Shared<R> {
         self.emit(SessionEvent::Closed);
     }
 
+    /// Whether `work` is done before the deadline, and before the session is cancelled.
+    async fn in_time(&self, until: Instant, work: impl Future<Output = ()>) -> bool {
+        tokio::select! {
+            biased;
+            () = work => true,
+            () = sleep_until(until) => false,
+            () = self.hurry.cancelled() => false,
+        }
+    }
+
     /// Has every shard tear down all it has.
     fn abort(&self) {
         for shard in &self.shards {
@@ -115,6 +131,16 @@ async fn join_all(running: &mut Vec<JoinHandle<()>>, panicked: &mut bool) {
     while let Some(task) = running.last_mut() {
         *panicked |= task.await.is_err_and(|error| error.is_panic());
         running.pop();
+    }
+}
+
+/// Lets nobody wait for an end that doesn't come: the task that brings it about was dropped, with its runtime.
+struct Unended<R: Room>(Arc<Shared<R>>);
+
+impl<R: Room> Drop for Unended<R> {
+    fn drop(&mut self) {
+        // Refused if there is an outcome, as there nearly always is.
+        let _ = self.0.ended.set(Err(CloseError::RuntimeEnded));
     }
 }
 

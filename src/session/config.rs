@@ -214,6 +214,8 @@ impl<R: Room> SessionBuilder<R> {
     fn check(&self) -> Result<(), BuildError> {
         let config = &self.config;
         let positive = "at least 1";
+        // What is allocated at once, or counted by a semaphore, has to stay within what those can do.
+        let (sane, within) = (1..=1 << 24, "from 1 to 16,777,216");
         let longer = "longer than zero";
         let checks: [(&'static str, String, bool, &'static str); 9] = [
             (
@@ -228,10 +230,10 @@ impl<R: Room> SessionBuilder<R> {
                 (1..=LARGEST_LIMITS.bytes).contains(&config.limits.bytes),
                 "from 1 to 512 GiB less 1",
             ),
-            ("log_capacity", config.log_capacity.to_string(), config.log_capacity > 0, positive),
+            ("log_capacity", config.log_capacity.to_string(), sane.contains(&config.log_capacity), within),
             ("shards", format!("{:?}", self.shards), self.shards != Some(0), positive),
-            ("concurrent_joins", config.concurrent_joins.to_string(), config.concurrent_joins > 0, positive),
-            ("event_capacity", config.event_capacity.to_string(), config.event_capacity > 0, positive),
+            ("concurrent_joins", config.concurrent_joins.to_string(), sane.contains(&config.concurrent_joins), within),
+            ("event_capacity", config.event_capacity.to_string(), sane.contains(&config.event_capacity), within),
             ("write_timeout", format!("{:?}", config.write_timeout), !config.write_timeout.is_zero(), longer),
             ("open_timeout", format!("{:?}", config.open_timeout), !config.open_timeout.is_zero(), longer),
             (

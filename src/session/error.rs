@@ -161,6 +161,9 @@ pub enum CloseError {
     /// A flush shard or the event loop panicked, in code of a message or a room, and the session ended with it.
     #[error("a task of the session panicked and ended it")]
     Panicked(CloseReport),
+    /// The runtime was shut down before the session had ended: what waited was not delivered.
+    #[error("the runtime ended before the session")]
+    RuntimeEnded,
     /// A task of the session didn't end after it was cancelled: code of a sink or closure blocks its thread.
     #[error("{tasks} tasks of the session didn't end: something blocks their threads")]
     Stuck {

@@ -6,7 +6,7 @@
 //! it, a newer connection supersedes it. When it is done the loop asks the room once more, so that a disconnect that
 //! came while the stream opened leaves no ghost behind.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::JoinError;
 use super::events::{SessionEvent, Who};
-use super::join::Join;
+use super::join::{Declined, Join, Registered};
 use super::stream::ControlStream;
 use super::{INSIDE, Shared};
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
@@ -27,7 +27,7 @@ use crate::participant::Participant;
 use crate::participant::registry::Instance;
 use crate::room::{Presence, Room, RoomEvent};
 
-type Joined<R> = Result<Participant<<R as Room>::Message>, JoinError>;
+type Joined<R> = Result<Registered<<R as Room>::Message>, Declined>;
 
 /// See the [module](self).
 pub(crate) struct EventLoop<R: Room> {
@@ -37,6 +37,8 @@ pub(crate) struct EventLoop<R: Room> {
     identities: HashMap<Id, ParticipantIdentity>,
     /// Streams of participants that are present and not registered yet.
     held: HashMap<ParticipantSid, R::Incoming>,
+    /// Connections that are present and were told that their version is incompatible: once is enough.
+    told: HashSet<ParticipantSid>,
     /// How the handler of each connection's stream is stopped.
     handlers: HashMap<ParticipantSid, CancellationToken>,
 }
@@ -58,6 +60,7 @@ impl<R: Room> EventLoop<R> {
             joins: JoinSet::new(),
             identities: HashMap::new(),
             held: HashMap::new(),
+            told: HashSet::new(),
             handlers: HashMap::new(),
         }
     }
@@ -83,7 +86,7 @@ impl<R: Room> EventLoop<R> {
                     Ok((id, joined)) => self.on_joined(id, joined),
                     Err(error) => {
                         tracing::error!(%error, "a join panicked");
-                        self.on_joined(error.id(), Err(JoinError::Superseded));
+                        self.on_joined(error.id(), Err(JoinError::Superseded.into()));
                     }
                 },
                 () = session.stop.cancelled() => break,
@@ -92,7 +95,11 @@ impl<R: Room> EventLoop<R> {
         for under_way in self.under_way.values() {
             under_way.cancel.cancel();
         }
-        while self.joins.join_next().await.is_some() {}
+        while let Some(done) = self.joins.join_next().await {
+            if let Ok(Ok(registered)) = done {
+                self.session.note_joined(&registered);
+            }
+        }
         // A room may close with its stream of events, or block when nobody takes them: not before all is delivered.
         let drained = async { while events.next().await.is_some() {} };
         session.delivered.run_until_cancelled(drained).await;
@@ -117,6 +124,9 @@ impl<R: Room> EventLoop<R> {
 
     fn on_active(&mut self, presence: &Presence) {
         let session = &self.session;
+        if self.told.contains(&presence.sid) {
+            return;
+        }
         if let Some(under_way) = self.under_way.get_mut(&presence.identity) {
             let newest =
                 under_way.next.as_ref().map_or((&under_way.sid, under_way.joined_at), |n| (&n.sid, n.joined_at));
@@ -140,6 +150,7 @@ impl<R: Room> EventLoop<R> {
 
     fn on_disconnected(&mut self, identity: &ParticipantIdentity, sid: &ParticipantSid) {
         self.held.remove(sid);
+        self.told.remove(sid);
         if let Some(handler) = self.handlers.remove(sid) {
             handler.cancel();
         }
@@ -151,6 +162,8 @@ impl<R: Room> EventLoop<R> {
         }
         let stored = self.session.registry.stored_by_sid(sid).filter(|stored| stored.identity() == identity);
         match stored {
+            // Registered a moment ago: `on_joined`, which is due, asks the room.
+            Some(participant) if !participant.is_told() => {}
             Some(participant) => self.dismiss(&participant, EndReason::Disconnected),
             None => tracing::debug!(%identity, %sid, "disconnect of a connection that isn't registered"),
         }
@@ -175,17 +188,29 @@ impl<R: Room> EventLoop<R> {
     fn on_reset(&mut self, client_id: ClientId, sid: &ParticipantSid) {
         let session = Arc::clone(&self.session);
         let stored = session.registry.stored_by_sid(sid).filter(|stored| stored.client_id() == client_id);
-        // Gone already: it left, or was replaced.
-        let Some(participant) = stored.filter(|stored| session.registry.remove(stored)) else { return };
-        let reason = participant.end_reason().unwrap_or(EndReason::Overflow);
-        participant.log(|| tracing::info!(%reason, "reset"));
-        session.emit(SessionEvent::Reset { who: Who::of(&participant), reason });
-        let identity = participant.identity();
-        if self.under_way.contains_key(identity) {
-            return;
+        // Gone already, it left or was replaced; or registered a moment ago, then `on_joined` is due and sees to it.
+        let Some(participant) = stored.filter(Participant::is_told) else { return };
+        if self.take_out(&participant) && !self.under_way.contains_key(participant.identity()) {
+            self.begin_again(participant);
         }
+    }
+
+    /// Removes an instance that failed. False if it is gone already.
+    fn take_out(&self, participant: &Participant<R::Message>) -> bool {
+        let removed = self.session.registry.remove(participant);
+        if removed {
+            let reason = participant.end_reason().unwrap_or(EndReason::Overflow);
+            participant.log(|| tracing::info!(%reason, "reset"));
+            self.session.emit(SessionEvent::Reset { who: Who::of(participant), reason });
+        }
+        removed
+    }
+
+    /// Joins what the room has now for the identity of an instance that failed and was removed.
+    fn begin_again(&mut self, participant: Participant<R::Message>) {
+        let session = &self.session;
         let failures = if participant.age() > session.config.backoff.longest { 1 } else { participant.attempt() + 1 };
-        if let Some(now) = session.room.present(identity) {
+        if let Some(now) = session.room.present(participant.identity()) {
             self.begin(&now, Some(participant), failures);
         }
     }
@@ -209,7 +234,11 @@ impl<R: Room> EventLoop<R> {
     fn on_joined(&mut self, id: Id, joined: Joined<R>) {
         let Some(identity) = self.identities.remove(&id) else { return };
         let Some(under_way) = self.under_way.remove(&identity) else { return };
-        if let Ok(participant) = &joined {
+        let mut failed = false;
+        if let Ok(registered) = &joined {
+            let participant = &registered.participant;
+            self.session.note_joined(registered);
+            participant.note_told();
             // The disconnect may have come while the stream opened, when there was nothing to be removed.
             let now = self.session.room.present(&identity);
             if now.as_ref().is_none_or(|now| now.sid != *participant.sid()) {
@@ -218,10 +247,21 @@ impl<R: Room> EventLoop<R> {
             } else if let Some(stream) = self.held.remove(participant.sid()) {
                 self.handle(identity.clone(), participant.sid().clone(), stream);
             }
+            // Its reset may have come before this.
+            failed = participant.end_reason().is_some_and(EndReason::is_fault) && self.take_out(participant);
+        }
+        if let Err(Declined { error: JoinError::Incompatible(_), sid: Some(sid) }) = &joined
+            && self.session.room.present(&identity).is_some_and(|now| now.sid == *sid)
+        {
+            // Its disconnect is still to come, and takes it out again.
+            self.told.insert(sid.clone());
         }
         match (under_way.next, joined) {
             (Some(next), _) => self.on_active(&next),
-            (None, Ok(_) | Err(JoinError::Superseded | JoinError::NotPresent)) => self.reconcile(&identity),
+            (None, Ok(registered)) if failed => self.begin_again(registered.participant),
+            (None, Ok(_) | Err(Declined { error: JoinError::Superseded | JoinError::NotPresent, .. })) => {
+                self.reconcile(&identity);
+            }
             // Refused for good: asking again would only be refused again.
             (None, Err(_)) => {
                 self.held.remove(&under_way.sid);
@@ -236,6 +276,9 @@ impl<R: Room> EventLoop<R> {
         }
         if let Some(now) = self.session.room.present(identity) {
             let stored = self.session.registry.stored(identity);
+            if self.told.contains(&now.sid) {
+                return;
+            }
             if stored.is_none_or(|stored| *stored.sid() != now.sid && stored.joined_at() <= now.joined_at) {
                 self.begin(&now, None, 0);
             }

@@ -17,7 +17,7 @@ use super::error::JoinError;
 use super::events::{SessionEvent, Who};
 use super::tenant::Tenant;
 use super::{INSIDE, ShardHandle, Shared};
-use crate::ids::ParticipantIdentity;
+use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::lane::member::Newcomer;
 use crate::lane::shard::{Admission, Command};
 use crate::lane::{EndReason, Message, Progress};
@@ -38,13 +38,13 @@ pub(crate) struct Join<R: Room> {
 
 impl<R: Room> Join<R> {
     /// Attempts with back-off until the participant is registered or there is no point in it.
-    pub(crate) async fn run(self) -> Result<Participant<R::Message>, JoinError> {
+    pub(crate) async fn run(self) -> Result<Registered<R::Message>, Declined> {
         let cancel = self.cancel.clone();
         let attempts = INSIDE.scope(self.session.id, self.attempt_all());
-        cancel.run_until_cancelled_owned(attempts).await.unwrap_or(Err(JoinError::Superseded))
+        cancel.run_until_cancelled_owned(attempts).await.unwrap_or(Err(JoinError::Superseded.into()))
     }
 
-    async fn attempt_all(mut self) -> Result<Participant<R::Message>, JoinError> {
+    async fn attempt_all(mut self) -> Result<Registered<R::Message>, Declined> {
         if let Some(prior) = self.after.take() {
             prior.retired().await;
         }
@@ -52,7 +52,7 @@ impl<R: Room> Join<R> {
         loop {
             sleep(self.session.config.backoff.delay(wait)).await;
             let Some(presence) = self.session.room.present(&self.identity) else {
-                return Err(JoinError::NotPresent);
+                return Err(JoinError::NotPresent.into());
             };
             let attempt = AssertUnwindSafe(self.attempt(&presence)).catch_unwind().await;
             match attempt.unwrap_or(Err(JoinError::Panicked)) {
@@ -67,14 +67,14 @@ impl<R: Room> Join<R> {
                 }
                 Err(error) => {
                     self.session.refuse(&presence, &error);
-                    return Err(error);
+                    return Err(Declined { error, sid: Some(presence.sid) });
                 }
-                Ok(participant) => return Ok(participant),
+                Ok(registered) => return Ok(registered),
             }
         }
     }
 
-    async fn attempt(&self, presence: &Presence) -> Result<Participant<R::Message>, JoinError> {
+    async fn attempt(&self, presence: &Presence) -> Result<Registered<R::Message>, JoinError> {
         let session = &self.session;
         check_place(session, presence)?;
         let protocol = match protocol_of(presence) {
@@ -94,11 +94,10 @@ impl<R: Room> Join<R> {
         let initial = self.initial_messages(participant).await?;
         let place = participant.commands().reserve().await.map_err(|_| JoinError::SessionClosed)?;
         drop(permit);
-        let registered = register(session, participant)?;
+        let prior = register(session, participant)?;
         place.send(Command::Begin { slot: participant.outbox().slot(), key: participant.client_id().get(), initial });
         provisional.keep();
-        session.note_joined(participant, registered);
-        Ok(participant.clone())
+        Ok(Registered { participant: participant.clone(), prior })
     }
 
     fn participant(&self, presence: &Presence, protocol: Protocol, shard: &ShardHandle<R>) -> Participant<R::Message> {
@@ -164,6 +163,26 @@ impl<R: Room> Join<R> {
     }
 }
 
+/// What a join came to.
+pub(crate) struct Registered<M> {
+    pub(crate) participant: Participant<M>,
+    /// The instance it took the place of.
+    pub(crate) prior: Option<Participant<M>>,
+}
+
+/// Why a join came to nothing.
+pub(crate) struct Declined {
+    pub(crate) error: JoinError,
+    /// The connection that was refused, which may be a later one than the join began with.
+    pub(crate) sid: Option<ParticipantSid>,
+}
+
+impl From<JoinError> for Declined {
+    fn from(error: JoinError) -> Self {
+        Self { error, sid: None }
+    }
+}
+
 /// Decides before anything is opened whether there is a place for it.
 fn check_place<R: Room>(session: &Shared<R>, presence: &Presence) -> Result<(), JoinError> {
     if let Some(present) = session.registry.stored_by_sid(&presence.sid) {
@@ -196,13 +215,23 @@ fn register<R: Room>(
     session: &Shared<R>,
     participant: &Participant<R::Message>,
 ) -> Result<Option<Participant<R::Message>>, JoinError> {
+    // Before it takes anybody's place: an attempt that has failed changes nothing.
+    if let Some(reason) = participant.end_reason() {
+        return Err(JoinError::Ended(reason));
+    }
     let prior = match session.registry.register(participant) {
         Registration::Inserted => None,
         Registration::Replaced(prior) => Some(prior),
         Registration::Stale(_) => return Err(JoinError::Stale),
         Registration::Duplicate(present) => return Err(JoinError::Duplicate { by: present.client_id() }),
-        Registration::Ended => {
-            return Err(participant.end_reason().map_or(JoinError::SessionClosed, JoinError::Ended));
+        Registration::Ended(prior) => {
+            let Some(reason) = participant.end_reason() else { return Err(JoinError::SessionClosed) };
+            if prior.is_some() && reason.is_fault() {
+                // It failed in between. The event loop doesn't learn of it, so all that is told of it is told here.
+                session.note_joined(&Registered { participant: participant.clone(), prior });
+                session.emit(SessionEvent::Reset { who: Who::of(participant), reason });
+            }
+            return Err(JoinError::Ended(reason));
         }
     };
     if session.log.tail().is_sealed() {
@@ -246,7 +275,10 @@ impl<R: Room> Shared<R> {
         self.emit(SessionEvent::Refused { identity, sid, error: error.clone() });
     }
 
-    fn note_joined(&self, participant: &Participant<R::Message>, prior: Option<Participant<R::Message>>) {
+    /// Counts and tells that an instance was registered. The event loop does it, so that nothing else of the instance
+    /// is told before.
+    pub(crate) fn note_joined(&self, registered: &Registered<R::Message>) {
+        let Registered { participant, prior } = registered;
         self.counters.joins.add_one();
         let who = Who::of(participant);
         let Some(prior) = prior else {
@@ -257,6 +289,6 @@ impl<R: Room> Shared<R> {
         participant
             .log(|| tracing::info!(protocol = %participant.protocol(), %prior, "joined in place of an older one"));
         prior.log(|| tracing::info!(reason = %EndReason::Replaced, "replaced"));
-        self.emit(SessionEvent::Replaced { who, prior: Who::of(&prior) });
+        self.emit(SessionEvent::Replaced { who, prior: Who::of(prior) });
     }
 }

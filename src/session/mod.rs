@@ -111,6 +111,8 @@ pub(crate) struct Shared<R: Room> {
     delivered: CancellationToken,
     /// Ends the goodbyes that are still being said.
     abandoned: CancellationToken,
+    /// Ends the time that closing has.
+    hurry: CancellationToken,
     /// Goodbyes and stream handlers.
     tasks: TaskTracker,
     closing: AtomicBool,
@@ -176,6 +178,7 @@ fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
         stop: CancellationToken::new(),
         delivered: CancellationToken::new(),
         abandoned: CancellationToken::new(),
+        hurry: CancellationToken::new(),
         tasks: TaskTracker::new(),
         closing: AtomicBool::new(false),
         running: close::Running::default(),
@@ -342,6 +345,8 @@ impl<R: Room> Session<R> {
     /// once; [`ended`](Self::ended) waits for the end. Works from any thread.
     pub fn cancel(&self) {
         self.shared().start_close(Duration::ZERO, None);
+        // Closing already: its deadline is over.
+        self.shared().hurry.cancel();
     }
 
     /// Waits until the session has ended, for whatever reason, and says what became of the messages.

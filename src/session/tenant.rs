@@ -4,9 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::Shared;
-use crate::lane::EndReason;
 use crate::lane::member::Owner;
 use crate::lane::outbox::Outbox;
+use crate::lane::{EndReason, Message};
 use crate::participant::Participant;
 use crate::room::Room;
 
@@ -46,13 +46,27 @@ impl<R: Room> Owner<R::Message> for Tenant<R> {
         };
         let abandoned = session.abandoned.clone();
         let timeout = session.config.retire_timeout;
+        let gone = Gone { participant, reason };
         session.tasks.spawn_on(
             async move {
+                // Moved in here, and dropped last: also if the goodbye panics, or the runtime has ended.
+                let _gone = gone;
                 // Dropped when its time is up: what it holds goes with it.
                 let _ = abandoned.run_until_cancelled_owned(tokio::time::timeout(timeout, goodbye)).await;
-                participant.note_gone(reason);
             },
             &session.runtime,
         );
+    }
+}
+
+/// Notes that the sink is gone once this is.
+struct Gone<M: Message> {
+    participant: Participant<M>,
+    reason: EndReason,
+}
+
+impl<M: Message> Drop for Gone<M> {
+    fn drop(&mut self) {
+        self.participant.note_gone(self.reason);
     }
 }

@@ -1,0 +1,106 @@
+//! Admission: so many calls of a kind in flight per participant, and no more.
+
+mod common;
+
+use std::sync::{Arc, Barrier};
+
+use common::{joined, memory, msg, reset};
+use lanecast::room::memory::Conduct;
+
+#[tokio::test]
+async fn thirty_two_of_each_kind_per_participant() {
+    let (room, session) = memory(|builder| builder);
+    let ada = joined(&room, &session, "ada").await;
+    let bob = joined(&room, &session, "bob").await;
+    let calls: Vec<_> = (0..32).map(|_| ada.admit_service_call().expect("32 may be in flight")).collect();
+    let error = ada.admit_service_call().expect_err("the 33rd has to wait");
+    assert_eq!(error.limit, 32);
+    let fetches: Vec<_> = (0..32).map(|_| ada.admit_asset_fetch().expect("the kinds are counted apart")).collect();
+    assert!(ada.admit_asset_fetch().is_err());
+    bob.admit_service_call().map(drop).expect("participants are counted apart");
+    assert_eq!((ada.stats().service_calls, ada.stats().asset_fetches), (32, 32));
+    drop(calls);
+    assert_eq!((ada.stats().service_calls, ada.stats().asset_fetches), (0, 32));
+    ada.admit_service_call().map(drop).expect("they were given back");
+    drop(fetches);
+    assert_eq!(ada.stats().asset_fetches, 0);
+}
+
+#[tokio::test]
+async fn the_limits_are_configurable_down_to_none() {
+    let (room, session) = memory(|builder| builder.service_calls_in_flight(1).asset_fetches_in_flight(0));
+    let ada = joined(&room, &session, "ada").await;
+    let call = ada.admit_service_call().expect("one may be in flight");
+    assert_eq!(ada.admit_service_call().expect_err("one only").limit, 1);
+    assert_eq!(ada.admit_asset_fetch().expect_err("none").limit, 0);
+    drop(call);
+}
+
+/// A handler that panics, or is cancelled, gives its place back.
+#[tokio::test]
+async fn a_panic_gives_the_place_back() {
+    let (room, session) = memory(|builder| builder.service_calls_in_flight(1));
+    let ada = joined(&room, &session, "ada").await;
+    let permit = ada.admit_service_call().expect("one may be in flight");
+    let handler = tokio::spawn(async move {
+        let _permit = permit;
+        panic!("the handler was told to panic");
+    });
+    assert!(handler.await.is_err_and(|error| error.is_panic()));
+    let permit = ada.admit_service_call().expect("it was given back");
+    let handler = tokio::spawn(async move {
+        let _permit = permit;
+        std::future::pending::<()>().await;
+    });
+    tokio::task::yield_now().await;
+    handler.abort();
+    assert!(handler.await.is_err_and(|error| error.is_cancelled()));
+    assert_eq!(ada.stats().service_calls, 0);
+}
+
+/// Eight threads take and give back; never more than three are held, and at the end none.
+#[tokio::test]
+async fn the_limit_holds_under_a_race() {
+    let (room, session) = memory(|builder| builder.service_calls_in_flight(3));
+    let ada = joined(&room, &session, "ada").await;
+    let start = Arc::new(Barrier::new(8));
+    let threads: Vec<_> = (0..8)
+        .map(|_| {
+            let (ada, start) = (ada.clone(), Arc::clone(&start));
+            std::thread::spawn(move || {
+                start.wait();
+                let mut got = 0;
+                for _ in 0..common::size(5_000, 500_000) {
+                    if let Ok(permit) = ada.admit_service_call() {
+                        got += 1;
+                        assert!(ada.stats().service_calls <= 3);
+                        drop(permit);
+                    }
+                }
+                got
+            })
+        })
+        .collect();
+    let got: usize = threads.into_iter().map(|thread| thread.join().expect("no thread panics")).sum();
+    assert!(got > 0);
+    assert_eq!(ada.stats().service_calls, 0);
+}
+
+/// A permit outlives its instance: after a reset the new instance has all its places, whatever the old one still holds.
+#[tokio::test]
+async fn a_new_instance_has_places_of_its_own() {
+    let (room, session) = memory(|builder| builder.service_calls_in_flight(1));
+    let mut events = session.events();
+    let old = joined(&room, &session, "ada").await;
+    let held = old.admit_service_call().expect("one may be in flight");
+    room.line(&common::id("ada")).conduct(Conduct::Fail);
+    old.send(msg("x")).expect("there is room");
+    reset(&mut events).await;
+    room.line(&common::id("ada")).conduct(Conduct::Flow);
+    let new = common::live(&session, "ada").await;
+    assert!(old.admit_service_call().is_err());
+    let permit = new.admit_service_call().expect("its own place");
+    drop(held);
+    assert_eq!((old.stats().service_calls, new.stats().service_calls), (0, 1));
+    drop(permit);
+}

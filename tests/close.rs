@@ -1,0 +1,434 @@
+//! The end of a session: what `close` delivers, what it reports, and that nothing is left running.
+
+mod common;
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{
+    Call, Stage, StageSink, State, Streams, Valve, assert_settled, close_settled, id, joined, live, memory, msg,
+    presence, receives, settle, sid, size, texts, until, within,
+};
+use lanecast::room::RoomEvent;
+use lanecast::room::memory::{Conduct, MemoryRoom, Opening};
+use lanecast::{
+    BroadcastError, BuildError, CloseError, EndReason, SendError, Session, SessionBuilder, SessionEvent,
+    TryBroadcastError,
+};
+use tokio::time::Instant;
+
+// 1. Messages wait, in the log and directly; one participant is stuck. 2. The session closes, with a deadline. 3. What
+// can be delivered is, what can't is abandoned at the deadline, and the report has it exactly.
+#[tokio::test(start_paused = true)]
+async fn close_delivers_what_it_can_and_reports_the_rest() {
+    let (room, session) = memory(|builder| builder);
+    let ada = joined(&room, &session, "ada").await;
+    let stuck = joined(&room, &session, "stuck").await;
+    settle().await;
+    room.line(&id("stuck")).conduct(Conduct::Stall { room: 1 });
+    for text in texts("m", 10) {
+        session.try_broadcast(msg(text)).expect("the log has room");
+    }
+    ada.send(msg("direct")).expect("there is room");
+    let begun = Instant::now();
+    let report = within(session.close(Duration::from_secs(3))).await.expect("it closes in good order");
+    assert_eq!(begun.elapsed().as_secs(), 3, "it waits for the one that is stuck, and no longer");
+    assert_eq!(report.account.offered, 21);
+    assert_eq!((report.account.delivered, report.account.abandoned.session_closed), (11, 10));
+    assert_eq!(report.account.delivered_bytes, 26);
+    assert_settled(&report.account);
+    assert!(report.took >= Duration::from_secs(3) && report.room_closed.is_none());
+    for (participant, delivered) in [(&ada, 11), (&stuck, 0)] {
+        assert_eq!(within(participant.closed()).await, EndReason::SessionClosed);
+        assert_eq!(participant.stats().account.delivered, delivered);
+        assert!(room.line(participant.identity()).received()[0].closed);
+    }
+    assert!(session.participants().is_empty() && session.participant(&id("ada")).is_none());
+    assert_eq!(session.stats().participants, 0);
+    assert!(room.emit(RoomEvent::UplinkStalled).await.is_err(), "the loop has let go of the room");
+}
+
+/// A session with nothing under way closes at once, whatever the deadline: also with none at all.
+#[tokio::test(start_paused = true)]
+async fn close_waits_for_nothing_but_messages() {
+    for deadline in [Duration::ZERO, Duration::from_secs(3_600), Duration::MAX] {
+        let (room, session) = memory(|builder| builder);
+        joined(&room, &session, "ada").await;
+        settle().await;
+        let begun = Instant::now();
+        within(session.close(deadline)).await.expect("it closes in good order");
+        assert!(begun.elapsed() < Duration::from_secs(1), "{deadline:?} took {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn after_close_every_message_comes_back() {
+    let (room, session) = memory(|builder| builder);
+    let ada = joined(&room, &session, "ada").await;
+    close_settled(&session).await;
+    assert!(matches!(session.broadcast(msg("a")).await, Err(BroadcastError::Closed(back)) if back == "a"));
+    assert!(matches!(session.try_broadcast(msg("b")), Err(TryBroadcastError::Closed(back)) if back == "b"));
+    let topic = lanecast::Topic::new();
+    assert!(matches!(session.broadcast_to(&topic, msg("c")).await, Err(BroadcastError::Closed(_))));
+    assert!(matches!(ada.send(msg("d")), Err(SendError::Closed)));
+    assert_eq!(ada.subscribe(&topic, lanecast::SubscriptionTag(0)).await, lanecast::Subscribed::Closed);
+    assert_eq!(ada.unsubscribe(&topic).await, lanecast::Unsubscribed::NotSubscribed);
+}
+
+// 1. `close` is called and its future dropped. 2. The session closes all the same. 3. Every further call, however many
+// at once and with whatever deadline, gets the same report.
+#[tokio::test]
+async fn a_dropped_close_changes_nothing_and_all_get_the_same_report() {
+    let (room, session) = memory(|builder| builder);
+    let mut events = session.events();
+    joined(&room, &session, "ada").await;
+    session.broadcast(msg("x")).await.expect("the session is open");
+    let mut closing = Box::pin(session.close(Duration::from_secs(5)));
+    assert!(closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    drop(closing);
+    let (a, b, c) =
+        within(async { tokio::join!(session.close(Duration::ZERO), session.close(Duration::MAX), session.ended()) })
+            .await;
+    let report = a.expect("it closes in good order");
+    assert_eq!((report.account.delivered, &report), (1, &b.expect("the same")));
+    assert_eq!(report, c.expect("the same"));
+    assert_eq!(session.close(Duration::ZERO).await.expect("the same"), report);
+    common::event(&mut events, |event| matches!(event, SessionEvent::Closed).then_some(())).await;
+    receives(&room, "ada", &["x"]).await;
+}
+
+/// `cancel` means now: also when `close` is still waiting for its deadline.
+#[tokio::test(start_paused = true)]
+async fn cancel_ends_a_close_that_waits() {
+    for closing_first in [false, true] {
+        let (stage, streams) = Streams::<Bytes>::stage(|_| Valve::shut());
+        let session = stage.session(|builder| builder.write_timeout(Duration::from_secs(10_000)));
+        stage.join(presence("ada", "PA_1", 1));
+        let ada = live(&session, "ada").await;
+        session.broadcast(msg("x")).await.expect("the session is open");
+        let valve = streams.nth("ada", 0).await;
+        valve.wait_for(State::is_stuck).await;
+        let tried = valve.lock().flushes_tried;
+        let begun = Instant::now();
+        if closing_first {
+            let mut closing = Box::pin(session.close(Duration::from_secs(50)));
+            assert!(closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            settle().await;
+            assert_eq!(ada.end_reason(), None, "the deadline isn't over");
+        }
+        session.cancel();
+        let report = within(session.ended()).await.expect("it ends in good order");
+        assert!(
+            begun.elapsed() < Duration::from_secs(1),
+            "it took {:?}, close first: {closing_first}",
+            begun.elapsed()
+        );
+        assert_eq!(report.account.abandoned.session_closed, 1);
+        assert_eq!(ada.end_reason(), Some(EndReason::SessionClosed));
+        assert!(valve.lock().dropped);
+        assert_eq!(valve.lock().flushes_tried, tried, "its write was stopped, not tried again");
+    }
+}
+
+/// The calls that would wait for themselves are told so, and the session goes on.
+#[tokio::test]
+async fn close_from_within_is_an_error() {
+    let handle: Arc<OnceLock<Session<MemoryRoom<Bytes>>>> = Arc::default();
+    let (in_initial, in_handler) = (Arc::clone(&handle), Arc::clone(&handle));
+    let answers = Arc::new(AtomicUsize::new(0));
+    let (from_initial, from_handler) = (Arc::clone(&answers), Arc::clone(&answers));
+    let (room, session) = memory(|builder| {
+        builder
+            .initial(move |_| {
+                let session = in_initial.get().expect("set before anybody joins").clone();
+                let answers = Arc::clone(&from_initial);
+                async move {
+                    if matches!(session.close(Duration::ZERO).await, Err(CloseError::FromCallback)) {
+                        answers.fetch_add(1, Ordering::SeqCst);
+                    }
+                    vec![msg("state")]
+                }
+            })
+            .on_stream(move |_| {
+                let session = in_handler.get().expect("set before anybody joins").clone();
+                let answers = Arc::clone(&from_handler);
+                async move {
+                    if matches!(session.close(Duration::ZERO).await, Err(CloseError::FromCallback)) {
+                        answers.fetch_add(10, Ordering::SeqCst);
+                    }
+                }
+            })
+    });
+    handle.set(session.clone()).expect("set once");
+    joined(&room, &session, "ada").await;
+    let _stream = room.open_incoming(&id("ada"), &sid("PA_ada")).await.expect("the session listens");
+    until(|| answers.load(Ordering::SeqCst) == 11).await;
+    receives(&room, "ada", &["state"]).await;
+    // Another session may be closed from there: it is this one that would wait for itself.
+    close_settled(&session).await;
+}
+
+/// A join that hangs, at opening or in the closure, and one that backs off, don't hold the end up.
+#[tokio::test(start_paused = true)]
+async fn joins_under_way_are_cancelled() {
+    let (room, session) = memory(|builder| {
+        builder.initial(|ada: lanecast::Participant<Bytes>| async move {
+            if *ada.identity() == id("computing") {
+                std::future::pending::<()>().await;
+            }
+            Vec::new()
+        })
+    });
+    room.line(&id("opening")).opening_is(Opening::Held);
+    room.line(&id("failing")).opening_is(Opening::Fails);
+    for name in ["opening", "failing", "computing", "fine"] {
+        room.join(presence(name, &format!("PA_{name}"), 1)).await.expect("the session listens");
+    }
+    live(&session, "fine").await;
+    until(|| session.stats().failed_joins > 0).await;
+    let begun = Instant::now();
+    within(session.close(Duration::from_secs(50))).await.expect("it closes in good order");
+    assert!(begun.elapsed() < Duration::from_secs(1), "it took {:?}", begun.elapsed());
+    assert!(room.line(&id("computing")).received().iter().all(|stream| stream.closed));
+    assert_eq!(session.stats().joins, 1);
+}
+
+/// Senders, publishers, joins and resets go on while the session closes: every message that was taken has an outcome,
+/// every message that wasn't came back, and nobody hangs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn close_under_load() {
+    for round in 0..size(20, 500) {
+        let (room, session) = memory(|builder| builder.shards(2).queue_capacity(64).log_capacity(16));
+        for n in 0..8 {
+            joined(&room, &session, &format!("p{n}")).await;
+        }
+        room.line(&id("p7")).conduct(Conduct::Stall { room: 1 });
+        let known = session.participants();
+        let publisher = tokio::spawn({
+            let session = session.clone();
+            async move {
+                let mut sent = 0_u64;
+                loop {
+                    match session.broadcast(msg("to all")).await {
+                        Ok(()) => sent += 1,
+                        Err(BroadcastError::Closed(back)) => {
+                            assert_eq!(back, "to all");
+                            return sent;
+                        }
+                        Err(other) => panic!("not expected: {other:?}"),
+                    }
+                    if sent.is_multiple_of(8) {
+                        tokio::task::yield_now().await;
+                    }
+                }
+            }
+        });
+        let sender = std::thread::spawn({
+            let known = known.clone();
+            move || while known.iter().any(|one| !matches!(one.send(msg("direct")), Err(SendError::Closed))) {}
+        });
+        let joiner = tokio::spawn({
+            let room = room.clone();
+            async move {
+                let mut n = 0;
+                while room.join(presence(&format!("late{n}"), &format!("PA_l{n}"), 1)).await.is_ok() {
+                    n += 1;
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        let first = room.line(&id("p0"));
+        until(|| first.received().iter().any(|stream| stream.messages.iter().any(|message| message == "to all"))).await;
+        until(|| session.stats().account.delivered > 50).await;
+        let deadline = [Duration::ZERO, Duration::from_millis(5)][round % 2];
+        let report = within(session.close(deadline)).await.expect("it closes in good order");
+        let sent = within(publisher).await.expect("it doesn't panic");
+        sender.join().expect("no sender panics");
+        within(joiner).await.expect("it doesn't panic");
+        assert!(sent > 0);
+        assert_settled(&report.account);
+        for participant in &known {
+            within(participant.closed()).await;
+            assert_settled(&participant.stats().account);
+        }
+        assert_eq!(session.stats().participants, 0);
+        assert_settled(&session.stats().account);
+    }
+}
+
+// 1. The last handle of a session is dropped, without `close`. 2. Every sink is dropped, every task has ended, the room
+// is let go.
+#[tokio::test]
+async fn a_session_that_is_dropped_leaks_nothing() {
+    let alive = Arc::new(());
+    let (initial, handler) = (Arc::clone(&alive), Arc::clone(&alive));
+    let (stage, streams) =
+        Streams::<Bytes>::stage(|to| if to.identity == id("stuck") { Valve::shut() } else { Valve::open() });
+    let session = stage.session(|builder| {
+        builder
+            .initial(move |_| {
+                let kept = Arc::clone(&initial);
+                async move {
+                    let _kept = kept;
+                    vec![msg("state")]
+                }
+            })
+            .on_stream(move |_| {
+                let kept = Arc::clone(&handler);
+                async move {
+                    let _kept = kept;
+                    std::future::pending::<()>().await;
+                }
+            })
+    });
+    for name in ["ada", "stuck"] {
+        stage.join(presence(name, &format!("PA_{name}"), 1));
+    }
+    let ada = live(&session, "ada").await;
+    live(&session, "stuck").await;
+    stage.emit(RoomEvent::StreamOpened { identity: id("ada"), sid: sid("PA_ada"), stream: () });
+    session.broadcast(msg("x")).await.expect("the session is open");
+    until(|| Arc::strong_count(&alive) == 4).await;
+    let mut events = session.events();
+    let second = session.clone();
+    drop(session);
+    settle().await;
+    second.broadcast(msg("y")).await.expect("a clone keeps it open");
+    drop(second);
+    assert_eq!(within(ada.closed()).await, EndReason::SessionClosed);
+    while within(events.next()).await.is_some() {}
+    for name in ["ada", "stuck"] {
+        streams.nth(name, 0).await.wait_for(|seen| seen.dropped).await;
+    }
+    until(|| stage.is_deserted()).await;
+    until(|| Arc::strong_count(&alive) == 1).await;
+    assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0, "a task still runs");
+}
+
+/// The room's closing ends the session, with its reason in the report.
+#[tokio::test]
+async fn a_room_that_closes_ends_the_session() {
+    let (room, session) = memory(|builder| builder);
+    joined(&room, &session, "ada").await;
+    room.emit(RoomEvent::Closed("the server went away".to_owned())).await.expect("the session listens");
+    let report = within(session.ended()).await.expect("it ends in good order");
+    assert_eq!(report.room_closed.as_deref(), Some("the server went away"));
+    assert!(matches!(session.try_broadcast(msg("x")), Err(TryBroadcastError::Closed(_))));
+}
+
+/// `closed` answers only once the goodbye has let go of the sink, and not before.
+#[tokio::test]
+async fn closed_waits_for_the_goodbye() {
+    let (gate, opened) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(tokio::sync::Semaphore::new(0)));
+    let goodbye = Arc::clone(&gate);
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&dropped);
+    let stage = Stage::<Bytes>::with_retire(
+        move |_, _| {
+            let counted = Arc::clone(&counted);
+            let sink = StageSink::new(move |call, _| {
+                counted.fetch_add(usize::from(matches!(call, Call::Drop)), Ordering::SeqCst);
+                Poll::Ready(Ok(()))
+            });
+            async move { Ok(sink) }
+        },
+        move |sink, _, _| {
+            let goodbye = Arc::clone(&goodbye);
+            Some(Box::pin(async move {
+                goodbye.acquire().await.expect("it is never closed").forget();
+                drop(sink);
+            }))
+        },
+    );
+    drop(opened);
+    let session = stage.session(|builder| builder);
+    stage.join(presence("ada", "PA_1", 1));
+    let ada = live(&session, "ada").await;
+    stage.leave("ada", "PA_1");
+    let mut closed = Box::pin(ada.closed());
+    settle().await;
+    assert!(poll_fn(|cx| Poll::Ready(closed.as_mut().poll(cx).is_pending())).await);
+    assert_eq!((ada.end_reason(), dropped.load(Ordering::SeqCst)), (Some(EndReason::Disconnected), 0));
+    gate.add_permits(1);
+    assert_eq!(within(closed).await, EndReason::Disconnected);
+    assert_eq!(dropped.load(Ordering::SeqCst), 1);
+}
+
+// 1. The runtime is shut down under a session. 2. Its sinks are dropped, and nobody who asks for its end waits for
+// ever, on whatever runtime.
+#[test]
+fn a_runtime_that_goes_first_leaves_nobody_waiting() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let first = runtime();
+    let (room, session, ada) = first.block_on(async {
+        let (room, session) = memory(|builder| builder);
+        let ada = joined(&room, &session, "ada").await;
+        (room, session, ada)
+    });
+    drop(first);
+    assert!(room.line(&id("ada")).received()[0].closed);
+    runtime().block_on(async {
+        within(ada.closed()).await;
+        assert!(matches!(within(session.broadcast(msg("x"))).await, Err(BroadcastError::Closed(_))));
+        assert!(within(session.close(Duration::ZERO)).await.is_err(), "it isn't closed in good order");
+        assert!(within(session.ended()).await.is_err());
+    });
+}
+
+#[test]
+fn outside_a_runtime_there_is_no_session() {
+    let built = Session::builder(MemoryRoom::<Bytes>::new()).build();
+    assert_eq!(built.err(), Some(BuildError::NoRuntime));
+}
+
+#[tokio::test]
+async fn settings_that_make_no_sense_are_named() {
+    type Builder = SessionBuilder<MemoryRoom<Bytes>>;
+    type Case = (&'static str, Box<dyn Fn(Builder) -> Builder>);
+    let zero = Duration::ZERO;
+    let cases: [Case; 18] = [
+        ("queue_capacity", Box::new(|builder| builder.queue_capacity(0))),
+        ("queue_capacity", Box::new(|builder| builder.queue_capacity(u32::MAX))),
+        ("queue_bytes", Box::new(|builder| builder.queue_bytes(0))),
+        ("queue_bytes", Box::new(|builder| builder.queue_bytes(u64::MAX))),
+        ("log_capacity", Box::new(|builder| builder.log_capacity(0))),
+        ("log_capacity", Box::new(|builder| builder.log_capacity(usize::MAX))),
+        ("shards", Box::new(|builder| builder.shards(0))),
+        ("concurrent_joins", Box::new(|builder| builder.concurrent_joins(0))),
+        ("concurrent_joins", Box::new(|builder| builder.concurrent_joins(usize::MAX))),
+        ("event_capacity", Box::new(|builder| builder.event_capacity(0))),
+        ("event_capacity", Box::new(|builder| builder.event_capacity(usize::MAX))),
+        ("write_timeout", Box::new(move |builder| builder.write_timeout(zero))),
+        ("open_timeout", Box::new(move |builder| builder.open_timeout(zero))),
+        ("reset_backoff", Box::new(move |builder| builder.reset_backoff(zero, zero))),
+        (
+            "reset_backoff",
+            Box::new(move |builder| builder.reset_backoff(Duration::from_secs(2), Duration::from_secs(1))),
+        ),
+        ("", Box::new(|builder| builder.queue_capacity(1).queue_bytes(1).log_capacity(1).shards(1).event_capacity(1))),
+        ("", Box::new(|builder| builder.write_timeout(Duration::MAX).open_timeout(Duration::MAX))),
+        (
+            "",
+            Box::new(move |builder| builder.retire_timeout(zero).service_calls_in_flight(0).asset_fetches_in_flight(0)),
+        ),
+    ];
+    for (n, (expected, set)) in cases.iter().enumerate() {
+        let room = MemoryRoom::new();
+        match set(Session::builder(room.clone())).build() {
+            Err(BuildError::InvalidSetting { setting, .. }) => assert_eq!(setting, *expected, "case {n}"),
+            Err(other) => panic!("case {n}: {other}"),
+            Ok(session) => {
+                assert_eq!(*expected, "", "case {n} was accepted");
+                // And it works.
+                joined(&room, &session, "ada").await;
+                session.broadcast(msg("x")).await.expect("the session is open");
+                receives(&room, "ada", &["x"]).await;
+                close_settled(&session).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What the integration tests share: sizes, names, a room on command, and how to wait without sleeping.
+#![allow(dead_code, unused_imports, reason = "each test file is a crate of its own and uses its part of this")]
+
+mod message;
+mod stage;
+mod trace;
+mod valve;
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use lanecast::room::memory::{MemoryRoom, Received};
+use lanecast::room::{Presence, Room};
+use lanecast::{
+    Account, EndReason, Events, Message, Participant, ParticipantIdentity, ParticipantSid, Session, SessionBuilder,
+    SessionEvent,
+};
+
+pub(crate) use message::{Note, Trap};
+pub(crate) use stage::{Call, Stage, StageSink};
+pub(crate) use trace::{Capture, Captured};
+pub(crate) use valve::{State, Streams, Valve};
+
+/// A waiting test that isn't done after this long hangs: it fails instead.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The one place of test sizes: `LANECAST_TEST_SIZE=full` for the large ones, `small` (the default) for a quick run.
+pub(crate) fn size(small: usize, full: usize) -> usize {
+    match std::env::var("LANECAST_TEST_SIZE").as_deref() {
+        Err(_) | Ok("" | "small") => small,
+        Ok("full") => full,
+        Ok(other) => panic!("LANECAST_TEST_SIZE is {other:?}: say small or full"),
+    }
+}
+
+pub(crate) fn id(text: &str) -> ParticipantIdentity {
+    text.parse().expect("a test's identity is well-formed")
+}
+
+pub(crate) fn sid(text: &str) -> ParticipantSid {
+    text.parse().expect("a test's sid is well-formed")
+}
+
+/// A connection of `identity` that joined at `joined_at`.
+pub(crate) fn presence(identity: &str, connection: &str, joined_at: u64) -> Presence {
+    Presence::new(id(identity), sid(connection), joined_at)
+}
+
+/// A message.
+pub(crate) fn msg(text: impl Into<String>) -> Bytes {
+    Bytes::from(text.into())
+}
+
+/// `prefix0`, `prefix1`, … `count` of them.
+pub(crate) fn texts(prefix: &str, count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("{prefix}{n}")).collect()
+}
+
+/// A session on a fresh room in memory.
+pub(crate) fn memory(
+    set: impl FnOnce(SessionBuilder<MemoryRoom<Bytes>>) -> SessionBuilder<MemoryRoom<Bytes>>,
+) -> (MemoryRoom<Bytes>, Session<MemoryRoom<Bytes>>) {
+    let room = MemoryRoom::new();
+    let session = set(Session::builder(room.clone())).build().expect("a test's settings make sense");
+    (room, session)
+}
+
+/// Waits for `future`; a test that would hang fails.
+pub(crate) async fn within<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.expect("it should have come to an end long ago")
+}
+
+/// Lets other tasks run until `condition` holds. For conditions that nothing announces.
+#[track_caller]
+pub(crate) fn until(condition: impl FnMut() -> bool + Send) -> impl Future<Output = ()> + Send {
+    let place = std::panic::Location::caller();
+    let mut condition = condition;
+    let begun = Instant::now();
+    async move {
+        while !condition() {
+            assert!(begun.elapsed() < PATIENCE, "the condition at {place} never held");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Lets every task that can run, run for a while; on a current-thread runtime that brings it to rest.
+pub(crate) async fn settle() {
+    for _ in 0..64 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits for the participant to be registered and live.
+pub(crate) async fn live<R: Room>(session: &Session<R>, identity: &str) -> Participant<R::Message> {
+    let identity = id(identity);
+    until(|| session.participant(&identity).is_some()).await;
+    session.participant(&identity).expect("it was there a moment ago")
+}
+
+/// Joins `identity` with sid `PA_<identity>` at time 1 and waits until it is registered.
+pub(crate) async fn joined(
+    room: &MemoryRoom<Bytes>,
+    session: &Session<MemoryRoom<Bytes>>,
+    identity: &str,
+) -> Participant<Bytes> {
+    room.join(presence(identity, &format!("PA_{identity}"), 1)).await.expect("the session listens");
+    live(session, identity).await
+}
+
+/// The next event that `pick` takes.
+pub(crate) async fn event<T>(events: &mut Events, mut pick: impl FnMut(&SessionEvent) -> Option<T>) -> T {
+    within(async {
+        loop {
+            let event = events.next().await.expect("the session is still there");
+            if let Some(picked) = pick(&event) {
+                return picked;
+            }
+        }
+    })
+    .await
+}
+
+/// The next reset's reason.
+pub(crate) async fn reset(events: &mut Events) -> EndReason {
+    event(events, |event| match event {
+        SessionEvent::Reset { reason, .. } => Some(*reason),
+        _ => None,
+    })
+    .await
+}
+
+/// What a stream received, as text.
+pub(crate) fn as_text(received: &Received<Bytes>) -> Vec<String> {
+    received.messages.iter().map(|m| String::from_utf8_lossy(m).into_owned()).collect()
+}
+
+/// Waits until the latest stream to `identity` has received exactly `expected`, and nothing else first.
+pub(crate) async fn receives(room: &MemoryRoom<Bytes>, identity: &str, expected: &[&str]) {
+    let line = room.line(&id(identity));
+    let all = within(line.wait_for(|all| all.last().is_some_and(|r| r.messages.len() >= expected.len()))).await;
+    assert_eq!(as_text(all.last().expect("a stream was opened")), expected, "what {identity} received");
+}
+
+/// What has an outcome, by hand: `Account::waiting` saturates, and would hide an excess.
+pub(crate) fn outcomes(account: &Account) -> u64 {
+    account.delivered + account.dropped.total() + account.abandoned.total()
+}
+
+/// Asserts that nothing waits and every message offered has exactly one outcome.
+#[track_caller]
+pub(crate) fn assert_settled(account: &Account) {
+    assert_eq!(account.offered, outcomes(account), "offered = delivered + dropped + abandoned: {account:?}");
+}
+
+/// Asserts the same with `waiting` messages still under way.
+#[track_caller]
+pub(crate) fn assert_waiting(account: &Account, waiting: u64) {
+    assert_eq!(account.offered, outcomes(account) + waiting, "offered = outcomes + {waiting}: {account:?}");
+}
+
+/// Closes the session and checks its account.
+pub(crate) async fn close_settled<R: Room>(session: &Session<R>) -> Account {
+    let report = within(session.close(Duration::from_secs(5))).await.expect("it closes in good order");
+    assert_settled(&report.account);
+    assert_eq!(session.stats().participants, 0, "the registry is empty after close");
+    report.account
+}

@@ -1,0 +1,187 @@
+//! A room whose every step is the test's: who is present, how streams open, what sinks answer, how they are let go.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use futures_util::{Sink, Stream, stream};
+use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
+use lanecast::{EndReason, Message, Participant, ParticipantIdentity, Progress, Session, SessionBuilder};
+use tokio::sync::mpsc;
+
+type Opened<M> = Pin<Box<dyn Future<Output = Result<StageSink<M>, OpenError>> + Send>>;
+type OnOpen<M> = Arc<dyn Fn(Presence, Progress) -> Opened<M> + Send + Sync>;
+type OnRetire<M> = Arc<dyn Fn(StageSink<M>, &Participant<M>, EndReason) -> Option<Goodbye> + Send + Sync>;
+
+/// See the module. Clones are the same room.
+pub(crate) struct Stage<M>(Arc<Inner<M>>);
+
+struct Inner<M> {
+    events: mpsc::UnboundedSender<RoomEvent<()>>,
+    listener: Mutex<Option<mpsc::UnboundedReceiver<RoomEvent<()>>>>,
+    present: Mutex<HashMap<ParticipantIdentity, Presence>>,
+    on_open: OnOpen<M>,
+    on_retire: OnRetire<M>,
+}
+
+impl<M: Message> Stage<M> {
+    /// A room that opens streams as `open` says.
+    pub(crate) fn new<F, Fut>(open: F) -> Self
+    where
+        F: Fn(Presence, Progress) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<StageSink<M>, OpenError>> + Send + 'static,
+    {
+        Self::with_retire(open, |sink, _, _| {
+            drop(sink);
+            None
+        })
+    }
+
+    /// The same, which lets go of streams as `retire` says.
+    pub(crate) fn with_retire<F, Fut, G>(open: F, retire: G) -> Self
+    where
+        F: Fn(Presence, Progress) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<StageSink<M>, OpenError>> + Send + 'static,
+        G: Fn(StageSink<M>, &Participant<M>, EndReason) -> Option<Goodbye> + Send + Sync + 'static,
+    {
+        let (events, listener) = mpsc::unbounded_channel();
+        Self(Arc::new(Inner {
+            events,
+            listener: Mutex::new(Some(listener)),
+            present: Mutex::default(),
+            on_open: Arc::new(move |presence, progress| Box::pin(open(presence, progress))),
+            on_retire: Arc::new(retire),
+        }))
+    }
+
+    /// A session on it.
+    pub(crate) fn session(&self, set: impl FnOnce(SessionBuilder<Self>) -> SessionBuilder<Self>) -> Session<Self> {
+        set(Session::builder(self.clone())).build().expect("a test's settings make sense")
+    }
+
+    /// Lets a connection come, in place of the one its identity may have had, and reports it.
+    pub(crate) fn join(&self, presence: Presence) {
+        self.place(presence.clone());
+        self.emit(RoomEvent::Active(presence));
+    }
+
+    /// The same without the event.
+    pub(crate) fn place(&self, presence: Presence) {
+        self.present_map().insert(presence.identity.clone(), presence);
+    }
+
+    /// Takes a connection away, if it is still the identity's, and reports it gone.
+    pub(crate) fn leave(&self, identity: &str, connection: &str) {
+        let (identity, sid) = (super::id(identity), super::sid(connection));
+        let mut present = self.present_map();
+        if present.get(&identity).is_some_and(|now| now.sid == sid) {
+            present.remove(&identity);
+        }
+        drop(present);
+        self.emit(RoomEvent::Disconnected { identity, sid });
+    }
+
+    pub(crate) fn emit(&self, event: RoomEvent<()>) {
+        // Nobody listens after the session has ended: fine.
+        let _ = self.0.events.send(event);
+    }
+
+    /// Whether the session has let go of the events.
+    pub(crate) fn is_deserted(&self) -> bool {
+        self.0.events.is_closed()
+    }
+
+    fn present_map(&self) -> std::sync::MutexGuard<'_, HashMap<ParticipantIdentity, Presence>> {
+        self.0.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<M> Clone for Stage<M> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<M: Message> Room for Stage<M> {
+    type Message = M;
+    type Sink = StageSink<M>;
+    type Incoming = ();
+
+    fn events(&self) -> impl Stream<Item = RoomEvent<()>> + Send + 'static {
+        let listener = self.0.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        stream::unfold(listener, |listener| async {
+            let mut listener = listener?;
+            let event = listener.recv().await?;
+            Some((event, Some(listener)))
+        })
+    }
+
+    fn participants(&self) -> Vec<Presence> {
+        self.present_map().values().cloned().collect()
+    }
+
+    fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
+        self.present_map().get(identity).cloned()
+    }
+
+    async fn open(&self, to: &Presence, progress: Progress) -> Result<StageSink<M>, OpenError> {
+        (self.0.on_open)(to.clone(), progress).await
+    }
+
+    fn retire(&self, sink: StageSink<M>, participant: &Participant<M>, reason: EndReason) -> Option<Goodbye> {
+        (self.0.on_retire)(sink, participant, reason)
+    }
+}
+
+/// What the lane does to a sink.
+#[derive(Debug)]
+pub(crate) enum Call<M> {
+    Ready,
+    Send(M),
+    Flush,
+    Close,
+    Drop,
+}
+
+type Answer<M> = dyn FnMut(Call<M>, Option<&mut Context<'_>>) -> Poll<Result<(), String>> + Send;
+
+/// A sink that answers as a closure says. `Send` and `Drop` come without a context and must not be answered `Pending`.
+pub(crate) struct StageSink<M>(Box<Answer<M>>);
+
+impl<M> StageSink<M> {
+    pub(crate) fn new(
+        answer: impl FnMut(Call<M>, Option<&mut Context<'_>>) -> Poll<Result<(), String>> + Send + 'static,
+    ) -> Self {
+        Self(Box::new(answer))
+    }
+}
+
+impl<M> Sink<M> for StageSink<M> {
+    type Error = String;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+        (self.0)(Call::Ready, Some(cx))
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, message: M) -> Result<(), String> {
+        match (self.0)(Call::Send(message), None) {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => unreachable!("start_send can't be pending"),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+        (self.0)(Call::Flush, Some(cx))
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+        (self.0)(Call::Close, Some(cx))
+    }
+}
+
+impl<M> Drop for StageSink<M> {
+    fn drop(&mut self) {
+        let _ = (self.0)(Call::Drop, None);
+    }
+}

@@ -1,0 +1,405 @@
+//! The crate as a runtime under test: a session over a [`MemoryRoom`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::{FutureExt, Stream as Events_};
+use lanecast::room::memory::{Conduct, MemoryLine, MemoryRoom, MemorySink, Opening};
+use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
+use lanecast::session::Who;
+use lanecast::{
+    Account, BroadcastError, EndReason, Events, JoinError, Message, Participant, ParticipantIdentity, ParticipantSid,
+    Progress, SendError, Session, SessionEvent, Subscribed, SubscriptionTag, Topic, TryBroadcastError, TrySendError,
+    Unsubscribed,
+};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
+
+use crate::subject::{Conn, Event, Figures, Gate, Inst, Lane, Msg, Published, Refusal, Sent, Setup, Stream, Subject};
+use crate::subject::{Totals, View};
+
+/// Longer than a run takes on its clock, which a test that lets time pass moves by hours.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+impl Message for Msg {
+    fn byte_len(&self) -> usize {
+        self.size
+    }
+
+    fn address(&mut self, tag: SubscriptionTag) {
+        *self = self.addressed(tag.0);
+    }
+}
+
+/// See the [module](self).
+#[derive(Clone)]
+pub(crate) struct Lanecast(Arc<Inner>);
+
+struct Inner {
+    session: Session<Watched>,
+    room: MemoryRoom<Msg>,
+    names: Vec<ParticipantIdentity>,
+    topics: Vec<Topic>,
+    gates: Vec<watch::Sender<Gate>>,
+    book: Arc<Book>,
+    events: AsyncMutex<Events>,
+    seen: Mutex<Vec<Event>>,
+}
+
+/// Every instance there has been.
+#[derive(Default)]
+struct Book(Mutex<Pages>);
+
+#[derive(Default)]
+struct Pages {
+    instances: HashMap<usize, Vec<Participant<Msg>>>,
+    by_client: HashMap<u64, Inst>,
+}
+
+impl Book {
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, participant: &Participant<Msg>) -> Inst {
+        let mut pages = self.pages();
+        let client = participant.client_id().get();
+        if let Some(known) = pages.by_client.get(&client) {
+            return *known;
+        }
+        let who = who_is(participant.identity());
+        let all = pages.instances.entry(who).or_default();
+        let inst = Inst { who, nth: all.len() };
+        all.push(participant.clone());
+        pages.by_client.insert(client, inst);
+        inst
+    }
+
+    fn inst(&self, client: u64) -> Inst {
+        self.pages().by_client[&client]
+    }
+
+    fn participant(&self, inst: Inst) -> Participant<Msg> {
+        self.pages().instances[&inst.who][inst.nth].clone()
+    }
+}
+
+/// A memory room that books who ends: also those whose join was cancelled before anybody heard of them.
+struct Watched {
+    room: MemoryRoom<Msg>,
+    book: Arc<Book>,
+}
+
+impl Room for Watched {
+    type Message = Msg;
+    type Sink = MemorySink<Msg>;
+    type Incoming = mpsc::Receiver<Msg>;
+
+    fn events(&self) -> impl Events_<Item = RoomEvent<Self::Incoming>> + Send + 'static {
+        self.room.events()
+    }
+
+    fn participants(&self) -> Vec<Presence> {
+        self.room.participants()
+    }
+
+    fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
+        self.room.present(identity)
+    }
+
+    async fn open(&self, to: &Presence, progress: Progress) -> Result<MemorySink<Msg>, OpenError> {
+        self.room.open(to, progress).await
+    }
+
+    fn retire(&self, sink: Self::Sink, gone: &Participant<Msg>, reason: EndReason) -> Option<Goodbye> {
+        self.book.enter(gone);
+        self.room.retire(sink, gone, reason)
+    }
+}
+
+fn who_is(identity: &ParticipantIdentity) -> usize {
+    identity.as_str().strip_prefix("viewer-").and_then(|n| n.parse().ok()).expect("the test names its viewers")
+}
+
+fn sid_of(sid: &ParticipantSid) -> u32 {
+    sid.as_str().strip_prefix("PA_").and_then(|n| n.parse().ok()).expect("the test names its connections")
+}
+
+fn sid(sid: u32) -> ParticipantSid {
+    ParticipantSid::new(format!("PA_{sid}")).expect("short")
+}
+
+impl Lanecast {
+    fn line(&self, who: usize) -> MemoryLine<Msg> {
+        self.0.room.line(&self.0.names[who])
+    }
+
+    fn presence(&self, who: usize, conn: Conn) -> Presence {
+        Presence::new(self.0.names[who].clone(), sid(conn.sid), conn.joined_at)
+    }
+
+    fn event(&self, event: &SessionEvent) -> Event {
+        let inst = |who: &Who| {
+            let inst = self.0.book.inst(who.client_id.get());
+            assert_eq!(inst.who, who_is(&who.identity), "an event names an instance and another one's identity");
+            inst
+        };
+        match event {
+            SessionEvent::Joined(who) => Event::Joined(inst(who), sid_of(&who.sid)),
+            SessionEvent::Replaced { who, prior } => {
+                Event::Replaced { now: inst(who), sid: sid_of(&who.sid), prior: inst(prior) }
+            }
+            SessionEvent::Left(who) => Event::Left(inst(who), sid_of(&who.sid)),
+            SessionEvent::Reset { who, reason } => Event::Reset(inst(who), sid_of(&who.sid), *reason),
+            SessionEvent::Refused { identity, sid, error } => {
+                Event::Refused { who: who_is(identity), sid: sid_of(sid), why: refusal(error) }
+            }
+            SessionEvent::JoinFailed { identity, sid, error } => {
+                Event::JoinFailed { who: who_is(identity), sid: sid_of(sid), why: refusal(error) }
+            }
+            SessionEvent::Closed => Event::Closed,
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    fn note(&self, event: &SessionEvent) -> Event {
+        let event = self.event(event);
+        self.0.seen.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        event
+    }
+}
+
+fn refusal(error: &JoinError) -> Refusal {
+    match error {
+        JoinError::Stale => Refusal::Stale,
+        JoinError::Duplicate { .. } => Refusal::Duplicate,
+        JoinError::Open(_) => Refusal::OpenFailed,
+        JoinError::Panicked => Refusal::Panicked,
+        JoinError::Ended(reason) => Refusal::Ended(*reason),
+        _ => Refusal::Other,
+    }
+}
+
+/// The outcome of a direct message; what came back is what went in.
+fn given_back(back: Msg, msg: Msg, sent: Sent) -> Sent {
+    assert_eq!(back, msg, "another message came back");
+    sent
+}
+
+impl Subject for Lanecast {
+    const LONG_BURSTS: bool = true;
+
+    fn start(setup: &Setup) -> Self {
+        let room = MemoryRoom::new();
+        let book = Arc::new(Book::default());
+        let gates: Vec<_> = (0..setup.identities).map(|_| watch::Sender::new(Gate::Ready)).collect();
+        let (initial, entered, handles) = (Arc::clone(&setup.initial), Arc::clone(&book), gates.clone());
+        let session = Session::builder(Watched { room: room.clone(), book: Arc::clone(&book) })
+            .queue_capacity(setup.queue_capacity)
+            .queue_bytes(setup.queue_bytes)
+            .log_capacity(setup.log_capacity)
+            .shards(setup.shards)
+            .write_timeout(setup.write_timeout)
+            .open_timeout(NEVER)
+            .reset_backoff(Self::LONGEST_BACKOFF / 8, Self::LONGEST_BACKOFF)
+            .event_capacity(1 << 14)
+            .initial(move |participant| {
+                let inst = entered.enter(&participant);
+                let (gate, initial) = (handles[inst.who].clone(), Arc::clone(&initial));
+                async move {
+                    let opened = gate.subscribe().wait_for(|gate| *gate != Gate::Held).await.map(|gate| *gate);
+                    if matches!(opened, Ok(Gate::PanicsOnce)) {
+                        gate.send_replace(Gate::Ready);
+                        panic!("{}", crate::ON_COMMAND);
+                    }
+                    initial(inst)
+                }
+            })
+            .build()
+            .expect("the settings make sense");
+        let names = (0..setup.identities).map(|n| format!("viewer-{n}").parse().expect("short")).collect();
+        let topics = (0..setup.topics).map(|_| Topic::new()).collect();
+        let events = AsyncMutex::new(session.events());
+        Self(Arc::new(Inner { session, room, names, topics, gates, book, events, seen: Mutex::default() }))
+    }
+
+    async fn join(&self, who: usize, conn: Conn) {
+        self.0.room.join(self.presence(who, conn)).await.expect("the session listens");
+    }
+
+    async fn announce(&self, who: usize, conn: Conn) {
+        self.0.room.emit(RoomEvent::Active(self.presence(who, conn))).await.expect("the session listens");
+    }
+
+    async fn leave(&self, who: usize, gone: u32) {
+        self.0.room.leave(&self.0.names[who], &sid(gone)).await.expect("the session listens");
+    }
+
+    fn conduct(&self, who: usize, conduct: Conduct) {
+        self.line(who).conduct(conduct);
+    }
+
+    fn opening(&self, who: usize, opening: Opening) {
+        self.line(who).opening_is(opening);
+    }
+
+    async fn let_one_open(&self, who: usize) {
+        let line = self.line(who);
+        let before = line.received().len();
+        line.opening_is(Opening::Ready);
+        line.wait_for(|streams| streams.len() > before).await;
+        line.opening_is(Opening::Held);
+    }
+
+    async fn fail_one_opening(&self, who: usize, then: Opening) {
+        let mut events = self.0.events.lock().await;
+        while let Some(event) = tokio::task::unconstrained(events.next()).now_or_never().flatten() {
+            self.note(&event);
+        }
+        self.line(who).opening_is(Opening::Fails);
+        loop {
+            let event = events.next().await.expect("the session runs");
+            if matches!(self.note(&event), Event::JoinFailed { who: failed, .. } if failed == who) {
+                break;
+            }
+        }
+        self.line(who).opening_is(then);
+    }
+
+    fn gate(&self, who: usize, gate: Gate) {
+        self.0.gates[who].send_replace(gate);
+    }
+
+    fn forget(&self, who: usize) {
+        self.0.room.forget_line(&self.0.names[who]);
+    }
+
+    async fn subscribe(&self, to: Inst, topic: usize, tag: u32) -> Subscribed {
+        self.0.book.participant(to).subscribe(&self.0.topics[topic], SubscriptionTag(tag)).await
+    }
+
+    async fn unsubscribe(&self, to: Inst, topic: usize) -> Unsubscribed {
+        self.0.book.participant(to).unsubscribe(&self.0.topics[topic]).await
+    }
+
+    async fn send(&self, to: Inst, msg: Msg) -> Sent {
+        match self.0.book.participant(to).send(msg) {
+            Ok(()) => Sent::Queued,
+            Err(SendError::Overflow) => Sent::Overflow,
+            Err(SendError::TooLarge(back)) => given_back(back, msg, Sent::TooLarge),
+            Err(_) => Sent::Closed,
+        }
+    }
+
+    async fn try_send(&self, to: Inst, msg: Msg) -> Sent {
+        match self.0.book.participant(to).try_send(msg) {
+            Ok(()) => Sent::Queued,
+            Err(TrySendError::Full(back)) => given_back(back, msg, Sent::Full),
+            Err(TrySendError::TooLarge(back)) => given_back(back, msg, Sent::TooLarge),
+            Err(error) => given_back(error.into_message(), msg, Sent::Closed),
+        }
+    }
+
+    async fn broadcast(&self, msg: Msg) -> Published {
+        let sent = match msg.lane {
+            Lane::Topic(topic) => self.0.session.broadcast_to(&self.0.topics[topic], msg).await,
+            _ => self.0.session.broadcast(msg).await,
+        };
+        let outcome = match &sent {
+            Ok(()) => Published::Taken,
+            Err(BroadcastError::TooLarge(_)) => Published::TooLarge,
+            Err(_) => Published::Closed,
+        };
+        assert!(sent.err().is_none_or(|error| error.into_message() == msg), "another message came back");
+        outcome
+    }
+
+    async fn try_broadcast(&self, msg: Msg) -> Published {
+        let sent = match msg.lane {
+            Lane::Topic(topic) => self.0.session.try_broadcast_to(&self.0.topics[topic], msg),
+            _ => self.0.session.try_broadcast(msg),
+        };
+        let outcome = match &sent {
+            Ok(()) => Published::Taken,
+            Err(TryBroadcastError::Full(_)) => Published::Full,
+            Err(TryBroadcastError::TooLarge(_)) => Published::TooLarge,
+            Err(_) => Published::Closed,
+        };
+        assert!(sent.err().is_none_or(|error| error.into_message() == msg), "another message came back");
+        outcome
+    }
+
+    async fn close(&self, deadline: Duration) -> Account {
+        let report = self.0.session.close(deadline).await.expect("it closes in good order");
+        assert_eq!(report.room_closed, None);
+        assert_eq!(self.0.session.close(Duration::ZERO).await.as_ref(), Ok(&report), "a second close says the same");
+        report.account
+    }
+
+    fn registered(&self, who: usize) -> Option<Inst> {
+        let found = self.0.session.participant(&self.0.names[who])?;
+        Some(self.0.book.inst(found.client_id().get()))
+    }
+
+    fn view(&self, who: usize, sids: &[u32], first: usize) -> View {
+        let session = &self.0.session;
+        let registered = self.registered(who);
+        assert!(registered.is_none_or(|inst| inst.who == who), "a look-up by identity finds somebody else");
+        let by_sid = sids.iter().map(|&asked| {
+            let found = session.participant_by_sid(&sid(asked));
+            (asked, found.map(|found| self.0.book.inst(found.client_id().get())))
+        });
+        let figures = |participant: &Participant<Msg>| {
+            let stats = participant.stats();
+            assert_eq!(stats.backlog, stats.account.waiting());
+            Figures {
+                sid: sid_of(participant.sid()),
+                ended: participant.end_reason(),
+                account: stats.account,
+                has_oldest: stats.oldest.is_some(),
+            }
+        };
+        let pages = self.0.book.pages();
+        let all = pages.instances.get(&who).map_or(&[][..], Vec::as_slice);
+        let instances: Vec<Participant<Msg>> = all.get(first..).unwrap_or_default().to_vec();
+        drop(pages);
+        let streams = self.line(who).received().into_iter();
+        View {
+            registered: registered.map(|inst| inst.nth),
+            by_sid: by_sid.collect(),
+            instances: instances.iter().map(figures).collect(),
+            streams: streams
+                .map(|stream| Stream { sid: sid_of(&stream.sid), messages: stream.messages, closed: stream.closed })
+                .collect(),
+        }
+    }
+
+    fn totals(&self) -> Totals {
+        let stats = self.0.session.stats();
+        assert_eq!(stats.backlog, stats.account.waiting());
+        let resets = stats.resets;
+        Totals {
+            participants: stats.participants,
+            live: self.0.session.participants().len(),
+            joins: stats.joins,
+            replacements: stats.replacements,
+            stale_joins: stats.stale_joins,
+            refused: stats.refused,
+            failed_joins: stats.failed_joins,
+            resets: [resets.overflow, resets.write_failed, resets.write_panicked, resets.write_timed_out],
+            account: stats.account,
+            lag: stats.shard_lag,
+            topics: self.0.topics.iter().map(Topic::subscribers).collect(),
+        }
+    }
+
+    async fn events(&self) -> Vec<Event> {
+        let mut events = self.0.events.lock().await;
+        // Beyond what tokio grants a task in one go, after which it says that there is nothing.
+        while let Some(event) = tokio::task::unconstrained(events.next()).now_or_never().flatten() {
+            self.note(&event);
+        }
+        assert_eq!(events.missed(), 0, "the test looks often enough");
+        std::mem::take(&mut *self.0.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

@@ -1,0 +1,375 @@
+//! The operations, and their draw: at random from a seed, weighted so that the states of interest are frequent.
+
+use std::collections::VecDeque;
+
+use fastrand::Rng;
+use lanecast::room::memory::{Conduct, Opening};
+use lanecast::{Subscribed, Unsubscribed};
+
+use crate::model::Model;
+use crate::state::{Joining, Stage, Viewer};
+use crate::subject::{Conn, Gate, Inst, Lane, Msg, Published, Sent};
+
+/// One operation. They are what a room, its viewers, or the embedder does.
+#[derive(Clone, Debug)]
+pub(crate) enum Op {
+    /// A connection comes: the first of its identity, or a reconnect; also one that joined before the one that is there.
+    Join {
+        who: usize,
+        conn: Conn,
+    },
+    /// The room tells once more, or late, that a connection came.
+    Announce {
+        who: usize,
+        conn: Conn,
+    },
+    /// A connection is gone; the word may be late.
+    Leave {
+        who: usize,
+        sid: u32,
+    },
+    /// Streams stall, in mid-write, or resume.
+    Conduct {
+        who: usize,
+        conduct: Conduct,
+    },
+    /// Writes fail or panic from now on, and no stream opens.
+    Fail {
+        who: usize,
+        panic: bool,
+    },
+    /// The opposite.
+    Recover {
+        who: usize,
+        conduct: Conduct,
+    },
+    HoldOpening {
+        who: usize,
+    },
+    ReleaseOpening {
+        who: usize,
+    },
+    LetOneOpen {
+        who: usize,
+    },
+    FailOneOpening {
+        who: usize,
+        held: bool,
+    },
+    Gate {
+        who: usize,
+        gate: Gate,
+    },
+    Subscribe {
+        to: Inst,
+        topic: usize,
+        tag: u32,
+    },
+    Unsubscribe {
+        to: Inst,
+        topic: usize,
+    },
+    Send {
+        to: Inst,
+        msg: Msg,
+    },
+    TrySend {
+        to: Inst,
+        msg: Msg,
+    },
+    Broadcast(Msg),
+    TryBroadcast(Msg),
+    /// Sends and broadcasts in one go if that can't matter, else one by one.
+    Burst(Vec<Self>),
+    /// Until every write that is under way has timed out; then every stalled stream resumes.
+    TimePasses,
+    /// What an absent viewer received is forgotten, so that comparing it all stays cheap.
+    Forget {
+        who: usize,
+    },
+}
+
+/// What an operation answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Done,
+    Sent(Sent),
+    Published(Published),
+    Subscribed(Subscribed),
+    Unsubscribed(Unsubscribed),
+    Each(Vec<Self>),
+}
+
+/// A viewer that received more than this leaves, and it is forgotten.
+const HISTORY: usize = 250;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Draw {
+    pub(crate) rng: Rng,
+    next_sid: u32,
+    next_seq: u64,
+    planned: VecDeque<Op>,
+}
+
+impl Draw {
+    pub(crate) fn new(rng: Rng) -> Self {
+        Self { rng, next_sid: 1, next_seq: 1, planned: VecDeque::new() }
+    }
+
+    /// The next operation.
+    pub(crate) fn next(&mut self, model: &Model) -> Op {
+        if let Some(op) = self.planned.pop_front().or_else(|| forget_somebody(model)) {
+            return op;
+        }
+        loop {
+            if let Some(op) = self.draw(model) {
+                return op;
+            }
+        }
+    }
+
+    fn draw(&mut self, model: &Model) -> Option<Op> {
+        let topic = Lane::Topic(self.rng.usize(..model.setup.topics));
+        match self.rng.u32(..1000) {
+            0..60 => self.join(model, |viewer| viewer.present.is_none()),
+            60..95 => self.join(model, |viewer| viewer.present.is_some()),
+            95..105 => self.join_out_of_order(model),
+            105..125 => self.announce(model),
+            125..170 => self.leave(model),
+            170..250 => self.subscribe(model),
+            250..280 => self.unsubscribe(model),
+            280..440 => Some(Op::Send { to: self.recipient(model)?, msg: self.message(model, Lane::Direct) }),
+            440..520 => Some(Op::TrySend { to: self.recipient(model)?, msg: self.message(model, Lane::Direct) }),
+            520..610 => Some(Op::Broadcast(self.message(model, Lane::All))),
+            610..650 => Some(Op::TryBroadcast(self.message(model, Lane::All))),
+            650..760 => Some(Op::Broadcast(self.message(model, topic))),
+            760..800 => Some(Op::TryBroadcast(self.message(model, topic))),
+            800..860 => self.burst(model),
+            860..863 => Some(self.long_burst(model)),
+            863..905 => self.stall(model),
+            905..925 => self.resume(model),
+            925..998 => self.mishap(model),
+            _ => Some(Op::TimePasses),
+        }
+    }
+
+    fn pick(&mut self, model: &Model, wanted: impl Fn(&Viewer) -> bool) -> Option<usize> {
+        let all: Vec<usize> = (0..model.viewers.len()).filter(|who| wanted(&model.viewers[*who])).collect();
+        self.rng.choice(all)
+    }
+
+    // Who comes and goes.
+
+    fn conn(&mut self, joined_at: u64) -> Conn {
+        let sid = self.next_sid;
+        self.next_sid += 1;
+        Conn { sid, joined_at }
+    }
+
+    /// A connection that is at least as young as all that are there; often of the very same millisecond.
+    fn join(&mut self, model: &Model, wanted: impl Fn(&Viewer) -> bool) -> Option<Op> {
+        let who = self.pick(model, wanted)?;
+        let viewer = &model.viewers[who];
+        let there = viewer.registered_conn().into_iter().chain(viewer.joining.map(|joining| joining.conn));
+        let youngest = there.map(|conn| conn.joined_at).max().unwrap_or_else(|| self.rng.u64(10..20));
+        let later = self.rng.choice([0, 0, 1, 5]).unwrap_or(0);
+        Some(Op::Join { who, conn: self.conn(youngest + later) })
+    }
+
+    /// A connection that joined before the one that is registered, by the room's clock.
+    fn join_out_of_order(&mut self, model: &Model) -> Option<Op> {
+        let who = self.pick(model, |viewer| viewer.registered.is_some() && viewer.joining.is_none())?;
+        let joined_at = model.viewers[who].registered_conn()?.joined_at - self.rng.u64(1..3);
+        Some(Op::Join { who, conn: self.conn(joined_at) })
+    }
+
+    /// Word of a connection that was there once, or still is.
+    fn announce(&mut self, model: &Model) -> Option<Op> {
+        let who = self.pick(model, |viewer| !viewer.conns.is_empty())?;
+        let viewer = &model.viewers[who];
+        let recent = &viewer.conns[viewer.conns.len().saturating_sub(3)..];
+        let conn = self.rng.choice(recent.to_vec())?;
+        // Room and event would contradict each other: the list says that the one under way is there.
+        let contradicts = |joining: Joining| joining.conn.sid != conn.sid && joining.conn.joined_at <= conn.joined_at;
+        (!viewer.joining.is_some_and(contradicts)).then_some(Op::Announce { who, conn })
+    }
+
+    /// The connection that is there goes, or one that went long ago is reported.
+    fn leave(&mut self, model: &Model) -> Option<Op> {
+        if self.rng.bool() {
+            let who = self.pick(model, |viewer| viewer.present.is_some())?;
+            return Some(Op::Leave { who, sid: model.viewers[who].present?.sid });
+        }
+        let who = self.pick(model, |viewer| !viewer.conns.is_empty())?;
+        let conns = &model.viewers[who].conns;
+        let recent = &conns[conns.len().saturating_sub(4)..];
+        Some(Op::Leave { who, sid: self.rng.choice(recent.to_vec())?.sid })
+    }
+
+    // How streams behave.
+
+    fn stall(&mut self, model: &Model) -> Option<Op> {
+        let who = self.pick(model, |viewer| !is_failing(viewer) && viewer.registered.is_some())?;
+        Some(Op::Conduct { who, conduct: Conduct::Stall { room: self.rng.usize(0..4) } })
+    }
+
+    fn resume(&mut self, model: &Model) -> Option<Op> {
+        let who = self.pick(model, is_stalled)?;
+        Some(Op::Conduct { who, conduct: Conduct::Flow })
+    }
+
+    fn mishap(&mut self, model: &Model) -> Option<Op> {
+        let is_opening = |viewer: &Viewer| viewer.joining.is_some_and(|joining| joining.stage == Stage::Opening);
+        let is_held = |viewer: &Viewer| viewer.opening == Opening::Held;
+        Some(match self.rng.u32(..73) {
+            0..14 => Op::Fail { who: self.pick(model, |viewer| !is_failing(viewer))?, panic: self.rng.bool() },
+            14..28 => {
+                let conduct = if self.rng.u8(..4) == 0 { Conduct::Stall { room: 2 } } else { Conduct::Flow };
+                Op::Recover { who: self.pick(model, is_failing)?, conduct }
+            }
+            28..34 => Op::HoldOpening { who: self.pick(model, |viewer| !is_held(viewer))? },
+            34..42 => Op::ReleaseOpening { who: self.pick(model, |viewer| is_held(viewer) && !is_failing(viewer))? },
+            42..48 => Op::LetOneOpen { who: self.pick(model, is_opening)? },
+            48..54 => {
+                let who = self.pick(model, is_opening)?;
+                Op::FailOneOpening { who, held: is_failing(&model.viewers[who]) || self.rng.bool() }
+            }
+            54..60 => Op::Gate { who: self.pick(model, |viewer| viewer.gate == Gate::Ready)?, gate: Gate::Held },
+            60..63 => {
+                Op::Gate { who: self.pick(model, |viewer| viewer.gate != Gate::PanicsOnce)?, gate: Gate::PanicsOnce }
+            }
+            _ => Op::Gate { who: self.pick(model, |viewer| viewer.gate == Gate::Held)?, gate: Gate::Ready },
+        })
+    }
+
+    // Messages.
+
+    /// An instance that is there, or one that is long gone.
+    fn recipient(&mut self, model: &Model) -> Option<Inst> {
+        if self.rng.u8(..16) == 0 {
+            let who = self.pick(model, |viewer| !viewer.instances.is_empty())?;
+            let count = model.viewers[who].instances.len();
+            return Some(Inst { who, nth: self.rng.usize(count.saturating_sub(3)..count) });
+        }
+        // One in four goes to somebody for whom something waits: that is where things happen.
+        let waits = self.rng.u8(..4) == 0;
+        let who =
+            self.pick(model, |viewer| viewer.there().any(|nth| !waits || !viewer.instances[nth].waiting.is_empty()))?;
+        let nth = self.rng.choice(model.viewers[who].there().collect::<Vec<_>>())?;
+        Some(Inst { who, nth })
+    }
+
+    fn message(&mut self, model: &Model, lane: Lane) -> Msg {
+        let limit = usize::try_from(model.setup.queue_bytes).expect("small");
+        // Now the messages are too many, now the bytes.
+        let usual = limit / model.setup.queue_capacity as usize * 3 / 2;
+        let size = match self.rng.u8(..64) {
+            0 => 0,
+            1 => limit + self.rng.usize(1..4),
+            2 => limit,
+            3..5 => self.rng.usize(limit / 4..=limit / 2),
+            _ => self.rng.usize(1..=usual),
+        };
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        Msg { lane, from: 0, seq, size, tag: None }
+    }
+
+    fn subscribe(&mut self, model: &Model) -> Option<Op> {
+        let (topic, tag) = (self.rng.usize(..model.setup.topics), self.rng.u32(..1000));
+        Some(Op::Subscribe { to: self.recipient(model)?, topic, tag })
+    }
+
+    fn unsubscribe(&mut self, model: &Model) -> Option<Op> {
+        Some(Op::Unsubscribe { to: self.recipient(model)?, topic: self.rng.usize(..model.setup.topics) })
+    }
+
+    fn burst(&mut self, model: &Model) -> Option<Op> {
+        let length = self.rng.usize(2..=8.min(model.setup.log_capacity.max(2)));
+        let to = self.recipient(model)?;
+        let item = |draw: &mut Self| {
+            let lane = draw.rng.choice([Lane::All, Lane::Direct, Lane::Direct, Lane::Topic(0)])?;
+            let msg = draw.message(model, lane);
+            Some(match (lane, draw.rng.bool()) {
+                (Lane::Direct, true) => Op::Send { to, msg },
+                (Lane::Direct, false) => Op::TrySend { to, msg },
+                (_, true) => Op::Broadcast(msg),
+                (_, false) => Op::TryBroadcast(msg),
+            })
+        };
+        (0..length).map(|_| item(self)).collect::<Option<_>>().map(Op::Burst)
+    }
+
+    /// Up to three times as many broadcasts as may wait, once nobody is stalled.
+    fn long_burst(&mut self, model: &Model) -> Op {
+        let stalled = (0..model.viewers.len()).filter(|who| is_stalled(&model.viewers[*who]));
+        self.planned.extend(stalled.map(|who| Op::Conduct { who, conduct: Conduct::Flow }));
+        let held = (0..model.viewers.len()).filter(|who| model.viewers[*who].gate == Gate::Held);
+        self.planned.extend(held.map(|who| Op::Gate { who, gate: Gate::Ready }));
+        let length = self.rng.usize(2..=3 * model.setup.queue_capacity as usize);
+        let lanes = [Lane::All, Lane::Topic(0)];
+        let burst = (0..length).map(|_| {
+            let lane = lanes[self.rng.usize(..2)];
+            Op::Broadcast(self.message(model, lane))
+        });
+        let burst = Op::Burst(burst.collect());
+        self.planned.push_back(burst);
+        self.planned.pop_front().expect("it was just planned")
+    }
+}
+
+fn is_failing(viewer: &Viewer) -> bool {
+    matches!(viewer.conduct, Conduct::Fail | Conduct::Panic)
+}
+
+fn is_stalled(viewer: &Viewer) -> bool {
+    matches!(viewer.conduct, Conduct::Stall { .. })
+}
+
+/// A step towards forgetting whoever received too much.
+fn forget_somebody(model: &Model) -> Option<Op> {
+    let received = |viewer: &Viewer| viewer.streams.iter().map(|stream| 4 + stream.messages.len()).sum::<usize>();
+    let who = (0..model.viewers.len()).find(|who| received(&model.viewers[*who]) > HISTORY)?;
+    let viewer = &model.viewers[who];
+    Some(match viewer.present.or_else(|| viewer.registered_conn()) {
+        Some(conn) => Op::Leave { who, sid: conn.sid },
+        None => Op::Forget { who },
+    })
+}
+
+/// Whether it makes no difference to anybody how far the runtime has come between the items of `burst`: for each
+/// instance all of them fit, whatever has been delivered of them; or it keeps up, and gets nothing but broadcasts.
+pub(crate) fn is_timeless(model: &Model, burst: &[Op], long_bursts: bool) -> bool {
+    let (capacity, limit) = (u64::from(model.setup.queue_capacity), model.setup.queue_bytes);
+    let is_for = |op: &Op, inst: Inst| match op {
+        Op::Send { to, .. } | Op::TrySend { to, .. } => *to == inst,
+        Op::Broadcast(msg) | Op::TryBroadcast(msg) => match msg.lane {
+            Lane::Topic(topic) => model.viewers[inst.who].instances[inst.nth].subscriptions.contains_key(&topic),
+            _ => true,
+        },
+        _ => false,
+    };
+    let size = |op: &Op| match op {
+        Op::Send { msg, .. } | Op::TrySend { msg, .. } | Op::Broadcast(msg) | Op::TryBroadcast(msg) => msg.size as u64,
+        _ => 0,
+    };
+    let fits_in = |inst: Inst| {
+        let viewer = &model.viewers[inst.who];
+        let instance = &viewer.instances[inst.nth];
+        let (mut messages, mut bytes) = instance.load();
+        let for_it: Vec<&Op> = burst.iter().filter(|op| is_for(op, inst)).collect();
+        for op in for_it.iter().filter(|op| size(op) <= limit) {
+            messages += 1;
+            bytes += size(op);
+        }
+        let direct = for_it.iter().any(|op| matches!(op, Op::Send { .. } | Op::TrySend { .. }));
+        match viewer.conduct {
+            Conduct::Fail | Conduct::Panic if instance.began => for_it.len() <= 1,
+            Conduct::Flow if instance.began && long_bursts && !direct => true,
+            _ => messages <= capacity && bytes <= limit,
+        }
+    };
+    let viewers = (0..model.viewers.len()).flat_map(|who| model.viewers[who].there().map(move |nth| Inst { who, nth }));
+    viewers.into_iter().all(fits_in)
+}

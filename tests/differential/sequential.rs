@@ -1,0 +1,343 @@
+//! One operation at a time: each is carried to its end, then everything that can be seen is compared with the model.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use fastrand::Rng;
+use lanecast::room::memory::{Conduct, Opening};
+use tokio::time::timeout;
+
+use crate::Seed;
+use crate::model::Model;
+use crate::ops::{Draw, Op, Outcome, is_timeless};
+use crate::state::initial_of;
+use crate::subject::{Event, Gate, Inst, Lane, Msg, Refusal, Setup, Stream, Subject, View};
+
+/// On the paused clock. Far longer than all that passes on it otherwise, so that only [`Op::TimePasses`] reaches it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20_000);
+
+/// On the paused clock as well: longer than any operation takes.
+const NEVER: Duration = WRITE_TIMEOUT.saturating_mul(2);
+
+/// Operations that a report names.
+const TOLD: usize = 20;
+
+/// Instances and connections of a viewer that every look looks at.
+const RECENT: usize = 4;
+
+/// Operations between two looks at everything, not just at what is recent.
+const FULL_LOOK: usize = 250;
+
+/// Drives a runtime and the model side by side.
+struct Drive<S: Subject> {
+    seed: Seed,
+    subject: S,
+    model: Model,
+    /// What the initial messages tell.
+    state: Arc<AtomicU64>,
+    done: usize,
+    told: VecDeque<String>,
+    reached: Reached,
+}
+
+/// What a run came across, so that a test whose draw has gone stale doesn't pass for that.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reached {
+    ops: usize,
+    delivered: u64,
+    /// Overflow, write failed, panicked, timed out.
+    resets: [u64; 4],
+    replaced: usize,
+    stale: usize,
+    duplicate: usize,
+    join_failed: usize,
+    ended_while_joining: usize,
+    /// Messages that had gathered for somebody who then wasn't registered.
+    refused_while_joining: u64,
+    tight_bursts: usize,
+    long_bursts: usize,
+}
+
+impl std::fmt::Display for Reached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { ops, delivered, resets: [overflow, failed, panicked, timed_out], .. } = self;
+        write!(f, "{ops} operations, {delivered} delivered; resets: {overflow} overflow, {failed} failed, ")?;
+        write!(
+            f,
+            "{panicked} panicked, {timed_out} timed out; joins: {} replaced, {} stale, ",
+            self.replaced, self.stale
+        )?;
+        write!(f, "{} duplicate, {} failed, {} ended; ", self.duplicate, self.join_failed, self.ended_while_joining)?;
+        write!(f, "{} refused messages; ", self.refused_while_joining)?;
+        write!(f, "bursts: {} tight, {} of them long", self.tight_bursts, self.long_bursts)
+    }
+}
+
+impl Reached {
+    /// Whether nothing is missing that ten thousand operations come across in any case.
+    pub(crate) fn is_everything(&self) -> bool {
+        let joins = [self.replaced, self.stale, self.duplicate, self.join_failed];
+        let bursts = [self.tight_bursts, self.long_bursts];
+        self.resets.iter().all(|count| *count > 0) && joins.into_iter().chain(bursts).all(|count| count > 0)
+    }
+}
+
+/// Runs at least `ops` operations in a session drawn from `seed`, closes it, and says what it came across.
+pub(crate) async fn run<S: Subject>(seed: Seed, ops: usize) -> Reached {
+    let mut rng = Rng::with_seed(seed.number);
+    let state = Arc::new(AtomicU64::new(0));
+    let setup = draw_setup(&mut rng, &state);
+    let (subject, model) = (S::start(&setup), Model::new(&setup));
+    let (told, reached) = (VecDeque::new(), Reached::default());
+    let mut drive = Drive { seed, subject, model, state, done: 0, told, reached };
+    let mut draw = Draw::new(rng);
+    while drive.done < ops {
+        let op = draw.next(&drive.model);
+        drive.step(op).await;
+    }
+    drive.close(&mut draw.rng).await;
+    let totals = drive.model.totals();
+    Reached {
+        ops: drive.done,
+        resets: totals.resets,
+        refused_while_joining: totals.account.abandoned.refused,
+        delivered: totals.account.delivered,
+        ..drive.reached
+    }
+}
+
+fn draw_setup(rng: &mut Rng, state: &Arc<AtomicU64>) -> Setup {
+    let queue_capacity = rng.u32(8..=64);
+    let state = Arc::clone(state);
+    Setup {
+        identities: rng.usize(8..=40),
+        topics: rng.usize(4..=10),
+        queue_capacity,
+        queue_bytes: u64::from(queue_capacity) * 40,
+        log_capacity: rng.usize(4..=64),
+        shards: rng.usize(1..=3),
+        write_timeout: WRITE_TIMEOUT,
+        initial: Arc::new(move |inst| initial_of(inst.who, state.load(Ordering::Acquire))),
+    }
+}
+
+impl<S: Subject> Drive<S> {
+    async fn step(&mut self, op: Op) {
+        match op {
+            Op::Burst(items) if !is_timeless(&self.model, &items, S::LONG_BURSTS) => {
+                for item in items {
+                    self.settle(item).await;
+                }
+            }
+            op => self.settle(op).await,
+        }
+    }
+
+    /// Carries one operation to its end, in the model and in the runtime, and compares them.
+    async fn settle(&mut self, op: Op) {
+        let items = if let Op::Burst(items) = &op { items.len() } else { 1 };
+        self.reached.tight_bursts += usize::from(items > 1);
+        self.reached.long_bursts += usize::from(items > self.model.setup.queue_capacity as usize);
+        self.tell(&op);
+        self.done += items;
+        let stalled = self.stalled();
+        let expected = self.model.apply(&op);
+        // The embedder changes its state first and broadcasts the change second.
+        self.state.store(self.model.state, Ordering::Release);
+        // The clock reaches that only if nothing moves any more.
+        let Ok(answered) = timeout(NEVER, self.perform(&op, &stalled)).await else {
+            return self.fail_if(&["the operation doesn't come to an end".to_owned()]);
+        };
+        self.subject.settle().await;
+        self.check(&expected, &answered).await;
+    }
+
+    fn tell(&mut self, what: &dyn std::fmt::Debug) {
+        if self.told.len() == TOLD {
+            self.told.pop_front();
+        }
+        self.told.push_back(format!("{:>7}  {what:?}", self.done));
+    }
+
+    fn stalled(&self) -> Vec<usize> {
+        let viewers = self.model.viewers.iter().enumerate();
+        let stalled = viewers.filter(|(_, viewer)| matches!(viewer.conduct, Conduct::Stall { .. }));
+        stalled.map(|(who, _)| who).collect()
+    }
+
+    async fn perform(&self, op: &Op, stalled: &[usize]) -> Outcome {
+        let subject = &self.subject;
+        match *op {
+            Op::Join { who, conn } => subject.join(who, conn).await,
+            Op::Announce { who, conn } => subject.announce(who, conn).await,
+            Op::Leave { who, sid } => subject.leave(who, sid).await,
+            Op::Conduct { who, conduct } => subject.conduct(who, conduct),
+            Op::Fail { who, panic } => {
+                subject.opening(who, Opening::Held);
+                subject.conduct(who, if panic { Conduct::Panic } else { Conduct::Fail });
+            }
+            Op::Recover { who, conduct } => {
+                subject.conduct(who, conduct);
+                subject.opening(who, Opening::Ready);
+            }
+            Op::HoldOpening { who } => subject.opening(who, Opening::Held),
+            Op::ReleaseOpening { who } => subject.opening(who, Opening::Ready),
+            Op::LetOneOpen { who } => subject.let_one_open(who).await,
+            Op::FailOneOpening { who, held } => {
+                subject.fail_one_opening(who, if held { Opening::Held } else { Opening::Ready }).await;
+            }
+            Op::Gate { who, gate } => subject.gate(who, gate),
+            Op::TimePasses => {
+                tokio::time::sleep(WRITE_TIMEOUT * 6 / 5).await;
+                stalled.iter().for_each(|who| subject.conduct(*who, Conduct::Flow));
+            }
+            Op::Forget { who } => subject.forget(who),
+            Op::Burst(ref items) => {
+                let mut each = Vec::new();
+                for item in items {
+                    each.push(self.message(item).await);
+                }
+                return Outcome::Each(each);
+            }
+            ref op => return self.message(op).await,
+        }
+        Outcome::Done
+    }
+
+    async fn message(&self, op: &Op) -> Outcome {
+        let subject = &self.subject;
+        match *op {
+            Op::Subscribe { to, topic, tag } => Outcome::Subscribed(subject.subscribe(to, topic, tag).await),
+            Op::Unsubscribe { to, topic } => Outcome::Unsubscribed(subject.unsubscribe(to, topic).await),
+            Op::Send { to, msg } => Outcome::Sent(subject.send(to, msg).await),
+            Op::TrySend { to, msg } => Outcome::Sent(subject.try_send(to, msg).await),
+            Op::Broadcast(msg) => Outcome::Published(subject.broadcast(msg).await),
+            Op::TryBroadcast(msg) => Outcome::Published(subject.try_broadcast(msg).await),
+            ref op => panic!("{op:?} is no message"),
+        }
+    }
+
+    /// Closes with some stalled; what is sent after that is refused and counted.
+    async fn close(&mut self, rng: &mut Rng) {
+        // A newcomer is refused or ended, whichever comes first: neither is here.
+        for who in 0..self.model.viewers.len() {
+            if self.model.viewers[who].newcomer().is_some() {
+                self.settle(Op::Gate { who, gate: Gate::Ready }).await;
+            }
+        }
+        self.tell(&"close");
+        let expected = self.model.close();
+        let report = self.subject.close(Duration::from_secs(1)).await;
+        let mut wrong = Vec::new();
+        differ(&mut wrong, "the report", &expected, &report);
+        self.fail_if(&wrong);
+        self.check(&Outcome::Done, &Outcome::Done).await;
+        for seq in 0..8 {
+            let lane = rng.choice([Lane::All, Lane::Topic(0), Lane::Direct]).unwrap_or(Lane::All);
+            let msg = Msg { lane, from: 0, seq, size: 1, tag: None };
+            let there = |who: &usize| !self.model.viewers[*who].instances.is_empty();
+            let Some(who) = rng.choice((0..self.model.viewers.len()).filter(there).collect::<Vec<_>>()) else { break };
+            let to = Inst { who, nth: self.model.viewers[who].instances.len() - 1 };
+            self.settle(match (lane, rng.bool()) {
+                (Lane::Direct, true) => Op::Send { to, msg },
+                (Lane::Direct, false) => Op::TrySend { to, msg },
+                (_, true) => Op::Broadcast(msg),
+                (_, false) => Op::TryBroadcast(msg),
+            })
+            .await;
+        }
+        self.look(true).await;
+    }
+
+    async fn check(&mut self, expected: &Outcome, answered: &Outcome) {
+        let mut wrong = Vec::new();
+        differ(&mut wrong, "the answer", expected, answered);
+        self.fail_if(&wrong);
+        self.look(self.done.is_multiple_of(FULL_LOOK)).await;
+    }
+
+    /// Compares all that can be seen; what is old only if `fully`.
+    async fn look(&mut self, fully: bool) {
+        let mut wrong = Vec::new();
+        differ(&mut wrong, "the totals", &self.model.totals(), &self.subject.totals());
+        for who in 0..self.model.viewers.len() {
+            let viewer = &self.model.viewers[who];
+            let back = |count: usize| if fully { 0 } else { count.saturating_sub(RECENT) };
+            let sids: Vec<u32> = viewer.conns[back(viewer.conns.len())..].iter().map(|conn| conn.sid).collect();
+            let first = back(viewer.instances.len());
+            let (expected, seen) = (self.model.view(who, &sids, first), self.subject.view(who, &sids, first));
+            if expected != seen {
+                tell_views_apart(&mut wrong, who, first, &expected, &seen);
+            }
+        }
+        let (expected, seen) = (self.model.take_events(), self.subject.events().await);
+        self.count(&expected);
+        // The order of events about several viewers says nothing.
+        let (expected, seen) = (by_viewer(expected), by_viewer(seen));
+        differ(&mut wrong, "the events by viewer", &expected, &seen);
+        self.fail_if(&wrong);
+    }
+
+    fn count(&mut self, events: &[Event]) {
+        for event in events {
+            let reached = &mut self.reached;
+            match event {
+                Event::Replaced { .. } => reached.replaced += 1,
+                Event::Refused { why: Refusal::Stale, .. } => reached.stale += 1,
+                Event::Refused { why: Refusal::Duplicate, .. } => reached.duplicate += 1,
+                Event::JoinFailed { why: Refusal::Ended(_), .. } => reached.ended_while_joining += 1,
+                Event::JoinFailed { .. } => reached.join_failed += 1,
+                _ => {}
+            }
+        }
+    }
+
+    /// Says what is wrong, and how to see it again.
+    fn fail_if(&self, wrong: &[String]) {
+        if wrong.is_empty() {
+            return;
+        }
+        let mut report = format!("{} after operation {}:\n", self.seed, self.done);
+        for line in wrong {
+            let _ = writeln!(report, "{line}");
+        }
+        let _ = writeln!(report, "with {:?}\nafter these operations, the last of which it was:", self.model.setup);
+        for line in &self.told {
+            let _ = writeln!(report, "{line}");
+        }
+        panic!("{report}");
+    }
+}
+
+fn by_viewer(events: Vec<Event>) -> BTreeMap<Option<usize>, Vec<Event>> {
+    let mut by_viewer: BTreeMap<Option<usize>, Vec<Event>> = BTreeMap::new();
+    for event in events {
+        by_viewer.entry(event.who()).or_default().push(event);
+    }
+    by_viewer
+}
+
+fn differ<T: PartialEq + std::fmt::Debug>(wrong: &mut Vec<String>, what: &str, expected: &T, seen: &T) {
+    if expected != seen {
+        wrong.push(format!("{what}:\n  - {expected:?}\n  + {seen:?}"));
+    }
+}
+
+/// `-` is what the model says, `+` what the runtime shows.
+fn tell_views_apart(wrong: &mut Vec<String>, who: usize, first: usize, expected: &View, seen: &View) {
+    differ(wrong, &format!("viewer {who}, registered"), &expected.registered, &seen.registered);
+    differ(wrong, &format!("viewer {who}, by sid"), &expected.by_sid, &seen.by_sid);
+    differ(wrong, &format!("viewer {who}, instances"), &expected.instances.len(), &seen.instances.len());
+    for (at, (expected, seen)) in expected.instances.iter().zip(&seen.instances).enumerate() {
+        differ(wrong, &format!("viewer {who}.{}", first + at), expected, seen);
+    }
+    differ(wrong, &format!("viewer {who}, streams"), &expected.streams.len(), &seen.streams.len());
+    for (at, (expected, seen)) in expected.streams.iter().zip(&seen.streams).enumerate() {
+        let same = expected.messages.iter().zip(&seen.messages).take_while(|(a, b)| a == b).count();
+        let tail = |stream: &Stream| (stream.sid, stream.closed, stream.messages[same.saturating_sub(2)..].to_vec());
+        differ(wrong, &format!("viewer {who}, stream {at} from message {same}"), &tail(expected), &tail(seen));
+    }
+}

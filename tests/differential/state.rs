@@ -1,0 +1,135 @@
+//! What the model keeps of each viewer.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use lanecast::room::memory::{Conduct, Opening};
+use lanecast::{Account, EndReason};
+
+use crate::subject::{Conn, Gate, Lane, Msg, Stream};
+
+/// One identity.
+#[derive(Clone, Debug)]
+pub(crate) struct Viewer {
+    /// What the room lists.
+    pub(crate) present: Option<Conn>,
+    pub(crate) registered: Option<usize>,
+    pub(crate) joining: Option<Joining>,
+    pub(crate) conduct: Conduct,
+    pub(crate) opening: Opening,
+    pub(crate) gate: Gate,
+    pub(crate) instances: Vec<Instance>,
+    pub(crate) streams: Vec<Stream>,
+    /// Every connection it has had, with when it joined.
+    pub(crate) conns: Vec<Conn>,
+}
+
+/// A join under way, and what holds it up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Joining {
+    pub(crate) conn: Conn,
+    pub(crate) stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Its stream is being opened.
+    Opening,
+    /// The initial messages of this instance are being computed.
+    Initial(usize),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Instance {
+    pub(crate) conn: Conn,
+    pub(crate) stream: usize,
+    pub(crate) ended: Option<EndReason>,
+    /// It got its initial messages. Before, everything waits.
+    pub(crate) began: bool,
+    pub(crate) waiting: VecDeque<Waiting>,
+    pub(crate) account: Account,
+    /// Topic and tag.
+    pub(crate) subscriptions: BTreeMap<usize, u32>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    pub(crate) msg: Msg,
+    /// Whether the bound counts it: not an initial message.
+    pub(crate) counts: bool,
+}
+
+impl Instance {
+    pub(crate) fn new(conn: Conn, stream: usize) -> Self {
+        Self {
+            conn,
+            stream,
+            ended: None,
+            began: false,
+            waiting: VecDeque::new(),
+            account: Account::default(),
+            subscriptions: BTreeMap::new(),
+        }
+    }
+
+    /// What the bound counts: messages and bytes.
+    pub(crate) fn load(&self) -> (u64, u64) {
+        let counted = self.waiting.iter().filter(|waiting| waiting.counts);
+        counted.fold((0, 0), |(messages, bytes), waiting| (messages + 1, bytes + waiting.msg.size as u64))
+    }
+}
+
+/// The initial messages of a viewer: none for every fourth, who isn't written to before something happens.
+pub(crate) fn initial_of(who: usize, state: u64) -> Vec<Msg> {
+    let message = |n| Msg { lane: Lane::Initial, from: n, seq: state, size: 5 * n + who, tag: None };
+    (0..who % 4).map(message).collect()
+}
+
+/// Counts messages that were lost with an instance that ended for `reason`.
+pub(crate) fn lose(account: &mut Account, reason: EndReason, count: u64) {
+    *match reason {
+        EndReason::Overflow => &mut account.dropped.overflow,
+        EndReason::WriteFailed => &mut account.dropped.write_failed,
+        EndReason::WritePanicked => &mut account.dropped.write_panicked,
+        EndReason::WriteTimedOut => &mut account.dropped.write_timed_out,
+        EndReason::Replaced => &mut account.abandoned.replaced,
+        EndReason::Disconnected => &mut account.abandoned.disconnected,
+        EndReason::Refused => &mut account.abandoned.refused,
+        EndReason::SessionClosed => &mut account.abandoned.session_closed,
+        other => panic!("an unknown reason: {other}"),
+    } += count;
+}
+
+impl Viewer {
+    /// Nobody yet, who does as expected.
+    pub(crate) fn new() -> Self {
+        Self {
+            present: None,
+            registered: None,
+            joining: None,
+            conduct: Conduct::Flow,
+            opening: Opening::Ready,
+            gate: Gate::Ready,
+            instances: Vec::new(),
+            streams: Vec::new(),
+            conns: Vec::new(),
+        }
+    }
+
+    pub(crate) fn registered_conn(&self) -> Option<Conn> {
+        self.registered.map(|nth| self.instances[nth].conn)
+    }
+
+    /// The instance whose initial messages are being computed.
+    pub(crate) fn newcomer(&self) -> Option<usize> {
+        match self.joining?.stage {
+            Stage::Initial(nth) => Some(nth),
+            Stage::Opening => None,
+        }
+    }
+
+    /// Its instances that get messages.
+    pub(crate) fn there(&self) -> impl Iterator<Item = usize> {
+        let alive = |nth: &usize| self.instances[*nth].ended.is_none();
+        self.registered.into_iter().chain(self.newcomer()).filter(alive)
+    }
+}

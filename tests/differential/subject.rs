@@ -1,0 +1,275 @@
+//! The runtime under test as the test sees it: a small trait, and the words for what can be observed of it.
+//!
+//! What a runtime is asked for is in terms of the crate's public types where there are any. An instance is named by
+//! whose it is and the how-many-eth of that identity it is, so that model and runtime name it alike.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lanecast::room::memory::{Conduct, Opening};
+use lanecast::{Account, EndReason, Subscribed, Unsubscribed};
+
+/// How a message travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Lane {
+    Initial,
+    All,
+    Topic(usize),
+    Direct,
+}
+
+/// A message: who made it, its number there, and its length. Carries nothing of that length.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Msg {
+    pub(crate) lane: Lane,
+    pub(crate) from: usize,
+    pub(crate) seq: u64,
+    pub(crate) size: usize,
+    /// The subscription's, once it is addressed.
+    pub(crate) tag: Option<u32>,
+}
+
+impl Msg {
+    /// Addresses a copy. Twice is once too often: then the tag is one that no subscription has.
+    pub(crate) fn addressed(self, tag: u32) -> Self {
+        Self { tag: Some(if self.tag.is_none() { tag } else { u32::MAX }), ..self }
+    }
+}
+
+/// Short, for streams are long: `A17/40` is the 17th, to all, of 40 bytes.
+impl fmt::Debug for Msg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.lane {
+            Lane::Initial => write!(f, "I")?,
+            Lane::All => write!(f, "A")?,
+            Lane::Topic(topic) => write!(f, "T{topic}:")?,
+            Lane::Direct => write!(f, "D")?,
+        }
+        if self.from > 0 {
+            write!(f, "p{}#", self.from)?;
+        }
+        write!(f, "{}/{}", self.seq, self.size)?;
+        self.tag.map_or(Ok(()), |tag| write!(f, "@{tag}"))
+    }
+}
+
+/// One instance: whose, and the how-many-eth of that identity.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Inst {
+    pub(crate) who: usize,
+    pub(crate) nth: usize,
+}
+
+impl fmt::Debug for Inst {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "viewer {}.{}", self.who, self.nth)
+    }
+}
+
+/// A connection, as the room knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Conn {
+    pub(crate) sid: u32,
+    pub(crate) joined_at: u64,
+}
+
+/// How computing a viewer's initial messages goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    Ready,
+    /// Not before this is set to something else.
+    Held,
+    /// The closure panics once, and is ready the next time.
+    PanicsOnce,
+}
+
+/// What became of a direct message. A refused one comes back as it was, which the runtime's adapter checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    Queued,
+    Full,
+    Overflow,
+    TooLarge,
+    Closed,
+}
+
+/// What became of a broadcast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Published {
+    Taken,
+    Full,
+    TooLarge,
+    Closed,
+}
+
+/// Why a connection wasn't registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Stale,
+    Duplicate,
+    OpenFailed,
+    Panicked,
+    Ended(EndReason),
+    Other,
+}
+
+/// What a runtime tells of itself. The sid is what the event said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Joined(Inst, u32),
+    Replaced { now: Inst, sid: u32, prior: Inst },
+    Left(Inst, u32),
+    Reset(Inst, u32, EndReason),
+    Refused { who: usize, sid: u32, why: Refusal },
+    JoinFailed { who: usize, sid: u32, why: Refusal },
+    Closed,
+}
+
+impl Event {
+    /// Whom it is about.
+    pub(crate) fn who(self) -> Option<usize> {
+        match self {
+            Self::Joined(inst, _) | Self::Left(inst, _) | Self::Reset(inst, ..) | Self::Replaced { now: inst, .. } => {
+                Some(inst.who)
+            }
+            Self::Refused { who, .. } | Self::JoinFailed { who, .. } => Some(who),
+            Self::Closed => None,
+        }
+    }
+}
+
+/// A stream that was opened to a viewer, and what it received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stream {
+    pub(crate) sid: u32,
+    pub(crate) messages: Vec<Msg>,
+    pub(crate) closed: bool,
+}
+
+/// Figures of one instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Figures {
+    pub(crate) sid: u32,
+    pub(crate) ended: Option<EndReason>,
+    pub(crate) account: Account,
+    /// Whether it says that a message is its oldest waiting one.
+    pub(crate) has_oldest: bool,
+}
+
+/// All that can be seen of one viewer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct View {
+    /// The instance that a look-up by identity finds.
+    pub(crate) registered: Option<usize>,
+    /// What look-ups by these sids find.
+    pub(crate) by_sid: BTreeMap<u32, Option<Inst>>,
+    /// Its instances, the first of them being the one that was asked for.
+    pub(crate) instances: Vec<Figures>,
+    pub(crate) streams: Vec<Stream>,
+}
+
+/// All that can be seen of the whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) participants: usize,
+    pub(crate) live: usize,
+    pub(crate) joins: u64,
+    pub(crate) replacements: u64,
+    pub(crate) stale_joins: u64,
+    pub(crate) refused: u64,
+    pub(crate) failed_joins: u64,
+    /// Overflow, write failed, panicked, timed out.
+    pub(crate) resets: [u64; 4],
+    pub(crate) account: Account,
+    pub(crate) lag: u64,
+    /// Subscribers of each topic.
+    pub(crate) topics: Vec<usize>,
+}
+
+/// The initial messages of an instance, computed when they are asked for.
+pub(crate) type Initial = Arc<dyn Fn(Inst) -> Vec<Msg> + Send + Sync>;
+
+/// How a runtime is set up.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    pub(crate) identities: usize,
+    pub(crate) topics: usize,
+    pub(crate) queue_capacity: u32,
+    pub(crate) queue_bytes: u64,
+    pub(crate) log_capacity: usize,
+    pub(crate) shards: usize,
+    pub(crate) write_timeout: Duration,
+    pub(crate) initial: Initial,
+}
+
+impl fmt::Debug for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} identities, {} topics, queue of {} messages and {} bytes, log of {}, {} shards",
+            self.identities, self.topics, self.queue_capacity, self.queue_bytes, self.log_capacity, self.shards
+        )
+    }
+}
+
+/// A runtime under test, with a room whose viewers do as they are told. Clones are the same runtime.
+pub(crate) trait Subject: Clone + Send + Sync + 'static {
+    /// Whether a burst of broadcasts longer than the queue capacity resets nobody whose sink keeps up.
+    const LONG_BURSTS: bool;
+
+    /// The longest back-off before a viewer is joined again; the first is at most as long.
+    const LONGEST_BACKOFF: Duration = Duration::from_millis(8);
+
+    fn start(setup: &Setup) -> Self;
+
+    // What the room does.
+
+    /// A connection comes, in place of the one its identity may have had: a join, or a reconnect. The room lists it
+    /// and says so.
+    fn join(&self, who: usize, conn: Conn) -> impl Future<Output = ()> + Send;
+    /// The room says that a connection came; its list stays as it is. A late word, or a repeated one.
+    fn announce(&self, who: usize, conn: Conn) -> impl Future<Output = ()> + Send;
+    /// The room says that a connection is gone, and no longer lists it if it did.
+    fn leave(&self, who: usize, sid: u32) -> impl Future<Output = ()> + Send;
+    /// Stalls, resumes or fails the streams to a viewer.
+    fn conduct(&self, who: usize, conduct: Conduct);
+    /// Says how opening a stream to a viewer goes from now on.
+    fn opening(&self, who: usize, opening: Opening);
+    /// Lets one stream to a viewer open, and holds the next.
+    fn let_one_open(&self, who: usize) -> impl Future<Output = ()> + Send;
+    /// Lets opening a stream to a viewer fail once, and says how it goes from then on.
+    fn fail_one_opening(&self, who: usize, then: Opening) -> impl Future<Output = ()> + Send;
+    /// Says how computing a viewer's initial messages goes from now on.
+    fn gate(&self, who: usize, gate: Gate);
+    /// Forgets what an absent viewer received, and how its streams behave.
+    fn forget(&self, who: usize);
+
+    // What the embedder does.
+
+    fn subscribe(&self, to: Inst, topic: usize, tag: u32) -> impl Future<Output = Subscribed> + Send;
+    fn unsubscribe(&self, to: Inst, topic: usize) -> impl Future<Output = Unsubscribed> + Send;
+    fn send(&self, to: Inst, msg: Msg) -> impl Future<Output = Sent> + Send;
+    fn try_send(&self, to: Inst, msg: Msg) -> impl Future<Output = Sent> + Send;
+    /// To everybody or to a topic, by the message's lane.
+    fn broadcast(&self, msg: Msg) -> impl Future<Output = Published> + Send;
+    fn try_broadcast(&self, msg: Msg) -> impl Future<Output = Published> + Send;
+    fn close(&self, deadline: Duration) -> impl Future<Output = Account> + Send;
+
+    // What can be seen.
+
+    /// Returns when nothing moves any more, on a paused clock: tokio advances it only when no task can run, so this
+    /// sleeps for no time at all, but until everybody else does. Longer than any back-off.
+    fn settle(&self) -> impl Future<Output = ()> + Send {
+        tokio::time::sleep(Self::LONGEST_BACKOFF * 2)
+    }
+    /// The instance that a look-up by identity finds.
+    fn registered(&self, who: usize) -> Option<Inst>;
+    /// A viewer, its instances from `first` on, and what the look-ups by `sids` find.
+    fn view(&self, who: usize, sids: &[u32], first: usize) -> View;
+    fn totals(&self) -> Totals;
+    /// What has happened since the last call. None was missed.
+    fn events(&self) -> impl Future<Output = Vec<Event>> + Send;
+}

@@ -1,0 +1,303 @@
+//! Faults of a sink or a room: an error, a panic, no progress. Each harms its participant alone, and is counted.
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{
+    Call, Stage, StageSink, State, Streams, Trap, Valve, assert_settled, close_settled, id, live, msg, presence, reset,
+    settle, until, within,
+};
+use lanecast::{EndReason, Progress, SubscriptionTag, Topic};
+use tokio::time::{Instant, advance};
+
+/// At which call a sink goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    Ready,
+    Send,
+    Flush,
+    Drop,
+}
+
+/// A room whose first stream to "bad" goes wrong at the second message.
+fn goes_wrong(at: At, panics: bool) -> Stage<Bytes> {
+    let first = AtomicBool::new(true);
+    Stage::new(move |to, _| {
+        let bad = to.identity == id("bad") && first.swap(false, Ordering::SeqCst);
+        let mut taken = 0;
+        let sink = StageSink::new(move |call, _| {
+            let here = match call {
+                Call::Ready => At::Ready,
+                Call::Send(_) => At::Send,
+                Call::Flush | Call::Close => At::Flush,
+                Call::Drop => At::Drop,
+            };
+            let due = if here == At::Flush { taken >= 2 } else { taken >= 1 };
+            taken += usize::from(here == At::Send);
+            if bad && at == here && due {
+                assert!(!panics, "the sink was told to panic");
+                return Poll::Ready(Err("the sink was told to fail".to_owned()));
+            }
+            Poll::Ready(Ok(()))
+        });
+        async move { Ok(sink) }
+    })
+}
+
+// 1. The first message is delivered. 2. At the second the sink fails or panics, wherever it can. 3. The participant is
+// reset with that reason, the message counted with it; the next instance and the others get what follows.
+#[tokio::test]
+async fn a_sink_that_fails_or_panics_harms_its_participant_alone() {
+    let cases = [
+        (At::Ready, false),
+        (At::Send, false),
+        (At::Flush, false),
+        (At::Ready, true),
+        (At::Send, true),
+        (At::Flush, true),
+    ];
+    for (at, panics) in cases {
+        let stage = goes_wrong(at, panics);
+        let session = stage.session(|builder| builder);
+        let mut events = session.events();
+        stage.join(presence("bad", "PA_1", 1));
+        stage.join(presence("good", "PA_2", 1));
+        let bad = live(&session, "bad").await;
+        let good = live(&session, "good").await;
+        session.broadcast(msg("first")).await.expect("the session is open");
+        until(|| bad.stats().account.delivered == 1).await;
+        session.broadcast(msg("second")).await.expect("the session is open");
+        let reason = if panics { EndReason::WritePanicked } else { EndReason::WriteFailed };
+        assert_eq!(reset(&mut events).await, reason, "{at:?}");
+        assert_eq!(within(bad.closed()).await, reason);
+        let account = bad.stats().account;
+        assert_settled(&account);
+        let lost = if panics { account.dropped.write_panicked } else { account.dropped.write_failed };
+        assert_eq!((account.delivered, lost), (1, 1), "{at:?}, panics: {panics}");
+        let again = live(&session, "bad").await;
+        assert_ne!(again, bad);
+        session.broadcast(msg("third")).await.expect("the session is open");
+        until(|| again.stats().account.delivered == 1 && good.stats().account.delivered == 3).await;
+        assert_eq!(good.end_reason(), None);
+        assert_eq!(session.stats().resets.total(), 1);
+        close_settled(&session).await;
+    }
+}
+
+/// The sink's `Drop` panics, after a disconnect. Its participant counts as closed, the others go on.
+#[tokio::test]
+async fn a_panic_in_a_sink_s_drop_harms_nobody() {
+    let stage = goes_wrong(At::Drop, true);
+    let session = stage.session(|builder| builder);
+    stage.join(presence("bad", "PA_1", 1));
+    stage.join(presence("good", "PA_2", 1));
+    let bad = live(&session, "bad").await;
+    let good = live(&session, "good").await;
+    session.broadcast(msg("first")).await.expect("the session is open");
+    until(|| session.stats().account.delivered == 2).await;
+    stage.leave("bad", "PA_1");
+    assert_eq!(within(bad.closed()).await, EndReason::Disconnected);
+    session.broadcast(msg("second")).await.expect("the session is open");
+    until(|| good.stats().account.delivered == 2).await;
+    close_settled(&session).await;
+}
+
+/// A room that panics while it takes a sink back, and one whose goodbye panics: `closed` resolves all the same.
+#[tokio::test]
+async fn a_panic_in_a_goodbye_leaves_nobody_waiting() {
+    for at_once in [true, false] {
+        let stage = Stage::<Bytes>::with_retire(
+            |_, _| async { Ok(StageSink::new(|_, _| Poll::Ready(Ok(())))) },
+            move |sink, participant, _| {
+                let bad = *participant.identity() == id("bad");
+                assert!(!(bad && at_once), "the room was told to panic");
+                Some(Box::pin(async move {
+                    assert!(!bad, "the goodbye was told to panic");
+                    drop(sink);
+                }))
+            },
+        );
+        let session = stage.session(|builder| builder);
+        stage.join(presence("bad", "PA_1", 1));
+        stage.join(presence("good", "PA_2", 1));
+        let bad = live(&session, "bad").await;
+        let good = live(&session, "good").await;
+        stage.leave("bad", "PA_1");
+        assert_eq!(within(bad.closed()).await, EndReason::Disconnected, "at once: {at_once}");
+        stage.leave("good", "PA_2");
+        assert_eq!(within(good.closed()).await, EndReason::Disconnected);
+        close_settled(&session).await;
+    }
+}
+
+// 1. A topic's message stands in the backlog of a participant whose sink is busy. 2. Its code panics when it is handed
+// on. 3. The participant is reset, and the message is counted like all others.
+#[tokio::test]
+async fn a_panic_in_a_message_that_waited_is_counted() {
+    let alive = Arc::new(AtomicUsize::new(0));
+    let (stage, streams) = Streams::<Trap>::stage(|_| Valve::shut());
+    let session = stage.session(|builder| builder);
+    let mut events = session.events();
+    stage.join(presence("ada", "PA_1", 1));
+    let ada = live(&session, "ada").await;
+    let topic = Topic::new();
+    ada.subscribe(&topic, SubscriptionTag(1)).await;
+    session.broadcast(Trap::new(0, &alive)).await.expect("the session is open");
+    let valve = streams.nth("ada", 0).await;
+    valve.wait_for(|seen| seen.taken.len() == 1).await;
+    for number in 1..4 {
+        let mut trap = Trap::new(number, &alive);
+        trap.explosive = number == 2;
+        session.broadcast_to(&topic, trap).await.expect("the session is open");
+    }
+    until(|| ada.stats().backlog == 4).await;
+    valve.release();
+    assert_eq!(reset(&mut events).await, EndReason::WritePanicked);
+    assert_eq!(within(ada.closed()).await, EndReason::WritePanicked);
+    assert_settled(&ada.stats().account);
+    assert_eq!(ada.stats().account.offered, 4);
+    close_settled(&session).await;
+}
+
+// 1. A write begins and doesn't end. 2. Just before the time-out nothing has happened. 3. After it (and the sixteenth
+// of it by which it may be noticed late) the participant is reset.
+#[tokio::test(start_paused = true)]
+async fn a_write_without_progress_times_out() {
+    let (stage, streams) = Streams::stage(|_| Valve::shut());
+    let session = stage.session(|builder| builder.write_timeout(Duration::from_secs(16)));
+    let mut events = session.events();
+    stage.join(presence("ada", "PA_1", 1));
+    let ada = live(&session, "ada").await;
+    // Idle is not stuck, however long.
+    advance(Duration::from_secs(100)).await;
+    settle().await;
+    session.broadcast(msg("x")).await.expect("the session is open");
+    streams.nth("ada", 0).await.wait_for(|seen| seen.taken.len() == 1).await;
+    let begun = Instant::now();
+    for _ in 0..31 {
+        advance(Duration::from_millis(500)).await;
+        settle().await;
+    }
+    assert_eq!(ada.end_reason(), None, "15.5 s of 16");
+    assert_eq!(reset(&mut events).await, EndReason::WriteTimedOut);
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(16) && took <= Duration::from_millis(17_100), "after {took:?}");
+    assert_eq!(ada.stats().account.dropped.write_timed_out, 1);
+    assert_settled(&ada.stats().account);
+}
+
+/// A flush that completes now and then is progress: a participant that is slow, but moves, isn't timed out.
+#[tokio::test(start_paused = true)]
+async fn a_slow_write_that_moves_doesn_t_time_out() {
+    let (stage, streams) = Streams::stage(|_| Valve::shut());
+    let session = stage.session(|builder| builder.write_timeout(Duration::from_secs(4)));
+    stage.join(presence("ada", "PA_1", 1));
+    let ada = live(&session, "ada").await;
+    let valve = streams.nth("ada", 0).await;
+    for n in 0..10 {
+        session.broadcast(msg(format!("m{n}"))).await.expect("the session is open");
+        valve.wait_for(State::is_stuck).await;
+        advance(Duration::from_secs(3)).await;
+        settle().await;
+        session.broadcast(msg(format!("n{n}"))).await.expect("the session is open");
+        settle().await;
+        valve.let_through(1);
+        valve.wait_for(State::is_stuck).await;
+        advance(Duration::from_secs(3)).await;
+        settle().await;
+        assert_eq!(ada.end_reason(), None);
+        valve.let_through(1);
+        until(|| ada.stats().backlog == 0).await;
+    }
+    assert_eq!(ada.stats().account.delivered, 20);
+}
+
+// 1. A write takes many times the time-out and reports bytes all the while: nothing happens. 2. It stops reporting: it
+// times out.
+#[tokio::test(start_paused = true)]
+async fn bytes_reported_through_the_handle_are_progress() {
+    let handle = Arc::new(Mutex::new(Progress::default()));
+    let given = Arc::clone(&handle);
+    let stage = Stage::<Bytes>::new(move |_, progress| {
+        *given.lock().expect("no test panics with it") = progress;
+        async {
+            Ok(StageSink::new(|call, _| if matches!(call, Call::Flush) { Poll::Pending } else { Poll::Ready(Ok(())) }))
+        }
+    });
+    let session = stage.session(|builder| builder.write_timeout(Duration::from_secs(4)));
+    let mut events = session.events();
+    stage.join(presence("ada", "PA_1", 1));
+    let ada = live(&session, "ada").await;
+    let progress = handle.lock().expect("no test panics with it").clone();
+    session.broadcast(msg("a long one")).await.expect("the session is open");
+    settle().await;
+    for _ in 0..20 {
+        advance(Duration::from_secs(3)).await;
+        progress.report(1);
+        settle().await;
+        assert_eq!(ada.end_reason(), None);
+    }
+    let last = Instant::now();
+    assert_eq!(reset(&mut events).await, EndReason::WriteTimedOut);
+    assert!(last.elapsed() >= Duration::from_millis(3_700), "too early: {:?}", last.elapsed());
+    assert!(last.elapsed() <= Duration::from_millis(4_600), "too late: {:?}", last.elapsed());
+}
+
+/// A sink may be looked at twice in one visit, and have become writable in between: it notices by itself the second time
+/// and takes its waker back. Nothing of it waits any more, so nobody will wake anybody, and nothing may time out.
+#[tokio::test(start_paused = true)]
+async fn a_flush_that_completes_at_the_second_look_completes() {
+    let alive = Arc::new(AtomicUsize::new(0));
+    let writable = Arc::new(AtomicUsize::new(0));
+    let waker: Arc<Mutex<Option<Waker>>> = Arc::default();
+    let (gate, slot) = (Arc::clone(&writable), Arc::clone(&waker));
+    let stage = Stage::<Trap>::new(move |_, _| {
+        let (gate, slot) = (Arc::clone(&gate), Arc::clone(&slot));
+        let sink = StageSink::new(move |call, cx| {
+            let mut slot = slot.lock().expect("no test panics with it");
+            if matches!(call, Call::Flush) {
+                if gate.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |times| times.checked_sub(1)).is_err() {
+                    *slot = cx.map(|cx| cx.waker().clone());
+                    return Poll::Pending;
+                }
+                *slot = None;
+            }
+            Poll::Ready(Ok(()))
+        });
+        async move { Ok(sink) }
+    });
+    let session = stage.session(|builder| builder.write_timeout(Duration::from_secs(4)));
+    stage.join(presence("ada", "PA_1", 1));
+    let ada = live(&session, "ada").await;
+    let reactor = || {
+        let woken = waker.lock().expect("no test panics with it").take();
+        woken.map(Waker::wake)
+    };
+    // 1. One message is in the sink, which isn't writable; a second waits behind it.
+    session.broadcast(Trap::new(0, &alive)).await.expect("the session is open");
+    until(|| waker.lock().expect("no test panics with it").is_some()).await;
+    session.broadcast(Trap::new(1, &alive)).await.expect("the session is open");
+    until(|| ada.stats().backlog == 2).await;
+    // 2. It is writable for the first and not for the second. In the same visit a third goes into the backlog, and while
+    //    that is cloned the sink becomes writable again: the visit's last look flushes the second.
+    let mut third = Trap::new(2, &alive);
+    third.on_clone = Some(Arc::clone(&writable));
+    session.try_broadcast(third).expect("the log has room");
+    writable.store(1, Ordering::SeqCst);
+    reactor();
+    until(|| ada.stats().account.delivered >= 2).await;
+    settle().await;
+    // 3. From here on it is writable without an end, and the reactor wakes whoever waits for that.
+    writable.store(100, Ordering::SeqCst);
+    reactor();
+    settle().await;
+    assert_eq!(ada.stats().backlog, 0, "the third is stuck behind a sink that would take it");
+    advance(Duration::from_secs(5)).await;
+    settle().await;
+    assert_eq!(ada.end_reason(), None, "a sink that takes everything isn't stuck");
+}

@@ -1,0 +1,376 @@
+//! Joining: initial messages first, then everything from the join's position on, without a gap and without a duplicate.
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{
+    Streams, Valve, as_text, assert_settled, close_settled, event, id, joined, live, memory, msg, presence, receives,
+    settle, sid, size, texts, until, within,
+};
+use lanecast::room::memory::{MemoryRoom, Opening};
+use lanecast::{EndReason, JoinError, Participant, Session, SessionEvent, SubscriptionTag, Topic};
+use tokio::sync::{Semaphore, mpsc};
+
+// 1. The newcomer is admitted; the closure for its initial messages runs and doesn't end. 2. Thousands of messages are
+// broadcast, and some sent to it directly. 3. The closure ends. 4. The initial messages come first, then all of those,
+// in order.
+#[tokio::test]
+async fn initial_messages_come_first_whatever_is_broadcast_meanwhile() {
+    let count = size(3_000, 100_000);
+    let gate = Arc::new(Semaphore::new(0));
+    let (started, mut starting) = mpsc::unbounded_channel();
+    let opened = Arc::clone(&gate);
+    let (room, session) = memory(|builder| {
+        builder.queue_capacity(1 << 20).initial(move |participant: Participant<Bytes>| {
+            started.send(participant).expect("the test listens");
+            let opened = Arc::clone(&opened);
+            async move {
+                opened.acquire().await.expect("it is never closed").forget();
+                vec![msg("first"), msg("second")]
+            }
+        })
+    });
+    room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
+    let ada = within(starting.recv()).await.expect("the closure is running");
+    assert!(session.participant(&id("ada")).is_none(), "it isn't registered before its initial messages are there");
+    let mut expected = vec!["first".to_owned(), "second".to_owned()];
+    for text in texts("m", count) {
+        if text.ends_with("00") {
+            ada.send(msg(text.clone())).expect("there is room");
+        } else {
+            session.broadcast(msg(text.clone())).await.expect("the session is open");
+        }
+        expected.push(text);
+    }
+    settle().await;
+    assert!(room.line(&id("ada")).received()[0].messages.is_empty(), "nothing goes before the initial messages");
+    gate.add_permits(1);
+    let line = room.line(&id("ada"));
+    let all = within(line.wait_for(|all| all[0].messages.len() == expected.len())).await;
+    assert!(as_text(&all[0]) == expected);
+    assert_eq!(close_settled(&session).await.delivered, expected.len() as u64);
+}
+
+/// One publishes numbers without a pause and keeps the last one as its state (state first, broadcast second); others join
+/// all the while, and are told the state. Each then sees a sequence without a gap from its state on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn joins_under_fire_have_no_gap_and_no_duplicate() {
+    let joins = size(100, 3_000);
+    let state = Arc::new(AtomicUsize::new(0));
+    let told = Arc::clone(&state);
+    let (room, session) = memory(|builder| {
+        builder.shards(2).queue_capacity(1 << 20).initial(move |_| {
+            let told = Arc::clone(&told);
+            async move { vec![msg(format!("state {}", told.load(Ordering::SeqCst)))] }
+        })
+    });
+    let stop = Arc::new(AtomicBool::new(false));
+    let publisher = tokio::spawn({
+        let (session, state, stop) = (session.clone(), Arc::clone(&state), Arc::clone(&stop));
+        async move {
+            while !stop.load(Ordering::SeqCst) {
+                let next = state.fetch_add(1, Ordering::SeqCst) + 1;
+                session.broadcast(msg(next.to_string())).await.expect("the session is open");
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    for n in 0..joins {
+        let name = format!("p{n}");
+        joined(&room, &session, &name).await;
+        let line = room.line(&id(&name));
+        within(line.wait_for(|all| all[0].messages.len() >= 20)).await;
+        room.leave(&id(&name), &sid(&format!("PA_{name}"))).await.expect("the session listens");
+        let received = as_text(&within(line.wait_for(|all| all[0].closed)).await[0]);
+        room.forget_line(&id(&name));
+        let initial: usize = received[0].strip_prefix("state ").expect("the state first").parse().expect("a number");
+        let numbers: Vec<usize> = received[1..].iter().map(|text| text.parse().expect("a number")).collect();
+        assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "a gap or a duplicate: {numbers:?}");
+        // A change that races with the join may be told twice, never not at all.
+        assert!(numbers[0] <= initial + 1, "{initial} and then {}: something between is missing", numbers[0]);
+    }
+    stop.store(true, Ordering::SeqCst);
+    within(publisher).await.expect("it doesn't panic");
+}
+
+/// The closure broadcasts more than the log holds, sends to its own participant and subscribes it: no deadlock, the
+/// initial messages first all the same.
+#[tokio::test]
+async fn the_closure_may_broadcast_send_and_subscribe() {
+    let handle: Arc<OnceLock<Session<MemoryRoom<Bytes>>>> = Arc::default();
+    let within_closure = Arc::clone(&handle);
+    let topic = Topic::new();
+    let subscribed = topic.clone();
+    let (room, session) = memory(|builder| {
+        builder.log_capacity(2).initial(move |ada: Participant<Bytes>| {
+            let session = within_closure.get().expect("set before anybody joins").clone();
+            let topic = subscribed.clone();
+            async move {
+                ada.send(msg("direct")).expect("there is room");
+                for text in texts("b", 10) {
+                    session.broadcast(msg(text)).await.expect("the session is open");
+                }
+                ada.subscribe(&topic, SubscriptionTag(0)).await;
+                session.broadcast_to(&topic, msg("topic")).await.expect("the session is open");
+                vec![msg("initial")]
+            }
+        })
+    });
+    handle.set(session.clone()).expect("set once");
+    joined(&room, &session, "ada").await;
+    let mut expected = vec!["initial", "direct"];
+    let broadcasts = texts("b", 10);
+    expected.extend(broadcasts.iter().map(String::as_str));
+    expected.push("topic");
+    receives(&room, "ada", &expected).await;
+    close_settled(&session).await;
+}
+
+/// The closure panics, at once or later, or doesn't end: the join has failed, is told, and is tried again after a
+/// back-off, on a fresh stream. What had gathered meanwhile is counted.
+#[tokio::test(start_paused = true)]
+async fn a_closure_that_panics_or_hangs_is_tried_again() {
+    for how in 0..3 {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&runs);
+        let (room, session) = memory(|builder| {
+            builder.open_timeout(Duration::from_secs(3)).initial(move |_| {
+                let run = counted.fetch_add(1, Ordering::SeqCst);
+                assert!(how != 0 || run != 0, "told to panic at once");
+                async move {
+                    match (how, run) {
+                        (1, 0) => panic!("told to panic later"),
+                        (2, 0) => std::future::pending().await,
+                        _ => vec![msg("state")],
+                    }
+                }
+            })
+        });
+        let mut events = session.events();
+        let begun = tokio::time::Instant::now();
+        room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
+        until(|| runs.load(Ordering::SeqCst) == 1).await;
+        session.broadcast(msg("meanwhile")).await.expect("the session is open");
+        let failed = event(&mut events, |event| match event {
+            SessionEvent::JoinFailed { sid, error, .. } => Some((sid.clone(), error.clone())),
+            _ => None,
+        });
+        let (whose, error) = failed.await;
+        assert_eq!(whose, sid("PA_1"));
+        assert!(
+            matches!((how, &error), (0 | 1, JoinError::Panicked) | (2, JoinError::InitialTimedOut(_))),
+            "{error:?}"
+        );
+        if how == 2 {
+            assert_eq!(begun.elapsed().as_secs(), 3);
+        }
+        within(room.line(&id("ada")).wait_for(|all| all.last().is_some_and(|last| last.messages == ["state"]))).await;
+        let all = room.line(&id("ada")).received();
+        assert_eq!(all.len(), 2);
+        assert!(all[0].closed && all[0].messages.is_empty(), "nothing was sent on the stream that was given up");
+        assert_eq!((session.stats().failed_joins, session.stats().joins), (1, 1));
+        close_settled(&session).await;
+    }
+}
+
+// 1. The closure is running. 2. More is broadcast than may wait. 3. The attempt has failed, though nobody was
+// registered; it is tried again, and nobody is told of a reset.
+#[tokio::test(start_paused = true)]
+async fn an_overflow_while_it_joins_fails_the_attempt() {
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = Arc::clone(&gate);
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&runs);
+    let (room, session) = memory(|builder| {
+        builder.queue_capacity(4).initial(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let opened = Arc::clone(&opened);
+            async move {
+                opened.acquire().await.expect("it is never closed").forget();
+                vec![msg("state")]
+            }
+        })
+    });
+    let mut events = session.events();
+    room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
+    until(|| runs.load(Ordering::SeqCst) == 1).await;
+    for text in texts("m", 6) {
+        session.broadcast(msg(text)).await.expect("the session is open");
+    }
+    within(room.line(&id("ada")).wait_for(|all| all[0].closed)).await;
+    gate.add_permits(2);
+    let error = match within(events.next()).await {
+        Some(SessionEvent::JoinFailed { error, .. }) => error,
+        other => panic!("not expected: {other:?}"),
+    };
+    assert!(matches!(error, JoinError::Ended(EndReason::Overflow)), "{error:?}");
+    assert!(matches!(within(events.next()).await, Some(SessionEvent::Joined(_))));
+    receives(&room, "ada", &["state"]).await;
+    let account = close_settled(&session).await;
+    assert_eq!((account.dropped.overflow, account.delivered), (5, 1), "the sixth came when nobody was there");
+}
+
+// 1. Ada's stream is being opened. 2. She disconnects. 3. The stream would open now: nobody is registered, and no ghost
+// stays.
+#[tokio::test]
+async fn a_disconnect_while_the_stream_is_being_opened() {
+    for late in [false, true] {
+        let (room, session) = memory(|builder| builder);
+        let line = room.line(&id("ada"));
+        line.opening_is(Opening::Held);
+        room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
+        settle().await;
+        if late {
+            // The stream opens at the very moment at which the disconnect is reported.
+            line.opening_is(Opening::Ready);
+        }
+        room.leave(&id("ada"), &sid("PA_1")).await.expect("the session listens");
+        settle().await;
+        line.opening_is(Opening::Ready);
+        settle().await;
+        assert_eq!(session.stats().participants, 0, "a ghost, late: {late}");
+        assert!(line.received().iter().all(|stream| stream.closed), "a sink was kept");
+        // The identity isn't locked out.
+        room.join(presence("ada", "PA_2", 2)).await.expect("the session listens");
+        assert_eq!(live(&session, "ada").await.sid(), &sid("PA_2"));
+        close_settled(&session).await;
+    }
+}
+
+/// The same with the closure that computes the initial messages, with a connection that is gone from the room before the
+/// event says so, a step earlier or later each time.
+#[tokio::test]
+async fn a_disconnect_at_whatever_step_of_a_join_leaves_no_ghost() {
+    for steps in 0..40 {
+        let (room, session) = memory(|builder| {
+            builder.initial(|_| async {
+                settle().await;
+                vec![msg("state")]
+            })
+        });
+        room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
+        for _ in 0..steps * 3 {
+            tokio::task::yield_now().await;
+        }
+        room.vanish(&id("ada"), &sid("PA_1"));
+        for _ in 0..steps % 7 {
+            tokio::task::yield_now().await;
+        }
+        room.leave(&id("ada"), &sid("PA_1")).await.expect("the session listens");
+        settle().await;
+        until(|| session.stats().participants == 0).await;
+        settle().await;
+        settle().await;
+        assert_eq!(session.stats().participants, 0, "a ghost after {steps} steps");
+        let stats = session.stats();
+        assert_settled(&stats.account);
+        assert!(room.line(&id("ada")).received().iter().all(|stream| stream.closed));
+    }
+}
+
+// 1. PA_1's stream is being opened and hangs. 2. PA_2 of the same identity comes: it supersedes PA_1 at once, and only
+// it is registered. 3. PA_1's disconnect comes late.
+#[tokio::test]
+async fn a_newer_connection_supersedes_a_join_under_way() {
+    let (room, session) = memory(|builder| builder);
+    let mut events = session.events();
+    let line = room.line(&id("ada"));
+    line.opening_is(Opening::Held);
+    room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
+    settle().await;
+    room.join(presence("ada", "PA_2", 2)).await.expect("the session listens");
+    settle().await;
+    line.opening_is(Opening::Ready);
+    let ada = live(&session, "ada").await;
+    room.leave(&id("ada"), &sid("PA_1")).await.expect("the session listens");
+    settle().await;
+    assert_eq!(session.participant(&id("ada")), Some(ada.clone()));
+    assert_eq!((ada.sid(), session.stats().joins), (&sid("PA_2"), 1));
+    assert!(matches!(within(events.next()).await, Some(SessionEvent::Joined(who)) if who.sid == sid("PA_2")));
+    assert_eq!(line.received().len(), 1, "PA_1's stream never opened");
+}
+
+/// Who was there before the session was built joins without an event; announced as well, once.
+#[tokio::test]
+async fn who_is_there_already_joins() {
+    let room = MemoryRoom::new();
+    for n in 0..10 {
+        room.place(presence(&format!("p{n}"), &format!("PA_{n}"), 1));
+    }
+    room.join(presence("p0", "PA_0", 1)).await.expect("the room keeps the event");
+    let session = Session::builder(room.clone()).build().expect("the defaults make sense");
+    until(|| session.stats().participants == 10).await;
+    settle().await;
+    assert_eq!(session.stats().joins, 10);
+    session.broadcast(msg("x")).await.expect("the session is open");
+    for n in 0..10 {
+        receives(&room, &format!("p{n}"), &["x"]).await;
+    }
+}
+
+// 1. Ten streams hang while they are opened, with a cap of two. 2. Two are being opened, and the loop still serves
+// others: a disconnect, a reset, a broadcast. 3. Each that opens makes way for the next.
+#[tokio::test]
+async fn opening_streams_never_blocks_the_loop_and_is_capped() {
+    let gate = Arc::new(Semaphore::new(0));
+    let opening = Arc::new(AtomicUsize::new(0));
+    let (opened, count) = (Arc::clone(&gate), Arc::clone(&opening));
+    let (stage, streams) = (
+        common::Stage::<Bytes>::new(move |to, _| {
+            let (opened, count) = (Arc::clone(&opened), Arc::clone(&count));
+            async move {
+                if to.identity.as_str().starts_with("slow") {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    opened.acquire().await.expect("it is never closed").forget();
+                    count.fetch_sub(1, Ordering::SeqCst);
+                }
+                Ok(Valve::open().sink())
+            }
+        }),
+        Streams::<Bytes>::stage(|_| Valve::open()).1,
+    );
+    drop(streams);
+    let session = stage.session(|builder| builder.concurrent_joins(2));
+    stage.join(presence("quick", "PA_q", 1));
+    live(&session, "quick").await;
+    for n in 0..10 {
+        stage.join(presence(&format!("slow{n}"), &format!("PA_{n}"), 1));
+    }
+    until(|| opening.load(Ordering::SeqCst) == 2).await;
+    settle().await;
+    assert_eq!(opening.load(Ordering::SeqCst), 2);
+    stage.leave("quick", "PA_q");
+    until(|| session.participant(&id("quick")).is_none()).await;
+    for n in 1..=10 {
+        gate.add_permits(1);
+        until(|| session.stats().participants == n).await;
+        assert!(opening.load(Ordering::SeqCst) <= 2);
+    }
+}
+
+/// A listener that resets every instance the moment it is told of it, before the loop itself has taken note of the join:
+/// the waits grow all the same.
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_fails_at_once_is_backed_off_from() {
+    let (stage, _streams) = Streams::stage(|_| Valve::shut());
+    let session = stage.session(|builder| builder.queue_capacity(1));
+    let mut events = session.events();
+    stage.join(presence("ada", "PA_1", 1));
+    let begun = tokio::time::Instant::now();
+    let mut joins = 0;
+    while begun.elapsed() < Duration::from_secs(600) {
+        let joined = event(&mut events, |event| matches!(event, SessionEvent::Joined(_)).then_some(()));
+        if tokio::time::timeout(Duration::from_secs(40), joined).await.is_err() {
+            break;
+        }
+        joins += 1;
+        assert!(joins < 100, "{joins} instances in {:?}: it spins", begun.elapsed());
+        let ada = session.participant(&id("ada")).expect("it has just joined");
+        while ada.send(msg("x")).is_ok() {}
+    }
+    assert!(joins >= 20, "only {joins} instances in ten minutes");
+}

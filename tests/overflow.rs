@@ -1,0 +1,214 @@
+//! Overflow: who falls behind by more than the bound is torn down at once, once, and alone.
+
+mod common;
+
+use common::{
+    Streams, Valve, assert_settled, close_settled, event, id, live, msg, presence, reset, settle, texts, until, within,
+};
+use lanecast::{EndReason, SendError, SessionEvent, SubscriptionTag, Topic};
+
+fn stuck_once() -> impl Fn(&lanecast::room::Presence) -> Valve<bytes::Bytes> + Send + Sync {
+    let first = std::sync::atomic::AtomicBool::new(true);
+    move |to| {
+        let is_first = to.identity == id("slow") && first.swap(false, std::sync::atomic::Ordering::SeqCst);
+        if is_first { Valve::shut() } else { Valve::open() }
+    }
+}
+
+// 1. Slow's sink is in the middle of a write that doesn't end. 2. As much waits as may: nothing happens. 3. One more:
+// the sink is dropped without being polled again, everything undelivered is counted, and only once is it reset.
+// 4. The other participant has everything, once. 5. Slow comes back under the same sid as another instance.
+#[tokio::test]
+async fn overflow_in_the_middle_of_a_write() {
+    let (stage, streams) = Streams::stage(stuck_once());
+    let session = stage.session(|builder| builder.queue_capacity(8).initial(|_| async { vec![msg("state")] }));
+    let mut events = session.events();
+    stage.join(presence("slow", "PA_1", 1));
+    stage.join(presence("quick", "PA_2", 1));
+    let slow = live(&session, "slow").await;
+    live(&session, "quick").await;
+    let valve = streams.nth("slow", 0).await;
+    valve.wait_for(|seen| seen.taken.len() == 1 && seen.flushes_tried > 0).await;
+    let tried = valve.lock().flushes_tried;
+
+    let expected = texts("m", 9);
+    for text in &expected[..8] {
+        session.broadcast(msg(text.clone())).await.expect("the session is open");
+    }
+    settle().await;
+    assert_eq!(slow.end_reason(), None, "eight may wait");
+    assert_eq!(slow.stats().backlog, 9, "and the initial message doesn't count");
+
+    session.broadcast(msg(expected[8].clone())).await.expect("the session is open");
+    assert_eq!(reset(&mut events).await, EndReason::Overflow);
+    assert_eq!(within(slow.closed()).await, EndReason::Overflow);
+    assert!(valve.lock().dropped);
+    assert_eq!(valve.lock().flushes_tried, tried, "a sink that is being torn down isn't polled");
+    let account = slow.stats().account;
+    assert_eq!((account.delivered, account.dropped.overflow), (0, 10));
+    assert_settled(&account);
+
+    let quick = streams.nth("quick", 0).await;
+    quick.wait_for(|seen| seen.flushed.len() == 10).await;
+    assert_eq!(quick.lock().flushed[0], "state");
+    assert!(quick.lock().flushed[1..] == expected);
+
+    let again = live(&session, "slow").await;
+    assert_eq!(again.sid(), slow.sid());
+    assert_ne!(again.client_id(), slow.client_id());
+    streams.nth("slow", 1).await.wait_for(|seen| seen.flushed == ["state"]).await;
+    settle().await;
+    assert_eq!(session.stats().resets.total(), 1);
+    assert_eq!(streams.count("slow"), 2);
+    close_settled(&session).await;
+}
+
+/// The bound counts both lanes, topics included: with three kinds of messages in turn the fifth is one too many.
+#[tokio::test]
+async fn the_bound_counts_both_lanes_together() {
+    for fatal in 0..3 {
+        let (stage, streams) = Streams::stage(stuck_once());
+        let session = stage.session(|builder| builder.queue_capacity(4));
+        let mut events = session.events();
+        stage.join(presence("slow", "PA_1", 1));
+        let slow = live(&session, "slow").await;
+        let topic = Topic::new();
+        slow.subscribe(&topic, SubscriptionTag(0)).await;
+        session.broadcast(msg("1")).await.expect("the session is open");
+        streams.nth("slow", 0).await.wait_for(|seen| seen.taken.len() == 1).await;
+        slow.try_send(msg("2")).expect("there is room");
+        session.broadcast_to(&topic, msg("3")).await.expect("the session is open");
+        session.broadcast(msg("4")).await.expect("the session is open");
+        settle().await;
+        assert_eq!(slow.end_reason(), None, "four may wait");
+        assert!(slow.try_send(msg("no room")).is_err());
+        match fatal {
+            0 => session.broadcast(msg("5")).await.expect("the session is open"),
+            1 => session.broadcast_to(&topic, msg("5")).await.expect("the session is open"),
+            _ => assert!(matches!(slow.send(msg("5")), Err(SendError::Overflow))),
+        }
+        assert_eq!(reset(&mut events).await, EndReason::Overflow);
+        assert_eq!(slow.stats().account.dropped.overflow, 5);
+        assert_settled(&slow.stats().account);
+        assert_eq!(close_settled(&session).await.dropped.overflow, 5);
+    }
+}
+
+/// Five bytes may wait; the sixth is one too many, by whichever lane.
+#[tokio::test]
+async fn the_bound_counts_bytes() {
+    for direct in [false, true] {
+        let (stage, streams) = Streams::stage(stuck_once());
+        let session = stage.session(|builder| builder.queue_bytes(5));
+        let mut events = session.events();
+        stage.join(presence("slow", "PA_1", 1));
+        let slow = live(&session, "slow").await;
+        session.broadcast(msg("123")).await.expect("the session is open");
+        streams.nth("slow", 0).await.wait_for(|seen| seen.taken.len() == 1).await;
+        session.broadcast(msg("45")).await.expect("the session is open");
+        settle().await;
+        assert_eq!(slow.end_reason(), None);
+        if direct {
+            assert!(matches!(slow.send(msg("6")), Err(SendError::Overflow)));
+        } else {
+            session.broadcast(msg("6")).await.expect("the session is open");
+        }
+        assert_eq!(reset(&mut events).await, EndReason::Overflow);
+        close_settled(&session).await;
+    }
+}
+
+/// What a flush took gives its place back, so that a participant may take any number of messages, one bound after the
+/// other.
+#[tokio::test]
+async fn what_is_delivered_makes_room() {
+    let (stage, streams) = Streams::stage(|_| Valve::shut());
+    let session = stage.session(|builder| builder.queue_capacity(4).queue_bytes(8));
+    stage.join(presence("ada", "PA_1", 1));
+    let ada = live(&session, "ada").await;
+    let valve = streams.nth("ada", 0).await;
+    for round in 1..=100 {
+        for n in 0..4 {
+            if (round + n) % 2 == 0 {
+                session.broadcast(msg("bb")).await.expect("the session is open");
+            } else {
+                ada.send(msg("dd")).expect("there is room");
+            }
+        }
+        while valve.lock().flushed.len() < 4 * round {
+            valve.let_through(1);
+            tokio::task::yield_now().await;
+            assert_eq!(ada.end_reason(), None, "in round {round}");
+        }
+    }
+    until(|| ada.stats().backlog == 0).await;
+    assert_eq!(session.stats().resets.total(), 0);
+}
+
+// 1. Slow overflows, and everybody goes on broadcasting before the event loop has run. 2. It is still reset once.
+#[tokio::test]
+async fn further_messages_for_an_overflowed_participant_reset_it_no_further() {
+    let (stage, streams) = Streams::stage(stuck_once());
+    let session = stage.session(|builder| builder.queue_capacity(2));
+    let mut events = session.events();
+    stage.join(presence("slow", "PA_1", 1));
+    let slow = live(&session, "slow").await;
+    for text in texts("m", 30) {
+        session.try_broadcast(msg(text)).expect("the log has room");
+        let _ = slow.send(msg("direct"));
+    }
+    assert_eq!(reset(&mut events).await, EndReason::Overflow);
+    live(&session, "slow").await;
+    session.broadcast(msg("after")).await.expect("the session is open");
+    streams.nth("slow", 1).await.wait_for(|seen| seen.flushed.last().is_some_and(|m| m == "after")).await;
+    assert_eq!(session.stats().resets.overflow, 1);
+    assert_settled(&slow.stats().account);
+    close_settled(&session).await;
+    let end = event(&mut events, |event| match event {
+        SessionEvent::Reset { .. } => Some("reset"),
+        SessionEvent::Closed => Some("closed"),
+        _ => None,
+    });
+    assert_eq!(end.await, "closed");
+}
+
+/// A hundred are stuck and overflow by the same broadcast, another hundred aren't: all of the first are reset, each
+/// once, and none of the second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_overflow_at_once_and_nobody_else_notices() {
+    let (stage, streams) =
+        Streams::stage(|to| if to.identity.as_str().starts_with("slow") { Valve::shut() } else { Valve::open() });
+    let session = stage.session(|builder| builder.queue_capacity(8).shards(2).event_capacity(4_096));
+    let mut events = session.events();
+    for n in 0..100 {
+        stage.join(presence(&format!("slow{n}"), &format!("PA_s{n}"), 1));
+        stage.join(presence(&format!("quick{n}"), &format!("PA_q{n}"), 1));
+    }
+    until(|| session.stats().participants == 200).await;
+    let before: Vec<_> = session.participants();
+    let expected = texts("m", 9);
+    for text in &expected {
+        session.broadcast(msg(text.clone())).await.expect("the session is open");
+    }
+    let mut clients = std::collections::HashSet::new();
+    while clients.len() < 100 {
+        let client = event(&mut events, |event| match event {
+            SessionEvent::Reset { who, reason: EndReason::Overflow } => Some(who.client_id),
+            SessionEvent::Reset { who, reason } => panic!("{who:?} was reset: {reason}"),
+            _ => None,
+        });
+        assert!(clients.insert(client.await), "reset twice");
+    }
+    for n in 0..100 {
+        let valve = streams.nth(&format!("quick{n}"), 0).await;
+        valve.wait_for(|seen| seen.flushed.len() == 9).await;
+        assert!(valve.lock().flushed == expected);
+        assert_eq!(streams.count(&format!("quick{n}")), 1);
+    }
+    until(|| session.participants().len() == 200).await;
+    for participant in before.iter().filter(|participant| participant.identity().as_str().starts_with("slow")) {
+        assert_eq!(within(participant.closed()).await, EndReason::Overflow);
+        assert_settled(&participant.stats().account);
+    }
+    assert_eq!(session.stats().resets.overflow, 100);
+}

@@ -1,0 +1,383 @@
+//! Resets: the old instance goes, what the room has now comes, and one that always fails waits longer each time.
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{
+    Call, Stage, StageSink, Streams, Valve, assert_settled, close_settled, event, id, joined, live, memory, msg,
+    presence, receives, reset, settle, sid, size, until, within,
+};
+use lanecast::room::RoomEvent;
+use lanecast::room::memory::{Conduct, Opening};
+use lanecast::{EndReason, JoinError, SessionEvent, Subscribed, SubscriptionTag, Topic};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+// 1. Ada has subscribed and fails. 2. Her connection still stands: she comes back under the same sid and join time as
+// another instance, with her initial messages first. 3. Her subscription died with the old instance.
+#[tokio::test]
+async fn a_reset_keeps_the_sid_and_starts_afresh() {
+    let (room, session) = memory(|builder| builder.initial(|_| async { vec![msg("state")] }));
+    let mut events = session.events();
+    let old = joined(&room, &session, "ada").await;
+    let topic = Topic::new();
+    assert_eq!(old.subscribe(&topic, SubscriptionTag(1)).await, Subscribed::New);
+    session.broadcast_to(&topic, msg("one")).await.expect("the session is open");
+    receives(&room, "ada", &["state", "one"]).await;
+    let line = room.line(&id("ada"));
+    line.conduct(Conduct::Fail);
+    session.broadcast(msg("fails")).await.expect("the session is open");
+    let who = event(&mut events, |event| match event {
+        SessionEvent::Reset { who, reason: EndReason::WriteFailed } => Some(who.clone()),
+        _ => None,
+    });
+    assert_eq!(who.await.client_id, old.client_id());
+    line.conduct(Conduct::Flow);
+    let new = live(&session, "ada").await;
+    assert_eq!((new.sid(), new.joined_at()), (old.sid(), old.joined_at()));
+    assert_ne!(new.client_id(), old.client_id());
+    assert_eq!(topic.subscribers(), 0);
+    assert_eq!(old.subscribe(&topic, SubscriptionTag(1)).await, Subscribed::Closed, "the old handle stays closed");
+    session.broadcast_to(&topic, msg("two")).await.expect("the session is open");
+    session.broadcast(msg("three")).await.expect("the session is open");
+    receives(&room, "ada", &["state", "three"]).await;
+    assert_eq!((session.stats().joins, session.stats().replacements, session.stats().resets.write_failed), (2, 0, 1));
+}
+
+// 1. Ada's stream is busy; she overflows and is reset under the same sid. 2. Her new instance is registered. 3. The old
+// stream's wakers fire, its handle is used: all of it is late, and none of it touches the new instance.
+#[tokio::test]
+async fn a_late_failure_of_the_old_stream_misses_its_successor() {
+    let old_waker: Arc<Mutex<Option<Waker>>> = Arc::default();
+    let failing = Arc::new(AtomicBool::new(false));
+    let opened = Arc::new(AtomicUsize::new(0));
+    let (slot, fails, count) = (Arc::clone(&old_waker), Arc::clone(&failing), Arc::clone(&opened));
+    let stage = Stage::<Bytes>::new(move |_, _| {
+        let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+        let (slot, fails) = (Arc::clone(&slot), Arc::clone(&fails));
+        let sink = StageSink::new(move |call, cx| match (first, call) {
+            (true, Call::Flush) if fails.load(Ordering::SeqCst) => Poll::Ready(Err("late".to_owned())),
+            (true, Call::Flush) => {
+                *slot.lock().expect("no test panics with it") = cx.map(|cx| cx.waker().clone());
+                Poll::Pending
+            }
+            _ => Poll::Ready(Ok(())),
+        });
+        async move { Ok(sink) }
+    });
+    let session = stage.session(|builder| builder.queue_capacity(2));
+    let mut events = session.events();
+    stage.join(presence("ada", "PA_1", 1));
+    let old = live(&session, "ada").await;
+    session.broadcast(msg("a")).await.expect("the session is open");
+    until(|| old_waker.lock().expect("no test panics with it").is_some()).await;
+    while old.send(msg("b")).is_ok() {}
+    assert_eq!(reset(&mut events).await, EndReason::Overflow);
+    let new = live(&session, "ada").await;
+    assert_eq!(new.sid(), old.sid());
+    // The old stream fails now, and says so to whoever it was told to wake.
+    failing.store(true, Ordering::SeqCst);
+    let waker = old_waker.lock().expect("no test panics with it").take().expect("it was stored above");
+    waker.wake();
+    assert!(old.send(msg("late")).is_err());
+    settle().await;
+    session.broadcast(msg("c")).await.expect("the session is open");
+    until(|| new.stats().account.delivered == 1).await;
+    assert_eq!((new.end_reason(), session.stats().resets.total()), (None, 1));
+    assert_eq!(session.participant_by_sid(&sid("PA_1")), Some(new));
+    assert_eq!(opened.load(Ordering::SeqCst), 2);
+}
+
+/// The reset and the disconnect of one instance race, with the disconnect a step later each time. Whichever comes first,
+/// nobody is left behind, and the listener is told of exactly one end for each instance that joined.
+#[tokio::test]
+async fn a_reset_racing_with_a_disconnect_leaves_no_ghost() {
+    for steps in 0..24 {
+        let (room, session) = memory(|builder| builder.queue_capacity(1));
+        let mut events = session.events();
+        room.line(&id("ada")).conduct(Conduct::Stall { room: 0 });
+        let ada = joined(&room, &session, "ada").await;
+        // 1. The instance overflows: its reset is pending.
+        while ada.send(msg("x")).is_ok() {}
+        // 2. So many steps later its connection is gone.
+        for _ in 0..steps {
+            tokio::task::yield_now().await;
+        }
+        room.leave(&id("ada"), &sid("PA_ada")).await.expect("the session listens");
+        until(|| session.stats().participants == 0).await;
+        settle().await;
+        assert_eq!(session.stats().participants, 0, "a ghost after {steps} steps");
+        close_settled(&session).await;
+        let (mut joins, mut ends) = (0, 0);
+        loop {
+            match within(events.next()).await {
+                Some(SessionEvent::Joined(_)) => joins += 1,
+                Some(SessionEvent::Left(_) | SessionEvent::Reset { .. }) => ends += 1,
+                Some(SessionEvent::Closed) => break,
+                other => panic!("not expected: {other:?}"),
+            }
+        }
+        assert_eq!(joins, ends, "after {steps} steps: every instance that joined ended, and somebody was told");
+        assert!((1..=2).contains(&joins));
+    }
+}
+
+// 1. Ada is reset, and her stream is being opened again. 2. Her connection goes: the join is cancelled. 3. She isn't
+// registered, and what was being opened is dropped.
+#[tokio::test]
+async fn a_disconnect_cancels_a_reset_that_is_under_way() {
+    let (room, session) = memory(|builder| builder);
+    let mut events = session.events();
+    let line = room.line(&id("ada"));
+    let ada = joined(&room, &session, "ada").await;
+    line.opening_is(Opening::Held);
+    line.conduct(Conduct::Fail);
+    ada.send(msg("x")).expect("there is room");
+    reset(&mut events).await;
+    settle().await;
+    room.leave(&id("ada"), &sid("PA_ada")).await.expect("the session listens");
+    settle().await;
+    line.opening_is(Opening::Ready);
+    line.conduct(Conduct::Flow);
+    settle().await;
+    assert_eq!(session.stats().participants, 0);
+    assert_eq!(line.received().len(), 1, "no stream was opened for who has left");
+}
+
+// 1. Ada's connection is gone from the room, its event not here yet. 2. She fails: the reset finds nobody to join, and
+// the disconnect that follows finds nobody to remove.
+#[tokio::test]
+async fn a_reset_of_one_who_is_gone_joins_nobody() {
+    let (room, session) = memory(|builder| builder);
+    let mut events = session.events();
+    let ada = joined(&room, &session, "ada").await;
+    room.vanish(&id("ada"), &sid("PA_ada"));
+    room.line(&id("ada")).conduct(Conduct::Fail);
+    ada.send(msg("x")).expect("there is room");
+    assert_eq!(reset(&mut events).await, EndReason::WriteFailed);
+    room.leave(&id("ada"), &sid("PA_ada")).await.expect("the session listens");
+    settle().await;
+    assert_eq!((session.stats().participants, session.stats().joins), (0, 1));
+    assert_eq!(room.line(&id("ada")).received().len(), 1);
+}
+
+/// What the room has for the identity may be another connection by now: that is what is joined, under its own sid and
+/// attributes.
+#[tokio::test]
+async fn a_reset_joins_what_the_room_has_now() {
+    let (room, session) = memory(|builder| builder);
+    let mut events = session.events();
+    let old = joined(&room, &session, "ada").await;
+    room.place(presence("ada", "PA_2", 2).with_attribute("colour", "red"));
+    room.line(&id("ada")).conduct(Conduct::Fail);
+    old.send(msg("x")).expect("there is room");
+    reset(&mut events).await;
+    room.line(&id("ada")).conduct(Conduct::Flow);
+    let new = live(&session, "ada").await;
+    assert_eq!((new.sid(), new.joined_at()), (&sid("PA_2"), 2));
+    assert_eq!(new.attributes().get("colour").map(String::as_str), Some("red"));
+    // The events of both arrive late.
+    room.emit(RoomEvent::Disconnected { identity: id("ada"), sid: sid("PA_ada") }).await.expect("the session listens");
+    room.emit(RoomEvent::Active(presence("ada", "PA_2", 2))).await.expect("the session listens");
+    settle().await;
+    assert_eq!(session.participant(&id("ada")), Some(new));
+    assert_eq!(session.stats().joins, 2);
+}
+
+/// The version is checked again, on the attributes the room has at the reset.
+#[tokio::test]
+async fn fresh_attributes_are_checked_at_a_reset() {
+    let (room, session) = memory(|builder| builder.refusal(|_, why| Some(msg(format!("no {}", why.advertised)))));
+    let mut events = session.events();
+    let ada = joined(&room, &session, "ada").await;
+    room.place(presence("ada", "PA_ada", 1).with_attribute("protocolVersion", "3.0.0"));
+    let line = room.line(&id("ada"));
+    while let Ok(()) = ada.send(msg("x")) {}
+    assert_eq!(reset(&mut events).await, EndReason::Overflow);
+    let error = event(&mut events, |event| match event {
+        SessionEvent::Refused { error, .. } => Some(error.clone()),
+        _ => None,
+    });
+    assert!(matches!(error.await, JoinError::Incompatible(_)));
+    let all = within(line.wait_for(|all| all.len() == 2 && all[1].closed)).await;
+    assert_eq!(all[1].messages, ["no 3.0.0"]);
+    settle().await;
+    assert_eq!((session.stats().participants, line.received().len()), (0, 2));
+}
+
+/// Every write to Ada fails, initial messages included. In ten minutes of virtual time she is tried again and again with
+/// ever longer waits, from 100 ms (less up to half) to 30 s, and not hundreds of times.
+#[tokio::test(start_paused = true)]
+async fn one_whose_stream_always_fails_waits_longer_each_time() {
+    let opened: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let noted = Arc::clone(&opened);
+    let stage = Stage::<Bytes>::new(move |_, _| {
+        noted.lock().expect("no test panics with it").push(Instant::now());
+        async {
+            Ok(StageSink::new(|call, _| {
+                Poll::Ready(if matches!(call, Call::Flush) { Err("no".to_owned()) } else { Ok(()) })
+            }))
+        }
+    });
+    let session = stage.session(|builder| builder.initial(|_| async { vec![msg("state")] }));
+    stage.join(presence("ada", "PA_1", 1));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let opened = opened.lock().expect("no test panics with it").clone();
+    let waits: Vec<_> = opened.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    println!("{waits:?}");
+    // 0, .1, .2, .4, .8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30, ... less up to half of it.
+    assert!((25..=60).contains(&waits.len()), "{} attempts in ten minutes: {waits:?}", waits.len());
+    for (n, wait) in waits.iter().enumerate().skip(1) {
+        let full = Duration::from_millis(100 << (n - 1).min(20)).min(Duration::from_secs(30));
+        let slack = Duration::from_millis(5);
+        assert!(*wait >= full / 2 && *wait <= full + slack, "wait {n} is {wait:?} of {full:?}");
+    }
+    assert_eq!(session.stats().resets.write_failed, opened.len() as u64);
+}
+
+/// The same when the room itself panics, when it fails, and when it never answers.
+#[tokio::test(start_paused = true)]
+async fn a_room_that_never_opens_a_stream_is_asked_less_and_less() {
+    for how in 0..3 {
+        let opened = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&opened);
+        let stage = Stage::<Bytes>::new(move |_, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            async move {
+                match how {
+                    0 => panic!("the room was told to panic"),
+                    1 => Err(lanecast::room::OpenError::transport("told to fail")),
+                    _ => std::future::pending().await,
+                }
+            }
+        });
+        let session = stage.session(|builder| builder);
+        let mut events = session.events();
+        stage.join(presence("ada", "PA_1", 1));
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let tried = opened.load(Ordering::SeqCst);
+        assert!((20..=60).contains(&tried), "case {how}: {tried} attempts in ten minutes");
+        let failed = event(&mut events, |event| match event {
+            SessionEvent::JoinFailed { identity, error, .. } => Some((identity.clone(), error.clone())),
+            _ => None,
+        });
+        let (who, error) = failed.await;
+        assert_eq!(who, id("ada"));
+        assert!(
+            matches!(
+                (how, &error),
+                (0, JoinError::Panicked) | (1, JoinError::Open(_)) | (2, JoinError::OpenTimedOut(_))
+            ),
+            "{error:?}"
+        );
+        assert!(session.stats().failed_joins >= tried as u64 - 1);
+    }
+}
+
+// 1. One permit; Bad's stream always fails to open. 2. While Bad backs off, it holds no permit: a hundred others join
+// without time passing.
+#[tokio::test(start_paused = true)]
+async fn backing_off_holds_no_permit() {
+    let stage = Stage::<Bytes>::new(|to, _| async move {
+        if to.identity == id("bad") {
+            return Err(lanecast::room::OpenError::transport("told to fail"));
+        }
+        Ok(StageSink::new(|_, _| Poll::Ready(Ok(()))))
+    });
+    let session = stage
+        .session(|builder| builder.concurrent_joins(1).reset_backoff(Duration::from_secs(60), Duration::from_secs(60)));
+    stage.join(presence("bad", "PA_0", 1));
+    until(|| session.stats().failed_joins == 1).await;
+    let begun = Instant::now();
+    for n in 0..100 {
+        stage.join(presence(&format!("p{n}"), &format!("PA_p{n}"), 1));
+    }
+    until(|| session.stats().participants == 100).await;
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
+
+/// Many participants fail again and again at the same time. Streams are opened by no more than the cap at once, one at a
+/// time for each identity, and in the end everybody is there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resets_run_concurrently_with_a_cap_one_per_identity() {
+    let rounds = size(5, 100);
+    let gate = Arc::new(Semaphore::new(0));
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let opening: Arc<Mutex<std::collections::HashSet<String>>> = Arc::default();
+    let (g, n, m, o) = (Arc::clone(&gate), Arc::clone(&now), Arc::clone(&most), Arc::clone(&opening));
+    let stage = Stage::<Bytes>::new(move |to, _| {
+        let (g, n, m, o) = (Arc::clone(&g), Arc::clone(&n), Arc::clone(&m), Arc::clone(&o));
+        async move {
+            let name = to.identity.to_string();
+            assert!(o.lock().expect("checked below").insert(name.clone()), "two streams are being opened to {name}");
+            m.fetch_max(n.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            g.acquire().await.expect("it is never closed").forget();
+            n.fetch_sub(1, Ordering::SeqCst);
+            o.lock().expect("checked below").remove(&name);
+            let valve = Valve::shut();
+            Ok(valve.sink())
+        }
+    });
+    let session = stage.session(|builder| {
+        builder.concurrent_joins(4).queue_capacity(2).reset_backoff(Duration::from_millis(1), Duration::from_millis(2))
+    });
+    let count = 20;
+    for n in 0..count {
+        stage.join(presence(&format!("p{n}"), &format!("PA_{n}"), 1));
+    }
+    until(|| now.load(Ordering::SeqCst) == 4).await;
+    gate.add_permits(count);
+    for round in 1..=rounds {
+        until(|| session.participants().len() == count).await;
+        for participant in session.participants() {
+            while participant.send(msg("x")).is_ok() {}
+        }
+        until(|| now.load(Ordering::SeqCst) == 4).await;
+        gate.add_permits(count);
+        until(|| session.stats().resets.overflow == (round * count) as u64).await;
+    }
+    until(|| session.participants().len() == count).await;
+    assert_eq!(most.load(Ordering::SeqCst), 4, "the cap");
+    assert_eq!(session.stats().joins, ((rounds + 1) * count) as u64);
+}
+
+/// Resets asked for from many threads at the same moment, again and again: each is done, none waits for another's
+/// wake-up. One that is lost hangs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_reset_is_lost() {
+    let (stage, _streams) = Streams::<Bytes>::stage(|_| Valve::shut());
+    let session = stage
+        .session(|builder| builder.queue_capacity(1).reset_backoff(Duration::from_nanos(1), Duration::from_nanos(1)));
+    let names: Vec<_> = (0..4).map(|n| format!("p{n}")).collect();
+    for name in &names {
+        stage.join(presence(name, &format!("PA_{name}"), 1));
+    }
+    let mut last: Vec<_> = Vec::new();
+    for name in &names {
+        last.push(live(&session, name).await);
+    }
+    for _ in 0..size(200, 10_000) {
+        let threads: Vec<_> = last
+            .drain(..)
+            .map(|participant| {
+                std::thread::spawn(move || {
+                    while participant.send(msg("x")).is_ok() {}
+                    participant
+                })
+            })
+            .collect();
+        for thread in threads {
+            let old = thread.join().expect("no sender panics");
+            until(|| session.participant(old.identity()).is_some_and(|new| new != old)).await;
+            assert_settled(&old.stats().account);
+            last.push(session.participant(old.identity()).expect("it was there a moment ago"));
+        }
+    }
+    session.cancel();
+    within(session.ended()).await.expect("it ends in good order");
+}

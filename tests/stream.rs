@@ -1,0 +1,156 @@
+//! A participant's own stream to us: whose it is, what it outlives, and when it ends.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use common::{close_settled, id, joined, live, memory, msg, presence, reset, settle, sid, until, within};
+use lanecast::room::memory::{Conduct, MemoryRoom, Opening};
+use lanecast::{ClientId, ControlStream, SessionEvent};
+use tokio::sync::mpsc;
+
+type Seen = (String, Bytes, Option<ClientId>);
+
+/// Reports each message with the instance that is registered when it comes, and counts itself while it lives.
+async fn report(mut control: ControlStream<MemoryRoom<Bytes>>, seen: mpsc::UnboundedSender<Seen>, alive: Alive) {
+    let _alive = alive;
+    while let Some(message) = control.stream.recv().await {
+        let instance = control.participant().map(|participant| participant.client_id());
+        let _ = seen.send((control.identity.to_string(), message, instance));
+    }
+}
+
+struct Alive(Arc<AtomicUsize>);
+
+impl Alive {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+type Started =
+    (MemoryRoom<Bytes>, lanecast::Session<MemoryRoom<Bytes>>, mpsc::UnboundedReceiver<Seen>, Arc<AtomicUsize>);
+
+fn start() -> Started {
+    let (sender, seen) = mpsc::unbounded_channel();
+    let alive = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&alive);
+    let (room, session) =
+        memory(|builder| builder.on_stream(move |control| report(control, sender.clone(), Alive::new(&count))));
+    (room, session, seen, alive)
+}
+
+// 1. Ada's handler is running. 2. She is reset under the same sid. 3. The handler is still the same, and finds the new
+// instance; while there is none it finds none. 4. She disconnects: it is dropped.
+#[tokio::test]
+async fn a_handler_survives_a_reset_and_ends_with_its_connection() {
+    let (room, session, mut seen, alive) = start();
+    let mut events = session.events();
+    let old = joined(&room, &session, "ada").await;
+    let stream = room.open_incoming(&id("ada"), &sid("PA_ada")).await.expect("the session listens");
+    stream.send(msg("one")).await.expect("the handler runs");
+    assert_eq!(within(seen.recv()).await, Some(("ada".to_owned(), msg("one"), Some(old.client_id()))));
+    let line = room.line(&id("ada"));
+    line.opening_is(Opening::Held);
+    line.conduct(Conduct::Fail);
+    old.send(msg("x")).expect("there is room");
+    reset(&mut events).await;
+    stream.send(msg("two")).await.expect("the handler runs");
+    assert_eq!(within(seen.recv()).await, Some(("ada".to_owned(), msg("two"), None)));
+    line.conduct(Conduct::Flow);
+    line.opening_is(Opening::Ready);
+    let new = live(&session, "ada").await;
+    stream.send(msg("three")).await.expect("the handler runs");
+    assert_eq!(within(seen.recv()).await, Some(("ada".to_owned(), msg("three"), Some(new.client_id()))));
+    assert_eq!(alive.load(Ordering::SeqCst), 1, "one handler all along");
+    room.leave(&id("ada"), &sid("PA_ada")).await.expect("the session listens");
+    until(|| alive.load(Ordering::SeqCst) == 0).await;
+    assert!(stream.send(msg("four")).await.is_err());
+}
+
+/// A stream that comes while its connection is still being joined, or reset, is kept until there is an instance.
+#[tokio::test]
+async fn a_stream_that_comes_before_its_instance_is_kept() {
+    let (room, session, mut seen, _alive) = start();
+    let line = room.line(&id("ada"));
+    line.opening_is(Opening::Held);
+    room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
+    let stream = room.open_incoming(&id("ada"), &sid("PA_1")).await.expect("the session listens");
+    stream.send(msg("early")).await.expect("it is kept");
+    settle().await;
+    assert!(seen.try_recv().is_err());
+    line.opening_is(Opening::Ready);
+    let ada = live(&session, "ada").await;
+    assert_eq!(within(seen.recv()).await, Some(("ada".to_owned(), msg("early"), Some(ada.client_id()))));
+}
+
+/// Streams of nobody are dropped and counted; that of a connection that leaves before it is joined is dropped with it.
+#[tokio::test]
+async fn stray_streams_are_dropped() {
+    let (room, session, _seen, alive) = start();
+    let stray = room.open_incoming(&id("nobody"), &sid("PA_0")).await.expect("the session listens");
+    until(|| session.stats().stray_streams == 1).await;
+    within(stray.closed()).await;
+    room.line(&id("ada")).opening_is(Opening::Held);
+    room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
+    let kept = room.open_incoming(&id("ada"), &sid("PA_1")).await.expect("the session listens");
+    settle().await;
+    assert!(!kept.is_closed());
+    room.leave(&id("ada"), &sid("PA_1")).await.expect("the session listens");
+    within(kept.closed()).await;
+    assert_eq!((session.stats().stray_streams, alive.load(Ordering::SeqCst)), (1, 0));
+}
+
+/// A handler lasts as long as its connection: the successor's is another, and the late disconnect of the predecessor
+/// ends the predecessor's alone. `close` ends the rest.
+#[tokio::test]
+async fn each_connection_has_a_handler_of_its_own() {
+    let (room, session, mut seen, alive) = start();
+    room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
+    live(&session, "ada").await;
+    let first = room.open_incoming(&id("ada"), &sid("PA_1")).await.expect("the session listens");
+    until(|| alive.load(Ordering::SeqCst) == 1).await;
+    room.join(presence("ada", "PA_2", 2)).await.expect("the session listens");
+    let second = room.open_incoming(&id("ada"), &sid("PA_2")).await.expect("the session listens");
+    until(|| alive.load(Ordering::SeqCst) == 2).await;
+    first.send(msg("from the past")).await.expect("its connection isn't reported gone yet");
+    assert_eq!(within(seen.recv()).await, Some(("ada".to_owned(), msg("from the past"), None)));
+    room.leave(&id("ada"), &sid("PA_1")).await.expect("the session listens");
+    within(first.closed()).await;
+    let ada = live(&session, "ada").await;
+    second.send(msg("hello")).await.expect("its connection stands");
+    assert_eq!(within(seen.recv()).await, Some(("ada".to_owned(), msg("hello"), Some(ada.client_id()))));
+    close_settled(&session).await;
+    assert_eq!(alive.load(Ordering::SeqCst), 0);
+    assert!(second.is_closed());
+}
+
+/// A handler that panics, at once or later, harms nobody: the session goes on.
+#[tokio::test]
+async fn a_handler_that_panics_harms_nobody() {
+    for at_once in [true, false] {
+        let (room, session) = memory(|builder| {
+            builder.on_stream(move |_| {
+                assert!(!at_once, "the handler was told to panic");
+                async { panic!("the handler was told to panic") }
+            })
+        });
+        let mut events = session.events();
+        joined(&room, &session, "ada").await;
+        let stream = room.open_incoming(&id("ada"), &sid("PA_ada")).await.expect("the session listens");
+        within(stream.closed()).await;
+        joined(&room, &session, "bob").await;
+        assert!(matches!(within(events.next()).await, Some(SessionEvent::Joined(_))));
+        assert!(matches!(within(events.next()).await, Some(SessionEvent::Joined(_))));
+        close_settled(&session).await;
+    }
+}

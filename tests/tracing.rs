@@ -1,0 +1,199 @@
+//! What is logged: every change of state with identity, sid and reason, and nothing per message above trace level.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{Capture, id, joined, live, memory, msg, presence, reset, settle, sid, until, within};
+use lanecast::room::RoomEvent;
+use lanecast::room::memory::{Conduct, Opening};
+use lanecast::{Message, SessionEvent};
+use tracing::Level;
+use tracing_subscriber::layer::SubscriberExt;
+
+/// Runs `test` on this thread alone, and gives back what was logged.
+fn captured(capture: &Capture, test: impl Future<Output = ()>) {
+    let subscriber = tracing_subscriber::registry().with(capture.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    tracing::subscriber::with_default(subscriber, || runtime.block_on(test));
+}
+
+#[test]
+fn every_change_of_state_says_who_and_why() {
+    let capture = Capture::new();
+    captured(&capture, async {
+        let (room, session) = memory(|builder| builder.queue_capacity(2));
+        let mut events = session.events();
+        let ada = joined(&room, &session, "ada").await;
+        // Reset by overflow.
+        room.line(&id("ada")).conduct(Conduct::Stall { room: 0 });
+        while ada.send(msg("secret")).is_ok() {}
+        reset(&mut events).await;
+        room.line(&id("ada")).conduct(Conduct::Flow);
+        live(&session, "ada").await;
+        // Replaced, then refused as stale, then gone; a send to who is gone.
+        room.join(presence("ada", "PA_2", 20)).await.expect("the session listens");
+        until(|| session.participant_by_sid(&sid("PA_2")).is_some()).await;
+        room.emit(RoomEvent::Active(presence("ada", "PA_0", 0))).await.expect("the session listens");
+        let ada = live(&session, "ada").await;
+        room.leave(&id("ada"), &sid("PA_2")).await.expect("the session listens");
+        within(ada.closed()).await;
+        let _ = ada.send(msg("secret"));
+        // A write that fails, and a stream that can't be opened.
+        let bob = joined(&room, &session, "bob").await;
+        room.line(&id("bob")).opening_is(Opening::Fails);
+        room.line(&id("bob")).conduct(Conduct::Fail);
+        bob.send(msg("secret")).expect("there is room");
+        until(|| session.stats().failed_joins > 0).await;
+        // A version.
+        room.join(presence("cyd", "PA_9", 1).with_attribute("protocolVersion", "1.0.0")).await.expect("it listens");
+        until(|| session.stats().refused == 1).await;
+        // The uplink.
+        room.emit(RoomEvent::UplinkStalled).await.expect("the session listens");
+        room.emit(RoomEvent::UplinkFlowing).await.expect("the session listens");
+        until(|| session.stats().uplink_stalls == 1 && !session.stats().uplink_stalled).await;
+        within(session.close(Duration::ZERO)).await.expect("it closes in good order");
+    });
+    let find = |parts: &[&str]| {
+        let found = capture.find(parts);
+        found.unwrap_or_else(|| panic!("nothing logged with {parts:?} among {:#?}", capture.seen()))
+    };
+    for (level, parts) in [
+        (Level::INFO, &["joined", "ada", "PA_ada"][..]),
+        (Level::INFO, &["failed, reset pending", "ada", "PA_ada", "too slow"]),
+        (Level::INFO, &["reset", "ada", "PA_ada", "too slow"]),
+        (Level::INFO, &["replaced", "ada", "PA_ada", "newer connection"]),
+        (Level::INFO, &["joined in place", "ada", "PA_2"]),
+        (Level::INFO, &["refused", "ada", "PA_0", "later connection"]),
+        (Level::INFO, &["left", "ada", "PA_2", "disconnected"]),
+        (Level::DEBUG, &["send to a closed participant", "ada", "PA_2"]),
+        (Level::INFO, &["failed, reset pending", "bob", "PA_bob", "write to it failed", "LineFailed"]),
+        (Level::INFO, &["join failed", "bob", "PA_bob", "could not be opened"]),
+        (Level::INFO, &["refused", "cyd", "PA_9", "1.0.0"]),
+        (Level::DEBUG, &["stream ended", "bob", "PA_bob", "write to it failed"]),
+        (Level::WARN, &["uplink stalled"]),
+        (Level::INFO, &["uplink flowing"]),
+        (Level::INFO, &["session closing"]),
+        (Level::INFO, &["session closed"]),
+    ] {
+        assert_eq!(find(parts).level, level, "{parts:?}");
+    }
+    for line in capture.seen() {
+        assert!(!line.text.contains("secret"), "a payload: {}", line.text);
+    }
+}
+
+/// Thousands of messages by every way, to one that keeps up, one that is stalled and one that subscribes: not one line
+/// above trace level.
+#[test]
+fn nothing_is_logged_per_message() {
+    let capture = Capture::new();
+    captured(&capture, async {
+        let (room, session) = memory(|builder| builder.queue_capacity(10_000));
+        let ada = joined(&room, &session, "ada").await;
+        let stalled = joined(&room, &session, "stalled").await;
+        let topic = lanecast::Topic::new();
+        ada.subscribe(&topic, lanecast::SubscriptionTag(0)).await;
+        settle().await;
+        room.line(&id("stalled")).conduct(Conduct::Stall { room: 3 });
+        let before = capture.seen().len();
+        for n in 0..1_000 {
+            session.broadcast(msg("a")).await.expect("the session is open");
+            session.broadcast_to(&topic, msg("b")).await.expect("the session is open");
+            ada.send(msg("c")).expect("there is room");
+            stalled.try_send(msg("d")).expect("there is room");
+            if n == 500 {
+                room.line(&id("stalled")).conduct(Conduct::Flow);
+            }
+        }
+        until(|| session.stats().account.delivered == 5_000).await;
+        let logged: Vec<_> =
+            capture.seen()[before..].iter().filter(|line| line.level < Level::TRACE).cloned().collect();
+        assert!(logged.is_empty(), "{logged:?}");
+    });
+}
+
+/// A message whose `Debug` would be noticed. With logging off nothing is formatted, and with it on nothing of a message.
+#[derive(Clone)]
+struct Unprintable;
+
+impl std::fmt::Debug for Unprintable {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("a message was formatted");
+    }
+}
+
+impl Message for Unprintable {
+    fn byte_len(&self) -> usize {
+        1
+    }
+}
+
+#[test]
+fn no_message_is_ever_formatted() {
+    captured(&Capture::new(), async {
+        let (stage, streams) = common::Streams::<Unprintable>::stage(|_| common::Valve::open());
+        let session = stage.session(|builder| builder.queue_capacity(2));
+        stage.join(presence("ada", "PA_1", 1));
+        let ada = live(&session, "ada").await;
+        session.broadcast(Unprintable).await.expect("the session is open");
+        ada.send(Unprintable).expect("there is room");
+        streams.nth("ada", 0).await.wait_for(|seen| seen.flushed.len() == 2).await;
+        stage.leave("ada", "PA_1");
+        within(ada.closed()).await;
+        // The errors name their variant alone, whatever they carry.
+        let refused = ada.try_send(Unprintable).expect_err("it has left");
+        assert_eq!(format!("{refused:?}"), "Closed(..)");
+        session.cancel();
+        within(session.ended()).await.expect("it ends in good order");
+        let closed = session.broadcast(Unprintable).await.expect_err("it is closed");
+        assert_eq!(format!("{closed:?}"), "Closed(..)");
+    });
+}
+
+// 1. Ada is registered, and that is about to be told: whoever tells it is held at the line it logs. 2. Her disconnect
+// is served meanwhile, if the loop isn't the one that is held. 3. It goes on. A listener is told that she joined before
+// it is told that she left: in the other order it would believe for ever that she is here.
+#[test]
+fn nobody_leaves_before_having_joined() {
+    let (reached, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (here, there) = (Arc::clone(&reached), Arc::clone(&served));
+    let capture = Capture::with(move |line| {
+        if line.text.contains("message=joined") {
+            here.store(true, Ordering::SeqCst);
+            // Held no longer than this if it is the loop itself, which then can't serve anything.
+            let begun = Instant::now();
+            while !there.load(Ordering::SeqCst) && begun.elapsed() < Duration::from_millis(300) {
+                std::thread::yield_now();
+            }
+        }
+    });
+    let subscriber = tracing_subscriber::registry().with(capture);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_time().build().expect("a runtime");
+    // The only test of this file that needs it on other threads: the others set a default of their own.
+    tracing::subscriber::set_global_default(subscriber).expect("set once");
+    runtime.block_on(async {
+        let (room, session) = memory(|builder| builder);
+        let mut events = session.events();
+        room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
+        until(|| reached.load(Ordering::SeqCst)).await;
+        room.leave(&id("ada"), &sid("PA_1")).await.expect("the session listens");
+        // The event in front of this one has been served when it is: a stream of nobody is counted.
+        let _stray = room.open_incoming(&id("nobody"), &sid("PA_0")).await.expect("the session listens");
+        until(|| session.stats().stray_streams == 1).await;
+        served.store(true, Ordering::SeqCst);
+        let mut told = Vec::new();
+        while told.len() < 2 {
+            told.push(match within(events.next()).await {
+                Some(SessionEvent::Joined(_)) => "joined",
+                Some(SessionEvent::Left(_)) => "left",
+                other => panic!("not expected: {other:?}"),
+            });
+        }
+        assert_eq!(told, ["joined", "left"]);
+        until(|| session.stats().participants == 0).await;
+    });
+}
