@@ -88,7 +88,11 @@ fn join(registry: &Registry<Visitor>, new: &Visitor) -> bool {
             assert!(prior.is_gone(), "who is replaced is ended");
             true
         }
-        Registration::Stale(_) | Registration::Duplicate(_) | Registration::Ended => {
+        Registration::Ended(prior) => {
+            assert!(new.is_gone() && prior.is_none_or(|prior| prior.is_gone()));
+            false
+        }
+        Registration::Stale(_) | Registration::Duplicate(_) => {
             new.end(EndReason::Refused);
             false
         }
@@ -231,6 +235,25 @@ fn two_who_leave_leave_nothing() {
         leave(&registry, &new);
         other.join().expect("who registers doesn't panic");
         assert_empty(&registry);
+    });
+}
+
+/// It fails while it registers: who isn't told that it is in finds it gone from both indexes.
+#[test]
+fn who_ends_before_it_is_live_does_not_stay() {
+    holds(|| {
+        let registry = Arc::new(Registry::new());
+        let new = Visitor::new("PA_1", 1);
+        let other = thread::spawn({
+            let new = new.clone();
+            move || new.end(EndReason::WriteFailed)
+        });
+        if join(&registry, &new) {
+            leave(&registry, &new);
+        }
+        assert_empty(&registry);
+        assert_eq!(registry.stored_by_sid(new.sid()), None);
+        other.join().expect("who ends it doesn't panic");
     });
 }
 
