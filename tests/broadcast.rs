@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use common::{
-    State, Streams, Trap, Valve, close_settled, id, joined, live, memory, msg, presence, receives, settle, size, texts,
-    until, within,
+    Stage, State, Streams, Trap, Valve, close_settled, id, joined, live, memory, msg, presence, receives, settle, size,
+    texts, until, within,
 };
-use lanecast::{BroadcastError, Session, TryBroadcastError};
+use lanecast::{BroadcastError, Session, SessionBuilder, TryBroadcastError};
 
 // 1. One participant's sink is stuck in a write. 2. Many times the log's capacity is broadcast. 3. The other has
 // everything while the first still stands where it was. 4. Let go, the first gets the same, in the same order.
@@ -43,9 +44,20 @@ async fn a_stalled_participant_holds_nobody_back() {
 /// capacity, and is writable again only after the shard has let the reactor run.
 #[tokio::test]
 async fn a_burst_longer_than_the_queue_resets_nobody_who_keeps_up() {
+    burst(|builder| builder.queue_capacity(16).log_capacity(16)).await;
+}
+
+/// The same where it is the bytes that would be too many: the log holds four times as much as may wait for a
+/// participant.
+#[tokio::test]
+async fn a_burst_heavier_than_the_queue_resets_nobody_who_keeps_up() {
+    burst(|builder| builder.queue_bytes(16 * "m0000".len() as u64).log_capacity(64)).await;
+}
+
+async fn burst(setup: impl FnOnce(SessionBuilder<Stage<Bytes>>) -> SessionBuilder<Stage<Bytes>>) {
     let count = 16 * 64;
     let (stage, streams) = Streams::stage(|_| Valve::shut());
-    let session = stage.session(|builder| builder.queue_capacity(16).log_capacity(16));
+    let session = stage.session(setup);
     stage.join(presence("ada", "PA_1", 1));
     let ada = live(&session, "ada").await;
     let valve = streams.nth("ada", 0).await;
@@ -58,9 +70,9 @@ async fn a_burst_longer_than_the_queue_resets_nobody_who_keeps_up() {
             }
         }
     });
-    let expected = texts("m", count);
-    for text in &expected {
-        within(session.broadcast(msg(text.clone()))).await.expect("the session is open");
+    let expected: Vec<_> = (0..count).map(|n| msg(format!("m{n:04}"))).collect();
+    for message in &expected {
+        within(session.broadcast(message.clone())).await.expect("the session is open");
     }
     valve.wait_for(|seen| seen.flushed.len() == count || seen.dropped).await;
     peer.abort();

@@ -80,7 +80,7 @@ async fn subscribing_has_a_position() {
 /// The same with the shard on another thread, which is in the middle of a turn when it is asked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn subscribing_has_a_position_on_another_thread() {
-    subscribe_and_unsubscribe(common::size(1_000, 100_000)).await;
+    subscribe_and_unsubscribe(common::size(1_000, 5_000)).await;
 }
 
 async fn subscribe_and_unsubscribe(rounds: usize) {
@@ -111,7 +111,7 @@ async fn subscribe_and_unsubscribe(rounds: usize) {
 // unsubscribes. 3. What it received is a piece of the sequence without a gap, which holds everything in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_subscription_under_fire_has_no_gap() {
-    let rounds = common::size(100, 2_000);
+    let rounds = common::size(100, 500);
     let (room, session) = memory(|builder| builder.shards(2).queue_capacity(1 << 20));
     let ada = joined(&room, &session, "ada").await;
     let topic = Topic::new();

@@ -147,16 +147,33 @@ impl<M: Message> Shelf<M> {
 
 /// Messages and their bytes.
 #[derive(Clone, Copy, Debug, Default)]
-struct Load {
+pub(crate) struct Load {
     messages: u32,
     bytes: usize,
 }
 
 impl Load {
-    fn add(&mut self, bytes: usize) {
+    pub(crate) fn add(&mut self, bytes: usize) {
         self.messages += 1;
         self.bytes += bytes;
     }
+
+    pub(crate) fn add_all(&mut self, more: Self) {
+        self.messages = self.messages.saturating_add(more.messages);
+        self.bytes = self.bytes.saturating_add(more.bytes);
+    }
+
+    /// Whether it is as much as `quota` allows. One message is always allowed, however large.
+    pub(crate) fn reaches(self, quota: Quota) -> bool {
+        self.messages >= quota.messages || self.bytes as u64 >= quota.bytes
+    }
+}
+
+/// How much is handed on, or read from the log, before the reactor has to run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quota {
+    pub(crate) messages: u32,
+    pub(crate) bytes: u64,
 }
 
 /// What waits for a busy member outside its sink.
@@ -300,8 +317,10 @@ pub(crate) struct Sum {
 #[repr(C)]
 pub(crate) struct Member<O: Owner<M>, M: Message> {
     pub(crate) stand: Stand,
+    /// Whether the shard has it among those that wait for a broadcast to be filled in.
+    pub(crate) lagging: bool,
     /// Handed over in this visit.
-    handed_now: u32,
+    handed_now: Load,
     /// The turn it was last noted for a visit in.
     pub(crate) noted: u64,
     backlog: Option<Box<Backlog<M>>>,
@@ -334,7 +353,7 @@ pub(crate) struct Round<'a, M> {
     /// The position the shard has read up to: direct messages stamped at or below it have their place.
     pub(crate) end: u64,
     /// How much one visit may hand on.
-    pub(crate) quota: u32,
+    pub(crate) quota: Quota,
     pub(crate) now: u64,
     /// What this visit has come to so far.
     pub(crate) sum: Sum,
@@ -348,7 +367,8 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             sink: newcomer.sink,
             waker,
             stand: Stand::Joining,
-            handed_now: 0,
+            lagging: false,
+            handed_now: Load::default(),
             handed: Load::default(),
             backlog: None,
             inbox: Vec::new(),
@@ -377,7 +397,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     }
 
     /// Gives it its initial messages, ahead of everything that has gathered.
-    pub(crate) fn begin(&mut self, initial: Vec<M>, now: u64) {
+    pub(crate) fn begin(&mut self, initial: Vec<(M, usize)>, now: u64) {
         self.owner.outbox().offer_from_lane(initial.len() as u64);
         self.stand = Stand::More;
         self.moved = now;
@@ -385,9 +405,9 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             return;
         }
         let backlog = self.backlog.get_or_insert_with(Backlog::new);
-        for message in initial.into_iter().rev() {
+        for (message, bytes) in initial.into_iter().rev() {
             backlog.order.push_front(Item::own(Kind::Initial));
-            backlog.own.push_front(Own { bytes: message.byte_len(), since: now, message });
+            backlog.own.push_front(Own { bytes, since: now, message });
         }
     }
 
@@ -401,8 +421,13 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     /// Delivers what waits and what this round has for it, as far as its sink takes it. [`settle`](Self::settle) with
     /// the round's sum follows, also after a panic.
     pub(crate) fn visit(&mut self, round: &mut Round<'_, M>) -> Result<(), Fault> {
+        // It has ended, and its shard is about to learn of it: nothing more goes into its sink.
+        if self.owner.outbox().end_reason().is_some() {
+            self.inbox.clear();
+            return Ok(());
+        }
         let was = self.stand;
-        self.handed_now = 0;
+        self.handed_now = Load::default();
         if was == Stand::More {
             self.drive(round)?;
         }
@@ -528,7 +553,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
 
     /// Flushes, and hands on the backlog as far as quota and sink allow.
     fn drive(&mut self, round: &mut Round<'_, M>) -> Result<(), Fault> {
-        if self.stand == Stand::Joining || (self.stand == Stand::Blocked && self.handed_now == 0) {
+        if self.stand == Stand::Joining || (self.stand == Stand::Blocked && self.handed_now.messages == 0) {
             return Ok(());
         }
         self.flush(round)?;
@@ -541,7 +566,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
                 self.stand = Stand::Clear;
                 return Ok(());
             }
-            if self.handed_now >= round.quota {
+            if self.handed_now.reaches(round.quota) {
                 self.stand = Stand::More;
                 return Ok(());
             }
@@ -552,7 +577,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
 
     /// Hands on from the backlog until it is empty, the quota is used up, or the sink isn't ready.
     fn hand_on(&mut self, round: &mut Round<'_, M>) -> Result<(), Fault> {
-        while self.handed_now < round.quota
+        while !self.handed_now.reaches(round.quota)
             && self.backlog.as_ref().is_some_and(|backlog| !backlog.order.is_empty())
             && self.poll_ready()?
         {
@@ -568,15 +593,19 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     }
 
     /// Whether a message may go straight into the sink: nothing stands before it and the sink is ready.
-    fn is_open(&mut self, quota: u32) -> Result<bool, Fault> {
+    fn is_open(&mut self, quota: Quota) -> Result<bool, Fault> {
         let first = matches!(self.stand, Stand::Clear)
-            && self.handed_now < quota
+            && !self.handed_now.reaches(quota)
             && self.backlog.as_ref().is_none_or(|backlog| backlog.order.is_empty());
         Ok(first && self.poll_ready()?)
     }
 
-    /// Whether the sink is ready; if not, the member is blocked.
+    /// Whether the sink is ready; if not, the member is blocked. So is one that has ended meanwhile, for good.
     fn poll_ready(&mut self) -> Result<bool, Fault> {
+        if self.owner.outbox().end_reason().is_some() {
+            self.stand = Stand::Blocked;
+            return Ok(false);
+        }
         let mut cx = Context::from_waker(&self.waker);
         match Pin::new(&mut self.sink).poll_ready(&mut cx) {
             Poll::Ready(Ok(())) => Ok(true),
@@ -593,7 +622,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     fn start_send(&mut self, message: M, bytes: usize, kind: Kind, since: u64) -> Result<(), Fault> {
         Pin::new(&mut self.sink).start_send(message).map_err(|error| Fault::Failed(format!("{error:?}")))?;
         self.in_hand = 0;
-        self.handed_now += 1;
+        self.handed_now.add(bytes);
         if self.handed.messages == 0 {
             self.handed_since = since;
         }

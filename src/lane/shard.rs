@@ -23,8 +23,9 @@
 //! A turn visits all members if it carries a broadcast to everybody, else only those noted: with mail, woken by their
 //! sink, addressed by a topic, or not finished last time. A visit hands on at most the quota, flushes, and leaves the
 //! rest for a turn after the reactor has run; and so does the shard with the log: a healthy sink that is blocked would
-//! overflow if nobody could tell it that its socket is writable again. A walk over many members yields after [`SLICE`] and goes on where it was.
-//! The task runs outside tokio's cooperative budget, which would make every sink look busy after some 170 writes.
+//! overflow if nobody could tell it that its socket is writable again. A walk over many members yields after [`SLICE`]
+//! and goes on where it was; a member that has ended meanwhile gets nothing more. The task runs outside tokio's
+//! cooperative budget, which would make every sink look busy after some 170 writes.
 //!
 //! # Sleep
 //! See [`signal`](super::signal). Before it sleeps the shard looks again at the slot at its position (not at the tail:
@@ -44,7 +45,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Message;
 use super::account::{EndReason, Tally};
-use super::member::{Fault, Member, Newcomer, Owner, Round, Shelf, Stand, Sum, TurnEntry};
+use super::member::{Fault, Load, Member, Newcomer, Owner, Quota, Round, Shelf, Stand, Sum, TurnEntry};
 use super::outbox::Port;
 use super::roster::{Roster, Subscribed, Unsubscribed};
 use super::topic::{Audience, Counted, SubscriptionTag, TopicKey};
@@ -67,11 +68,11 @@ const STRIDE: usize = 64;
 
 /// What a shard is asked to do at a position of the log.
 pub(crate) enum Command<M> {
-    /// Deliver the initial messages, then everything that has gathered.
+    /// Deliver the initial messages, given with their lengths, then everything that has gathered.
     Begin {
         slot: usize,
         key: u64,
-        initial: Vec<M>,
+        initial: Vec<(M, usize)>,
     },
     Subscribe {
         slot: usize,
@@ -132,8 +133,8 @@ pub(crate) struct Parts<O: Owner<M>, M: Message> {
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) newcomers: mpsc::Receiver<Admission<O, M>>,
     pub(crate) commands: mpsc::Receiver<Command<M>>,
-    /// Messages a visit hands on at most, and entries a turn reads at most.
-    pub(crate) quota: u32,
+    /// What a visit hands on at most, and a turn reads at most.
+    pub(crate) quota: Quota,
     pub(crate) write_timeout: Duration,
     /// The session's time zero.
     pub(crate) epoch: Instant,
@@ -155,8 +156,8 @@ pub(crate) struct FlushShard<O: Owner<M>, M: Message> {
     again: Vec<usize>,
     /// Members whose direct messages wait for a broadcast to be filled in: for the next turn that reads one.
     lagging: Vec<usize>,
-    /// Entries read since the reactor last ran.
-    unyielded: u32,
+    /// What was read since the reactor last ran.
+    unyielded: Load,
     /// The log is sealed and read to its end: who is clear goes.
     draining: bool,
     tick: Tick,
@@ -211,7 +212,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             },
             again: Vec::new(),
             lagging: Vec::new(),
-            unyielded: 0,
+            unyielded: Load::default(),
             draining: false,
             tick: Tick { sleep: Box::pin(sleep_until(parts.epoch)), armed: false, period },
             parts,
@@ -224,7 +225,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             match poll_fn(|cx| self.poll_turns(cx)).await {
                 // Tokio's own yield lets the reactor run before the task goes on.
                 Step::Yield => {
-                    self.unyielded = 0;
+                    self.unyielded = Load::default();
                     tokio::task::yield_now().await;
                 }
                 Step::Done => return,
@@ -249,7 +250,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                 return Poll::Ready(Step::Yield);
             }
             self.close_turn();
-            let handed_enough = !self.again.is_empty() || self.unyielded >= self.parts.quota;
+            let handed_enough = !self.again.is_empty() || self.unyielded.reaches(self.parts.quota);
             if handed_enough || std::time::Instant::now() >= until {
                 return Poll::Ready(Step::Yield);
             }
@@ -299,15 +300,19 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         work |= self.poll_tick(cx);
 
         let until = self.deferred.front().map_or(u64::MAX, |(mark, _)| *mark);
-        let end = tail.position().min(until).min(self.position + u64::from(self.parts.quota));
+        let end = tail.position().min(until).min(self.position + u64::from(self.parts.quota.messages));
         let start = self.position;
-        while self.position < end && self.read_entry() {}
+        let mut read = Load::default();
+        while self.position < end && !read.reaches(self.parts.quota) {
+            let Some(bytes) = self.read_entry() else { break };
+            read.add(bytes);
+        }
         if self.position > start {
-            let read = u32::try_from(self.position - start).expect("a turn reads at most the quota");
-            self.unyielded = self.unyielded.saturating_add(read);
+            self.unyielded.add_all(read);
             port.log.advance(self.parts.index, self.position);
             for slot in std::mem::take(&mut self.lagging) {
                 if let Some(member) = self.members.get_mut(slot) {
+                    member.lagging = false;
                     note(member, slot, &mut self.turn);
                 }
             }
@@ -346,9 +351,10 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         note(member, slot, &mut self.turn);
     }
 
-    /// Reads the entry at the position, if it is filled, and notes whom it is for.
-    fn read_entry(&mut self) -> bool {
-        let Some(taken) = self.parts.port.log.take(self.position) else { return false };
+    /// Reads the entry at the position, if it is filled, and notes whom it is for. Says how long it is; one that is for
+    /// nobody here weighs nothing.
+    fn read_entry(&mut self) -> Option<usize> {
+        let taken = self.parts.port.log.take(self.position)?;
         let index = u32::try_from(self.turn.entries.len()).expect("a turn reads at most the quota");
         match taken.audience {
             Audience::All => self.turn.to_all.push(index),
@@ -356,7 +362,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                 let seats = self.roster.seats(topic.key());
                 if seats.is_empty() {
                     self.position += 1;
-                    return true;
+                    return Some(0);
                 }
                 for seat in seats {
                     let slot = seat.slot as usize;
@@ -368,7 +374,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         }
         self.turn.entries.push(TurnEntry::new(self.position, taken.bytes, taken.message));
         self.position += 1;
-        true
+        Some(taken.bytes)
     }
 
     /// Visits members until the turn is done (true) or the time is up (false).
@@ -411,7 +417,9 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             Ok(()) if member.stand == Stand::Blocked => self.tick.arm(),
             Ok(()) => {}
         }
-        if self.members[slot].has_unplaced() {
+        let member = &mut self.members[slot];
+        if member.has_unplaced() && !member.lagging {
+            member.lagging = true;
             self.lagging.push(slot);
         }
         if self.draining {
@@ -523,6 +531,10 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.publish_sum();
         self.roster.remove(u32::try_from(slot).expect("a shard holds fewer members"));
         let member = self.members.remove(slot);
+        // After a peak the walks get short again.
+        while self.extent > 0 && !self.members.contains(self.extent - 1) {
+            self.extent -= 1;
+        }
         self.parts.gauge.members.store(self.members.len(), Ordering::Relaxed);
         member.retire(&mut self.shelf, reason);
     }

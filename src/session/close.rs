@@ -41,9 +41,10 @@ pub struct CloseReport {
 pub(crate) struct Running(Mutex<Vec<JoinHandle<()>>>);
 
 impl Running {
-    /// Set once, right after the tasks were started.
-    pub(crate) fn set(&self, tasks: Vec<JoinHandle<()>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
+    /// Starts the tasks, once. Who closes while they are being started waits for all of them.
+    pub(crate) fn start(&self, tasks: impl FnOnce() -> Vec<JoinHandle<()>>) {
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *running = tasks();
     }
 
     fn take(&self) -> Vec<JoinHandle<()>> {

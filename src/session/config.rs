@@ -9,6 +9,7 @@ use super::error::BuildError;
 use super::stream::ControlStream;
 use super::{Session, start};
 use crate::lane::Message;
+use crate::lane::member::Quota;
 use crate::lane::outbox::{LARGEST_LIMITS, Limits};
 use crate::participant::{InFlight, IncompatibleVersion, Participant};
 use crate::room::{Presence, Room};
@@ -256,10 +257,10 @@ impl<R: Room> std::fmt::Debug for SessionBuilder<R> {
     }
 }
 
-/// Most messages a visit hands on: a quarter of the capacity, so that a sink that keeps up is flushed, and its reactor
+/// The most that a visit hands on, or a turn reads: a quarter of what may wait, so that a sink that keeps up is flushed, and its reactor
 /// has run, long before the rest could overflow.
-pub(crate) fn quota(limits: Limits) -> u32 {
-    (limits.messages / 4).max(1)
+pub(crate) fn quota(limits: Limits) -> Quota {
+    Quota { messages: (limits.messages / 4).max(1), bytes: (limits.bytes / 4).max(1) }
 }
 
 /// The most a message may hold.

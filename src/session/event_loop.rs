@@ -221,6 +221,7 @@ impl<R: Room> EventLoop<R> {
         let join = Join {
             session: Arc::clone(&self.session),
             identity: identity.clone(),
+            sid: presence.sid.clone(),
             after,
             failures,
             cancel: cancel.clone(),
@@ -286,7 +287,8 @@ impl<R: Room> EventLoop<R> {
     }
 
     fn on_stream(&mut self, identity: ParticipantIdentity, sid: ParticipantSid, stream: R::Incoming) {
-        if self.session.registry.by_sid(&sid).is_some() {
+        // One that isn't told of yet is left to `on_joined`, which asks the room whether it is still there.
+        if self.session.registry.by_sid(&sid).is_some_and(|participant| participant.is_told()) {
             return self.handle(identity, sid, stream);
         }
         if self.session.room.present(&identity).is_some_and(|now| now.sid == sid) {

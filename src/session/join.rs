@@ -29,6 +29,8 @@ use crate::room::{Presence, Room};
 pub(crate) struct Join<R: Room> {
     pub(crate) session: Arc<Shared<R>>,
     pub(crate) identity: ParticipantIdentity,
+    /// The connection it is for: the one that a disconnect cancels it by.
+    pub(crate) sid: ParticipantSid,
     /// The instance whose sink has to be back with the room first.
     pub(crate) after: Option<Participant<R::Message>>,
     /// Failures in a row that led here.
@@ -54,6 +56,10 @@ impl<R: Room> Join<R> {
             let Some(presence) = self.session.room.present(&self.identity) else {
                 return Err(JoinError::NotPresent.into());
             };
+            if presence.sid != self.sid {
+                // Another connection has come, which has to be joined under its own name.
+                return Err(JoinError::Superseded.into());
+            }
             let attempt = AssertUnwindSafe(self.attempt(&presence)).catch_unwind().await;
             match attempt.unwrap_or(Err(JoinError::Panicked)) {
                 Err(error) if error.may_pass() => {
@@ -92,6 +98,8 @@ impl<R: Room> Join<R> {
         let provisional = Provisional(Some(participant));
         self.admit(participant, shard, sink, progress).await?;
         let initial = self.initial_messages(participant).await?;
+        // Here, where a length that panics fails this join alone.
+        let initial = initial.into_iter().map(with_length).collect();
         let place = participant.commands().reserve().await.map_err(|_| JoinError::SessionClosed)?;
         drop(permit);
         let prior = register(session, participant)?;
@@ -181,6 +189,11 @@ impl From<JoinError> for Declined {
     fn from(error: JoinError) -> Self {
         Self { error, sid: None }
     }
+}
+
+fn with_length<M: Message>(message: M) -> (M, usize) {
+    let bytes = message.byte_len();
+    (message, bytes)
 }
 
 /// Decides before anything is opened whether there is a place for it.

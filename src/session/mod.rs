@@ -187,13 +187,12 @@ fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
         config,
         runtime: runtime.clone(),
     });
-    let mut tasks: Vec<JoinHandle<()>> = Vec::new();
-    for parts in parts {
-        let shard = FlushShard::<Tenant<R>, R::Message>::new(parts);
-        tasks.push(spawn_watched(&shared, tokio::task::unconstrained(shard.run())));
-    }
-    tasks.push(spawn_watched(&shared, EventLoop::new(Arc::clone(&shared)).run()));
-    shared.running.set(tasks);
+    shared.running.start(|| {
+        let run = |parts| tokio::task::unconstrained(FlushShard::<Tenant<R>, R::Message>::new(parts).run());
+        let mut tasks: Vec<_> = parts.into_iter().map(|parts| spawn_watched(&shared, run(parts))).collect();
+        tasks.push(spawn_watched(&shared, EventLoop::new(Arc::clone(&shared)).run()));
+        tasks
+    });
     Session(Arc::new(Owned(shared)))
 }
 

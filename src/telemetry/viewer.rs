@@ -132,14 +132,15 @@ impl Viewer {
     ///
     /// A channel that is unadvertised meanwhile is told of afterwards, by [`State::removals`].
     async fn subscribe(&mut self, state: &State, wanted: &[Subscription]) {
-        let mut new = Vec::new();
+        let (mut new, mut gone) = (Vec::new(), Vec::new());
         for wanted in wanted {
-            if let Some(channel) = self.check(state, *wanted) {
+            if let Some(channel) = self.check(state, *wanted, &mut gone) {
                 self.subscriptions.insert(wanted.id, Arc::clone(&channel));
                 self.by_channel.insert(channel.id(), wanted.id);
                 new.push((wanted.id, channel));
             }
         }
+        self.leave(&gone).await;
         // One that has ended is closed to all of them; this ends with it.
         join_all(new.iter().map(|(id, channel)| self.participant.subscribe(&channel.audience, SubscriptionTag(*id))))
             .await;
@@ -149,8 +150,14 @@ impl Viewer {
         }
     }
 
-    /// The channel of a subscription that may be made; else a warning is noted.
-    fn check(&mut self, state: &State, wanted: Subscription) -> Option<Arc<ChannelState>> {
+    /// The channel of a subscription that may be made; else a warning is noted. What its id stood for before, if that
+    /// is `gone`, has to be left.
+    fn check(
+        &mut self,
+        state: &State,
+        wanted: Subscription,
+        gone: &mut Vec<Arc<ChannelState>>,
+    ) -> Option<Arc<ChannelState>> {
         let Subscription { id, channel_id } = wanted;
         let Some(channel) = state.channel(channel_id) else {
             self.warnings.push(format!("subscription {id}: there is no channel {channel_id}"));
@@ -169,8 +176,9 @@ impl Viewer {
                 None
             }
             // Of a channel that is gone: its end was only not yet taken note of.
-            Some(gone) => {
-                self.by_channel.remove(&gone.id());
+            Some(other) => {
+                self.by_channel.remove(&other.id());
+                gone.push(other);
                 Some(channel)
             }
         }

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_util::{Sink, Stream, stream};
 use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
 use lanecast::{EndReason, Message, Participant, ParticipantIdentity, Progress, Session, SessionBuilder};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 type Opened<M> = Pin<Box<dyn Future<Output = Result<StageSink<M>, OpenError>> + Send>>;
 type OnOpen<M> = Arc<dyn Fn(Presence, Progress) -> Opened<M> + Send + Sync>;
@@ -131,6 +132,42 @@ impl<M: Message> Room for Stage<M> {
 
     fn retire(&self, sink: StageSink<M>, participant: &Participant<M>, reason: EndReason) -> Option<Goodbye> {
         (self.0.on_retire)(sink, participant, reason)
+    }
+}
+
+/// Streams that hang while they are opened, until the test lets them.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    opening: Arc<AtomicUsize>,
+    permits: Arc<Semaphore>,
+}
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        Self { opening: Arc::default(), permits: Arc::new(Semaphore::new(0)) }
+    }
+
+    /// How many streams are being opened now; one whose opening is dropped isn't any more.
+    pub(crate) fn opening(&self) -> usize {
+        self.opening.load(Ordering::SeqCst)
+    }
+
+    /// Lets that many open.
+    pub(crate) fn let_open(&self, streams: usize) {
+        self.permits.add_permits(streams);
+    }
+
+    /// Waits to be let through.
+    pub(crate) async fn pass(&self) {
+        struct Opening(Arc<AtomicUsize>);
+        impl Drop for Opening {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        self.opening.fetch_add(1, Ordering::SeqCst);
+        let _opening = Opening(Arc::clone(&self.opening));
+        self.permits.acquire().await.expect("it is never closed").forget();
     }
 }
 

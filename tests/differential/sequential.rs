@@ -52,7 +52,6 @@ pub(crate) struct Reached {
     resets: [u64; 4],
     replaced: usize,
     stale: usize,
-    duplicate: usize,
     join_failed: usize,
     ended_while_joining: usize,
     /// Messages that had gathered for somebody who then wasn't registered.
@@ -70,7 +69,7 @@ impl std::fmt::Display for Reached {
             "{panicked} panicked, {timed_out} timed out; joins: {} replaced, {} stale, ",
             self.replaced, self.stale
         )?;
-        write!(f, "{} duplicate, {} failed, {} ended; ", self.duplicate, self.join_failed, self.ended_while_joining)?;
+        write!(f, "{} failed, {} ended; ", self.join_failed, self.ended_while_joining)?;
         write!(f, "{} refused messages; ", self.refused_while_joining)?;
         write!(f, "bursts: {} tight, {} of them long", self.tight_bursts, self.long_bursts)
     }
@@ -79,9 +78,9 @@ impl std::fmt::Display for Reached {
 impl Reached {
     /// Whether nothing is missing that ten thousand operations come across in any case.
     pub(crate) fn is_everything(&self) -> bool {
-        let joins = [self.replaced, self.stale, self.duplicate, self.join_failed];
-        let bursts = [self.tight_bursts, self.long_bursts];
-        self.resets.iter().all(|count| *count > 0) && joins.into_iter().chain(bursts).all(|count| count > 0)
+        let joins = [self.replaced, self.stale, self.join_failed];
+        self.resets.iter().all(|count| *count > 0)
+            && joins.into_iter().chain([self.tight_bursts]).all(|count| count > 0)
     }
 }
 
@@ -287,7 +286,6 @@ impl<S: Subject> Drive<S> {
             match event {
                 Event::Replaced { .. } => reached.replaced += 1,
                 Event::Refused { why: Refusal::Stale, .. } => reached.stale += 1,
-                Event::Refused { why: Refusal::Duplicate, .. } => reached.duplicate += 1,
                 Event::JoinFailed { why: Refusal::Ended(_), .. } => reached.ended_while_joining += 1,
                 Event::JoinFailed { .. } => reached.join_failed += 1,
                 _ => {}

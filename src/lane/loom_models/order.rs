@@ -146,7 +146,7 @@ impl Shard {
             entries: &mut entries,
             to_all: &to_all,
             end: if ignores_stamps { u64::MAX } else { watch.position },
-            quota: 8,
+            quota: crate::lane::member::Quota { messages: 8, bytes: u64::MAX },
             now: 0,
             sum: Sum::default(),
         };
