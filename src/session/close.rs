@@ -96,7 +96,7 @@ impl<R: Room> Shared<R> {
             participant.end(EndReason::SessionClosed);
         });
         self.registry.clear();
-        let report = CloseReport { account: self.account(), took: begun.elapsed(), room_closed };
+        let report = CloseReport { account: self.settled_account().await, took: begun.elapsed(), room_closed };
         tracing::info!(account = ?report.account, took = ?report.took, "session closed");
         let outcome = match (left, panicked) {
             (0, false) => Ok(report),
@@ -115,6 +115,20 @@ impl<R: Room> Shared<R> {
             () = work => true,
             () = sleep_until(until) => false,
             () = self.hurry.cancelled() => false,
+        }
+    }
+
+    /// The account, once nothing is under way: a send that races with the end is counted as offered a moment before it
+    /// is counted as dropped. There is nothing to wait for but that other thread's next instructions.
+    async fn settled_account(&self) -> Account {
+        // Not tokio's clock, which may stand still.
+        let begun = std::time::Instant::now();
+        loop {
+            let account = self.account();
+            if account.waiting() == 0 || begun.elapsed() >= FAREWELL {
+                return account;
+            }
+            tokio::task::yield_now().await;
         }
     }
 

@@ -83,22 +83,27 @@ pub enum SessionEvent {
 pub struct Events {
     receiver: broadcast::Receiver<SessionEvent>,
     missed: u64,
+    ended: bool,
 }
 
 impl Events {
     pub(crate) fn new(receiver: broadcast::Receiver<SessionEvent>) -> Self {
-        Self { receiver, missed: 0 }
+        Self { receiver, missed: 0, ended: false }
     }
 
-    /// The next event; `None` once the session is gone. Safe to cancel: no event is lost.
+    /// The next event; `None` after [`SessionEvent::Closed`]. Safe to cancel: no event is lost.
     pub async fn next(&mut self) -> Option<SessionEvent> {
-        loop {
+        while !self.ended {
             match self.receiver.recv().await {
-                Ok(event) => return Some(event),
+                Ok(event) => {
+                    self.ended = matches!(event, SessionEvent::Closed);
+                    return Some(event);
+                }
                 Err(broadcast::error::RecvError::Closed) => return None,
                 Err(broadcast::error::RecvError::Lagged(missed)) => self.missed += missed,
             }
         }
+        None
     }
 
     /// How many events this listener was too slow for.

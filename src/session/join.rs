@@ -52,7 +52,11 @@ impl<R: Room> Join<R> {
         }
         let mut wait = self.failures;
         loop {
-            sleep(self.session.config.backoff.delay(wait)).await;
+            let delay = self.session.config.backoff.delay(wait);
+            // A sleep of nothing takes until the timer's next tick.
+            if !delay.is_zero() {
+                sleep(delay).await;
+            }
             let Some(presence) = self.session.room.present(&self.identity) else {
                 return Err(JoinError::NotPresent.into());
             };
