@@ -167,7 +167,8 @@ async fn initial_messages_are_counted_at_whatever_step_the_end_comes() {
             within(ada.closed()).await;
             let account = ada.stats().account;
             assert_eq!(account.offered, outcomes(&account), "after {steps} steps, cancel: {cancel}: {account:?}");
-            let report = within(session.close(Duration::from_secs(1))).await.expect("it closes in good order");
+            // Its next instance is stalled as well: nothing to wait for.
+            let report = within(session.close(Duration::ZERO)).await.expect("it closes in good order");
             assert_eq!(report.account.offered, outcomes(&report.account), "after {steps} steps: {:?}", report.account);
         }
     }
