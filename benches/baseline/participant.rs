@@ -1,0 +1,162 @@
+//! One participant: its channel and the task that writes to its sink.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use flume::{Receiver, Sender, TrySendError};
+use futures_util::{Sink, SinkExt};
+use lanecast::room::Presence;
+use lanecast::{ParticipantIdentity, ParticipantSid};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::topic::Topic;
+use super::{PendingResets, QUEUE_CAPACITY};
+
+/// One connection instance. Clones name the same.
+#[derive(Clone)]
+pub(crate) struct Participant(Arc<Inner>);
+
+struct Inner {
+    identity: ParticipantIdentity,
+    sid: ParticipantSid,
+    joined_at: u64,
+    id: u64,
+    queue: Sender<Bytes>,
+    cancel: CancellationToken,
+    pending: Arc<PendingResets>,
+    topics: Mutex<Vec<Topic>>,
+}
+
+/// Why a message was not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Its queue is full.
+    Full(Bytes),
+    /// It has ended.
+    Closed,
+}
+
+impl Participant {
+    /// A participant and the end of its queue that its task reads.
+    pub(super) fn new(presence: &Presence, pending: Arc<PendingResets>) -> (Self, Receiver<Bytes>) {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let (queue, taken) = flume::bounded(QUEUE_CAPACITY);
+        let inner = Inner {
+            identity: presence.identity.clone(),
+            sid: presence.sid.clone(),
+            joined_at: presence.joined_at,
+            // Relaxed: only the value has to be unique.
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            queue,
+            cancel: CancellationToken::new(),
+            pending,
+            topics: Mutex::default(),
+        };
+        (Self(Arc::new(inner)), taken)
+    }
+
+    pub(crate) fn identity(&self) -> &ParticipantIdentity {
+        &self.0.identity
+    }
+
+    pub(crate) fn sid(&self) -> &ParticipantSid {
+        &self.0.sid
+    }
+
+    pub(crate) fn joined_at(&self) -> u64 {
+        self.0.joined_at
+    }
+
+    /// Tells this instance from all others.
+    pub(crate) fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    /// Sends to it alone, or gives the message back.
+    pub(crate) fn try_send(&self, message: Bytes) -> Result<(), Refused> {
+        if self.0.cancel.is_cancelled() {
+            return Err(Refused::Closed);
+        }
+        self.0.queue.try_send(message).map_err(|error| match error {
+            TrySendError::Full(message) => Refused::Full(message),
+            TrySendError::Disconnected(_) => Refused::Closed,
+        })
+    }
+
+    /// Sends to it alone; if its queue is full, it is reset.
+    pub(crate) fn send(&self, message: Bytes) -> Result<(), Refused> {
+        let sent = self.try_send(message);
+        if let Err(Refused::Full(_)) = &sent {
+            self.reset();
+        }
+        sent
+    }
+
+    /// Ends it, and has the event loop bring it back.
+    fn reset(&self) {
+        self.0.cancel.cancel();
+        self.0.pending.insert(self.0.sid.clone());
+    }
+
+    /// Ends it for good, and all its subscriptions.
+    pub(super) fn end(&self) {
+        self.0.cancel.cancel();
+        let topics = std::mem::take(&mut *self.0.topics.lock());
+        topics.iter().for_each(|topic| topic.remove(self));
+    }
+
+    pub(super) fn cancellation(&self) -> &CancellationToken {
+        &self.0.cancel
+    }
+
+    pub(super) fn topics(&self) -> &Mutex<Vec<Topic>> {
+        &self.0.topics
+    }
+}
+
+/// What a participant's task needs in order to ask for a reset: a handle would keep its own queue open.
+pub(super) struct Writer<S> {
+    pub(super) sink: S,
+    pub(super) queue: Receiver<Bytes>,
+    pub(super) cancel: CancellationToken,
+    pub(super) sid: ParticipantSid,
+    pub(super) pending: Arc<PendingResets>,
+}
+
+impl<S: Sink<Bytes> + Unpin> Writer<S> {
+    /// Writes the initial messages, then what comes through the queue, until it is cancelled, a write fails, or
+    /// nobody can send any more.
+    pub(super) async fn run(mut self, initial: Vec<Bytes>) {
+        for message in initial {
+            if !self.write(message).await {
+                return;
+            }
+        }
+        loop {
+            let received = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => break,
+                received = self.queue.recv_async() => received,
+            };
+            let Ok(message) = received else { break };
+            if !self.write(message).await {
+                break;
+            }
+        }
+    }
+
+    async fn write(&mut self, message: Bytes) -> bool {
+        let written = tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => return false,
+            written = self.sink.send(message) => written,
+        };
+        if written.is_err() {
+            self.cancel.cancel();
+            self.pending.insert(self.sid.clone());
+        }
+        written.is_ok()
+    }
+}

@@ -1,0 +1,162 @@
+//! Sinks that count, stall or take the time: the same for every runtime that is compared.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Sink;
+
+use super::counter::Counter;
+
+/// What every participant gets first of all: told from all else by its length.
+pub(crate) const INITIAL: Bytes = Bytes::from_static(b"hello");
+
+/// Where a room's sinks come from.
+pub(crate) trait Sinks: Send + Sync + 'static {
+    type Sink: Sink<Bytes, Error = Infallible> + Unpin + Send + 'static;
+
+    /// A sink for participant `number`.
+    fn open(&self, number: usize) -> Self::Sink;
+
+    fn counts(&self) -> &Arc<Counts>;
+}
+
+/// What has gone into all sinks of a room together.
+#[derive(Default)]
+pub(crate) struct Counts {
+    /// Messages flushed, initial ones included.
+    pub(crate) delivered: Counter,
+    /// Initial messages flushed: how many instances were brought in.
+    pub(crate) initial: Counter,
+    /// Sinks dropped: how many instances are gone.
+    pub(crate) closed: Counter,
+    /// Sinks that have refused a flush.
+    pub(crate) stalled: Counter,
+}
+
+/// Sinks that take everything at once and count it at the flush.
+#[derive(Default)]
+pub(crate) struct Counting(Arc<Counts>);
+
+impl Sinks for Counting {
+    type Sink = CountingSink;
+
+    fn open(&self, _number: usize) -> CountingSink {
+        CountingSink { counts: Arc::clone(&self.0), unflushed: 0, initial: 0 }
+    }
+
+    fn counts(&self) -> &Arc<Counts> {
+        &self.0
+    }
+}
+
+pub(crate) struct CountingSink {
+    counts: Arc<Counts>,
+    unflushed: u32,
+    initial: u32,
+}
+
+impl Sink<Bytes> for CountingSink {
+    type Error = Infallible;
+
+    fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, message: Bytes) -> Result<(), Infallible> {
+        self.unflushed += 1;
+        self.initial += u32::from(message.len() == INITIAL.len());
+        Ok(())
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        let messages = std::mem::take(&mut self.unflushed);
+        if messages > 0 {
+            let initial = std::mem::take(&mut self.initial);
+            if initial > 0 {
+                self.counts.initial.add(u64::from(initial));
+            }
+            self.counts.delivered.add(u64::from(messages));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.poll_flush(cx)
+    }
+}
+
+impl Drop for CountingSink {
+    fn drop(&mut self) {
+        self.counts.closed.add(1);
+    }
+}
+
+/// Sinks that count; those opened while the gate is shut, or of the participants chosen to, never finish a flush.
+#[derive(Default)]
+pub(crate) struct Gated {
+    counting: Counting,
+    shut: AtomicBool,
+}
+
+impl Gated {
+    pub(crate) fn shut(&self, shut: bool) {
+        self.shut.store(shut, Ordering::SeqCst);
+    }
+}
+
+impl Sinks for Gated {
+    type Sink = GatedSink<CountingSink>;
+
+    fn open(&self, number: usize) -> Self::Sink {
+        let stalls = self.shut.load(Ordering::SeqCst);
+        GatedSink { stalls, reported: false, counts: Arc::clone(self.counts()), inner: self.counting.open(number) }
+    }
+
+    fn counts(&self) -> &Arc<Counts> {
+        self.counting.counts()
+    }
+}
+
+/// A sink that may be stuck: it takes one message and never gets rid of it.
+pub(crate) struct GatedSink<S> {
+    pub(crate) stalls: bool,
+    pub(crate) reported: bool,
+    pub(crate) counts: Arc<Counts>,
+    pub(crate) inner: S,
+}
+
+impl<S: Sink<Bytes> + Unpin> Sink<Bytes> for GatedSink<S> {
+    type Error = S::Error;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        if self.reported {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.inner).poll_ready(cx)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, message: Bytes) -> Result<(), S::Error> {
+        // An initial message gets through, so that its participant counts as brought in.
+        let stalls = self.stalls && message.len() != INITIAL.len();
+        if stalls && !self.reported {
+            self.reported = true;
+            self.counts.stalled.add(1);
+        }
+        if stalls { Ok(()) } else { Pin::new(&mut self.inner).start_send(message) }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        if self.reported {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.poll_flush(cx)
+    }
+}

@@ -1,0 +1,137 @@
+//! Runs the cases interleaved, column by column and round by round, so that what else the machine does falls on all
+//! alike, and prints medians.
+//!
+//! Arguments: `--quick` (fewer cases, five short rounds), `--only TEXT` (cases whose name contains it), `--out DIR`
+//! (where the table and the plot go).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+
+use crate::case::{self, Case, Runner};
+use crate::report;
+
+/// Rounds at least, and at most when they differ much.
+const ROUNDS: usize = 5;
+const MOST_ROUNDS: usize = 15;
+/// Ratios whose middle half spans more than this part of their median are measured on.
+const WIDE: f64 = 0.15;
+
+struct Settings {
+    quick: bool,
+    only: Option<String>,
+    out: Option<PathBuf>,
+}
+
+/// What a case came to.
+pub(crate) struct Outcome {
+    pub(crate) group: &'static str,
+    pub(crate) name: String,
+    /// Each column's name and median, in nanoseconds.
+    pub(crate) columns: Vec<(&'static str, f64)>,
+    /// The median of the rounds' ratios.
+    pub(crate) ratio: f64,
+    /// The middle half of the rounds' ratios, as a part of the median.
+    pub(crate) spread: f64,
+}
+
+impl Outcome {
+    pub(crate) fn column(&self, name: &str) -> Option<f64> {
+        self.columns.iter().find(|column| column.0 == name).map(|column| column.1)
+    }
+
+    fn line(&self) -> String {
+        let columns: String = self.columns.iter().map(|(name, nanos)| format!(" {name}={nanos:.1}")).collect();
+        let Self { group, name, ratio, spread, .. } = self;
+        format!("case={group}/{name}{columns} ratio={ratio:.2} spread={spread:.2}")
+    }
+}
+
+pub(crate) fn main(arguments: &[String]) {
+    let value = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1).cloned()
+    };
+    let settings = Settings {
+        quick: arguments.iter().any(|argument| argument == "--quick"),
+        only: value("--only"),
+        out: value("--out").map(PathBuf::from),
+    };
+    let mut outcomes = Vec::new();
+    for case in case::all() {
+        let chosen = settings.only.as_ref().is_none_or(|only| format!("{}/{}", case.group, case.name).contains(only));
+        if chosen && (case.quick || !settings.quick) {
+            let outcome = compare(&case, &settings);
+            println!("{}", outcome.line());
+            outcomes.push(outcome);
+        }
+    }
+    if let Some(out) = settings.out {
+        report::write(&out, &outcomes).expect("the results can be written");
+    }
+}
+
+fn compare(case: &Case, settings: &Settings) -> Outcome {
+    let runtime = Arc::new(Runtime::new().expect("a runtime"));
+    let mut runners: Vec<Runner> = case.columns.iter().map(|column| (column.start)(&runtime)).collect();
+    let round = Duration::from_millis(if settings.quick { 60 } else { 200 });
+    let iterations: Vec<u64> = runners.iter_mut().map(|runner| calibrate(runner, round)).collect();
+    let mut rounds: Vec<Vec<f64>> = Vec::new();
+    loop {
+        let mut times = Vec::new();
+        for (runner, iterations) in runners.iter_mut().zip(&iterations) {
+            let taken = runner(*iterations).as_nanos() as f64;
+            times.push(taken / (*iterations * case.per) as f64);
+        }
+        rounds.push(times);
+        let most = if settings.quick { ROUNDS } else { MOST_ROUNDS };
+        if rounds.len() >= most || (rounds.len() >= ROUNDS && outcome(case, &rounds).spread <= WIDE) {
+            break;
+        }
+    }
+    outcome(case, &rounds)
+}
+
+/// How often the load is carried in a round, so that a round takes about `round`. Warms up as well.
+fn calibrate(runner: &mut Runner, round: Duration) -> u64 {
+    let begun = Instant::now();
+    runner(1);
+    if begun.elapsed() > round {
+        return 1;
+    }
+    let mut iterations = 1;
+    loop {
+        let taken = runner(iterations);
+        if taken * 4 >= round || iterations > 1 << 20 || begun.elapsed() > 4 * round {
+            let wanted = round.as_secs_f64() / taken.as_secs_f64() * iterations as f64;
+            return (wanted as u64).max(1);
+        }
+        iterations *= 4;
+    }
+}
+
+fn outcome(case: &Case, rounds: &[Vec<f64>]) -> Outcome {
+    let columns: Vec<_> = case
+        .columns
+        .iter()
+        .enumerate()
+        .map(|(at, column)| (column.name, quantile(rounds.iter().map(|times| times[at]), 0.5)))
+        .collect();
+    let place =
+        |name: &str| case.columns.iter().position(|column| column.name == name).expect("a ratio of two columns");
+    let (of, to) = (place(case.ratio.0), place(case.ratio.1));
+    let ratios = || rounds.iter().map(|times| times[of] / times[to]);
+    let ratio = quantile(ratios(), 0.5);
+    let spread = (quantile(ratios(), 0.75) - quantile(ratios(), 0.25)) / ratio;
+    Outcome { group: case.group, name: case.name.clone(), columns, ratio, spread }
+}
+
+fn quantile(values: impl Iterator<Item = f64>, at: f64) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    let place = at * (values.len() - 1) as f64;
+    let (below, above) = (values[place.floor() as usize], values[place.ceil() as usize]);
+    below + (above - below) * place.fract()
+}

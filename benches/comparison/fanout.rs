@@ -1,0 +1,102 @@
+//! Broadcasts to everybody: until the last participant has the last message, and what the publisher spends itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+
+use crate::baseline::Baseline;
+use crate::case::{Case, Runner};
+use crate::common::contender::{Card, Contender, Lanecast};
+use crate::common::sink::Counting;
+use crate::stage::{Stage, messages};
+
+const PARTICIPANTS: [usize; 6] = [16, 256, 1_000, 4_000, 16_000, 64_000];
+const BURSTS: [u64; 2] = [1, 16];
+const PAYLOADS: [usize; 2] = [64, 4096];
+
+/// What a publisher sends at once when its own time is measured: the first wakes a shard that sleeps, which costs what
+/// waking a thread costs here (some microseconds), the others find it awake.
+const PUBLISHED: u64 = 64;
+
+/// More participants than this would take more memory for the queues of `card` (57 KB each) than machines have.
+const MOST_CARDS: usize = 16_000;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for n in PARTICIPANTS {
+        for burst in BURSTS {
+            for payload in PAYLOADS {
+                let quick = payload == 64 && [1_000, 4_000, 16_000].contains(&n);
+                let name = format!("n={n}/burst={burst}/payload={payload}");
+                let mut case = Case::new("fanout", name, n as u64 * burst, quick);
+                case = case.column("baseline", move |r| until_delivered::<Baseline<_>>(r, n, burst, payload));
+                if n <= MOST_CARDS {
+                    case = case.column("card", move |r| until_delivered::<Card<_>>(r, n, burst, payload));
+                }
+                cases.push(case.column("lanecast", move |r| until_delivered::<Lanecast<_>>(r, n, burst, payload)));
+            }
+        }
+    }
+    for n in [16, 1_000, 16_000] {
+        let case = Case::new("publisher", format!("n={n}"), PUBLISHED, n == 16)
+            .column("baseline", move |r| publishing::<Baseline<_>>(r, n))
+            .column("lanecast", move |r| publishing::<Lanecast<_>>(r, n));
+        cases.push(case);
+    }
+    let own = Case::new("publisher", "own=16000:16".to_owned(), PUBLISHED, true)
+        .own_ratio("lanecast-16000", "lanecast-16")
+        .column("lanecast-16000", |r| publishing::<Lanecast<_>>(r, 16_000))
+        .column("lanecast-16", |r| publishing::<Lanecast<_>>(r, 16));
+    cases.push(own);
+    cases
+}
+
+fn until_delivered<C: Contender<Counting>>(
+    runtime: &Arc<Runtime>,
+    participants: usize,
+    burst: u64,
+    payload: usize,
+) -> Runner {
+    let stage = Stage::<C, _>::new(runtime, Counting::default(), participants, participants);
+    let mut total = stage.counts().delivered.get();
+    Box::new(move |iterations| {
+        stage.runtime.block_on(async {
+            let mut taken = Duration::ZERO;
+            for _ in 0..iterations {
+                let messages = messages(burst, payload);
+                let start = Instant::now();
+                for message in messages {
+                    stage.session.broadcast(message).await;
+                }
+                total += participants as u64 * burst;
+                stage.counts().delivered.reach(total).await;
+                taken += start.elapsed();
+            }
+            taken
+        })
+    })
+}
+
+/// Between bursts the publisher spins: parked for longer the more participants there are, it would come back to colder
+/// caches.
+fn publishing<C: Contender<Counting>>(runtime: &Arc<Runtime>, participants: usize) -> Runner {
+    let stage = Stage::<C, Counting>::new(runtime, Counting::default(), participants, participants);
+    let mut total = stage.counts().delivered.get();
+    Box::new(move |iterations| {
+        stage.runtime.block_on(async {
+            let mut taken = Duration::ZERO;
+            for _ in 0..iterations {
+                let messages = messages(PUBLISHED, 64);
+                let start = Instant::now();
+                for message in messages {
+                    stage.session.broadcast(message).await;
+                }
+                taken += start.elapsed();
+                total += participants as u64 * PUBLISHED;
+                stage.counts().delivered.spin_until(total);
+            }
+            taken
+        })
+    })
+}

@@ -1,0 +1,74 @@
+//! The results as a Markdown table and as a plot over the number of participants.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use plotters::prelude::*;
+
+use crate::compare::Outcome;
+
+/// The columns that are drawn, with their colours.
+const DRAWN: [(&str, RGBColor); 3] =
+    [("baseline", RGBColor(200, 70, 60)), ("card", RGBColor(220, 160, 40)), ("lanecast", RGBColor(30, 110, 180))];
+
+/// Writes `comparison.md` and `fanout.svg` into `folder`.
+pub(crate) fn write(folder: &Path, outcomes: &[Outcome]) -> Result<(), Box<dyn Error>> {
+    fs::create_dir_all(folder)?;
+    fs::write(folder.join("comparison.md"), table(outcomes))?;
+    let fanout: Vec<_> = outcomes.iter().filter(|outcome| outcome.group == "fanout").collect();
+    if !fanout.is_empty() {
+        plot(&folder.join("fanout.svg"), &fanout)?;
+    }
+    Ok(())
+}
+
+fn table(outcomes: &[Outcome]) -> String {
+    let mut text = String::from(
+        "# The comparison\n\n\
+         Nanoseconds per delivered message (per look-up, join, …; latencies as they are), medians of interleaved \
+         rounds.\nSpread: the middle half of the rounds' ratios, as a part of their median. Written by \
+         `perf/compare.sh`.\n\n\
+         | case | times in ns | ratio | spread |\n|---|---|---|---|\n",
+    );
+    for Outcome { group, name, columns, ratio, spread } in outcomes {
+        let times: Vec<String> = columns.iter().map(|(name, nanos)| format!("{name} {nanos:.1}")).collect();
+        writeln!(text, "| {group}/{name} | {} | {ratio:.2} | {spread:.2} |", times.join(", "))
+            .expect("a string takes everything");
+    }
+    text
+}
+
+/// The time per delivery over the number of participants, one picture per burst, both axes logarithmic.
+fn plot(path: &Path, fanout: &[&Outcome]) -> Result<(), Box<dyn Error>> {
+    let root = SVGBackend::new(path, (1000, 420)).into_drawing_area();
+    root.fill(&WHITE)?;
+    for (area, burst) in root.split_evenly((1, 2)).iter().zip([1_u32, 16]) {
+        let mut chart = ChartBuilder::on(area)
+            .caption(format!("broadcasts in bursts of {burst}, 64 B"), ("sans-serif", 18))
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(56)
+            .build_cartesian_2d((16.0..64_000.0).log_scale(), (5.0..5_000.0).log_scale())?;
+        chart.configure_mesh().x_desc("participants").y_desc("ns per delivered message").draw()?;
+        for (column, colour) in DRAWN {
+            let points: Vec<(f64, f64)> = fanout
+                .iter()
+                .filter(|outcome| outcome.name.ends_with(&format!("/burst={burst}/payload=64")))
+                .filter_map(|outcome| Some((participants(&outcome.name)?, outcome.column(column)?)))
+                .collect();
+            chart
+                .draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(3))?
+                .label(column)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        }
+        chart.configure_series_labels().border_style(BLACK).background_style(WHITE.mix(0.8)).draw()?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+fn participants(name: &str) -> Option<f64> {
+    name.strip_prefix("n=")?.split('/').next()?.parse().ok()
+}

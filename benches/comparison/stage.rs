@@ -1,0 +1,46 @@
+//! A session with everybody in it, ready to be measured.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::runtime::Runtime;
+
+use crate::common::contender::Contender;
+use crate::common::room::BenchRoom;
+use crate::common::sink::{Counts, Sinks};
+
+/// See the [module](self). Ends the session when it is dropped.
+pub(crate) struct Stage<C: Contender<S>, S: Sinks> {
+    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) session: C,
+    pub(crate) room: BenchRoom<S>,
+    pub(crate) participants: usize,
+}
+
+impl<C: Contender<S>, S: Sinks> Stage<C, S> {
+    /// `participants` of them are there, the room has `places`.
+    pub(crate) fn new(runtime: &Arc<Runtime>, sinks: S, participants: usize, places: usize) -> Self {
+        let room = BenchRoom::new(sinks, participants, places);
+        let session = runtime.block_on(async {
+            let session = C::start(room.clone()).await;
+            room.sinks().counts().initial.reach(participants as u64).await;
+            session
+        });
+        Self { runtime: Arc::clone(runtime), session, room, participants }
+    }
+
+    pub(crate) fn counts(&self) -> &Arc<Counts> {
+        self.room.sinks().counts()
+    }
+}
+
+impl<C: Contender<S>, S: Sinks> Drop for Stage<C, S> {
+    fn drop(&mut self) {
+        self.runtime.block_on(self.session.clone().end());
+    }
+}
+
+/// `count` messages, each a payload of its own, as in life: the references to it are counted.
+pub(crate) fn messages(count: u64, bytes: usize) -> Vec<Bytes> {
+    (0..count).map(|_| Bytes::from(vec![7; bytes])).collect()
+}

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Compares the crate with the baseline (benches/baseline/), interleaved, in one process, and prints a line per case:
+#   case=fanout/n=16000/burst=1/payload=64 baseline=… card=… lanecast=… ratio=… spread=…
+# Times in ns per delivered message; ratio = baseline / lanecast, or for a case called own=A:B the time of A over that
+# of B; spread = the middle half of the rounds' ratios, as a part of their median. Writes perf/results/.
+#
+#   perf/compare.sh           all cases; half an hour
+#   perf/compare.sh --quick   the cases that have a floor, shorter; two minutes once it is built; writes nothing
+#   perf/compare.sh --only TEXT   the cases whose name contains TEXT; writes nothing
+set -euo pipefail
+cd "$(dirname "$0")/.."
+arguments=("$@")
+if [[ $# -eq 0 ]]; then
+  arguments=(--out "$PWD/perf/results")
+fi
+cargo bench --quiet --bench comparison --bench memory --no-run
+if [[ $# -eq 0 ]]; then
+  mkdir -p perf/results
+  cargo bench --quiet --bench memory | tee perf/results/memory.txt
+else
+  cargo bench --quiet --bench memory
+fi
+exec cargo bench --quiet --bench comparison -- --compare "${arguments[@]}"
