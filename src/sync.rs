@@ -9,9 +9,12 @@ mod real {
     pub(crate) use arc_swap::ArcSwapOption;
     pub(crate) use crossbeam::queue::ArrayQueue;
     pub(crate) use crossbeam_skiplist::SkipSet;
-    pub(crate) use dashmap::{DashMap, Entry};
+    pub(crate) use dashmap::Entry;
     pub(crate) use futures_util::task::AtomicWaker;
     pub(crate) use once_cell::race::OnceBox;
+    /// Hashed by foldhash, seeded per process: a fraction of SipHash's time for short names.
+    pub(crate) type DashMap<K, V> = dashmap::DashMap<K, V, foldhash::fast::RandomState>;
+
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 }
 

@@ -4,18 +4,17 @@
 //! order, eight bytes per message that point either to a broadcast on the shard's shelf, which all busy members share,
 //! or to the member's own messages.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_sink::Sink;
-use slab::Slab;
 
 use super::Message;
 use super::account::EndReason;
-use super::outbox::{Direct, Outbox, Port};
+use super::backlog::{Backlog, Item, Kind, Load, Popped, Quota, Shelf, Taken, TurnEntry};
+use super::outbox::{Outbox, Port};
 use super::progress::Progress;
 use super::topic::SubscriptionTag;
 
@@ -23,6 +22,13 @@ use super::topic::SubscriptionTag;
 pub(crate) trait Owner<M: Message>: Send + 'static {
     /// Where the participant's bytes go.
     type Sink: Sink<M, Error: fmt::Debug> + Unpin + Send + 'static;
+
+    /// Hands a message that others get as well to a sink that is ready for it, addressed by `tag`.
+    fn start_send_shared(
+        sink: Pin<&mut Self::Sink>,
+        message: &M,
+        tag: Option<SubscriptionTag>,
+    ) -> Result<(), <Self::Sink as Sink<M>>::Error>;
 
     /// Its sending side.
     fn outbox(&self) -> &Outbox<M>;
@@ -35,6 +41,19 @@ pub(crate) trait Owner<M: Message>: Send + 'static {
 
     /// It has ended and nothing more goes into its sink, which is handed back.
     fn retire(self, sink: Self::Sink, reason: EndReason);
+}
+
+/// Hands a sink a copy of `message`, addressed by `tag`.
+pub(crate) fn start_send_copy<M: Message, S: Sink<M>>(
+    sink: Pin<&mut S>,
+    message: &M,
+    tag: Option<SubscriptionTag>,
+) -> Result<(), S::Error> {
+    let mut copy = message.clone();
+    if let Some(tag) = tag {
+        copy.address(tag);
+    }
+    sink.start_send(copy)
 }
 
 /// What a shard is told of a newcomer.
@@ -71,224 +90,6 @@ impl Fault {
     }
 }
 
-/// An entry of the log during the turn that delivers it.
-#[derive(Debug)]
-pub(crate) struct TurnEntry<M> {
-    pub(crate) seq: u64,
-    pub(crate) bytes: usize,
-    pub(crate) message: M,
-    /// Where it stands on the shelf, once a busy member needs it.
-    shelved: Option<usize>,
-}
-
-impl<M> TurnEntry<M> {
-    pub(crate) fn new(seq: u64, bytes: usize, message: M) -> Self {
-        Self { seq, bytes, message, shelved: None }
-    }
-}
-
-/// The broadcasts that busy members of one shard still need, each kept once.
-#[derive(Debug)]
-pub(crate) struct Shelf<M>(Slab<Shelved<M>>);
-
-#[derive(Debug)]
-struct Shelved<M> {
-    message: M,
-    bytes: usize,
-    since: u64,
-    needed_by: u32,
-}
-
-impl<M: Message> Shelf<M> {
-    pub(crate) fn new() -> Self {
-        Self(Slab::new())
-    }
-
-    /// Keeps `entry` for one member more.
-    fn keep(&mut self, entry: &mut TurnEntry<M>, now: u64) -> usize {
-        let key = *entry.shelved.get_or_insert_with(|| {
-            // The turn itself needs it as long as it lasts: another member may.
-            let message = entry.message.clone();
-            self.0.insert(Shelved { message, bytes: entry.bytes, since: now, needed_by: 1 })
-        });
-        self.0[key].needed_by += 1;
-        key
-    }
-
-    /// A copy for one member that needed it; the last one takes the original.
-    fn take(&mut self, key: usize) -> (M, usize) {
-        let shelved = &mut self.0[key];
-        if shelved.needed_by > 1 {
-            shelved.needed_by -= 1;
-            return (shelved.message.clone(), shelved.bytes);
-        }
-        let shelved = self.0.remove(key);
-        (shelved.message, shelved.bytes)
-    }
-
-    fn since(&self, key: usize) -> u64 {
-        self.0[key].since
-    }
-
-    /// A member that needed it has gone, or the turn that could still have needed it is over.
-    fn release(&mut self, key: usize) {
-        let shelved = &mut self.0[key];
-        shelved.needed_by -= 1;
-        if shelved.needed_by == 0 {
-            self.0.remove(key);
-        }
-    }
-
-    /// Ends a turn: its entries stay only for the members that need them.
-    pub(crate) fn end_turn(&mut self, entries: impl Iterator<Item = TurnEntry<M>>) {
-        entries.filter_map(|entry| entry.shelved).for_each(|key| self.release(key));
-    }
-}
-
-/// Messages and their bytes.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Load {
-    messages: u32,
-    bytes: usize,
-}
-
-impl Load {
-    pub(crate) fn add(&mut self, bytes: usize) {
-        self.messages += 1;
-        self.bytes += bytes;
-    }
-
-    pub(crate) fn add_all(&mut self, more: Self) {
-        self.messages = self.messages.saturating_add(more.messages);
-        self.bytes = self.bytes.saturating_add(more.bytes);
-    }
-
-    /// Whether it is as much as `quota` allows. One message is always allowed, however large.
-    pub(crate) fn reaches(self, quota: Quota) -> bool {
-        self.messages >= quota.messages || self.bytes as u64 >= quota.bytes
-    }
-}
-
-/// How much is handed on, or read from the log, before the reactor has to run.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Quota {
-    pub(crate) messages: u32,
-    pub(crate) bytes: u64,
-}
-
-/// What waits for a busy member outside its sink.
-#[derive(Debug)]
-struct Backlog<M> {
-    order: VecDeque<Item>,
-    /// The member's own messages, in the order in which `order` refers to them.
-    own: VecDeque<Own<M>>,
-    /// Direct messages whose place among the broadcasts isn't known yet: stamped above the shard's position.
-    unplaced: VecDeque<Direct<M>>,
-}
-
-#[derive(Debug)]
-struct Own<M> {
-    message: M,
-    bytes: usize,
-    since: u64,
-}
-
-/// A place in the backlog's order: two bits of kind, thirty of shelf key, and the tag.
-#[derive(Clone, Copy, Debug)]
-struct Item {
-    word: u32,
-    tag: SubscriptionTag,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// A broadcast to everybody, on the shelf.
-    All,
-    /// A broadcast to a topic, on the shelf, with the subscriber's tag.
-    Topic,
-    /// The next of the member's own: a direct message.
-    Direct,
-    /// The next of the member's own: an initial message, which the bound doesn't count.
-    Initial,
-}
-
-const KEY_BITS: u32 = 30;
-
-impl Item {
-    fn shelved(key: usize, tag: Option<SubscriptionTag>) -> Self {
-        let key = u32::try_from(key).ok().filter(|key| *key < 1 << KEY_BITS);
-        let key = key.expect("the log is shorter than the shelf's keys are wide");
-        match tag {
-            None => Self { word: key, tag: SubscriptionTag::default() },
-            Some(tag) => Self { word: 1 << KEY_BITS | key, tag },
-        }
-    }
-
-    fn own(kind: Kind) -> Self {
-        let word = if kind == Kind::Direct { 2 } else { 3 } << KEY_BITS;
-        Self { word, tag: SubscriptionTag::default() }
-    }
-
-    fn kind(self) -> Kind {
-        match self.word >> KEY_BITS {
-            0 => Kind::All,
-            1 => Kind::Topic,
-            2 => Kind::Direct,
-            _ => Kind::Initial,
-        }
-    }
-
-    fn key(self) -> usize {
-        (self.word & ((1 << KEY_BITS) - 1)) as usize
-    }
-}
-
-impl<M: Message> Backlog<M> {
-    fn new() -> Box<Self> {
-        Box::new(Self { order: VecDeque::new(), own: VecDeque::new(), unplaced: VecDeque::new() })
-    }
-
-    fn push_own(&mut self, kind: Kind, message: M, bytes: usize, since: u64) {
-        self.order.push_back(Item::own(kind));
-        self.own.push_back(Own { message, bytes, since });
-    }
-
-    /// Takes the first message, made the member's own copy.
-    fn pop(&mut self, shelf: &mut Shelf<M>) -> Option<(Kind, M, usize)> {
-        let item = self.order.pop_front()?;
-        let kind = item.kind();
-        let (message, bytes) = match kind {
-            Kind::All => shelf.take(item.key()),
-            Kind::Topic => {
-                let (mut message, bytes) = shelf.take(item.key());
-                message.address(item.tag);
-                (message, bytes)
-            }
-            Kind::Direct | Kind::Initial => {
-                let own = self.own.pop_front().expect("the order names as many own messages as there are");
-                (own.message, own.bytes)
-            }
-        };
-        Some((kind, message, bytes))
-    }
-
-    /// Since when its first message waits.
-    fn oldest(&self, shelf: &Shelf<M>) -> Option<u64> {
-        let first = self.order.front()?;
-        match first.kind() {
-            Kind::All | Kind::Topic => Some(shelf.since(first.key())),
-            Kind::Direct | Kind::Initial => self.own.front().map(|own| own.since),
-        }
-    }
-
-    fn is_large(&self) -> bool {
-        self.order.capacity() + self.own.capacity() + self.unplaced.capacity() > SMALL_BACKLOG
-    }
-}
-
-/// An empty backlog with room for no more than this is kept for the next time.
-const SMALL_BACKLOG: usize = 64;
-
 /// Where a member stands after it was driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stand {
@@ -312,35 +113,38 @@ pub(crate) struct Sum {
 
 /// See the [module](self).
 ///
-/// In this order in memory: what a visit to a clear member touches stands together, as a walk over thousands of members
-/// is bound by the cache lines it loads.
-#[repr(C)]
+/// In this order in memory: what a visit to a clear member touches stands together at the start of a cache line, as a
+/// walk over thousands of members is bound by the lines it loads. The rest is touched only if something waits.
+#[repr(C, align(64))]
 pub(crate) struct Member<O: Owner<M>, M: Message> {
     pub(crate) stand: Stand,
     /// Whether the shard has it among those that wait for a broadcast to be filled in.
     pub(crate) lagging: bool,
+    /// A message passes from hand to hand: it is offered, and neither in the sink nor in the backlog.
+    in_hand: bool,
+    /// There is more to note at the next completed flush than that nothing is in the sink any more.
+    uncommon: bool,
     /// Handed over in this visit.
     handed_now: Load,
-    /// The turn it was last noted for a visit in.
-    pub(crate) noted: u64,
-    backlog: Option<Box<Backlog<M>>>,
-    pub(crate) owner: O,
-    waker: Waker,
-    sink: O::Sink,
     /// In the sink, not flushed.
     handed: Load,
+    backlog: Option<Box<Backlog<M>>>,
+    pub(crate) owner: O,
+    sink: O::Sink,
+    waker: Waker,
     /// Entries of this turn that are for it by a topic: index and tag, ascending.
     pub(crate) inbox: Vec<(u32, SubscriptionTag)>,
+    /// The turn it was last noted for a visit in.
+    pub(crate) noted: u64,
     /// The part of `handed` that the bound counts.
     held: Load,
     /// The part of `handed` that the bound never counts.
     exempt: Load,
+    /// Since when the oldest message in the sink waits.
     handed_since: u64,
-    /// Offered, and neither in the sink nor in the backlog: one while a message passes from hand to hand.
-    in_hand: u64,
     progress: Progress,
     progress_seen: u64,
-    /// When it last made progress, in the session's milliseconds; kept while it is blocked.
+    /// When it last made progress, in the session's milliseconds; kept while it isn't clear.
     moved: u64,
 }
 
@@ -350,6 +154,8 @@ pub(crate) struct Round<'a, M> {
     pub(crate) entries: &'a mut [TurnEntry<M>],
     /// Which of them are for everybody, ascending.
     pub(crate) to_all: &'a [u32],
+    /// Some of them are for topics.
+    pub(crate) addressed: bool,
     /// The position the shard has read up to: direct messages stamped at or below it have their place.
     pub(crate) end: u64,
     /// How much one visit may hand on.
@@ -376,7 +182,8 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             held: Load::default(),
             exempt: Load::default(),
             handed_since: 0,
-            in_hand: 0,
+            in_hand: false,
+            uncommon: false,
             progress: newcomer.progress,
             progress_seen: 0,
             moved: 0,
@@ -404,11 +211,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         if initial.is_empty() {
             return;
         }
-        let backlog = self.backlog.get_or_insert_with(Backlog::new);
-        for (message, bytes) in initial.into_iter().rev() {
-            backlog.order.push_front(Item::own(Kind::Initial));
-            backlog.own.push_front(Own { bytes, since: now, message });
-        }
+        self.backlog.get_or_insert_with(Backlog::new).push_initial(initial, now);
     }
 
     /// Its sink has woken it.
@@ -428,6 +231,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         }
         let was = self.stand;
         self.handed_now = Load::default();
+        self.uncommon |= was != Stand::Clear;
         if was == Stand::More {
             self.drive(round)?;
         }
@@ -457,7 +261,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
 
     /// Ends its time here: counts what it leaves undelivered and gives the sink back.
     pub(crate) fn retire(mut self, shelf: &mut Shelf<M>, reason: EndReason) {
-        let mut left = self.in_hand + u64::from(self.handed.messages);
+        let mut left = u64::from(self.in_hand) + u64::from(self.handed.messages);
         if let Some(backlog) = self.backlog.take() {
             left += (backlog.order.len() + backlog.unplaced.len()) as u64;
             for item in backlog.order {
@@ -491,7 +295,8 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         let (mut by_all, mut by_topic) = (0, 0);
         loop {
             let all = round.to_all.get(by_all).copied();
-            let topic = self.inbox.get(by_topic).copied();
+            // Not looked at in vain: it stands on another cache line.
+            let topic = if round.addressed { self.inbox.get(by_topic).copied() } else { None };
             let (index, tag) = match (all, topic) {
                 (Some(all), Some((index, _))) if all < index => (all, None),
                 (_, Some((index, tag))) => (index, Some(tag)),
@@ -504,7 +309,9 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             self.place_directs(round.entries[index].seq, round)?;
             self.place_entry(index, tag, round)?;
         }
-        self.inbox.clear();
+        if by_topic > 0 {
+            self.inbox.clear();
+        }
         self.place_directs(round.end, round)
     }
 
@@ -512,13 +319,13 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     fn place_directs(&mut self, seq: u64, round: &Round<'_, M>) -> Result<(), Fault> {
         while let Some(backlog) = &mut self.backlog {
             let Some(direct) = backlog.unplaced.pop_front_if(|direct| direct.stamp <= seq) else { break };
-            self.in_hand = 1;
+            self.in_hand = true;
             if self.is_open(round.quota)? {
-                self.start_send(direct.message, direct.bytes, Kind::Direct, round.now)?;
+                self.start_send(Taken::Own(direct.message), None, direct.bytes, Kind::Direct, round.now)?;
             } else {
                 let backlog = self.backlog.get_or_insert_with(Backlog::new);
                 backlog.push_own(Kind::Direct, direct.message, direct.bytes, round.now);
-                self.in_hand = 0;
+                self.in_hand = false;
             }
         }
         Ok(())
@@ -532,22 +339,18 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         round: &mut Round<'_, M>,
     ) -> Result<(), Fault> {
         round.sum.offered += 1;
-        self.in_hand = 1;
+        self.in_hand = true;
         let open = self.is_open(round.quota)?;
         let entry = &mut round.entries[index];
         if open {
-            let mut message = entry.message.clone();
-            if let Some(tag) = tag {
-                message.address(tag);
-            }
-            return self.start_send(message, entry.bytes, Kind::All, round.now);
+            return self.start_send(Taken::Shared(&entry.message), tag, entry.bytes, Kind::All, round.now);
         }
         if !self.owner.outbox().reserve(1, entry.bytes) {
             return Err(Fault::Overflow);
         }
         let key = round.shelf.keep(entry, round.now);
         self.backlog.get_or_insert_with(Backlog::new).order.push_back(Item::shelved(key, tag));
-        self.in_hand = 0;
+        self.in_hand = false;
         Ok(())
     }
 
@@ -581,13 +384,12 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             && self.backlog.as_ref().is_some_and(|backlog| !backlog.order.is_empty())
             && self.poll_ready()?
         {
-            // Before it is taken out: making the member's own copy runs code of the message's, which may panic.
-            self.in_hand = 1;
-            let since = self.backlog.as_ref().and_then(|backlog| backlog.oldest(round.shelf)).unwrap_or(round.now);
-            let popped = self.backlog.as_mut().and_then(|backlog| backlog.pop(round.shelf));
-            let (kind, message, bytes) = popped.expect("the backlog isn't empty");
+            self.in_hand = true;
+            let backlog = self.backlog.as_mut().expect("it was just looked at");
+            let since = backlog.oldest(round.shelf).unwrap_or(round.now);
+            let Popped { kind, message, bytes, tag } = backlog.pop(round.shelf).expect("it isn't empty");
             let counted = if kind == Kind::Initial { Kind::Initial } else { Kind::Direct };
-            self.start_send(message, bytes, counted, since)?;
+            self.start_send(message, tag, bytes, counted, since)?;
         }
         Ok(())
     }
@@ -617,21 +419,39 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         }
     }
 
-    /// Gives the message in hand to the sink. `kind` says whether the bound counts it: direct yes, initial never, a
-    /// broadcast only once it has to wait.
-    fn start_send(&mut self, message: M, bytes: usize, kind: Kind, since: u64) -> Result<(), Fault> {
-        Pin::new(&mut self.sink).start_send(message).map_err(|error| Fault::Failed(format!("{error:?}")))?;
-        self.in_hand = 0;
+    /// Gives the message in hand to the sink, addressed by `tag`. `kind` says whether the bound counts it: direct yes,
+    /// initial never, a broadcast only once it has to wait.
+    fn start_send(
+        &mut self,
+        message: Taken<'_, M>,
+        tag: Option<SubscriptionTag>,
+        bytes: usize,
+        kind: Kind,
+        since: u64,
+    ) -> Result<(), Fault> {
+        let sink = Pin::new(&mut self.sink);
+        let taken = match message {
+            Taken::Shared(message) => O::start_send_shared(sink, message, tag),
+            Taken::Own(mut message) => {
+                if let Some(tag) = tag {
+                    message.address(tag);
+                }
+                sink.start_send(message)
+            }
+        };
+        taken.map_err(|error| Fault::Failed(format!("{error:?}")))?;
+        self.in_hand = false;
         self.handed_now.add(bytes);
         if self.handed.messages == 0 {
             self.handed_since = since;
         }
         self.handed.add(bytes);
         match kind {
+            Kind::All | Kind::Topic => return Ok(()),
             Kind::Direct => self.held.add(bytes),
             Kind::Initial => self.exempt.add(bytes),
-            Kind::All | Kind::Topic => {}
         }
+        self.uncommon = true;
         Ok(())
     }
 
@@ -646,13 +466,11 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             Poll::Ready(Ok(())) => {
                 round.sum.delivered += u64::from(self.handed.messages);
                 round.sum.delivered_bytes += self.handed.bytes as u64;
-                if self.held.messages > 0 {
-                    self.owner.outbox().release(self.held.messages, self.held.bytes);
-                    self.held = Load::default();
-                }
                 self.handed = Load::default();
-                self.exempt = Load::default();
-                self.moved = round.now;
+                // Of a clear member that was handed nothing but broadcasts there is no more to note.
+                if self.uncommon {
+                    self.flushed(round.now);
+                }
                 // It may have found the sink busy earlier in this visit. Nobody owes it a wake-up any more.
                 if self.stand == Stand::Blocked {
                     self.stand = Stand::More;
@@ -662,6 +480,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             Poll::Ready(Err(error)) => Err(Fault::Failed(format!("{error:?}"))),
             Poll::Pending => {
                 self.stand = Stand::Blocked;
+                self.uncommon = true;
                 let fresh = Load {
                     messages: self.handed.messages - self.held.messages - self.exempt.messages,
                     bytes: self.handed.bytes - self.held.bytes - self.exempt.bytes,
@@ -674,6 +493,18 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
                 Ok(())
             }
         }
+    }
+
+    /// Notes a completed flush of a member that wasn't clear, or was handed more than broadcasts.
+    #[cold]
+    fn flushed(&mut self, now: u64) {
+        self.uncommon = false;
+        if self.held.messages > 0 {
+            self.owner.outbox().release(self.held.messages, self.held.bytes);
+            self.held = Load::default();
+        }
+        self.exempt = Load::default();
+        self.moved = now;
     }
 
     /// Keeps the age of its oldest message, and lets a large backlog go once it is empty.

@@ -6,6 +6,7 @@
 //! module knows bytes and sequence numbers, and nothing of rooms, formats or telemetry.
 
 pub(crate) mod account;
+pub(crate) mod backlog;
 pub(crate) mod bits;
 pub(crate) mod log;
 #[cfg(all(test, lanecast_loom))]

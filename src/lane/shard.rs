@@ -45,7 +45,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Message;
 use super::account::{EndReason, Tally};
-use super::member::{Fault, Load, Member, Newcomer, Owner, Quota, Round, Shelf, Stand, Sum, TurnEntry};
+use super::backlog::{Load, Quota, Shelf, TurnEntry};
+use super::member::{Fault, Member, Newcomer, Owner, Round, Stand, Sum};
 use super::outbox::Port;
 use super::roster::{Roster, Subscribed, Unsubscribed};
 use super::topic::{Audience, Counted, SubscriptionTag, TopicKey};
@@ -399,6 +400,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         let Some(member) = self.members.get_mut(slot) else { return };
         let mut round = Round {
             shelf: &mut self.shelf,
+            addressed: self.turn.entries.len() > self.turn.to_all.len(),
             entries: &mut self.turn.entries,
             to_all: &self.turn.to_all,
             end: self.position,

@@ -53,7 +53,7 @@ pub(crate) enum Registration<P> {
 
 impl<P: Instance> Registry<P> {
     pub(crate) fn new() -> Self {
-        Self { slots: DashMap::new(), by_sid: DashMap::new() }
+        Self { slots: DashMap::default(), by_sid: DashMap::default() }
     }
 
     /// Registers `new` and makes it live, unless what is there forbids it. A refused newcomer isn't ended here.
@@ -132,14 +132,17 @@ impl<P: Instance> Registry<P> {
 
     /// The live instance of `identity`.
     pub(crate) fn by_identity(&self, identity: &ParticipantIdentity) -> Option<P> {
-        let stored = self.slots.get(identity)?.load_full()?;
-        stored.is_live().then(|| (*stored).clone())
+        let slot = self.slots.get(identity)?;
+        let stored = slot.load();
+        // A clone of what is in the guard: no count of the slot's own `Arc` rises and falls for it.
+        stored.as_deref().filter(|stored| stored.is_live()).cloned()
     }
 
     /// Whatever is stored for `identity`, also if it has just ended.
     pub(crate) fn stored(&self, identity: &ParticipantIdentity) -> Option<P> {
-        let stored = self.slots.get(identity)?.load_full()?;
-        Some((*stored).clone())
+        let slot = self.slots.get(identity)?;
+        let stored = slot.load();
+        stored.as_deref().cloned()
     }
 
     /// The live instance registered under `sid`.

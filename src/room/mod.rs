@@ -16,7 +16,8 @@ use futures_core::Stream;
 use futures_sink::Sink;
 
 use crate::ids::{ParticipantIdentity, ParticipantSid};
-use crate::lane::{EndReason, Message, Progress};
+use crate::lane::member::start_send_copy;
+use crate::lane::{EndReason, Message, Progress, SubscriptionTag};
 use crate::participant::{Attributes, Participant};
 
 /// What a transport implements.
@@ -83,6 +84,24 @@ pub trait Room: Send + Sync + 'static {
     /// or if a newer instance comes. A sink with long writes reports them to `progress`.
     fn open(&self, to: &Presence, progress: Progress) -> impl Future<Output = Result<Self::Sink, OpenError>> + Send;
 
+    /// Hands a broadcast over to a sink that is ready for it: to one of many, each of whom gets the same message but for
+    /// the `tag` it has subscribed to the topic with (`None` in a broadcast to everybody).
+    ///
+    /// By default the sink gets a clone, [addressed](Message::address) by the tag. A room whose sinks copy a message's
+    /// bytes anyway does that here, and spares every participant a clone and its drop, which for a reference-counted
+    /// message are most of the cost of a delivery. What doesn't go to many, or had to wait for the last of them, comes
+    /// by [`Sink::start_send`]; the order is that of the calls of both.
+    ///
+    /// # Errors
+    /// As those of [`Sink::start_send`]: the participant is reset.
+    fn start_send_shared(
+        sink: Pin<&mut Self::Sink>,
+        message: &Self::Message,
+        tag: Option<SubscriptionTag>,
+    ) -> Result<(), SinkError<Self>> {
+        start_send_copy(sink, message, tag)
+    }
+
     /// Takes the sink of a participant that has ended, with the reason, to say goodbye and let go of it.
     ///
     /// Called on a flush shard: what takes time goes into the future, which the session runs (at most
@@ -93,6 +112,9 @@ pub trait Room: Send + Sync + 'static {
         None
     }
 }
+
+/// What the sinks of a room say when they fail.
+pub type SinkError<R> = <<R as Room>::Sink as Sink<<R as Room>::Message>>::Error;
 
 /// What a room still has to do for a participant that has ended.
 pub type Goodbye = Pin<Box<dyn Future<Output = ()> + Send>>;

@@ -1,14 +1,15 @@
 //! A participant in its shard, on behalf of its session.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use super::Shared;
 use crate::lane::member::Owner;
 use crate::lane::outbox::Outbox;
-use crate::lane::{EndReason, Message};
+use crate::lane::{EndReason, Message, SubscriptionTag};
 use crate::participant::Participant;
-use crate::room::Room;
+use crate::room::{Room, SinkError};
 
 /// See the [module](self).
 pub(crate) struct Tenant<R: Room> {
@@ -18,6 +19,14 @@ pub(crate) struct Tenant<R: Room> {
 
 impl<R: Room> Owner<R::Message> for Tenant<R> {
     type Sink = R::Sink;
+
+    fn start_send_shared(
+        sink: Pin<&mut R::Sink>,
+        message: &R::Message,
+        tag: Option<SubscriptionTag>,
+    ) -> Result<(), SinkError<R>> {
+        R::start_send_shared(sink, message, tag)
+    }
 
     fn outbox(&self) -> &Outbox<R::Message> {
         self.participant.outbox()

@@ -14,10 +14,11 @@ use loom::thread;
 use super::{Note, Sleeping, Watch, port};
 use crate::lane::Message;
 use crate::lane::account::EndReason;
-use crate::lane::member::{Member, Newcomer, Owner, Round, Shelf, Sum, TurnEntry};
+use crate::lane::backlog::{Quota, Shelf, TurnEntry};
+use crate::lane::member::{Member, Newcomer, Owner, Round, Sum, start_send_copy};
 use crate::lane::outbox::{Limits, Outbox, Port};
 use crate::lane::progress::Progress;
-use crate::lane::topic::Audience;
+use crate::lane::topic::{Audience, SubscriptionTag};
 use crate::sync::kit::{Weaken, caught, holds, holds_narrowly};
 use crate::sync::{ArrayQueue, AtomicU64, Ordering};
 
@@ -69,6 +70,14 @@ impl Viewer {
 
 impl Owner<Note> for Viewer {
     type Sink = Recorder;
+
+    fn start_send_shared(
+        sink: Pin<&mut Recorder>,
+        note: &Note,
+        tag: Option<SubscriptionTag>,
+    ) -> Result<(), Infallible> {
+        start_send_copy(sink, note, tag)
+    }
 
     fn outbox(&self) -> &Outbox<Note> {
         &self.outbox
@@ -143,10 +152,11 @@ impl Shard {
         });
         let mut round = Round {
             shelf: &mut self.shelf,
+            addressed: entries.len() > to_all.len(),
             entries: &mut entries,
             to_all: &to_all,
             end: if ignores_stamps { u64::MAX } else { watch.position },
-            quota: crate::lane::member::Quota { messages: 8, bytes: u64::MAX },
+            quota: Quota { messages: 8, bytes: u64::MAX },
             now: 0,
             sum: Sum::default(),
         };

@@ -23,11 +23,13 @@ pub(crate) struct DashMap<K, V> {
     places: Hidden<Vec<K>>,
 }
 
-impl<K: Ord + Clone, V> DashMap<K, V> {
-    pub(crate) fn new() -> Self {
+impl<K: Ord + Clone, V> Default for DashMap<K, V> {
+    fn default() -> Self {
         Self { shards: std::array::from_fn(|_| RwLock::new(BTreeMap::new())), places: Hidden::new(Vec::new()) }
     }
+}
 
+impl<K: Ord + Clone, V> DashMap<K, V> {
     pub(crate) fn get(&self, key: &K) -> Option<Ref<'_, K, V>> {
         let guard = read(self.shard(key));
         guard.contains_key(key).then(|| Ref { guard: Rc::new(guard), key: key.clone() })
