@@ -1,15 +1,17 @@
 //! A room of numbered participants that come and go as the bench says.
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use lanecast::room::{OpenError, Presence, Room, RoomEvent};
-use lanecast::{ParticipantIdentity, ParticipantSid, Progress};
+use lanecast::{ParticipantIdentity, ParticipantSid, Progress, SubscriptionTag};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::sink::Sinks;
+use super::sink::{Sinks, TakeShared};
 
 /// A room of the participants 0, 1, 2, … Clones are the same room.
 pub(crate) struct BenchRoom<S>(Arc<Inner<S>>);
@@ -88,6 +90,14 @@ impl<S: Sinks> Room for BenchRoom<S> {
     fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
         let number: usize = identity.as_str().strip_prefix("viewer-")?.parse().ok()?;
         self.0.present.get(number)?.lock().clone()
+    }
+
+    fn start_send_shared(
+        sink: Pin<&mut S::Sink>,
+        message: &Bytes,
+        _tag: Option<SubscriptionTag>,
+    ) -> Result<(), Infallible> {
+        sink.take_shared(message)
     }
 
     async fn open(&self, to: &Presence, _progress: Progress) -> Result<S::Sink, OpenError> {

@@ -16,12 +16,18 @@ pub(crate) const INITIAL: Bytes = Bytes::from_static(b"hello");
 
 /// Where a room's sinks come from.
 pub(crate) trait Sinks: Send + Sync + 'static {
-    type Sink: Sink<Bytes, Error = Infallible> + Unpin + Send + 'static;
+    type Sink: TakeShared + Unpin + Send + 'static;
 
     /// A sink for participant `number`.
     fn open(&self, number: usize) -> Self::Sink;
 
     fn counts(&self) -> &Arc<Counts>;
+}
+
+/// A sink that can be shown a message instead of being given one: the queue and task of the baseline own what they have
+/// taken out, a log's shard doesn't.
+pub(crate) trait TakeShared: Sink<Bytes, Error = Infallible> {
+    fn take_shared(self: Pin<&mut Self>, message: &Bytes) -> Result<(), Infallible>;
 }
 
 /// What has gone into all sinks of a room together.
@@ -66,10 +72,8 @@ impl Sink<Bytes> for CountingSink {
         Poll::Ready(Ok(()))
     }
 
-    fn start_send(mut self: Pin<&mut Self>, message: Bytes) -> Result<(), Infallible> {
-        self.unflushed += 1;
-        self.initial += u32::from(message.len() == INITIAL.len());
-        Ok(())
+    fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Infallible> {
+        self.take_shared(&message)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
@@ -86,6 +90,14 @@ impl Sink<Bytes> for CountingSink {
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.poll_flush(cx)
+    }
+}
+
+impl TakeShared for CountingSink {
+    fn take_shared(mut self: Pin<&mut Self>, message: &Bytes) -> Result<(), Infallible> {
+        self.unflushed += 1;
+        self.initial += u32::from(message.len() == INITIAL.len());
+        Ok(())
     }
 }
 
@@ -129,34 +141,84 @@ pub(crate) struct GatedSink<S> {
     pub(crate) inner: S,
 }
 
-impl<S: Sink<Bytes> + Unpin> Sink<Bytes> for GatedSink<S> {
-    type Error = S::Error;
+impl<S: TakeShared + Unpin> Sink<Bytes> for GatedSink<S> {
+    type Error = Infallible;
 
-    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         if self.reported {
             return Poll::Pending;
         }
         Pin::new(&mut self.inner).poll_ready(cx)
     }
 
-    fn start_send(mut self: Pin<&mut Self>, message: Bytes) -> Result<(), S::Error> {
-        // An initial message gets through, so that its participant counts as brought in.
-        let stalls = self.stalls && message.len() != INITIAL.len();
-        if stalls && !self.reported {
-            self.reported = true;
-            self.counts.stalled.add(1);
-        }
-        if stalls { Ok(()) } else { Pin::new(&mut self.inner).start_send(message) }
+    fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Infallible> {
+        self.take_shared(&message)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         if self.reported {
             return Poll::Pending;
         }
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
-    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.poll_flush(cx)
+    }
+}
+
+impl<S: TakeShared + Unpin> TakeShared for GatedSink<S> {
+    fn take_shared(mut self: Pin<&mut Self>, message: &Bytes) -> Result<(), Infallible> {
+        // An initial message gets through, so that its participant counts as brought in.
+        let stalls = self.stalls && message.len() != INITIAL.len();
+        if stalls && !self.reported {
+            self.reported = true;
+            self.counts.stalled.add(1);
+        }
+        if stalls { Ok(()) } else { Pin::new(&mut self.inner).take_shared(message) }
+    }
+}
+
+/// The same sinks, given a clone of each message like any other [`Sink`].
+#[derive(Default)]
+pub(crate) struct Cloned<S>(S);
+
+impl<S: Sinks> Sinks for Cloned<S> {
+    type Sink = ClonedSink<S::Sink>;
+
+    fn open(&self, number: usize) -> Self::Sink {
+        ClonedSink(self.0.open(number))
+    }
+
+    fn counts(&self) -> &Arc<Counts> {
+        self.0.counts()
+    }
+}
+
+pub(crate) struct ClonedSink<S>(S);
+
+impl<S: TakeShared + Unpin> Sink<Bytes> for ClonedSink<S> {
+    type Error = Infallible;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Pin::new(&mut self.0).poll_ready(cx)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, message: Bytes) -> Result<(), Infallible> {
+        Pin::new(&mut self.0).start_send(message)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Pin::new(&mut self.0).poll_close(cx)
+    }
+}
+
+impl<S: TakeShared + Unpin> TakeShared for ClonedSink<S> {
+    fn take_shared(self: Pin<&mut Self>, message: &Bytes) -> Result<(), Infallible> {
+        self.start_send(message.clone())
     }
 }

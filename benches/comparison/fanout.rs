@@ -8,7 +8,7 @@ use tokio::runtime::Runtime;
 use crate::baseline::Baseline;
 use crate::case::{Case, Runner};
 use crate::common::contender::{Card, Contender, Lanecast};
-use crate::common::sink::Counting;
+use crate::common::sink::{Cloned, Counting, Sinks};
 use crate::stage::{Stage, messages};
 
 const PARTICIPANTS: [usize; 6] = [16, 256, 1_000, 4_000, 16_000, 64_000];
@@ -29,12 +29,16 @@ pub(crate) fn cases() -> Vec<Case> {
             for payload in PAYLOADS {
                 let quick = payload == 64 && [1_000, 4_000, 16_000].contains(&n);
                 let name = format!("n={n}/burst={burst}/payload={payload}");
+                let cloned =
+                    move |r: &Arc<Runtime>| until_delivered::<Lanecast<_>, Cloned<Counting>>(r, n, burst, payload);
                 let mut case = Case::new("fanout", name, n as u64 * burst, quick);
-                case = case.column("baseline", move |r| until_delivered::<Baseline<_>>(r, n, burst, payload));
+                case = case.column("baseline", move |r| until_delivered::<Baseline<_>, Counting>(r, n, burst, payload));
                 if n <= MOST_CARDS {
-                    case = case.column("card", move |r| until_delivered::<Card<_>>(r, n, burst, payload));
+                    case = case.column("card", move |r| until_delivered::<Card<_>, Counting>(r, n, burst, payload));
                 }
-                cases.push(case.column("lanecast", move |r| until_delivered::<Lanecast<_>>(r, n, burst, payload)));
+                case = case.column("lanecast-cloning", cloned);
+                let lanecast = move |r: &Arc<Runtime>| until_delivered::<Lanecast<_>, Counting>(r, n, burst, payload);
+                cases.push(case.column("lanecast", lanecast));
             }
         }
     }
@@ -52,13 +56,13 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-fn until_delivered<C: Contender<Counting>>(
+fn until_delivered<C: Contender<S>, S: Sinks + Default>(
     runtime: &Arc<Runtime>,
     participants: usize,
     burst: u64,
     payload: usize,
 ) -> Runner {
-    let stage = Stage::<C, _>::new(runtime, Counting::default(), participants, participants);
+    let stage = Stage::<C, _>::new(runtime, S::default(), participants, participants);
     let mut total = stage.counts().delivered.get();
     Box::new(move |iterations| {
         stage.runtime.block_on(async {

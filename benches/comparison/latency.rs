@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use crate::baseline::Baseline;
 use crate::case::{Case, Runner};
 use crate::common::contender::{Contender, Lanecast};
-use crate::common::sink::{Counting, CountingSink, Counts, GatedSink, Sinks};
+use crate::common::sink::{Counting, CountingSink, Counts, GatedSink, Sinks, TakeShared};
 use crate::stage::Stage;
 
 const PARTICIPANTS: usize = 4_000;
@@ -123,13 +123,8 @@ impl Sink<Bytes> for TimingSink {
         Pin::new(&mut self.inner).poll_ready(cx)
     }
 
-    fn start_send(mut self: Pin<&mut Self>, message: Bytes) -> Result<(), Infallible> {
-        let sent = message.first_chunk().map(|nanos| u64::from_le_bytes(*nanos));
-        if let (Some(histogram), Some(sent)) = (&self.histogram, sent) {
-            let now = u64::try_from(self.begun.elapsed().as_nanos()).expect("it isn't that late");
-            histogram.lock().saturating_record(now.saturating_sub(sent));
-        }
-        Pin::new(&mut self.inner).start_send(message)
+    fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Infallible> {
+        self.take_shared(&message)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
@@ -138,5 +133,16 @@ impl Sink<Bytes> for TimingSink {
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Pin::new(&mut self.inner).poll_close(cx)
+    }
+}
+
+impl TakeShared for TimingSink {
+    fn take_shared(mut self: Pin<&mut Self>, message: &Bytes) -> Result<(), Infallible> {
+        let sent = message.first_chunk().map(|nanos| u64::from_le_bytes(*nanos));
+        if let (Some(histogram), Some(sent)) = (&self.histogram, sent) {
+            let now = u64::try_from(self.begun.elapsed().as_nanos()).expect("it isn't that late");
+            histogram.lock().saturating_record(now.saturating_sub(sent));
+        }
+        Pin::new(&mut self.inner).take_shared(message)
     }
 }
