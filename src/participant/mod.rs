@@ -37,7 +37,7 @@ pub type Attributes = Arc<BTreeMap<String, String>>;
 /// has a new instance, with a new [`ClientId`], to be found through the session.
 pub struct Participant<M>(Arc<Inner<M>>);
 
-struct Inner<M> {
+pub(crate) struct Inner<M> {
     profile: Profile,
     client_id: ClientId,
     /// Resets in a row that led to this instance: its next back-off.
@@ -328,6 +328,16 @@ impl<M: Message> Participant<M> {
 }
 
 impl<M: Message> Instance for Participant<M> {
+    type Shared = Inner<M>;
+
+    fn shared(&self) -> &Arc<Inner<M>> {
+        &self.0
+    }
+
+    fn from_shared(shared: Arc<Inner<M>>) -> Self {
+        Self(shared)
+    }
+
     fn identity(&self) -> &ParticipantIdentity {
         self.identity()
     }

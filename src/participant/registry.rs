@@ -6,18 +6,24 @@
 //! - A sid finds the live instance registered under it or nothing: never another identity's, never one that has ended.
 //! - When things are quiet, both indexes hold the same instances, and an identity that is gone leaves nothing behind.
 //!
-//! A slot is swapped only under the guard of its map entry (shared is enough: the swap itself is atomic), and an entry
-//! leaves the map by `remove_if` it is empty. Without the guard a registration could land in a slot that has just been
-//! taken out of the map, where nobody would find it. No await and no user code runs under a guard.
+//! A slot is never empty. It is swapped only under the guard of its map entry (shared is enough: the swap itself is
+//! atomic), and leaves the map by `remove_if` it holds the instance that goes (which excludes all swaps). Without the
+//! guard a registration could land in a slot that has just been taken out of the map, where nobody would find it. No
+//! await and no user code runs under a guard.
 
 use std::sync::Arc;
 
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::lane::EndReason;
-use crate::sync::{ArcSwapOption, DashMap, Entry};
+use crate::sync::{ArcSwap, DashMap, Entry};
 
 /// What the registry has to know of an instance.
 pub(crate) trait Instance: Clone {
+    /// What all its handles share.
+    type Shared;
+
+    fn shared(&self) -> &Arc<Self::Shared>;
+    fn from_shared(shared: Arc<Self::Shared>) -> Self;
     fn identity(&self) -> &ParticipantIdentity;
     fn sid(&self) -> &ParticipantSid;
     fn joined_at(&self) -> u64;
@@ -30,11 +36,13 @@ pub(crate) trait Instance: Clone {
 }
 
 /// See the [module](self).
-#[derive(Debug)]
-pub(crate) struct Registry<P> {
-    slots: DashMap<ParticipantIdentity, ArcSwapOption<P>>,
+pub(crate) struct Registry<P: Instance> {
+    slots: DashMap<ParticipantIdentity, Slot<P>>,
     by_sid: DashMap<ParticipantSid, P>,
 }
+
+/// Holds what the handles share, not a handle: a look-up follows one pointer less.
+type Slot<P> = ArcSwap<<P as Instance>::Shared>;
 
 /// What became of a registration.
 #[derive(Debug, PartialEq, Eq)]
@@ -97,52 +105,47 @@ impl<P: Instance> Registry<P> {
 
     /// Puts `new` into its identity's slot and gives back what was there; or says which later instance keeps it out.
     fn claim_slot(&self, new: &P) -> Result<Option<P>, P> {
-        let value = Arc::new(new.clone());
-        let swap = |slot: &ArcSwapOption<P>| {
+        let swap = |slot: &Slot<P>| {
             let mut current = slot.load_full();
             loop {
-                if let Some(later) = current.as_deref().filter(|stored| stored.joined_at() > new.joined_at()) {
-                    return Err(later.clone());
+                let stored = P::from_shared(Arc::clone(&current));
+                if stored.joined_at() > new.joined_at() {
+                    return Err(stored);
                 }
-                let seen = slot.compare_and_swap(&current, Some(Arc::clone(&value)));
-                if is_same(seen.as_ref(), current.as_ref()) {
-                    return Ok(current.map(|prior| (*prior).clone()));
+                let seen = slot.compare_and_swap(&current, Arc::clone(new.shared()));
+                if Arc::ptr_eq(&seen, &current) {
+                    return Ok(Some(stored));
                 }
-                current = seen.clone();
+                current = Arc::clone(&seen);
             }
         };
         if let Some(slot) = self.slots.get(new.identity()) {
             return swap(&slot);
         }
-        let slot = self.slots.entry(new.identity().clone()).or_insert_with(ArcSwapOption::empty);
-        swap(&slot)
+        match self.slots.entry(new.identity().clone()) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(ArcSwap::new(Arc::clone(new.shared())));
+                Ok(None)
+            }
+            Entry::Occupied(occupied) => swap(occupied.get()),
+        }
     }
 
     /// Takes exactly this instance out of both indexes. False if it had lost its place already.
     pub(crate) fn remove(&self, instance: &P) -> bool {
         self.release_sid(instance);
-        let removed = self.slots.get(instance.identity()).is_some_and(|slot| {
-            let current = slot.load_full();
-            let is_it = current.as_deref().is_some_and(|stored| stored.client_id() == instance.client_id());
-            is_it && is_same(slot.compare_and_swap(&current, None).as_ref(), current.as_ref())
-        });
-        self.slots.remove_if(instance.identity(), |_, slot| slot.load().is_none());
-        removed
+        let is_it = |slot: &Slot<P>| Arc::ptr_eq(&slot.load(), instance.shared());
+        self.slots.remove_if(instance.identity(), |_, slot| is_it(slot)).is_some()
     }
 
     /// The live instance of `identity`.
     pub(crate) fn by_identity(&self, identity: &ParticipantIdentity) -> Option<P> {
-        let slot = self.slots.get(identity)?;
-        let stored = slot.load();
-        // A clone of what is in the guard: no count of the slot's own `Arc` rises and falls for it.
-        stored.as_deref().filter(|stored| stored.is_live()).cloned()
+        self.stored(identity).filter(P::is_live)
     }
 
     /// Whatever is stored for `identity`, also if it has just ended.
     pub(crate) fn stored(&self, identity: &ParticipantIdentity) -> Option<P> {
-        let slot = self.slots.get(identity)?;
-        let stored = slot.load();
-        stored.as_deref().cloned()
+        Some(P::from_shared(self.slots.get(identity)?.load_full()))
     }
 
     /// The live instance registered under `sid`.
@@ -170,14 +173,5 @@ impl<P: Instance> Registry<P> {
     pub(crate) fn clear(&self) {
         self.slots.clear();
         self.by_sid.clear();
-    }
-}
-
-/// Whether both are empty or the same allocation.
-fn is_same<P>(a: Option<&Arc<P>>, b: Option<&Arc<P>>) -> bool {
-    match (a, b) {
-        (None, None) => true,
-        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-        _ => false,
     }
 }

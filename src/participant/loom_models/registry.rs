@@ -8,7 +8,7 @@ use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::lane::EndReason;
 use crate::participant::registry::{Instance, Registration, Registry};
 use crate::sync::kit::{Weaken, caught, holds};
-use crate::sync::{ArcSwapOption, AtomicU8, DashMap, Ordering};
+use crate::sync::{ArcSwap, AtomicU8, DashMap, Entry, Ordering};
 
 /// An instance that is nothing but what the registry has to know.
 #[derive(Clone, Debug)]
@@ -51,6 +51,16 @@ impl PartialEq for Visitor {
 }
 
 impl Instance for Visitor {
+    type Shared = Inner;
+
+    fn shared(&self) -> &Arc<Inner> {
+        &self.0
+    }
+
+    fn from_shared(shared: Arc<Inner>) -> Self {
+        Self(shared)
+    }
+
     fn identity(&self) -> &ParticipantIdentity {
         &self.0.identity
     }
@@ -269,7 +279,7 @@ enum Breakage {
 
 /// The index by identity, reduced to what can break.
 struct Sketch {
-    slots: DashMap<&'static str, Arc<ArcSwapOption<u64>>>,
+    slots: DashMap<&'static str, Arc<ArcSwap<u64>>>,
     breakage: Breakage,
 }
 
@@ -277,56 +287,49 @@ const IDENTITY: &str = "viewer";
 
 impl Sketch {
     fn new(breakage: Breakage) -> Self {
-        Self { slots: DashMap::new(), breakage }
+        Self { slots: DashMap::default(), breakage }
     }
 
     /// Puts `joined_at` into the slot, unless a later one is there.
     fn register(&self, joined_at: u64) {
-        let guard = self.slots.entry(IDENTITY).or_insert_with(|| Arc::new(ArcSwapOption::empty()));
-        if self.breakage == Breakage::SwapsUnguarded {
-            let slot = Arc::clone(&guard);
-            drop(guard);
-            self.claim(&slot, joined_at);
-        } else {
-            // A shared guard in its place: what the production code holds for an identity that has a slot.
-            drop(guard);
-            match self.slots.get(&IDENTITY) {
-                Some(slot) => self.claim(&slot, joined_at),
-                None => self.register(joined_at),
+        if let Some(slot) = self.slots.get(&IDENTITY) {
+            if self.breakage != Breakage::SwapsUnguarded {
+                return self.claim(&slot, joined_at);
             }
+            let unguarded = Arc::clone(&slot);
+            drop(slot);
+            return self.claim(&unguarded, joined_at);
+        }
+        match self.slots.entry(IDENTITY) {
+            Entry::Vacant(vacant) => drop(vacant.insert(Arc::new(ArcSwap::new(Arc::new(joined_at))))),
+            Entry::Occupied(occupied) => self.claim(occupied.get(), joined_at),
         }
     }
 
-    fn claim(&self, slot: &ArcSwapOption<u64>, joined_at: u64) {
+    fn claim(&self, slot: &ArcSwap<u64>, joined_at: u64) {
         let value = Arc::new(joined_at);
         loop {
             let current = slot.load_full();
-            if current.as_deref().is_some_and(|stored| *stored > joined_at) {
+            if *current > joined_at {
                 return;
             }
             if self.breakage == Breakage::LoadsThenStores {
-                slot.swap(Some(value));
+                slot.swap(value);
                 return;
             }
-            let seen = slot.compare_and_swap(&current, Some(Arc::clone(&value)));
-            if seen.as_deref() == current.as_deref() {
+            let seen = slot.compare_and_swap(&current, Arc::clone(&value));
+            if Arc::ptr_eq(&seen, &current) {
                 return;
             }
         }
     }
 
     fn remove(&self, joined_at: u64) {
-        if let Some(slot) = self.slots.get(&IDENTITY) {
-            let current = slot.load_full();
-            if current.as_deref() == Some(&joined_at) {
-                slot.compare_and_swap(&current, None);
-            }
-        }
-        self.slots.remove_if(&IDENTITY, |_, slot| slot.load().is_none());
+        self.slots.remove_if(&IDENTITY, |_, slot| **slot.load() == joined_at);
     }
 
     fn stored(&self) -> Option<u64> {
-        self.slots.get(&IDENTITY)?.load_full().as_deref().copied()
+        Some(*self.slots.get(&IDENTITY)?.load_full())
     }
 }
 
@@ -347,6 +350,7 @@ fn register_and_remove(breakage: Breakage) {
 
 fn register_two(breakage: Breakage) {
     let sketch = Arc::new(Sketch::new(breakage));
+    sketch.register(0);
     let other = thread::spawn({
         let sketch = Arc::clone(&sketch);
         move || sketch.register(1)

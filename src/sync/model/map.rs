@@ -137,15 +137,6 @@ pub(crate) struct VacantEntry<'a, K, V> {
 
 pub(crate) struct OccupiedEntry<'a, K, V>(RefMut<'a, K, V>);
 
-impl<'a, K: Ord + Clone, V> Entry<'a, K, V> {
-    pub(crate) fn or_insert_with(self, make: impl FnOnce() -> V) -> RefMut<'a, K, V> {
-        match self {
-            Self::Vacant(vacant) => vacant.insert(make()),
-            Self::Occupied(occupied) => occupied.0,
-        }
-    }
-}
-
 impl<'a, K: Ord + Clone, V> VacantEntry<'a, K, V> {
     pub(crate) fn insert(mut self, value: V) -> RefMut<'a, K, V> {
         self.guard.insert(self.key.clone(), value);

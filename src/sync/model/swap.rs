@@ -1,4 +1,4 @@
-//! Stands in for `arc_swap::ArcSwapOption`.
+//! Stands in for `arc_swap::ArcSwapOption` and `arc_swap::ArcSwap`.
 
 use std::fmt;
 use std::ops::Deref;
@@ -61,6 +61,50 @@ impl<T> ArcSwapOption<T> {
             held.push(Arc::clone(value));
             held.len() - 1
         }) + 1
+    }
+}
+
+/// A place for an `Arc`.
+pub(crate) struct ArcSwap<T>(ArcSwapOption<T>);
+
+/// What a load or a compare-and-swap found.
+pub(crate) struct FullGuard<T>(Arc<T>);
+
+const FULL: &str = "it was made full";
+
+impl<T> ArcSwap<T> {
+    pub(crate) fn new(value: Arc<T>) -> Self {
+        let place = ArcSwapOption::empty();
+        place.swap(Some(value));
+        Self(place)
+    }
+
+    pub(crate) fn load(&self) -> FullGuard<T> {
+        FullGuard(self.load_full())
+    }
+
+    pub(crate) fn load_full(&self) -> Arc<T> {
+        self.0.load_full().expect(FULL)
+    }
+
+    /// For broken variants: what the code under test doesn't do.
+    #[cfg(test)]
+    pub(crate) fn swap(&self, new: Arc<T>) -> Arc<T> {
+        self.0.swap(Some(new)).expect(FULL)
+    }
+
+    /// Puts `new` in the place of `current`, if that is what is there. Returns what was there.
+    pub(crate) fn compare_and_swap(&self, current: &Arc<T>, new: Arc<T>) -> FullGuard<T> {
+        let found = self.0.compare_and_swap(&Some(Arc::clone(current)), Some(new));
+        FullGuard(found.clone().expect(FULL))
+    }
+}
+
+impl<T> Deref for FullGuard<T> {
+    type Target = Arc<T>;
+
+    fn deref(&self) -> &Arc<T> {
+        &self.0
     }
 }
 
