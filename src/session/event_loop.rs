@@ -6,14 +6,15 @@
 //! it, a newer connection supersedes it. When it is done the loop asks the room once more, so that a disconnect that
 //! came while the stream opened leaves no ghost behind.
 
-use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::{HashMap, HashSet};
 use futures_util::StreamExt;
-use tokio::task::{Id, JoinSet};
+use rustc_hash::FxHashMap;
+use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::error::JoinError;
@@ -34,7 +35,7 @@ pub(crate) struct EventLoop<R: Room> {
     session: Arc<Shared<R>>,
     under_way: HashMap<ParticipantIdentity, UnderWay>,
     joins: JoinSet<Joined<R>>,
-    identities: HashMap<Id, ParticipantIdentity>,
+    identities: FxHashMap<Id, ParticipantIdentity>,
     /// Streams of participants that are present and not registered yet.
     held: HashMap<ParticipantSid, R::Incoming>,
     /// Connections that are present and were told that their version is incompatible: once is enough.
@@ -47,7 +48,7 @@ pub(crate) struct EventLoop<R: Room> {
 struct UnderWay {
     sid: ParticipantSid,
     joined_at: u64,
-    cancel: CancellationToken,
+    cancel: AbortHandle,
     /// A newer connection, to be joined once this join has ended.
     next: Option<Presence>,
 }
@@ -56,12 +57,12 @@ impl<R: Room> EventLoop<R> {
     pub(crate) fn new(session: Arc<Shared<R>>) -> Self {
         Self {
             session,
-            under_way: HashMap::new(),
+            under_way: HashMap::default(),
             joins: JoinSet::new(),
-            identities: HashMap::new(),
-            held: HashMap::new(),
-            told: HashSet::new(),
-            handlers: HashMap::new(),
+            identities: FxHashMap::default(),
+            held: HashMap::default(),
+            told: HashSet::default(),
+            handlers: HashMap::default(),
         }
     }
 
@@ -85,7 +86,9 @@ impl<R: Room> EventLoop<R> {
                 Some(done) = self.joins.join_next_with_id() => match done {
                     Ok((id, joined)) => self.on_joined(id, joined),
                     Err(error) => {
-                        tracing::error!(%error, "a join panicked");
+                        if error.is_panic() {
+                            tracing::error!(%error, "a join panicked");
+                        }
                         self.on_joined(error.id(), Err(JoinError::Superseded.into()));
                     }
                 },
@@ -93,7 +96,7 @@ impl<R: Room> EventLoop<R> {
             }
         }
         for under_way in self.under_way.values() {
-            under_way.cancel.cancel();
+            under_way.cancel.abort();
         }
         while let Some(done) = self.joins.join_next().await {
             if let Ok(Ok(registered)) = done {
@@ -137,7 +140,7 @@ impl<R: Room> EventLoop<R> {
                 return session.refuse(presence, &JoinError::Stale);
             }
             under_way.next = Some(presence.clone());
-            under_way.cancel.cancel();
+            under_way.cancel.abort();
             return;
         }
         match session.registry.stored(&presence.identity) {
@@ -157,7 +160,7 @@ impl<R: Room> EventLoop<R> {
         if let Some(under_way) = self.under_way.get_mut(identity) {
             under_way.next.take_if(|next| next.sid == *sid);
             if under_way.sid == *sid {
-                under_way.cancel.cancel();
+                under_way.cancel.abort();
             }
         }
         let stored = self.session.registry.stored_by_sid(sid).filter(|stored| stored.identity() == identity);
@@ -217,17 +220,15 @@ impl<R: Room> EventLoop<R> {
 
     fn begin(&mut self, presence: &Presence, after: Option<Participant<R::Message>>, failures: u32) {
         let identity = presence.identity.clone();
-        let cancel = self.session.stop.child_token();
         let join = Join {
             session: Arc::clone(&self.session),
             identity: identity.clone(),
             sid: presence.sid.clone(),
             after,
             failures,
-            cancel: cancel.clone(),
         };
-        let task = self.joins.spawn(join.run());
-        self.identities.insert(task.id(), identity.clone());
+        let cancel = self.joins.spawn(join.run());
+        self.identities.insert(cancel.id(), identity.clone());
         let (sid, joined_at) = (presence.sid.clone(), presence.joined_at);
         self.under_way.insert(identity, UnderWay { sid, joined_at, cancel, next: None });
     }

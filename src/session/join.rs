@@ -5,13 +5,16 @@
 //! the last step that can refuse it; the initial messages go to the shard in the same breath, so that whoever finds the
 //! participant in the registry sends behind them.
 
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::{FutureExt, SinkExt};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::error::JoinError;
 use super::events::{SessionEvent, Who};
@@ -35,15 +38,15 @@ pub(crate) struct Join<R: Room> {
     pub(crate) after: Option<Participant<R::Message>>,
     /// Failures in a row that led here.
     pub(crate) failures: u32,
-    pub(crate) cancel: CancellationToken,
 }
 
 impl<R: Room> Join<R> {
     /// Attempts with back-off until the participant is registered or there is no point in it.
-    pub(crate) async fn run(self) -> Result<Registered<R::Message>, Declined> {
-        let cancel = self.cancel.clone();
-        let attempts = INSIDE.scope(self.session.id, self.attempt_all());
-        cancel.run_until_cancelled_owned(attempts).await.unwrap_or(Err(JoinError::Superseded.into()))
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, it has changed nothing: what was admitted ends as refused, and nothing is registered.
+    pub(crate) fn run(self) -> impl Future<Output = Result<Registered<R::Message>, Declined>> + Send {
+        INSIDE.scope(self.session.id, self.attempt_all())
     }
 
     async fn attempt_all(mut self) -> Result<Registered<R::Message>, Declined> {
@@ -156,7 +159,7 @@ impl<R: Room> Join<R> {
     async fn initial_messages(&self, participant: &Participant<R::Message>) -> Result<Vec<R::Message>, JoinError> {
         let limit = self.session.config.open_timeout;
         let computed = (self.session.config.initial)(participant.clone());
-        timeout(limit, computed).await.map_err(|_| JoinError::InitialTimedOut(limit))
+        within(limit, computed).await.ok_or(JoinError::InitialTimedOut(limit))
     }
 
     /// Opens a stream for one message, and closes it. Whatever goes wrong there changes nothing.
@@ -169,7 +172,7 @@ impl<R: Room> Join<R> {
             sink.send(message).await.ok()?;
             sink.close().await.ok()
         };
-        if timeout(session.config.open_timeout, told).await.ok().flatten().is_none() {
+        if within(session.config.open_timeout, told).await.flatten().is_none() {
             tracing::debug!(identity = %presence.identity, sid = %presence.sid, "could not say why it is refused");
         }
     }
@@ -220,10 +223,19 @@ fn protocol_of(presence: &Presence) -> Result<Protocol, IncompatibleVersion> {
 
 async fn open<R: Room>(session: &Shared<R>, presence: &Presence, progress: Progress) -> Result<R::Sink, JoinError> {
     let limit = session.config.open_timeout;
-    match timeout(limit, session.room.open(presence, progress)).await {
-        Ok(Ok(sink)) => Ok(sink),
-        Ok(Err(error)) => Err(JoinError::Open(Arc::new(error))),
-        Err(_) => Err(JoinError::OpenTimedOut(limit)),
+    match within(limit, session.room.open(presence, progress)).await {
+        Some(Ok(sink)) => Ok(sink),
+        Some(Err(error)) => Err(JoinError::Open(Arc::new(error))),
+        None => Err(JoinError::OpenTimedOut(limit)),
+    }
+}
+
+/// What `future` comes to within `limit`. What is ready at once costs no timer and no look at the clock.
+async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    match poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => timeout(limit, future).await.ok(),
     }
 }
 
