@@ -50,16 +50,20 @@ pub(crate) fn cases() -> Vec<Case> {
             cases.push(case);
         }
     }
-    let lookups = Case::new("membership", "look-up/storm".to_owned(), LOOKUPS as u64, true)
-        .column("baseline", looking_up_in_storm::<Baseline<_>>)
-        .column("lanecast", looking_up_in_storm::<Lanecast<_>>);
+    for threads in [1, 4] {
+        let per = (LOOKUPS * threads) as u64;
+        let lookups = Case::new("membership", format!("look-up/storm/threads={threads}"), per, true)
+            .column("baseline", move |r| looking_up_in_storm::<Baseline<_>>(r, threads))
+            .column("lanecast", move |r| looking_up_in_storm::<Lanecast<_>>(r, threads));
+        cases.push(lookups);
+    }
     let storm = Case::new("membership", format!("storm/reconnects={STORM}"), STORM as u64, true)
         .column("baseline", |r| storming::<Baseline<_>>(r, false))
         .column("lanecast", |r| storming::<Lanecast<_>>(r, false));
     let busy = Case::new("membership", format!("storm/reconnects={STORM}/broadcasts=50"), STORM as u64, true)
         .column("baseline", |r| storming::<Baseline<_>>(r, true))
         .column("lanecast", |r| storming::<Lanecast<_>>(r, true));
-    cases.extend([lookups, storm, busy]);
+    cases.extend([storm, busy]);
     cases
 }
 
@@ -147,8 +151,8 @@ fn shuffled() -> impl Iterator<Item = usize> {
     numbers.into_iter()
 }
 
-/// Look-ups by one thread while another reconnects everybody over and over and a third broadcasts.
-fn looking_up_in_storm<C: Contender<Counting>>(runtime: &Arc<Runtime>) -> Runner {
+/// Look-ups while another thread reconnects everybody over and over and broadcasts in between.
+fn looking_up_in_storm<C: Contender<Counting>>(runtime: &Arc<Runtime>, threads: usize) -> Runner {
     let stage = Stage::<C, _>::new(runtime, Counting::default(), PRESENT, PRESENT);
     let identities: Vec<_> = shuffled().map(identity).collect();
     let mut generation = 0;
@@ -173,9 +177,9 @@ fn looking_up_in_storm<C: Contender<Counting>>(runtime: &Arc<Runtime>) -> Runner
             });
             let start = Instant::now();
             for n in 0..iterations {
-                for i in 0..LOOKUPS {
+                share_out(0..LOOKUPS * threads, threads, |i| {
                     std::hint::black_box(stage.session.by_identity(&identities[(n as usize + i) % PRESENT]));
-                }
+                });
             }
             let taken = start.elapsed();
             stop.store(true, Ordering::Relaxed);
