@@ -6,7 +6,7 @@
 
 #[cfg(not(lanecast_loom))]
 mod real {
-    pub(crate) use arc_swap::{ArcSwap, ArcSwapOption};
+    pub(crate) use arc_swap::ArcSwap;
     pub(crate) use crossbeam::queue::ArrayQueue;
     pub(crate) use crossbeam_skiplist::SkipSet;
     pub(crate) use dashmap::Entry;

@@ -94,16 +94,15 @@ fn compare(case: &Case, settings: &Settings) -> Outcome {
     outcome(case, &rounds)
 }
 
-/// How often the load is carried in a round, so that a round takes about `round`. Warms up as well.
+/// How often the load is carried in a round, so that a round takes about `round` all in all, whatever part of it is
+/// measured. Warms up as well.
 fn calibrate(runner: &mut Runner, round: Duration) -> u64 {
     let begun = Instant::now();
-    runner(1);
-    if begun.elapsed() > round {
-        return 1;
-    }
     let mut iterations = 1;
     loop {
-        let taken = runner(iterations);
+        let start = Instant::now();
+        runner(iterations);
+        let taken = start.elapsed();
         if taken * 4 >= round || iterations > 1 << 20 || begun.elapsed() > 4 * round {
             let wanted = round.as_secs_f64() / taken.as_secs_f64() * iterations as f64;
             return (wanted as u64).max(1);

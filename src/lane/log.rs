@@ -9,15 +9,16 @@
 //!
 //! A claim is a compare-exchange after the capacity check, so that a full log can say so without leaving a hole, and
 //! the seal is the top bit of the very word that is claimed, so that nothing is answered `Ok` above the final tail.
-//! Between claim and store there is no await, no user code and no drop of the entry that was there: a hole would stall
-//! every shard. A message is taken out of its entry by the shards that read it, so that a payload lives until the last
-//! shard has read it, not until the ring comes round.
+//! Between claim and store there is no await, no user code and no drop: a hole would stall every shard. A slot holds a
+//! copy of the message for each shard, as sending to another thread asks less of a message than sharing it, in a queue
+//! that is there from the start: publishing allocates nothing but the copies for a second shard and on. Shards take the
+//! copies out, so that a payload lives until the last of them has read it, not until the ring comes round.
 //!
 //! # Orderings
 //! - `tail` is claimed with `AcqRel` and read with `Acquire`: claims and the stamps of direct messages are ordered
 //!   with what happened before them (the order across the lanes, see [`shard`](super::shard)).
-//! - A slot is published by its swap (`AcqRel`) and read by a load (`Acquire`): who sees the entry sees its content.
-//!   An entry carries its sequence number; a slot that still holds the lap before isn't filled.
+//! - A slot is filled by storing its position (`Release`) behind the copies, and looked at by a load (`Acquire`): who
+//!   sees the position sees the copies. A slot that still names the lap before isn't filled.
 //! - A shard's head is stored with `Release` after it has read up to it and loaded with `Acquire` before a slot is
 //!   claimed anew. `room_until` caches the smallest; it only rises.
 
@@ -28,7 +29,7 @@ use crossbeam::utils::CachePadded;
 use super::Message;
 use super::signal::Signal;
 use super::topic::Audience;
-use crate::sync::{ArcSwapOption, ArrayQueue, AtomicBool, AtomicU64, Ordering, fence};
+use crate::sync::{ArrayQueue, AtomicBool, AtomicU64, Ordering, fence};
 
 /// Set in the tail when the log takes no more.
 const SEALED: u64 = 1 << 63;
@@ -43,7 +44,7 @@ pub(crate) struct BroadcastLog<M> {
     held: AtomicBool,
     /// Per shard, the first position it hasn't read.
     heads: Box<[CachePadded<AtomicU64>]>,
-    slots: Box<[ArcSwapOption<Entry<M>>]>,
+    slots: Box<[Slot<M>]>,
     /// Per shard, how it is woken.
     readers: Box<[Arc<Signal>]>,
     /// How the publisher that waits for room is woken.
@@ -51,17 +52,16 @@ pub(crate) struct BroadcastLog<M> {
 }
 
 #[derive(Debug)]
-struct Entry<M> {
-    seq: u64,
-    audience: Audience,
-    bytes: usize,
-    /// One copy per shard: sending a message to another thread asks less of it than sharing it.
-    copies: ArrayQueue<M>,
+struct Slot<M> {
+    /// The position whose entry it holds or held last.
+    filled: AtomicU64,
+    /// A copy for each shard that hasn't read it.
+    copies: ArrayQueue<Entry<M>>,
 }
 
-/// An entry as one shard takes it.
+/// What one shard takes.
 #[derive(Debug)]
-pub(crate) struct Taken<M> {
+pub(crate) struct Entry<M> {
     pub(crate) audience: Audience,
     pub(crate) bytes: usize,
     pub(crate) message: M,
@@ -100,7 +100,7 @@ impl<M: Message> BroadcastLog<M> {
             room_until: CachePadded::new(AtomicU64::new(capacity as u64)),
             held: AtomicBool::new(false),
             heads: readers.iter().map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
-            slots: (0..capacity).map(|_| ArcSwapOption::empty()).collect(),
+            slots: (0..capacity).map(|_| Slot::new(readers.len())).collect(),
             readers,
             room: Signal::new(),
         }
@@ -121,23 +121,23 @@ impl<M: Message> BroadcastLog<M> {
         if !self.has_room(first) {
             return Err(PublishError::Full(message));
         }
-        let mut entry = Arc::new(Entry::new(audience.clone(), message, self.readers.len()));
+        let bytes = message.byte_len();
+        let entry = |message| Entry { audience: audience.clone(), bytes, message };
+        let others: Vec<_> = (1..self.readers.len()).map(|_| entry(message.clone())).collect();
         let seq = match self.claim(first) {
             Ok(seq) => seq,
-            Err(sealed) => {
-                let message = entry.copies.pop().expect("nobody else has this entry");
-                return Err(if sealed { PublishError::Closed(message) } else { PublishError::Full(message) });
-            }
+            Err(true) => return Err(PublishError::Closed(message)),
+            Err(false) => return Err(PublishError::Full(message)),
         };
-        Arc::get_mut(&mut entry).expect("nobody else has this entry").seq = seq;
-        let prior = self.slot(seq).swap(Some(entry));
+        let slot = self.slot(seq);
+        others.into_iter().for_each(|other| slot.put(other));
+        slot.put(entry(message));
+        slot.filled.store(seq, Ordering::Release);
         // The fence of the wake-up protocol, once for all shards: see `signal`.
         fence(Ordering::SeqCst);
         for reader in &self.readers {
             reader.wake_after_fence();
         }
-        // Only now: dropping what the last lap left behind may run code of the embedder's.
-        drop(prior);
         Ok(())
     }
 
@@ -175,15 +175,13 @@ impl<M: Message> BroadcastLog<M> {
 
     /// Whether the entry at `position` is there to be taken.
     pub(crate) fn is_filled(&self, position: u64) -> bool {
-        self.slot(position).load().as_ref().is_some_and(|entry| entry.seq == position)
+        self.slot(position).filled.load(Ordering::Acquire) == position
     }
 
     /// The entry at `position`, if it is filled. A shard takes each position once.
-    pub(crate) fn take(&self, position: u64) -> Option<Taken<M>> {
-        let guard = self.slot(position).load();
-        let entry = guard.as_ref().filter(|entry| entry.seq == position)?;
-        let message = entry.copies.pop().expect("an entry holds a copy for each shard, and each takes one");
-        Some(Taken { audience: entry.audience.clone(), bytes: entry.bytes, message })
+    pub(crate) fn take(&self, position: u64) -> Option<Entry<M>> {
+        let filled = self.is_filled(position);
+        filled.then(|| self.slot(position).copies.pop().expect("it holds a copy for each shard, and each takes one"))
     }
 
     /// Says that `shard` has read everything below `position`, and lets a waiting publisher know.
@@ -212,24 +210,18 @@ impl<M: Message> BroadcastLog<M> {
         self.room.wake();
     }
 
-    fn slot(&self, position: u64) -> &ArcSwapOption<Entry<M>> {
+    fn slot(&self, position: u64) -> &Slot<M> {
         let index = position % self.slots.len() as u64;
         &self.slots[usize::try_from(index).expect("an index below a length")]
     }
 }
 
-impl<M: Message> Entry<M> {
-    fn new(audience: Audience, message: M, copies: usize) -> Self {
-        let bytes = message.byte_len();
-        let entry = Self { seq: u64::MAX, audience, bytes, copies: ArrayQueue::new(copies) };
-        for _ in 1..copies {
-            entry.push(message.clone());
-        }
-        entry.push(message);
-        entry
+impl<M> Slot<M> {
+    fn new(shards: usize) -> Self {
+        Self { filled: AtomicU64::new(u64::MAX), copies: ArrayQueue::new(shards) }
     }
 
-    fn push(&self, copy: M) {
-        assert!(self.copies.push(copy).is_ok(), "an entry has room for a copy for each shard");
+    fn put(&self, copy: Entry<M>) {
+        assert!(self.copies.push(copy).is_ok(), "every shard has read what was here");
     }
 }

@@ -10,7 +10,7 @@
 //! | type | what the original's documentation promises | what the stand-in does |
 //! |---|---|---|
 //! | [`ArrayQueue`] | first in, first out; bounded; `pop` is `None` only when the queue is empty | who pops an element acquires what its push released, and nothing of other pushes; a full or empty answer may be stale |
-//! | [`ArcSwap`], [`ArcSwapOption`] | every operation holds a SeqCst read-modify-write | less: load acquires, swap and compare-and-swap are AcqRel on this one place |
+//! | [`ArcSwap`] | every operation holds a SeqCst read-modify-write | less: load acquires, compare-and-swap is AcqRel on this one place |
 //! | [`SkipSet`] | inserting and popping from any thread; each element is popped once | who pops an element acquires what its insert released; an insert that didn't happen before the pop may be missed |
 //! | [`DashMap`] | a reader-writer lock over each part of the map | loom's reader-writer lock, one for each key as far as they go; what a guard has let go is unordered |
 //! | [`OnceBox`] | the first to initialise wins, the others get its value | compare-exchange (AcqRel), loads acquire |
@@ -40,7 +40,7 @@ pub(crate) use self::map::{DashMap, Entry};
 pub(crate) use self::once::OnceBox;
 pub(crate) use self::queue::ArrayQueue;
 pub(crate) use self::set::SkipSet;
-pub(crate) use self::swap::{ArcSwap, ArcSwapOption};
+pub(crate) use self::swap::ArcSwap;
 pub(crate) use self::waker::AtomicWaker;
 pub(crate) use self::weaken::{AtomicBool, AtomicU64, AtomicUsize, fence};
 

@@ -16,7 +16,7 @@ use crate::lane::publisher::Publisher;
 use crate::lane::signal::Signal;
 use crate::lane::topic::Audience;
 use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, block_on, caught, holds, holds_narrowly};
-use crate::sync::{ArcSwapOption, AtomicBool, AtomicU64, Ordering, fence};
+use crate::sync::{ArrayQueue, AtomicBool, AtomicU64, Ordering, fence};
 
 /// What the model asks of a log: the production one and the broken ones.
 trait Log: Send + Sync + 'static {
@@ -90,7 +90,7 @@ struct Sketch {
     tail: AtomicU64,
     sealed: AtomicBool,
     head: AtomicU64,
-    slots: Box<[ArcSwapOption<(u64, Note)>]>,
+    slots: Box<[(AtomicU64, ArrayQueue<Note>)]>,
     signal: Signal,
 }
 
@@ -103,7 +103,7 @@ impl Sketch {
             tail: AtomicU64::new(0),
             sealed: AtomicBool::new(false),
             head: AtomicU64::new(0),
-            slots: (0..capacity).map(|_| ArcSwapOption::empty()).collect(),
+            slots: (0..capacity).map(|_| (AtomicU64::new(u64::MAX), ArrayQueue::new(1))).collect(),
             signal: Signal::new(),
         }
     }
@@ -138,7 +138,7 @@ impl Sketch {
         }
     }
 
-    fn slot(&self, position: u64) -> &ArcSwapOption<(u64, Note)> {
+    fn slot(&self, position: u64) -> &(AtomicU64, ArrayQueue<Note>) {
         &self.slots[position as usize % self.slots.len()]
     }
 }
@@ -146,18 +146,19 @@ impl Sketch {
 impl Log for Sketch {
     fn publish(&self, note: Note) -> Result<(), PublishError<Note>> {
         let position = self.claim(note)?;
-        self.slot(position).swap(Some(Arc::new((position, note))));
+        let (filled, copies) = self.slot(position);
+        copies.push(note).expect("the shard has read what was here");
+        filled.store(position, Ordering::Release);
         self.signal.wake();
         Ok(())
     }
 
     fn is_filled(&self, position: u64) -> bool {
-        self.take(position).is_some()
+        self.slot(position).0.load(Ordering::Acquire) == position
     }
 
     fn take(&self, position: u64) -> Option<Note> {
-        let held = self.slot(position).load_full()?;
-        (held.0 == position).then_some(held.1)
+        self.is_filled(position).then(|| self.slot(position).1.pop().expect("it is filled"))
     }
 
     fn advance(&self, position: u64) {
