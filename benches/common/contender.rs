@@ -38,8 +38,8 @@ pub(crate) trait Contender<S: Sinks>: Clone + Send + Sync + 'static {
     /// Gives the message back if the participant's queue is full.
     fn try_send(participant: &Self::Participant, message: Bytes) -> Result<(), Bytes>;
 
-    /// Whether everything that was broadcast has reached the participants' queues or backlogs.
-    fn caught_up(&self) -> bool;
+    /// Whether everybody's queue or backlog holds [`FILL`](Self::FILL) messages.
+    fn is_full(&self) -> bool;
 
     /// Broadcasts that fill a stalled participant up to its bound.
     const FILL: usize;
@@ -86,8 +86,8 @@ impl<S: Sinks> Contender<S> for Lanecast<S> {
         self.0.broadcast_to(topic, message).await.expect("the session is open");
     }
 
-    fn caught_up(&self) -> bool {
-        self.0.stats().shard_lag == 0
+    fn is_full(&self) -> bool {
+        self.0.participants().iter().all(|participant| participant.stats().backlog == Self::FILL as u64)
     }
 
     fn by_identity(&self, identity: &ParticipantIdentity) -> Option<Self::Participant> {
@@ -152,8 +152,8 @@ impl<S: Sinks> Contender<S> for Card<S> {
         self.0.broadcast_to(topic, message).await;
     }
 
-    fn caught_up(&self) -> bool {
-        self.0.caught_up()
+    fn is_full(&self) -> bool {
+        self.0.is_full()
     }
 
     fn by_identity(&self, identity: &ParticipantIdentity) -> Option<Self::Participant> {
@@ -204,7 +204,8 @@ impl<S: Sinks> Contender<S> for Baseline<BenchRoom<S>> {
         topic.broadcast(&message);
     }
 
-    fn caught_up(&self) -> bool {
+    /// A broadcast is over when it is in every queue.
+    fn is_full(&self) -> bool {
         true
     }
 

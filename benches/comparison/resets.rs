@@ -40,11 +40,9 @@ fn overflowing<C: Contender<Gated>>(runtime: &Arc<Runtime>, participants: usize)
                 for message in messages {
                     stage.session.broadcast(message).await;
                 }
-                while !stage.session.caught_up() {
+                while !stage.session.is_full() {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
-                // The last turn of what has been read.
-                tokio::time::sleep(Duration::from_millis(5)).await;
                 let wanted = counts.initial.get() + participants as u64;
                 let start = Instant::now();
                 stage.session.broadcast(last.expect("there are some")).await;

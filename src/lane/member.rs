@@ -1,8 +1,8 @@
 //! One participant as its shard sees it: its sink, and what waits for it while the sink is busy.
 //!
 //! A member whose sink is idle stores nothing: what comes is handed straight on. For a busy one the backlog keeps, in
-//! order, eight bytes per message that point either to a broadcast on the shard's shelf, which all busy members share,
-//! or to the member's own messages.
+//! order, what points to the broadcasts on the shard's shelf, which all busy members share, and to the member's own
+//! messages.
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,9 +13,11 @@ use futures_sink::Sink;
 
 use super::Message;
 use super::account::EndReason;
-use super::backlog::{Backlog, Item, Kind, Load, Popped, Quota, Shelf, Taken, TurnEntry};
+use super::backlog::{Backlog, Kind, Popped};
+use super::load::{Load, Quota};
 use super::outbox::{Outbox, Port};
 use super::progress::Progress;
+use super::shelf::{Shelf, Taken, TurnEntry};
 use super::topic::SubscriptionTag;
 
 /// Whom a member belongs to: the layer above, as far as the lane has to know it.
@@ -263,12 +265,8 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     pub(crate) fn retire(mut self, shelf: &mut Shelf<M>, reason: EndReason) {
         let mut left = u64::from(self.in_hand) + u64::from(self.handed.messages);
         if let Some(backlog) = self.backlog.take() {
-            left += (backlog.order.len() + backlog.unplaced.len()) as u64;
-            for item in backlog.order {
-                if matches!(item.kind(), Kind::All | Kind::Topic) {
-                    shelf.release(item.key());
-                }
-            }
+            left += backlog.len() as u64;
+            backlog.release(shelf);
         }
         let outbox = self.owner.outbox();
         outbox.lose(left);
@@ -349,7 +347,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             return Err(Fault::Overflow);
         }
         let key = round.shelf.keep(entry, round.now);
-        self.backlog.get_or_insert_with(Backlog::new).order.push_back(Item::shelved(key, tag));
+        self.backlog.get_or_insert_with(Backlog::new).push_shelved(key, tag);
         self.in_hand = false;
         Ok(())
     }
@@ -361,7 +359,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         }
         self.flush(round)?;
         loop {
-            let waits = self.backlog.as_ref().is_some_and(|backlog| !backlog.order.is_empty());
+            let waits = self.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty());
             if self.stand == Stand::Blocked {
                 return Ok(());
             }
@@ -381,7 +379,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     /// Hands on from the backlog until it is empty, the quota is used up, or the sink isn't ready.
     fn hand_on(&mut self, round: &mut Round<'_, M>) -> Result<(), Fault> {
         while !self.handed_now.reaches(round.quota)
-            && self.backlog.as_ref().is_some_and(|backlog| !backlog.order.is_empty())
+            && self.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty())
             && self.poll_ready()?
         {
             self.in_hand = true;
@@ -398,7 +396,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     fn is_open(&mut self, quota: Quota) -> Result<bool, Fault> {
         let first = matches!(self.stand, Stand::Clear)
             && !self.handed_now.reaches(quota)
-            && self.backlog.as_ref().is_none_or(|backlog| backlog.order.is_empty());
+            && self.backlog.as_ref().is_none_or(|backlog| backlog.is_empty());
         Ok(first && self.poll_ready()?)
     }
 

@@ -6,8 +6,9 @@
 //! module knows bytes and sequence numbers, and nothing of rooms, formats or telemetry.
 
 pub(crate) mod account;
-pub(crate) mod backlog;
+mod backlog;
 pub(crate) mod bits;
+pub(crate) mod load;
 pub(crate) mod log;
 #[cfg(all(test, lanecast_loom))]
 mod loom_models;
@@ -17,6 +18,7 @@ pub(crate) mod progress;
 pub(crate) mod publisher;
 pub(crate) mod roster;
 pub(crate) mod shard;
+pub(crate) mod shelf;
 pub(crate) mod signal;
 pub(crate) mod topic;
 

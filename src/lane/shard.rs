@@ -45,10 +45,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Message;
 use super::account::{EndReason, Tally};
-use super::backlog::{Load, Quota, Shelf, TurnEntry};
+use super::load::{Load, Quota};
 use super::member::{Fault, Member, Newcomer, Owner, Round, Stand, Sum};
 use super::outbox::Port;
 use super::roster::{Roster, Subscribed, Unsubscribed};
+use super::shelf::{Shelf, TurnEntry};
 use super::topic::{Audience, Counted, SubscriptionTag, TopicKey};
 use crate::sync::{AtomicBool, AtomicUsize, Ordering};
 

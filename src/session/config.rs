@@ -9,7 +9,7 @@ use super::error::BuildError;
 use super::stream::ControlStream;
 use super::{Session, start};
 use crate::lane::Message;
-use crate::lane::backlog::Quota;
+use crate::lane::load::Quota;
 use crate::lane::outbox::{LARGEST_LIMITS, Limits};
 use crate::participant::{InFlight, IncompatibleVersion, Participant};
 use crate::room::{Presence, Room};

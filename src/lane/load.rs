@@ -1,0 +1,32 @@
+//! How much has been handed on, and how much may be.
+
+/// Messages and their bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) messages: u32,
+    pub(crate) bytes: usize,
+}
+
+impl Load {
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.messages += 1;
+        self.bytes += bytes;
+    }
+
+    pub(crate) fn add_all(&mut self, more: Self) {
+        self.messages = self.messages.saturating_add(more.messages);
+        self.bytes = self.bytes.saturating_add(more.bytes);
+    }
+
+    /// Whether it is as much as `quota` allows. One message is always allowed, however large.
+    pub(crate) fn reaches(self, quota: Quota) -> bool {
+        self.messages >= quota.messages || self.bytes as u64 >= quota.bytes
+    }
+}
+
+/// How much is handed on, or read from the log, before the reactor has to run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quota {
+    pub(crate) messages: u32,
+    pub(crate) bytes: u64,
+}

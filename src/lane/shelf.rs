@@ -1,0 +1,131 @@
+//! The broadcasts that busy members of one shard still need, each kept once.
+//!
+//! Keys rise from place to free place, round and round, and half of the places are free: what is kept in a row mostly
+//! has keys in a row. A backlog names such a run in eight bytes, and letting go of it is one pass over counters that
+//! stand side by side.
+
+use super::Message;
+
+/// An entry of the log during the turn that delivers it.
+#[derive(Debug)]
+pub(crate) struct TurnEntry<M> {
+    pub(crate) seq: u64,
+    pub(crate) bytes: usize,
+    pub(crate) message: M,
+    /// Where it stands on the shelf, once a busy member needs it.
+    shelved: Option<usize>,
+}
+
+impl<M> TurnEntry<M> {
+    pub(crate) fn new(seq: u64, bytes: usize, message: M) -> Self {
+        Self { seq, bytes, message, shelved: None }
+    }
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Shelf<M> {
+    /// By key, how many need what is there; zero if the place is free.
+    needed_by: Vec<u32>,
+    /// By key.
+    places: Vec<Option<Shelved<M>>>,
+    /// Where the next free place is looked for.
+    cursor: usize,
+    taken: usize,
+}
+
+#[derive(Debug)]
+struct Shelved<M> {
+    message: M,
+    bytes: usize,
+    since: u64,
+}
+
+/// A message on its way from the backlog to the sink.
+pub(super) enum Taken<'a, M> {
+    /// Nobody else needs it.
+    Own(M),
+    /// Others need it as well.
+    Shared(&'a M),
+}
+
+/// Places of the first shelf that is needed.
+const FEWEST: usize = 64;
+
+const THERE: &str = "what is needed is there";
+
+impl<M: Message> Shelf<M> {
+    pub(crate) fn new() -> Self {
+        Self { needed_by: Vec::new(), places: Vec::new(), cursor: 0, taken: 0 }
+    }
+
+    /// Keeps `entry` for one member more.
+    pub(super) fn keep(&mut self, entry: &mut TurnEntry<M>, now: u64) -> usize {
+        let key = *entry.shelved.get_or_insert_with(|| {
+            let message = entry.message.clone();
+            self.put(Shelved { message, bytes: entry.bytes, since: now })
+        });
+        self.needed_by[key] += 1;
+        key
+    }
+
+    /// Puts it into a free place, needed by the turn: as long as that lasts, another member may need it.
+    fn put(&mut self, shelved: Shelved<M>) -> usize {
+        let places = self.places.len();
+        if self.taken * 2 >= places {
+            let more = (places * 2).max(FEWEST);
+            self.places.resize_with(more, || None);
+            self.needed_by.resize(more, 0);
+            self.cursor = places;
+        }
+        while self.needed_by[self.cursor] > 0 {
+            self.cursor = (self.cursor + 1) % self.places.len();
+        }
+        let key = self.cursor;
+        self.needed_by[key] = 1;
+        self.places[key] = Some(shelved);
+        self.taken += 1;
+        self.cursor = (key + 1) % self.places.len();
+        key
+    }
+
+    /// What one member needed of it; the last one takes it away.
+    pub(super) fn take(&mut self, key: usize) -> (Taken<'_, M>, usize) {
+        self.needed_by[key] -= 1;
+        if self.needed_by[key] == 0 {
+            self.taken -= 1;
+            let shelved = self.places[key].take().expect(THERE);
+            return (Taken::Own(shelved.message), shelved.bytes);
+        }
+        let shelved = self.places[key].as_ref().expect(THERE);
+        (Taken::Shared(&shelved.message), shelved.bytes)
+    }
+
+    pub(super) fn since(&self, key: usize) -> u64 {
+        self.places[key].as_ref().expect(THERE).since
+    }
+
+    /// A member that needed `count` of them from `first` on has gone.
+    pub(super) fn release(&mut self, first: usize, count: usize) {
+        let run = first..first + count;
+        let mut fewest = u32::MAX;
+        for needed_by in &mut self.needed_by[run.clone()] {
+            *needed_by -= 1;
+            fewest = fewest.min(*needed_by);
+        }
+        if fewest > 0 {
+            return;
+        }
+        for key in run {
+            if self.needed_by[key] == 0 {
+                self.taken -= 1;
+                self.places[key] = None;
+            }
+        }
+    }
+
+    /// Ends a turn: its entries stay only for the members that need them.
+    pub(crate) fn end_turn(&mut self, entries: impl Iterator<Item = TurnEntry<M>>) {
+        entries.filter_map(|entry| entry.shelved).for_each(|key| self.release(key, 1));
+    }
+}
