@@ -15,7 +15,8 @@ fn in_use() -> usize {
 }
 
 // 1. Thousands join; they get their initial message and a broadcast, and nothing directly. 2. None of them holds a
-// queue of 1,024 slots. 3. The first direct message to one of them makes its queue: the measure would have seen them.
+// queue of 1,024 slots. 3. Nor does one that gets a direct message. 4. One for which many wait at once does: the measure
+// would have seen them.
 #[tokio::test]
 async fn participants_not_sent_anything_directly_hold_no_queue() {
     let _counting = dhat::Profiler::builder().testing().trim_backtraces(Some(1)).build();
@@ -38,8 +39,16 @@ async fn participants_not_sent_anything_directly_hold_no_queue() {
     assert!(each < 6_000, "an idle participant takes {each} bytes");
 
     let before = in_use();
-    live(&session, "p0").await.send(msg("directly")).expect("there is room");
+    let first = live(&session, "p0").await;
+    first.send(msg("directly")).expect("there is room");
     until(|| session.stats().account.delivered == 2 * count as u64 + 1).await;
+    let few = in_use() - before;
+    println!("one that got a direct message takes {few} more");
+    assert!(few < queue / 10, "one direct message takes {few} bytes");
+
+    // Nothing is awaited: all of them wait for the shard together.
+    (0..100).for_each(|_| first.send(msg("directly")).expect("there is room"));
+    until(|| session.stats().account.delivered == 2 * count as u64 + 101).await;
     assert!(in_use() - before >= queue / 2, "the measure doesn't see a queue");
     drop(lines);
     assert!(session.participant(&id("p0")).is_some());

@@ -8,6 +8,7 @@
 pub(crate) mod account;
 mod backlog;
 pub(crate) mod bits;
+mod control_queue;
 pub(crate) mod load;
 pub(crate) mod log;
 #[cfg(all(test, lanecast_loom))]

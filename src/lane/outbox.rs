@@ -23,9 +23,10 @@ use std::sync::Arc;
 use super::Message;
 use super::account::{Account, EndReason, Tally, Totals};
 use super::bits::Bits;
+use super::control_queue::ControlQueue;
 use super::log::BroadcastLog;
 use super::signal::Signal;
-use crate::sync::{ArrayQueue, AtomicU8, AtomicU32, AtomicU64, OnceBox, Ordering, fence};
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 /// What senders need of a shard.
 #[derive(Debug)]
@@ -84,8 +85,7 @@ pub(crate) struct Outbox<M> {
     /// Where its shard keeps it; written once, at admission.
     slot: AtomicU32,
     waiting: Waiting,
-    /// Made by the first direct message: an idle participant holds no slots.
-    queue: OnceBox<ArrayQueue<Direct<M>>>,
+    queue: ControlQueue<M>,
     direct_offered: AtomicU64,
     lane_offered: Tally,
     delivered: Tally,
@@ -104,7 +104,7 @@ impl<M: Message> Outbox<M> {
             state: AtomicU8::new(NEW),
             slot: AtomicU32::new(NO_SLOT),
             waiting: Waiting(AtomicU64::new(0)),
-            queue: OnceBox::new(),
+            queue: ControlQueue::new(limits.messages),
             direct_offered: AtomicU64::new(0),
             lane_offered: Tally::new(),
             delivered: Tally::new(),
@@ -172,9 +172,7 @@ impl<M: Message> Outbox<M> {
             return Err(Refused::Full(message));
         }
         self.offer_direct();
-        let queue = self.queue.get_or_init(|| Box::new(ArrayQueue::new(self.limits.messages as usize)));
-        let pushed = queue.push(Direct { stamp: tail.position(), bytes, message });
-        assert!(pushed.is_ok(), "a queue has a slot for each message the limit lets wait");
+        self.queue.push(Direct { stamp: tail.position(), bytes, message });
         let slot = self.slot.load(Ordering::Relaxed);
         debug_assert_ne!(slot, NO_SLOT, "nobody has a participant before its shard has admitted it");
         self.port.mail.set(slot as usize);
@@ -223,12 +221,8 @@ impl<M: Message> Outbox<M> {
     }
 
     /// Hands everything in the control queue to `each`, oldest first.
-    pub(crate) fn take_queue(&self, mut each: impl FnMut(Direct<M>)) {
-        if let Some(queue) = self.queue.get() {
-            while let Some(direct) = queue.pop() {
-                each(direct);
-            }
-        }
+    pub(crate) fn take_queue(&self, each: impl FnMut(Direct<M>)) {
+        self.queue.drain(each);
     }
 
     // The rest is the shard's.

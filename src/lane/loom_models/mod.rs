@@ -6,6 +6,7 @@
 //!
 //! The shard always runs on a thread of its own: as a model's main thread, where loom begins, it hides interleavings.
 
+mod control_queue;
 mod log;
 mod order;
 mod outbox;

@@ -1,0 +1,59 @@
+//! The direct messages that wait for one participant's shard to take them.
+//!
+//! An idle participant holds no slots, and one that gets a message now and then holds a few: the first message makes a
+//! queue of [`FEW`], and only who has more waiting at once gets one for all that may wait, for good. Promises, as those
+//! of one queue:
+//! - If one push happens before another, [`drain`](ControlQueue::drain) hands over the first before the second.
+//! - A push finds a free slot if no more wait than the limit.
+//!
+//! # The order of two queues
+//! Once the second queue is there, a push goes there. So nothing in the first queue was pushed after (in the sense of
+//! happens-before) something in the second. A drain empties the second first and then the first, and hands over what
+//! was in the first before what was in the second: what was pushed before something that it found in the second is in
+//! the first by then. The other way round, a message that came to the first after that was emptied would be overtaken by
+//! one that its sender pushed to the second thereafter.
+
+use super::outbox::Direct;
+use crate::sync::{ArrayQueue, OnceBox};
+
+/// Slots of the first queue. The models make do with one.
+pub(super) const FEW: usize = if cfg!(lanecast_loom) { 1 } else { 16 };
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct ControlQueue<M> {
+    limit: usize,
+    few: OnceBox<ArrayQueue<Direct<M>>>,
+    all: OnceBox<ArrayQueue<Direct<M>>>,
+}
+
+impl<M: Send> ControlQueue<M> {
+    /// A queue in which no more than `limit` will wait.
+    pub(super) fn new(limit: u32) -> Self {
+        Self { limit: limit as usize, few: OnceBox::new(), all: OnceBox::new() }
+    }
+
+    pub(super) fn push(&self, direct: Direct<M>) {
+        let Some(direct) = self.push_to_few(direct) else { return };
+        let all = self.all.get_or_init(|| Box::new(ArrayQueue::new(self.limit)));
+        assert!(all.push(direct).is_ok(), "a queue has a slot for each message the limit lets wait");
+    }
+
+    /// Gives it back if it has to go to the second queue.
+    fn push_to_few(&self, direct: Direct<M>) -> Option<Direct<M>> {
+        if self.all.get().is_some() {
+            return Some(direct);
+        }
+        let few = self.few.get_or_init(|| Box::new(ArrayQueue::new(self.limit.min(FEW))));
+        let back = few.push(direct).err();
+        assert!(back.is_none() || self.limit > FEW, "a queue has a slot for each message the limit lets wait");
+        back
+    }
+
+    /// Hands everything in it to `each`, oldest first.
+    pub(super) fn drain(&self, mut each: impl FnMut(Direct<M>)) {
+        let pop = |queue: &OnceBox<ArrayQueue<_>>| queue.get().and_then(ArrayQueue::pop);
+        let later: Vec<_> = std::iter::from_fn(|| pop(&self.all)).collect();
+        std::iter::from_fn(|| pop(&self.few)).chain(later).for_each(&mut each);
+    }
+}
