@@ -37,6 +37,11 @@ impl Case {
         Self { group, name, per, columns: Vec::new(), ratio: ("baseline", "lanecast"), quick }
     }
 
+    /// As `perf/compare.sh` prints it.
+    pub(crate) fn full_name(&self) -> String {
+        format!("{}/{}", self.group, self.name)
+    }
+
     pub(crate) fn column(mut self, name: &'static str, start: impl Fn(&Arc<Runtime>) -> Runner + 'static) -> Self {
         self.columns.push(Column { name, start: Box::new(start) });
         self

@@ -61,7 +61,7 @@ pub(crate) fn main(arguments: &[String]) {
     };
     let mut outcomes = Vec::new();
     for case in case::all() {
-        let chosen = settings.only.as_ref().is_none_or(|only| format!("{}/{}", case.group, case.name).contains(only));
+        let chosen = settings.only.as_ref().is_none_or(|only| case.full_name().contains(only));
         if chosen && (case.quick || !settings.quick) {
             let outcome = compare(&case, &settings);
             println!("{}", outcome.line());

@@ -1,5 +1,5 @@
-//! The comparison with the [baseline]: as criterion benches, or, with `--compare`, interleaved, as
-//! `perf/compare.sh` runs it.
+//! The comparison with the [baseline]: as criterion benches; with `--compare` interleaved, as `perf/compare.sh` runs it;
+//! with `--carry` for a profiler.
 
 mod case;
 mod compare;
@@ -7,6 +7,7 @@ mod direct;
 mod fanout;
 mod latency;
 mod membership;
+mod profile;
 mod report;
 mod resets;
 mod stage;
@@ -17,6 +18,7 @@ mod baseline;
 #[path = "../common/mod.rs"]
 mod common;
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,14 +27,22 @@ use tokio::runtime::Runtime;
 
 use self::case::Case;
 
-fn main() {
-    let mut arguments = std::env::args().skip(1);
-    if arguments.any(|argument| argument == "--compare") {
-        let rest: Vec<String> = std::env::args().skip(1).collect();
-        return compare::main(&rest);
+fn main() -> ExitCode {
+    // cargo's own `--bench` comes last.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    match arguments.split_first() {
+        Some((mode, rest)) if mode == "--compare" => compare::main(rest),
+        Some((mode, rest)) if mode == "--carry" => return profile::carry(rest),
+        _ => measure(arguments.iter().any(|argument| argument == "--test")),
     }
-    let testing = std::env::args().any(|argument| argument == "--test");
-    let mut criterion = Criterion::default()
+    ExitCode::SUCCESS
+}
+
+fn measure(testing: bool) {
+    let criterion = Criterion::default();
+    #[cfg(unix)]
+    let criterion = criterion.with_profiler(profile::Sampling::default());
+    let mut criterion = criterion
         .sample_size(10)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
