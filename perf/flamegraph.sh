@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Draws where the time of a case of the comparison goes, as `perf` samples it on whatever core it runs:
 #   perf/flamegraph.sh fanout/n=16000/burst=1/payload=64 lanecast [OUT.svg]
-# The case as perf/compare.sh prints it, then one of its columns (baseline, lanecast, …). Beside the picture, in
-# target/flamegraph/, stay the stacks it is drawn of.
+# The case as perf/compare.sh prints it, then one of its columns (baseline, lanecast, …). The picture goes to
+# target/flamegraph/ if no name is given; the stacks it is drawn of stay there, and their shares are printed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [[ $# -lt 2 || $# -gt 3 ]]; then
@@ -11,29 +11,44 @@ if [[ $# -lt 2 || $# -gt 3 ]]; then
 fi
 case=$1 column=$2
 if ! command -v perf >/dev/null; then
-  echo "perf is missing: install linux-perf (Debian), linux-tools-generic (Ubuntu) or perf (Fedora, Arch)" >&2
-  echo "without it: cargo bench --bench comparison -- --profile-time 10 ${case%%/*}/$column/${case#*/}" >&2
+  echo "perf is missing: install linux-perf (Debian), linux-tools-generic (Ubuntu) or perf (Fedora, Arch);" \
+    "without it: cargo bench --bench comparison -- --profile-time 10 ${case%%/*}/$column/${case#*/}" >&2
   exit 1
 fi
 
-# Whole stacks need frame pointers, inlined functions line tables; what is built so is kept apart from other builds.
-folder=${CARGO_TARGET_DIR:-$PWD/target}/flamegraph
-stacks=$folder/$(tr '/=' '_-' <<<"$case")_$column
-svg=${3:-$stacks.svg}
-cargo install --quiet --locked inferno --version 0.12.8 --root "$folder" --target-dir "$folder/inferno"
+target=${CARGO_TARGET_DIR:-$PWD/target}
+cargo install --quiet --locked inferno --version 0.12.8 --root "$target/tools" --target-dir "$target/tools/build"
+# With line tables perf names what was inlined too, which is most of a hot path.
 build() {
-  RUSTFLAGS="-C force-frame-pointers=yes" CARGO_PROFILE_BENCH_DEBUG=line-tables-only CARGO_TARGET_DIR=$folder \
-    cargo bench --quiet --bench comparison --no-run "$@"
+  CARGO_PROFILE_BENCH_DEBUG=line-tables-only cargo bench --quiet --bench comparison --no-run "$@"
 }
 build
 binary=$(build --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 
-# Says its process id once everybody is there; or on stderr what it doesn't know, and ends.
+# Says its process id once everybody is there; or what it doesn't know, on stderr, and ends.
 exec 3< <(exec "$binary" --carry "$case" "$column")
 read -r pid <&3 || exit 1
-trap 'kill "$pid" 2>/dev/null' EXIT
-perf record --quiet --event cpu-clock --freq 1999 --call-graph fp --pid "$pid" --output "$stacks.data" -- sleep 10
-perf script --input "$stacks.data" 2>/dev/null | "$folder/bin/inferno-collapse-perf" --quiet >"$stacks.folded"
+trap 'kill "$pid" 2>/dev/null || true' EXIT
+mkdir -p "$target/flamegraph"
+stacks=$target/flamegraph/$(tr '/=' '_-' <<<"$case")_$column
+perf record --quiet --event cpu-clock --freq 499 --call-graph dwarf,16384 --pid "$pid" --output "$stacks.data" -- \
+  sleep 10
+# Of inlined functions the name is enough: their type arguments fill pages. Where perf asks binutils for them, the first
+# of an address bears the name of the function they are all inlined into, which comes last once more.
+perf script --input "$stacks.data" 2>/dev/null |
+  sed -E '/\(inlined\)$/{:again;s/<[^<>]*>//;t again}' |
+  awk '{ inlined = $NF == "(inlined)" }
+    NR > 1 && !(inlined && !before && $1 == address) { print held }
+    { held = $0; before = inlined; address = $1 }
+    END { print held }' |
+  "$target/tools/bin/inferno-collapse-perf" --quiet >"$stacks.folded"
+rm "$stacks.data"
+
+svg=${3:-$stacks.svg}
 # What is narrower than a third of a percent can't be read.
-"$folder/bin/inferno-flamegraph" --minwidth 0.33 --title "$case: $column" --countname samples <"$stacks.folded" >"$svg"
+"$target/tools/bin/inferno-flamegraph" --minwidth 0.33 --title "$case: $column" --countname ns <"$stacks.folded" >"$svg"
+echo "where the time is spent itself, in percent:"
+awk '{ time = $NF; sub(/ [0-9]+$/, ""); leaf = $0; sub(/.*;/, "", leaf); spent[leaf] += time; all += time }
+  END { for (leaf in spent) printf "%5.1f %s\n", 100 * spent[leaf] / all, leaf }' "$stacks.folded" |
+  sort -rn | awk '$1 >= 1'
 echo "$svg"
