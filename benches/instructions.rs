@@ -1,0 +1,149 @@
+//! Instructions of the hot paths, counted by callgrind: broadcast, direct send, and what a shard does for each.
+//!
+//! On one thread, so that each count is the same from run to run but for the seeds of hash maps, which make some percent.
+//! Run by `.ci/instructions`, which compares with what is recorded; needs valgrind, so `cargo bench` leaves it out.
+
+#![allow(missing_docs, reason = "the macros of gungraun make public items")]
+
+#[path = "common/counter.rs"]
+#[allow(dead_code, reason = "the shard has no thread of its own to spin for")]
+mod counter;
+#[path = "common/room.rs"]
+#[allow(dead_code, reason = "nobody comes or goes here")]
+mod room;
+#[path = "common/sink.rs"]
+#[allow(dead_code, reason = "no sink stalls here")]
+mod sink;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gungraun::{library_benchmark, library_benchmark_group, main};
+use lanecast::{Participant, Session, SubscriptionTag, Topic};
+use tokio::runtime::{Builder, Runtime};
+
+use self::room::{BenchRoom, identity};
+use self::sink::{Counting, Counts, INITIAL, Sinks};
+
+const PARTICIPANTS: usize = 1_000;
+/// One in so many is subscribed to the topic.
+const SUBSCRIBED: usize = 10;
+
+/// A session whose participants are all clear, on a runtime that runs only when told to.
+struct Stage {
+    runtime: Runtime,
+    session: Session<BenchRoom<Counting>>,
+    counts: Arc<Counts>,
+    one: Participant<Bytes>,
+    topic: Topic,
+    delivered: u64,
+    messages: Vec<Bytes>,
+}
+
+impl Stage {
+    /// With `messages` to be sent, each a payload of its own.
+    fn new(messages: usize) -> Self {
+        let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let room = BenchRoom::new(Counting::default(), PARTICIPANTS, PARTICIPANTS);
+        let counts = Arc::clone(room.sinks().counts());
+        let topic = Topic::new();
+        let session = runtime.block_on(async {
+            let session = Session::builder(room).shards(1).initial(async |_| vec![INITIAL]).build().expect("a session");
+            counts.initial.reach(PARTICIPANTS as u64).await;
+            for number in (0..PARTICIPANTS).step_by(SUBSCRIBED) {
+                let participant = session.participant(&identity(number)).expect("it is present");
+                participant.subscribe(&topic, SubscriptionTag(1)).await;
+            }
+            session
+        });
+        let one = session.participant(&identity(1)).expect("it is present");
+        let messages = (0..messages).map(|_| Bytes::from(vec![7; 64])).collect();
+        let mut stage = Self { runtime, session, counts, one, topic, delivered: PARTICIPANTS as u64, messages };
+        // The first of each kind makes what the others find.
+        stage.session.try_broadcast(Bytes::from(vec![7; 64])).expect("there is room");
+        stage.session.try_broadcast_to(&stage.topic, Bytes::from(vec![7; 64])).expect("there is room");
+        stage.one.try_send(Bytes::from(vec![7; 64])).expect("there is room");
+        stage.carry(PARTICIPANTS + PARTICIPANTS / SUBSCRIBED + 1);
+        stage
+    }
+
+    fn broadcast(&mut self) {
+        for message in self.messages.drain(..) {
+            self.session.try_broadcast(message).expect("there is room");
+        }
+    }
+
+    fn send(&mut self) {
+        for message in self.messages.drain(..) {
+            self.one.try_send(message).expect("there is room");
+        }
+    }
+
+    /// Runs the shard until so many more have been delivered.
+    fn carry(&mut self, deliveries: usize) {
+        self.delivered += deliveries as u64;
+        self.runtime.block_on(self.counts.delivered.reach(self.delivered));
+    }
+}
+
+/// A stage on which `messages` have been broadcast, and how many deliveries that makes.
+fn broadcast_already(messages: usize) -> (Stage, usize) {
+    let mut stage = Stage::new(messages);
+    stage.broadcast();
+    (stage, messages * PARTICIPANTS)
+}
+
+fn broadcast_to_topic_already(messages: usize) -> Stage {
+    let mut stage = Stage::new(messages);
+    for message in stage.messages.drain(..) {
+        stage.session.try_broadcast_to(&stage.topic, message).expect("there is room");
+    }
+    stage
+}
+
+fn sent_already(messages: usize) -> Stage {
+    let mut stage = Stage::new(messages);
+    stage.send();
+    stage
+}
+
+// Each name ends with how often what it counts is done; each hands the stage on, so that its end isn't counted.
+
+#[library_benchmark]
+#[bench::to_everybody_64(args = (64), setup = Stage::new)]
+fn publish(mut stage: Stage) -> Stage {
+    stage.broadcast();
+    stage
+}
+
+#[library_benchmark]
+#[bench::to_one_64(args = (64), setup = Stage::new)]
+fn send(mut stage: Stage) -> Stage {
+    stage.send();
+    stage
+}
+
+#[library_benchmark]
+#[bench::broadcast_1000(args = (1), setup = broadcast_already)]
+#[bench::burst_16000(args = (16), setup = broadcast_already)]
+fn deliver((mut stage, deliveries): (Stage, usize)) -> Stage {
+    stage.carry(deliveries);
+    stage
+}
+
+#[library_benchmark]
+#[bench::messages_400(args = (4), setup = broadcast_to_topic_already)]
+fn deliver_topic(mut stage: Stage) -> Stage {
+    stage.carry(4 * PARTICIPANTS / SUBSCRIBED);
+    stage
+}
+
+#[library_benchmark]
+#[bench::messages_256(args = (256), setup = sent_already)]
+fn deliver_direct(mut stage: Stage) -> Stage {
+    stage.carry(256);
+    stage
+}
+
+library_benchmark_group!(name = hot, benchmarks = [publish, send, deliver, deliver_topic, deliver_direct]);
+main!(library_benchmark_groups = hot);
