@@ -1,6 +1,7 @@
 //! Bytes of memory per participant: idle; after one direct message; with a full backlog. Counted at the allocator.
 //!
-//! Not timed, so no criterion: prints a line per case, as `perf/compare.sh` does for the others.
+//! Not timed, so no criterion: prints a line per case, as `perf/compare.sh` does for the others; with `--growth` the
+//! idle session over the number of participants, as `perf/growth.sh` does.
 
 #[path = "baseline/mod.rs"]
 #[allow(dead_code, reason = "each bench uses its part")]
@@ -16,8 +17,9 @@ use tokio::runtime::Runtime;
 
 use self::baseline::Baseline;
 use self::common::contender::{Contender, Lanecast};
+use self::common::fit::fit;
 use self::common::room::BenchRoom;
-use self::common::sink::{Gated, Sinks};
+use self::common::sink::{Counts, Gated, Sinks};
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
@@ -30,11 +32,14 @@ struct Taken {
 }
 
 fn main() {
-    let testing = std::env::args().any(|argument| argument == "--test");
-    let participants = if testing { 100 } else { 2_000 };
+    let mode = |name: &str| std::env::args().any(|argument| argument == name);
+    let participants = if mode("--test") { 100 } else { 2_000 };
     // No more than it takes to know that a site is one: the backtraces aren't looked at.
     let _profiler = dhat::Profiler::builder().testing().trim_backtraces(Some(1)).build();
     let runtime = Runtime::new().expect("a runtime");
+    if mode("--growth") {
+        return runtime.block_on(growth());
+    }
     let baseline = runtime.block_on(measure::<Baseline<_>>(participants));
     let lanecast = runtime.block_on(measure::<Lanecast<_>>(participants));
     let states = [
@@ -50,29 +55,48 @@ fn main() {
     }
 }
 
+async fn growth() {
+    println!("\n## An idle session\n\n| participants | baseline, kB | lanecast, kB |\n|---|---|---|");
+    let mut rows = Vec::new();
+    for n in [16, 256, 1_000, 4_000, 16_000, 64_000] {
+        let kilobytes = |each: (i64, i64)| (each.0 * n as i64) as f64 / 1e3;
+        let baseline = kilobytes(stage::<Baseline<_>>(n, async |_, _| ()).await);
+        let lanecast = kilobytes(stage::<Lanecast<_>>(n, async |_, _| ()).await);
+        println!("| {n} | {baseline:.0} | {lanecast:.0} |");
+        rows.push((n as f64, baseline, lanecast));
+    }
+    let lines = [fit(rows.iter().map(|row| (row.0, row.1))), fit(rows.iter().map(|row| (row.0, row.2)))];
+    println!();
+    for (name, line) in ["baseline", "lanecast"].into_iter().zip(lines) {
+        println!("- {name}, kB = {:.1} + {:.3} × participants", line.at_zero, line.slope);
+    }
+}
+
 fn allocated() -> i64 {
     i64::try_from(dhat::HeapStats::get().curr_bytes).expect("less than the address space")
 }
 
 async fn measure<C: Contender<Gated>>(participants: usize) -> Taken {
-    let (idle, direct) = stage::<C>(participants, async |session| {
+    let (idle, direct) = stage::<C>(participants, async |session, counts| {
         for participant in &session.everybody() {
             C::try_send(participant, Bytes::from_static(&[7; 64])).expect("its queue is empty");
         }
+        counts.stalled.reach(participants as u64).await;
     })
     .await;
     // All that waits is what all wait for. One less than resets them.
-    let (_, backlog) = stage::<C>(participants, async |session| {
+    let (_, backlog) = stage::<C>(participants, async |session, counts| {
         for _ in 1..C::FILL {
             session.broadcast(Bytes::from(vec![7; 64])).await;
         }
+        counts.stalled.reach(participants as u64).await;
     })
     .await;
     Taken { idle, direct, backlog }
 }
 
 /// Bytes per participant before and after `load`, which nobody's sink gets rid of.
-async fn stage<C: Contender<Gated>>(participants: usize, load: impl AsyncFnOnce(&C)) -> (i64, i64) {
+async fn stage<C: Contender<Gated>>(participants: usize, load: impl AsyncFnOnce(&C, &Counts)) -> (i64, i64) {
     let sinks = Gated::default();
     sinks.shut(true);
     // The room's own list is there before and after.
@@ -84,8 +108,7 @@ async fn stage<C: Contender<Gated>>(participants: usize, load: impl AsyncFnOnce(
     counts.initial.reach(participants as u64).await;
     settle().await;
     let idle = each(allocated());
-    load(&session).await;
-    counts.stalled.reach(participants as u64).await;
+    load(&session, &counts).await;
     settle().await;
     let loaded = each(allocated());
     session.end().await;

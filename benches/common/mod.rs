@@ -2,5 +2,6 @@
 
 pub(crate) mod contender;
 pub(crate) mod counter;
+pub(crate) mod fit;
 pub(crate) mod room;
 pub(crate) mod sink;

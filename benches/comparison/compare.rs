@@ -96,7 +96,7 @@ fn compare(case: &Case, settings: &Settings) -> Outcome {
 
 /// How often the load is carried in a round, so that a round takes about `round` all in all, whatever part of it is
 /// measured. Warms up as well.
-fn calibrate(runner: &mut Runner, round: Duration) -> u64 {
+pub(crate) fn calibrate(runner: &mut Runner, round: Duration) -> u64 {
     let begun = Instant::now();
     let mut iterations = 1;
     loop {
@@ -127,7 +127,7 @@ fn outcome(case: &Case, rounds: &[Vec<f64>]) -> Outcome {
     Outcome { group: case.group, name: case.name.clone(), columns, ratio, spread }
 }
 
-fn quantile(values: impl Iterator<Item = f64>, at: f64) -> f64 {
+pub(crate) fn quantile(values: impl Iterator<Item = f64>, at: f64) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let place = at * (values.len() - 1) as f64;

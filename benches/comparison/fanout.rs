@@ -56,7 +56,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-fn until_delivered<C: Contender<S>, S: Sinks + Default>(
+pub(crate) fn until_delivered<C: Contender<S>, S: Sinks + Default>(
     runtime: &Arc<Runtime>,
     participants: usize,
     burst: u64,

@@ -1,10 +1,12 @@
 //! The comparison with the [baseline]: as criterion benches; with `--compare` interleaved, as `perf/compare.sh` runs it;
-//! with `--carry` for a profiler.
+//! with `--carry` for a profiler; with `--growth` how cost grows.
 
 mod case;
 mod compare;
 mod direct;
 mod fanout;
+#[cfg(unix)]
+mod growth;
 mod latency;
 mod membership;
 mod profile;
@@ -32,6 +34,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.split_first() {
         Some((mode, rest)) if mode == "--compare" => compare::main(rest),
+        #[cfg(unix)]
+        Some((mode, _)) if mode == "--growth" => growth::main(),
         Some((mode, rest)) if mode == "--carry" => return profile::carry(rest),
         _ => measure(arguments.iter().any(|argument| argument == "--test")),
     }

@@ -1,0 +1,22 @@
+//! A straight line through points.
+
+/// `at_zero + slope * x`.
+pub(crate) struct Line {
+    pub(crate) at_zero: f64,
+    pub(crate) slope: f64,
+}
+
+/// The line of the least squares of the relative errors: a small value counts as much as a large one.
+pub(crate) fn fit(points: impl Iterator<Item = (f64, f64)>) -> Line {
+    let [mut n, mut sx, mut sy, mut sxx, mut sxy] = [0.0; 5];
+    for (x, y) in points {
+        let weight = 1.0 / (y * y);
+        n += weight;
+        sx += weight * x;
+        sy += weight * y;
+        sxx += weight * x * x;
+        sxy += weight * x * y;
+    }
+    let slope = (n * sxy - sx * sy) / (n * sxx - sx * sx);
+    Line { at_zero: (sy - slope * sx) / n, slope }
+}

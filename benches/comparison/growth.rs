@@ -1,0 +1,216 @@
+//! How cost grows with the participants, the message rate, the payload and the shards: tables, and the straight line that
+//! fits each best. Run by `perf/growth.sh`.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lanecast::Session;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::runtime::Runtime;
+
+use crate::baseline::Baseline;
+use crate::case::Runner;
+use crate::common::contender::{Contender, Lanecast};
+use crate::common::fit::fit;
+use crate::common::room::BenchRoom;
+use crate::common::sink::{Counting, INITIAL, Sinks};
+use crate::compare::{calibrate, quantile};
+use crate::fanout::until_delivered;
+use crate::stage::{Stage, messages};
+
+const PARTICIPANTS: [usize; 6] = [16, 256, 1_000, 4_000, 16_000, 64_000];
+const RATES: [u64; 5] = [100, 300, 1_000, 3_000, 10_000];
+const PAYLOADS: [usize; 4] = [64, 1_024, 4_096, 16_384];
+const SHARDS: [usize; 4] = [1, 2, 4, 8];
+
+/// Participants where something else varies.
+const MANY: usize = 1_000;
+const BURST: u64 = 16;
+const ROUNDS: usize = 5;
+const ROUND: Duration = Duration::from_millis(200);
+/// How long each rate is kept up.
+const KEPT_UP: Duration = Duration::from_secs(2);
+/// Sockets that are written to in turn.
+const SOCKETS: usize = 64;
+const WRITES: usize = 200;
+
+pub(crate) fn main() {
+    let runtime = Arc::new(Runtime::new().expect("a runtime"));
+    participants(&runtime);
+    rates(&runtime);
+    payloads(&runtime);
+    writes();
+    shards(&runtime);
+}
+
+/// Time and processor time of one iteration, in microseconds.
+struct Cost {
+    time: f64,
+    cpu: f64,
+}
+
+/// The medians of interleaved rounds.
+fn costs(mut runners: Vec<Runner>) -> Vec<Cost> {
+    let iterations: Vec<u64> = runners.iter_mut().map(|runner| calibrate(runner, ROUND)).collect();
+    let mut rounds = vec![Vec::new(); runners.len()];
+    for _ in 0..ROUNDS {
+        for ((runner, iterations), rounds) in runners.iter_mut().zip(&iterations).zip(&mut rounds) {
+            let before = clock(ClockId::ProcessCPUTime);
+            let time = runner(*iterations);
+            let cpu = clock(ClockId::ProcessCPUTime) - before;
+            rounds.push((micros(time) / *iterations as f64, micros(cpu) / *iterations as f64));
+        }
+    }
+    let median = |rounds: &[(f64, f64)]| Cost {
+        time: quantile(rounds.iter().map(|round| round.0), 0.5),
+        cpu: quantile(rounds.iter().map(|round| round.1), 0.5),
+    };
+    rounds.iter().map(|rounds| median(rounds)).collect()
+}
+
+fn clock(id: ClockId) -> Duration {
+    clock_gettime(id).try_into().expect("processor time isn't negative")
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// Prints a table of `columns` over `x`, and what fits each.
+fn print(title: &str, x: &str, columns: &[&str], rows: &[(f64, Vec<f64>)]) {
+    println!("\n## {title}\n\n| {x} | {} |\n|---|{}", columns.join(" | "), "---|".repeat(columns.len()));
+    for (x, values) in rows {
+        let values: Vec<String> = values.iter().map(|value| format!("{value:.2}")).collect();
+        println!("| {x} | {} |", values.join(" | "));
+    }
+    println!();
+    for (at, column) in columns.iter().enumerate() {
+        let line = fit(rows.iter().map(|(x, values)| (*x, values[at])));
+        println!("- {column} = {:.3} + {:.6} × {x}", line.at_zero, line.slope);
+    }
+}
+
+fn participants(runtime: &Arc<Runtime>) {
+    let row = |n| {
+        let costs = costs(vec![
+            until_delivered::<Baseline<_>, Counting>(runtime, n, 1, 64),
+            until_delivered::<Lanecast<_>, Counting>(runtime, n, 1, 64),
+        ]);
+        (n as f64, costs.iter().flat_map(|cost| [cost.time, cost.cpu]).collect())
+    };
+    let rows: Vec<_> = PARTICIPANTS.into_iter().map(row).collect();
+    let columns = ["baseline, µs", "baseline, µs of CPU", "lanecast, µs", "lanecast, µs of CPU"];
+    print("One broadcast of 64 B, until the last participant has it", "participants", &columns, &rows);
+}
+
+fn rates(runtime: &Arc<Runtime>) {
+    let row = |rate| {
+        let baseline = at_rate::<Baseline<_>>(runtime, rate);
+        (rate as f64, vec![baseline, at_rate::<Lanecast<_>>(runtime, rate)])
+    };
+    let rows: Vec<_> = RATES.into_iter().map(row).collect();
+    let columns = ["baseline, ms of CPU per s", "lanecast, ms of CPU per s"];
+    print("Broadcasts of 64 B to 1,000 participants at a steady rate", "broadcasts per second", &columns, &rows);
+}
+
+/// Milliseconds of processor time in a second at this rate; what is due is sent once a millisecond.
+fn at_rate<C: Contender<Counting>>(runtime: &Arc<Runtime>, rate: u64) -> f64 {
+    let stage = Stage::<C, _>::new(runtime, Counting::default(), MANY, MANY);
+    let session = stage.session.clone();
+    let publishing = async move {
+        let mut tick = tokio::time::interval(Duration::from_millis(1));
+        let (begun, mut sent) = (Instant::now(), 0);
+        while begun.elapsed() < KEPT_UP {
+            tick.tick().await;
+            let due = (begun.elapsed().as_secs_f64() * rate as f64) as u64;
+            for message in messages(due - sent, 64) {
+                session.broadcast(message).await;
+            }
+            sent = due;
+        }
+        begun.elapsed()
+    };
+    let before = clock(ClockId::ProcessCPUTime);
+    let taken = stage.runtime.block_on(stage.runtime.spawn(publishing)).expect("publishing doesn't panic");
+    let cpu = clock(ClockId::ProcessCPUTime) - before;
+    1e3 * cpu.as_secs_f64() / taken.as_secs_f64()
+}
+
+fn payloads(runtime: &Arc<Runtime>) {
+    let row = |bytes| {
+        let costs = costs(vec![
+            until_delivered::<Baseline<_>, Counting>(runtime, MANY, BURST, bytes),
+            until_delivered::<Lanecast<_>, Counting>(runtime, MANY, BURST, bytes),
+        ]);
+        let deliveries = (MANY as u64 * BURST) as f64;
+        (bytes as f64, costs.iter().map(|cost| 1e3 * cost.cpu / deliveries).collect())
+    };
+    let rows: Vec<_> = PAYLOADS.into_iter().map(row).collect();
+    let columns = ["baseline, ns of CPU per delivery", "lanecast, ns of CPU per delivery"];
+    print("Bursts of 16 to 1,000 participants, sinks that only count", "bytes", &columns, &rows);
+}
+
+/// What a sink that is a socket adds: the kernel's part.
+fn writes() {
+    let rows: Vec<_> = PAYLOADS.into_iter().map(|bytes| (bytes as f64, vec![write_cost(bytes)])).collect();
+    print("One write to a loopback TCP socket, nobody waiting at the other end", "bytes", &["µs of CPU"], &rows);
+}
+
+fn write_cost(bytes: usize) -> f64 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("it is bound");
+    let mut pairs: Vec<_> = (0..SOCKETS)
+        .map(|_| {
+            let near = TcpStream::connect(address).expect("it listens");
+            near.set_nodelay(true).expect("it is TCP");
+            (near, listener.accept().expect("it has connected").0)
+        })
+        .collect();
+    let mut buffer = vec![7; bytes];
+    let mut spent = Vec::new();
+    for _ in 0..WRITES {
+        let before = clock(ClockId::ThreadCPUTime);
+        pairs.iter_mut().for_each(|(near, _)| near.write_all(&buffer).expect("it is open"));
+        spent.push(micros(clock(ClockId::ThreadCPUTime) - before) / SOCKETS as f64);
+        pairs.iter_mut().for_each(|(_, far)| far.read_exact(&mut buffer).expect("it has been written"));
+    }
+    quantile(spent.into_iter(), 0.5)
+}
+
+fn shards(runtime: &Arc<Runtime>) {
+    let row = |shards| {
+        let costs = costs(vec![sharded(runtime, shards, 16), sharded(runtime, shards, 16_000)]);
+        (shards as f64, costs.iter().flat_map(|cost| [cost.time, cost.cpu]).collect())
+    };
+    let rows: Vec<_> = SHARDS.into_iter().map(row).collect();
+    let columns = ["16 participants, µs", "16, µs of CPU", "16,000 participants, µs", "16,000, µs of CPU"];
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    print(&format!("One broadcast of 64 B, by shards, with {threads} cores"), "shards", &columns, &rows);
+}
+
+/// As [`until_delivered`], with so many shards.
+fn sharded(runtime: &Arc<Runtime>, shards: usize, participants: usize) -> Runner {
+    let runtime = Arc::clone(runtime);
+    let room = BenchRoom::new(Counting::default(), participants, participants);
+    let counts = Arc::clone(room.sinks().counts());
+    let session = runtime.block_on(async {
+        let builder = Session::builder(room).shards(shards).initial(async |_| vec![INITIAL]);
+        let session = builder.build().expect("inside a runtime");
+        counts.initial.reach(participants as u64).await;
+        session
+    });
+    let mut total = counts.delivered.get();
+    Box::new(move |iterations| {
+        runtime.block_on(async {
+            let begun = Instant::now();
+            for message in messages(iterations, 64) {
+                session.broadcast(message).await.expect("the session is open");
+                total += participants as u64;
+                counts.delivered.reach(total).await;
+            }
+            begun.elapsed()
+        })
+    })
+}
