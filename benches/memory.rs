@@ -97,6 +97,8 @@ async fn measure<C: Contender<Gated>>(participants: usize) -> Taken {
 
 /// Bytes per participant before and after `load`, which nobody's sink gets rid of.
 async fn stage<C: Contender<Gated>>(participants: usize, load: impl AsyncFnOnce(&C, &Counts)) -> (i64, i64) {
+    // Whatever was here before is gone.
+    settle().await;
     let sinks = Gated::default();
     sinks.shut(true);
     // The room's own list is there before and after.
