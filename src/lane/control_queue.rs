@@ -8,10 +8,10 @@
 //!
 //! # The order of two queues
 //! Once the second queue is there, a push goes there. So nothing in the first queue was pushed after (in the sense of
-//! happens-before) something in the second. A drain empties the second first and then the first, and hands over what
-//! was in the first before what was in the second: what was pushed before something that it found in the second is in
-//! the first by then. The other way round, a message that came to the first after that was emptied would be overtaken by
-//! one that its sender pushed to the second thereafter.
+//! happens-before) something in the second. A drain takes a message out of the second, then empties the first, and hands
+//! over what it found there before the one that it holds: what was pushed before that one is in the first by then. The
+//! other way round, a message that came to the first after that was emptied would be overtaken by one that its sender
+//! pushed to the second thereafter.
 
 use super::outbox::Direct;
 use crate::sync::{ArrayQueue, OnceBox};
@@ -52,8 +52,20 @@ impl<M: Send> ControlQueue<M> {
 
     /// Hands everything in it to `each`, oldest first.
     pub(super) fn drain(&self, mut each: impl FnMut(Direct<M>)) {
-        let pop = |queue: &OnceBox<ArrayQueue<_>>| queue.get().and_then(ArrayQueue::pop);
-        let later: Vec<_> = std::iter::from_fn(|| pop(&self.all)).collect();
-        std::iter::from_fn(|| pop(&self.few)).chain(later).for_each(&mut each);
+        let Some(few) = self.few.get() else { return };
+        if let Some(all) = self.all.get() {
+            while let Some(held) = all.pop() {
+                // A look is cheaper than a pop in vain.
+                while !few.is_empty()
+                    && let Some(direct) = few.pop()
+                {
+                    each(direct);
+                }
+                each(held);
+            }
+        }
+        while let Some(direct) = few.pop() {
+            each(direct);
+        }
     }
 }

@@ -63,15 +63,16 @@ impl Queue for Sketch {
     }
 
     fn drain(&self, into: &mut Vec<&'static str>) {
-        let empty = |queue: &ArrayQueue<_>| std::iter::from_fn(|| queue.pop()).collect::<Vec<_>>();
-        let (few, all) = if self.breakage == Breakage::FewFirst {
-            let few = empty(&self.few);
-            (few, empty(&self.all))
-        } else {
-            let all = empty(&self.all);
-            (empty(&self.few), all)
-        };
-        into.extend(few.into_iter().chain(all));
+        if self.breakage == Breakage::FewFirst {
+            into.extend(std::iter::from_fn(|| self.few.pop()));
+        }
+        while let Some(held) = self.all.pop() {
+            if self.breakage != Breakage::FewFirst {
+                into.extend(std::iter::from_fn(|| self.few.pop()));
+            }
+            into.push(held);
+        }
+        into.extend(std::iter::from_fn(|| self.few.pop()));
     }
 }
 

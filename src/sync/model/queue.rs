@@ -84,6 +84,12 @@ impl<T> ArrayQueue<T> {
             }
         }
     }
+
+    /// Whether a pop would find nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        let head = self.inner.get().head;
+        self.filled[head % self.filled.len()].load(Acquire) <= head && self.tail.load(Relaxed) <= head
+    }
 }
 
 impl<T> fmt::Debug for ArrayQueue<T> {
