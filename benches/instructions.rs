@@ -26,6 +26,8 @@ use self::room::{BenchRoom, identity};
 use self::sink::{Counting, Counts, INITIAL, Sinks};
 
 const PARTICIPANTS: usize = 1_000;
+/// Direct messages that make the queue of one for whom many wait.
+const FIRST: usize = 32;
 /// One in so many is subscribed to the topic.
 const SUBSCRIBED: usize = 10;
 
@@ -59,11 +61,11 @@ impl Stage {
         let one = session.participant(&identity(1)).expect("it is present");
         let messages = (0..messages).map(|_| Bytes::from(vec![7; 64])).collect();
         let mut stage = Self { runtime, session, counts, one, topic, delivered: PARTICIPANTS as u64, messages };
-        // The first of each kind makes what the others find.
+        // The first of each kind make what the others find; of direct messages it takes some.
         stage.session.try_broadcast(Bytes::from(vec![7; 64])).expect("there is room");
         stage.session.try_broadcast_to(&stage.topic, Bytes::from(vec![7; 64])).expect("there is room");
-        stage.one.try_send(Bytes::from(vec![7; 64])).expect("there is room");
-        stage.carry(PARTICIPANTS + PARTICIPANTS / SUBSCRIBED + 1);
+        (0..FIRST).for_each(|_| stage.one.try_send(Bytes::from(vec![7; 64])).expect("there is room"));
+        stage.carry(PARTICIPANTS + PARTICIPANTS / SUBSCRIBED + FIRST);
         stage
     }
 

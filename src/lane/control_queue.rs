@@ -19,6 +19,8 @@ use crate::sync::{ArrayQueue, OnceBox};
 /// Slots of the first queue. The models make do with one.
 pub(super) const FEW: usize = if cfg!(lanecast_loom) { 1 } else { 16 };
 
+const FREE: &str = "a queue has a slot for each message the limit lets wait";
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct ControlQueue<M> {
@@ -34,20 +36,14 @@ impl<M: Send> ControlQueue<M> {
     }
 
     pub(super) fn push(&self, direct: Direct<M>) {
-        let Some(direct) = self.push_to_few(direct) else { return };
-        let all = self.all.get_or_init(|| Box::new(ArrayQueue::new(self.limit)));
-        assert!(all.push(direct).is_ok(), "a queue has a slot for each message the limit lets wait");
-    }
-
-    /// Gives it back if it has to go to the second queue.
-    fn push_to_few(&self, direct: Direct<M>) -> Option<Direct<M>> {
-        if self.all.get().is_some() {
-            return Some(direct);
+        if let Some(all) = self.all.get() {
+            return put(all, direct);
         }
         let few = self.few.get_or_init(|| Box::new(ArrayQueue::new(self.limit.min(FEW))));
-        let back = few.push(direct).err();
-        assert!(back.is_none() || self.limit > FEW, "a queue has a slot for each message the limit lets wait");
-        back
+        if let Err(direct) = few.push(direct) {
+            assert!(self.limit > FEW, "{FREE}");
+            put(self.all.get_or_init(|| Box::new(ArrayQueue::new(self.limit))), direct);
+        }
     }
 
     /// Hands everything in it to `each`, oldest first.
@@ -68,4 +64,8 @@ impl<M: Send> ControlQueue<M> {
             each(direct);
         }
     }
+}
+
+fn put<M>(all: &ArrayQueue<Direct<M>>, direct: Direct<M>) {
+    assert!(all.push(direct).is_ok(), "{FREE}");
 }

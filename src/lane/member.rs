@@ -227,7 +227,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     /// the round's sum follows, also after a panic.
     pub(crate) fn visit(&mut self, round: &mut Round<'_, M>) -> Result<(), Fault> {
         // It has ended, and its shard is about to learn of it: nothing more goes into its sink.
-        if self.owner.outbox().end_reason().is_some() {
+        if self.owner.outbox().has_ended() {
             self.inbox.clear();
             return Ok(());
         }
@@ -402,7 +402,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
 
     /// Whether the sink is ready; if not, the member is blocked. So is one that has ended meanwhile, for good.
     fn poll_ready(&mut self) -> Result<bool, Fault> {
-        if self.owner.outbox().end_reason().is_some() {
+        if self.owner.outbox().has_ended() {
             self.stand = Stand::Blocked;
             return Ok(false);
         }

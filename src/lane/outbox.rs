@@ -131,6 +131,11 @@ impl<M: Message> Outbox<M> {
         }
     }
 
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state.load(Ordering::Acquire) >= GONE
+    }
+
     /// `New → Live`; false if it has ended in the meantime.
     pub(crate) fn go_live(&self) -> bool {
         self.state.compare_exchange(NEW, LIVE, Ordering::AcqRel, Ordering::Acquire).is_ok()
@@ -157,7 +162,7 @@ impl<M: Message> Outbox<M> {
 
     /// Sends, or gives the message back. Never blocks, asks for nothing.
     pub(crate) fn try_send(&self, message: M) -> Result<(), Refused<M>> {
-        if self.end_reason().is_some() {
+        if self.has_ended() {
             return Err(self.reject(message));
         }
         let tail = self.port.log.tail();
@@ -177,7 +182,7 @@ impl<M: Message> Outbox<M> {
         debug_assert_ne!(slot, NO_SLOT, "nobody has a participant before its shard has admitted it");
         self.port.mail.set(slot as usize);
         fence(Ordering::SeqCst);
-        if self.end_reason().is_some() {
+        if self.has_ended() {
             self.lose_queue();
         }
         self.port.signal.wake_after_fence();
@@ -233,7 +238,7 @@ impl<M: Message> Outbox<M> {
         // Relaxed: ordered by the fence, and for senders by the reply to the admission.
         self.slot.store(slot, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        self.end_reason().is_none()
+        !self.has_ended()
     }
 
     /// Where the shard keeps it.
