@@ -1,0 +1,17 @@
+//! What `/proc` says.
+
+use crate::Error;
+
+/// Resident memory of a process, in bytes.
+pub fn resident(process: u32) -> Result<u64, Error> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib << 10)
+}
+
+/// How TCP paces itself here, unless a socket says otherwise.
+pub fn congestion_control() -> String {
+    let name = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
+    name.trim().to_owned()
+}

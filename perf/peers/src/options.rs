@@ -1,0 +1,92 @@
+//! The command line of the runner.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::Error;
+use crate::peer::Kind;
+
+pub const USAGE: &str = "\
+usage: peers run [--quick] [--clients N,N…] [--servers NAME,NAME…] [--only PART,PART…] [--rounds N] [--out FILE]
+                 [--any-congestion]
+       peers serve NAME
+
+  --quick            100 and 1,000 clients, short windows: some minutes
+  --clients          how many clients (100,1000,4000,9000)
+  --servers          which servers (floor-single,floor-gather,lanecast,axum-tuned,axum,foxglove)
+  --only             which parts: rate, fixed, connect, join, stall (all)
+  --rounds           times that each measurement at a fixed rate is made; medians are shown (5; quick 3)
+  --out              where the table goes
+  --any-congestion   measure even under bbr, which stops by itself on loopback";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The highest clean rate.
+    Rate,
+    /// CPU, latency and memory at one rate.
+    Fixed,
+    /// Connecting 4,000.
+    Connect,
+    /// Connecting 1,000 during 1,000 messages a second.
+    Join,
+    /// 1 % of stalled clients.
+    Stall,
+}
+
+#[derive(Debug)]
+pub struct Options {
+    pub clients: Vec<usize>,
+    pub servers: Vec<Kind>,
+    pub parts: Vec<Part>,
+    pub rounds: usize,
+    pub out: Option<PathBuf>,
+    pub any_congestion: bool,
+    /// How long a probe for the clean rate, a window at a fixed rate and a window with stalled clients take.
+    pub probe: Duration,
+    pub window: Duration,
+    pub stall: Duration,
+    /// Halvings between a rate that is clean and one that isn't.
+    pub halvings: u32,
+}
+
+pub fn parse(arguments: &[&str]) -> Result<Options, Error> {
+    let quick = arguments.contains(&"--quick");
+    let mut options = Options {
+        clients: if quick { vec![100, 1000] } else { vec![100, 1000, 4000, 9000] },
+        servers: Kind::ALL.to_vec(),
+        parts: vec![Part::Fixed, Part::Rate, Part::Connect, Part::Join, Part::Stall],
+        rounds: if quick { 3 } else { 5 },
+        out: None,
+        any_congestion: false,
+        probe: Duration::from_millis(if quick { 1000 } else { 3000 }),
+        window: Duration::from_millis(if quick { 1500 } else { 5000 }),
+        stall: Duration::from_millis(if quick { 12_000 } else { 20_000 }),
+        halvings: if quick { 3 } else { 4 },
+    };
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().copied().ok_or(USAGE);
+        match *argument {
+            "--quick" => {}
+            "--any-congestion" => options.any_congestion = true,
+            "--clients" => options.clients = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?,
+            "--servers" => options.servers = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?,
+            "--only" => options.parts = value()?.split(',').map(part).collect::<Result<_, _>>()?,
+            "--rounds" => options.rounds = value()?.parse::<usize>()?.max(1),
+            "--out" => options.out = Some(value()?.into()),
+            _ => return Err(USAGE.into()),
+        }
+    }
+    Ok(options)
+}
+
+fn part(name: &str) -> Result<Part, Error> {
+    Ok(match name {
+        "rate" => Part::Rate,
+        "fixed" => Part::Fixed,
+        "connect" => Part::Connect,
+        "join" => Part::Join,
+        "stall" => Part::Stall,
+        _ => return Err(USAGE.into()),
+    })
+}

@@ -1,0 +1,253 @@
+//! The floors: what the system calls alone cost. One thread lets clients in and hears what they say; one writes, in a
+//! bare loop over all clients, bytes that are framed once and patched with each client's subscription id. With a batch of
+//! one that is a write per client per message; else what has come in is written once per client.
+//!
+//! What the kernel doesn't take is kept and tried again; a client that lets too much of it gather is reset.
+
+use std::collections::HashMap;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::event::epoll;
+use rustix::fd::OwnedFd;
+use rustix::net::sockopt;
+
+use super::Peer;
+use crate::{Error, wire};
+
+/// Messages that wait for the writer, and that a batch holds at most.
+pub const QUEUE: usize = 1024;
+
+/// What may wait for a client.
+const MAX_LEFT: usize = 8 << 20;
+
+/// How soon what is left is tried again, and how soon a newcomer is noticed when there is nothing to write.
+const RETRY: Duration = Duration::from_millis(1);
+const REST: Duration = Duration::from_millis(5);
+
+const LISTENER: u64 = u64::MAX;
+
+pub struct Floor {
+    address: SocketAddr,
+    messages: SyncSender<(u64, Bytes)>,
+    subscribers: Arc<AtomicUsize>,
+}
+
+/// A client that has subscribed.
+struct Subscriber {
+    stream: Arc<TcpStream>,
+    id: u32,
+    gone: Arc<AtomicBool>,
+    left: Vec<u8>,
+}
+
+impl Floor {
+    pub fn start(batch: usize) -> Result<Self, Error> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let subscribers = Arc::new(AtomicUsize::new(0));
+        let (messages, to_write) = mpsc::sync_channel(QUEUE);
+        let (joined, newcomers) = mpsc::channel();
+        let door = Door::new(listener, joined)?;
+        std::thread::Builder::new().name("door".into()).spawn(move || door.run())?;
+        let writer = Writer { subscribers: Vec::new(), newcomers, count: Arc::clone(&subscribers), batch };
+        std::thread::Builder::new().name("writer".into()).spawn(move || writer.run(&to_write))?;
+        Ok(Self { address, messages, subscribers })
+    }
+}
+
+impl Peer for Floor {
+    fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn publish(&self, payload: Bytes, log_time: u64) {
+        // It fails only when the writer has panicked, which shows.
+        let _ = self.messages.send((log_time, payload));
+    }
+
+    fn subscribers(&self) -> usize {
+        self.subscribers.load(Ordering::Relaxed)
+    }
+}
+
+struct Writer {
+    subscribers: Vec<Subscriber>,
+    newcomers: Receiver<Subscriber>,
+    count: Arc<AtomicUsize>,
+    batch: usize,
+}
+
+impl Writer {
+    fn run(mut self, messages: &Receiver<(u64, Bytes)>) {
+        let mut template = Vec::new();
+        let mut ids = Vec::new();
+        loop {
+            let behind = self.subscribers.iter().any(|subscriber| !subscriber.left.is_empty());
+            let first = messages.try_recv().or_else(|_| messages.recv_timeout(if behind { RETRY } else { REST }));
+            if matches!(first, Err(RecvTimeoutError::Disconnected)) {
+                return;
+            }
+            template.clear();
+            ids.clear();
+            for (time, payload) in first.into_iter().chain(messages.try_iter().take(self.batch - 1)) {
+                wire::put_header(&mut template, wire::BINARY, wire::HEAD + payload.len());
+                ids.push(template.len() + 1);
+                template.extend_from_slice(&wire::head(0, time));
+                template.extend_from_slice(&payload);
+            }
+            self.subscribers.extend(self.newcomers.try_iter());
+            self.write_all(&mut template, &ids);
+            self.count.store(self.subscribers.len(), Ordering::Relaxed);
+        }
+    }
+
+    fn write_all(&mut self, template: &mut [u8], ids: &[usize]) {
+        self.subscribers.retain_mut(|subscriber| {
+            if subscriber.gone.load(Ordering::Relaxed) {
+                return false;
+            }
+            if template.is_empty() && subscriber.left.is_empty() {
+                return true;
+            }
+            for at in ids {
+                template[*at..*at + 4].copy_from_slice(&subscriber.id.to_le_bytes());
+            }
+            let fine = subscriber.write(template).is_ok() && subscriber.left.len() <= MAX_LEFT;
+            if !fine {
+                let _ = sockopt::set_socket_linger(&*subscriber.stream, Some(Duration::ZERO));
+                let _ = subscriber.stream.shutdown(std::net::Shutdown::Both);
+            }
+            fine
+        });
+    }
+}
+
+impl Subscriber {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if !self.left.is_empty() {
+            let written = write(&self.stream, &self.left)?;
+            self.left.drain(..written);
+        }
+        let written = if self.left.is_empty() && !bytes.is_empty() { write(&self.stream, bytes)? } else { 0 };
+        self.left.extend_from_slice(&bytes[written..]);
+        Ok(())
+    }
+}
+
+fn write(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match stream.write(bytes) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+        written => written,
+    }
+}
+
+/// Lets clients in and hears them.
+struct Door {
+    poll: OwnedFd,
+    listener: TcpListener,
+    visitors: HashMap<u64, Visitor>,
+    joined: mpsc::Sender<Subscriber>,
+}
+
+struct Visitor {
+    stream: Arc<TcpStream>,
+    heard: Vec<u8>,
+    upgraded: bool,
+    gone: Arc<AtomicBool>,
+}
+
+impl Door {
+    fn new(listener: TcpListener, joined: mpsc::Sender<Subscriber>) -> Result<Self, Error> {
+        listener.set_nonblocking(true)?;
+        let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&poll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
+        Ok(Self { poll, listener, visitors: HashMap::new(), joined })
+    }
+
+    fn run(mut self) {
+        let mut events = Vec::with_capacity(256);
+        loop {
+            events.clear();
+            match epoll::wait(&self.poll, rustix::buffer::spare_capacity(&mut events), None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => panic!("waiting for events failed: {error}"),
+            }
+            for event in &events {
+                match event.data.u64() {
+                    LISTENER => self.accept(),
+                    key => {
+                        if !self.hear(key).unwrap_or(false)
+                            && let Some(visitor) = self.visitors.remove(&key)
+                        {
+                            visitor.gone.store(true, Ordering::Relaxed);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            let key = stream.as_raw_fd() as u64;
+            let prepared = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true));
+            let added = prepared.is_ok()
+                && epoll::add(&self.poll, &stream, epoll::EventData::new_u64(key), epoll::EventFlags::IN).is_ok();
+            if added {
+                let (stream, gone) = (Arc::new(stream), Arc::default());
+                self.visitors.insert(key, Visitor { stream, heard: Vec::new(), upgraded: false, gone });
+            }
+        }
+    }
+
+    /// False at the end.
+    fn hear(&mut self, key: u64) -> io::Result<bool> {
+        let Some(visitor) = self.visitors.get_mut(&key) else { return Ok(true) };
+        let mut buffer = [0; 2048];
+        let count = (&*visitor.stream).read(&mut buffer)?;
+        if count == 0 {
+            return Ok(false);
+        }
+        visitor.heard.extend_from_slice(&buffer[..count]);
+        if !visitor.upgraded {
+            let Some(end) = visitor.heard.windows(4).position(|end| end == b"\r\n\r\n") else { return Ok(true) };
+            let request = String::from_utf8_lossy(&visitor.heard[..end]).into_owned();
+            let Some(answer) = wire::upgrade_response(&request) else { return Ok(false) };
+            let mut answer = answer.into_bytes();
+            for text in [wire::SERVER_INFO, wire::ADVERTISE] {
+                wire::put_header(&mut answer, wire::TEXT, text.len());
+                answer.extend_from_slice(text.as_bytes());
+            }
+            (&*visitor.stream).write_all(&answer)?;
+            visitor.heard.drain(..end + 4);
+            visitor.upgraded = true;
+        }
+        while let Some((first, head, len)) = wire::header(&visitor.heard)
+            && visitor.heard.len() >= head + len
+        {
+            let mut frame: Vec<u8> = visitor.heard.drain(..head + len).collect();
+            let (mask, payload) = frame[head - 4..].split_at_mut(4);
+            for (byte, key) in payload.iter_mut().zip(mask.iter().cycle()) {
+                *byte ^= key;
+            }
+            if first == wire::TEXT
+                && let Some(id) = wire::subscription_id(payload)
+            {
+                let (stream, gone) = (Arc::clone(&visitor.stream), Arc::clone(&visitor.gone));
+                // The writer is gone only when it has panicked.
+                let _ = self.joined.send(Subscriber { stream, id, gone, left: Vec::new() });
+            }
+        }
+        if visitor.heard.is_empty() {
+            visitor.heard = Vec::new();
+        }
+        Ok(true)
+    }
+}

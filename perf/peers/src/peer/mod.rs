@@ -1,0 +1,81 @@
+//! The servers that are compared. Each speaks the same part of the same protocol and has one channel.
+
+mod axum;
+mod floor;
+mod foxglove;
+mod lanecast;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use bytes::Bytes;
+
+use crate::Error;
+
+/// Which server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Lanecast,
+    Foxglove,
+    /// Axum and `tokio::sync::broadcast`, a task per client, as people write it.
+    Axum,
+    /// The same with `TCP_NODELAY` and a read buffer of 4 KiB.
+    AxumTuned,
+    /// One write of pre-framed bytes per client per message.
+    FloorSingle,
+    /// What has come in is written once per client.
+    FloorGather,
+}
+
+impl Kind {
+    pub const ALL: [Self; 6] =
+        [Self::FloorSingle, Self::FloorGather, Self::Lanecast, Self::AxumTuned, Self::Axum, Self::Foxglove];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lanecast => "lanecast",
+            Self::Foxglove => "foxglove",
+            Self::Axum => "axum",
+            Self::AxumTuned => "axum-tuned",
+            Self::FloorSingle => "floor-single",
+            Self::FloorGather => "floor-gather",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| format!("unknown server {name}"))
+    }
+}
+
+/// A server that listens.
+pub trait Peer: Send + Sync {
+    fn address(&self) -> SocketAddr;
+
+    /// Sends to all subscribers. May wait while the server is behind.
+    fn publish(&self, payload: Bytes, log_time: u64);
+
+    /// Whose subscription has taken effect.
+    fn subscribers(&self) -> usize;
+}
+
+pub fn start(kind: Kind) -> Result<Box<dyn Peer>, Error> {
+    Ok(match kind {
+        Kind::Lanecast => Box::new(lanecast::Lanecast::start()?),
+        Kind::Foxglove => Box::new(foxglove::Foxglove::start()?),
+        Kind::Axum => Box::new(axum::Axum::start(false)?),
+        Kind::AxumTuned => Box::new(axum::Axum::start(true)?),
+        Kind::FloorSingle => Box::new(floor::Floor::start(1)?),
+        Kind::FloorGather => Box::new(floor::Floor::start(floor::QUEUE)?),
+    })
+}

@@ -1,0 +1,72 @@
+//! A server process: starts a peer and does what its standard input says, a command a line, until that ends.
+//!
+//! | command | answer |
+//! |---|---|
+//! | | `listening ADDRESS`, first of all |
+//! | `subscribers` | `subscribers COUNT` |
+//! | `cpu` | `cpu NANOSECONDS`, of the process |
+//! | `publish RATE MILLISECONDS SIZE` | `published FIRST COUNT`, when done |
+
+use std::io::BufRead;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::peer::{self, Kind, Peer};
+use crate::{Error, wire};
+
+pub fn serve(kind: Kind) -> Result<(), Error> {
+    let peer: Arc<dyn Peer> = peer::start(kind)?.into();
+    let number = Arc::new(AtomicU64::new(0));
+    println!("listening {}", peer.address());
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+            ["subscribers"] => println!("subscribers {}", peer.subscribers()),
+            ["cpu"] => println!("cpu {}", wire::process_cpu()),
+            ["publish", rate, millis, size] => {
+                let task = Task { rate: rate.parse()?, millis: millis.parse()?, size: size.parse()? };
+                let (peer, number) = (Arc::clone(&peer), Arc::clone(&number));
+                std::thread::spawn(move || task.run(&*peer, &number));
+            }
+            _ => return Err(format!("unknown command {line}").into()),
+        }
+    }
+    // No goodbyes: the runner has what it wants.
+    std::process::exit(0);
+}
+
+/// So many messages a second for so long. A publisher that was held up makes up for it: each message is stamped with
+/// the time it was due at.
+struct Task {
+    rate: f64,
+    millis: u64,
+    size: usize,
+}
+
+impl Task {
+    fn run(&self, peer: &dyn Peer, number: &AtomicU64) {
+        let count = (self.rate * self.millis as f64 / 1000.0).round().max(1.0) as u64;
+        let first = number.fetch_add(count, Ordering::Relaxed);
+        let start = wire::now();
+        // However far behind: it stops by itself.
+        let last = start + self.millis * 1_000_000 * 2;
+        let mut sent = 0;
+        while sent < count {
+            let due = start + (sent as f64 * 1e9 / self.rate) as u64;
+            let now = wire::now();
+            if now < due {
+                std::thread::sleep(Duration::from_nanos(due - now));
+                continue;
+            }
+            if now > last {
+                break;
+            }
+            peer.publish(Bytes::from(wire::payload(first + sent, due, self.size)), due);
+            sent += 1;
+        }
+        println!("published {first} {sent}");
+    }
+}
