@@ -68,9 +68,16 @@ impl Frame {
     /// Writes a viewer's own subscription id into a frame made by [`Frame::message_data`]; any
     /// other frame stays as it is.
     pub fn set_subscription_id(&mut self, id: u32) {
-        if usize::from(self.head_len) == MESSAGE_DATA_HEAD {
-            self.head[1..5].copy_from_slice(&id.to_le_bytes());
+        if let Some(head) = self.head_for(id) {
+            self.head[..MESSAGE_DATA_HEAD].copy_from_slice(&head);
         }
+    }
+
+    /// The head with a viewer's own subscription id in it; `None` if there is none to be told by.
+    pub(crate) fn head_for(&self, id: u32) -> Option<[u8; MESSAGE_DATA_HEAD]> {
+        let mut head = *self.head().as_array()?;
+        head[1..5].copy_from_slice(&id.to_le_bytes());
+        Some(head)
     }
 
     /// Whether this goes out as text or as binary.

@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 
+use crate::lane::SubscriptionTag;
 use crate::protocol::{Frame, FrameKind};
 
 /// A payload of this size or more isn't copied: the kernel takes it from where all viewers share it. Below, one copy
@@ -50,7 +51,8 @@ impl Batch {
         !self.tail.is_empty() || self.bytes.len() >= BATCH_BYTES
     }
 
-    pub(super) fn push(&mut self, frame: &Frame) {
+    /// Appends `frame`, addressed by `tag`.
+    pub(super) fn push(&mut self, frame: &Frame, tag: Option<SubscriptionTag>) {
         if self.bytes.capacity() == 0 {
             // A thread that is being torn down has no spare any more.
             self.bytes = SPARE.try_with(Cell::take).unwrap_or_default();
@@ -63,7 +65,10 @@ impl Batch {
             FrameKind::Binary => BINARY,
         };
         put_header(&mut self.bytes, opcode, frame.len());
-        self.bytes.extend_from_slice(frame.head());
+        match tag.and_then(|tag| frame.head_for(tag.0)) {
+            Some(head) => self.bytes.extend_from_slice(&head),
+            None => self.bytes.extend_from_slice(frame.head()),
+        }
         if frame.payload().len() >= SHARED_PAYLOAD {
             self.tail = frame.payload().clone();
         } else {
@@ -125,26 +130,26 @@ mod tests {
     fn a_large_payload_is_shared_and_a_small_one_joins_the_others() {
         let large = Bytes::from(vec![7; SHARED_PAYLOAD]);
         let mut batch = Batch::default();
-        batch.push(&Frame::text("ab"));
-        batch.push(&Frame::message_data(1, 2, Bytes::from_static(b"cd")));
-        assert_eq!(batch.bytes, b"\x81\x02ab\x82\x0f\x01\x01\0\0\0\x02\0\0\0\0\0\0\0cd");
+        batch.push(&Frame::text("ab"), None);
+        batch.push(&Frame::message_data(1, 2, Bytes::from_static(b"cd")), Some(SubscriptionTag(0x0304)));
+        assert_eq!(batch.bytes, b"\x81\x02ab\x82\x0f\x01\x04\x03\0\0\x02\0\0\0\0\0\0\0cd");
         assert!(!batch.is_full());
-        batch.push(&Frame::binary(large.clone()));
+        batch.push(&Frame::binary(large.clone()), None);
         assert!(batch.is_full());
         assert_eq!(batch.tail.as_ptr(), large.as_ptr());
-        batch.push(&Frame::text("e"));
+        batch.push(&Frame::text("e"), None);
         assert!(batch.tail.is_empty() && batch.bytes.ends_with(b"\x07\x07\x81\x01e"));
     }
 
     #[test]
     fn one_buffer_serves_the_thread() {
         let mut first = Batch::default();
-        first.push(&Frame::text("one"));
+        first.push(&Frame::text("one"), None);
         let address = first.bytes.as_ptr();
         first.recycle();
         assert_eq!(first.bytes.capacity(), 0);
         let mut second = Batch::default();
-        second.push(&Frame::text("two"));
+        second.push(&Frame::text("two"), None);
         assert_eq!(second.bytes.as_ptr(), address);
     }
 }

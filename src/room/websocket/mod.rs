@@ -45,6 +45,7 @@ mod upgrade;
 mod writer;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_channel::mpsc;
@@ -54,7 +55,7 @@ use tokio_util::sync::DropGuard;
 use self::listen::Shared;
 use super::{Goodbye, OpenError, Presence, Room, RoomEvent};
 use crate::ids::ParticipantIdentity;
-use crate::lane::{EndReason, Progress};
+use crate::lane::{EndReason, Progress, SubscriptionTag};
 use crate::participant::Participant;
 use crate::protocol::Frame;
 
@@ -148,6 +149,15 @@ impl Room for WebSocketRoom {
         let connection = self.0.shared.directory.take(to).ok_or(OpenError::NotPresent)?;
         connection.writer().report_to(progress);
         Ok(WebSocketSink::new(connection))
+    }
+
+    fn start_send_shared(
+        sink: Pin<&mut WebSocketSink>,
+        message: &Frame,
+        tag: Option<SubscriptionTag>,
+    ) -> Result<(), WebSocketSinkError> {
+        sink.get_mut().start_send_shared(message, tag);
+        Ok(())
     }
 
     fn retire(&self, sink: WebSocketSink, _participant: &Participant<Frame>, reason: EndReason) -> Option<Goodbye> {

@@ -10,7 +10,7 @@ use futures_sink::Sink;
 use super::batch::Batch;
 use super::connection::Connection;
 use super::farewell::Farewell;
-use crate::lane::EndReason;
+use crate::lane::{EndReason, SubscriptionTag};
 use crate::protocol::Frame;
 use crate::room::Goodbye;
 
@@ -59,6 +59,11 @@ impl WebSocketSink {
         })
     }
 
+    /// Takes a message that others get as well, addressed by `tag`: what is copied is its bytes, and those only once.
+    pub(super) fn start_send_shared(&mut self, frame: &Frame, tag: Option<SubscriptionTag>) {
+        self.batch.push(frame, tag);
+    }
+
     fn check(&self) -> Result<(), WebSocketSinkError> {
         if self.connection.is_ending() { Err(WebSocketSinkError::Closed) } else { Ok(()) }
     }
@@ -73,7 +78,7 @@ impl Sink<Frame> for WebSocketSink {
     }
 
     fn start_send(mut self: Pin<&mut Self>, frame: Frame) -> Result<(), WebSocketSinkError> {
-        self.batch.push(&frame);
+        self.batch.push(&frame, None);
         Ok(())
     }
 
