@@ -95,9 +95,10 @@ impl Writer {
     /// another one waits already.
     pub(super) fn write_batch(&mut self, stream: &TcpStream, batch: &mut Batch) -> io::Result<()> {
         if self.backlog.is_none() {
-            let written = socket::write(stream, &batch.bytes, &batch.tail)?;
-            self.progress.report(written);
+            let written = socket::write_eagerly(stream, &batch.bytes, &batch.tail)?;
             if written < batch.len() {
+                // Of a batch that goes at once the end of the flush is report enough.
+                self.progress.report(written);
                 self.backlog = Some(Box::new(Backlog::of(batch, written)));
             }
             batch.recycle();
