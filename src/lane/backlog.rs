@@ -172,9 +172,10 @@ impl<M: Message> Backlog<M> {
     }
 
     pub(super) fn is_large(&self) -> bool {
-        self.order.capacity() + self.own.capacity() + self.unplaced.capacity() > SMALL_BACKLOG
+        self.own.capacity() > 0 || self.order.capacity() + self.unplaced.capacity() > SMALL_BACKLOG
     }
 }
 
-/// An empty backlog with room for no more than this is kept for the next time.
+/// An empty backlog with room for no more than this is kept for the next time, but for one that has held the member's
+/// own messages: the initial ones come once, and their room is as much as half of an idle member.
 const SMALL_BACKLOG: usize = 64;

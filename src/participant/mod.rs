@@ -9,7 +9,7 @@ mod version;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::sync::{SetOnce, mpsc, oneshot};
@@ -30,6 +30,12 @@ use crate::sync::{AtomicBool, Ordering};
 
 /// What a room tells of a participant besides its name: free-form keys and values.
 pub type Attributes = Arc<BTreeMap<String, String>>;
+
+/// None: one for all who have none.
+pub(crate) fn no_attributes() -> Attributes {
+    static NONE: LazyLock<Attributes> = LazyLock::new(Attributes::default);
+    Arc::clone(&NONE)
+}
 
 /// One connection instance of one viewer. Clones name the same instance.
 ///

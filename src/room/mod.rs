@@ -18,7 +18,7 @@ use futures_sink::Sink;
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::lane::member::start_send_copy;
 use crate::lane::{EndReason, Message, Progress, SubscriptionTag};
-use crate::participant::{Attributes, Participant};
+use crate::participant::{Attributes, Participant, no_attributes};
 
 /// What a transport implements.
 ///
@@ -140,7 +140,7 @@ impl Presence {
     /// A participant without attributes.
     #[must_use]
     pub fn new(identity: ParticipantIdentity, sid: ParticipantSid, joined_at: u64) -> Self {
-        Self { identity, sid, joined_at, attributes: Attributes::default(), negotiated: None }
+        Self { identity, sid, joined_at, attributes: no_attributes(), negotiated: None }
     }
 
     /// The same with an attribute more.

@@ -15,7 +15,6 @@ use foldhash::{HashMap, HashSet};
 use futures_util::StreamExt;
 use rustc_hash::FxHashMap;
 use tokio::task::{AbortHandle, Id, JoinSet};
-use tokio_util::sync::CancellationToken;
 
 use super::error::JoinError;
 use super::events::{SessionEvent, Who};
@@ -40,8 +39,18 @@ pub(crate) struct EventLoop<R: Room> {
     held: HashMap<ParticipantSid, R::Incoming>,
     /// Connections that are present and were told that their version is incompatible: once is enough.
     told: HashSet<ParticipantSid>,
-    /// How the handler of each connection's stream is stopped.
-    handlers: HashMap<ParticipantSid, CancellationToken>,
+    /// The handler of each connection's stream.
+    handlers: HashMap<ParticipantSid, Handler>,
+}
+
+/// A handler's task, which ends when this is dropped. One per connection: a token of its own, and what it takes to wait
+/// for that, would be three times as large.
+struct Handler(AbortHandle);
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// The placeholder of a join.
@@ -95,6 +104,7 @@ impl<R: Room> EventLoop<R> {
                 () = session.stop.cancelled() => break,
             }
         }
+        self.handlers.clear();
         for under_way in self.under_way.values() {
             under_way.cancel.abort();
         }
@@ -154,9 +164,7 @@ impl<R: Room> EventLoop<R> {
     fn on_disconnected(&mut self, identity: &ParticipantIdentity, sid: &ParticipantSid) {
         self.held.remove(sid);
         self.told.remove(sid);
-        if let Some(handler) = self.handlers.remove(sid) {
-            handler.cancel();
-        }
+        self.handlers.remove(sid);
         if let Some(under_way) = self.under_way.get_mut(identity) {
             under_way.next.take_if(|next| next.sid == *sid);
             if under_way.sid == *sid {
@@ -301,15 +309,13 @@ impl<R: Room> EventLoop<R> {
     }
 
     fn handle(&mut self, identity: ParticipantIdentity, sid: ParticipantSid, stream: R::Incoming) {
-        let stop = self.session.stop.child_token();
-        if let Some(earlier) = self.handlers.insert(sid.clone(), stop.clone()) {
-            earlier.cancel();
-        }
+        let connection = sid.clone();
         let session = Arc::downgrade(&self.session);
         let on_stream = Arc::clone(&self.session.config.on_stream);
+        let control = ControlStream { identity, sid, stream, session };
         // The call stands inside the task as well: if it panics, it is the task that does.
-        let handled = async move { on_stream(ControlStream { identity, sid, stream, session }).await };
-        let inside = INSIDE.scope(self.session.id, handled);
-        self.session.tasks.spawn_on(stop.run_until_cancelled_owned(inside), &self.session.runtime);
+        let handled = INSIDE.scope(self.session.id, async move { on_stream(control).await });
+        let task = self.session.tasks.spawn_on(handled, &self.session.runtime);
+        self.handlers.insert(connection, Handler(task.abort_handle()));
     }
 }

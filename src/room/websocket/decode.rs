@@ -39,7 +39,14 @@ pub(super) enum Item {
 #[derive(Debug)]
 pub(super) struct Decoder {
     max_message: usize,
-    /// The beginning of a header that isn't complete yet.
+    /// Nearly always none: what a client says is short, and comes in one piece.
+    begun: Option<Box<Begun>>,
+}
+
+/// What has begun and isn't complete.
+#[derive(Debug, Default)]
+struct Begun {
+    /// The beginning of a header.
     header: [u8; MAX_HEADER],
     header_len: u8,
     /// The frame whose payload is being read.
@@ -68,21 +75,25 @@ enum Kind {
 
 impl Decoder {
     pub(super) fn new(max_message: usize) -> Self {
-        Self {
-            max_message,
-            header: [0; MAX_HEADER],
-            header_len: 0,
-            frame: None,
-            message: Vec::new(),
-            message_kind: None,
-            control: Vec::new(),
-        }
+        Self { max_message, begun: None }
     }
 
-    /// Takes what it needs from the front of `input` for one item; `None` when the input is used up.
+    /// Takes what it needs from the front of `input` for one item; `None` when the input is used up. Not to be asked
+    /// again after a violation.
     pub(super) fn next(&mut self, input: &mut &[u8]) -> Result<Option<Item>, Violation> {
+        let mut begun = self.begun.take().map_or_else(Begun::default, |begun| *begun);
+        let item = begun.next(input, self.max_message)?;
+        if begun.header_len > 0 || begun.frame.is_some() || begun.message_kind.is_some() {
+            self.begun = Some(Box::new(begun));
+        }
+        Ok(item)
+    }
+}
+
+impl Begun {
+    fn next(&mut self, input: &mut &[u8], max_message: usize) -> Result<Option<Item>, Violation> {
         loop {
-            if self.frame.is_none() && !self.begin_frame(input)? {
+            if self.frame.is_none() && !self.begin_frame(input, max_message)? {
                 return Ok(None);
             }
             if !self.fill(input) {
@@ -95,7 +106,7 @@ impl Decoder {
     }
 
     /// Reads a header. False if it isn't complete.
-    fn begin_frame(&mut self, input: &mut &[u8]) -> Result<bool, Violation> {
+    fn begin_frame(&mut self, input: &mut &[u8], max_message: usize) -> Result<bool, Violation> {
         let had = usize::from(self.header_len);
         let more = input.len().min(MAX_HEADER - had);
         self.header[had..had + more].copy_from_slice(&input[..more]);
@@ -108,12 +119,12 @@ impl Decoder {
         };
         *input = &input[cursor.position() as usize - had..];
         self.header_len = 0;
-        self.frame = Some(self.admit(&header, length)?);
+        self.frame = Some(self.admit(&header, length, max_message)?);
         Ok(true)
     }
 
     /// Checks a header against the protocol and the size limit.
-    fn admit(&mut self, header: &FrameHeader, length: u64) -> Result<Payload, Violation> {
+    fn admit(&mut self, header: &FrameHeader, length: u64, max_message: usize) -> Result<Payload, Violation> {
         if header.rsv1 || header.rsv2 || header.rsv3 {
             return Err(Violation::ReservedBits);
         }
@@ -130,7 +141,7 @@ impl Decoder {
                     (Data::Binary, None) => Some(Kind::Binary),
                     (Data::Reserved(_), None) => return Err(Violation::Opcode),
                 };
-                self.max_message - self.message.len()
+                max_message - self.message.len()
             }
         };
         let missing = usize::try_from(length).ok().filter(|length| *length <= room);
@@ -309,6 +320,7 @@ mod tests {
         let mut decoder = Decoder::new(16 << 20);
         let mut header = &frame(0x82, &vec![0; 16 << 20])[..20];
         assert!(decoder.next(&mut header).unwrap().is_none());
-        assert!(decoder.message.capacity() < 64, "{}", decoder.message.capacity());
+        let begun = decoder.begun.expect("a payload is to come");
+        assert!(begun.message.capacity() < 64, "{}", begun.message.capacity());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_channel::mpsc::Receiver;
@@ -19,7 +19,7 @@ use super::directory::Directory;
 use super::reader::Reader;
 use super::upgrade::{Admission, Refusal, Rejection, UpgradeRequest, upgrade};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
-use crate::protocol::{Frame, Subprotocol};
+use crate::protocol::{Frame, SUBPROTOCOLS, Subprotocol};
 use crate::room::{Presence, RoomEvent};
 
 pub(super) type Event = RoomEvent<Receiver<Frame>>;
@@ -173,9 +173,17 @@ async fn welcome(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, place
 
 fn presence(admission: &Admission, name: &str, joined_at: u64, subprotocol: Subprotocol) -> Presence {
     let sid = ParticipantSid::new(format!("WS_{name}")).expect("it is short and not empty");
-    let mut presence = Presence::new(admission.identity.clone(), sid, joined_at).with_negotiated(subprotocol.as_str());
+    let mut presence =
+        Presence::new(admission.identity.clone(), sid, joined_at).with_negotiated(shared_name(subprotocol));
     presence.attributes = Arc::clone(&admission.attributes);
     presence
+}
+
+/// The name of a subprotocol, one for all who speak it.
+fn shared_name(subprotocol: Subprotocol) -> Arc<str> {
+    static NAMES: LazyLock<[Arc<str>; 3]> = LazyLock::new(|| SUBPROTOCOLS.map(Arc::from));
+    // They are listed in the order of the variants.
+    Arc::clone(&NAMES[subprotocol as usize])
 }
 
 fn prepare(config: &Config, stream: &TcpStream) -> std::io::Result<()> {
@@ -218,7 +226,15 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
-    use super::Names;
+    use super::{Names, shared_name};
+    use crate::protocol::Subprotocol;
+
+    #[test]
+    fn a_shared_name_is_the_name() {
+        for subprotocol in [Subprotocol::SdkV1_1, Subprotocol::SdkV1, Subprotocol::WebsocketV1] {
+            assert_eq!(&*shared_name(subprotocol), subprotocol.as_str());
+        }
+    }
 
     #[test]
     fn no_name_comes_twice() {

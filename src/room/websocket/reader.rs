@@ -83,8 +83,25 @@ impl Reader {
     }
 
     /// Serves the connection until it has ended; `permit` is its place among those that are allowed.
-    pub(super) async fn run(mut self, permit: OwnedSemaphorePermit) {
-        let mut timer = std::pin::pin!(sleep(self.shared.config.ping_interval));
+    #[expect(clippy::manual_async_fn, reason = "an async fn keeps what it is called with twice, as it came and in use")]
+    pub(super) fn run(mut self, permit: OwnedSemaphorePermit) -> impl Future<Output = ()> + Send {
+        async move {
+            // Boxed, beginning and end: they pass, and the task lasts.
+            Box::pin(self.introduce()).await;
+            let mut timer = std::pin::pin!(sleep(self.shared.config.ping_interval));
+            let farewell = loop {
+                let step = poll_fn(|cx| self.poll_step(cx, timer.as_mut())).await;
+                if let Err(farewell) = self.take_step(step, timer.as_mut()) {
+                    break farewell;
+                }
+            };
+            Box::pin(self.leave(farewell, timer)).await;
+            drop(permit);
+        }
+    }
+
+    /// Tells the session of it.
+    async fn introduce(&mut self) {
         if let Some(slow) = self.announce() {
             until_ending(&self.connection, slow).await;
         }
@@ -92,12 +109,10 @@ impl Reader {
             until_ending(&self.connection, slow).await;
         }
         self.last_heard = Instant::now();
-        let farewell = loop {
-            let step = poll_fn(|cx| self.poll_step(cx, timer.as_mut())).await;
-            if let Err(farewell) = self.take_step(step, timer.as_mut()) {
-                break farewell;
-            }
-        };
+    }
+
+    /// Tells everybody that it is gone, and says goodbye.
+    async fn leave(mut self, farewell: Farewell, timer: Pin<&mut Sleep>) {
         let farewell = self.in_truth(farewell);
         // The list is up to date before anybody is told, and the session is told before the sink fails.
         self.shared.directory.leave(&self.connection);
@@ -109,12 +124,11 @@ impl Reader {
         );
         let gone = RoomEvent::Disconnected { identity: presence.identity.clone(), sid: presence.sid.clone() };
         let late = self.emit(gone);
-        self.part(farewell, timer.as_mut()).await;
+        self.part(farewell, timer).await;
         drop(self);
         if let Some(late) = late {
             late.await;
         }
-        drop(permit);
     }
 
     /// A session that joins a connection while a newer one comes may find that the room has another by now, and take
@@ -383,12 +397,11 @@ struct Parting {
 }
 
 /// Waits for what is slow, or until the connection is to end.
-async fn until_ending(connection: &Connection, mut slow: Waiting<()>) {
-    poll_fn(|cx| {
+fn until_ending(connection: &Connection, mut slow: Waiting<()>) -> impl Future<Output = ()> {
+    poll_fn(move |cx| {
         connection.reader.register(cx.waker());
         if connection.is_ending() { Poll::Ready(()) } else { slow.as_mut().poll(cx) }
     })
-    .await;
 }
 
 /// Lends this thread's buffer out.

@@ -11,7 +11,7 @@ use tokio_tungstenite::tungstenite::http::header::{HeaderValue, SEC_WEBSOCKET_PR
 
 use super::socket;
 use crate::ids::ParticipantIdentity;
-use crate::participant::Attributes;
+use crate::participant::{Attributes, no_attributes};
 use crate::protocol::{SUBPROTOCOLS, Subprotocol, negotiate};
 
 /// The longest request; servers commonly take 8 to 16 KiB, cookies included.
@@ -77,7 +77,7 @@ impl Admission {
     /// A viewer without attributes.
     #[must_use]
     pub fn new(identity: ParticipantIdentity) -> Self {
-        Self { identity, attributes: Attributes::default() }
+        Self { identity, attributes: no_attributes() }
     }
 
     /// The same with an attribute more.
