@@ -7,8 +7,8 @@ use crate::Error;
 use crate::peer::Kind;
 
 pub const USAGE: &str = "\
-usage: peers run [--quick] [--clients N,N…] [--servers NAME,NAME…] [--only PART,PART…] [--rounds N] [--out FILE]
-                 [--any-congestion]
+usage: peers run [--quick] [--clients N,N…] [--servers NAME,NAME…] [--only PART,PART…] [--rounds N] [--rate N]
+                 [--out FILE] [--any-congestion]
        peers serve NAME
 
   --quick            100 and 1,000 clients, short windows: some minutes
@@ -16,6 +16,7 @@ usage: peers run [--quick] [--clients N,N…] [--servers NAME,NAME…] [--only P
   --servers          which servers (floor-single,floor-gather,lanecast,axum-tuned,axum,foxglove)
   --only             which parts: rate, fixed, connect, join, stall (all)
   --rounds           times that each measurement at a fixed rate is made; medians are shown (5; quick 3)
+  --rate             messages a second that the fixed part compares at (two fifths of the single-write floor's best)
   --out              where the table goes
   --any-congestion   measure even under bbr, which stops by itself on loopback";
 
@@ -39,6 +40,7 @@ pub struct Options {
     pub servers: Vec<Kind>,
     pub parts: Vec<Part>,
     pub rounds: usize,
+    pub rate: Option<f64>,
     pub out: Option<PathBuf>,
     pub any_congestion: bool,
     /// How long a probe for the clean rate, a window at a fixed rate and a window with stalled clients take.
@@ -56,6 +58,7 @@ pub fn parse(arguments: &[&str]) -> Result<Options, Error> {
         servers: Kind::ALL.to_vec(),
         parts: vec![Part::Fixed, Part::Rate, Part::Connect, Part::Join, Part::Stall],
         rounds: if quick { 3 } else { 5 },
+        rate: None,
         out: None,
         any_congestion: false,
         probe: Duration::from_millis(if quick { 1000 } else { 3000 }),
@@ -73,6 +76,7 @@ pub fn parse(arguments: &[&str]) -> Result<Options, Error> {
             "--servers" => options.servers = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?,
             "--only" => options.parts = value()?.split(',').map(part).collect::<Result<_, _>>()?,
             "--rounds" => options.rounds = value()?.parse::<usize>()?.max(1),
+            "--rate" => options.rate = Some(value()?.parse()?),
             "--out" => options.out = Some(value()?.into()),
             _ => return Err(USAGE.into()),
         }

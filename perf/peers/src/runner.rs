@@ -110,8 +110,11 @@ fn measure_rates(options: &Options, clients: usize, report: &mut Report) -> Resu
     if !wants(Part::Rate) && !wants(Part::Fixed) {
         return Ok(());
     }
-    let floor = clean_rate(options, Kind::FloorSingle, clients, 20_000.0 / clients as f64)?;
-    let rate = floor * FIXED;
+    let mut floor = None;
+    let rate = match options.rate {
+        Some(rate) => rate,
+        None => FIXED * *floor.insert(clean_rate(options, Kind::FloorSingle, clients, 20_000.0 / clients as f64)?),
+    };
     report.rate(clients, rate);
     if wants(Part::Fixed) {
         for round in 0..options.rounds {
@@ -124,7 +127,8 @@ fn measure_rates(options: &Options, clients: usize, report: &mut Report) -> Resu
     }
     if wants(Part::Rate) {
         for &kind in &options.servers {
-            let clean = if kind == Kind::FloorSingle { floor } else { clean_rate(options, kind, clients, rate)? };
+            let known = floor.filter(|_| kind == Kind::FloorSingle);
+            let clean = known.map_or_else(|| clean_rate(options, kind, clients, rate), Ok)?;
             println!("clients={clients} server={kind} clean={clean:.0}");
             report.clean(clients, kind, clean);
         }

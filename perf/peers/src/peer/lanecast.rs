@@ -38,19 +38,23 @@ impl Lanecast {
 
 async fn serve(mut control: ControlStream<WebSocketRoom>, topic: Topic) {
     while let Some(frame) = control.stream.next().await {
-        let Ok(ClientMessage::Subscribe(subscribe)) = ClientMessage::decode(frame.kind(), &frame.to_bytes()) else {
-            continue;
-        };
-        let participant = loop {
-            match control.participant() {
-                Some(participant) => break participant,
-                None => tokio::time::sleep(Duration::from_millis(1)).await,
-            }
-        };
-        for subscription in subscribe.subscriptions {
-            // Boxed: this task lasts as long as the connection, and the future is large.
-            Box::pin(participant.subscribe(&topic, SubscriptionTag(subscription.id))).await;
+        // Boxed: this task lasts as long as the connection, and what it does for a message is larger than itself.
+        Box::pin(take(&control, &topic, frame)).await;
+    }
+}
+
+async fn take(control: &ControlStream<WebSocketRoom>, topic: &Topic, frame: Frame) {
+    let Ok(ClientMessage::Subscribe(subscribe)) = ClientMessage::decode(frame.kind(), &frame.to_bytes()) else {
+        return;
+    };
+    let participant = loop {
+        match control.participant() {
+            Some(participant) => break participant,
+            None => tokio::time::sleep(Duration::from_millis(1)).await,
         }
+    };
+    for subscription in subscribe.subscriptions {
+        participant.subscribe(topic, SubscriptionTag(subscription.id)).await;
     }
 }
 
