@@ -10,6 +10,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
+use crate::runner::STALL_BUFFER;
 use crate::{Error, wire};
 
 /// What is read at once.
@@ -70,13 +71,13 @@ pub struct Load {
     connecting: usize,
     subscribed: usize,
     closed: usize,
-    /// What the kernel may hold for a client that doesn't read, in bytes.
-    receive_buffer: Option<usize>,
+    /// So many of the first clients have a receive buffer of [`STALL_BUFFER`] bytes that doesn't grow.
+    small_buffers: usize,
     pub window: Window,
 }
 
 impl Load {
-    pub fn new(receive_buffer: Option<usize>) -> Result<Self, Error> {
+    pub fn new() -> Result<Self, Error> {
         Ok(Self {
             poll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             clients: Vec::new(),
@@ -84,9 +85,15 @@ impl Load {
             connecting: 0,
             subscribed: 0,
             closed: 0,
-            receive_buffer,
+            small_buffers: 0,
             window: Window::new(),
         })
+    }
+
+    /// Gives the first `count` clients little room in the kernel.
+    pub fn with_small_buffers(mut self, count: usize) -> Self {
+        self.small_buffers = count;
+        self
     }
 
     /// Clients that have asked for their subscription and are connected.
@@ -112,8 +119,8 @@ impl Load {
     fn add(&mut self, server: SocketAddr) -> Result<(), Error> {
         // Blocking: on loopback the kernel alone answers, and at once, as fewer wait than a listener lets.
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
-        if let Some(bytes) = self.receive_buffer {
-            sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
+        if self.clients.len() < self.small_buffers {
+            sockopt::set_socket_recv_buffer_size(&socket, STALL_BUFFER)?;
         }
         rustix::net::connect(&socket, &server)?;
         let mut stream = TcpStream::from(socket);

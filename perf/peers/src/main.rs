@@ -9,6 +9,7 @@ mod report;
 mod runner;
 mod serve;
 mod server;
+mod targets;
 mod wire;
 
 use std::process::ExitCode;

@@ -47,6 +47,10 @@ pub struct Options {
     pub probe: Duration,
     pub window: Duration,
     pub stall: Duration,
+    /// Times that the part with stalled clients is done.
+    pub stall_rounds: usize,
+    /// With more clients than this the highest clean rate isn't looked for.
+    pub clean_up_to: usize,
     /// Halvings between a rate that is clean and one that isn't.
     pub halvings: u32,
 }
@@ -63,7 +67,9 @@ pub fn parse(arguments: &[&str]) -> Result<Options, Error> {
         any_congestion: false,
         probe: Duration::from_millis(if quick { 1000 } else { 3000 }),
         window: Duration::from_millis(if quick { 1500 } else { 5000 }),
-        stall: Duration::from_millis(if quick { 12_000 } else { 20_000 }),
+        stall: Duration::from_millis(if quick { 22_000 } else { 30_000 }),
+        stall_rounds: if quick { 1 } else { 3 },
+        clean_up_to: if quick { 1000 } else { usize::MAX },
         halvings: if quick { 3 } else { 4 },
     };
     let mut arguments = arguments.iter();

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::path::Path;
 
-use crate::Error;
 use crate::peer::Kind;
+use crate::runner::{STALL_BUFFER, STALL_RATE, STALL_SIZE};
+use crate::{Error, targets};
 
 /// A window at a fixed rate.
 #[derive(Clone, Copy, Debug)]
@@ -58,11 +59,12 @@ pub struct Report {
     congestion: String,
     rounds: usize,
     rates: BTreeMap<usize, f64>,
-    fixed: BTreeMap<(usize, &'static str), Vec<Fixed>>,
-    clean: BTreeMap<(usize, &'static str), f64>,
-    connect: BTreeMap<&'static str, Vec<(f64, f64)>>,
-    join: BTreeMap<&'static str, Vec<f64>>,
-    stall: BTreeMap<&'static str, Stalled>,
+    pub(crate) fixed: BTreeMap<(usize, Kind), Vec<Fixed>>,
+    pub(crate) clean: BTreeMap<(usize, Kind), f64>,
+    /// Seconds and CPU seconds.
+    pub(crate) connect: BTreeMap<Kind, Vec<(f64, f64)>>,
+    pub(crate) join: BTreeMap<Kind, Vec<f64>>,
+    pub(crate) stall: BTreeMap<Kind, Vec<Stalled>>,
 }
 
 impl Report {
@@ -84,23 +86,23 @@ impl Report {
     }
 
     pub fn fixed(&mut self, clients: usize, kind: Kind, fixed: Fixed) {
-        self.fixed.entry((clients, kind.name())).or_default().push(fixed);
+        self.fixed.entry((clients, kind)).or_default().push(fixed);
     }
 
     pub fn clean(&mut self, clients: usize, kind: Kind, rate: f64) {
-        self.clean.insert((clients, kind.name()), rate);
+        self.clean.insert((clients, kind), rate);
     }
 
     pub fn connect(&mut self, kind: Kind, time: f64, cpu: f64) {
-        self.connect.entry(kind.name()).or_default().push((time, cpu));
+        self.connect.entry(kind).or_default().push((time, cpu));
     }
 
     pub fn join(&mut self, kind: Kind, time: f64) {
-        self.join.entry(kind.name()).or_default().push(time);
+        self.join.entry(kind).or_default().push(time);
     }
 
     pub fn stall(&mut self, kind: Kind, stalled: Stalled) {
-        self.stall.insert(kind.name(), stalled);
+        self.stall.entry(kind).or_default().push(stalled);
     }
 
     pub fn write(&self, out: Option<&Path>) -> Result<(), Error> {
@@ -120,10 +122,12 @@ impl Report {
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         writeln!(
             text,
-            "Written by `perf/peers/run.sh`. Servers and load client share {cores} cores; TCP's congestion"
+            "Written by `perf/peers/run.sh`. Servers and load client share {cores} cores; TCP's congestion control is {}.\n\
+            Medians of {} rounds, in each of which every server has its turn; ratios are those within a round. Latency is\n\
+            from when a message was due to when a client read it.",
+            self.congestion, self.rounds
         )?;
-        writeln!(text, "control is {}. Medians of {} rounds, in each of which", self.congestion, self.rounds)?;
-        writeln!(text, "every server has its turn. Latency is from when a message was due to when a client read it.")?;
+        targets::put(self, text)?;
         for (clients, rate) in &self.rates {
             self.put_rates(text, *clients, *rate)?;
         }
@@ -133,33 +137,25 @@ impl Report {
 
     fn put_rates(&self, text: &mut String, clients: usize, rate: f64) -> fmt::Result {
         writeln!(text, "\n## {clients} clients, messages of 128 B\n")?;
+        writeln!(text, "At {rate:.0} messages a second, but for the first column.\n")?;
         writeln!(
             text,
-            "At {rate:.0} messages a second, 40 % of what the single-write floor can do, but for the first column."
-        )?;
-        writeln!(
-            text,
-            "\n| server | clean rate, msg/s | CPU, µs per delivery | of the floor's | p50, ms | p99, ms | p99.9, ms \
+            "| server | clean rate, msg/s | CPU, µs per delivery | of the floor's | p50, ms | p99, ms | p99.9, ms \
              | missing | idle client, kB | load client's CPU |\n|---|---|---|---|---|---|---|---|---|---|"
         )?;
-        let cpu = |name| self.fixed.get(&(clients, name)).map(|all| median(all.iter().map(|one| one.server_cpu)));
         for kind in Kind::ALL {
-            let name = kind.name();
-            let clean = self.clean.get(&(clients, name)).map_or("-".into(), |clean| format!("{clean:.0}"));
-            let Some(all) = self.fixed.get(&(clients, name)) else {
-                if clean != "-" {
-                    writeln!(text, "| {name} | {clean} | | | | | | | | |")?;
-                }
-                continue;
-            };
+            let clean = self.clean.get(&(clients, kind)).map_or("-".into(), |clean| format!("{clean:.0}"));
+            let Some(all) = self.fixed.get(&(clients, kind)) else { continue };
             let of = |part: fn(&Fixed) -> f64| median(all.iter().map(part));
             let own = of(|one| one.server_cpu);
             let [least, most] = spread(all.iter().map(|one| one.server_cpu));
-            let ratio = cpu("floor-single").map_or("-".into(), |floor| format!("{:.2}", own / floor));
+            let ratio = self.paired(clients, kind, Kind::FloorSingle, |one| one.server_cpu);
+            let ratio = ratio.map_or("-".into(), |ratio| ratio.to_string());
             let missing = of(|one| one.missing as f64 / one.expected as f64 * 100.0);
             writeln!(
                 text,
-                "| {name} | {clean} | {own:.2} ({least:.2}-{most:.2}) | {ratio} | {:.2} | {:.2} | {:.2} | {missing:.1} % | {:.1} | {:.2} |",
+                "| {kind} | {clean} | {own:.2} ({least:.2}-{most:.2}) | {ratio} | {:.2} | {:.2} | {:.2} | {missing:.1} % \
+                 | {:.1} | {:.2} |",
                 of(|one| one.latency[0]),
                 of(|one| one.latency[1]),
                 of(|one| one.latency[2]),
@@ -170,33 +166,45 @@ impl Report {
         Ok(())
     }
 
+    /// A figure of `kind` by that of `other`, in each round.
+    pub(crate) fn paired(&self, clients: usize, kind: Kind, other: Kind, part: fn(&Fixed) -> f64) -> Option<Ratio> {
+        let (own, others) = (self.fixed.get(&(clients, kind))?, self.fixed.get(&(clients, other))?);
+        Some(Ratio::of(own.iter().zip(others).map(|(own, other)| part(own) / part(other))))
+    }
+
     fn put_connects(&self, text: &mut String) -> fmt::Result {
         if self.connect.is_empty() && self.join.is_empty() {
             return Ok(());
         }
         writeln!(
             text,
-            "\n## Connecting\n\nFrom the first connection to the last subscription. In the last column 100 \
-            clients are there and\nget 1,000 messages a second, as do those who come.\n"
+            "\n## Connecting\n\nFrom the first connection to the last subscription. In the last column 100 clients are \
+            there and get\n1,000 messages a second, as do those who come.\n"
         )?;
         writeln!(
             text,
             "| server | 4,000: seconds | of the floor's | CPU seconds | 1,000 more: seconds |\n|---|---|---|---|---|"
         )?;
-        let time = |name| self.connect.get(name).map(|all| median(all.iter().map(|one| one.0)));
         for kind in Kind::ALL {
-            let name = kind.name();
-            if time(name).is_none() && !self.join.contains_key(name) {
+            let (connect, join) = (self.connect.get(&kind), self.join.get(&kind));
+            if connect.is_none() && join.is_none() {
                 continue;
             }
-            let ratio = time(name).zip(time("floor-single")).map(|(own, floor)| own / floor);
-            let cpu = self.connect.get(name).map(|all| median(all.iter().map(|one| one.1)));
-            let join = self.join.get(name).map(|all| median(all.iter().copied()));
-            let show = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.3}"));
-            let join = if join == Some(f64::INFINITY) { "over 4".into() } else { show(join) };
-            writeln!(text, "| {name} | {} | {} | {} | {join} |", show(time(name)), show(ratio), show(cpu))?;
+            let ratio = self.paired_connect(kind).map_or("-".into(), |ratio| ratio.to_string());
+            let [time, cpu] = [|one: &(f64, f64)| one.0, |one: &(f64, f64)| one.1]
+                .map(|part| connect.map_or("-".into(), |all| format!("{:.3}", median(all.iter().map(part)))));
+            let join = join.map_or("-".into(), |all| {
+                let ratio = Ratio::of(all.iter().copied());
+                if ratio.median.is_finite() { ratio.to_string() } else { "over 4".to_owned() }
+            });
+            writeln!(text, "| {kind} | {time} | {ratio} | {cpu} | {join} |")?;
         }
         Ok(())
+    }
+
+    pub(crate) fn paired_connect(&self, kind: Kind) -> Option<Ratio> {
+        let (own, floor) = (self.connect.get(&kind)?, self.connect.get(&Kind::FloorSingle)?);
+        Some(Ratio::of(own.iter().zip(floor).map(|(own, floor)| own.0 / floor.0)))
     }
 
     fn put_stalls(&self, text: &mut String) -> fmt::Result {
@@ -205,31 +213,55 @@ impl Report {
         }
         writeln!(
             text,
-            "\n## 10 of 1,000 clients don't read\n\n25 messages of 4 KiB a second, in windows of equal \
-            length; receive buffers of 64 KiB. What became of the 10 is looked at when they\ngo on reading.\n"
+            "\n## 10 of 1,000 clients don't read\n\n{STALL_RATE} messages of {} KiB a second, in windows of equal \
+            length; the 10 have receive buffers of {} KiB. What became of\nthem is looked at when they go on reading.\n",
+            STALL_SIZE >> 10,
+            STALL_BUFFER >> 10,
         )?;
         writeln!(
             text,
             "| server | p99, ms, none stalled | p99 of the 990, ms | ratio | the 990 miss | of the 10: told, reset, \
              still there | stale messages one reads | gaps |\n|---|---|---|---|---|---|---|---|"
         )?;
-        for kind in Kind::ALL {
-            let name = kind.name();
-            let Some(Stalled { p99: [none, some], missing, told, reset, alive, stale, gaps }) = self.stall.get(name)
-            else {
-                continue;
-            };
-            let (ratio, missing) = (some / none, missing[1]);
-            writeln!(
-                text,
-                "| {name} | {none:.2} | {some:.2} | {ratio:.2} | {missing} | {told}, {reset}, {alive} | {stale} | {gaps} |"
-            )?;
+        for (kind, all) in &self.stall {
+            let [none, some] = [0, 1].map(|index| median(all.iter().map(|one| one.p99[index])));
+            let ratio = Ratio::of(all.iter().map(|one| one.p99[1] / one.p99[0]));
+            for (index, Stalled { missing, told, reset, alive, stale, gaps, .. }) in all.iter().enumerate() {
+                let (name, figures) = match index {
+                    0 => (kind.name(), format!("{none:.2} | {some:.2} | {ratio}")),
+                    _ => ("", " | | ".to_owned()),
+                };
+                let missing = missing[1];
+                writeln!(text, "| {name} | {figures} | {missing} | {told}, {reset}, {alive} | {stale} | {gaps} |")?;
+            }
         }
         Ok(())
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// What several rounds came to.
+#[derive(Clone, Copy, Debug)]
+pub struct Ratio {
+    pub median: f64,
+    least: f64,
+    most: f64,
+}
+
+impl Ratio {
+    pub fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
+        let [least, most] = spread(values.clone());
+        Self { median: median(values), least, most }
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { median, least, most } = self;
+        write!(f, "{median:.2} ({least:.2}-{most:.2})")
+    }
+}
+
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

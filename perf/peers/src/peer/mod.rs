@@ -14,7 +14,7 @@ use bytes::Bytes;
 use crate::Error;
 
 /// Which server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Lanecast,
     Foxglove,
