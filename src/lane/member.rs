@@ -92,6 +92,32 @@ impl Fault {
     }
 }
 
+/// Entries of a turn for one member by a topic: index and tag, ascending. The first stands in the member itself: a turn
+/// mostly has one, and thousands of members then have no memory of their own for it, and none to load.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    first: Option<(u32, SubscriptionTag)>,
+    others: Vec<(u32, SubscriptionTag)>,
+}
+
+impl Inbox {
+    pub(crate) fn push(&mut self, index: u32, tag: SubscriptionTag) {
+        match self.first {
+            None => self.first = Some((index, tag)),
+            Some(_) => self.others.push((index, tag)),
+        }
+    }
+
+    fn get(&self, at: usize) -> Option<(u32, SubscriptionTag)> {
+        if at == 0 { self.first } else { self.others.get(at - 1).copied() }
+    }
+
+    fn clear(&mut self) {
+        self.first = None;
+        self.others.clear();
+    }
+}
+
 /// Where a member stands after it was driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stand {
@@ -133,11 +159,11 @@ pub(crate) struct Member<O: Owner<M>, M: Message> {
     backlog: Option<Box<Backlog<M>>>,
     pub(crate) owner: O,
     sink: O::Sink,
-    waker: Waker,
-    /// Entries of this turn that are for it by a topic: index and tag, ascending.
-    pub(crate) inbox: Vec<(u32, SubscriptionTag)>,
     /// The turn it was last noted for a visit in.
     pub(crate) noted: u64,
+    /// Entries of this turn that are for it by a topic.
+    pub(crate) inbox: Inbox,
+    waker: Waker,
     /// The part of `handed` that the bound counts.
     held: Load,
     /// The part of `handed` that the bound never counts.
@@ -179,7 +205,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             handed_now: Load::default(),
             handed: Load::default(),
             backlog: None,
-            inbox: Vec::new(),
+            inbox: Inbox::default(),
             noted: 0,
             held: Load::default(),
             exempt: Load::default(),
@@ -294,7 +320,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         loop {
             let all = round.to_all.get(by_all).copied();
             // Not looked at in vain: it stands on another cache line.
-            let topic = if round.addressed { self.inbox.get(by_topic).copied() } else { None };
+            let topic = if round.addressed { self.inbox.get(by_topic) } else { None };
             let (index, tag) = match (all, topic) {
                 (Some(all), Some((index, _))) if all < index => (all, None),
                 (_, Some((index, tag))) => (index, Some(tag)),

@@ -369,7 +369,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                 for seat in seats {
                     let slot = seat.slot as usize;
                     let member = self.members.get_mut(slot).expect("who leaves gives up its seats");
-                    member.inbox.push((index, seat.tag));
+                    member.inbox.push(index, seat.tag);
                     note(member, slot, &mut self.turn);
                 }
             }
