@@ -80,6 +80,12 @@ impl Frame {
         Some(head)
     }
 
+    /// Whether both are one message: the same head, and the very same payload, not an equal one.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let place = |frame: &Self| (frame.payload.as_ptr(), frame.payload.len(), frame.kind);
+        place(self) == place(other) && self.head() == other.head()
+    }
+
     /// Whether this goes out as text or as binary.
     pub fn kind(&self) -> FrameKind {
         self.kind

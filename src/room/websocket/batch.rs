@@ -26,37 +26,110 @@ pub(super) const PING: u8 = 0x9;
 pub(super) const PONG: u8 = 0xa;
 
 thread_local! {
-    /// One buffer per thread, used by whichever sink is being written to: an idle one owns none.
-    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    /// One per thread, used by whichever sink is being written to: an idle one owns none.
+    static SPARE: Cell<Option<Box<Work>>> = const { Cell::new(None) };
 }
 
-/// Encoded frames: some bytes, and perhaps the large payload of the last one.
+/// Encoded frames: some bytes, and perhaps the large payload of the last one. An empty one owns nothing.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
-    pub(super) bytes: Vec<u8>,
-    pub(super) tail: Bytes,
+pub(super) struct Batch(Option<Box<Work>>);
+
+/// What a batch is made in.
+///
+/// It passes from sink to sink with what the last one wrote still in it: the next one mostly is to get the very same
+/// messages, which then stand there already, and only what is its own is written over.
+#[derive(Debug, Default)]
+struct Work {
+    bytes: Vec<u8>,
+    /// How much of `bytes` is this batch; what stands behind is left of the last one.
+    len: usize,
+    tail: Bytes,
+    /// Shared messages that stand at the beginning of `bytes`. They are kept until something else is written over them:
+    /// a message is known again by where its payload is, so nothing else may come to be there.
+    known: Vec<Known>,
+    /// How many of them are in this batch.
+    followed: usize,
+}
+
+#[derive(Debug)]
+struct Known {
+    frame: Frame,
+    /// Where it ends.
+    end: usize,
 }
 
 impl Batch {
     pub(super) fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.bytes().is_empty()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.bytes.len() + self.tail.len()
+        self.bytes().len() + self.tail().len()
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.0.as_ref().map_or(&[], |work| &work.bytes[..work.len])
+    }
+
+    /// The end of the last frame's payload, if that is large.
+    pub(super) fn tail(&self) -> &Bytes {
+        static NONE: Bytes = Bytes::new();
+        self.0.as_ref().map_or(&NONE, |work| &work.tail)
     }
 
     /// Whether it should be flushed before more is added.
     pub(super) fn is_full(&self) -> bool {
-        !self.tail.is_empty() || self.bytes.len() >= BATCH_BYTES
+        self.0.as_ref().is_some_and(|work| !work.tail.is_empty() || work.len >= BATCH_BYTES)
     }
 
-    /// Appends `frame`, addressed by `tag`.
-    pub(super) fn push(&mut self, frame: &Frame, tag: Option<SubscriptionTag>) {
-        if self.bytes.capacity() == 0 {
-            // A thread that is being torn down has no spare any more.
-            self.bytes = SPARE.try_with(Cell::take).unwrap_or_default();
+    /// Appends `frame`, which is for this viewer alone.
+    pub(super) fn push(&mut self, frame: &Frame) {
+        self.work().push(frame, None);
+    }
+
+    /// Appends `frame`, which others get as well, addressed by `tag`.
+    pub(super) fn push_shared(&mut self, frame: &Frame, tag: Option<SubscriptionTag>) {
+        self.work().push_shared(frame, tag);
+    }
+
+    fn work(&mut self) -> &mut Work {
+        // A thread that is being torn down has no spare any more.
+        self.0.get_or_insert_with(|| SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default())
+    }
+
+    /// Empties it, and gives what it was made in back to the thread.
+    pub(super) fn recycle(&mut self) {
+        let Some(mut work) = self.0.take() else { return };
+        if work.bytes.capacity() <= SPARE_BYTES {
+            (work.len, work.followed, work.tail) = (0, 0, Bytes::new());
+            let _ = SPARE.try_with(|spare| spare.set(Some(work)));
         }
+    }
+}
+
+impl Work {
+    fn push_shared(&mut self, frame: &Frame, tag: Option<SubscriptionTag>) {
+        let before = self.followed.checked_sub(1).map_or(0, |last| self.known[last].end);
+        let continues = before == self.len && self.tail.is_empty();
+        match self.known.get(self.followed) {
+            Some(next) if continues && next.frame.is_same(frame) => {
+                self.len = next.end;
+                put_head(&mut self.bytes[next.end - frame.len()..], frame, tag);
+                self.followed += 1;
+            }
+            _ => {
+                self.push(frame, tag);
+                if continues && self.tail.is_empty() {
+                    self.known.push(Known { frame: frame.clone(), end: self.len });
+                    self.followed += 1;
+                }
+            }
+        }
+    }
+
+    fn push(&mut self, frame: &Frame, tag: Option<SubscriptionTag>) {
+        self.known.truncate(self.followed);
+        self.bytes.truncate(self.len);
         // Only a sink that is fed without being asked whether it is ready gets here with a tail.
         let tail = std::mem::take(&mut self.tail);
         self.bytes.extend_from_slice(&tail);
@@ -65,25 +138,23 @@ impl Batch {
             FrameKind::Binary => BINARY,
         };
         put_header(&mut self.bytes, opcode, frame.len());
-        match tag.and_then(|tag| frame.head_for(tag.0)) {
-            Some(head) => self.bytes.extend_from_slice(&head),
-            None => self.bytes.extend_from_slice(frame.head()),
-        }
+        let head = self.bytes.len();
+        self.bytes.extend_from_slice(frame.head());
+        put_head(&mut self.bytes[head..], frame, tag);
         if frame.payload().len() >= SHARED_PAYLOAD {
             self.tail = frame.payload().clone();
         } else {
             self.bytes.extend_from_slice(frame.payload());
         }
+        self.len = self.bytes.len();
     }
+}
 
-    /// Empties it, and gives its buffer back to the thread.
-    pub(super) fn recycle(&mut self) {
-        self.tail = Bytes::new();
-        let mut bytes = std::mem::take(&mut self.bytes);
-        if (1..=SPARE_BYTES).contains(&bytes.capacity()) {
-            bytes.clear();
-            let _ = SPARE.try_with(|spare| spare.set(bytes));
-        }
+/// Writes the head of `frame`, addressed by `tag`, over the beginning of `bytes`.
+fn put_head(bytes: &mut [u8], frame: &Frame, tag: Option<SubscriptionTag>) {
+    match tag.and_then(|tag| frame.head_for(tag.0)) {
+        Some(head) => bytes[..head.len()].copy_from_slice(&head),
+        None => bytes[..frame.head().len()].copy_from_slice(frame.head()),
     }
 }
 
@@ -126,30 +197,73 @@ mod tests {
         }
     }
 
+    fn shared(number: u64) -> Frame {
+        Frame::message_data(1, number, Bytes::from(vec![number as u8; 2]))
+    }
+
     #[test]
     fn a_large_payload_is_shared_and_a_small_one_joins_the_others() {
         let large = Bytes::from(vec![7; SHARED_PAYLOAD]);
         let mut batch = Batch::default();
-        batch.push(&Frame::text("ab"), None);
-        batch.push(&Frame::message_data(1, 2, Bytes::from_static(b"cd")), Some(SubscriptionTag(0x0304)));
-        assert_eq!(batch.bytes, b"\x81\x02ab\x82\x0f\x01\x04\x03\0\0\x02\0\0\0\0\0\0\0cd");
+        batch.push(&Frame::text("ab"));
+        batch.push_shared(&Frame::message_data(1, 2, Bytes::from_static(b"cd")), Some(SubscriptionTag(0x0304)));
+        assert_eq!(batch.bytes(), b"\x81\x02ab\x82\x0f\x01\x04\x03\0\0\x02\0\0\0\0\0\0\0cd");
         assert!(!batch.is_full());
-        batch.push(&Frame::binary(large.clone()), None);
+        batch.push_shared(&Frame::binary(large.clone()), None);
         assert!(batch.is_full());
-        assert_eq!(batch.tail.as_ptr(), large.as_ptr());
-        batch.push(&Frame::text("e"), None);
-        assert!(batch.tail.is_empty() && batch.bytes.ends_with(b"\x07\x07\x81\x01e"));
+        assert_eq!(batch.tail().as_ptr(), large.as_ptr());
+        batch.push(&Frame::text("e"));
+        assert!(batch.tail().is_empty() && batch.bytes().ends_with(b"\x07\x07\x81\x01e"));
     }
 
     #[test]
     fn one_buffer_serves_the_thread() {
         let mut first = Batch::default();
-        first.push(&Frame::text("one"), None);
-        let address = first.bytes.as_ptr();
+        first.push(&Frame::text("one"));
+        let address = first.bytes().as_ptr();
         first.recycle();
-        assert_eq!(first.bytes.capacity(), 0);
+        assert!(first.0.is_none());
         let mut second = Batch::default();
-        second.push(&Frame::text("two"), None);
-        assert_eq!(second.bytes.as_ptr(), address);
+        second.push(&Frame::text("two"));
+        assert_eq!(second.bytes().as_ptr(), address);
+    }
+
+    /// Whatever the viewers before have got, a batch is what it would be in a fresh buffer.
+    #[test]
+    fn what_the_last_batch_left_never_shows() {
+        let frames: Vec<Frame> = (0..6).map(shared).chain([Frame::binary(vec![9; SHARED_PAYLOAD].into())]).collect();
+        let alike = |frame: &Frame| Frame::message_data(1, 0, Bytes::copy_from_slice(frame.payload()));
+        let own = Frame::text("own");
+        fastrand::seed(7);
+        for viewer in 0..2000_u32 {
+            let (mut batch, mut fresh) = (Batch::default(), Batch(Some(Box::default())));
+            let start = fastrand::usize(..2);
+            for frame in &frames[start..fastrand::usize(start..=frames.len())] {
+                let tag = fastrand::bool().then_some(SubscriptionTag(viewer));
+                match fastrand::u32(..20) {
+                    0 => [&mut batch, &mut fresh].map(|batch| batch.push(&own)),
+                    1 => [&mut batch, &mut fresh].map(|batch| batch.push(frame)),
+                    2 => [&mut batch, &mut fresh].map(|batch| batch.push_shared(&alike(frame), tag)),
+                    3 => continue,
+                    _ => [&mut batch, &mut fresh].map(|batch| batch.push_shared(frame, tag)),
+                };
+            }
+            assert_eq!((batch.bytes(), batch.tail()), (fresh.bytes(), fresh.tail()));
+            assert_eq!(batch.is_empty(), fresh.is_empty());
+            batch.recycle();
+        }
+    }
+
+    #[test]
+    fn the_same_messages_are_framed_once() {
+        let frames: Vec<Frame> = (0..3).map(shared).collect();
+        let mut batch = Batch::default();
+        frames.iter().for_each(|frame| batch.push_shared(frame, Some(SubscriptionTag(5))));
+        batch.recycle();
+        batch.push_shared(&frames[0], Some(SubscriptionTag(6)));
+        let work = batch.0.as_ref().expect("it isn't empty");
+        assert_eq!((work.followed, work.known.len()), (1, 3));
+        assert!(batch.len() < work.bytes.len());
+        assert_eq!(batch.bytes()[3..7], 6_u32.to_le_bytes());
     }
 }

@@ -59,9 +59,9 @@ impl WebSocketSink {
         })
     }
 
-    /// Takes a message that others get as well, addressed by `tag`: what is copied is its bytes, and those only once.
+    /// Takes a message that others get as well, addressed by `tag`.
     pub(super) fn start_send_shared(&mut self, frame: &Frame, tag: Option<SubscriptionTag>) {
-        self.batch.push(frame, tag);
+        self.batch.push_shared(frame, tag);
     }
 
     fn check(&self) -> Result<(), WebSocketSinkError> {
@@ -78,7 +78,7 @@ impl Sink<Frame> for WebSocketSink {
     }
 
     fn start_send(mut self: Pin<&mut Self>, frame: Frame) -> Result<(), WebSocketSinkError> {
-        self.batch.push(&frame, None);
+        self.batch.push(&frame);
         Ok(())
     }
 

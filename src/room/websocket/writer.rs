@@ -95,7 +95,7 @@ impl Writer {
     /// another one waits already.
     pub(super) fn write_batch(&mut self, stream: &TcpStream, batch: &mut Batch) -> io::Result<()> {
         if self.backlog.is_none() {
-            let written = socket::write_eagerly(stream, &batch.bytes, &batch.tail)?;
+            let written = socket::write_eagerly(stream, batch.bytes(), batch.tail())?;
             if written < batch.len() {
                 // Of a batch that goes at once the end of the flush is report enough.
                 self.progress.report(written);
@@ -153,14 +153,15 @@ impl Writer {
 impl Backlog {
     /// What is left of `batch` when its first `written` bytes have gone.
     fn of(batch: &Batch, written: usize) -> Self {
-        let own = batch.bytes.len().min(written);
+        let (bytes, tail) = (batch.bytes(), batch.tail());
+        let own = bytes.len().min(written);
         let mut frame_end = 0;
         while frame_end < written {
-            frame_end += batch::frame_len(&batch.bytes[frame_end..]);
+            frame_end += batch::frame_len(&bytes[frame_end..]);
         }
         Self {
-            bytes: batch.bytes[own..].to_vec(),
-            tail: batch.tail.slice(written - own..),
+            bytes: bytes[own..].to_vec(),
+            tail: tail.slice(written - own..),
             frame_end: frame_end - written,
             refused: true,
             ..Self::default()
@@ -168,8 +169,8 @@ impl Backlog {
     }
 
     fn take_over(&mut self, batch: &mut Batch) {
-        self.bytes = batch.bytes.as_slice().into();
-        self.tail = batch.tail.clone();
+        self.bytes = batch.bytes().into();
+        self.tail = batch.tail().clone();
         (self.at, self.frame_end) = (0, 0);
         batch.recycle();
     }
