@@ -46,7 +46,8 @@ impl<R: Room<Message = Bytes>> EventLoop<R> {
         loop {
             tokio::select! {
                 event = events.next() => match event {
-                    Some(RoomEvent::Active(presence)) => self.on_active(&presence),
+                    // The word may be late: what is joined is what the room has now.
+                    Some(RoomEvent::Active(presence)) => self.reconcile(&presence.identity),
                     Some(RoomEvent::Disconnected { identity, sid }) => self.on_disconnected(&identity, &sid),
                     Some(RoomEvent::Closed(_)) | None => break,
                     Some(_) => {}
@@ -162,7 +163,7 @@ async fn join<R: Room<Message = Bytes>>(session: Arc<Shared<R>>, presence: Prese
     }
     let Ok(permit) = session.permits.acquire().await else { return };
     let Ok(sink) = session.room.open(&presence, Progress::default()).await else { return };
-    let (participant, queue) = Participant::new(&presence, Arc::clone(&session.pending));
+    let (participant, queue) = Participant::new(&presence, session.queue_capacity, Arc::clone(&session.pending));
     let replaced = match session.registry.write().register(&participant) {
         Registration::Inserted => None,
         Registration::Replaced(prior) => Some(prior),

@@ -8,7 +8,7 @@
 //! no accounts and no back-off, which is to its advantage.
 //!
 //! It runs on any [`Room`] of [`Bytes`], joins one instance per identity at a time, refuses older ones, resets what
-//! overflows or fails, and delivers what has been taken when it is closed.
+//! overflows or fails, and delivers what has been taken when it is closed. The differential test holds it to that.
 
 mod event_loop;
 mod participant;
@@ -36,7 +36,7 @@ pub(crate) use self::topic::Topic;
 use self::event_loop::EventLoop;
 use self::registry::Registry;
 
-/// How many messages wait for one participant before it is reset.
+/// How many messages wait for one participant before it is reset, in what is measured.
 pub(crate) const QUEUE_CAPACITY: usize = 1024;
 
 /// How many participants may be joining or being reset at once; as the crate's default.
@@ -50,6 +50,7 @@ pub(crate) struct Baseline<R: Room<Message = Bytes>>(Arc<Shared<R>>);
 
 struct Shared<R> {
     room: R,
+    queue_capacity: usize,
     initial: Box<Initial>,
     registry: RwLock<Registry>,
     pending: Arc<PendingResets>,
@@ -76,9 +77,10 @@ impl PendingResets {
 
 impl<R: Room<Message = Bytes>> Baseline<R> {
     /// Starts a session. Must be called inside a tokio runtime.
-    pub(crate) fn start(room: R, initial: Box<Initial>) -> Self {
+    pub(crate) fn start(room: R, queue_capacity: usize, initial: Box<Initial>) -> Self {
         let shared = Arc::new(Shared {
             room,
+            queue_capacity,
             initial,
             registry: RwLock::default(),
             pending: Arc::default(),

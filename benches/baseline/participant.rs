@@ -11,8 +11,8 @@ use lanecast::{ParticipantIdentity, ParticipantSid};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::PendingResets;
 use super::topic::Topic;
-use super::{PendingResets, QUEUE_CAPACITY};
 
 /// One connection instance. Clones name the same.
 #[derive(Clone)]
@@ -40,9 +40,13 @@ pub(crate) enum Refused {
 
 impl Participant {
     /// A participant and the end of its queue that its task reads.
-    pub(super) fn new(presence: &Presence, pending: Arc<PendingResets>) -> (Self, Receiver<Bytes>) {
+    pub(super) fn new(
+        presence: &Presence,
+        queue_capacity: usize,
+        pending: Arc<PendingResets>,
+    ) -> (Self, Receiver<Bytes>) {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let (queue, taken) = flume::bounded(QUEUE_CAPACITY);
+        let (queue, taken) = flume::bounded(queue_capacity);
         let inner = Inner {
             identity: presence.identity.clone(),
             sid: presence.sid.clone(),
@@ -154,9 +158,24 @@ impl<S: Sink<Bytes> + Unpin> Writer<S> {
             written = self.sink.send(message) => written,
         };
         if written.is_err() {
-            self.cancel.cancel();
-            self.pending.insert(self.sid.clone());
+            self.fail();
         }
         written.is_ok()
+    }
+}
+
+impl<S> Writer<S> {
+    fn fail(&self) {
+        self.cancel.cancel();
+        self.pending.insert(self.sid.clone());
+    }
+}
+
+impl<S> Drop for Writer<S> {
+    fn drop(&mut self) {
+        // Its sink has: that is a failed write like any other.
+        if std::thread::panicking() {
+            self.fail();
+        }
     }
 }

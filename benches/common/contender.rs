@@ -181,7 +181,7 @@ impl<S: Sinks> Contender<S> for Baseline<BenchRoom<S>> {
     type Topic = baseline::Topic;
 
     async fn start(room: BenchRoom<S>) -> Self {
-        Self::start(room, Box::new(|_| Box::pin(async { vec![INITIAL] })))
+        Self::start(room, baseline::QUEUE_CAPACITY, Box::new(|_| Box::pin(async { vec![INITIAL] })))
     }
 
     async fn end(self) {
