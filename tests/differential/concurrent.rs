@@ -82,6 +82,7 @@ async fn session<S: Subject>(seed: Seed, rng: &mut Rng) -> (usize, u64) {
         log_capacity: rng.usize(4..=64),
         shards: rng.usize(1..=3),
         write_timeout: Duration::from_secs(3600),
+        accounts: S::ACCOUNTS,
         initial: Arc::new(move |inst| evidence::initial(inst, &told)),
     };
     let scene = Arc::new(Scene {
@@ -154,11 +155,11 @@ async fn window<S: Subject>(
     scene.over.store(true, Ordering::SeqCst);
     watch.await.expect("no account is out of balance, not even for a moment");
     for guest in &mut guests[STEADY..] {
-        scene.subject.conduct(guest.who, Conduct::Flow);
-        scene.subject.opening(guest.who, Opening::Ready);
+        scene.subject.viewers().conduct(guest.who, Conduct::Flow);
+        scene.subject.viewers().opening(guest.who, Opening::Ready);
         scene.subject.gate(guest.who, Gate::Ready);
         for sid in guest.late.drain(..) {
-            scene.subject.leave(guest.who, sid).await;
+            scene.subject.viewers().leave(guest.who, sid).await;
         }
     }
     done
@@ -213,7 +214,7 @@ impl<S: Subject> Scene<S> {
         let sid = self.next_sid.fetch_add(1, Ordering::Relaxed);
         let conn = Conn { sid, joined_at: guest.clock };
         guest.late.extend(guest.present.replace(conn).map(|old| old.sid));
-        self.subject.join(guest.who, conn).await;
+        self.subject.viewers().join(guest.who, conn).await;
     }
 
     async fn subscribe(&self, to: Inst, topic: usize, tag: u32) {
@@ -270,20 +271,20 @@ impl<S: Subject> Scene<S> {
             (0..40, None, _) | (0..12, Some(_), _) => self.come(guest, rng.u64(..3)).await,
             (12..18, Some(conn), _) => {
                 guest.present = None;
-                subject.leave(who, conn.sid).await;
+                subject.viewers().leave(who, conn.sid).await;
             }
             (18..26, ..) if !guest.late.is_empty() => {
                 let sid = guest.late.swap_remove(rng.usize(..guest.late.len()));
-                subject.leave(who, sid).await;
+                subject.viewers().leave(who, sid).await;
             }
-            (26..30, Some(conn), _) => subject.announce(who, conn).await,
-            (30..45, ..) => subject.conduct(who, Conduct::Stall { room: rng.usize(..3) }),
-            (45..62, ..) => subject.conduct(who, Conduct::Flow),
-            (62..66, ..) => subject.conduct(who, Conduct::Fail),
-            (66..70, ..) => subject.conduct(who, Conduct::Panic),
-            (70..73, ..) => subject.opening(who, Opening::Held),
-            (73..75, ..) => subject.opening(who, Opening::Fails),
-            (75..82, ..) => subject.opening(who, Opening::Ready),
+            (26..30, Some(conn), _) => subject.viewers().announce(who, conn).await,
+            (30..45, ..) => subject.viewers().conduct(who, Conduct::Stall { room: rng.usize(..3) }),
+            (45..62, ..) => subject.viewers().conduct(who, Conduct::Flow),
+            (62..66, ..) => subject.viewers().conduct(who, Conduct::Fail),
+            (66..70, ..) => subject.viewers().conduct(who, Conduct::Panic),
+            (70..73, ..) => subject.viewers().opening(who, Opening::Held),
+            (73..75, ..) => subject.viewers().opening(who, Opening::Fails),
+            (75..82, ..) => subject.viewers().opening(who, Opening::Ready),
             (82..85, ..) => subject.gate(who, Gate::Held),
             (85..86, ..) => subject.gate(who, Gate::PanicsOnce),
             (86..91, ..) => subject.gate(who, Gate::Ready),
@@ -376,7 +377,7 @@ async fn close<S: Subject>(scene: &Scene<S>, guests: &mut [Guest], logs: &mut [V
     let stalled = guests[STEADY..].iter().step_by(2).filter(|guest| guest.present.is_some());
     let stalled: Vec<usize> = stalled.map(|guest| guest.who).collect();
     for who in &stalled {
-        scene.subject.conduct(*who, Conduct::Stall { room: 1 });
+        scene.subject.viewers().conduct(*who, Conduct::Stall { room: 1 });
     }
     for _ in 0..LEFT {
         let seq = scene.state[1].fetch_add(1, Ordering::SeqCst) + 1;
@@ -385,6 +386,7 @@ async fn close<S: Subject>(scene: &Scene<S>, guests: &mut [Guest], logs: &mut [V
         logs[1].push(Entry::broadcast(msg, true));
     }
     let (report, seed) = (scene.subject.close(Duration::from_millis(100)).await, scene.seed);
+    let report = report.expect("it keeps accounts");
     assert_eq!(report.abandoned.session_closed, LEFT * stalled.len() as u64, "{seed}: left by the close: {report:?}");
     assert_eq!(scene.subject.totals().account, report, "{seed}: the report of the close");
     for guest in guests.iter_mut() {

@@ -5,18 +5,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{FutureExt, Stream as Events_};
-use lanecast::room::memory::{Conduct, MemoryLine, MemoryRoom, MemorySink, Opening};
+use lanecast::room::memory::{MemoryRoom, MemorySink, Opening};
 use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
 use lanecast::session::Who;
 use lanecast::{
-    Account, BroadcastError, EndReason, Events, JoinError, Message, Participant, ParticipantIdentity, ParticipantSid,
-    Progress, SendError, Session, SessionEvent, Subscribed, SubscriptionTag, Topic, TryBroadcastError, TrySendError,
+    Account, BroadcastError, EndReason, Events, JoinError, Message, Participant, ParticipantIdentity, Progress,
+    SendError, Session, SessionEvent, Subscribed, SubscriptionTag, Topic, TryBroadcastError, TrySendError,
     Unsubscribed,
 };
 use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 
-use crate::subject::{Conn, Event, Figures, Gate, Inst, Lane, Msg, Published, Refusal, Sent, Setup, Stream, Subject};
-use crate::subject::{Totals, View};
+use crate::subject::{Event, Figures, Gate, Inst, Lane, Msg, Published, Refusal, Sent, Setup, Subject, Totals, View};
+use crate::viewers::{Viewers, sid, sid_of, who_is};
 
 /// Longer than a run takes on its clock, which a test that lets time pass moves by hours.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -37,8 +37,7 @@ pub(crate) struct Lanecast(Arc<Inner>);
 
 struct Inner {
     session: Session<Watched>,
-    room: MemoryRoom<Msg>,
-    names: Vec<ParticipantIdentity>,
+    viewers: Viewers<Msg>,
     topics: Vec<Topic>,
     gates: Vec<watch::Sender<Gate>>,
     book: Arc<Book>,
@@ -117,27 +116,7 @@ impl Room for Watched {
     }
 }
 
-fn who_is(identity: &ParticipantIdentity) -> usize {
-    identity.as_str().strip_prefix("viewer-").and_then(|n| n.parse().ok()).expect("the test names its viewers")
-}
-
-fn sid_of(sid: &ParticipantSid) -> u32 {
-    sid.as_str().strip_prefix("PA_").and_then(|n| n.parse().ok()).expect("the test names its connections")
-}
-
-fn sid(sid: u32) -> ParticipantSid {
-    ParticipantSid::new(format!("PA_{sid}")).expect("short")
-}
-
 impl Lanecast {
-    fn line(&self, who: usize) -> MemoryLine<Msg> {
-        self.0.room.line(&self.0.names[who])
-    }
-
-    fn presence(&self, who: usize, conn: Conn) -> Presence {
-        Presence::new(self.0.names[who].clone(), sid(conn.sid), conn.joined_at)
-    }
-
     fn event(&self, event: &SessionEvent) -> Event {
         let inst = |who: &Who| {
             let inst = self.0.book.inst(who.client_id.get());
@@ -187,14 +166,17 @@ fn given_back(back: Msg, msg: Msg, sent: Sent) -> Sent {
 }
 
 impl Subject for Lanecast {
+    type Wire = Msg;
+
     const LONG_BURSTS: bool = true;
+    const ACCOUNTS: bool = true;
 
     fn start(setup: &Setup) -> Self {
-        let room = MemoryRoom::new();
+        let viewers = Viewers::new(setup.identities);
         let book = Arc::new(Book::default());
         let gates: Vec<_> = (0..setup.identities).map(|_| watch::Sender::new(Gate::Ready)).collect();
         let (initial, entered, handles) = (Arc::clone(&setup.initial), Arc::clone(&book), gates.clone());
-        let session = Session::builder(Watched { room: room.clone(), book: Arc::clone(&book) })
+        let session = Session::builder(Watched { room: viewers.room().clone(), book: Arc::clone(&book) })
             .queue_capacity(setup.queue_capacity)
             .queue_bytes(setup.queue_bytes)
             .log_capacity(setup.log_capacity)
@@ -217,38 +199,13 @@ impl Subject for Lanecast {
             })
             .build()
             .expect("the settings make sense");
-        let names = (0..setup.identities).map(|n| format!("viewer-{n}").parse().expect("short")).collect();
         let topics = (0..setup.topics).map(|_| Topic::new()).collect();
         let events = AsyncMutex::new(session.events());
-        Self(Arc::new(Inner { session, room, names, topics, gates, book, events, seen: Mutex::default() }))
+        Self(Arc::new(Inner { session, viewers, topics, gates, book, events, seen: Mutex::default() }))
     }
 
-    async fn join(&self, who: usize, conn: Conn) {
-        self.0.room.join(self.presence(who, conn)).await.expect("the session listens");
-    }
-
-    async fn announce(&self, who: usize, conn: Conn) {
-        self.0.room.emit(RoomEvent::Active(self.presence(who, conn))).await.expect("the session listens");
-    }
-
-    async fn leave(&self, who: usize, gone: u32) {
-        self.0.room.leave(&self.0.names[who], &sid(gone)).await.expect("the session listens");
-    }
-
-    fn conduct(&self, who: usize, conduct: Conduct) {
-        self.line(who).conduct(conduct);
-    }
-
-    fn opening(&self, who: usize, opening: Opening) {
-        self.line(who).opening_is(opening);
-    }
-
-    async fn let_one_open(&self, who: usize) {
-        let line = self.line(who);
-        let before = line.received().len();
-        line.opening_is(Opening::Ready);
-        line.wait_for(|streams| streams.len() > before).await;
-        line.opening_is(Opening::Held);
+    fn viewers(&self) -> &Viewers<Msg> {
+        &self.0.viewers
     }
 
     async fn fail_one_opening(&self, who: usize, then: Opening) {
@@ -256,22 +213,18 @@ impl Subject for Lanecast {
         while let Some(event) = tokio::task::unconstrained(events.next()).now_or_never().flatten() {
             self.note(&event);
         }
-        self.line(who).opening_is(Opening::Fails);
+        self.0.viewers.line(who).opening_is(Opening::Fails);
         loop {
             let event = events.next().await.expect("the session runs");
             if matches!(self.note(&event), Event::JoinFailed { who: failed, .. } if failed == who) {
                 break;
             }
         }
-        self.line(who).opening_is(then);
+        self.0.viewers.line(who).opening_is(then);
     }
 
     fn gate(&self, who: usize, gate: Gate) {
         self.0.gates[who].send_replace(gate);
-    }
-
-    fn forget(&self, who: usize) {
-        self.0.room.forget_line(&self.0.names[who]);
     }
 
     async fn subscribe(&self, to: Inst, topic: usize, tag: u32) -> Subscribed {
@@ -329,15 +282,15 @@ impl Subject for Lanecast {
         outcome
     }
 
-    async fn close(&self, deadline: Duration) -> Account {
+    async fn close(&self, deadline: Duration) -> Option<Account> {
         let report = self.0.session.close(deadline).await.expect("it closes in good order");
         assert_eq!(report.room_closed, None);
         assert_eq!(self.0.session.close(Duration::ZERO).await.as_ref(), Ok(&report), "a second close says the same");
-        report.account
+        Some(report.account)
     }
 
     fn registered(&self, who: usize) -> Option<Inst> {
-        let found = self.0.session.participant(&self.0.names[who])?;
+        let found = self.0.session.participant(self.0.viewers.name(who))?;
         Some(self.0.book.inst(found.client_id().get()))
     }
 
@@ -363,14 +316,11 @@ impl Subject for Lanecast {
         let all = pages.instances.get(&who).map_or(&[][..], Vec::as_slice);
         let instances: Vec<Participant<Msg>> = all.get(first..).unwrap_or_default().to_vec();
         drop(pages);
-        let streams = self.line(who).received().into_iter();
         View {
             registered: registered.map(|inst| inst.nth),
             by_sid: by_sid.collect(),
             instances: instances.iter().map(figures).collect(),
-            streams: streams
-                .map(|stream| Stream { sid: sid_of(&stream.sid), messages: stream.messages, closed: stream.closed })
-                .collect(),
+            streams: self.0.viewers.streams(who, |msg| *msg),
         }
     }
 

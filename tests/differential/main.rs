@@ -2,18 +2,22 @@
 //!
 //! Viewers join, leave, reconnect, stall, resume and fail; the embedder sends, broadcasts, subscribes and closes. What
 //! the runtime then shows (what each stream received, look-ups, accounts, events, figures) has to be what the model
-//! says, after every single operation. The test is in three parts:
+//! says, after every single operation. The test is in four parts:
 //! - [`one_operation_at_a_time`]: one long session. A paused clock tells when nothing moves any more: tokio advances
 //!   it only when no task can run. So the model says exactly what is to be seen, and time-outs cost no time.
 //! - [`short_lives`]: many short sessions, for their ends.
+//! - [`burst_above_the_queue`]: the one input whose outcomes are to differ between the two runtimes.
 //! - [`everything_at_once`]: producers and viewers run free on several threads; the model says what happened before
 //!   what, and how the accounts come out at rest.
 //!
-//! The runtime under test is a [`Subject`](subject::Subject), so that another one can be put to the same test.
+//! The runtime under test is a [`Subject`](subject::Subject). There are two: this crate, and the design that it is
+//! measured against, which takes part in the operations it has ([`baseline_at_length`], [`baseline_in_short`]): joins,
+//! removals, sends, broadcasts, failures and close, one at a time.
 //!
 //! The seed is told at the start and with every failure; `LANECAST_SEED` repeats it, `LANECAST_OPS` says how many
 //! operations there are to be.
 
+mod baseline;
 mod concurrent;
 mod evidence;
 mod lanecast;
@@ -22,12 +26,15 @@ mod ops;
 mod sequential;
 mod state;
 mod subject;
+mod viewers;
 
 use std::fmt;
 use std::io::Write;
 use std::sync::Once;
 
+use self::baseline::Queues;
 use self::lanecast::Lanecast;
+use self::subject::Subject;
 
 /// Operations of a run, unless `LANECAST_OPS` says otherwise.
 const OPS: usize = 10_000;
@@ -88,30 +95,54 @@ fn silence_panics_on_command() {
     });
 }
 
-/// Runs on a paused clock, in this thread alone.
-fn paused<T>(seed: Seed, run: impl Future<Output = T>) -> T {
+/// Runs on a paused clock, in this thread alone: as a task, so that it comes in turn with those of the runtime.
+fn paused<T: Send + 'static>(seed: Seed, run: impl Future<Output = T> + Send + 'static) -> T {
     // What the runtime draws: the back-off's jitter.
     fastrand::seed(seed.number);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let run = async { tokio::spawn(run).await.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic())) };
     runtime.expect("a runtime").block_on(run)
+}
+
+fn long_life<S: Subject>(seed: Seed) {
+    let reached = paused(seed, sequential::run::<S>(seed, seed.ops));
+    tell(&reached);
+    // A test that never gets anywhere proves nothing.
+    assert!(seed.ops < OPS || reached.is_everything::<S>(), "{seed}: the draw doesn't reach everything: {reached}");
+}
+
+fn many_lives<S: Subject>(seed: Seed) {
+    for life in 0..seed.ops.div_ceil(SHORT) as u64 {
+        let seed = Seed { number: seed.number + life, ops: SHORT, ..seed };
+        paused(seed, sequential::run::<S>(seed, SHORT));
+    }
 }
 
 #[test]
 fn one_operation_at_a_time() {
-    let seed = Seed::new("one_operation_at_a_time");
-    let reached = paused(seed, sequential::run::<Lanecast>(seed, seed.ops));
-    tell(&reached);
-    // A test that never gets anywhere proves nothing.
-    assert!(seed.ops < OPS || reached.is_everything(), "{seed}: the draw doesn't reach everything: {reached}");
+    long_life::<Lanecast>(Seed::new("one_operation_at_a_time"));
 }
 
 #[test]
 fn short_lives() {
-    let seed = Seed::new("short_lives");
-    for life in 0..seed.ops.div_ceil(SHORT) as u64 {
-        let seed = Seed { number: seed.number + life, ops: SHORT, ..seed };
-        paused(seed, sequential::run::<Lanecast>(seed, SHORT));
-    }
+    many_lives::<Lanecast>(Seed::new("short_lives"));
+}
+
+#[test]
+fn burst_above_the_queue() {
+    let seed = Seed::new("burst_above_the_queue");
+    paused(seed, sequential::burst_above_the_queue::<Lanecast>(seed));
+    paused(seed, sequential::burst_above_the_queue::<Queues>(seed));
+}
+
+#[test]
+fn baseline_at_length() {
+    long_life::<Queues>(Seed::new("baseline_at_length"));
+}
+
+#[test]
+fn baseline_in_short() {
+    many_lives::<Queues>(Seed::new("baseline_in_short"));
 }
 
 #[test]

@@ -308,8 +308,8 @@ impl Model {
 
     /// Whether one message more may wait for `instance`.
     fn has_room(&self, inst: Inst, size: usize) -> bool {
-        let (messages, bytes) = self.viewers[inst.who].instances[inst.nth].load();
-        messages < u64::from(self.setup.queue_capacity) && bytes + size as u64 <= self.setup.queue_bytes
+        let (messages, bytes) = self.viewers[inst.who].instances[inst.nth].load(&self.setup);
+        messages < u64::from(self.setup.queue_capacity) && bytes + self.setup.weight(size) <= self.setup.queue_bytes
     }
 
     /// Offers a message to an instance that is there.
@@ -335,7 +335,7 @@ impl Model {
             }
             return Sent::Closed;
         }
-        if msg.size as u64 > self.setup.queue_bytes {
+        if self.setup.weight(msg.size) > self.setup.queue_bytes {
             return Sent::TooLarge;
         }
         let fits = self.has_room(to, msg.size);
@@ -356,7 +356,7 @@ impl Model {
         {
             return Published::Taken;
         }
-        if msg.size as u64 > self.setup.queue_bytes {
+        if self.setup.weight(msg.size) > self.setup.queue_bytes {
             return Published::TooLarge;
         }
         if self.closed {

@@ -89,6 +89,18 @@ pub(crate) enum Op {
     },
 }
 
+impl Op {
+    /// Whether a runtime without [accounts](crate::subject::Setup::accounts) has it as well.
+    pub(crate) fn is_plain(&self) -> bool {
+        match self {
+            Self::Broadcast(msg) | Self::TryBroadcast(msg) => msg.lane == Lane::All,
+            Self::Burst(items) => items.iter().all(Self::is_plain),
+            Self::Gate { .. } | Self::Subscribe { .. } | Self::Unsubscribe { .. } | Self::TimePasses => false,
+            _ => true,
+        }
+    }
+}
+
 /// What an operation answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -123,8 +135,9 @@ impl Draw {
             return op;
         }
         loop {
-            if let Some(op) = self.draw(model) {
-                return op;
+            match self.draw(model) {
+                Some(op) if model.setup.accounts || op.is_plain() => return op,
+                _ => {}
             }
         }
     }
@@ -146,7 +159,8 @@ impl Draw {
             650..760 => Some(Op::Broadcast(self.message(model, topic))),
             760..800 => Some(Op::TryBroadcast(self.message(model, topic))),
             800..860 => self.burst(model),
-            860..863 => Some(self.long_burst(model)),
+            860..863 if model.setup.accounts => Some(self.long_burst(model)),
+            860..863 => self.flood(model),
             863..905 => self.stall(model),
             905..925 => self.resume(model),
             925..998 => self.mishap(model),
@@ -301,6 +315,17 @@ impl Draw {
         (0..length).map(|_| item(self)).collect::<Option<_>>().map(Op::Burst)
     }
 
+    /// More direct messages than may wait, to somebody who is stalled.
+    fn flood(&mut self, model: &Model) -> Option<Op> {
+        let who = self.pick(model, |viewer| is_stalled(viewer) && viewer.registered.is_some())?;
+        let to = Inst { who, nth: model.viewers[who].registered? };
+        let flood = (0..model.setup.queue_capacity + 4).map(|_| {
+            let msg = self.message(model, Lane::Direct);
+            if self.rng.bool() { Op::Send { to, msg } } else { Op::TrySend { to, msg } }
+        });
+        Some(Op::Burst(flood.collect()))
+    }
+
     /// Up to three times as many broadcasts as may wait, once nobody is stalled.
     fn long_burst(&mut self, model: &Model) -> Op {
         let stalled = (0..model.viewers.len()).filter(|who| is_stalled(&model.viewers[*who]));
@@ -351,13 +376,15 @@ pub(crate) fn is_timeless(model: &Model, burst: &[Op], long_bursts: bool) -> boo
         _ => false,
     };
     let size = |op: &Op| match op {
-        Op::Send { msg, .. } | Op::TrySend { msg, .. } | Op::Broadcast(msg) | Op::TryBroadcast(msg) => msg.size as u64,
+        Op::Send { msg, .. } | Op::TrySend { msg, .. } | Op::Broadcast(msg) | Op::TryBroadcast(msg) => {
+            model.setup.weight(msg.size)
+        }
         _ => 0,
     };
     let fits_in = |inst: Inst| {
         let viewer = &model.viewers[inst.who];
         let instance = &viewer.instances[inst.nth];
-        let (mut messages, mut bytes) = instance.load();
+        let (mut messages, mut bytes) = instance.load(&model.setup);
         let for_it: Vec<&Op> = burst.iter().filter(|op| is_for(op, inst)).collect();
         for op in for_it.iter().filter(|op| size(op) <= limit) {
             messages += 1;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use lanecast::room::memory::{Conduct, Opening};
 use lanecast::{Account, EndReason};
 
-use crate::subject::{Conn, Gate, Lane, Msg, Stream};
+use crate::subject::{Conn, Gate, Lane, Msg, Setup, Stream};
 
 /// One identity.
 #[derive(Clone, Debug)]
@@ -72,9 +72,10 @@ impl Instance {
     }
 
     /// What the bound counts: messages and bytes.
-    pub(crate) fn load(&self) -> (u64, u64) {
-        let counted = self.waiting.iter().filter(|waiting| waiting.counts);
-        counted.fold((0, 0), |(messages, bytes), waiting| (messages + 1, bytes + waiting.msg.size as u64))
+    pub(crate) fn load(&self, setup: &Setup) -> (u64, u64) {
+        let being_written = usize::from(self.began && !setup.accounts);
+        let counted = self.waiting.iter().skip(being_written).filter(|waiting| waiting.counts);
+        counted.fold((0, 0), |(messages, bytes), waiting| (messages + 1, bytes + setup.weight(waiting.msg.size)))
     }
 }
 

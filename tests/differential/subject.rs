@@ -9,8 +9,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lanecast::room::memory::{Conduct, Opening};
-use lanecast::{Account, EndReason, Subscribed, Unsubscribed};
+use lanecast::room::memory::Opening;
+use lanecast::{Account, EndReason, Message, Subscribed, Unsubscribed};
+
+use crate::viewers::Viewers;
 
 /// How a message travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -202,7 +204,19 @@ pub(crate) struct Setup {
     pub(crate) log_capacity: usize,
     pub(crate) shards: usize,
     pub(crate) write_timeout: Duration,
+    /// Whether the runtime accounts for what it does: its bound counts all that waits, in messages and bytes, and it
+    /// tells figures and events. If not, its bound counts messages without the one that is being written, it isn't asked
+    /// for more than [plain](crate::ops::Op::is_plain) operations, and what is compared is who is registered, how sends
+    /// are answered, and what the streams receive.
+    pub(crate) accounts: bool,
     pub(crate) initial: Initial,
+}
+
+impl Setup {
+    /// What a message of that many bytes weighs against the bound.
+    pub(crate) fn weight(&self, size: usize) -> u64 {
+        if self.accounts { size as u64 } else { 0 }
+    }
 }
 
 impl fmt::Debug for Setup {
@@ -217,35 +231,26 @@ impl fmt::Debug for Setup {
 
 /// A runtime under test, with a room whose viewers do as they are told. Clones are the same runtime.
 pub(crate) trait Subject: Clone + Send + Sync + 'static {
+    /// What travels in its room.
+    type Wire: Message;
+
     /// Whether a burst of broadcasts longer than the queue capacity resets nobody whose sink keeps up.
     const LONG_BURSTS: bool;
+
+    /// Whether it keeps [accounts](Setup::accounts).
+    const ACCOUNTS: bool;
 
     /// The longest back-off before a viewer is joined again; the first is at most as long.
     const LONGEST_BACKOFF: Duration = Duration::from_millis(8);
 
     fn start(setup: &Setup) -> Self;
 
-    // What the room does.
-
-    /// A connection comes, in place of the one its identity may have had: a join, or a reconnect. The room lists it
-    /// and says so.
-    fn join(&self, who: usize, conn: Conn) -> impl Future<Output = ()> + Send;
-    /// The room says that a connection came; its list stays as it is. A late word, or a repeated one.
-    fn announce(&self, who: usize, conn: Conn) -> impl Future<Output = ()> + Send;
-    /// The room says that a connection is gone, and no longer lists it if it did.
-    fn leave(&self, who: usize, sid: u32) -> impl Future<Output = ()> + Send;
-    /// Stalls, resumes or fails the streams to a viewer.
-    fn conduct(&self, who: usize, conduct: Conduct);
-    /// Says how opening a stream to a viewer goes from now on.
-    fn opening(&self, who: usize, opening: Opening);
-    /// Lets one stream to a viewer open, and holds the next.
-    fn let_one_open(&self, who: usize) -> impl Future<Output = ()> + Send;
+    /// Its room, and what the viewers do.
+    fn viewers(&self) -> &Viewers<Self::Wire>;
     /// Lets opening a stream to a viewer fail once, and says how it goes from then on.
     fn fail_one_opening(&self, who: usize, then: Opening) -> impl Future<Output = ()> + Send;
     /// Says how computing a viewer's initial messages goes from now on.
     fn gate(&self, who: usize, gate: Gate);
-    /// Forgets what an absent viewer received, and how its streams behave.
-    fn forget(&self, who: usize);
 
     // What the embedder does.
 
@@ -256,7 +261,8 @@ pub(crate) trait Subject: Clone + Send + Sync + 'static {
     /// To everybody or to a topic, by the message's lane.
     fn broadcast(&self, msg: Msg) -> impl Future<Output = Published> + Send;
     fn try_broadcast(&self, msg: Msg) -> impl Future<Output = Published> + Send;
-    fn close(&self, deadline: Duration) -> impl Future<Output = Account> + Send;
+    /// Closes; says what became of all messages, if it accounts for them.
+    fn close(&self, deadline: Duration) -> impl Future<Output = Option<Account>> + Send;
 
     // What can be seen.
 

@@ -1,0 +1,99 @@
+//! The room of a runtime under test, whose viewers do as they are told.
+
+use lanecast::room::memory::{Conduct, MemoryLine, MemoryRoom, Opening};
+use lanecast::room::{Presence, RoomEvent};
+use lanecast::{Message, ParticipantIdentity, ParticipantSid};
+
+use crate::subject::{Conn, Msg, Stream};
+
+/// See the [module](self).
+pub(crate) struct Viewers<M> {
+    room: MemoryRoom<M>,
+    names: Vec<ParticipantIdentity>,
+}
+
+impl<M: Message> Viewers<M> {
+    pub(crate) fn new(identities: usize) -> Self {
+        let names = (0..identities).map(|n| format!("viewer-{n}").parse().expect("short")).collect();
+        Self { room: MemoryRoom::new(), names }
+    }
+
+    pub(crate) fn room(&self) -> &MemoryRoom<M> {
+        &self.room
+    }
+
+    pub(crate) fn name(&self, who: usize) -> &ParticipantIdentity {
+        &self.names[who]
+    }
+
+    pub(crate) fn line(&self, who: usize) -> MemoryLine<M> {
+        self.room.line(self.name(who))
+    }
+
+    fn presence(&self, who: usize, conn: Conn) -> Presence {
+        Presence::new(self.name(who).clone(), sid(conn.sid), conn.joined_at)
+    }
+
+    /// A connection comes, in place of the one its identity may have had: a join, or a reconnect. The room lists it
+    /// and says so.
+    pub(crate) async fn join(&self, who: usize, conn: Conn) {
+        self.room.join(self.presence(who, conn)).await.expect("the session listens");
+    }
+
+    /// The room says that a connection came; its list stays as it is. A late word, or a repeated one.
+    pub(crate) async fn announce(&self, who: usize, conn: Conn) {
+        self.room.emit(RoomEvent::Active(self.presence(who, conn))).await.expect("the session listens");
+    }
+
+    /// The room says that a connection is gone, and no longer lists it if it did.
+    pub(crate) async fn leave(&self, who: usize, gone: u32) {
+        self.room.leave(self.name(who), &sid(gone)).await.expect("the session listens");
+    }
+
+    /// Stalls, resumes or fails the streams to a viewer.
+    pub(crate) fn conduct(&self, who: usize, conduct: Conduct) {
+        self.line(who).conduct(conduct);
+    }
+
+    /// Says how opening a stream to a viewer goes from now on.
+    pub(crate) fn opening(&self, who: usize, opening: Opening) {
+        self.line(who).opening_is(opening);
+    }
+
+    /// Lets one stream to a viewer open, and holds the next.
+    pub(crate) async fn let_one_open(&self, who: usize) {
+        let line = self.line(who);
+        let before = line.received().len();
+        line.opening_is(Opening::Ready);
+        line.wait_for(|streams| streams.len() > before).await;
+        line.opening_is(Opening::Held);
+    }
+
+    /// Forgets what an absent viewer received, and how its streams behave.
+    pub(crate) fn forget(&self, who: usize) {
+        self.room.forget_line(self.name(who));
+    }
+
+    /// Every stream to a viewer; `read` says which message it is that was received.
+    pub(crate) fn streams(&self, who: usize, read: impl Fn(&M) -> Msg) -> Vec<Stream> {
+        let streams = self.line(who).received().into_iter();
+        let stream = streams.map(|stream| Stream {
+            sid: sid_of(&stream.sid),
+            messages: stream.messages.iter().map(&read).collect(),
+            closed: stream.closed,
+        });
+        stream.collect()
+    }
+}
+
+pub(crate) fn who_is(identity: &ParticipantIdentity) -> usize {
+    identity.as_str().strip_prefix("viewer-").and_then(|n| n.parse().ok()).expect("the test names its viewers")
+}
+
+pub(crate) fn sid_of(sid: &ParticipantSid) -> u32 {
+    sid.as_str().strip_prefix("PA_").and_then(|n| n.parse().ok()).expect("the test names its connections")
+}
+
+pub(crate) fn sid(sid: u32) -> ParticipantSid {
+    ParticipantSid::new(format!("PA_{sid}")).expect("short")
+}
