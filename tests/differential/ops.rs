@@ -8,7 +8,7 @@ use lanecast::{Subscribed, Unsubscribed};
 
 use crate::model::Model;
 use crate::state::{Joining, Stage, Viewer};
-use crate::subject::{Conn, Gate, Inst, Lane, Msg, Published, Sent};
+use crate::subject::{Conn, Gate, Inst, Lane, Msg, Published, Sent, Subject};
 
 /// One operation. They are what a room, its viewers, or the embedder does.
 #[derive(Clone, Debug)]
@@ -299,6 +299,15 @@ impl Draw {
         Some(Op::Unsubscribe { to: self.recipient(model)?, topic: self.rng.usize(..model.setup.topics) })
     }
 
+    /// What is still on its way when the session closes.
+    pub(crate) fn last_burst<S: Subject>(&mut self, model: &Model) -> Option<Op> {
+        let fits = |op: &Op| match op {
+            Op::Burst(items) => is_timeless(model, items, S::LONG_BURSTS),
+            _ => false,
+        };
+        (0..16).find_map(|_| self.burst(model).filter(|op| (model.setup.accounts || op.is_plain()) && fits(op)))
+    }
+
     fn burst(&mut self, model: &Model) -> Option<Op> {
         let length = self.rng.usize(2..=8.min(model.setup.log_capacity.max(2)));
         let to = self.recipient(model)?;
@@ -344,7 +353,7 @@ impl Draw {
     }
 }
 
-fn is_failing(viewer: &Viewer) -> bool {
+pub(crate) fn is_failing(viewer: &Viewer) -> bool {
     matches!(viewer.conduct, Conduct::Fail | Conduct::Panic)
 }
 

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::Seed;
 use crate::model::Model;
-use crate::ops::{Draw, Op, Outcome, is_timeless};
+use crate::ops::{Draw, Op, Outcome, is_failing, is_timeless};
 use crate::state::initial_of;
 use crate::subject::{Conn, Event, Gate, Inst, Lane, Msg, Refusal, Setup, Stream, Subject, View};
 
@@ -21,6 +21,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(20_000);
 
 /// On the paused clock as well: longer than any operation takes.
 const NEVER: Duration = WRITE_TIMEOUT.saturating_mul(2);
+
+/// Of a close.
+const DEADLINE: Duration = Duration::from_secs(1);
 
 /// Operations that a report names.
 const TOLD: usize = 20;
@@ -97,7 +100,7 @@ pub(crate) async fn run<S: Subject>(seed: Seed, ops: usize) -> Reached {
         let op = draw.next(&drive.model);
         drive.step(op).await;
     }
-    drive.close(&mut draw.rng).await;
+    drive.close(&mut draw).await;
     let totals = drive.model.totals();
     Reached {
         ops: drive.done,
@@ -243,17 +246,42 @@ impl<S: Subject> Drive<S> {
         }
     }
 
-    /// Closes with some stalled; what is sent after that is refused and counted.
-    async fn close(&mut self, rng: &mut Rng) {
+    /// Closes with messages on their way and some viewers stalled, some of them for good; what is sent after that is
+    /// refused and counted.
+    async fn close(&mut self, draw: &mut Draw) {
         // A newcomer is refused or ended, whichever comes first: neither is here.
         for who in 0..self.model.viewers.len() {
             if self.model.viewers[who].newcomer().is_some() {
                 self.settle(Op::Gate { who, gate: Gate::Ready }).await;
             }
         }
-        self.tell(&"close");
+        // So is one whose stream fails as the session closes.
+        for who in 0..self.model.viewers.len() {
+            if is_failing(&self.model.viewers[who]) && self.model.viewers[who].registered.is_some() {
+                self.settle(Op::Recover { who, conduct: Conduct::Flow }).await;
+            }
+        }
+        if let Some(burst) = draw.last_burst::<S>(&self.model) {
+            self.tell(&burst);
+            let expected = self.model.apply(&burst);
+            self.state.store(self.model.state, Ordering::Release);
+            let answered = self.perform(&burst, &[]).await;
+            let mut wrong = Vec::new();
+            differ(&mut wrong, "the answer", &expected, &answered);
+            self.fail_if(&wrong);
+        }
+        let rng = &mut draw.rng;
+        let late: Vec<usize> = self.stalled().into_iter().filter(|_| rng.bool()).collect();
+        self.tell(&format_args!("close, with {late:?} flowing shortly before the deadline"));
+        for &who in &late {
+            self.model.apply(&Op::Conduct { who, conduct: Conduct::Flow });
+        }
         let expected = self.model.close();
-        let report = self.subject.close(Duration::from_secs(1)).await;
+        let resume = async {
+            tokio::time::sleep(DEADLINE / 2).await;
+            late.iter().for_each(|who| self.subject.viewers().conduct(*who, Conduct::Flow));
+        };
+        let (report, ()) = tokio::join!(self.subject.close(DEADLINE), resume);
         let mut wrong = Vec::new();
         if S::ACCOUNTS {
             differ(&mut wrong, "the report", &Some(expected), &report);
