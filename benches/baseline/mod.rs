@@ -40,7 +40,7 @@ use self::registry::Registry;
 pub(crate) const QUEUE_CAPACITY: usize = 1024;
 
 /// How many participants may be joining or being reset at once; as the crate's default.
-const CONCURRENT_JOINS: usize = 256;
+const CONCURRENT_JOINS: usize = 64;
 
 /// Computes what a participant gets first of all.
 pub(crate) type Initial = dyn Fn(Participant) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> + Send + Sync;
