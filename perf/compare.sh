@@ -4,7 +4,7 @@
 # Times in ns per delivered message; ratio = baseline / lanecast, or for a case called own=A:B the time of A over that
 # of B; spread = the middle half of the rounds' ratios, as a part of their median. Writes perf/results/.
 #
-#   perf/compare.sh           all cases; half an hour
+#   perf/compare.sh           all cases; ten minutes
 #   perf/compare.sh --quick   the cases that have a floor, shorter; two minutes once it is built; writes nothing
 #   perf/compare.sh --only TEXT   the cases whose name contains TEXT; writes nothing
 set -euo pipefail

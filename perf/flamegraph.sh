@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Draws where the time of a case of the comparison goes, as `perf` samples it on whatever core it runs:
-#   perf/flamegraph.sh fanout/n=16000/burst=1/payload=64 lanecast [OUT.svg]
-# The case as perf/compare.sh prints it, then one of its columns (baseline, lanecast, …). The picture goes to
+#   perf/flamegraph.sh fanout/n=16000/burst=1/payload=64 [COLUMN [OUT.svg]]
+# The case as perf/compare.sh prints it, then one of its columns (lanecast, if none is given; baseline, …). The picture goes to
 # target/flamegraph/ if no name is given; the stacks it is drawn of stay there, and their shares are printed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if [[ $# -lt 2 || $# -gt 3 ]]; then
-  echo "usage: perf/flamegraph.sh CASE COLUMN [OUT.svg]" >&2
+if [[ $# -lt 1 || $# -gt 3 ]]; then
+  echo "usage: perf/flamegraph.sh CASE [COLUMN [OUT.svg]]" >&2
   exit 2
 fi
-case=$1 column=$2
+case=$1 column=${2:-lanecast}
 if ! command -v perf >/dev/null; then
   echo "perf is missing: install linux-perf (Debian), linux-tools-generic (Ubuntu) or perf (Fedora, Arch);" \
     "without it: cargo bench --bench comparison -- --profile-time 10 ${case%%/*}/$column/${case#*/}" >&2

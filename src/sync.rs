@@ -12,7 +12,7 @@ mod real {
     pub(crate) use dashmap::Entry;
     pub(crate) use futures_util::task::AtomicWaker;
     pub(crate) use once_cell::race::OnceBox;
-    /// Hashed by foldhash, seeded per process: a fraction of SipHash's time for short names.
+    /// Hashed by foldhash: a fraction of SipHash's time for short names. See the limitations.
     pub(crate) type DashMap<K, V> = dashmap::DashMap<K, V, foldhash::fast::RandomState>;
 
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};

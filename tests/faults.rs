@@ -301,3 +301,37 @@ async fn a_flush_that_completes_at_the_second_look_completes() {
     settle().await;
     assert_eq!(ada.end_reason(), None, "a sink that takes everything isn't stuck");
 }
+
+/// A viewer that has kept up for long gets more than one visit hands on, takes that, and is busy then: its time-out runs
+/// from there, not from when it was last busy.
+#[tokio::test(start_paused = true)]
+async fn a_write_time_out_runs_from_the_last_flush_after_a_long_quiet_time() {
+    let (stage, streams) = Streams::stage(|_| Valve::shut());
+    let timeout = Duration::from_secs(16);
+    let session = stage.session(|builder| builder.queue_capacity(8).shards(1).write_timeout(timeout));
+    stage.join(presence("ada", "PA_1", 1));
+    let ada = live(&session, "ada").await;
+    let valve = streams.nth("ada", 0).await;
+    for _ in 0..100 {
+        valve.let_through(1);
+        session.broadcast(msg("steady")).await.expect("the session is open");
+        settle().await;
+        advance(Duration::from_secs(1)).await;
+        settle().await;
+    }
+    assert_eq!(valve.lock().flushed.len(), 100);
+
+    // A visit hands on a quarter of the queue, which goes through; what comes behind it doesn't.
+    valve.let_through(1);
+    session.try_broadcast(msg("a")).expect("there is room");
+    session.try_broadcast(msg("b")).expect("there is room");
+    ada.send(msg("c")).expect("there is room");
+    settle().await;
+    let busy = Instant::now();
+    while ada.end_reason().is_none() {
+        advance(Duration::from_millis(250)).await;
+        settle().await;
+    }
+    assert_eq!(ada.end_reason(), Some(EndReason::WriteTimedOut));
+    assert!(busy.elapsed() >= timeout - Duration::from_secs(1), "after {:?}", busy.elapsed());
+}

@@ -80,9 +80,6 @@ impl Participant {
 
     /// Sends to it alone, or gives the message back.
     pub(crate) fn try_send(&self, message: Bytes) -> Result<(), Refused> {
-        if self.0.cancel.is_cancelled() {
-            return Err(Refused::Closed);
-        }
         self.0.queue.try_send(message).map_err(|error| match error {
             TrySendError::Full(message) => Refused::Full(message),
             TrySendError::Disconnected(_) => Refused::Closed,

@@ -19,9 +19,6 @@ const PAYLOADS: [usize; 2] = [64, 4096];
 /// waking a thread costs here (some microseconds), the others find it awake.
 const PUBLISHED: u64 = 64;
 
-/// More participants than this would take more memory for the queues of `card` (57 KB each) than machines have.
-const MOST_CARDS: usize = 16_000;
-
 pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for n in PARTICIPANTS {
@@ -33,9 +30,7 @@ pub(crate) fn cases() -> Vec<Case> {
                     move |r: &Arc<Runtime>| until_delivered::<Lanecast<_>, Cloned<Counting>>(r, n, burst, payload);
                 let mut case = Case::new("fanout", name, n as u64 * burst, quick);
                 case = case.column("baseline", move |r| until_delivered::<Baseline<_>, Counting>(r, n, burst, payload));
-                if n <= MOST_CARDS {
-                    case = case.column("card", move |r| until_delivered::<Card<_>, Counting>(r, n, burst, payload));
-                }
+                case = case.column("card", move |r| until_delivered::<Card<_>, Counting>(r, n, burst, payload));
                 case = case.column("lanecast-cloning", cloned);
                 let lanecast = move |r: &Arc<Runtime>| until_delivered::<Lanecast<_>, Counting>(r, n, burst, payload);
                 cases.push(case.column("lanecast", lanecast));

@@ -10,8 +10,12 @@ use plotters::prelude::*;
 use crate::compare::Outcome;
 
 /// The columns that are drawn, with their colours.
-const DRAWN: [(&str, RGBColor); 3] =
-    [("baseline", RGBColor(200, 70, 60)), ("card", RGBColor(220, 160, 40)), ("lanecast", RGBColor(30, 110, 180))];
+const DRAWN: [(&str, RGBColor); 4] = [
+    ("baseline", RGBColor(200, 70, 60)),
+    ("card", RGBColor(220, 160, 40)),
+    ("lanecast-cloning", RGBColor(120, 180, 220)),
+    ("lanecast", RGBColor(30, 110, 180)),
+];
 
 /// Writes `comparison.md` and `fanout.svg` into `folder`.
 pub(crate) fn write(folder: &Path, outcomes: &[Outcome]) -> Result<(), Box<dyn Error>> {
@@ -51,7 +55,14 @@ fn plot(path: &Path, fanout: &[&Outcome]) -> Result<(), Box<dyn Error>> {
             .x_label_area_size(40)
             .y_label_area_size(56)
             .build_cartesian_2d((16.0..64_000.0).log_scale(), (5.0..5_000.0).log_scale())?;
-        chart.configure_mesh().x_desc("participants").y_desc("ns per delivered message").draw()?;
+        let whole = |number: &f64| format!("{number:.0}");
+        chart
+            .configure_mesh()
+            .x_desc("participants")
+            .y_desc("ns per delivered message")
+            .x_label_formatter(&whole)
+            .y_label_formatter(&whole)
+            .draw()?;
         for (column, colour) in DRAWN {
             let points: Vec<(f64, f64)> = fanout
                 .iter()
@@ -63,7 +74,12 @@ fn plot(path: &Path, fanout: &[&Outcome]) -> Result<(), Box<dyn Error>> {
                 .label(column)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
         }
-        chart.configure_series_labels().border_style(BLACK).background_style(WHITE.mix(0.8)).draw()?;
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .border_style(BLACK)
+            .background_style(WHITE.mix(0.8))
+            .draw()?;
     }
     root.present()?;
     Ok(())

@@ -123,14 +123,15 @@ impl<M: Message> BroadcastLog<M> {
         }
         let bytes = message.byte_len();
         let entry = |message| Entry { audience: audience.clone(), bytes, message };
-        let others: Vec<_> = (1..self.readers.len()).map(|_| entry(message.clone())).collect();
+        let mut others: Vec<_> = (1..self.readers.len()).map(|_| entry(message.clone())).collect();
         let seq = match self.claim(first) {
             Ok(seq) => seq,
             Err(true) => return Err(PublishError::Closed(message)),
             Err(false) => return Err(PublishError::Full(message)),
         };
         let slot = self.slot(seq);
-        others.into_iter().for_each(|other| slot.put(other));
+        // Drained, not consumed: the list's own memory is given back when all is done.
+        others.drain(..).for_each(|other| slot.put(other));
         slot.put(entry(message));
         slot.filled.store(seq, Ordering::Release);
         // The fence of the wake-up protocol, once for all shards: see `signal`.

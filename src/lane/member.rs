@@ -395,6 +395,8 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             }
             if self.handed_now.reaches(round.quota) {
                 self.stand = Stand::More;
+                // All that it was handed is flushed. If it is found busy next, the time-out runs from here.
+                self.moved = round.now;
                 return Ok(());
             }
             self.hand_on(round)?;

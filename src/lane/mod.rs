@@ -8,7 +8,9 @@
 pub(crate) mod account;
 mod backlog;
 pub(crate) mod bits;
+pub(crate) mod command;
 mod control_queue;
+pub(crate) mod gauge;
 pub(crate) mod load;
 pub(crate) mod log;
 #[cfg(all(test, lanecast_loom))]
@@ -32,8 +34,8 @@ pub use self::topic::{SubscriptionTag, Topic};
 
 /// What a session carries: cheap to clone, and able to tell its length.
 ///
-/// A broadcast is cloned once per shard by the publisher and once per participant by the shards, so a clone should
-/// share its payload, as [`Bytes`] does.
+/// A broadcast is cloned once per shard by the publisher and, unless the room [spares](crate::room::Room::start_send_shared)
+/// it, once per participant by the shards, so a clone should share its payload, as [`Bytes`] does.
 pub trait Message: Clone + Send + 'static {
     /// Its length in bytes, as it counts against the byte limit and in the statistics.
     fn byte_len(&self) -> usize;

@@ -40,24 +40,23 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use slab::Slab;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Message;
-use super::account::{EndReason, Tally};
+use super::account::EndReason;
+use super::command::{Admission, COMMAND_CAPACITY, Command};
+use super::gauge::Gauge;
 use super::load::{Load, Quota};
-use super::member::{Fault, Member, Newcomer, Owner, Round, Stand, Sum};
+use super::member::{Fault, Member, Owner, Round, Stand, Sum};
 use super::outbox::Port;
 use super::roster::{Roster, Subscribed, Unsubscribed};
 use super::shelf::{Shelf, TurnEntry};
-use super::topic::{Audience, Counted, SubscriptionTag, TopicKey};
-use crate::sync::{AtomicBool, AtomicUsize, Ordering};
+use super::topic::Audience;
+use crate::sync::Ordering;
 
 /// How many members a shard has room for.
 pub(crate) const SHARD_CAPACITY: usize = 1 << 18;
-
-/// How many commands wait for a shard before who gives more has to wait.
-pub(crate) const COMMAND_CAPACITY: usize = 1024;
 
 /// How long a shard works before it lets others of its thread have a turn.
 const SLICE: Duration = Duration::from_millis(1);
@@ -68,64 +67,9 @@ const LONGEST_TICK: Duration = Duration::from_secs(60);
 /// Members visited between two looks at the clock.
 const STRIDE: usize = 64;
 
-/// What a shard is asked to do at a position of the log.
-pub(crate) enum Command<M> {
-    /// Deliver the initial messages, given with their lengths, then everything that has gathered.
-    Begin {
-        slot: usize,
-        key: u64,
-        initial: Vec<(M, usize)>,
-    },
-    Subscribe {
-        slot: usize,
-        key: u64,
-        counted: Counted,
-        tag: SubscriptionTag,
-        reply: oneshot::Sender<Subscribed>,
-    },
-    Unsubscribe {
-        slot: usize,
-        key: u64,
-        topic: TopicKey,
-        reply: oneshot::Sender<Unsubscribed>,
-    },
-}
-
-/// A newcomer, and whom to tell where it was admitted.
-pub(crate) struct Admission<O: Owner<M>, M: Message> {
-    pub(crate) newcomer: Newcomer<O, M>,
-    pub(crate) reply: oneshot::Sender<u64>,
-}
-
 enum Deferred<O: Owner<M>, M: Message> {
     Admit(Admission<O, M>),
     Command(Command<M>),
-}
-
-/// What others read of a shard, and how they steer it.
-#[derive(Debug)]
-pub(crate) struct Gauge {
-    pub(crate) offered: Tally,
-    pub(crate) delivered: Tally,
-    pub(crate) delivered_bytes: Tally,
-    pub(crate) members: AtomicUsize,
-    /// The uplink is stalled: write time-outs don't run.
-    pub(crate) paused: AtomicBool,
-    /// Tear everything down at once.
-    pub(crate) abort: AtomicBool,
-}
-
-impl Gauge {
-    pub(crate) fn new() -> Self {
-        Self {
-            offered: Tally::new(),
-            delivered: Tally::new(),
-            delivered_bytes: Tally::new(),
-            members: AtomicUsize::new(0),
-            paused: AtomicBool::new(false),
-            abort: AtomicBool::new(false),
-        }
-    }
 }
 
 /// What a shard is made of.

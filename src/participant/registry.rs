@@ -105,7 +105,9 @@ impl<P: Instance> Registry<P> {
 
     /// Puts `new` into its identity's slot and gives back what was there; or says which later instance keeps it out.
     fn claim_slot(&self, new: &P) -> Result<Option<P>, P> {
-        let swap = |slot: &Slot<P>| {
+        // Dropped after the guard: the last handle of an instance runs code of its messages'.
+        let mut outdated = Vec::new();
+        let mut swap = |slot: &Slot<P>| {
             let mut current = slot.load_full();
             loop {
                 let stored = P::from_shared(Arc::clone(&current));
@@ -116,6 +118,7 @@ impl<P: Instance> Registry<P> {
                 if Arc::ptr_eq(&seen, &current) {
                     return Ok(Some(stored));
                 }
+                outdated.push(stored);
                 current = Arc::clone(&seen);
             }
         };

@@ -89,7 +89,7 @@ pub trait Room: Send + Sync + 'static {
     ///
     /// By default the sink gets a clone, [addressed](Message::address) by the tag. A room whose sinks copy a message's
     /// bytes anyway does that here, and spares every participant a clone and its drop, which for a reference-counted
-    /// message are most of the cost of a delivery. What doesn't go to many, or had to wait for the last of them, comes
+    /// message are most of the cost of a delivery. A room that wraps another one passes the call on. What doesn't go to many, or had to wait for the last of them, comes
     /// by [`Sink::start_send`]; the order is that of the calls of both.
     ///
     /// # Errors

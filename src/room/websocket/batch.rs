@@ -17,6 +17,9 @@ pub(super) const BATCH_BYTES: usize = 64 << 10;
 /// A buffer up to this size is kept for the thread's next batch; one batch of small frames fits.
 const SPARE_BYTES: usize = 2 * BATCH_BYTES;
 
+/// How many messages of a batch are known again at most: more are framed anew for each viewer.
+const KNOWN_FRAMES: usize = 1024;
+
 /// Bits of a frame's first byte.
 const FINAL: u8 = 0x80;
 pub(super) const TEXT: u8 = 0x1;
@@ -119,7 +122,7 @@ impl Work {
             }
             _ => {
                 self.push(frame, tag);
-                if continues && self.tail.is_empty() {
+                if continues && self.tail.is_empty() && self.known.len() < KNOWN_FRAMES {
                     self.known.push(Known { frame: frame.clone(), end: self.len });
                     self.followed += 1;
                 }
