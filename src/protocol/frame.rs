@@ -81,6 +81,7 @@ impl Frame {
     }
 
     /// Whether both are one message: the same head, and the very same payload, not an equal one.
+    #[cfg(feature = "websocket")]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let place = |frame: &Self| (frame.payload.as_ptr(), frame.payload.len(), frame.kind);
         place(self) == place(other) && self.head() == other.head()
