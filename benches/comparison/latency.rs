@@ -68,6 +68,7 @@ fn percentile_of<C: Contender<Timing>>(runtime: &Arc<Runtime>, stalled: bool, pe
             }
         });
         stage.runtime.block_on(publishing).expect("publishing doesn't panic");
+        // For what is on its way. Whom the baseline resets misses some, so there is no count to wait for.
         std::thread::sleep(Duration::from_millis(50));
         let nanos = timing.histogram.lock().value_at_percentile(percentile);
         Duration::from_nanos(nanos) * u32::try_from(iterations).expect("a few windows")

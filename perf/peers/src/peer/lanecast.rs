@@ -1,7 +1,6 @@
 //! lanecast: a session over its WebSocket room, with a topic as its channel. Every setting is the default.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -47,12 +46,8 @@ async fn take(control: &ControlStream<WebSocketRoom>, topic: &Topic, frame: Fram
     let Ok(ClientMessage::Subscribe(subscribe)) = ClientMessage::decode(frame.kind(), &frame.to_bytes()) else {
         return;
     };
-    let participant = loop {
-        match control.participant() {
-            Some(participant) => break participant,
-            None => tokio::time::sleep(Duration::from_millis(1)).await,
-        }
-    };
+    // A stream is handed over once its participant is registered: one that is none any more has been reset.
+    let Some(participant) = control.participant() else { return };
     for subscription in subscribe.subscriptions {
         participant.subscribe(topic, SubscriptionTag(subscription.id)).await;
     }
