@@ -62,6 +62,7 @@ pub mod telemetry;
 pub use self::ids::{ClientId, IdError, ParticipantIdentity, ParticipantSid};
 pub use self::lane::{
     Abandoned, Account, Dropped, EndReason, Message, Progress, Subscribed, SubscriptionTag, Topic, Unsubscribed,
+    Uplink, UplinkWrite,
 };
 pub use self::participant::{Participant, ParticipantStats, SendError, TrySendError};
 pub use self::semaphore::{AdmissionError, Permit};

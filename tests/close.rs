@@ -314,9 +314,9 @@ async fn a_session_that_is_dropped_leaks_nothing() {
 async fn a_room_that_closes_ends_the_session() {
     let (room, session) = memory(|builder| builder);
     joined(&room, &session, "ada").await;
-    room.emit(RoomEvent::Closed("the server went away".to_owned())).await.expect("the session listens");
+    room.emit(RoomEvent::Closed("the server went away".into())).await.expect("the session listens");
     let report = within(session.ended()).await.expect("it ends in good order");
-    assert_eq!(report.room_closed.as_deref(), Some("the server went away"));
+    assert_eq!(report.room_closed, Some("the server went away".into()));
     assert!(matches!(session.try_broadcast(msg("x")), Err(TryBroadcastError::Closed(_))));
 }
 

@@ -1,7 +1,7 @@
 //! A shard's figures and switches.
 
 use super::account::Tally;
-use crate::sync::{AtomicBool, AtomicUsize};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize};
 
 /// What others read of a shard, and how they steer it.
 #[derive(Debug)]
@@ -10,8 +10,8 @@ pub(crate) struct Gauge {
     pub(crate) delivered: Tally,
     pub(crate) delivered_bytes: Tally,
     pub(crate) members: AtomicUsize,
-    /// The uplink is stalled: write time-outs don't run.
-    pub(crate) paused: AtomicBool,
+    /// Until when nobody is reset because the uplink is stalled, in the session's milliseconds; 0 while it isn't.
+    pub(crate) stalled_until: AtomicU64,
     /// Tear everything down at once.
     pub(crate) abort: AtomicBool,
 }
@@ -23,7 +23,7 @@ impl Gauge {
             delivered: Tally::new(),
             delivered_bytes: Tally::new(),
             members: AtomicUsize::new(0),
-            paused: AtomicBool::new(false),
+            stalled_until: AtomicU64::new(0),
             abort: AtomicBool::new(false),
         }
     }

@@ -19,6 +19,7 @@ use super::outbox::{Outbox, Port};
 use super::progress::Progress;
 use super::shelf::{Shelf, Taken, TurnEntry};
 use super::topic::SubscriptionTag;
+use super::uplink::Uplink;
 
 /// Whom a member belongs to: the layer above, as far as the lane has to know it.
 pub(crate) trait Owner<M: Message>: Send + 'static {
@@ -148,6 +149,8 @@ pub(crate) struct Member<O: Owner<M>, M: Message> {
     pub(crate) stand: Stand,
     /// Whether the shard has it among those that wait for a broadcast to be filled in.
     pub(crate) lagging: bool,
+    /// Whether the shard has it among those whose bound is half taken.
+    pub(crate) heavy: bool,
     /// A message passes from hand to hand: it is offered, and neither in the sink nor in the backlog.
     in_hand: bool,
     /// There is more to note at the next completed flush than that nothing is in the sink any more.
@@ -188,6 +191,8 @@ pub(crate) struct Round<'a, M> {
     pub(crate) end: u64,
     /// How much one visit may hand on.
     pub(crate) quota: Quota,
+    /// The uplink that all members share, if they do, and it isn't given up.
+    pub(crate) uplink: Option<&'a Uplink>,
     pub(crate) now: u64,
     /// What this visit has come to so far.
     pub(crate) sum: Sum,
@@ -202,6 +207,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             waker,
             stand: Stand::Joining,
             lagging: false,
+            heavy: false,
             handed_now: Load::default(),
             handed: Load::default(),
             backlog: None,
@@ -301,17 +307,31 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         self.owner.retire(self.sink, reason);
     }
 
-    /// Whether it has made no progress for `timeout` (ms). While `paused` the time doesn't run.
-    pub(crate) fn is_stuck(&mut self, now: u64, timeout: u64, paused: bool) -> bool {
+    /// Whether it has made no progress for `timeout` (ms). While `paused`, or while it waits for `uplink`, the time
+    /// doesn't run.
+    pub(crate) fn is_stuck(&mut self, now: u64, timeout: u64, paused: bool, uplink: Option<&Uplink>) -> bool {
         if self.stand != Stand::Blocked {
             return false;
         }
         let reported = self.progress.total();
-        if paused || reported != self.progress_seen {
+        if paused || self.is_held_up(uplink) || reported != self.progress_seen {
             self.progress_seen = reported;
             self.moved = now;
         }
         now.saturating_sub(self.moved) >= timeout
+    }
+
+    /// Whether it waits for the uplink that all share: what waits for it is no fault of its own.
+    pub(crate) fn is_held_up(&self, uplink: Option<&Uplink>) -> bool {
+        uplink.is_some_and(|uplink| uplink.holds(&self.progress))
+    }
+
+    /// Makes room in the bound for messages from the log.
+    fn reserve(&self, messages: u32, bytes: usize, uplink: Option<&Uplink>) -> Result<(), Fault> {
+        let outbox = self.owner.outbox();
+        let fits =
+            outbox.reserve(messages, bytes) || (self.is_held_up(uplink) && outbox.reserve_beyond(messages, bytes));
+        if fits { Ok(()) } else { Err(Fault::Overflow) }
     }
 
     /// Puts the round's entries and the direct messages in their one order.
@@ -369,9 +389,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         if open {
             return self.start_send(Taken::Shared(&entry.message), tag, entry.bytes, Kind::All, round.now);
         }
-        if !self.owner.outbox().reserve(1, entry.bytes) {
-            return Err(Fault::Overflow);
-        }
+        self.reserve(1, entry.bytes, round.uplink)?;
         let key = round.shelf.keep(entry, round.now);
         self.backlog.get_or_insert_with(Backlog::new).push_shelved(key, tag);
         self.in_hand = false;
@@ -511,9 +529,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
                     messages: self.handed.messages - self.held.messages - self.exempt.messages,
                     bytes: self.handed.bytes - self.held.bytes - self.exempt.bytes,
                 };
-                if !self.owner.outbox().reserve(fresh.messages, fresh.bytes) {
-                    return Err(Fault::Overflow);
-                }
+                self.reserve(fresh.messages, fresh.bytes, round.uplink)?;
                 self.held.messages += fresh.messages;
                 self.held.bytes += fresh.bytes;
                 Ok(())

@@ -24,6 +24,7 @@ pub(crate) mod shard;
 pub(crate) mod shelf;
 pub(crate) mod signal;
 pub(crate) mod topic;
+pub(crate) mod uplink;
 
 use bytes::Bytes;
 
@@ -31,6 +32,7 @@ pub use self::account::{Abandoned, Account, Dropped, EndReason};
 pub use self::progress::Progress;
 pub use self::roster::{Subscribed, Unsubscribed};
 pub use self::topic::{SubscriptionTag, Topic};
+pub use self::uplink::{Uplink, UplinkWrite};
 
 /// What a session carries: cheap to clone, and able to tell its length.
 ///

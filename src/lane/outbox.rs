@@ -3,7 +3,8 @@
 //! Any thread may send or end; the participant's shard takes the messages out. Promises:
 //! - The instance ends once: of all who call [`Outbox::end`], one is told that it did it.
 //! - A message that was accepted is delivered, or counted with the reason the instance ended for. Never neither.
-//! - What waits, over both lanes, never exceeds the limits; a refused send changes nothing.
+//! - What waits, over both lanes, never exceeds the limits but for what an [uplink](super::uplink) that all share holds
+//!   up; a refused send changes nothing.
 //!
 //! # States
 //! `New → Live → Gone(reason)`, or `New → Gone(reason)`. Sends are accepted in `New` (the closure that computes the
@@ -45,6 +46,8 @@ pub(crate) struct Port<M> {
 pub(crate) struct Limits {
     pub(crate) messages: u32,
     pub(crate) bytes: u64,
+    /// The most that one message may have.
+    pub(crate) largest: u64,
 }
 
 /// A direct message and the log's tail when it was sent.
@@ -170,7 +173,7 @@ impl<M: Message> Outbox<M> {
             return Err(self.reject(message));
         }
         let bytes = message.byte_len();
-        if bytes as u64 > self.limits.bytes {
+        if bytes as u64 > self.limits.largest {
             return Err(Refused::TooLarge(message));
         }
         if !self.waiting.reserve(1, bytes, self.limits) {
@@ -257,6 +260,18 @@ impl<M: Message> Outbox<M> {
         self.waiting.reserve(messages, bytes, self.limits)
     }
 
+    /// Makes room in the bound for messages from the log that the uplink holds up, beyond it if need be: its shard reads
+    /// no further while [half](Self::is_half_full) of it is taken. False if that can't be counted.
+    pub(crate) fn reserve_beyond(&self, messages: u32, bytes: usize) -> bool {
+        self.waiting.reserve(messages, bytes, COUNTABLE)
+    }
+
+    /// Whether half of what may wait for it does.
+    pub(crate) fn is_half_full(&self) -> bool {
+        let (messages, bytes) = self.waiting.get();
+        messages >= u64::from(self.limits.messages.div_ceil(2)) || bytes >= self.limits.bytes.div_ceil(2)
+    }
+
     /// Gives back what messages took of the bound.
     pub(crate) fn release(&self, messages: u32, bytes: usize) {
         self.waiting.release(messages, bytes);
@@ -303,9 +318,21 @@ struct Waiting(AtomicU64);
 const BYTE_BITS: u32 = 40;
 
 /// The largest limits the word can count to.
-pub(crate) const LARGEST_LIMITS: Limits = Limits { messages: (1 << 23) - 1, bytes: (1 << (BYTE_BITS - 1)) - 1 };
+pub(crate) const LARGEST_LIMITS: Limits =
+    Limits { messages: (1 << 23) - 1, bytes: HALF_OF_THE_BYTES, largest: HALF_OF_THE_BYTES };
+
+const HALF_OF_THE_BYTES: u64 = (1 << (BYTE_BITS - 1)) - 1;
+
+/// What the word can count to.
+const COUNTABLE: Limits = Limits { messages: (1 << 24) - 1, bytes: (1 << BYTE_BITS) - 1, largest: u64::MAX };
 
 impl Waiting {
+    /// Messages and bytes.
+    fn get(&self) -> (u64, u64) {
+        let word = self.0.load(Ordering::Relaxed);
+        (word >> BYTE_BITS, word & ((1 << BYTE_BITS) - 1))
+    }
+
     /// Takes room for `messages` of `bytes` together, if the limits leave it.
     ///
     /// A compare-exchange rather than an addition taken back on excess: the excess, short as it would stand, could

@@ -27,6 +27,10 @@
 //! and goes on where it was; a member that has ended meanwhile gets nothing more. The task runs outside tokio's
 //! cooperative budget, which would make every sink look busy after some 170 writes.
 //!
+//! # A shared uplink
+//! Where all sinks share one ([`uplink`](super::uplink)), a member whose bound is half taken because of it keeps the
+//! shard from reading on: the log fills, and holds publishers back. What a turn has read is placed beyond the bound.
+//!
 //! # Sleep
 //! See [`signal`](super::signal). Before it sleeps the shard looks again at the slot at its position (not at the tail:
 //! behind a claimed, empty slot that would spin), at the mail and ready bits, and at the seal.
@@ -53,6 +57,7 @@ use super::outbox::Port;
 use super::roster::{Roster, Subscribed, Unsubscribed};
 use super::shelf::{Shelf, TurnEntry};
 use super::topic::Audience;
+use super::uplink::Uplink;
 use crate::sync::Ordering;
 
 /// How many members a shard has room for.
@@ -82,6 +87,8 @@ pub(crate) struct Parts<O: Owner<M>, M: Message> {
     /// What a visit hands on at most, and a turn reads at most.
     pub(crate) quota: Quota,
     pub(crate) write_timeout: Duration,
+    /// What all sinks share, if they do.
+    pub(crate) uplink: Option<Uplink>,
     /// The session's time zero.
     pub(crate) epoch: Instant,
 }
@@ -102,6 +109,10 @@ pub(crate) struct FlushShard<O: Owner<M>, M: Message> {
     again: Vec<usize>,
     /// Members whose direct messages wait for a broadcast to be filled in: for the next turn that reads one.
     lagging: Vec<usize>,
+    /// Members whose bound is half taken: none of them may be held up by the uplink when the log is read.
+    heavy: Vec<usize>,
+    /// The log isn't read for now.
+    held_up: bool,
     /// What was read since the reactor last ran.
     unyielded: Load,
     /// The log is sealed and read to its end: who is clear goes.
@@ -158,6 +169,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             },
             again: Vec::new(),
             lagging: Vec::new(),
+            heavy: Vec::new(),
+            held_up: false,
             unyielded: Load::default(),
             draining: false,
             tick: Tick { sleep: Box::pin(sleep_until(parts.epoch)), armed: false, period },
@@ -207,7 +220,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     fn sleeps(&self, cx: &Context<'_>) -> bool {
         let port = &self.parts.port;
         port.signal.doze(cx.waker());
-        let found = port.log.is_filled(self.position)
+        let found = (port.log.is_filled(self.position) && !self.held_up)
             || port.mail.any(self.extent)
             || port.ready.any(self.extent)
             || (port.log.tail().is_sealed() && !self.draining && port.log.tail().position() == self.position)
@@ -246,6 +259,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         work |= self.poll_tick(cx);
 
         let until = self.deferred.front().map_or(u64::MAX, |(mark, _)| *mark);
+        self.held_up = self.is_held_up();
+        let until = if self.held_up { self.position } else { until };
         let end = tail.position().min(until).min(self.position + u64::from(self.parts.quota.messages));
         let start = self.position;
         let mut read = Load::default();
@@ -268,6 +283,22 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         work |= self.turn.sealed && !self.draining && self.position == tail.position();
         self.turn.open = work;
         work
+    }
+
+    /// Whether a member whose bound is half taken waits for the uplink, so that the log mustn't be read.
+    fn is_held_up(&mut self) -> bool {
+        if self.heavy.is_empty() {
+            return false;
+        }
+        let uplink = unless_given_up(&self.parts, self.turn.now);
+        let mut held_up = false;
+        self.heavy.retain(|slot| {
+            let Some(member) = self.members.get_mut(*slot).filter(|member| member.heavy) else { return false };
+            member.heavy = member.owner.outbox().is_half_full();
+            held_up |= member.heavy && member.is_held_up(uplink);
+            member.heavy
+        });
+        held_up
     }
 
     /// Takes the commands there are; each waits for the shard to have read up to its mark. True if one may be due.
@@ -350,6 +381,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             to_all: &self.turn.to_all,
             end: self.position,
             quota: self.parts.quota,
+            uplink: unless_given_up(&self.parts, self.turn.now),
             now: self.turn.now,
             sum: Sum::default(),
         };
@@ -361,7 +393,13 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         match visited {
             Err(fault) => return self.fail(slot, &fault),
             Ok(()) if member.stand == Stand::More => self.again.push(slot),
-            Ok(()) if member.stand == Stand::Blocked => self.tick.arm(),
+            Ok(()) if member.stand == Stand::Blocked => {
+                self.tick.arm();
+                if self.parts.uplink.is_some() && !member.heavy && member.owner.outbox().is_half_full() {
+                    member.heavy = true;
+                    self.heavy.push(slot);
+                }
+            }
             Ok(()) => {}
         }
         let member = &mut self.members[slot];
@@ -381,6 +419,9 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.turn.to_all.clear();
         self.shelf.end_turn(self.turn.entries.drain(..));
         self.publish_sum();
+        if let Some(uplink) = &self.parts.uplink {
+            uplink.note_room();
+        }
         while self.deferred.front().is_some_and(|(mark, _)| *mark <= self.position) {
             match self.deferred.pop_front() {
                 Some((_, Deferred::Admit(admission))) => self.admit(admission),
@@ -520,11 +561,12 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         }
         self.tick.armed = false;
         let timeout = u64::try_from(self.parts.write_timeout.as_millis()).unwrap_or(u64::MAX);
-        let paused = self.parts.gauge.paused.load(Ordering::Relaxed);
+        let paused = self.turn.now < self.parts.gauge.stalled_until.load(Ordering::Relaxed);
+        let uplink = unless_given_up(&self.parts, self.turn.now);
         let mut stuck = Vec::new();
         let mut blocked = false;
         for (slot, member) in &mut self.members {
-            if member.is_stuck(self.turn.now, timeout, paused) {
+            if member.is_stuck(self.turn.now, timeout, paused, uplink) {
                 stuck.push(slot);
             } else {
                 blocked |= member.stand == Stand::Blocked;
@@ -574,6 +616,13 @@ impl Tick {
             self.sleep.as_mut().reset(Instant::now() + self.period);
         }
     }
+}
+
+/// The uplink that all share, unless it has been stalled for longer than anybody is spared for.
+fn unless_given_up<O: Owner<M>, M: Message>(parts: &Parts<O, M>, now: u64) -> Option<&Uplink> {
+    let uplink = parts.uplink.as_ref()?;
+    let until = parts.gauge.stalled_until.load(Ordering::Relaxed);
+    (until == 0 || now < until).then_some(uplink)
 }
 
 fn note<O: Owner<M>, M: Message>(member: &mut Member<O, M>, slot: usize, turn: &mut Turn<M>) {

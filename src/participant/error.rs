@@ -37,6 +37,10 @@ pub enum SendError<M> {
     /// The message alone exceeds the session's byte limit. It comes back: make it smaller, or the limit larger.
     #[error("the message is larger than all that may wait for a participant")]
     TooLarge(M),
+    /// As much waits for the participant as may, and it is the uplink that all share which doesn't take it: nothing has
+    /// changed. It comes back: try later, or [wait](super::Participant::send_waiting).
+    #[error("the uplink that all participants share is full: try later, or wait")]
+    UplinkFull(M),
     /// The participant had ended; the message is counted as dropped. Drop the handle.
     #[error("the participant has ended")]
     Closed,
@@ -58,6 +62,7 @@ impl<M> fmt::Debug for SendError<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Overflow => "Overflow",
+            Self::UplinkFull(_) => "UplinkFull(..)",
             Self::TooLarge(_) => "TooLarge(..)",
             Self::Closed => "Closed",
         })

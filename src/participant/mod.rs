@@ -25,7 +25,7 @@ use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::lane::command::Command;
 use crate::lane::outbox::{Limits, Outbox, Port, Refused, State};
 use crate::lane::shard::now_ms;
-use crate::lane::{Account, EndReason, Message, Subscribed, SubscriptionTag, Topic, Unsubscribed};
+use crate::lane::{Account, EndReason, Message, Progress, Subscribed, SubscriptionTag, Topic, Unsubscribed, Uplink};
 use crate::semaphore::{Admission, AdmissionError, Permit};
 use crate::sync::{AtomicBool, Ordering};
 
@@ -79,6 +79,8 @@ pub(crate) struct Home<M> {
     pub(crate) port: Arc<Port<M>>,
     pub(crate) commands: mpsc::Sender<Command<M>>,
     pub(crate) pending: Arc<PendingResets>,
+    /// What it shares with all others, if it does, and how its own writes in there stand.
+    pub(crate) uplink: Option<(Uplink, Progress)>,
     pub(crate) epoch: Instant,
 }
 
@@ -188,7 +190,8 @@ impl<M: Message> Participant<M> {
     /// # Errors
     /// [`SendError::Overflow`] if its queue is full: the message and all that waited are counted as dropped, and the
     /// session brings the viewer back with its initial messages. [`SendError::Closed`] if it had ended before: counted
-    /// as dropped, no further reset. [`SendError::TooLarge`] gives the message back, and nothing has changed.
+    /// as dropped, no further reset. [`SendError::TooLarge`] gives the message back, and nothing has changed; so does
+    /// [`SendError::UplinkFull`], in a room whose participants [share](crate::room::Room::uplink) an uplink.
     pub fn send(&self, message: M) -> Result<(), SendError<M>> {
         match self.0.outbox.try_send(message) {
             Ok(()) => Ok(()),
@@ -197,7 +200,10 @@ impl<M: Message> Participant<M> {
                 self.note_closed();
                 Err(SendError::Closed)
             }
-            Err(Refused::Full(_)) => {
+            Err(Refused::Full(message)) => {
+                if self.is_held_up() {
+                    return Err(SendError::UplinkFull(message));
+                }
                 let first = self.0.outbox.end(EndReason::Overflow);
                 self.0.outbox.lose_direct();
                 if first {
@@ -206,6 +212,34 @@ impl<M: Message> Participant<M> {
                 Err(SendError::Overflow)
             }
         }
+    }
+
+    /// Sends as [`send`](Self::send) does, but waits while what is full is the uplink that all participants share.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), but for [`SendError::UplinkFull`].
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, it has sent nothing.
+    pub async fn send_waiting(&self, mut message: M) -> Result<(), SendError<M>> {
+        loop {
+            let room = self.0.home.uplink.as_ref().map(|(uplink, _)| uplink.room());
+            message = match (self.send(message), room) {
+                (Err(SendError::UplinkFull(message)), Some(room)) => {
+                    tokio::select! {
+                        () = room => {}
+                        _ = self.closed() => {}
+                    }
+                    message
+                }
+                (sent, _) => return sent,
+            };
+        }
+    }
+
+    /// Whether what waits for it waits for the uplink that all share.
+    fn is_held_up(&self) -> bool {
+        self.0.home.uplink.as_ref().is_some_and(|(uplink, progress)| uplink.holds(progress))
     }
 
     fn note_closed(&self) {

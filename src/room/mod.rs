@@ -7,6 +7,7 @@ pub mod memory;
 #[cfg(feature = "websocket")]
 pub mod websocket;
 
+use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -17,7 +18,7 @@ use futures_sink::Sink;
 
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::lane::member::start_send_copy;
-use crate::lane::{EndReason, Message, Progress, SubscriptionTag};
+use crate::lane::{EndReason, Message, Progress, SubscriptionTag, Uplink};
 use crate::participant::{Attributes, Participant, no_attributes};
 
 /// What a transport implements.
@@ -83,6 +84,19 @@ pub trait Room: Send + Sync + 'static {
     /// Opens a stream to the participant. The session drops the future if it takes too long, if the participant leaves,
     /// or if a newer instance comes. A sink with long writes reports them to `progress`.
     fn open(&self, to: &Presence, progress: Progress) -> impl Future<Output = Result<Self::Sink, OpenError>> + Send;
+
+    /// The uplink that all its sinks share, if their writes go through one pipe. Then a participant whose queue fills
+    /// because of the pipe isn't reset; publishers are held back instead. Asked for once. By default each sink has a way
+    /// of its own.
+    fn uplink(&self) -> Option<Uplink> {
+        None
+    }
+
+    /// The longest message it can carry, in bytes, as [`Message::byte_len`] counts them; a longer one is refused as too
+    /// large. Asked for once. By default there is no limit.
+    fn largest_message(&self) -> usize {
+        usize::MAX
+    }
 
     /// Hands a broadcast over to a sink that is ready for it: to one of many, each of whom gets the same message but for
     /// the `tag` it has subscribed to the topic with (`None` in a broadcast to everybody).
@@ -180,13 +194,52 @@ pub enum RoomEvent<I> {
         /// The stream.
         stream: I,
     },
-    /// The uplink takes nothing: publishers are held back, write time-outs don't run.
+    /// The uplink takes nothing: publishers are held back, and nobody is reset for a while (see
+    /// [`uplink_patience`](crate::SessionBuilder::uplink_patience)).
     UplinkStalled,
     /// The uplink takes bytes again.
     UplinkFlowing,
     /// The room is closed: the session ends, with this as its reason.
-    Closed(String),
+    Closed(RoomClosed),
 }
+
+/// Why a room closed: an error of the room's own, or words. Clones are the same error.
+#[derive(Clone, Debug)]
+pub struct RoomClosed(Arc<dyn Error + Send + Sync>);
+
+impl RoomClosed {
+    /// Wraps what the room says.
+    pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(Arc::from(error.into()))
+    }
+
+    /// The room's own error, if it is an `E`.
+    #[must_use]
+    pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
+        self.0.downcast_ref()
+    }
+}
+
+impl fmt::Display for RoomClosed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl From<&str> for RoomClosed {
+    fn from(reason: &str) -> Self {
+        Self::new(reason)
+    }
+}
+
+/// The same words.
+impl PartialEq for RoomClosed {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for RoomClosed {}
 
 /// Why a stream to a participant could not be opened; the session tries again with back-off while it is present.
 #[derive(Debug, thiserror::Error)]
@@ -197,12 +250,12 @@ pub enum OpenError {
     NotPresent,
     /// The transport failed.
     #[error("the transport failed: {0}")]
-    Transport(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Transport(#[source] Box<dyn Error + Send + Sync>),
 }
 
 impl OpenError {
     /// Wraps what the transport says.
-    pub fn transport(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub fn transport(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Transport(error.into())
     }
 }

@@ -12,7 +12,7 @@ use super::error::CloseError;
 use super::events::SessionEvent;
 use crate::lane::{Account, EndReason};
 use crate::participant::registry::Instance;
-use crate::room::Room;
+use crate::room::{Room, RoomClosed};
 use crate::sync::Ordering;
 
 /// How long tasks that were cancelled may take to end before they are reported as stuck: none has anything to wait for.
@@ -33,7 +33,7 @@ pub struct CloseReport {
     /// How long closing took.
     pub took: Duration,
     /// Why the room closed, if it was the room.
-    pub room_closed: Option<String>,
+    pub room_closed: Option<RoomClosed>,
 }
 
 /// The session's own tasks.
@@ -54,11 +54,11 @@ impl Running {
 
 impl<R: Room> Shared<R> {
     /// Starts closing, unless somebody has. The log is sealed and joins are stopped when this returns.
-    pub(crate) fn start_close(self: &Arc<Self>, deadline: Duration, room_closed: Option<String>) {
+    pub(crate) fn start_close(self: &Arc<Self>, deadline: Duration, room_closed: Option<RoomClosed>) {
         if self.closing.swap(true, Ordering::AcqRel) {
             return;
         }
-        tracing::info!(?deadline, room_closed, "session closing");
+        tracing::info!(?deadline, room_closed = room_closed.as_ref().map(tracing::field::display), "session closing");
         self.stop.cancel();
         self.log.seal();
         // In a task of its own, so that it goes on if whoever asked stops waiting.
@@ -69,7 +69,7 @@ impl<R: Room> Shared<R> {
         });
     }
 
-    async fn close(self: Arc<Self>, deadline: Duration, room_closed: Option<String>) {
+    async fn close(self: Arc<Self>, deadline: Duration, room_closed: Option<RoomClosed>) {
         let begun = Instant::now();
         let until = begun + deadline.min(LONGEST_DEADLINE);
         let mut running = self.running.take();

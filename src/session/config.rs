@@ -27,6 +27,7 @@ pub(crate) struct Config<R: Room> {
     pub(crate) log_capacity: usize,
     pub(crate) shards: usize,
     pub(crate) write_timeout: Duration,
+    pub(crate) uplink_patience: Duration,
     pub(crate) open_timeout: Duration,
     pub(crate) retire_timeout: Duration,
     pub(crate) concurrent_joins: usize,
@@ -65,11 +66,12 @@ pub struct SessionBuilder<R: Room> {
 impl<R: Room> SessionBuilder<R> {
     pub(crate) fn new(room: R) -> Self {
         let config = Config {
-            limits: Limits { messages: 1024, bytes: 64 << 20 },
+            limits: Limits { messages: 1024, bytes: 64 << 20, largest: 0 },
             in_flight: InFlight { calls: 32, assets: 32 },
             log_capacity: 1024,
             shards: 1,
             write_timeout: Duration::from_secs(5),
+            uplink_patience: Duration::from_secs(30),
             open_timeout: Duration::from_secs(5),
             retire_timeout: Duration::from_secs(6),
             concurrent_joins: 64,
@@ -117,6 +119,15 @@ impl<R: Room> SessionBuilder<R> {
     /// takes to retransmit, shorter than a viewer's patience.
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
         self.config.write_timeout = timeout;
+        self
+    }
+
+    /// How long nobody is reset while the uplink is [stalled](crate::SessionEvent::UplinkStalled): publishers are held
+    /// back, no write times out, and where the room's sinks [share](Room::uplink) the uplink nobody overflows. After that
+    /// who makes no progress for the write time-out is reset, as ever. Default 30 s: longer than a mobile network takes to
+    /// change its cell or a server to restart, shorter than anybody wants to look at a picture that stands still.
+    pub fn uplink_patience(mut self, patience: Duration) -> Self {
+        self.config.uplink_patience = patience;
         self
     }
 
@@ -209,6 +220,7 @@ impl<R: Room> SessionBuilder<R> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         let spare = runtime.metrics().num_workers().saturating_sub(1).max(1);
         self.config.shards = self.shards.unwrap_or(spare);
+        self.config.limits.largest = self.config.limits.bytes.min(self.room.largest_message() as u64);
         Ok(start(self.room, self.config, &runtime))
     }
 
@@ -265,5 +277,5 @@ pub(crate) fn quota(limits: Limits) -> Quota {
 
 /// The most a message may hold.
 pub(crate) fn fits<M: Message>(message: &M, limits: Limits) -> bool {
-    message.byte_len() as u64 <= limits.bytes
+    message.byte_len() as u64 <= limits.largest
 }

@@ -25,7 +25,7 @@ use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::lane::EndReason;
 use crate::participant::Participant;
 use crate::participant::registry::Instance;
-use crate::room::{Presence, Room, RoomEvent};
+use crate::room::{Presence, Room, RoomClosed, RoomEvent};
 
 type Joined<R> = Result<Registered<<R as Room>::Message>, Declined>;
 
@@ -88,7 +88,7 @@ impl<R: Room> EventLoop<R> {
                 event = events.next() => match event {
                     Some(RoomEvent::Closed(reason)) => self.end(reason),
                     Some(event) => self.on_event(event),
-                    None => self.end("its events ended".to_owned()),
+                    None => self.end("its events ended".into()),
                 },
                 // Taken out and handed to a task in the same poll.
                 (client_id, sid) = poll_fn(|cx| session.pending.poll_take(cx)) => self.on_reset(client_id, &sid),
@@ -120,7 +120,7 @@ impl<R: Room> EventLoop<R> {
     }
 
     /// The room is gone: nothing can be delivered any more.
-    fn end(&self, reason: String) {
+    fn end(&self, reason: RoomClosed) {
         self.session.start_close(Duration::ZERO, Some(reason));
     }
 

@@ -101,7 +101,7 @@ impl<R: Room> Join<R> {
         let progress = Progress::default();
         let sink = open(session, presence, progress.clone()).await?;
         let shard = session.emptiest_shard();
-        let participant = &self.participant(presence, protocol, shard);
+        let participant = &self.participant(presence, protocol, shard, progress.clone());
         let provisional = Provisional(Some(participant));
         self.admit(participant, shard, sink, progress).await?;
         let initial = self.initial_messages(participant).await?;
@@ -115,7 +115,13 @@ impl<R: Room> Join<R> {
         Ok(Registered { participant: participant.clone(), prior })
     }
 
-    fn participant(&self, presence: &Presence, protocol: Protocol, shard: &ShardHandle<R>) -> Participant<R::Message> {
+    fn participant(
+        &self,
+        presence: &Presence,
+        protocol: Protocol,
+        shard: &ShardHandle<R>,
+        progress: Progress,
+    ) -> Participant<R::Message> {
         let session = &self.session;
         let profile = Profile {
             identity: presence.identity.clone(),
@@ -128,6 +134,7 @@ impl<R: Room> Join<R> {
             port: Arc::clone(&shard.port),
             commands: shard.commands.clone(),
             pending: Arc::clone(&session.pending),
+            uplink: session.uplink.clone().map(|uplink| (uplink, progress)),
             epoch: session.epoch,
         };
         Participant::new(profile, self.failures, session.config.limits, session.config.in_flight, home)

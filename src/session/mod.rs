@@ -47,7 +47,7 @@ use crate::lane::publisher::Publisher;
 use crate::lane::shard::{FlushShard, Parts, SHARD_CAPACITY, now_ms};
 use crate::lane::signal::Signal;
 use crate::lane::topic::Audience;
-use crate::lane::{Account, Topic};
+use crate::lane::{Account, Topic, Uplink};
 use crate::participant::Participant;
 use crate::participant::pending::PendingResets;
 use crate::participant::registry::Registry;
@@ -106,6 +106,7 @@ pub(crate) struct Shared<R: Room> {
     counters: Counters,
     permits: Semaphore,
     events: broadcast::Sender<SessionEvent>,
+    uplink: Option<Uplink>,
     uplink_stalled: AtomicBool,
     /// Ends event loop, joins and stream handlers.
     stop: CancellationToken,
@@ -135,6 +136,7 @@ pub(crate) struct ShardHandle<R: Room> {
 fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     let epoch = Instant::now();
+    let uplink = room.uplink();
     let totals = Arc::new(Totals::new());
     let signals: Box<[_]> = (0..config.shards).map(|_| Arc::new(Signal::new())).collect();
     let log = Arc::new(BroadcastLog::new(config.log_capacity, signals.clone()));
@@ -159,6 +161,7 @@ fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
             commands: commands_taken,
             quota: quota(config.limits),
             write_timeout: config.write_timeout,
+            uplink: uplink.clone(),
             epoch,
         });
         shards.push(ShardHandle { port, gauge, newcomers, commands });
@@ -182,6 +185,7 @@ fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
         abandoned: CancellationToken::new(),
         hurry: CancellationToken::new(),
         tasks: TaskTracker::new(),
+        uplink,
         closing: AtomicBool::new(false),
         running: close::Running::default(),
         ended: SetOnce::new(),
@@ -370,13 +374,16 @@ impl<R: Room> Shared<R> {
         self.shards.iter().min_by_key(members).expect("the builder asks for at least one shard")
     }
 
-    /// Holds publishers back and stops the write time-outs while the uplink is stalled.
+    /// Holds publishers back while the uplink is stalled, and spares everybody from being reset for as long as that is
+    /// waited for.
     fn set_uplink(&self, stalled: bool) {
         if self.uplink_stalled.swap(stalled, Ordering::Relaxed) == stalled {
             return;
         }
+        let patience = u64::try_from(self.config.uplink_patience.as_millis()).unwrap_or(u64::MAX);
+        let until = if stalled { now_ms(self.epoch).saturating_add(patience) } else { 0 };
         for shard in &self.shards {
-            shard.gauge.paused.store(stalled, Ordering::Relaxed);
+            shard.gauge.stalled_until.store(until, Ordering::Relaxed);
         }
         self.log.hold(stalled);
         if stalled {

@@ -53,7 +53,7 @@ async fn serve(args: &ServeArgs, addr: SocketAddr) -> Result<(), Failure> {
         ended = telemetry.session().ended() => Some(ended),
     };
     let why = ended.map(|ended| match ended {
-        Ok(report) => report.room_closed.unwrap_or_else(|| "nobody said why".to_owned()),
+        Ok(report) => report.room_closed.map_or_else(|| "nobody said why".to_owned(), |closed| closed.to_string()),
         Err(error) => error.to_string(),
     });
     if why.is_none() {

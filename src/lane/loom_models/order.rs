@@ -46,7 +46,7 @@ pub(super) struct Viewer {
 impl Viewer {
     /// One that its shard has admitted, to slot 0, and for which so many messages may wait.
     pub(super) fn admitted(port: &Arc<Port<Note>>, messages: u32) -> Self {
-        let limits = Limits { messages, bytes: u64::from(messages) };
+        let limits = Limits { messages, bytes: u64::from(messages), largest: u64::MAX };
         let outbox = Outbox::new(Arc::clone(port), limits);
         assert!(outbox.admit(0));
         Self { outbox: Arc::new(outbox), delivered: Arc::default() }
@@ -158,6 +158,7 @@ impl Shard {
             to_all: &to_all,
             end: if ignores_stamps { u64::MAX } else { watch.position },
             quota: Quota { messages: 8, bytes: u64::MAX },
+            uplink: None,
             now: 0,
             sum: Sum::default(),
         };

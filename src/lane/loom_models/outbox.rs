@@ -190,7 +190,7 @@ fn broken_without_fences_a_push_and_a_teardown_miss_each_other() {
 /// An instance ends while its shard admits it: the shard learns of it at admission or by its mail bit.
 fn end_at_admission() {
     let port = port(1);
-    let outbox = Arc::new(Outbox::new(Arc::clone(&port), Limits { messages: 1, bytes: 1 }));
+    let outbox = Arc::new(Outbox::new(Arc::clone(&port), Limits { messages: 1, bytes: 1, largest: u64::MAX }));
     let shard = thread::spawn({
         let (outbox, mut watch) = (Arc::clone(&outbox), Watch::new(&port, Sleeping::Right));
         move || {
@@ -223,7 +223,7 @@ fn broken_without_fences_an_end_at_admission_goes_unnoticed() {
 #[test]
 fn an_instance_ends_once() {
     holds(|| {
-        let outbox = Arc::new(Outbox::new(port(1), Limits { messages: 1, bytes: 1 }));
+        let outbox = Arc::new(Outbox::new(port(1), Limits { messages: 1, bytes: 1, largest: u64::MAX }));
         let other = thread::spawn({
             let outbox = Arc::clone(&outbox);
             move || outbox.end(EndReason::Disconnected)

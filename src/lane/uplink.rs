@@ -1,0 +1,187 @@
+//! The uplink that all participants of a room share: whose fault is it when a write doesn't end?
+//!
+//! On some transports the writes of all participants go through one pipe, in the order in which they began (on LiveKit
+//! the data channel to the server). Then a queue that fills says nothing of its participant: a congested pipe fills all
+//! of them at once, and resetting everybody would make it worse. What tells a stream that is stuck from a pipe that is
+//! slow is order: a write that is still under way when one that began clearly later has ended was *passed*, so the
+//! pipe flows, and that stream alone is at fault.
+//!
+//! | the participant's write | its queue fills | it makes no progress |
+//! |---|---|---|
+//! | was passed | overflow | write time-out |
+//! | was not | its shard reads no more of the log, direct sends give the message back | waited for |
+//!
+//! So publishers are held back by the log, which fills. With one participant nothing passes it, and a stall counts as
+//! the uplink's. A room that wants to know earlier than the next message to somebody else lets something of its own
+//! travel, a [`probe`](Uplink::probe).
+//!
+//! # Orderings
+//! Figures alone, read one by one (relaxed): a judgement is made of writes that lie [`CLEARLY`] apart, which is some
+//! hundred thousand times as long as a store takes to be seen.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::progress::Progress;
+use crate::sync::{AtomicU64, AtomicUsize, Ordering};
+
+/// How much later a write must have begun to have passed another one by ending. Far longer than it takes a shard to
+/// notice that a write has ended, however busy the machine; far shorter than a write time-out.
+const CLEARLY: Duration = Duration::from_millis(250);
+
+/// An uplink that the sinks of a room share; the room says so by [`Room::uplink`](crate::room::Room::uplink). Clones
+/// are the same uplink.
+///
+/// A sink tells it of each write, for as long as that is in the pipe. A write should be small (a packet, a chunk): what
+/// counts is when it ends.
+#[derive(Clone)]
+pub struct Uplink(Arc<Inner>);
+
+struct Inner {
+    epoch: Instant,
+    under_way: AtomicUsize,
+    /// When the latest begun of the writes that have ended began, in milliseconds.
+    passed: AtomicU64,
+    /// When a write last ended, or the first of those under way began, in milliseconds.
+    moved: AtomicU64,
+    /// A write has ended, or the first has begun.
+    movement: Arc<Notify>,
+    /// There may be room in somebody's queue again.
+    room: Arc<Notify>,
+}
+
+/// A write that is in the pipe. Dropped without [`done`](Self::done), it was given up: that says nothing of the pipe.
+#[derive(Debug)]
+#[must_use = "a write is under way for as long as this lives"]
+pub struct UplinkWrite {
+    uplink: Uplink,
+    /// Of the participant whose write it is.
+    progress: Option<Progress>,
+    began: u64,
+}
+
+impl Uplink {
+    /// An uplink with nothing under way.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(Inner {
+            epoch: Instant::now(),
+            under_way: AtomicUsize::new(0),
+            passed: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
+            movement: Arc::default(),
+            room: Arc::default(),
+        }))
+    }
+
+    /// A write of the participant to whom `progress` was given begins; its last one has ended.
+    pub fn begin(&self, progress: &Progress) -> UplinkWrite {
+        let began = self.enter();
+        progress.begin(began);
+        UplinkWrite { uplink: self.clone(), progress: Some(progress.clone()), began }
+    }
+
+    /// Something of the room's own travels the same way, to show whether anything does.
+    pub fn probe(&self) -> UplinkWrite {
+        UplinkWrite { uplink: self.clone(), progress: None, began: self.enter() }
+    }
+
+    fn enter(&self) -> u64 {
+        let now = self.now();
+        if self.0.under_way.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.0.moved.store(now, Ordering::Relaxed);
+            self.0.movement.notify_waiters();
+        }
+        now
+    }
+
+    /// Milliseconds, never 0.
+    fn now(&self) -> u64 {
+        1 + u64::try_from(self.0.epoch.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
+    }
+
+    /// How many writes are under way.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.0.under_way.load(Ordering::Relaxed)
+    }
+
+    /// Waits until writes have been under way for `span` and none has ended meanwhile.
+    ///
+    /// # Cancel safety
+    /// Dropped and asked again, it waits no longer than it would have.
+    pub async fn quiet(&self, span: Duration) {
+        loop {
+            let movement = self.movement();
+            if self.under_way() == 0 {
+                movement.await;
+                continue;
+            }
+            let due = self.0.epoch + Duration::from_millis(self.0.moved.load(Ordering::Relaxed)) + span;
+            if due <= Instant::now() {
+                return;
+            }
+            sleep_until(due).await;
+        }
+    }
+
+    /// Waits for the next write to end, or the first to begin, counted from this call on, not from the first poll.
+    pub fn movement(&self) -> impl Future<Output = ()> + Send + use<> {
+        Arc::clone(&self.0.movement).notified_owned()
+    }
+
+    /// Waits until a shard has delivered something, counted from this call on.
+    pub(crate) fn room(&self) -> impl Future<Output = ()> + Send + use<> {
+        Arc::clone(&self.0.room).notified_owned()
+    }
+
+    /// A shard has delivered something.
+    pub(crate) fn note_room(&self) {
+        self.0.room.notify_waiters();
+    }
+
+    /// Whether the participant's last write wasn't passed: what waits for it waits for the uplink.
+    ///
+    /// So it says for a while after that write has ended as well: its shard has to notice before there is room.
+    pub(crate) fn holds(&self, progress: &Progress) -> bool {
+        let clearly = CLEARLY.as_millis() as u64;
+        progress.began().is_some_and(|began| self.0.passed.load(Ordering::Relaxed) < began + clearly)
+    }
+}
+
+impl UplinkWrite {
+    /// The write has ended well.
+    pub fn done(mut self) {
+        self.progress = None;
+        let inner = &self.uplink.0;
+        inner.passed.fetch_max(self.began, Ordering::Relaxed);
+        inner.moved.store(self.uplink.now(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for UplinkWrite {
+    fn drop(&mut self) {
+        if let Some(progress) = self.progress.take() {
+            progress.give_up();
+        }
+        self.uplink.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.uplink.0.movement.notify_waiters();
+    }
+}
+
+impl Default for Uplink {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Uplink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uplink").field("under_way", &self.under_way()).finish_non_exhaustive()
+    }
+}
