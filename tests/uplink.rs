@@ -95,7 +95,8 @@ async fn closing_gives_the_messages_of_those_who_wait_back() {
 #[tokio::test(start_paused = true)]
 async fn write_time_outs_pause_while_it_is_stalled() {
     let (stage, streams) = Streams::stage(|_| Valve::shut());
-    let session = stage.session(|builder| builder.write_timeout(Duration::from_secs(16)));
+    let long = Duration::from_secs(1000);
+    let session = stage.session(|builder| builder.write_timeout(Duration::from_secs(16)).uplink_patience(long));
     let mut events = session.events();
     stage.join(presence("ada", "PA_1", 1));
     let ada = live(&session, "ada").await;

@@ -8,6 +8,7 @@
 pub(crate) mod account;
 mod backlog;
 pub(crate) mod bits;
+mod brake;
 pub(crate) mod command;
 mod control_queue;
 pub(crate) mod gauge;
@@ -23,6 +24,7 @@ pub(crate) mod roster;
 pub(crate) mod shard;
 pub(crate) mod shelf;
 pub(crate) mod signal;
+mod tick;
 pub(crate) mod topic;
 pub(crate) mod uplink;
 

@@ -272,6 +272,12 @@ impl<M: Message> Outbox<M> {
         messages >= u64::from(self.limits.messages.div_ceil(2)) || bytes >= self.limits.bytes.div_ceil(2)
     }
 
+    /// Whether all of it does.
+    pub(crate) fn is_full(&self) -> bool {
+        let (messages, bytes) = self.waiting.get();
+        messages >= u64::from(self.limits.messages) || bytes >= self.limits.bytes
+    }
+
     /// Gives back what messages took of the bound.
     pub(crate) fn release(&self, messages: u32, bytes: usize) {
         self.waiting.release(messages, bytes);

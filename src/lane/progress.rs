@@ -14,14 +14,23 @@ pub struct Progress(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     total: AtomicU64,
-    /// When the last write into a shared [uplink](super::uplink) began, by that one's clock; 0 if none has, or it was
-    /// given up.
+    /// Of the last write into a shared [uplink](super::uplink), by that one's clock: when it began, 0 if none has or it
+    /// was given up; and when it ended, 0 while it is under way.
     began: AtomicU64,
+    ended: AtomicU64,
+}
+
+/// How a participant's last write into a shared uplink stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum LastWrite {
+    None,
+    UnderWay { since: u64 },
+    Ended { at: u64 },
 }
 
 impl Default for Inner {
     fn default() -> Self {
-        Self { total: AtomicU64::new(0), began: AtomicU64::new(0) }
+        Self { total: AtomicU64::new(0), began: AtomicU64::new(0), ended: AtomicU64::new(0) }
     }
 }
 
@@ -37,14 +46,23 @@ impl Progress {
     }
 
     pub(super) fn begin(&self, now: u64) {
+        self.0.ended.store(0, Ordering::Relaxed);
         self.0.began.store(now, Ordering::Relaxed);
+    }
+
+    pub(super) fn end(&self, now: u64) {
+        self.0.ended.store(now, Ordering::Relaxed);
     }
 
     pub(super) fn give_up(&self) {
         self.0.began.store(0, Ordering::Relaxed);
     }
 
-    pub(super) fn began(&self) -> Option<u64> {
-        Some(self.0.began.load(Ordering::Relaxed)).filter(|began| *began > 0)
+    pub(super) fn last_write(&self) -> LastWrite {
+        match (self.0.began.load(Ordering::Relaxed), self.0.ended.load(Ordering::Relaxed)) {
+            (0, _) => LastWrite::None,
+            (since, 0) => LastWrite::UnderWay { since },
+            (_, at) => LastWrite::Ended { at },
+        }
     }
 }

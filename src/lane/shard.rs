@@ -29,26 +29,27 @@
 //!
 //! # A shared uplink
 //! Where all sinks share one ([`uplink`](super::uplink)), a member whose bound is half taken because of it keeps the
-//! shard from reading on: the log fills, and holds publishers back. What a turn has read is placed beyond the bound.
+//! shard from reading on: the log fills, and holds publishers back. What a turn has read is placed beyond the bound. If
+//! nobody else has anything under way, an entry at each tick shows whether the uplink carries it past those who wait.
 //!
 //! # Sleep
 //! See [`signal`](super::signal). Before it sleeps the shard looks again at the slot at its position (not at the tail:
 //! behind a claimed, empty slot that would spin), at the mail and ready bits, and at the seal.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use slab::Slab;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::Message;
 use super::account::EndReason;
+use super::brake::{Brake, Reading};
 use super::command::{Admission, COMMAND_CAPACITY, Command};
 use super::gauge::Gauge;
 use super::load::{Load, Quota};
@@ -56,6 +57,7 @@ use super::member::{Fault, Member, Owner, Round, Stand, Sum};
 use super::outbox::Port;
 use super::roster::{Roster, Subscribed, Unsubscribed};
 use super::shelf::{Shelf, TurnEntry};
+use super::tick::Tick;
 use super::topic::Audience;
 use super::uplink::Uplink;
 use crate::sync::Ordering;
@@ -65,9 +67,6 @@ pub(crate) const SHARD_CAPACITY: usize = 1 << 18;
 
 /// How long a shard works before it lets others of its thread have a turn.
 const SLICE: Duration = Duration::from_millis(1);
-
-/// The longest wait between two looks for members that don't move, however long the write time-out.
-const LONGEST_TICK: Duration = Duration::from_secs(60);
 
 /// Members visited between two looks at the clock.
 const STRIDE: usize = 64;
@@ -109,10 +108,7 @@ pub(crate) struct FlushShard<O: Owner<M>, M: Message> {
     again: Vec<usize>,
     /// Members whose direct messages wait for a broadcast to be filled in: for the next turn that reads one.
     lagging: Vec<usize>,
-    /// Members whose bound is half taken: none of them may be held up by the uplink when the log is read.
-    heavy: Vec<usize>,
-    /// The log isn't read for now.
-    held_up: bool,
+    brake: Brake,
     /// What was read since the reactor last ran.
     unyielded: Load,
     /// The log is sealed and read to its end: who is clear goes.
@@ -133,13 +129,6 @@ struct Turn<M> {
     sum: Sum,
 }
 
-/// The clock that finds blocked members which don't move.
-struct Tick {
-    sleep: Pin<Box<Sleep>>,
-    armed: bool,
-    period: Duration,
-}
-
 enum Step {
     Yield,
     Done,
@@ -147,8 +136,6 @@ enum Step {
 
 impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     pub(crate) fn new(parts: Parts<O, M>) -> Self {
-        // A sixteenth: a time-out is noticed at most that much late, and a scan costs little.
-        let period = (parts.write_timeout / 16).clamp(Duration::from_millis(1), LONGEST_TICK);
         Self {
             members: Slab::new(),
             extent: 0,
@@ -169,11 +156,10 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             },
             again: Vec::new(),
             lagging: Vec::new(),
-            heavy: Vec::new(),
-            held_up: false,
+            brake: Brake::default(),
             unyielded: Load::default(),
             draining: false,
-            tick: Tick { sleep: Box::pin(sleep_until(parts.epoch)), armed: false, period },
+            tick: Tick::for_timeout(parts.write_timeout),
             parts,
         }
     }
@@ -220,7 +206,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     fn sleeps(&self, cx: &Context<'_>) -> bool {
         let port = &self.parts.port;
         port.signal.doze(cx.waker());
-        let found = (port.log.is_filled(self.position) && !self.held_up)
+        let found = (port.log.is_filled(self.position) && !self.brake.is_on)
             || port.mail.any(self.extent)
             || port.ready.any(self.extent)
             || (port.log.tail().is_sealed() && !self.draining && port.log.tail().position() == self.position)
@@ -256,11 +242,16 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                 note(member, slot, &mut self.turn);
             }
         }
-        work |= self.poll_tick(cx);
+        let (ticked, found) = self.poll_tick(cx);
+        work |= found;
 
         let until = self.deferred.front().map_or(u64::MAX, |(mark, _)| *mark);
-        self.held_up = self.is_held_up();
-        let until = if self.held_up { self.position } else { until };
+        let uplink = unless_given_up(&self.parts, self.turn.now);
+        let until = match self.brake.apply(&mut self.members, uplink) {
+            Reading::Free => until,
+            Reading::Trickle if ticked => until.min(self.position + 1),
+            Reading::Trickle | Reading::Nothing => self.position,
+        };
         let end = tail.position().min(until).min(self.position + u64::from(self.parts.quota.messages));
         let start = self.position;
         let mut read = Load::default();
@@ -283,22 +274,6 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         work |= self.turn.sealed && !self.draining && self.position == tail.position();
         self.turn.open = work;
         work
-    }
-
-    /// Whether a member whose bound is half taken waits for the uplink, so that the log mustn't be read.
-    fn is_held_up(&mut self) -> bool {
-        if self.heavy.is_empty() {
-            return false;
-        }
-        let uplink = unless_given_up(&self.parts, self.turn.now);
-        let mut held_up = false;
-        self.heavy.retain(|slot| {
-            let Some(member) = self.members.get_mut(*slot).filter(|member| member.heavy) else { return false };
-            member.heavy = member.owner.outbox().is_half_full();
-            held_up |= member.heavy && member.is_held_up(uplink);
-            member.heavy
-        });
-        held_up
     }
 
     /// Takes the commands there are; each waits for the shard to have read up to its mark. True if one may be due.
@@ -395,9 +370,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             Ok(()) if member.stand == Stand::More => self.again.push(slot),
             Ok(()) if member.stand == Stand::Blocked => {
                 self.tick.arm();
-                if self.parts.uplink.is_some() && !member.heavy && member.owner.outbox().is_half_full() {
-                    member.heavy = true;
-                    self.heavy.push(slot);
+                if self.parts.uplink.is_some() {
+                    self.brake.weigh(slot, member);
                 }
             }
             Ok(()) => {}
@@ -554,12 +528,11 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.retire(slot, reason);
     }
 
-    /// Looks for blocked members that haven't moved for too long. True if one was found.
-    fn poll_tick(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.tick.armed || self.tick.sleep.as_mut().poll(cx).is_pending() {
-            return false;
+    /// Looks for blocked members that haven't moved for too long. Says whether it was time to, and whether one was found.
+    fn poll_tick(&mut self, cx: &mut Context<'_>) -> (bool, bool) {
+        if !self.tick.is_due(cx) {
+            return (false, false);
         }
-        self.tick.armed = false;
         let timeout = u64::try_from(self.parts.write_timeout.as_millis()).unwrap_or(u64::MAX);
         let paused = self.turn.now < self.parts.gauge.stalled_until.load(Ordering::Relaxed);
         let uplink = unless_given_up(&self.parts, self.turn.now);
@@ -577,10 +550,9 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         }
         if blocked {
             self.tick.arm();
-            // Polled once more, so that it wakes this task; due already, the next turn looks again.
-            return self.tick.sleep.as_mut().poll(cx).is_ready() || !stuck.is_empty();
+            return (true, self.tick.is_over(cx) || !stuck.is_empty());
         }
-        !stuck.is_empty()
+        (true, !stuck.is_empty())
     }
 }
 
@@ -606,15 +578,6 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     fn admit_to_end(&mut self, admission: Admission<O, M>) {
         self.draining = true;
         self.admit(admission);
-    }
-}
-
-impl Tick {
-    fn arm(&mut self) {
-        if !self.armed {
-            self.armed = true;
-            self.sleep.as_mut().reset(Instant::now() + self.period);
-        }
     }
 }
 

@@ -25,9 +25,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep};
 
-use super::progress::Progress;
+use super::progress::{LastWrite, Progress};
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
 /// How much later a write must have begun to have passed another one by ending. Far longer than it takes a shard to
@@ -118,16 +118,19 @@ impl Uplink {
     pub async fn quiet(&self, span: Duration) {
         loop {
             let movement = self.movement();
-            if self.under_way() == 0 {
-                movement.await;
-                continue;
+            match self.quiet_for() {
+                None => movement.await,
+                Some(quiet) if quiet >= span => return,
+                Some(quiet) => sleep(span - quiet).await,
             }
-            let due = self.0.epoch + Duration::from_millis(self.0.moved.load(Ordering::Relaxed)) + span;
-            if due <= Instant::now() {
-                return;
-            }
-            sleep_until(due).await;
         }
+    }
+
+    /// For how long writes have been under way of which none has ended; `None` if none is under way.
+    #[must_use]
+    pub fn quiet_for(&self) -> Option<Duration> {
+        let moved = self.0.moved.load(Ordering::Relaxed);
+        (self.under_way() > 0).then(|| Duration::from_millis(self.now().saturating_sub(moved)))
     }
 
     /// Waits for the next write to end, or the first to begin, counted from this call on, not from the first poll.
@@ -145,22 +148,29 @@ impl Uplink {
         self.0.room.notify_waiters();
     }
 
-    /// Whether the participant's last write wasn't passed: what waits for it waits for the uplink.
+    /// Whether a write of the participant's is under way that wasn't passed: what waits for it waits for the uplink.
     ///
     /// So it says for a while after that write has ended as well: its shard has to notice before there is room.
     pub(crate) fn holds(&self, progress: &Progress) -> bool {
         let clearly = CLEARLY.as_millis() as u64;
-        progress.began().is_some_and(|began| self.0.passed.load(Ordering::Relaxed) < began + clearly)
+        match progress.last_write() {
+            LastWrite::None => false,
+            LastWrite::UnderWay { since } => self.0.passed.load(Ordering::Relaxed) < since + clearly,
+            LastWrite::Ended { at } => self.now() < at + clearly,
+        }
     }
 }
 
 impl UplinkWrite {
     /// The write has ended well.
     pub fn done(mut self) {
-        self.progress = None;
+        let now = self.uplink.now();
+        if let Some(progress) = self.progress.take() {
+            progress.end(now);
+        }
         let inner = &self.uplink.0;
         inner.passed.fetch_max(self.began, Ordering::Relaxed);
-        inner.moved.store(self.uplink.now(), Ordering::Relaxed);
+        inner.moved.store(now, Ordering::Relaxed);
     }
 }
 

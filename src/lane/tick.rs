@@ -1,0 +1,46 @@
+//! The clock by which a shard finds blocked members that don't move.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::Context;
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// The longest wait between two looks, however long the write time-out.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Runs while it is armed.
+pub(super) struct Tick {
+    sleep: Pin<Box<Sleep>>,
+    armed: bool,
+    period: Duration,
+}
+
+impl Tick {
+    /// Fine enough for a time-out: a sixteenth of it, so that it is noticed at most that much late, and a look costs
+    /// little.
+    pub(super) fn for_timeout(timeout: Duration) -> Self {
+        let period = (timeout / 16).clamp(Duration::from_millis(1), LONGEST);
+        Self { sleep: Box::pin(sleep_until(Instant::now())), armed: false, period }
+    }
+
+    pub(super) fn arm(&mut self) {
+        if !self.armed {
+            self.armed = true;
+            self.sleep.as_mut().reset(Instant::now() + self.period);
+        }
+    }
+
+    /// Has it wake the task; true if it is time again already.
+    pub(super) fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.sleep.as_mut().poll(cx).is_ready()
+    }
+
+    /// Whether it is time; if so, it has to be armed again.
+    pub(super) fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
+        let due = self.armed && self.sleep.as_mut().poll(cx).is_ready();
+        self.armed &= !due;
+        due
+    }
+}
