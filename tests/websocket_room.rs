@@ -309,7 +309,9 @@ async fn messages_go_both_ways() {
     // Every length of header, payloads that are copied and one that is shared, in one flush.
     let lengths = [0, 1, 112, 113, 125, 126, 5000, 65_535, 65_536, 1 << 20];
     for len in lengths {
-        sink.feed(Frame::message_data(7, 9, Bytes::from(vec![len as u8; len]))).await.unwrap();
+        let mut frame = Frame::message_data(1, 9, Bytes::from(vec![len as u8; len]));
+        frame.set_subscription_id(7);
+        sink.feed(frame).await.unwrap();
     }
     sink.feed(Frame::text("down")).await.unwrap();
     let (flushed, ()) = tokio::join!(sink.flush(), async {

@@ -4,12 +4,18 @@ use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// Room for the longest head, that of a message-data frame, rounded up.
-const HEAD_CAPACITY: usize = 16;
-
-/// Length of a message-data head: opcode, subscription id (u32), log time (u64). No other frame has
-/// a head of this length, which is how [`Frame::set_subscription_id`] knows one.
+/// Length of a message-data head in v1: opcode, subscription id (u32), log time (u64). No other
+/// frame has a head of this length, which is how [`Frame::set_subscription_id`] knows one.
 const MESSAGE_DATA_HEAD: usize = 1 + 4 + 8;
+
+/// Where the log time begins in it.
+const LOG_TIME: usize = 1 + 4;
+
+/// Length of a message-data head in v2: opcode, channel id (u64), log time (u64).
+const CHANNEL_DATA_HEAD: usize = 1 + 8 + 8;
+
+/// Room for the longest head.
+const HEAD_CAPACITY: usize = MESSAGE_DATA_HEAD;
 
 /// Opcode of message data, in either direction.
 pub(super) const OPCODE_MESSAGE_DATA: u8 = 1;
@@ -29,9 +35,15 @@ pub enum FrameKind {
 /// What goes out is the head followed by the payload. A clone copies the head and shares the
 /// payload, so handing one message to many viewers, each with a subscription id of its own, copies
 /// no payload.
+///
+/// A frame serves viewers of both formats: the transport decides what is written. Only a message of
+/// a channel looks different in the two, by its head. A WebSocket writes [`head`](Self::head) and
+/// payload, which is v1; a stream gets [`append_to_stream`](Self::append_to_stream), which is v2.
 #[derive(Clone)]
 pub struct Frame {
     payload: Bytes,
+    /// Of a message-data frame; else 0.
+    channel_id: u64,
     head: [u8; HEAD_CAPACITY],
     head_len: u8,
     kind: FrameKind,
@@ -48,24 +60,26 @@ impl Frame {
         Self::with_head(FrameKind::Binary, [], payload)
     }
 
-    /// Makes a message-data frame from server to client: the head holds the opcode, the viewer's
-    /// subscription id and the log time (nanoseconds), the payload is the message.
-    pub fn message_data(subscription_id: u32, log_time_ns: u64, payload: Bytes) -> Self {
+    /// Makes a message-data frame from server to client: the head says which channel it is of and
+    /// when it was logged (nanoseconds), the payload is the message.
+    ///
+    /// A viewer of v2 is told the channel by its id, one of v1 by its own [subscription
+    /// id](Self::set_subscription_id), which is 0 until it is set.
+    pub fn message_data(channel_id: u64, log_time_ns: u64, payload: Bytes) -> Self {
         let mut head = [0; MESSAGE_DATA_HEAD];
         head[0] = OPCODE_MESSAGE_DATA;
-        head[1..5].copy_from_slice(&subscription_id.to_le_bytes());
-        head[5..].copy_from_slice(&log_time_ns.to_le_bytes());
-        Self::with_head(FrameKind::Binary, head, payload)
+        head[LOG_TIME..].copy_from_slice(&log_time_ns.to_le_bytes());
+        Self { channel_id, ..Self::with_head(FrameKind::Binary, head, payload) }
     }
 
     pub(super) fn with_head<const N: usize>(kind: FrameKind, head: [u8; N], payload: Bytes) -> Self {
         const { assert!(N <= HEAD_CAPACITY) };
         let mut padded = [0; HEAD_CAPACITY];
         padded[..N].copy_from_slice(&head);
-        Self { payload, head: padded, head_len: N as u8, kind }
+        Self { payload, channel_id: 0, head: padded, head_len: N as u8, kind }
     }
 
-    /// Writes a viewer's own subscription id into a frame made by [`Frame::message_data`]; any
+    /// Writes a v1 viewer's own subscription id into a frame made by [`Frame::message_data`]; any
     /// other frame stays as it is.
     pub fn set_subscription_id(&mut self, id: u32) {
         if let Some(head) = self.head_for(id) {
@@ -73,14 +87,25 @@ impl Frame {
         }
     }
 
-    /// The head with a viewer's own subscription id in it; `None` if there is none to be told by.
+    /// The head with a v1 viewer's own subscription id in it; `None` if there is none to be told by.
     pub(crate) fn head_for(&self, id: u32) -> Option<[u8; MESSAGE_DATA_HEAD]> {
         let mut head = *self.head().as_array()?;
-        head[1..5].copy_from_slice(&id.to_le_bytes());
+        head[1..LOG_TIME].copy_from_slice(&id.to_le_bytes());
         Some(head)
     }
 
-    /// Whether both are one message: the same head, and the very same payload, not an equal one.
+    /// The head in v2, if it is another one there.
+    fn channel_head(&self) -> Option<[u8; CHANNEL_DATA_HEAD]> {
+        let head: &[u8; MESSAGE_DATA_HEAD] = self.head().as_array()?;
+        let mut channel_head = [0; CHANNEL_DATA_HEAD];
+        channel_head[0] = head[0];
+        channel_head[1..9].copy_from_slice(&self.channel_id.to_le_bytes());
+        channel_head[9..].copy_from_slice(&head[LOG_TIME..]);
+        Some(channel_head)
+    }
+
+    /// Whether both are one message to a v1 viewer: the same head, and the very same payload, not
+    /// an equal one. (The channel's id, which stands in no v1 frame, isn't asked.)
     #[cfg(feature = "websocket")]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let place = |frame: &Self| (frame.payload.as_ptr(), frame.payload.len(), frame.kind);
@@ -92,7 +117,7 @@ impl Frame {
         self.kind
     }
 
-    /// The bytes that go out before the payload; often none.
+    /// The bytes that go out before the payload in v1; often none.
     pub fn head(&self) -> &[u8] {
         &self.head[..usize::from(self.head_len)]
     }
@@ -102,7 +127,8 @@ impl Frame {
         &self.payload
     }
 
-    /// Length in bytes of head and payload together.
+    /// Length in bytes of head and payload together, in v1. In v2 a message of a channel has four
+    /// bytes more.
     pub fn len(&self) -> usize {
         usize::from(self.head_len) + self.payload.len()
     }
@@ -112,7 +138,9 @@ impl Frame {
         self.len() == 0
     }
 
-    /// Head and payload in one piece; copies unless there is no head.
+    /// Head and payload in one piece, in v1; copies unless there is no head.
+    ///
+    /// A frame that came from a peer has no head: this is what it sent, in either format.
     pub fn to_bytes(&self) -> Bytes {
         if self.head_len == 0 {
             return self.payload.clone();
@@ -121,6 +149,25 @@ impl Frame {
         bytes.put_slice(self.head());
         bytes.put_slice(&self.payload);
         bytes.freeze()
+    }
+}
+
+/// In v2; the prefix is [`stream`](super::stream)'s.
+impl Frame {
+    /// Length in bytes of what [`put_v2`](Self::put_v2) appends.
+    pub(super) fn v2_len(&self) -> usize {
+        match usize::from(self.head_len) {
+            MESSAGE_DATA_HEAD => CHANNEL_DATA_HEAD + self.payload.len(),
+            _ => self.len(),
+        }
+    }
+
+    pub(super) fn put_v2(&self, buffer: &mut Vec<u8>) {
+        match self.channel_head() {
+            Some(head) => buffer.extend_from_slice(&head),
+            None => buffer.extend_from_slice(self.head()),
+        }
+        buffer.extend_from_slice(&self.payload);
     }
 }
 
@@ -151,11 +198,24 @@ mod tests {
         let mut second = first.clone();
         second.set_subscription_id(0x0a0b_0c0d);
 
-        assert_eq!(first.to_bytes()[..], [1, 7, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1, 0xaa, 0xbb]);
+        assert_eq!(first.to_bytes()[..], [1, 0, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1, 0xaa, 0xbb]);
         assert_eq!(second.to_bytes()[..5], [1, 0x0d, 0x0c, 0x0b, 0x0a]);
         assert_eq!(second.to_bytes()[5..], first.to_bytes()[5..]);
         assert_eq!(second.payload().as_ptr(), payload.as_ptr());
         assert_eq!(second.len(), 15);
+    }
+
+    #[test]
+    fn v2_has_the_channel_where_v1_has_the_subscription() {
+        let frame = Frame::message_data(0x0102_0304_0506_0708, 9, Bytes::from_static(&[0xaa]));
+        let mut patched = frame.clone();
+        patched.set_subscription_id(u32::MAX);
+        for frame in [frame, patched] {
+            let mut bytes = Vec::new();
+            frame.put_v2(&mut bytes);
+            assert_eq!(bytes, [1, 8, 7, 6, 5, 4, 3, 2, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0xaa]);
+            assert_eq!(frame.v2_len(), bytes.len());
+        }
     }
 
     #[test]
@@ -169,6 +229,10 @@ mod tests {
             let mut patched = frame.clone();
             patched.set_subscription_id(u32::MAX);
             assert_eq!(patched.to_bytes(), frame.to_bytes());
+            let mut v2 = Vec::new();
+            patched.put_v2(&mut v2);
+            assert_eq!(v2, frame.to_bytes());
+            assert_eq!(patched.v2_len(), v2.len());
         }
     }
 

@@ -30,6 +30,7 @@ mod parameter;
 mod schema;
 pub mod server;
 mod service;
+pub mod stream;
 mod subprotocol;
 #[cfg(test)]
 mod tests;

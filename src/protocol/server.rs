@@ -302,7 +302,9 @@ impl ServerMessage {
             Self::Advertise(advertise) => advertise.encode_plain(),
             Self::Unadvertise(unadvertise) => wire::text(UNADVERTISE, unadvertise),
             Self::MessageData(data) => {
-                Frame::message_data(data.subscription_id, data.log_time_ns, data.payload.clone())
+                let mut frame = Frame::message_data(0, data.log_time_ns, data.payload.clone());
+                frame.set_subscription_id(data.subscription_id);
+                frame
             }
             Self::Time(time) => {
                 let mut head = [OPCODE_TIME; 9];

@@ -233,7 +233,8 @@ impl<R: Room<Message = Frame>> AdvertisedChannel<R> {
         }
     }
 
-    /// The frame for all subscribers, each of whose copies gets its own subscription id; `None` if there are none.
+    /// The frame for all subscribers, whatever they speak; each copy for one of v1 gets its own subscription id. `None`
+    /// if there are none.
     fn frame<B: Into<Bytes>>(&self, message: impl FnOnce() -> (u64, B)) -> Result<Option<Frame>, PublishError> {
         let channel = &self.0.channel;
         channel.stage()?;
@@ -241,7 +242,7 @@ impl<R: Room<Message = Frame>> AdvertisedChannel<R> {
             return Ok(None);
         }
         let (log_time_ns, payload) = message();
-        Ok(Some(Frame::message_data(0, log_time_ns, payload.into())))
+        Ok(Some(Frame::message_data(channel.id(), log_time_ns, payload.into())))
     }
 
     /// Says that the channel is gone. From the call on publishing fails; subscriptions to it end. Returns when
