@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use lanecast::protocol::server::{MessageData, Status};
-use lanecast::protocol::{FrameKind, ServerMessage};
+use lanecast::protocol::{FrameKind, ServerMessage, WireFormat};
 use lanecast::room::websocket::{Admission, Rejection, UpgradeRequest, WebSocketRoom};
 use lanecast::telemetry::{AdvertisedChannel, Channel, PublishError, Published, Telemetry};
 use lanecast::{EndReason, Events, ParticipantIdentity, SessionEvent};
@@ -95,7 +95,7 @@ impl Viewer {
                 Message::Close(frame) => return Ok(Next::Closed(frame)),
                 _ => continue,
             };
-            return Ok(Next::Said(ServerMessage::decode(kind, &data).unwrap()));
+            return Ok(Next::Said(ServerMessage::decode(WireFormat::V1, kind, &data).unwrap()));
         }
     }
 

@@ -1,4 +1,4 @@
-//! The wire format against messages that a peer encoded, against itself, and against rubbish.
+//! The wire formats against messages that a peer encoded, against itself, and against rubbish.
 //!
 //! `data/foxglove-0.30.3.json` holds 52 messages that the `foxglove` crate 0.30.3 encoded. Each is
 //! built here from its fields (see `expected`), encoded and compared, decoded and compared.
@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use lanecast::protocol::client::{self, Subscription};
+use lanecast::protocol::client::{self, ChannelRequest, Subscription};
 use lanecast::protocol::server::{self, Capability, Channel, Service, ServiceCall, ServiceSchema, StatusLevel};
 use lanecast::protocol::{
     ClientMessage, DecodeError, Frame, FrameKind, Parameter, ParameterValue, Schema, SchemaTable, ServerMessage,
+    WireFormat,
 };
 use serde_json::{Value, json};
 
@@ -30,10 +31,10 @@ impl Message {
         }
     }
 
-    fn decode(side: &str, kind: FrameKind, data: &Bytes) -> Result<Self, DecodeError> {
+    fn decode(format: WireFormat, side: &str, kind: FrameKind, data: &Bytes) -> Result<Self, DecodeError> {
         match side {
-            "server" => ServerMessage::decode(kind, data).map(Self::Server),
-            "client" => ClientMessage::decode(kind, data).map(Self::Client),
+            "server" => ServerMessage::decode(format, kind, data).map(Self::Server),
+            "client" => ClientMessage::decode(format, kind, data).map(Self::Client),
             other => panic!("side {other}"),
         }
     }
@@ -46,11 +47,26 @@ impl Message {
     }
 }
 
+const FORMATS: [WireFormat; 2] = [WireFormat::V1, WireFormat::V2];
+
+/// What goes out in `format`, without what marks where it ends.
+fn bytes(format: WireFormat, frame: &Frame) -> Bytes {
+    match format {
+        WireFormat::V1 => frame.to_bytes(),
+        WireFormat::V2 => {
+            let mut bytes = Vec::new();
+            frame.append_to_stream(&mut bytes);
+            Bytes::from(bytes).slice(5..)
+        }
+    }
+}
+
 /// One entry of the data file.
 struct Vector {
     name: String,
     side: String,
-    version: String,
+    /// The formats that have it.
+    formats: &'static [WireFormat],
     kind: FrameKind,
     data: Bytes,
     fields: Value,
@@ -68,7 +84,14 @@ fn vectors() -> Vec<Vector> {
         Vector {
             name: text(entry, "message"),
             side: text(entry, "side"),
-            version: text(entry, "version"),
+            formats: match entry["version"].as_str().unwrap() {
+                "v1" => &FORMATS[..1],
+                "v2" => &FORMATS[1..],
+                "v1+v2" => &FORMATS,
+                // The schema table, which a subprotocol of v1 has as well.
+                "v2>=2.3.0" => &FORMATS,
+                other => panic!("version {other}"),
+            },
             kind,
             data,
             fields: entry["fields"].clone(),
@@ -94,6 +117,11 @@ impl Vector {
 
     fn text(&self, key: &str) -> String {
         self.fields[key].as_str().unwrap().to_owned()
+    }
+
+    /// Whether only v2 has it.
+    fn is_v2(&self) -> bool {
+        *self.formats == [WireFormat::V2]
     }
 
     fn payload(&self) -> Bytes {
@@ -158,6 +186,15 @@ fn expected_from_server(vector: &Vector) -> ServerMessage {
         ServerMessage::Status(server::Status { level, message: message.into(), id })
     };
     match vector.name.as_str() {
+        "MessageData" if vector.is_v2() => ServerMessage::ChannelData(server::ChannelData {
+            channel_id: vector.u64("channelId"),
+            log_time_ns: vector.u64("logTime"),
+            payload: vector.payload(),
+        }),
+        "Pong" => ServerMessage::Pong(server::Pong {
+            app_timestamp: vector.u64("appTimestamp"),
+            device_timestamp_ms: vector.u64("deviceTimestamp"),
+        }),
         "MessageData" => ServerMessage::MessageData(server::MessageData {
             subscription_id: vector.u32("subscriptionId"),
             log_time_ns: vector.u64("logTime"),
@@ -250,6 +287,17 @@ fn expected_from_client(vector: &Vector) -> ClientMessage {
             payload: vector.payload(),
         }),
         "ServiceCallRequest" => ClientMessage::ServiceCallRequest(vector.call()),
+        "Subscribe" if vector.is_v2() => ClientMessage::SubscribeChannels(client::SubscribeChannels {
+            channels: vec![
+                ChannelRequest { id: 10, request_video_track: false },
+                ChannelRequest { id: 20, request_video_track: true },
+            ],
+        }),
+        "Unsubscribe" if vector.is_v2() => {
+            ClientMessage::UnsubscribeChannels(client::UnsubscribeChannels { channel_ids: vec![10, 20] })
+        }
+        "Ping" => ClientMessage::Ping(client::Ping { app_timestamp: vector.u64("appTimestamp") }),
+        "PingAck" => ClientMessage::PingAck(client::PingAck { device_timestamp_ms: vector.u64("deviceTimestamp") }),
         "Subscribe" => ClientMessage::Subscribe(client::Subscribe {
             subscriptions: vec![
                 Subscription { id: 1, channel_id: 10 },
@@ -280,7 +328,7 @@ fn expected_from_client(vector: &Vector) -> ClientMessage {
     }
 }
 
-/// Messages that no vector shows.
+/// Messages that no vector shows; both formats have them.
 fn further_messages() -> Vec<Message> {
     let client_channel = |id, schema| client::Channel { id, topic: "/cmd".into(), encoding: "json".into(), schema };
     let schema = |name: &str, encoding: &str, data: &'static [u8]| Schema::new(name, encoding, data);
@@ -329,13 +377,15 @@ fn further_messages() -> Vec<Message> {
     client.map(Message::Client).into_iter().chain(server.map(Message::Server)).collect()
 }
 
-fn assert_same_bytes(frame: &Frame, kind: FrameKind, data: &Bytes, context: &str) {
+fn assert_same_bytes(format: WireFormat, frame: &Frame, kind: FrameKind, data: &Bytes, context: &str) {
     assert_eq!(frame.kind(), kind, "{context}");
     assert_eq!(frame.len(), frame.to_bytes().len(), "{context}");
+    let bytes = bytes(format, frame);
+    assert_eq!(frame.stream_len() - 5, self::bytes(WireFormat::V2, frame).len(), "{context}");
     match kind {
-        FrameKind::Binary => assert_eq!(frame.to_bytes(), data, "{context}"),
+        FrameKind::Binary => assert_eq!(bytes, data, "{context}"),
         FrameKind::Text => {
-            let ours: Value = serde_json::from_slice(&frame.to_bytes()).unwrap();
+            let ours: Value = serde_json::from_slice(&bytes).unwrap();
             let theirs: Value = serde_json::from_slice(data).unwrap();
             assert_eq!(ours, theirs, "{context}");
         }
@@ -344,14 +394,9 @@ fn assert_same_bytes(frame: &Frame, kind: FrameKind, data: &Bytes, context: &str
 
 #[test]
 fn every_vector_encodes_and_decodes_exactly() {
-    let (mut checked, mut later) = (0, Vec::new());
+    let (mut checked, mut in_format) = (0, BTreeMap::new());
     for vector in vectors() {
-        let context = format!("{} from {}, {}", vector.name, vector.side, vector.version);
         let table = vector.name == "Advertise.schemaTable";
-        if !table && !matches!(vector.version.as_str(), "v1" | "v1+v2") {
-            later.push((vector.version, vector.name));
-            continue;
-        }
         let message = expected(&vector);
         let frame = match &message {
             Message::Server(ServerMessage::Advertise(advertise)) if table => {
@@ -359,24 +404,29 @@ fn every_vector_encodes_and_decodes_exactly() {
             }
             message => message.encode(),
         };
-        assert_same_bytes(&frame, vector.kind, &vector.data, &context);
-        let decoded = Message::decode(&vector.side, vector.kind, &vector.data);
-        assert_eq!(decoded, Ok(message), "{context}");
+        for format in vector.formats {
+            let context = format!("{} from {}, {format:?}", vector.name, vector.side);
+            assert_same_bytes(*format, &frame, vector.kind, &vector.data, &context);
+            let decoded = Message::decode(*format, &vector.side, vector.kind, &vector.data);
+            assert_eq!(decoded.as_ref(), Ok(&message), "{context}");
+            *in_format.entry(format!("{format:?}")).or_default() += 1;
+        }
         checked += 1;
     }
-    assert_eq!(checked, 44);
-    assert_eq!(later.len(), 8);
-    assert!(later.iter().all(|(version, _)| version == "v2"), "{later:?}");
+    assert_eq!(checked, 52);
+    assert_eq!(in_format, BTreeMap::from([("V1".to_owned(), 44), ("V2".to_owned(), 47)]));
 }
 
 #[test]
 fn decoding_undoes_encoding() {
-    let from_vectors = vectors().into_iter().filter(|vector| vector.version != "v2");
-    let messages = from_vectors.map(|vector| expected(&vector)).chain(further_messages());
-    for message in messages {
+    let from_vectors = vectors().into_iter().map(|vector| (expected(&vector), vector.formats));
+    let further = further_messages().into_iter().map(|message| (message, &FORMATS[..]));
+    for (message, formats) in from_vectors.chain(further) {
         let frame = message.encode();
-        let decoded = Message::decode(message.side(), frame.kind(), &frame.to_bytes());
-        assert_eq!(decoded, Ok(message));
+        for format in formats {
+            let decoded = Message::decode(*format, message.side(), frame.kind(), &bytes(*format, &frame));
+            assert_eq!(decoded.as_ref(), Ok(&message), "{format:?}");
+        }
     }
 }
 
@@ -405,7 +455,7 @@ fn a_schema_table_keeps_its_numbers_from_message_to_message() {
     let mut ids = |schema: &Arc<Schema>| {
         let advertise = server::Advertise { channels: vec![channel(1, "/t", "json", Some(schema))] };
         let bytes = advertise.encode_with_table(&mut table).to_bytes();
-        let decoded = ServerMessage::decode(FrameKind::Text, &bytes);
+        let decoded = ServerMessage::decode(WireFormat::V1, FrameKind::Text, &bytes);
         assert_eq!(decoded, Ok(ServerMessage::Advertise(advertise)));
         let json: Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(json["schemas"].as_array().unwrap().len(), 1);
@@ -423,23 +473,45 @@ fn payloads_are_shared_not_copied() {
     assert_eq!(frame.payload().as_ptr(), payload.as_ptr());
 
     let wire = frame.to_bytes();
-    let Ok(ServerMessage::MessageData(data)) = ServerMessage::decode(FrameKind::Binary, &wire) else {
-        panic!("not message data");
-    };
+    let decoded = ServerMessage::decode(WireFormat::V1, FrameKind::Binary, &wire);
+    let Ok(ServerMessage::MessageData(data)) = decoded else { panic!("not message data") };
     assert_eq!(data.payload.as_ptr(), wire[13..].as_ptr());
+
+    let data = server::ChannelData { channel_id: 1, log_time_ns: 2, payload: payload.clone() };
+    let frame = ServerMessage::ChannelData(data).encode();
+    assert_eq!(frame.payload().as_ptr(), payload.as_ptr());
+
+    let wire = bytes(WireFormat::V2, &frame);
+    let decoded = ServerMessage::decode(WireFormat::V2, FrameKind::Binary, &wire);
+    let Ok(ServerMessage::ChannelData(data)) = decoded else { panic!("not message data") };
+    assert_eq!(data.payload.as_ptr(), wire[17..].as_ptr());
 }
 
-/// Decodes as every kind and side; what decodes must encode again, and what doesn't must say so
+#[test]
+fn one_frame_of_a_channel_serves_both_formats() {
+    let payload = Bytes::from_static(b"{}");
+    let mut frame = Frame::message_data(1 << 40, 42, payload.clone());
+    frame.set_subscription_id(7);
+    let v1 = server::MessageData { subscription_id: 7, log_time_ns: 42, payload: payload.clone() };
+    let v2 = server::ChannelData { channel_id: 1 << 40, log_time_ns: 42, payload };
+    let expected = [ServerMessage::MessageData(v1), ServerMessage::ChannelData(v2)];
+    for (format, expected) in FORMATS.into_iter().zip(expected) {
+        assert_eq!(ServerMessage::decode(format, frame.kind(), &bytes(format, &frame)), Ok(expected));
+    }
+}
+
+/// Decodes as every format, kind and side; what decodes must encode again, and what doesn't must say so
 /// briefly.
 fn survive(data: &Bytes) -> usize {
     let mut decoded = 0;
-    for kind in [FrameKind::Text, FrameKind::Binary] {
-        for side in ["server", "client"] {
-            match Message::decode(side, kind, data) {
+    let kinds = [FrameKind::Text, FrameKind::Binary].map(|kind| ["server", "client"].map(|side| (kind, side)));
+    for (kind, side) in kinds.into_iter().flatten() {
+        for format in FORMATS {
+            match Message::decode(format, side, kind, data) {
                 Ok(message) => {
                     decoded += 1;
                     let frame = message.encode();
-                    let again = Message::decode(side, frame.kind(), &frame.to_bytes());
+                    let again = Message::decode(format, side, frame.kind(), &bytes(format, &frame));
                     assert!(again.is_ok(), "{message:?} became {again:?}");
                 }
                 Err(error) => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use lanecast::protocol::server::{Advertise, Channel};
-use lanecast::protocol::{FrameKind, ServerMessage};
+use lanecast::protocol::{FrameKind, ServerMessage, WireFormat};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
@@ -115,11 +115,15 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("waited too long")
 }
 
+fn decode(kind: FrameKind, data: &Bytes) -> ServerMessage {
+    ServerMessage::decode(WireFormat::V1, kind, data).unwrap()
+}
+
 async fn next(client: &mut Client) -> ServerMessage {
     loop {
         match soon(client.next()).await.expect("the connection is open").unwrap() {
-            Message::Text(text) => return ServerMessage::decode(FrameKind::Text, &Bytes::from(text)).unwrap(),
-            Message::Binary(data) => return ServerMessage::decode(FrameKind::Binary, &data).unwrap(),
+            Message::Text(text) => return decode(FrameKind::Text, &Bytes::from(text)),
+            Message::Binary(data) => return decode(FrameKind::Binary, &data),
             Message::Close(frame) => panic!("closed: {frame:?}"),
             _ => {}
         }

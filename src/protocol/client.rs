@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parameter::WireParameters;
 use super::wire::{self, Reader, Text};
-use super::{DecodeError, Frame, FrameKind, Parameter, Schema, frame, server};
+use super::{DecodeError, Frame, FrameKind, Parameter, Schema, WireFormat, frame, server};
 
 pub use super::service::ServiceCall;
 
@@ -13,10 +13,18 @@ pub use super::service::ServiceCall;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ClientMessage {
-    /// Asks for the messages of channels.
+    /// Asks for the messages of channels. v1.
     Subscribe(Subscribe),
-    /// Ends subscriptions.
+    /// Ends subscriptions. v1.
     Unsubscribe(Unsubscribe),
+    /// Asks for the messages of channels. v2.
+    SubscribeChannels(SubscribeChannels),
+    /// Asks no longer for the messages of channels. v2.
+    UnsubscribeChannels(UnsubscribeChannels),
+    /// Asks for a pong. v2.
+    Ping(Ping),
+    /// Answers a pong. v2.
+    PingAck(PingAck),
     /// New channels of the client's own.
     Advertise(Advertise),
     /// Channels of the client's own that are gone.
@@ -41,7 +49,7 @@ pub enum ClientMessage {
     UnsubscribeConnectionGraph,
 }
 
-/// Asks for the messages of channels.
+/// Asks for the messages of channels, in v1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscribe {
     /// One for each channel.
@@ -58,12 +66,52 @@ pub struct Subscription {
     pub channel_id: u64,
 }
 
-/// Ends subscriptions.
+/// Ends subscriptions, in v1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Unsubscribe {
     /// The client's numbers for them.
     pub subscription_ids: Vec<u32>,
+}
+
+/// Asks for the messages of channels, in v2.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscribeChannels {
+    /// The channels.
+    pub channels: Vec<ChannelRequest>,
+}
+
+/// One channel that a client wants, in v2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChannelRequest {
+    /// The server's number for the channel.
+    pub id: u64,
+    /// Whether the client would rather have it as a video track. This crate has none to offer.
+    #[serde(default)]
+    pub request_video_track: bool,
+}
+
+/// Asks no longer for the messages of channels, in v2.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnsubscribeChannels {
+    /// The server's numbers for them.
+    pub channel_ids: Vec<u64>,
+}
+
+/// Asks for a [pong](server::Pong).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ping {
+    /// The client's own, repeated in the pong.
+    pub app_timestamp: u64,
+}
+
+/// Answers a [pong](server::Pong).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PingAck {
+    /// The pong's time of the server: milliseconds since the epoch.
+    pub device_timestamp_ms: u64,
 }
 
 /// Says that the client will publish on channels of its own.
@@ -225,6 +273,8 @@ pub(super) const OPS: [&str; 11] = [
 ];
 
 const OPCODE_SERVICE_CALL_REQUEST: u8 = 2;
+const OPCODE_PING: u8 = 4;
+const OPCODE_PING_ACK: u8 = 5;
 
 /// The fields of a message that has none.
 #[derive(Serialize)]
@@ -236,6 +286,10 @@ impl ClientMessage {
         match self {
             Self::Subscribe(subscribe) => wire::text(SUBSCRIBE, subscribe),
             Self::Unsubscribe(unsubscribe) => wire::text(UNSUBSCRIBE, unsubscribe),
+            Self::SubscribeChannels(subscribe) => wire::text(SUBSCRIBE, subscribe),
+            Self::UnsubscribeChannels(unsubscribe) => wire::text(UNSUBSCRIBE, unsubscribe),
+            Self::Ping(ping) => wire::stamped(OPCODE_PING, ping.app_timestamp),
+            Self::PingAck(ack) => wire::stamped(OPCODE_PING_ACK, ack.device_timestamp_ms),
             Self::Advertise(advertise) => {
                 let channels = advertise.channels.iter().map(WireChannel::from).collect();
                 wire::text(ADVERTISE, &WireAdvertise { channels })
@@ -259,24 +313,30 @@ impl ClientMessage {
         }
     }
 
-    /// Decodes what a server received; payloads share `data`.
+    /// Decodes what a server received from a client that speaks `format`; payloads share `data`.
     ///
     /// Fields that this crate doesn't know are ignored.
     ///
     /// # Errors
     /// [`DecodeError`] says what is wrong; the connection is still in step.
-    pub fn decode(kind: FrameKind, data: &Bytes) -> Result<Self, DecodeError> {
+    pub fn decode(format: WireFormat, kind: FrameKind, data: &Bytes) -> Result<Self, DecodeError> {
         match kind {
-            FrameKind::Text => Self::decode_text(data),
-            FrameKind::Binary => Self::decode_binary(data),
+            FrameKind::Text => Self::decode_text(format, data),
+            FrameKind::Binary => Self::decode_binary(format, data),
         }
     }
 
-    fn decode_text(data: &Bytes) -> Result<Self, DecodeError> {
+    fn decode_text(format: WireFormat, data: &Bytes) -> Result<Self, DecodeError> {
         let text = Text::parse(data)?;
         match text.op.as_str() {
-            SUBSCRIBE => text.read().map(Self::Subscribe),
-            UNSUBSCRIBE => text.read().map(Self::Unsubscribe),
+            SUBSCRIBE => match format {
+                WireFormat::V1 => text.read().map(Self::Subscribe),
+                WireFormat::V2 => text.read().map(Self::SubscribeChannels),
+            },
+            UNSUBSCRIBE => match format {
+                WireFormat::V1 => text.read().map(Self::Unsubscribe),
+                WireFormat::V2 => text.read().map(Self::UnsubscribeChannels),
+            },
             ADVERTISE => {
                 let wire: WireAdvertise = text.read()?;
                 let channels = wire.channels.into_iter().map(Channel::try_from).collect::<Result<_, _>>()?;
@@ -297,7 +357,7 @@ impl ClientMessage {
         }
     }
 
-    fn decode_binary(data: &Bytes) -> Result<Self, DecodeError> {
+    fn decode_binary(format: WireFormat, data: &Bytes) -> Result<Self, DecodeError> {
         match Reader::opcode(data)? {
             frame::OPCODE_MESSAGE_DATA => {
                 let mut reader = Reader::new("message data", data);
@@ -305,6 +365,14 @@ impl ClientMessage {
             }
             OPCODE_SERVICE_CALL_REQUEST => {
                 ServiceCall::decode(Reader::new("service call request", data)).map(Self::ServiceCallRequest)
+            }
+            OPCODE_PING if format == WireFormat::V2 => {
+                let app_timestamp = Reader::new("ping", data).u64()?;
+                Ok(Self::Ping(Ping { app_timestamp }))
+            }
+            OPCODE_PING_ACK if format == WireFormat::V2 => {
+                let device_timestamp_ms = Reader::new("ping ack", data).u64()?;
+                Ok(Self::PingAck(PingAck { device_timestamp_ms }))
             }
             unknown => Err(DecodeError::UnknownOpcode(unknown)),
         }

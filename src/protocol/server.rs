@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::parameter::WireParameters;
 use super::wire::{self, Reader, Text};
-use super::{DecodeError, Frame, FrameKind, Parameter, advertise, client, frame, service};
+use super::{DecodeError, Frame, FrameKind, Parameter, WireFormat, advertise, client, frame, service};
 
 pub use super::advertise::{Advertise, Channel};
 pub use super::service::{AdvertiseServices, Service, ServiceCall, ServiceSchema};
@@ -27,10 +27,14 @@ pub enum ServerMessage {
     Advertise(Advertise),
     /// Channels that are gone.
     Unadvertise(Unadvertise),
-    /// A message of a channel.
+    /// A message of a channel. v1.
     MessageData(MessageData),
+    /// A message of a channel. v2.
+    ChannelData(ChannelData),
     /// The server's clock.
     Time(Time),
+    /// Answers a ping. v2.
+    Pong(Pong),
     /// New services.
     AdvertiseServices(AdvertiseServices),
     /// Services that are gone.
@@ -157,11 +161,22 @@ pub struct Unadvertise {
     pub channel_ids: Vec<u64>,
 }
 
-/// A message of a channel.
+/// A message of a channel, in v1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageData {
     /// The client's number for its subscription.
     pub subscription_id: u32,
+    /// When it was logged, in nanoseconds, usually since the epoch.
+    pub log_time_ns: u64,
+    /// The message, in the channel's encoding.
+    pub payload: Bytes,
+}
+
+/// A message of a channel, in v2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelData {
+    /// The server's number for the channel.
+    pub channel_id: u64,
     /// When it was logged, in nanoseconds, usually since the epoch.
     pub log_time_ns: u64,
     /// The message, in the channel's encoding.
@@ -173,6 +188,16 @@ pub struct MessageData {
 pub struct Time {
     /// Nanoseconds, usually since the epoch.
     pub timestamp_ns: u64,
+}
+
+/// Answers a [ping](client::Ping), and asks for a [ping ack](client::PingAck): each side measures a
+/// round trip by its own clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pong {
+    /// The ping's, repeated.
+    pub app_timestamp: u64,
+    /// The server's time: milliseconds since the epoch. The ack repeats it.
+    pub device_timestamp_ms: u64,
 }
 
 /// Services that are gone.
@@ -285,6 +310,7 @@ pub(super) const OPS: [&str; 10] = [
 const OPCODE_TIME: u8 = 2;
 const OPCODE_SERVICE_CALL_RESPONSE: u8 = 3;
 const OPCODE_FETCH_ASSET_RESPONSE: u8 = 4;
+const OPCODE_PONG: u8 = 6;
 
 const ASSET_DATA: u8 = 0;
 const ASSET_ERROR: u8 = 1;
@@ -293,7 +319,8 @@ impl ServerMessage {
     /// Encodes the message; the payload of message data and of an asset is shared, not copied.
     ///
     /// An advertisement gets its plain form, which every subprotocol understands except those with
-    /// a schema table: see [`Advertise::encode_with_table`].
+    /// a schema table: see [`Advertise::encode_with_table`]. A message of a channel is right in the
+    /// format it is of; a frame for both is made by [`Frame::message_data`].
     pub fn encode(&self) -> Frame {
         match self {
             Self::ServerInfo(info) => wire::text(SERVER_INFO, info),
@@ -306,11 +333,9 @@ impl ServerMessage {
                 frame.set_subscription_id(data.subscription_id);
                 frame
             }
-            Self::Time(time) => {
-                let mut head = [OPCODE_TIME; 9];
-                head[1..].copy_from_slice(&time.timestamp_ns.to_le_bytes());
-                Frame::with_head(FrameKind::Binary, head, Bytes::new())
-            }
+            Self::ChannelData(data) => Frame::message_data(data.channel_id, data.log_time_ns, data.payload.clone()),
+            Self::Time(time) => wire::stamped(OPCODE_TIME, time.timestamp_ns),
+            Self::Pong(pong) => pong.encode(),
             Self::AdvertiseServices(advertise) => advertise.encode(),
             Self::UnadvertiseServices(unadvertise) => wire::text(UNADVERTISE_SERVICES, unadvertise),
             Self::ServiceCallResponse(call) => call.encode(OPCODE_SERVICE_CALL_RESPONSE),
@@ -323,16 +348,16 @@ impl ServerMessage {
         }
     }
 
-    /// Decodes what a client received; payloads share `data`.
+    /// Decodes what a client that speaks `format` received; payloads share `data`.
     ///
     /// Fields and trailing bytes that this crate doesn't know are ignored.
     ///
     /// # Errors
     /// [`DecodeError`] says what is wrong; the connection is still in step.
-    pub fn decode(kind: FrameKind, data: &Bytes) -> Result<Self, DecodeError> {
+    pub fn decode(format: WireFormat, kind: FrameKind, data: &Bytes) -> Result<Self, DecodeError> {
         match kind {
             FrameKind::Text => Self::decode_text(data),
-            FrameKind::Binary => Self::decode_binary(data),
+            FrameKind::Binary => Self::decode_binary(format, data),
         }
     }
 
@@ -356,15 +381,22 @@ impl ServerMessage {
         }
     }
 
-    fn decode_binary(data: &Bytes) -> Result<Self, DecodeError> {
+    fn decode_binary(format: WireFormat, data: &Bytes) -> Result<Self, DecodeError> {
         match Reader::opcode(data)? {
             frame::OPCODE_MESSAGE_DATA => {
                 let mut reader = Reader::new("message data", data);
-                Ok(Self::MessageData(MessageData {
-                    subscription_id: reader.u32()?,
-                    log_time_ns: reader.u64()?,
-                    payload: reader.rest(),
-                }))
+                Ok(match format {
+                    WireFormat::V1 => Self::MessageData(MessageData {
+                        subscription_id: reader.u32()?,
+                        log_time_ns: reader.u64()?,
+                        payload: reader.rest(),
+                    }),
+                    WireFormat::V2 => Self::ChannelData(ChannelData {
+                        channel_id: reader.u64()?,
+                        log_time_ns: reader.u64()?,
+                        payload: reader.rest(),
+                    }),
+                })
             }
             OPCODE_TIME => {
                 let timestamp_ns = Reader::new("time", data).u64()?;
@@ -376,8 +408,23 @@ impl ServerMessage {
             OPCODE_FETCH_ASSET_RESPONSE => {
                 FetchAssetResponse::decode(Reader::new("fetch asset response", data)).map(Self::FetchAssetResponse)
             }
+            OPCODE_PONG if format == WireFormat::V2 => Pong::decode(Reader::new("pong", data)).map(Self::Pong),
             unknown => Err(DecodeError::UnknownOpcode(unknown)),
         }
+    }
+}
+
+/// On the wire: opcode, the app's timestamp (u64), ours (u64).
+impl Pong {
+    fn encode(self) -> Frame {
+        let mut bytes = [OPCODE_PONG; 1 + 8 + 8];
+        bytes[1..9].copy_from_slice(&self.app_timestamp.to_le_bytes());
+        bytes[9..].copy_from_slice(&self.device_timestamp_ms.to_le_bytes());
+        Frame::binary(Bytes::copy_from_slice(&bytes))
+    }
+
+    fn decode(mut reader: Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { app_timestamp: reader.u64()?, device_timestamp_ms: reader.u64()? })
     }
 }
 

@@ -2,15 +2,16 @@
 
 use bytes::Bytes;
 
+use super::client;
 use super::server::{self, Capability, ParameterValues};
-use super::{ClientMessage, DecodeError, FrameKind, Parameter, ParameterValue, ServerMessage};
+use super::{ClientMessage, DecodeError, FrameKind, Parameter, ParameterValue, ServerMessage, WireFormat};
 
 fn server_error(kind: FrameKind, data: &'static [u8]) -> DecodeError {
-    ServerMessage::decode(kind, &Bytes::from_static(data)).unwrap_err()
+    ServerMessage::decode(WireFormat::V1, kind, &Bytes::from_static(data)).unwrap_err()
 }
 
 fn client_error(kind: FrameKind, data: &'static [u8]) -> DecodeError {
-    ClientMessage::decode(kind, &Bytes::from_static(data)).unwrap_err()
+    ClientMessage::decode(WireFormat::V1, kind, &Bytes::from_static(data)).unwrap_err()
 }
 
 #[test]
@@ -55,15 +56,62 @@ fn each_mistake_has_its_own_error() {
 }
 
 #[test]
+fn what_only_the_other_format_has_is_unknown() {
+    use FrameKind::{Binary, Text};
+    use WireFormat::{V1, V2};
+
+    let number = |opcode: u8| Bytes::from(vec![opcode; 17]);
+    for opcode in [4, 5] {
+        let decoded = ClientMessage::decode(V1, Binary, &number(opcode));
+        assert_eq!(decoded, Err(DecodeError::UnknownOpcode(opcode)));
+        assert!(ClientMessage::decode(V2, Binary, &number(opcode)).is_ok());
+    }
+    assert_eq!(ServerMessage::decode(V1, Binary, &number(6)), Err(DecodeError::UnknownOpcode(6)));
+    assert!(ServerMessage::decode(V2, Binary, &number(6)).is_ok());
+
+    // An op of both has other fields in each.
+    let (ids, channels) = (
+        Bytes::from_static(br#"{"op":"unsubscribe","subscriptionIds":[7]}"#),
+        Bytes::from_static(br#"{"op":"unsubscribe","channelIds":[7]}"#),
+    );
+    assert!(matches!(ClientMessage::decode(V1, Text, &ids), Ok(ClientMessage::Unsubscribe(_))));
+    assert!(matches!(ClientMessage::decode(V2, Text, &channels), Ok(ClientMessage::UnsubscribeChannels(_))));
+    for (format, text) in [(V1, &channels), (V2, &ids)] {
+        assert!(matches!(ClientMessage::decode(format, Text, text), Err(DecodeError::InvalidJson { .. })));
+    }
+}
+
+#[test]
+fn a_video_track_is_only_requested_where_it_says_so() {
+    let text = Bytes::from_static(br#"{"op":"subscribe","channels":[{"id":18446744073709551615}]}"#);
+    let channels = vec![client::ChannelRequest { id: u64::MAX, request_video_track: false }];
+    let expected = ClientMessage::SubscribeChannels(client::SubscribeChannels { channels });
+    assert_eq!(ClientMessage::decode(WireFormat::V2, FrameKind::Text, &text), Ok(expected));
+}
+
+#[test]
+fn each_mistake_of_v2_has_its_own_error() {
+    let truncated = |message, need| DecodeError::Truncated { message, need, got: 5 };
+    let five = |opcode: u8| Bytes::from(vec![opcode; 5]);
+    let client = |opcode| ClientMessage::decode(WireFormat::V2, FrameKind::Binary, &five(opcode)).unwrap_err();
+    let server = |opcode| ServerMessage::decode(WireFormat::V2, FrameKind::Binary, &five(opcode)).unwrap_err();
+    assert_eq!(client(4), truncated("ping", 9));
+    assert_eq!(client(5), truncated("ping ack", 9));
+    assert_eq!(server(6), truncated("pong", 9));
+    assert_eq!(server(1), truncated("message data", 9));
+}
+
+#[test]
 fn what_is_newer_than_this_crate_is_skipped() {
     let info = Bytes::from_static(
         br#"{"op":"serverInfo","name":"n","capabilities":["teleport","time"],"dataStartTime":{"sec":1,"nsec":2}}"#,
     );
     let expected = server::ServerInfo { name: "n".into(), capabilities: vec![Capability::Time], ..Default::default() };
-    assert_eq!(ServerMessage::decode(FrameKind::Text, &info), Ok(ServerMessage::ServerInfo(expected)));
+    let expected = Ok(ServerMessage::ServerInfo(expected));
+    assert_eq!(ServerMessage::decode(WireFormat::V1, FrameKind::Text, &info), expected);
     let time = Bytes::from_static(&[2, 1, 0, 0, 0, 0, 0, 0, 0, 99]);
     let expected = ServerMessage::Time(server::Time { timestamp_ns: 1 });
-    assert_eq!(ServerMessage::decode(FrameKind::Binary, &time), Ok(expected));
+    assert_eq!(ServerMessage::decode(WireFormat::V1, FrameKind::Binary, &time), Ok(expected));
 }
 
 /// Needs serde_json's feature `float_roundtrip`: its faster parser is off by a bit now and then.
@@ -76,7 +124,7 @@ fn floats_survive_to_the_last_bit() {
 
     let parameters = vec![Parameter::new("p", ParameterValue::Float64Array(floats.clone()))];
     let frame = ServerMessage::ParameterValues(ParameterValues { id: None, parameters }).encode();
-    let decoded = ServerMessage::decode(frame.kind(), &frame.to_bytes());
+    let decoded = ServerMessage::decode(WireFormat::V1, frame.kind(), &frame.to_bytes());
     let Ok(ServerMessage::ParameterValues(mut values)) = decoded else {
         panic!("{decoded:?}");
     };

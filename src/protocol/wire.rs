@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use super::{DecodeError, Frame};
+use super::{DecodeError, Frame, FrameKind};
 
 /// A text frame whose `op` is known and whose fields are still to be read.
 pub(super) struct Text<'a> {
@@ -42,6 +42,13 @@ pub(super) fn text(op: &'static str, fields: &impl Serialize) -> Frame {
     }
     let json = serde_json::to_string(&Tagged { op, fields });
     Frame::text(json.expect("messages are structs and maps with string keys, which JSON can hold"))
+}
+
+/// Encodes a binary message that holds one number.
+pub(super) fn stamped(opcode: u8, number: u64) -> Frame {
+    let mut head = [opcode; 1 + 8];
+    head[1..].copy_from_slice(&number.to_le_bytes());
+    Frame::with_head(FrameKind::Binary, head, Bytes::new())
 }
 
 /// Reads a binary message from its front.

@@ -26,7 +26,7 @@ use crate::lane::SubscriptionTag;
 use crate::participant::Participant;
 use crate::protocol::client::{FetchAsset, ServiceCall, Subscription};
 use crate::protocol::server::ServiceCallFailure;
-use crate::protocol::{ClientMessage, Frame, ServerMessage};
+use crate::protocol::{ClientMessage, Frame, ServerMessage, WireFormat};
 use crate::room::Room;
 use crate::session::ControlStream;
 
@@ -106,7 +106,7 @@ impl Viewer {
     }
 
     async fn handle(&mut self, state: &State, fetches: &mut Fetches, frame: &Frame) {
-        match ClientMessage::decode(frame.kind(), &frame.to_bytes()) {
+        match ClientMessage::decode(WireFormat::V1, frame.kind(), &frame.to_bytes()) {
             Err(error) => self.tell(StatusLevel::Error, error.to_string()),
             Ok(ClientMessage::Subscribe(subscribe)) => self.subscribe(state, &subscribe.subscriptions).await,
             Ok(ClientMessage::Unsubscribe(unsubscribe)) => self.unsubscribe(&unsubscribe.subscription_ids).await,
@@ -124,6 +124,12 @@ impl Viewer {
             Ok(ClientMessage::SubscribeConnectionGraph | ClientMessage::UnsubscribeConnectionGraph) => {
                 self.tell(StatusLevel::Error, "this server shows no connection graph");
             }
+            Ok(
+                ClientMessage::SubscribeChannels(_)
+                | ClientMessage::UnsubscribeChannels(_)
+                | ClientMessage::Ping(_)
+                | ClientMessage::PingAck(_),
+            ) => unreachable!("v1 has none of these"),
         }
         self.send_warnings();
     }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lanecast::protocol::server::{Capability, FetchAssetResponse, MessageData, ServerInfo, StatusLevel};
-use lanecast::protocol::{Frame, FrameKind, ServerMessage};
+use lanecast::protocol::{Frame, FrameKind, ServerMessage, WireFormat};
 use lanecast::room::memory::{Conduct, MemoryLine, MemoryRoom, Received};
 use lanecast::room::{Presence, RoomEvent};
 use lanecast::telemetry::{
@@ -135,7 +135,7 @@ fn is_probe(message: &ServerMessage) -> bool {
 }
 
 fn decode(frame: &Frame) -> ServerMessage {
-    ServerMessage::decode(frame.kind(), &frame.to_bytes()).unwrap()
+    ServerMessage::decode(WireFormat::V1, frame.kind(), &frame.to_bytes()).unwrap()
 }
 
 fn decoded(received: &[Received<Frame>]) -> Vec<ServerMessage> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use lanecast::protocol::client::{Subscribe, Subscription};
 use lanecast::protocol::server::{Channel, MessageData, Status, StatusLevel};
-use lanecast::protocol::{ClientMessage, FrameKind, ServerMessage, Subprotocol};
+use lanecast::protocol::{ClientMessage, FrameKind, ServerMessage, Subprotocol, WireFormat};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -183,7 +183,7 @@ impl<'a> View<'a> {
     }
 
     fn show(&mut self, kind: FrameKind, data: &Bytes) -> Result<Reply, End> {
-        let message = match ServerMessage::decode(kind, data) {
+        let message = match ServerMessage::decode(WireFormat::V1, kind, data) {
             Ok(message) => message,
             Err(error) => return note(&format!("unreadable message: {error}")),
         };

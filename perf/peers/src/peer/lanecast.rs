@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use lanecast::protocol::{ClientMessage, Frame};
+use lanecast::protocol::{ClientMessage, Frame, WireFormat};
 use lanecast::room::websocket::WebSocketRoom;
 use lanecast::{ControlStream, Session, SubscriptionTag, Topic, TryBroadcastError};
 use tokio::runtime::Runtime;
@@ -43,9 +43,8 @@ async fn serve(mut control: ControlStream<WebSocketRoom>, topic: Topic) {
 }
 
 async fn take(control: &ControlStream<WebSocketRoom>, topic: &Topic, frame: Frame) {
-    let Ok(ClientMessage::Subscribe(subscribe)) = ClientMessage::decode(frame.kind(), &frame.to_bytes()) else {
-        return;
-    };
+    let message = ClientMessage::decode(WireFormat::V1, frame.kind(), &frame.to_bytes());
+    let Ok(ClientMessage::Subscribe(subscribe)) = message else { return };
     // A stream is handed over once its participant is registered: one that is none any more has been reset.
     let Some(participant) = control.participant() else { return };
     for subscription in subscribe.subscriptions {
