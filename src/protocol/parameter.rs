@@ -172,7 +172,7 @@ fn untyped(value: Value) -> Result<ParameterValue, &'static str> {
             ParameterValue::Array(items.into_iter().map(untyped).collect::<Result<_, _>>()?)
         }
         Value::Object(fields) => {
-            let fields = fields.into_iter().map(|(key, value)| Ok((key, untyped(value)?)));
+            let fields = fields.into_iter().map(|(key, value)| Ok::<_, &'static str>((key, untyped(value)?)));
             ParameterValue::Dict(fields.collect::<Result<_, _>>()?)
         }
     })

@@ -3,6 +3,10 @@
 //! A [`Room`] opens a stream to a participant, knows who is present, and reports who comes and goes. This crate has
 //! [`MemoryRoom`](memory::MemoryRoom), in process, and with the feature `websocket` a real server.
 
+#[cfg(feature = "byte-stream")]
+pub mod byte_stream;
+#[cfg(feature = "livekit")]
+pub mod livekit;
 pub mod memory;
 #[cfg(feature = "websocket")]
 pub mod websocket;

@@ -1,0 +1,299 @@
+//! The sink over a byte stream's writer.
+//!
+//! # What the writer does, and what follows from it
+//! | `ByteStreamWriter` | so this sink |
+//! |---|---|
+//! | A write answers when the transport has taken the chunk, not when it is delivered. | Delivered means that much here as well. |
+//! | A write that is dropped while it waits loses its bytes, or sends them under a number that the next chunk has as well; the next write says that all is well. | A write is polled to its end, or the stream with it is finished: nothing else is ever written to it. |
+//! | After a write that failed a later one may succeed, and leaves a hole. | After the first error every call fails. |
+//! | A writer that is dropped makes the reader see a normal end. | A stream that isn't finished is closed with a reason, also when the sink is merely dropped; the reader gets an error. |
+//! | Each call makes chunks of its own, the last of them short. | Frames that are handed over together are written together. |
+//!
+//! # One write at a time
+//! The future of a write stays between polls, in an allocation that is used again, and owns the buffer until it is done.
+//! Each chunk is reported to the [uplink](crate::Uplink) as a write of its own.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_sink::Sink;
+use livekit_data_stream::api::{ByteStreamWriter, StreamError, StreamWriter};
+use tokio_util::sync::ReusableBoxFuture;
+
+use crate::lane::{Progress, Uplink};
+use crate::protocol::Frame;
+use crate::protocol::stream::MAX_STREAM_FRAME;
+
+/// What the transport sends in one packet; a longer write would be cut there.
+const CHUNK: usize = 15_000;
+
+/// With as much in hand a write begins, whether or not more could be handed over: four chunks, all of them full.
+const BATCH: usize = 4 * CHUNK;
+
+/// A buffer above this isn't kept.
+const KEPT: usize = BATCH + CHUNK;
+
+/// What a stream may carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamLimits {
+    /// How many bytes. Default 4 GB: readers of the official SDK give a stream up at 5 GB.
+    pub bytes: u64,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        Self { bytes: 4_000_000_000 }
+    }
+}
+
+/// Writes frames to one participant, as a sequence of bytes. See [what holds](self).
+pub struct ByteStreamSink {
+    writer: Option<ByteStreamWriter>,
+    /// Frames that were handed over and aren't in a write.
+    buffer: Vec<u8>,
+    /// What was put into writes.
+    written: u64,
+    write: Option<ReusableBoxFuture<'static, Written>>,
+    stage: Stage,
+    limits: StreamLimits,
+    uplink: Uplink,
+    progress: Progress,
+}
+
+/// `Idle → Writing → Idle`, and from either to `Failed` or, by closing, to `Closed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Idle,
+    /// The future in `write` is to be polled.
+    Writing,
+    /// The same, and it is the end of the stream.
+    Closing,
+    Failed,
+    Closed,
+}
+
+/// What a write came to.
+struct Written {
+    buffer: Vec<u8>,
+    result: Result<(), StreamError>,
+}
+
+/// Why a frame didn't go out. The stream is finished.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ByteStreamSinkError {
+    /// The transport refused the bytes.
+    #[error("the transport refused a write: {0}")]
+    Write(#[source] StreamError),
+    /// An earlier write failed, or the stream was closed.
+    #[error("the stream has ended")]
+    Ended,
+    /// A frame is larger than the format allows.
+    #[error("a frame of {bytes} bytes: at most {MAX_STREAM_FRAME} are allowed")]
+    FrameTooLarge {
+        /// How long its payload is.
+        bytes: usize,
+    },
+    /// The stream has carried what it may: a fresh one has to follow.
+    #[error("the stream has carried {bytes} bytes, the most it may")]
+    Exhausted {
+        /// How many are allowed.
+        bytes: u64,
+    },
+}
+
+impl ByteStreamSink {
+    /// A sink on a stream that was just opened. Its writes are reported to `progress` and to `uplink`.
+    #[must_use]
+    pub fn new(writer: ByteStreamWriter, uplink: Uplink, progress: Progress, limits: StreamLimits) -> Self {
+        Self {
+            writer: Some(writer),
+            buffer: Vec::new(),
+            written: 0,
+            write: None,
+            stage: Stage::Idle,
+            limits,
+            uplink,
+            progress,
+        }
+    }
+
+    /// Takes over a frame that goes to others as well.
+    ///
+    /// # Errors
+    /// As [`Sink::start_send`].
+    pub fn start_send_ref(&mut self, frame: &Frame) -> Result<(), ByteStreamSinkError> {
+        if self.stage != Stage::Idle {
+            return Err(ByteStreamSinkError::Ended);
+        }
+        let len = frame.stream_len();
+        if len > MAX_STREAM_FRAME + PREFIX {
+            return Err(self.fail(ByteStreamSinkError::FrameTooLarge { bytes: len - PREFIX }));
+        }
+        if self.written + (self.buffer.len() + len) as u64 > self.limits.bytes {
+            return Err(self.fail(ByteStreamSinkError::Exhausted { bytes: self.limits.bytes }));
+        }
+        frame.append_to_stream(&mut self.buffer);
+        Ok(())
+    }
+
+    /// Whether everything that was handed over has been written.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.stage == Stage::Idle && self.buffer.is_empty()
+    }
+
+    /// Ends the stream so that its reader gets an error that says `reason`, whatever is under way; frames that weren't
+    /// written are lost.
+    ///
+    /// A stream on which a write has failed can't be told any more: its reader gets nothing further.
+    pub async fn abandon(mut self, reason: &str) {
+        if let Some(writer) = self.take_writer() {
+            let closed = writer.close_with_reason(reason).await;
+            note_close(closed);
+        }
+    }
+
+    /// Lets go of a write that is under way, which frees the writer for the one thing that may follow.
+    fn take_writer(&mut self) -> Option<ByteStreamWriter> {
+        self.write = None;
+        let ended = matches!(self.stage, Stage::Failed | Stage::Closed);
+        self.stage = Stage::Closed;
+        self.writer.take().filter(|_| !ended)
+    }
+
+    fn fail(&mut self, error: ByteStreamSinkError) -> ByteStreamSinkError {
+        if matches!(error, ByteStreamSinkError::Write(_)) {
+            self.stage = Stage::Failed;
+        }
+        error
+    }
+
+    /// Begins to write what is in hand.
+    fn begin(&mut self) {
+        let Some(writer) = self.writer.clone() else { return };
+        let buffer = std::mem::take(&mut self.buffer);
+        self.written += buffer.len() as u64;
+        self.set(write(writer, buffer, self.uplink.clone(), self.progress.clone()));
+        self.stage = Stage::Writing;
+    }
+
+    fn set(&mut self, future: impl Future<Output = Written> + Send + 'static) {
+        match &mut self.write {
+            Some(write) => write.set(future),
+            None => self.write = Some(ReusableBoxFuture::new(future)),
+        }
+    }
+
+    /// Polls what is under way.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ByteStreamSinkError>> {
+        match self.stage {
+            Stage::Idle => return Poll::Ready(Ok(())),
+            Stage::Failed | Stage::Closed => return Poll::Ready(Err(ByteStreamSinkError::Ended)),
+            Stage::Writing | Stage::Closing => {}
+        }
+        let write = self.write.as_mut().expect("a write is under way");
+        let Written { mut buffer, result } = ready!(write.poll(cx));
+        if let Err(error) = result {
+            return Poll::Ready(Err(self.fail(ByteStreamSinkError::Write(error))));
+        }
+        if self.stage == Stage::Closing {
+            self.stage = Stage::Closed;
+            self.writer = None;
+            return Poll::Ready(Ok(()));
+        }
+        self.stage = Stage::Idle;
+        if self.buffer.is_empty() && buffer.capacity() <= KEPT {
+            buffer.clear();
+            self.buffer = buffer;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What stands before each frame.
+const PREFIX: usize = 5;
+
+/// Writes everything, a chunk at a time.
+async fn write(writer: ByteStreamWriter, buffer: Vec<u8>, uplink: Uplink, progress: Progress) -> Written {
+    for chunk in buffer.chunks(CHUNK) {
+        let write = uplink.begin(&progress);
+        if let Err(error) = writer.write(chunk).await {
+            return Written { buffer, result: Err(error) };
+        }
+        write.done();
+        progress.report(chunk.len());
+    }
+    Written { buffer, result: Ok(()) }
+}
+
+async fn close(writer: ByteStreamWriter) -> Written {
+    Written { buffer: Vec::new(), result: writer.close().await }
+}
+
+fn note_close(closed: Result<(), StreamError>) {
+    if let Err(error) = closed {
+        tracing::debug!(%error, "the end of a stream could not be told");
+    }
+}
+
+impl Sink<Frame> for ByteStreamSink {
+    type Error = ByteStreamSinkError;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ByteStreamSinkError>> {
+        ready!(self.poll_write(cx))?;
+        if self.buffer.len() >= BATCH {
+            self.begin();
+            return self.poll_write(cx);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, frame: Frame) -> Result<(), ByteStreamSinkError> {
+        self.start_send_ref(&frame)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ByteStreamSinkError>> {
+        loop {
+            ready!(self.poll_write(cx))?;
+            if self.buffer.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.begin();
+        }
+    }
+
+    /// Flushes, and ends the stream in good order. Further calls answer as the first.
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ByteStreamSinkError>> {
+        match self.stage {
+            Stage::Closed => return Poll::Ready(Ok(())),
+            Stage::Closing => return self.poll_write(cx),
+            Stage::Idle | Stage::Writing | Stage::Failed => {}
+        }
+        ready!(self.as_mut().poll_flush(cx))?;
+        if let Some(writer) = self.writer.clone() {
+            Self::set(&mut self, close(writer));
+            self.stage = Stage::Closing;
+        }
+        self.poll_write(cx)
+    }
+}
+
+impl Drop for ByteStreamSink {
+    fn drop(&mut self) {
+        let Some(writer) = self.take_writer() else { return };
+        // Without a runtime the connection is going away anyway, and the reader with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { note_close(writer.close_with_reason("abandoned").await) });
+        }
+    }
+}
+
+impl fmt::Debug for ByteStreamSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ByteStreamSink").field("stage", &self.stage).finish_non_exhaustive()
+    }
+}
