@@ -1,4 +1,4 @@
-//! lanecast on real sockets, compared with what people use today and with two floors: `peers run` is the load client and
+//! lanecast on real sockets, compared with what people use today and with floors: `peers run` is the load client and
 //! the runner, `peers serve KIND` one of the servers it starts. See `README.md` beside this package's manifest.
 
 mod load;

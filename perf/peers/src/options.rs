@@ -13,7 +13,7 @@ usage: peers run [--quick] [--clients N,N…] [--servers NAME,NAME…] [--only P
 
   --quick            100 and 1,000 clients, short windows: some minutes
   --clients          how many clients (100,1000,4000,9000)
-  --servers          which servers (floor-single,floor-gather,lanecast,axum-tuned,axum,foxglove)
+  --servers          which servers (floor-single,floor-gather,lanecast,axum-tuned,axum,foxglove; floor-uring besides)
   --only             which parts: rate, fixed, connect, join, stall (all)
   --rounds           times that each measurement at a fixed rate is made; medians are shown (5; quick 3)
   --rate             messages a second that the fixed part compares at (two fifths of the single-write floor's best)
@@ -59,7 +59,7 @@ pub fn parse(arguments: &[&str]) -> Result<Options, Error> {
     let quick = arguments.contains(&"--quick");
     let mut options = Options {
         clients: if quick { vec![100, 1000] } else { vec![100, 1000, 4000, 9000] },
-        servers: Kind::ALL.to_vec(),
+        servers: Kind::usual(),
         parts: vec![Part::Fixed, Part::Rate, Part::Connect, Part::Join, Part::Stall],
         rounds: if quick { 3 } else { 5 },
         rate: None,

@@ -1,6 +1,7 @@
 //! The floors: what the system calls alone cost. One thread lets clients in and hears what they say; one writes, in a
 //! bare loop over all clients, bytes that are framed once and patched with each client's subscription id. With a batch of
-//! one that is a write per client per message; else what has come in is written once per client.
+//! one that is a write per client per message; else what has come in is written once per client. How a walk's writes get
+//! to the kernel is a [`Walk`]'s: a call for each here, a ring for all in [`super::uring`].
 //!
 //! What the kernel doesn't take is kept and tried again; a client that lets too much of it gather is reset.
 
@@ -25,7 +26,7 @@ use crate::{Error, wire};
 pub const QUEUE: usize = 1024;
 
 /// What may wait for a client.
-const MAX_LEFT: usize = 8 << 20;
+pub(super) const MAX_LEFT: usize = 8 << 20;
 
 /// How soon what is left is tried again, and how soon a newcomer is noticed when there is nothing to write.
 const RETRY: Duration = Duration::from_millis(1);
@@ -40,15 +41,32 @@ pub struct Floor {
 }
 
 /// A client that has subscribed.
-struct Subscriber {
-    stream: Arc<TcpStream>,
-    id: u32,
+pub(super) struct Subscriber {
+    pub(super) stream: Arc<TcpStream>,
+    pub(super) id: u32,
     gone: Arc<AtomicBool>,
-    left: Vec<u8>,
+    pub(super) left: Vec<u8>,
+}
+
+/// Framed messages, and where in them a client's subscription id stands.
+#[derive(Default)]
+pub(super) struct Template {
+    bytes: Vec<u8>,
+    ids: Vec<usize>,
+}
+
+/// A walk over all clients.
+pub(super) trait Walk: Sized {
+    /// On the thread that writes.
+    fn new() -> Result<Self, Error>;
+
+    /// Writes what is left of each client's, then `template`. What isn't taken is left; whoever has gone, fails or has too
+    /// much left is no subscriber any more.
+    fn write_all(&mut self, subscribers: &mut Vec<Subscriber>, template: &mut Template);
 }
 
 impl Floor {
-    pub fn start(batch: usize) -> Result<Self, Error> {
+    pub(super) fn start<W: Walk>(batch: usize) -> Result<Self, Error> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
         let subscribers = Arc::new(AtomicUsize::new(0));
@@ -57,7 +75,10 @@ impl Floor {
         let door = Door::new(listener, joined)?;
         std::thread::Builder::new().name("door".into()).spawn(move || door.run())?;
         let writer = Writer { subscribers: Vec::new(), newcomers, count: Arc::clone(&subscribers), batch };
-        std::thread::Builder::new().name("writer".into()).spawn(move || writer.run(&to_write))?;
+        std::thread::Builder::new().name("writer".into()).spawn(move || {
+            let walk = W::new().expect("what the writer needs can be had");
+            writer.run(walk, &to_write);
+        })?;
         Ok(Self { address, messages, subscribers })
     }
 }
@@ -85,44 +106,62 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, messages: &Receiver<(u64, Bytes)>) {
-        let mut template = Vec::new();
-        let mut ids = Vec::new();
+    fn run(mut self, mut walk: impl Walk, messages: &Receiver<(u64, Bytes)>) {
+        let mut template = Template::default();
         loop {
             let behind = self.subscribers.iter().any(|subscriber| !subscriber.left.is_empty());
             let first = messages.try_recv().or_else(|_| messages.recv_timeout(if behind { RETRY } else { REST }));
             if matches!(first, Err(RecvTimeoutError::Disconnected)) {
                 return;
             }
-            template.clear();
-            ids.clear();
+            template.bytes.clear();
+            template.ids.clear();
             for (time, payload) in first.into_iter().chain(messages.try_iter().take(self.batch - 1)) {
-                wire::put_header(&mut template, wire::BINARY, wire::HEAD + payload.len());
-                ids.push(template.len() + 1);
-                template.extend_from_slice(&wire::head(0, time));
-                template.extend_from_slice(&payload);
+                template.push(time, &payload);
             }
             self.subscribers.extend(self.newcomers.try_iter());
-            self.write_all(&mut template, &ids);
+            walk.write_all(&mut self.subscribers, &mut template);
             self.count.store(self.subscribers.len(), Ordering::Relaxed);
         }
     }
+}
 
-    fn write_all(&mut self, template: &mut [u8], ids: &[usize]) {
-        self.subscribers.retain_mut(|subscriber| {
-            if subscriber.gone.load(Ordering::Relaxed) {
+impl Template {
+    fn push(&mut self, time: u64, payload: &[u8]) {
+        wire::put_header(&mut self.bytes, wire::BINARY, wire::HEAD + payload.len());
+        self.ids.push(self.bytes.len() + 1);
+        self.bytes.extend_from_slice(&wire::head(0, time));
+        self.bytes.extend_from_slice(payload);
+    }
+
+    pub(super) fn for_id(&mut self, id: u32) -> &[u8] {
+        for at in &self.ids {
+            self.bytes[*at..*at + 4].copy_from_slice(&id.to_le_bytes());
+        }
+        &self.bytes
+    }
+}
+
+/// A system call for each.
+pub(super) struct Calls;
+
+impl Walk for Calls {
+    fn new() -> Result<Self, Error> {
+        Ok(Self)
+    }
+
+    fn write_all(&mut self, subscribers: &mut Vec<Subscriber>, template: &mut Template) {
+        subscribers.retain_mut(|subscriber| {
+            if subscriber.is_gone() {
                 return false;
             }
-            if template.is_empty() && subscriber.left.is_empty() {
+            let bytes = template.for_id(subscriber.id);
+            if bytes.is_empty() && subscriber.left.is_empty() {
                 return true;
             }
-            for at in ids {
-                template[*at..*at + 4].copy_from_slice(&subscriber.id.to_le_bytes());
-            }
-            let fine = subscriber.write(template).is_ok() && subscriber.left.len() <= MAX_LEFT;
+            let fine = subscriber.write(bytes).is_ok() && subscriber.left.len() <= MAX_LEFT;
             if !fine {
-                let _ = sockopt::set_socket_linger(&*subscriber.stream, Some(Duration::ZERO));
-                let _ = subscriber.stream.shutdown(std::net::Shutdown::Both);
+                subscriber.reset();
             }
             fine
         });
@@ -130,6 +169,16 @@ impl Writer {
 }
 
 impl Subscriber {
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn reset(&self) {
+        // Whoever is gone already needs none.
+        let _ = sockopt::set_socket_linger(&*self.stream, Some(Duration::ZERO));
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if !self.left.is_empty() {
             let written = write(&self.stream, &self.left)?;

@@ -4,6 +4,7 @@ mod axum;
 mod floor;
 mod foxglove;
 mod lanecast;
+mod uring;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -26,11 +27,25 @@ pub enum Kind {
     FloorSingle,
     /// What has come in is written once per client.
     FloorGather,
+    /// One write of pre-framed bytes per client per message, all clients' in one system call.
+    FloorUring,
 }
 
 impl Kind {
-    pub const ALL: [Self; 6] =
-        [Self::FloorSingle, Self::FloorGather, Self::Lanecast, Self::AxumTuned, Self::Axum, Self::Foxglove];
+    pub const ALL: [Self; 7] = [
+        Self::FloorSingle,
+        Self::FloorGather,
+        Self::FloorUring,
+        Self::Lanecast,
+        Self::AxumTuned,
+        Self::Axum,
+        Self::Foxglove,
+    ];
+
+    /// What is compared unless others are asked for.
+    pub fn usual() -> Vec<Self> {
+        Self::ALL.into_iter().filter(|kind| *kind != Self::FloorUring).collect()
+    }
 
     pub fn name(self) -> &'static str {
         match self {
@@ -40,6 +55,7 @@ impl Kind {
             Self::AxumTuned => "axum-tuned",
             Self::FloorSingle => "floor-single",
             Self::FloorGather => "floor-gather",
+            Self::FloorUring => "floor-uring",
         }
     }
 }
@@ -75,7 +91,8 @@ pub fn start(kind: Kind) -> Result<Box<dyn Peer>, Error> {
         Kind::Foxglove => Box::new(foxglove::Foxglove::start()?),
         Kind::Axum => Box::new(axum::Axum::start(false)?),
         Kind::AxumTuned => Box::new(axum::Axum::start(true)?),
-        Kind::FloorSingle => Box::new(floor::Floor::start(1)?),
-        Kind::FloorGather => Box::new(floor::Floor::start(floor::QUEUE)?),
+        Kind::FloorSingle => Box::new(floor::Floor::start::<floor::Calls>(1)?),
+        Kind::FloorGather => Box::new(floor::Floor::start::<floor::Calls>(floor::QUEUE)?),
+        Kind::FloorUring => Box::new(floor::Floor::start::<uring::Ring>(1)?),
     })
 }
