@@ -15,7 +15,7 @@ usage: peers run [--quick] [--clients N,N…] [--servers NAME,NAME…] [--only P
   --clients          how many clients (100,1000,4000,9000)
   --servers          which servers (floor-single,floor-gather,lanecast,axum-tuned,axum,foxglove; floor-uring besides)
   --only             which parts: rate, fixed, connect, join, stall (all)
-  --rounds           times that each measurement at a fixed rate is made; medians are shown (5; quick 3)
+  --rounds           times that each measurement is made; medians are shown (5; quick 3)
   --rate             messages a second that the fixed part compares at (two fifths of the single-write floor's best)
   --out              where the table goes
   --any-congestion   measure even under bbr, which stops by itself on loopback";
@@ -49,10 +49,6 @@ pub struct Options {
     pub stall: Duration,
     /// Times that the part with stalled clients is done.
     pub stall_rounds: usize,
-    /// With more clients than this the highest clean rate isn't looked for.
-    pub clean_up_to: usize,
-    /// Halvings between a rate that is clean and one that isn't.
-    pub halvings: u32,
 }
 
 pub fn parse(arguments: &[&str]) -> Result<Options, Error> {
@@ -69,8 +65,6 @@ pub fn parse(arguments: &[&str]) -> Result<Options, Error> {
         window: Duration::from_millis(if quick { 1500 } else { 5000 }),
         stall: Duration::from_millis(if quick { 22_000 } else { 30_000 }),
         stall_rounds: if quick { 1 } else { 3 },
-        clean_up_to: if quick { 1000 } else { usize::MAX },
-        halvings: if quick { 3 } else { 4 },
     };
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {

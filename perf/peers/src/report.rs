@@ -60,7 +60,7 @@ pub struct Report {
     rounds: usize,
     rates: BTreeMap<usize, f64>,
     pub(crate) fixed: BTreeMap<(usize, Kind), Vec<Fixed>>,
-    pub(crate) clean: BTreeMap<(usize, Kind), f64>,
+    pub(crate) clean: BTreeMap<(usize, Kind), Vec<f64>>,
     /// Seconds and CPU seconds.
     pub(crate) connect: BTreeMap<Kind, Vec<(f64, f64)>>,
     pub(crate) join: BTreeMap<Kind, Vec<f64>>,
@@ -90,7 +90,12 @@ impl Report {
     }
 
     pub fn clean(&mut self, clients: usize, kind: Kind, rate: f64) {
-        self.clean.insert((clients, kind), rate);
+        self.clean.entry((clients, kind)).or_default().push(rate);
+    }
+
+    /// The median of the rounds that have been.
+    pub fn clean_so_far(&self, clients: usize, kind: Kind) -> Option<f64> {
+        self.clean.get(&(clients, kind)).map(|all| median(all.iter().copied()))
     }
 
     pub fn connect(&mut self, kind: Kind, time: f64, cpu: f64) {
@@ -137,33 +142,51 @@ impl Report {
 
     fn put_rates(&self, text: &mut String, clients: usize, rate: f64) -> fmt::Result {
         writeln!(text, "\n## {clients} clients, messages of 128 B\n")?;
-        writeln!(text, "At {rate:.0} messages a second, but for the first column.\n")?;
+        writeln!(text, "At {rate:.0} messages a second, but for the first two columns.\n")?;
         writeln!(
             text,
-            "| server | clean rate, msg/s | CPU, µs per delivery | of the floor's | p50, ms | p99, ms | p99.9, ms \
-             | missing | idle client, kB | load client's CPU |\n|---|---|---|---|---|---|---|---|---|---|"
+            "| server | clean rate, msg/s | of the gathering floor's | CPU, µs per delivery | of the single-write floor's \
+             | p50, ms | p99, ms | p99.9, ms | missing | idle client, kB | load client's CPU |\n\
+             |---|---|---|---|---|---|---|---|---|---|---|"
         )?;
         for kind in Kind::ALL {
-            let clean = self.clean.get(&(clients, kind)).map_or("-".into(), |clean| format!("{clean:.0}"));
-            let Some(all) = self.fixed.get(&(clients, kind)) else { continue };
-            let of = |part: fn(&Fixed) -> f64| median(all.iter().map(part));
-            let own = of(|one| one.server_cpu);
-            let [least, most] = spread(all.iter().map(|one| one.server_cpu));
-            let ratio = self.paired(clients, kind, Kind::FloorSingle, |one| one.server_cpu);
+            let (clean, fixed) = (self.clean.get(&(clients, kind)), self.fixed.get(&(clients, kind)));
+            if clean.is_none() && fixed.is_none() {
+                continue;
+            }
+            let clean = clean.map_or("-".into(), |all| with_spread(all.iter().copied(), 0));
+            let ratio = self.paired_clean(clients, kind, Kind::FloorGather);
             let ratio = ratio.map_or("-".into(), |ratio| ratio.to_string());
-            let missing = of(|one| one.missing as f64 / one.expected as f64 * 100.0);
-            writeln!(
-                text,
-                "| {kind} | {clean} | {own:.2} ({least:.2}-{most:.2}) | {ratio} | {:.2} | {:.2} | {:.2} | {missing:.1} % \
-                 | {:.1} | {:.2} |",
-                of(|one| one.latency[0]),
-                of(|one| one.latency[1]),
-                of(|one| one.latency[2]),
-                of(|one| one.idle),
-                of(|one| one.load_cpu),
-            )?;
+            write!(text, "| {kind} | {clean} | {ratio} | ")?;
+            self.put_fixed(text, clients, kind, fixed.map_or(&[], Vec::as_slice))?;
         }
         Ok(())
+    }
+
+    fn put_fixed(&self, text: &mut String, clients: usize, kind: Kind, all: &[Fixed]) -> fmt::Result {
+        if all.is_empty() {
+            return writeln!(text, "- | - | - | - | - | - | - | - |");
+        }
+        let of = |part: fn(&Fixed) -> f64| median(all.iter().map(part));
+        let own = with_spread(all.iter().map(|one| one.server_cpu), 2);
+        let ratio = self.paired(clients, kind, Kind::FloorSingle, |one| one.server_cpu);
+        let ratio = ratio.map_or("-".into(), |ratio| ratio.to_string());
+        let missing = of(|one| one.missing as f64 / one.expected as f64 * 100.0);
+        writeln!(
+            text,
+            "{own} | {ratio} | {:.2} | {:.2} | {:.2} | {missing:.1} % | {:.1} | {:.2} |",
+            of(|one| one.latency[0]),
+            of(|one| one.latency[1]),
+            of(|one| one.latency[2]),
+            of(|one| one.idle),
+            of(|one| one.load_cpu),
+        )
+    }
+
+    /// The clean rate of `kind` by that of `other`, in each round.
+    pub(crate) fn paired_clean(&self, clients: usize, kind: Kind, other: Kind) -> Option<Ratio> {
+        let (own, others) = (self.clean.get(&(clients, kind))?, self.clean.get(&(clients, other))?);
+        Some(Ratio::of(own.iter().zip(others).map(|(own, other)| own / other)))
     }
 
     /// A figure of `kind` by that of `other`, in each round.
@@ -265,6 +288,12 @@ pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The median, and in brackets the least and the most.
+fn with_spread(values: impl Iterator<Item = f64> + Clone, digits: usize) -> String {
+    let [least, most] = spread(values.clone());
+    format!("{:.digits$} ({least:.digits$}-{most:.digits$})", median(values))
 }
 
 fn spread(values: impl Iterator<Item = f64>) -> [f64; 2] {

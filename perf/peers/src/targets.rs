@@ -35,9 +35,9 @@ impl Table {
         self.row(what, &format!("at most {limit}"), &measured.to_string(), measured.median <= limit)
     }
 
-    fn at_least(&mut self, what: &str, limit: f64, measured: Option<f64>) -> fmt::Result {
+    fn at_least(&mut self, what: &str, limit: f64, measured: Option<Ratio>) -> fmt::Result {
         let Some(measured) = measured else { return Ok(()) };
-        self.row(what, &format!("at least {limit}"), &format!("{measured:.2}"), measured >= limit)
+        self.row(what, &format!("at least {limit}"), &measured.to_string(), measured.median >= limit)
     }
 }
 
@@ -57,10 +57,7 @@ fn cpu(report: &Report, table: &mut Table) -> fmt::Result {
 }
 
 fn rates(report: &Report, table: &mut Table) -> fmt::Result {
-    let by = |clients, other| {
-        let rate = |kind| report.clean.get(&(clients, kind)).copied();
-        rate(Kind::Lanecast).zip(rate(other)).map(|(own, other)| own / other)
-    };
+    let by = |clients, other| report.paired_clean(clients, Kind::Lanecast, other);
     table.at_least("clean rate at 100 clients, of the gathering floor's", 0.8, by(100, Kind::FloorGather))?;
     table.at_least("clean rate at 1,000 clients, of the gathering floor's", 0.8, by(1000, Kind::FloorGather))?;
     table.at_least("the same, of foxglove's", 10.0, by(1000, Kind::Foxglove))
