@@ -4,6 +4,7 @@ mod error;
 #[cfg(all(test, lanecast_loom))]
 mod loom_models;
 pub(crate) mod pending;
+mod pulse;
 pub(crate) mod registry;
 mod version;
 
@@ -20,6 +21,7 @@ pub(crate) use self::version::VERSION_ATTRIBUTE;
 pub use self::version::{IncompatibleVersion, Protocol};
 
 use self::pending::PendingResets;
+use self::pulse::Pulse;
 use self::registry::Instance;
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::lane::command::Command;
@@ -58,6 +60,10 @@ pub(crate) struct Inner<M> {
     home: Home<M>,
     calls: Admission,
     assets: Admission,
+    pulse: Pulse,
+    /// See [`Participant::annex`].
+    #[cfg(feature = "telemetry")]
+    annex: std::sync::OnceLock<Arc<dyn std::any::Any + Send + Sync>>,
     /// The sink has been handed back to the room.
     retired: SetOnce<EndReason>,
     /// The sink is gone.
@@ -105,6 +111,12 @@ pub struct ParticipantStats {
     pub service_calls: u32,
     /// Asset fetches in flight.
     pub asset_fetches: u32,
+    /// The last round trip to it and back that was measured; `None` before the first. Only a viewer of telemetry that
+    /// pings has one, and it is the one who ends it: don't take it for more than its word.
+    pub round_trip: Option<Duration>,
+    /// Whether nothing is heard of it any more, though it used to ping: see
+    /// [`SessionEvent::Unresponsive`](crate::SessionEvent::Unresponsive).
+    pub unresponsive: bool,
 }
 
 impl<M: Message> Participant<M> {
@@ -122,6 +134,9 @@ impl<M: Message> Participant<M> {
             home,
             calls: Admission::new(in_flight.calls),
             assets: Admission::new(in_flight.assets),
+            pulse: Pulse::new(),
+            #[cfg(feature = "telemetry")]
+            annex: std::sync::OnceLock::new(),
             retired: SetOnce::new(),
             closed: SetOnce::new(),
         }))
@@ -310,6 +325,8 @@ impl<M: Message> Participant<M> {
             oldest: self.0.outbox.oldest().map(|since| Duration::from_millis(now.saturating_sub(since))),
             service_calls: self.0.calls.in_flight(),
             asset_fetches: self.0.assets.in_flight(),
+            round_trip: self.0.pulse.round_trip(),
+            unresponsive: self.0.pulse.is_unresponsive(),
         }
     }
 
@@ -349,6 +366,31 @@ impl<M: Message> Participant<M> {
     /// Logs within the participant's span.
     pub(crate) fn log(&self, event: impl FnOnce()) {
         self.0.span.in_scope(event);
+    }
+
+    /// What telemetry keeps of this instance: made when it is first asked for, and gone with the instance. There is one
+    /// type of it, since there is one telemetry.
+    #[cfg(feature = "telemetry")]
+    pub(crate) fn annex<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        let annex = self.0.annex.get_or_init(|| Arc::new(T::default()));
+        Arc::clone(annex).downcast().expect("an annex is asked for by one type")
+    }
+
+    #[cfg(feature = "telemetry")]
+    pub(crate) fn note_round_trip(&self, round_trip: Duration) {
+        self.0.pulse.set_round_trip(round_trip);
+    }
+
+    /// Something was heard of it. True if it was unresponsive.
+    #[cfg(feature = "telemetry")]
+    pub(crate) fn note_heard(&self) -> bool {
+        self.0.pulse.set_unresponsive(false)
+    }
+
+    /// Nothing was heard of it for too long. True if that is new, and it hasn't ended.
+    #[cfg(feature = "telemetry")]
+    pub(crate) fn note_silent(&self) -> bool {
+        self.end_reason().is_none() && self.0.pulse.set_unresponsive(true)
     }
 
     /// The sink has been handed back to the room.

@@ -69,6 +69,11 @@ pub enum SessionEvent {
         /// Why.
         error: JoinError,
     },
+    /// Nothing was heard of a viewer for too long, which had pinged before. It isn't reset: what becomes of it is seen by
+    /// its writes. Once for each silence; telemetry's viewers only.
+    Unresponsive(Who),
+    /// Something is heard again of a viewer that was unresponsive. Not sent if the instance ends before.
+    Responsive(Who),
     /// The uplink is stalled: publishers are held back until it flows.
     UplinkStalled,
     /// The uplink flows again.

@@ -27,6 +27,14 @@ impl<R: Room> ControlStream<R> {
     pub fn participant(&self) -> Option<Participant<R::Message>> {
         self.session.upgrade()?.registry.by_sid(&self.sid)
     }
+
+    /// Tells the session's listeners what its handler found out.
+    #[cfg(feature = "telemetry")]
+    pub(crate) fn emit(&self, event: super::SessionEvent) {
+        if let Some(session) = self.session.upgrade() {
+            session.emit(event);
+        }
+    }
 }
 
 impl<R: Room> fmt::Debug for ControlStream<R> {
