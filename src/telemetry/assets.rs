@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 
+use super::answer::{answer, answer_or};
 use crate::participant::{Participant, SendError};
 use crate::protocol::server::FetchAssetResponse;
 use crate::protocol::{Frame, ServerMessage};
@@ -50,8 +51,8 @@ impl Participant<Frame> {
     }
 }
 
-/// As the participant's format has it: v1 is the one there is.
-fn encode(request_id: u32, result: Result<Bytes, String>) -> Frame {
+/// It looks the same in every format.
+pub(super) fn encode(request_id: u32, result: Result<Bytes, String>) -> Frame {
     ServerMessage::FetchAssetResponse(FetchAssetResponse { request_id, result }).encode()
 }
 
@@ -61,19 +62,17 @@ pub(super) async fn fetch(handler: AssetHandler, request: AssetRequest, request_
     let fetched = AssertUnwindSafe(async { handler(request).await }).catch_unwind().await;
     // Before the answer: who has it may ask for the next at once.
     drop(permit);
-    let sent = match fetched {
-        Ok(Ok(asset)) => match participant.send_asset_response(request_id, asset) {
-            Err(SendError::TooLarge(_)) => participant.send_asset_error(request_id, "the asset is too large"),
-            sent => sent,
-        },
-        Ok(Err(error)) => participant.send_asset_error(request_id, error),
+    let failed = |reason: &str| encode(request_id, Err(reason.to_owned()));
+    match fetched {
+        Ok(Ok(asset)) => {
+            let asset = encode(request_id, Ok(asset));
+            answer_or(&participant, asset, || failed("the asset is too large")).await;
+        }
+        Ok(Err(error)) => answer(&participant, failed(&error)).await,
         Err(panic) => {
             tracing::warn!(%participant, panic = panic_text(&*panic), "the asset handler panicked");
-            participant.send_asset_error(request_id, "the server failed to fetch the asset")
+            answer(&participant, failed("the server failed to fetch the asset")).await;
         }
-    };
-    if let Err(error) = sent {
-        tracing::debug!(%participant, %error, "asset answer not sent");
     }
 }
 

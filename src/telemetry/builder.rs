@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -26,12 +27,13 @@ pub struct TelemetryBuilder<R: Room> {
     session: SessionBuilder<R>,
     info: ServerInfo,
     assets: Option<AssetHandler>,
+    silence_timeout: Duration,
 }
 
 impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
     pub(super) fn new(room: R) -> Self {
         let info = ServerInfo { name: "lanecast".to_owned(), ..ServerInfo::default() };
-        Self { session: Session::builder(room), info, assets: None }
+        Self { session: Session::builder(room), info, assets: None, silence_timeout: Duration::from_secs(15) }
     }
 
     /// What the server is called. Default: `lanecast`.
@@ -75,6 +77,16 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
         self
     }
 
+    /// How long a viewer that has pinged may say nothing at all before it is reported as
+    /// [unresponsive](crate::SessionEvent::Unresponsive). It isn't reset for it. Default 15 s: a viewer that pings every
+    /// few seconds has then missed several, and a network that lost something has sent it again.
+    ///
+    /// Only v2 has pings: viewers of v1 are never reported.
+    pub fn silence_timeout(mut self, timeout: Duration) -> Self {
+        self.silence_timeout = timeout;
+        self
+    }
+
     /// Settings of the session: capacities, time-outs, shards. Its initial messages, stream handler and refusal are
     /// telemetry's own, whatever is set here.
     pub fn configure(mut self, configure: impl FnOnce(SessionBuilder<R>) -> SessionBuilder<R>) -> Self {
@@ -85,15 +97,19 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
     /// Starts the session.
     ///
     /// # Errors
-    /// As [`SessionBuilder::build`]. Nothing has been started then.
+    /// As [`SessionBuilder::build`], or the silence time-out is zero. Nothing has been started then.
     pub fn build(self) -> Result<Telemetry<R>, BuildError>
     where
         R::Incoming: Inbox,
     {
-        let Self { session, mut info, assets } = self;
+        let Self { session, mut info, assets, silence_timeout } = self;
+        if silence_timeout.is_zero() {
+            let value = format!("{silence_timeout:?}");
+            return Err(BuildError::InvalidSetting { setting: "silence_timeout", value, must: "longer than zero" });
+        }
         info.capabilities = assets.iter().map(|_| Capability::Assets).collect();
         info.session_id.get_or_insert_with(|| format!("{:x}-{:08x}", now_ns() / 1_000_000, fastrand::u32(..)));
-        let state = Arc::new(State::new(info, assets));
+        let state = Arc::new(State::new(info, assets, silence_timeout));
         let (told, asked) = (Arc::clone(&state), Arc::clone(&state));
         let session = session
             .initial(move |participant| {
@@ -125,6 +141,7 @@ impl<R: Room> fmt::Debug for TelemetryBuilder<R> {
             .field("session", &self.session)
             .field("info", &self.info)
             .field("assets", &self.assets.is_some())
+            .field("silence_timeout", &self.silence_timeout)
             .finish()
     }
 }

@@ -1,9 +1,9 @@
 //! What viewers ask for: channels, subscriptions, statuses, assets.
 //!
 //! [`Telemetry`] is a [`Session`] whose messages are frames of the wire formats viewers speak. A viewer that joins is
-//! told who the server is, which channels there are and which statuses hold; it subscribes to channels under numbers of
-//! its own, and gets their messages. A message is encoded once: what differs from viewer to viewer is
-//! thirteen bytes of head, the payload is shared.
+//! told who the server is, which channels there are and which statuses hold; it subscribes to channels, and gets their
+//! messages. A message is encoded once, whatever its viewers speak: what differs from viewer to viewer is a head of
+//! thirteen bytes or seventeen, the payload is shared.
 //!
 //! ```
 //! use lanecast::protocol::Frame;
@@ -32,18 +32,27 @@
 //! - What a viewer asked for belongs to its instance (its [`ClientId`](crate::ClientId)): after a reset it learns by the
 //!   fresh `serverInfo` that it has to subscribe again.
 //!
+//! - A participant whose transport negotiated a protocol speaks v1 of the format, every other v2: see
+//!   [`WireFormat`](crate::protocol::WireFormat) and [`Participant::protocol`](crate::Participant::protocol).
+//! - A viewer of v2 pings; it is answered at once, and its [round trip](crate::ParticipantStats::round_trip) and whether
+//!   it is still [heard of](TelemetryBuilder::silence_timeout) are known from then on.
+//!
 //! # Limits
 //! Every channel is reliable: who can't keep up is reset. Services, parameters, the connection graph and publishing by
-//! clients are not offered yet; who asks for them is told so.
+//! clients are not offered yet; who asks for them is told so. Who asks for a video track gets messages.
 
 mod announcer;
+mod answer;
 mod assets;
 mod builder;
 mod channel;
 mod error;
 mod frame;
 mod inbox;
+mod pings;
+mod silence;
 mod state;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
 mod viewer;

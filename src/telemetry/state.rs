@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -15,7 +16,7 @@ use super::channel::{Channel, ChannelState};
 use crate::lane::{SubscriptionTag, Topic};
 use crate::participant::{Participant, Protocol};
 use crate::protocol::server::{Advertise, ServerInfo};
-use crate::protocol::{Frame, SchemaTable, ServerMessage, Subprotocol};
+use crate::protocol::{Frame, SchemaTable, ServerMessage, Subprotocol, WireFormat};
 
 /// See the [module](self).
 pub(super) struct State {
@@ -27,6 +28,16 @@ pub(super) struct State {
     /// Rises with every channel that went away.
     removals: watch::Sender<u64>,
     pub(super) assets: Option<AssetHandler>,
+    /// How long a viewer that pings may say nothing.
+    pub(super) silence_timeout: Duration,
+}
+
+/// Which format who speaks `protocol` is spoken to in: what a WebSocket negotiates is v1.
+pub(super) fn format_of(protocol: &Protocol) -> WireFormat {
+    match protocol {
+        Protocol::Negotiated(_) => WireFormat::V1,
+        Protocol::Version(_) => WireFormat::V2,
+    }
 }
 
 /// In which form a participant is told of channels.
@@ -64,7 +75,7 @@ struct Tables {
 }
 
 impl State {
-    pub(super) fn new(info: ServerInfo, assets: Option<AssetHandler>) -> Self {
+    pub(super) fn new(info: ServerInfo, assets: Option<AssetHandler>, silence_timeout: Duration) -> Self {
         Self {
             info: ServerMessage::ServerInfo(info).encode(),
             next_channel: AtomicU64::new(1),
@@ -72,6 +83,7 @@ impl State {
             advertisements: Default::default(),
             removals: watch::Sender::new(0),
             assets,
+            silence_timeout,
         }
     }
 

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::channel::ChannelState;
 use super::{Channel, Telemetry};
-use crate::protocol::Frame;
+use crate::protocol::{Frame, WireFormat};
 use crate::room::Presence;
 use crate::room::memory::MemoryRoom;
 
@@ -24,16 +24,22 @@ async fn emptied(channel: &ChannelState) {
     timeout(Duration::from_secs(20), emptied).await.expect("somebody stays in the audience");
 }
 
-async fn viewer(room: &MemoryRoom<Frame>, name: &str) -> mpsc::Sender<Frame> {
-    let presence = Presence::new(name.parse().unwrap(), format!("PA_{name}").parse().unwrap(), 1);
+async fn viewer(room: &MemoryRoom<Frame>, name: &str, format: WireFormat) -> mpsc::Sender<Frame> {
+    let mut presence = Presence::new(name.parse().unwrap(), format!("PA_{name}").parse().unwrap(), 1);
+    if format == WireFormat::V1 {
+        presence = presence.with_negotiated("foxglove.sdk.v1");
+    }
     room.join(presence.clone()).await.unwrap();
     let requests = room.open_incoming(&presence.identity, &presence.sid).await.unwrap();
     room.line(&presence.identity).wait_for(|received| !received.is_empty()).await;
     requests
 }
 
-fn subscribe(id: usize, channel: u64) -> Frame {
-    Frame::text(format!(r#"{{"op":"subscribe","subscriptions":[{{"id":{id},"channelId":{channel}}}]}}"#))
+fn subscribe(format: WireFormat, id: usize, channel: u64) -> Frame {
+    Frame::text(match format {
+        WireFormat::V1 => format!(r#"{{"op":"subscribe","subscriptions":[{{"id":{id},"channelId":{channel}}}]}}"#),
+        WireFormat::V2 => format!(r#"{{"op":"subscribe","channels":[{{"id":{channel}}}]}}"#),
+    })
 }
 
 #[tokio::test]
@@ -42,13 +48,17 @@ async fn an_unadvertise_empties_the_audience() {
     let telemetry = Telemetry::builder(room.clone()).build().unwrap();
     let channel = telemetry.advertise(Channel::new("/one", "json")).await.unwrap();
     let inner = Arc::clone(channel.inner());
-    // 1. A viewer subscribes, and says nothing more.
-    let requests = viewer(&room, "ada").await;
-    requests.send(subscribe(1, channel.id())).await.unwrap();
-    while inner.audience.subscribers() == 0 {
+    // 1. A viewer of each format subscribes, and says nothing more.
+    let mut streams = Vec::new();
+    for (name, format) in [("ada", WireFormat::V1), ("bob", WireFormat::V2)] {
+        let requests = viewer(&room, name, format).await;
+        requests.send(subscribe(format, 1, channel.id())).await.unwrap();
+        streams.push(requests);
+    }
+    while inner.audience.subscribers() < streams.len() {
         tokio::task::yield_now().await;
     }
-    // 2. The channel goes, and with it the subscription.
+    // 2. The channel goes, and with it the subscriptions.
     channel.unadvertise().await.unwrap();
     emptied(&inner).await;
 }
@@ -59,15 +69,16 @@ async fn nobody_slips_into_the_audience_of_a_channel_that_goes() {
     let telemetry = Telemetry::builder(room.clone()).build().unwrap();
     let mut viewers = Vec::new();
     for n in 0..VIEWERS {
-        viewers.push(viewer(&room, &format!("v{n}")).await);
+        let format = if n % 2 == 0 { WireFormat::V1 } else { WireFormat::V2 };
+        viewers.push((format, viewer(&room, &format!("v{n}"), format).await));
     }
     let mut gone = Vec::new();
     for round in 0..ROUNDS {
         // 1. Everybody subscribes while the channel goes.
         let channel = telemetry.advertise(Channel::new("/one", "json")).await.unwrap();
         gone.push(Arc::clone(channel.inner()));
-        for requests in &viewers {
-            requests.send(subscribe(round, channel.id())).await.unwrap();
+        for (format, requests) in &viewers {
+            requests.send(subscribe(*format, round, channel.id())).await.unwrap();
         }
         for _ in 0..round % 16 {
             tokio::task::yield_now().await;

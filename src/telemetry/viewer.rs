@@ -5,30 +5,35 @@
 //! instance in its place, everything starts afresh. A request that comes while the viewer is being reset is dropped:
 //! it was meant for the instance that is gone.
 //!
+//! A viewer may open another stream on the same connection, in place of the one it had. Its instance goes on, with what
+//! it has subscribed to; what was still unread on the old stream is lost with it, and so are the fetches.
+//!
 //! Nothing a viewer sends ends its connection. What is wrong is answered with a status, to it alone; a viewer that
 //! sends nonsense and doesn't read the answers overflows like any other.
 
-use std::collections::HashMap;
 use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use futures_util::StreamExt;
-use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::Mutex;
 
+use super::answer::answer;
 use super::assets::{self, AssetRequest};
-use super::channel::ChannelState;
 use super::inbox::Inbox;
-use super::state::State;
+use super::pings::Pings;
+use super::silence::Silence;
+use super::state::{State, format_of};
+use super::subscriptions::{Subscriptions, Wanted};
 use super::{Status, StatusLevel};
-use crate::lane::SubscriptionTag;
 use crate::participant::Participant;
-use crate::protocol::client::{FetchAsset, ServiceCall, Subscription};
+use crate::protocol::client::{FetchAsset, ServiceCall};
 use crate::protocol::server::ServiceCallFailure;
-use crate::protocol::{ClientMessage, Frame, ServerMessage, WireFormat};
+use crate::protocol::{ClientMessage, Frame, ServerMessage};
 use crate::room::Room;
-use crate::session::ControlStream;
+use crate::session::{ControlStream, SessionEvent, Who};
 
 /// Most warnings one request is answered with; what is above is summed up in one more. A request may name any number
 /// of channels, and an honest viewer that names many that are just gone shall not overflow by the answers.
@@ -44,30 +49,51 @@ where
     let mut removals = state.removals();
     let mut viewer: Option<Viewer> = None;
     let mut fetches = Fetches::new();
+    let mut silence = Silence::new(state.silence_timeout);
     let mut open = true;
     loop {
         tokio::select! {
-            frame = poll_fn(|cx| stream.stream.poll_frame(cx)), if open => {
-                let Some(frame) = frame else {
+            heard = hear(&mut stream.stream, open, &mut silence) => match heard {
+                Heard::Frame(frame) => {
+                    let Some(participant) = stream.participant() else {
+                        tracing::debug!(identity = %stream.identity, sid = %stream.sid, "request during a reset dropped");
+                        continue;
+                    };
+                    let viewer = match &mut viewer {
+                        Some(viewer) if viewer.participant == participant => viewer,
+                        other => {
+                            fetches.clear();
+                            silence.disregard();
+                            let viewer = other.insert(Viewer::new(participant));
+                            viewer.forget_removed().await;
+                            viewer
+                        }
+                    };
+                    silence.heard();
+                    if viewer.participant.note_heard() {
+                        viewer.participant.log(|| tracing::info!("responsive"));
+                        stream.emit(SessionEvent::Responsive(Who::of(&viewer.participant)));
+                    }
+                    // Boxed: this lasts as long as the connection, and what it does for a request is larger than itself.
+                    Box::pin(viewer.handle(&state, &mut fetches, &mut silence, &frame)).await;
+                }
+                Heard::End => {
                     // Nothing more to ask for; subscriptions and fetches go on.
                     open = false;
-                    continue;
-                };
-                let Some(participant) = stream.participant() else {
-                    tracing::debug!(identity = %stream.identity, sid = %stream.sid, "request during a reset dropped");
-                    continue;
-                };
-                let viewer = match &mut viewer {
-                    Some(viewer) if viewer.participant == participant => viewer,
-                    other => {
-                        fetches.clear();
-                        other.insert(Viewer::new(participant))
+                    if let Some(failure) = stream.stream.failure() && let Some(participant) = stream.participant() {
+                        let message = format!("your stream has ended, you may open another: {failure}");
+                        tell(&participant, StatusLevel::Error, message).await;
                     }
-                };
-                viewer.handle(&state, &mut fetches, &frame).await;
-            }
+                }
+                Heard::Nothing => {
+                    if let Some(Viewer { participant, .. }) = &viewer && participant.note_silent() {
+                        participant.log(|| tracing::info!(limit = ?state.silence_timeout, "unresponsive"));
+                        stream.emit(SessionEvent::Unresponsive(Who::of(participant)));
+                    }
+                }
+            },
             Ok(()) = removals.changed() => {
-                if let Some(viewer) = &mut viewer {
+                if let Some(viewer) = &viewer {
                     viewer.forget_removed().await;
                 }
             }
@@ -75,9 +101,30 @@ where
             () = ended(viewer.as_ref()) => {
                 viewer = None;
                 fetches.clear();
+                silence.disregard();
             }
         }
     }
+}
+
+/// What was heard of a viewer.
+enum Heard {
+    Frame(Frame),
+    /// Its stream has ended.
+    End,
+    /// Nothing, for too long.
+    Nothing,
+}
+
+/// Waits for what is heard next. Safe to cancel. A frame that waits has been heard, however late we are.
+async fn hear(inbox: &mut impl Inbox, open: bool, silence: &mut Silence) -> Heard {
+    poll_fn(|cx| {
+        if open && let Poll::Ready(frame) = inbox.poll_frame(cx) {
+            return Poll::Ready(frame.map_or(Heard::End, Heard::Frame));
+        }
+        silence.poll_exceeded(cx).map(|()| Heard::Nothing)
+    })
+    .await
 }
 
 /// Waits until the viewer's instance has ended.
@@ -93,179 +140,111 @@ async fn ended(viewer: Option<&Viewer>) {
 /// One instance, and what it has asked for.
 struct Viewer {
     participant: Participant<Frame>,
-    /// By the viewer's own number.
-    subscriptions: HashMap<u32, Arc<ChannelState>>,
-    /// The viewer's number for a channel's number.
-    by_channel: HashMap<u64, u32>,
-    warnings: Vec<String>,
+    /// The instance's, not the stream's. Held while a request takes effect; only a stream that takes another's place
+    /// ever waits for it.
+    asked: Arc<Mutex<Asked>>,
+}
+
+/// What an instance has asked for.
+#[derive(Default)]
+struct Asked {
+    subscriptions: Subscriptions,
+    pings: Pings,
 }
 
 impl Viewer {
     fn new(participant: Participant<Frame>) -> Self {
-        Self { participant, subscriptions: HashMap::new(), by_channel: HashMap::new(), warnings: Vec::new() }
+        let asked = participant.annex();
+        Self { participant, asked }
     }
 
-    async fn handle(&mut self, state: &State, fetches: &mut Fetches, frame: &Frame) {
-        match ClientMessage::decode(WireFormat::V1, frame.kind(), &frame.to_bytes()) {
-            Err(error) => self.tell(StatusLevel::Error, error.to_string()),
-            Ok(ClientMessage::Subscribe(subscribe)) => self.subscribe(state, &subscribe.subscriptions).await,
-            Ok(ClientMessage::Unsubscribe(unsubscribe)) => self.unsubscribe(&unsubscribe.subscription_ids).await,
-            Ok(ClientMessage::FetchAsset(fetch)) => self.fetch(state, fetches, fetch),
-            Ok(ClientMessage::ServiceCallRequest(call)) => self.fail_call(&call),
+    async fn handle(&self, state: &State, fetches: &mut Fetches, silence: &mut Silence, frame: &Frame) {
+        let participant = &self.participant;
+        let Asked { subscriptions, pings } = &mut *self.asked.lock().await;
+        match ClientMessage::decode(format_of(participant.protocol()), frame.kind(), &frame.to_bytes()) {
+            Err(error) => tell(participant, StatusLevel::Error, error.to_string()).await,
+            Ok(ClientMessage::Subscribe(request)) => {
+                let wanted = request.subscriptions.into_iter().map(Wanted::from);
+                warn(participant, subscriptions.subscribe(participant, state, wanted).await).await;
+            }
+            Ok(ClientMessage::SubscribeChannels(request)) => {
+                let wanted = request.channels.into_iter().map(Wanted::from);
+                warn(participant, subscriptions.subscribe(participant, state, wanted).await).await;
+            }
+            Ok(ClientMessage::Unsubscribe(request)) => {
+                warn(participant, subscriptions.unsubscribe_ids(participant, &request.subscription_ids).await).await;
+            }
+            Ok(ClientMessage::UnsubscribeChannels(request)) => {
+                warn(participant, subscriptions.unsubscribe_channels(participant, &request.channel_ids).await).await;
+            }
+            Ok(ClientMessage::Ping(ping)) => {
+                answer(participant, ServerMessage::Pong(pings.pong(ping)).encode()).await;
+            }
+            Ok(ClientMessage::PingAck(ack)) => match pings.acknowledged(ack) {
+                Some(round_trip) => participant.note_round_trip(round_trip),
+                None => tracing::debug!(%participant, ?ack, "acknowledges no pong that is open"),
+            },
+            Ok(ClientMessage::FetchAsset(fetch)) => fetch_asset(participant, state, fetches, fetch).await,
+            Ok(ClientMessage::ServiceCallRequest(call)) => fail_call(participant, &call).await,
             Ok(ClientMessage::Advertise(_) | ClientMessage::Unadvertise(_) | ClientMessage::MessageData(_)) => {
-                self.tell(StatusLevel::Error, "this server takes no messages from viewers");
+                tell(participant, StatusLevel::Error, "this server takes no messages from viewers").await;
             }
             Ok(
                 ClientMessage::GetParameters(_)
                 | ClientMessage::SetParameters(_)
                 | ClientMessage::SubscribeParameterUpdates(_)
                 | ClientMessage::UnsubscribeParameterUpdates(_),
-            ) => self.tell(StatusLevel::Error, "this server has no parameters"),
+            ) => tell(participant, StatusLevel::Error, "this server has no parameters").await,
             Ok(ClientMessage::SubscribeConnectionGraph | ClientMessage::UnsubscribeConnectionGraph) => {
-                self.tell(StatusLevel::Error, "this server shows no connection graph");
-            }
-            Ok(
-                ClientMessage::SubscribeChannels(_)
-                | ClientMessage::UnsubscribeChannels(_)
-                | ClientMessage::Ping(_)
-                | ClientMessage::PingAck(_),
-            ) => unreachable!("v1 has none of these"),
-        }
-        self.send_warnings();
-    }
-
-    /// All of a request's subscriptions are asked for at once, so that a long list costs one turn of the shard.
-    ///
-    /// A channel that is unadvertised meanwhile is told of afterwards, by [`State::removals`].
-    async fn subscribe(&mut self, state: &State, wanted: &[Subscription]) {
-        let (mut new, mut gone) = (Vec::new(), Vec::new());
-        for wanted in wanted {
-            if let Some(channel) = self.check(state, *wanted, &mut gone) {
-                self.subscriptions.insert(wanted.id, Arc::clone(&channel));
-                self.by_channel.insert(channel.id(), wanted.id);
-                new.push((wanted.id, channel));
+                tell(participant, StatusLevel::Error, "this server shows no connection graph").await;
             }
         }
-        self.leave(&gone).await;
-        // One that has ended is closed to all of them; this ends with it.
-        join_all(new.iter().map(|(id, channel)| self.participant.subscribe(&channel.audience, SubscriptionTag(*id))))
-            .await;
-        for (id, channel) in &new {
-            let topic = &channel.described.topic;
-            tracing::debug!(participant = %self.participant, id, channel = channel.id(), topic, "subscribed");
+        if pings.has_pinged() {
+            silence.watch();
         }
-    }
-
-    /// The channel of a subscription that may be made; else a warning is noted. What its id stood for before, if that
-    /// is `gone`, has to be left.
-    fn check(
-        &mut self,
-        state: &State,
-        wanted: Subscription,
-        gone: &mut Vec<Arc<ChannelState>>,
-    ) -> Option<Arc<ChannelState>> {
-        let Subscription { id, channel_id } = wanted;
-        let Some(channel) = state.channel(channel_id) else {
-            self.warnings.push(format!("subscription {id}: there is no channel {channel_id}"));
-            return None;
-        };
-        if let Some(other) = self.by_channel.get(&channel_id) {
-            let warning = format!("channel {channel_id} is subscribed to already, as subscription {other}");
-            self.warnings.push(warning);
-            return None;
-        }
-        match self.subscriptions.get(&id).cloned() {
-            None => Some(channel),
-            Some(other) if other.is_advertised() => {
-                let warning = format!("subscription id {id} is in use already, for channel {}", other.id());
-                self.warnings.push(warning);
-                None
-            }
-            // Of a channel that is gone: its end was only not yet taken note of.
-            Some(other) => {
-                self.by_channel.remove(&other.id());
-                gone.push(other);
-                Some(channel)
-            }
-        }
-    }
-
-    async fn unsubscribe(&mut self, ids: &[u32]) {
-        let mut gone = Vec::new();
-        for id in ids {
-            match self.subscriptions.remove(id) {
-                Some(channel) => {
-                    self.by_channel.remove(&channel.id());
-                    gone.push(channel);
-                }
-                None => self.warnings.push(format!("there is no subscription {id}")),
-            }
-        }
-        self.leave(&gone).await;
     }
 
     /// Ends the subscriptions to channels that were unadvertised.
-    async fn forget_removed(&mut self) {
-        let removed = self.subscriptions.extract_if(|_, channel| !channel.is_advertised());
-        let gone: Vec<_> = removed.map(|(_, channel)| channel).collect();
-        for channel in &gone {
-            self.by_channel.remove(&channel.id());
+    async fn forget_removed(&self) {
+        self.asked.lock().await.subscriptions.forget_removed(&self.participant).await;
+    }
+}
+
+async fn fetch_asset(participant: &Participant<Frame>, state: &State, fetches: &mut Fetches, fetch: FetchAsset) {
+    let FetchAsset { request_id, uri } = fetch;
+    let refusal = match (&state.assets, participant.admit_asset_fetch()) {
+        (Some(handler), Ok(permit)) => {
+            let request = AssetRequest { participant: participant.clone(), uri };
+            fetches.push(Box::pin(assets::fetch(Arc::clone(handler), request, request_id, permit)));
+            return;
         }
-        self.leave(&gone).await;
-    }
+        (Some(_), Err(error)) => error.to_string(),
+        (None, _) => "this server has no assets".to_owned(),
+    };
+    answer(participant, assets::encode(request_id, Err(refusal))).await;
+}
 
-    async fn leave(&self, channels: &[Arc<ChannelState>]) {
-        join_all(channels.iter().map(|channel| self.participant.unsubscribe(&channel.audience))).await;
-        for channel in channels {
-            let topic = &channel.described.topic;
-            tracing::debug!(participant = %self.participant, channel = channel.id(), topic, "unsubscribed");
-        }
-    }
+async fn fail_call(participant: &Participant<Frame>, call: &ServiceCall) {
+    let failure = ServiceCallFailure {
+        service_id: call.service_id,
+        call_id: call.call_id,
+        message: "this server has no services".to_owned(),
+    };
+    answer(participant, ServerMessage::ServiceCallFailure(failure).encode()).await;
+}
 
-    fn fetch(&self, state: &State, fetches: &Fetches, fetch: FetchAsset) {
-        let FetchAsset { request_id, uri } = fetch;
-        let refused = match (&state.assets, self.participant.admit_asset_fetch()) {
-            (Some(handler), Ok(permit)) => {
-                let request = AssetRequest { participant: self.participant.clone(), uri };
-                fetches.push(Box::pin(assets::fetch(Arc::clone(handler), request, request_id, permit)));
-                return;
-            }
-            (Some(_), Err(error)) => self.participant.send_asset_error(request_id, error),
-            (None, _) => self.participant.send_asset_error(request_id, "this server has no assets"),
-        };
-        self.note_unsent(refused.err());
+async fn warn(participant: &Participant<Frame>, warnings: Vec<String>) {
+    let more = warnings.len().saturating_sub(WARNINGS_PER_REQUEST);
+    for warning in warnings.into_iter().take(WARNINGS_PER_REQUEST) {
+        tell(participant, StatusLevel::Warning, warning).await;
     }
+    if more > 0 {
+        tell(participant, StatusLevel::Warning, format!("{more} more warnings of this kind")).await;
+    }
+}
 
-    fn fail_call(&self, call: &ServiceCall) {
-        let failure = ServiceCallFailure {
-            service_id: call.service_id,
-            call_id: call.call_id,
-            message: "this server has no services".to_owned(),
-        };
-        self.note_unsent(self.participant.send(ServerMessage::ServiceCallFailure(failure).encode()).err());
-    }
-
-    fn send_warnings(&mut self) {
-        let count = self.warnings.len();
-        let warnings = std::mem::take(&mut self.warnings);
-        for warning in warnings.into_iter().take(WARNINGS_PER_REQUEST) {
-            self.tell(StatusLevel::Warning, warning);
-        }
-        if let Some(more) = count.checked_sub(WARNINGS_PER_REQUEST).filter(|more| *more > 0) {
-            self.tell(StatusLevel::Warning, format!("{more} more warnings of this kind"));
-        }
-    }
-
-    fn tell(&self, level: StatusLevel, message: impl Into<String>) {
-        let status = Status { level, message: message.into(), id: None };
-        tracing::debug!(participant = %self.participant, ?level, status.message, "answered with a status");
-        self.note_unsent(self.participant.send(ServerMessage::Status(status).encode()).err());
-    }
-
-    /// An answer that couldn't be sent: the participant has ended, or is being reset for it.
-    fn note_unsent(&self, error: Option<crate::participant::SendError<Frame>>) {
-        if let Some(error) = error {
-            tracing::debug!(participant = %self.participant, %error, "answer not sent");
-        }
-    }
+async fn tell(participant: &Participant<Frame>, level: StatusLevel, message: impl Into<String>) {
+    let status = Status { level, message: message.into(), id: None };
+    tracing::debug!(%participant, ?level, status.message, "answered with a status");
+    answer(participant, ServerMessage::Status(status).encode()).await;
 }

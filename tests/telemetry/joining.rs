@@ -20,8 +20,14 @@ async fn initial_messages_come_first_and_in_order() {
     telemetry.remove_status(["door"]).await.unwrap();
 
     // 3. Viewers of each protocol join: serverInfo, advertise in their form, the status that holds.
-    for (name, protocol, table) in [("a", "foxglove.websocket.v1", false), ("b", SDK_V1, false), ("c", SDK_V1_1, true)]
-    {
+    let protocols = [
+        ("a", "foxglove.websocket.v1", false),
+        ("b", SDK_V1, false),
+        ("c", SDK_V1_1, true),
+        ("d", V2, false),
+        ("e", V2_3, true),
+    ];
+    for (name, protocol, table) in protocols {
         let viewer = Viewer::join(&room, name, protocol).await;
         viewer.settle().await;
         let frames = viewer.line.received()[0].messages.clone();
@@ -54,9 +60,9 @@ async fn initial_messages_come_first_and_in_order() {
 async fn a_joiner_shares_the_encoded_advertisement() {
     let (room, telemetry) = telemetry();
     let _one = telemetry.advertise(json_channel("/one")).await.unwrap();
-    // 1. Four join, two of a form.
+    // 1. Four join, two of a form, one of them in each format.
     let mut payloads = Vec::new();
-    for (name, protocol) in [("a", SDK_V1), ("b", SDK_V1), ("c", SDK_V1_1), ("d", SDK_V1_1)] {
+    for (name, protocol) in [("a", SDK_V1), ("b", V2), ("c", SDK_V1_1), ("d", V2_3)] {
         let viewer = Viewer::join(&room, name, protocol).await;
         viewer.settle().await;
         payloads.push(viewer.line.received()[0].messages[1].payload().as_ptr());
@@ -94,23 +100,18 @@ async fn server_info_names_what_is_switched_on() {
 #[tokio::test]
 async fn an_advertisement_goes_out_in_the_form_of_each_viewer() {
     let (room, telemetry) = telemetry();
-    // 1. One viewer of each form, and one whose version is advertised and understands schema tables.
+    // 1. One viewer of each form, in each format.
     let plain = Viewer::join(&room, "plain", SDK_V1).await;
     let table = Viewer::join(&room, "table", SDK_V1_1).await;
-    let presence = Presence::new("newer".parse().unwrap(), "PA_newer".parse().unwrap(), 1);
-    room.join(presence.clone().with_attribute("protocolVersion", "2.3.0")).await.unwrap();
-    let newer = Viewer {
-        line: room.line(&presence.identity),
-        requests: room.open_incoming(&presence.identity, &presence.sid).await.unwrap(),
-    };
-    newer.until("serverInfo", |seen| !seen.is_empty()).await;
+    let older = Viewer::join(&room, "older", V2).await;
+    let newer = Viewer::join(&room, "newer", V2_3).await;
     // 2. Two channels, one after the other, of one schema.
     let one = telemetry.advertise(json_channel("/one")).await.unwrap();
     let two = telemetry.advertise(json_channel("/two")).await.unwrap();
     // 3. And one of them goes.
     one.unadvertise().await.unwrap();
     // 4. All believe the same, told in their form, each advertisement once.
-    for (viewer, has_table) in [(&plain, false), (&table, true), (&newer, true)] {
+    for (viewer, has_table) in [(&plain, false), (&table, true), (&older, false), (&newer, true)] {
         viewer.until("unadvertise", |seen| matches!(seen.last(), Some(ServerMessage::Unadvertise(_)))).await;
         let frames = viewer.line.received()[0].messages.clone();
         assert_eq!(frames.len(), 4);
@@ -127,11 +128,11 @@ async fn an_advertisement_goes_out_in_the_form_of_each_viewer() {
 async fn an_incompatible_viewer_is_told_so() {
     let (room, telemetry) = telemetry();
     let mut events = telemetry.session().events();
-    let presence = Presence::new("old".parse().unwrap(), "PA_old".parse().unwrap(), 1);
-    room.join(presence.clone().with_attribute("protocolVersion", "1.9.0")).await.unwrap();
+    let presence = presence("old", "1.9.0");
+    room.join(presence.clone()).await.unwrap();
     assert!(matches!(within(events.next()).await, Some(SessionEvent::Refused { .. })));
     let received = room.line(&presence.identity).received();
-    let seen = decoded(&received);
+    let seen = decoded(WireFormat::V2, &received);
     let [(StatusLevel::Error, text)] = &statuses(&seen)[..] else { panic!("{seen:?}") };
     assert!(text.contains("1.9.0") && text.contains("2.2.0"), "{text}");
     assert!(received[0].closed);

@@ -91,6 +91,7 @@ async fn a_reconnect_starts_without_subscriptions() {
     let again = Viewer {
         line: viewer.line.clone(),
         requests: room.open_incoming(&presence.identity, &presence.sid).await.unwrap(),
+        format: WireFormat::V1,
     };
     again.line.wait_for(|received| received.len() == 2 && received[1].messages.len() == 2).await;
     room.leave(&presence.identity, &"PA_ada".parse().unwrap()).await.unwrap();

@@ -7,9 +7,12 @@
 mod assets;
 mod joining;
 mod lifetimes;
+mod pings;
 mod publishing;
 mod races;
 mod requests;
+mod streams;
+mod v2;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -18,8 +21,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lanecast::protocol::server::{Capability, FetchAssetResponse, MessageData, ServerInfo, StatusLevel};
-use lanecast::protocol::{Frame, FrameKind, ServerMessage, WireFormat};
+use lanecast::protocol::server::{Capability, ChannelData, FetchAssetResponse, MessageData, ServerInfo, StatusLevel};
+use lanecast::protocol::stream::StreamDecoder;
+use lanecast::protocol::{ClientMessage, Frame, FrameKind, ServerMessage, WireFormat};
 use lanecast::room::memory::{Conduct, MemoryLine, MemoryRoom, Received};
 use lanecast::room::{Presence, RoomEvent};
 use lanecast::telemetry::{
@@ -32,6 +36,9 @@ type Room = MemoryRoom<Frame>;
 
 const SDK_V1: &str = "foxglove.sdk.v1";
 const SDK_V1_1: &str = "foxglove.sdk.v1.1";
+/// Advertised versions, of wire format v2.
+const V2: &str = "2.2.0";
+const V2_3: &str = "2.3.0";
 
 async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), work).await.expect("hangs")
@@ -47,19 +54,33 @@ fn json_channel(topic: &str) -> Channel {
     Channel::new(topic, "json").schema(Schema::new("Thing", "jsonschema", r#"{"type":"object"}"#))
 }
 
+/// `protocol` as it is negotiated for v1, or advertised for v2.
+fn presence(name: &str, protocol: &str) -> Presence {
+    let presence = Presence::new(name.parse().unwrap(), format!("PA_{name}").parse().unwrap(), 1);
+    match format_of(protocol) {
+        WireFormat::V1 => presence.with_negotiated(protocol),
+        WireFormat::V2 => presence.with_attribute("protocolVersion", protocol),
+    }
+}
+
+fn format_of(protocol: &str) -> WireFormat {
+    if protocol.starts_with("foxglove.") { WireFormat::V1 } else { WireFormat::V2 }
+}
+
 /// A viewer: what it sends and what it has received.
 struct Viewer {
     line: MemoryLine<Frame>,
     requests: mpsc::Sender<Frame>,
+    format: WireFormat,
 }
 
 impl Viewer {
     /// Joins, opens its own stream, and waits until it has been told who the server is.
     async fn join(room: &Room, name: &str, protocol: &str) -> Self {
-        let presence = Presence::new(name.parse().unwrap(), format!("PA_{name}").parse().unwrap(), 1);
-        room.join(presence.clone().with_negotiated(protocol)).await.unwrap();
+        let presence = presence(name, protocol);
+        room.join(presence.clone()).await.unwrap();
         let requests = room.open_incoming(&presence.identity, &presence.sid).await.unwrap();
-        let viewer = Self { line: room.line(&presence.identity), requests };
+        let viewer = Self { line: room.line(&presence.identity), requests, format: format_of(protocol) };
         viewer.until("serverInfo", |seen| matches!(seen.first(), Some(ServerMessage::ServerInfo(_)))).await;
         viewer
     }
@@ -70,6 +91,15 @@ impl Viewer {
 
     async fn subscribe(&self, id: u32, channel: u64) {
         self.say(format!(r#"{{"op":"subscribe","subscriptions":[{{"id":{id},"channelId":{channel}}}]}}"#)).await;
+    }
+
+    /// The same in v2.
+    async fn subscribe_channel(&self, channel: u64) {
+        self.say(format!(r#"{{"op":"subscribe","channels":[{{"id":{channel},"requestVideoTrack":false}}]}}"#)).await;
+    }
+
+    async fn unsubscribe_channel(&self, channel: u64) {
+        self.say(format!(r#"{{"op":"unsubscribe","channelIds":[{channel}]}}"#)).await;
     }
 
     async fn unsubscribe(&self, id: u32) {
@@ -86,7 +116,7 @@ impl Viewer {
 
     /// What the latest stream carried, the probes' answers left out.
     fn seen(&self) -> Vec<ServerMessage> {
-        decoded(&self.line.received())
+        decoded(self.format, &self.line.received())
     }
 
     /// The same without what [`settle`](Self::settle) caused.
@@ -95,15 +125,20 @@ impl Viewer {
     }
 
     async fn until(&self, what: &str, mut condition: impl FnMut(&[ServerMessage]) -> bool) -> Vec<ServerMessage> {
-        let found = self.line.wait_for(|received| condition(&decoded(received)));
+        let found = self.line.wait_for(|received| condition(&decoded(self.format, received)));
         match tokio::time::timeout(Duration::from_secs(20), found).await {
-            Ok(received) => decoded(&received),
+            Ok(received) => decoded(self.format, &received),
             Err(_) => panic!("waits for {what} in vain, has {:#?}", self.seen()),
         }
     }
 
     async fn until_data(&self, count: usize) -> Vec<MessageData> {
         data(&self.until("messages", |seen| data(seen).len() >= count).await)
+    }
+
+    /// The same in v2.
+    async fn until_channel_data(&self, count: usize) -> Vec<ChannelData> {
+        channel_data(&self.until("messages", |seen| channel_data(seen).len() >= count).await)
     }
 
     async fn until_status(&self, level: StatusLevel, text: &str) {
@@ -134,17 +169,44 @@ fn is_probe(message: &ServerMessage) -> bool {
     matches!(message, ServerMessage::Status(status) if status.message == "this server has no parameters")
 }
 
-fn decode(frame: &Frame) -> ServerMessage {
-    ServerMessage::decode(WireFormat::V1, frame.kind(), &frame.to_bytes()).unwrap()
+/// Reads what a transport of the format would carry.
+fn decode(format: WireFormat, frame: &Frame) -> ServerMessage {
+    let read = match format {
+        WireFormat::V1 => frame.clone(),
+        WireFormat::V2 => {
+            let mut decoder = StreamDecoder::default();
+            decoder.push(chunk(frame));
+            decoder.next_frame().unwrap().expect("it is complete")
+        }
+    };
+    ServerMessage::decode(format, read.kind(), &read.to_bytes()).unwrap()
 }
 
-fn decoded(received: &[Received<Frame>]) -> Vec<ServerMessage> {
-    received.last().map(|stream| stream.messages.iter().map(decode).collect()).unwrap_or_default()
+/// `frame` as it stands in a stream.
+fn chunk(frame: &Frame) -> Bytes {
+    let mut bytes = Vec::new();
+    frame.append_to_stream(&mut bytes);
+    bytes.into()
+}
+
+fn decoded(format: WireFormat, received: &[Received<Frame>]) -> Vec<ServerMessage> {
+    received
+        .last()
+        .map(|stream| stream.messages.iter().map(|frame| decode(format, frame)).collect())
+        .unwrap_or_default()
 }
 
 fn data(seen: &[ServerMessage]) -> Vec<MessageData> {
     let data = seen.iter().filter_map(|message| match message {
         ServerMessage::MessageData(data) => Some(data.clone()),
+        _ => None,
+    });
+    data.collect()
+}
+
+fn channel_data(seen: &[ServerMessage]) -> Vec<ChannelData> {
+    let data = seen.iter().filter_map(|message| match message {
+        ServerMessage::ChannelData(data) => Some(data.clone()),
         _ => None,
     });
     data.collect()

@@ -1,0 +1,126 @@
+//! Round trips to one viewer.
+//!
+//! A viewer pings, we answer with a pong, it acknowledges the pong: from the pong to its acknowledgement is a round
+//! trip. It is measured by our own clock. What the viewer sends back only says which pong it means, and counts only if
+//! that pong is still open; so a viewer can claim to be slower than it is, by a minute at most, but nothing absurd.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::channel::now_ns;
+use crate::protocol::client::{Ping, PingAck};
+use crate::protocol::server::Pong;
+
+/// How many pongs may be open: more than a viewer that pings each second has on a line with seconds of delay.
+const OPEN_PONGS: usize = 16;
+
+/// What takes longer is no round trip any more. Most of what a viewer may have to wait for is its own backlog.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// The pongs of one viewer that it hasn't acknowledged.
+#[derive(Debug, Default)]
+pub(super) struct Pings {
+    /// Oldest first: what stands in each, and when it was sent.
+    open: VecDeque<(u64, Instant)>,
+    pinged: bool,
+}
+
+impl Pings {
+    /// The answer to a ping, to be sent at once.
+    pub(super) fn pong(&mut self, ping: Ping) -> Pong {
+        let device_timestamp_ms = now_ns() / 1_000_000;
+        if self.open.len() == OPEN_PONGS {
+            self.open.pop_front();
+        }
+        self.open.push_back((device_timestamp_ms, Instant::now()));
+        self.pinged = true;
+        Pong { app_timestamp: ping.app_timestamp, device_timestamp_ms }
+    }
+
+    /// The round trip that ends with `ack`, if it means an open pong.
+    ///
+    /// Acknowledgements come in the order of the pongs. So of two pongs of one millisecond the older one is meant, and
+    /// those before it will never be acknowledged.
+    pub(super) fn acknowledged(&mut self, ack: PingAck) -> Option<Duration> {
+        let meant = self.open.iter().position(|(stamp, _)| *stamp == ack.device_timestamp_ms)?;
+        let (_, sent) = self.open.drain(..=meant).next_back()?;
+        Some(sent.elapsed()).filter(|round_trip| *round_trip <= LONGEST)
+    }
+
+    /// Whether there ever was a ping.
+    pub(super) fn has_pinged(&self) -> bool {
+        self.pinged
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ack(pong: Pong) -> PingAck {
+        PingAck { device_timestamp_ms: pong.device_timestamp_ms }
+    }
+
+    const PING: Ping = Ping { app_timestamp: 7 };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_trip_lies_between_a_pong_and_its_acknowledgement() {
+        let mut pings = Pings::default();
+        assert!(!pings.has_pinged());
+        let pong = pings.pong(PING);
+        assert_eq!(pong.app_timestamp, 7);
+        assert!(pong.device_timestamp_ms > 1_600_000_000_000);
+        tokio::time::advance(Duration::from_millis(40)).await;
+        assert_eq!(pings.acknowledged(ack(pong)), Some(Duration::from_millis(40)));
+        // Once.
+        assert_eq!(pings.acknowledged(ack(pong)), None);
+        assert!(pings.has_pinged());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_pongs_with_one_stamp_the_oldest_is_meant() {
+        let mut pings = Pings::default();
+        let stamp = pings.pong(PING);
+        let sent = Instant::now();
+        // All of one millisecond, whatever the clock of the machine says.
+        pings.open = [0, 1, 2].map(|n| (stamp.device_timestamp_ms, sent + Duration::from_millis(n))).into();
+        tokio::time::advance(Duration::from_millis(10)).await;
+        for round_trip in [10, 9, 8] {
+            assert_eq!(pings.acknowledged(ack(stamp)), Some(Duration::from_millis(round_trip)));
+        }
+        assert_eq!(pings.acknowledged(ack(stamp)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_not_sent_lately_is_no_round_trip() {
+        let mut pings = Pings::default();
+        // 1. Nothing was sent; something else was.
+        assert_eq!(pings.acknowledged(PingAck { device_timestamp_ms: 0 }), None);
+        let first = pings.pong(PING);
+        for stamp in [0, first.device_timestamp_ms - 1, u64::MAX] {
+            assert_eq!(pings.acknowledged(PingAck { device_timestamp_ms: stamp }), None);
+        }
+        // 2. Pongs that are never acknowledged make room.
+        for n in 0..1000 {
+            pings.pong(PING);
+            assert!(pings.open.len() <= OPEN_PONGS, "{n}");
+        }
+        // 3. One that comes after a minute is none.
+        pings.open.clear();
+        let late = pings.pong(PING);
+        tokio::time::advance(LONGEST + Duration::from_millis(1)).await;
+        assert_eq!(pings.acknowledged(ack(late)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_skipped_stays_unacknowledged() {
+        let mut pings = Pings::default();
+        let sent = Instant::now();
+        pings.open = [1, 2, 3].map(|stamp| (stamp, sent)).into();
+        assert_eq!(pings.acknowledged(PingAck { device_timestamp_ms: 2 }), Some(Duration::ZERO));
+        assert_eq!(pings.acknowledged(PingAck { device_timestamp_ms: 1 }), None);
+        assert_eq!(pings.acknowledged(PingAck { device_timestamp_ms: 3 }), Some(Duration::ZERO));
+    }
+}

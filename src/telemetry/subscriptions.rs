@@ -1,0 +1,175 @@
+//! What one viewer has subscribed to.
+//!
+//! A viewer of v1 has a number of its own for each subscription, one of v2 names the channel. Apart from that the rules
+//! are the same: a channel is subscribed to once, and what is wrong with a request is said and changes nothing.
+//!
+//! # Who is in an audience
+//! stands in this table, from before it enters until after it has left. Should the task go that waits for either, then
+//! [`forget_removed`](Subscriptions::forget_removed) completes the leaving, before anything else is asked for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use super::channel::ChannelState;
+use super::state::State;
+use crate::lane::SubscriptionTag;
+use crate::participant::Participant;
+use crate::protocol::Frame;
+use crate::protocol::client::{ChannelRequest, Subscription};
+
+/// See the [module](self).
+#[derive(Default)]
+pub(super) struct Subscriptions {
+    /// By the channel's number.
+    held: HashMap<u64, Held>,
+    /// The channel's number, by the viewer's own.
+    by_id: HashMap<u32, u64>,
+    /// Out of the tables, perhaps not yet out of the audience.
+    leaving: Vec<Arc<ChannelState>>,
+}
+
+struct Held {
+    channel: Arc<ChannelState>,
+    /// The viewer's own number for it, if it speaks v1.
+    id: Option<u32>,
+}
+
+/// One channel that a viewer asks for.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    channel: u64,
+    id: Option<u32>,
+}
+
+impl From<Subscription> for Wanted {
+    fn from(wanted: Subscription) -> Self {
+        Self { channel: wanted.channel_id, id: Some(wanted.id) }
+    }
+}
+
+impl From<ChannelRequest> for Wanted {
+    fn from(wanted: ChannelRequest) -> Self {
+        Self { channel: wanted.id, id: None }
+    }
+}
+
+impl Subscriptions {
+    /// Subscribes to what is wanted, and says what is wrong with it.
+    ///
+    /// All of a request's subscriptions are asked for at once, so that a long list costs one turn of the shard. A
+    /// channel that is unadvertised meanwhile is told of afterwards, by [`State::removals`].
+    pub(super) async fn subscribe(
+        &mut self,
+        participant: &Participant<Frame>,
+        state: &State,
+        wanted: impl Iterator<Item = Wanted>,
+    ) -> Vec<String> {
+        let (mut new, mut warnings) = (Vec::new(), Vec::new());
+        for wanted in wanted {
+            match self.check(state, wanted) {
+                Ok(channel) => {
+                    self.insert(Arc::clone(&channel), wanted.id);
+                    new.push((wanted.id, channel));
+                }
+                Err(warning) => warnings.push(warning),
+            }
+        }
+        self.leave(participant).await;
+        // One that has ended is closed to all of them; the caller ends with it.
+        let tag = |id: Option<u32>| id.map(SubscriptionTag).unwrap_or_default();
+        join_all(new.iter().map(|(id, channel)| participant.subscribe(&channel.audience, tag(*id)))).await;
+        for (id, channel) in &new {
+            let topic = &channel.described.topic;
+            tracing::debug!(%participant, id, channel = channel.id(), topic, "subscribed");
+        }
+        warnings
+    }
+
+    /// The channel of a subscription that may be made, or why it may not.
+    fn check(&mut self, state: &State, Wanted { channel: number, id }: Wanted) -> Result<Arc<ChannelState>, String> {
+        let Some(channel) = state.channel(number) else {
+            return Err(match id {
+                Some(id) => format!("subscription {id}: there is no channel {number}"),
+                None => format!("there is no channel {number}"),
+            });
+        };
+        if let Some(held) = self.held.get(&number) {
+            return Err(match held.id {
+                Some(other) => format!("channel {number} is subscribed to already, as subscription {other}"),
+                None => format!("channel {number} is subscribed to already"),
+            });
+        }
+        if let Some(id) = id
+            && let Some(other) = self.by_id.get(&id).copied()
+        {
+            if self.held.get(&other).is_some_and(|held| held.channel.is_advertised()) {
+                return Err(format!("subscription id {id} is in use already, for channel {other}"));
+            }
+            // Of a channel that is gone: its end was only not yet taken note of.
+            self.remove(other);
+        }
+        Ok(channel)
+    }
+
+    /// Ends subscriptions by the viewer's own numbers, and says what is wrong with them.
+    pub(super) async fn unsubscribe_ids(&mut self, participant: &Participant<Frame>, ids: &[u32]) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for id in ids {
+            match self.by_id.get(id).copied() {
+                Some(channel) => self.remove(channel),
+                None => warnings.push(format!("there is no subscription {id}")),
+            }
+        }
+        self.leave(participant).await;
+        warnings
+    }
+
+    /// Ends subscriptions by the channels' numbers, and says what is wrong with them.
+    pub(super) async fn unsubscribe_channels(&mut self, participant: &Participant<Frame>, ids: &[u64]) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for id in ids {
+            if self.held.contains_key(id) {
+                self.remove(*id);
+            } else {
+                warnings.push(format!("channel {id} is not subscribed to"));
+            }
+        }
+        self.leave(participant).await;
+        warnings
+    }
+
+    /// Ends the subscriptions to channels that were unadvertised.
+    pub(super) async fn forget_removed(&mut self, participant: &Participant<Frame>) {
+        let removed = self.held.values().map(|held| &held.channel).filter(|channel| !channel.is_advertised());
+        let removed: Vec<_> = removed.map(|channel| channel.id()).collect();
+        for channel in removed {
+            self.remove(channel);
+        }
+        self.leave(participant).await;
+    }
+
+    fn insert(&mut self, channel: Arc<ChannelState>, id: Option<u32>) {
+        if let Some(id) = id {
+            self.by_id.insert(id, channel.id());
+        }
+        self.held.insert(channel.id(), Held { channel, id });
+    }
+
+    fn remove(&mut self, channel: u64) {
+        let Some(held) = self.held.remove(&channel) else { return };
+        if let Some(id) = held.id {
+            self.by_id.remove(&id);
+        }
+        self.leaving.push(held.channel);
+    }
+
+    async fn leave(&mut self, participant: &Participant<Frame>) {
+        join_all(self.leaving.iter().map(|channel| participant.unsubscribe(&channel.audience))).await;
+        for channel in self.leaving.drain(..) {
+            let topic = &channel.described.topic;
+            tracing::debug!(%participant, channel = channel.id(), topic, "unsubscribed");
+        }
+    }
+}

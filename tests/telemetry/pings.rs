@@ -1,0 +1,223 @@
+//! Round trips, and viewers that fall silent. The clock stands still unless everybody waits.
+
+use std::time::SystemTime;
+
+use lanecast::protocol::client::{Ping, PingAck};
+use lanecast::protocol::server::Pong;
+use lanecast::session::Who;
+use lanecast::{Events, Participant};
+use tokio::time::{Instant, advance, timeout};
+
+use super::*;
+
+const SILENCE: Duration = Duration::from_secs(15);
+/// Long enough for whatever would be wrong to happen.
+const LONG: Duration = Duration::from_secs(1000);
+
+fn pongs(seen: &[ServerMessage]) -> Vec<Pong> {
+    let pongs = seen.iter().filter_map(|message| match message {
+        ServerMessage::Pong(pong) => Some(*pong),
+        _ => None,
+    });
+    pongs.collect()
+}
+
+impl Viewer {
+    async fn send(&self, message: ClientMessage) {
+        self.requests.send(message.encode()).await.unwrap();
+    }
+
+    /// Pings, and waits for the pong.
+    async fn ping(&self, app_timestamp: u64) -> Pong {
+        let before = pongs(&self.seen()).len();
+        self.send(ClientMessage::Ping(Ping { app_timestamp })).await;
+        let seen = self.until("a pong", |seen| pongs(seen).len() > before).await;
+        *pongs(&seen).last().unwrap()
+    }
+
+    async fn acknowledge(&self, device_timestamp_ms: u64) {
+        self.send(ClientMessage::PingAck(PingAck { device_timestamp_ms })).await;
+        self.settle().await;
+    }
+}
+
+fn participant(telemetry: &Telemetry<Room>, name: &str) -> Participant<Frame> {
+    telemetry.session().participant(&name.parse().unwrap()).expect("it is registered")
+}
+
+/// Needs no time to pass: it was told who the server is.
+async fn joined(telemetry: &Telemetry<Room>, name: &str) -> Participant<Frame> {
+    within(async {
+        loop {
+            match telemetry.session().participant(&name.parse().unwrap()) {
+                Some(participant) => return participant,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await
+}
+
+/// The next event, which has to be about silence.
+async fn silence(events: &mut Events) -> (bool, Who) {
+    match timeout(LONG, events.next()).await.expect("nothing happens") {
+        Some(SessionEvent::Unresponsive(who)) => (true, who),
+        Some(SessionEvent::Responsive(who)) => (false, who),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn assert_nothing_happens(events: &mut Events) {
+    let happened = timeout(LONG, events.next()).await;
+    assert!(happened.is_err(), "{happened:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_round_trip_is_measured_from_a_pong_to_its_acknowledgement() {
+    let (room, telemetry) = telemetry();
+    let viewer = Viewer::join(&room, "ada", V2).await;
+    let ada = joined(&telemetry, "ada").await;
+    assert_eq!(ada.stats().round_trip, None);
+    // 1. A ping is answered with its own timestamp and our time.
+    let pong = viewer.ping(u64::MAX).await;
+    assert_eq!(pong.app_timestamp, u64::MAX);
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    let told = Duration::from_millis(pong.device_timestamp_ms);
+    assert!(told <= now && now - told < Duration::from_secs(60), "{told:?} at {now:?}");
+    assert_eq!(ada.stats().round_trip, None);
+    // 2. 40 ms later the pong is acknowledged.
+    advance(Duration::from_millis(40)).await;
+    viewer.acknowledge(pong.device_timestamp_ms).await;
+    assert_eq!(ada.stats().round_trip, Some(Duration::from_millis(40)));
+    // 3. What was acknowledged already, was never sent, or lies far away is ignored.
+    advance(Duration::from_millis(40)).await;
+    let made_up = [pong.device_timestamp_ms, 0, pong.device_timestamp_ms + 1_000_000, u64::MAX];
+    for stamp in made_up {
+        viewer.acknowledge(stamp).await;
+        assert_eq!(ada.stats().round_trip, Some(Duration::from_millis(40)));
+    }
+    // 4. The latest round trip counts; one of minutes is none.
+    let pong = viewer.ping(2).await;
+    advance(Duration::from_millis(3)).await;
+    viewer.acknowledge(pong.device_timestamp_ms).await;
+    assert_eq!(ada.stats().round_trip, Some(Duration::from_millis(3)));
+    let pong = viewer.ping(3).await;
+    advance(Duration::from_secs(3600)).await;
+    viewer.acknowledge(pong.device_timestamp_ms).await;
+    assert_eq!(ada.stats().round_trip, Some(Duration::from_millis(3)));
+    // 5. None of it was worth a status.
+    assert_eq!(statuses(&viewer.told()), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_viewer_that_pinged_and_fell_silent_is_reported_once() {
+    let (room, telemetry) = telemetry();
+    // 1. Ada pings. Bob, who also speaks v2, doesn't; Eve can't.
+    let viewer = Viewer::join(&room, "ada", V2).await;
+    let others = [Viewer::join(&room, "bob", V2).await, Viewer::join(&room, "eve", SDK_V1).await];
+    for other in &others {
+        other.settle().await;
+    }
+    let ada = joined(&telemetry, "ada").await;
+    let mut events = telemetry.session().events();
+    viewer.ping(1).await;
+    // 2. Anything that is heard counts, also what can't be read.
+    for _ in 0..3 {
+        advance(SILENCE - Duration::from_secs(1)).await;
+        viewer.requests.send(Frame::binary(Bytes::from_static(&[99]))).await.unwrap();
+        viewer.settle().await;
+        assert!(!ada.stats().unresponsive);
+    }
+    // 3. Then nothing: it is reported after the time that was set, and not again.
+    let heard = Instant::now();
+    let (unresponsive, who) = silence(&mut events).await;
+    assert!(unresponsive && who.client_id == ada.client_id());
+    let after = heard.elapsed();
+    assert!(after >= SILENCE && after < SILENCE + Duration::from_millis(10), "{after:?}");
+    assert!(ada.stats().unresponsive);
+    assert_nothing_happens(&mut events).await;
+    // 4. It isn't reset: what is published reaches it.
+    assert_eq!(ada.end_reason(), None);
+    telemetry.status(StatusLevel::Info, "still here", None).await.unwrap();
+    viewer.until_status(StatusLevel::Info, "still here").await;
+    // 5. It is heard again: reported, and the flag falls.
+    viewer.say("whatever").await;
+    let (unresponsive, who) = silence(&mut events).await;
+    assert!(!unresponsive && who.client_id == ada.client_id());
+    assert!(!ada.stats().unresponsive);
+    // 6. The next silence is a silence of its own.
+    assert!(silence(&mut events).await.0);
+    viewer.settle().await;
+    assert!(!silence(&mut events).await.0);
+    assert_eq!(viewer.line.received().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_instance_starts_afresh() {
+    let (room, telemetry) = telemetry();
+    let viewer = Viewer::join(&room, "ada", V2).await;
+    let first = joined(&telemetry, "ada").await;
+    let mut events = telemetry.session().events();
+    // 1. A round trip, then silence.
+    let pong = viewer.ping(1).await;
+    viewer.acknowledge(pong.device_timestamp_ms).await;
+    assert!(silence(&mut events).await.0);
+    // 2. The instance is reset.
+    let reset = async |events: &mut Events| {
+        viewer.line.conduct(Conduct::Fail);
+        telemetry.status(StatusLevel::Info, "lost", None).await.unwrap();
+        viewer.line.wait_for(|received| received.last().is_some_and(|stream| stream.closed)).await;
+        viewer.line.conduct(Conduct::Flow);
+        // Instances that were joined and failed again before the line flowed are passed over.
+        loop {
+            let event = within(events.next()).await;
+            let now = telemetry.session().participant(first.identity());
+            if let (Some(SessionEvent::Joined(who)), Some(now)) = (event, now)
+                && who.client_id == now.client_id()
+            {
+                break now;
+            }
+        }
+    };
+    let second = reset(&mut events).await;
+    assert_ne!(first.client_id(), second.client_id());
+    // 3. Of the new one nothing is known, and its silence is none before it pings.
+    assert_eq!((second.stats().round_trip, second.stats().unresponsive), (None, false));
+    viewer.settle().await;
+    assert_nothing_happens(&mut events).await;
+    // 4. It pings, and is reset before its silence is one: that is forgotten.
+    let pong = viewer.ping(2).await;
+    let third = reset(&mut events).await;
+    viewer.settle().await;
+    assert_nothing_happens(&mut events).await;
+    // 5. A pong of the old instance is none that this one could acknowledge.
+    viewer.acknowledge(pong.device_timestamp_ms).await;
+    assert_eq!(third.stats().round_trip, None);
+    // 6. It leaves while it is silent: that it left is all there is to say.
+    viewer.ping(3).await;
+    room.leave(third.identity(), third.sid()).await.unwrap();
+    assert!(matches!(within(events.next()).await, Some(SessionEvent::Left(_))));
+    assert_nothing_happens(&mut events).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_silence_timeout_is_what_was_set() {
+    let build = |timeout| Telemetry::builder(Room::new()).silence_timeout(timeout).build();
+    assert!(build(Duration::ZERO).unwrap_err().to_string().contains("silence_timeout"));
+    for (timeout, reported) in [(Duration::from_secs(2), true), (Duration::MAX, false)] {
+        let room = Room::new();
+        let telemetry = Telemetry::builder(room.clone()).silence_timeout(timeout).build().unwrap();
+        let viewer = Viewer::join(&room, "ada", V2).await;
+        joined(&telemetry, "ada").await;
+        let mut events = telemetry.session().events();
+        viewer.ping(1).await;
+        let before = Instant::now();
+        if reported {
+            assert!(silence(&mut events).await.0);
+            assert!(before.elapsed() < Duration::from_millis(2010));
+        } else {
+            assert_nothing_happens(&mut events).await;
+        }
+        assert_eq!(participant(&telemetry, "ada").stats().unresponsive, reported);
+    }
+}

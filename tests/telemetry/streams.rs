@@ -1,0 +1,156 @@
+//! Viewers' own streams: what is said of one that failed, and what another one finds.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_util::{Stream, StreamExt};
+use lanecast::Progress;
+use lanecast::room::OpenError;
+use lanecast::room::memory::MemorySink;
+use lanecast::telemetry::Inbox;
+use lanecast::{ParticipantIdentity, SubscriptionTag};
+
+use super::*;
+
+/// A room whose viewers send chunks of a v2 stream: the payloads of what comes.
+struct ChunkRoom(Room);
+
+struct Chunks {
+    chunks: mpsc::Receiver<Frame>,
+    decoder: StreamDecoder,
+    failure: Option<String>,
+}
+
+impl Inbox for Chunks {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+        loop {
+            match self.decoder.next_frame() {
+                Ok(Some(frame)) => return Poll::Ready(Some(frame)),
+                Ok(None) => {}
+                Err(error) => {
+                    self.failure = Some(error.to_string());
+                    return Poll::Ready(None);
+                }
+            }
+            match ready!(self.chunks.poll_recv(cx)) {
+                Some(chunk) => self.decoder.push(chunk.payload().clone()),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.failure.clone()
+    }
+}
+
+impl lanecast::room::Room for ChunkRoom {
+    type Message = Frame;
+    type Sink = MemorySink<Frame>;
+    type Incoming = Chunks;
+
+    fn events(&self) -> impl Stream<Item = RoomEvent<Chunks>> + Send + 'static {
+        self.0.events().map(|event| match event {
+            RoomEvent::Active(presence) => RoomEvent::Active(presence),
+            RoomEvent::Disconnected { identity, sid } => RoomEvent::Disconnected { identity, sid },
+            RoomEvent::StreamOpened { identity, sid, stream } => {
+                let stream = Chunks { chunks: stream, decoder: StreamDecoder::default(), failure: None };
+                RoomEvent::StreamOpened { identity, sid, stream }
+            }
+            other => panic!("{other:?}"),
+        })
+    }
+
+    fn participants(&self) -> Vec<Presence> {
+        self.0.participants()
+    }
+
+    fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
+        self.0.present(identity)
+    }
+
+    async fn open(&self, to: &Presence, progress: Progress) -> Result<Self::Sink, OpenError> {
+        self.0.open(to, progress).await
+    }
+
+    fn start_send_shared(
+        sink: Pin<&mut Self::Sink>,
+        message: &Frame,
+        tag: Option<SubscriptionTag>,
+    ) -> Result<(), lanecast::room::SinkError<Self>> {
+        Room::start_send_shared(sink, message, tag)
+    }
+}
+
+impl Viewer {
+    /// The same over another stream of the same connection.
+    async fn open_another(&self, room: &Room, name: &str) -> Self {
+        let presence = presence(name, V2);
+        let requests = room.open_incoming(&presence.identity, &presence.sid).await.unwrap();
+        Self { line: self.line.clone(), requests, format: self.format }
+    }
+
+    async fn chunk(&self, bytes: Bytes) {
+        self.requests.send(Frame::binary(bytes)).await.unwrap();
+    }
+
+    async fn say_in_chunks(&self, text: &str) {
+        let mut bytes = chunk(&Frame::text(text));
+        while !bytes.is_empty() {
+            self.chunk(bytes.split_to(bytes.len().min(7))).await;
+        }
+    }
+
+    async fn settle_in_chunks(&self) {
+        let statuses = |seen: &[ServerMessage]| seen.iter().filter(|message| is_probe(message)).count();
+        let before = statuses(&self.seen());
+        self.say_in_chunks(r#"{"op":"getParameters","parameterNames":[]}"#).await;
+        self.until("the probe's answer", |seen| statuses(seen) > before).await;
+    }
+}
+
+#[tokio::test]
+async fn a_viewer_is_told_why_its_stream_has_ended_and_may_open_another() {
+    let room = Room::new();
+    let telemetry = Telemetry::builder(ChunkRoom(room.clone())).build().unwrap();
+    let one = telemetry.advertise(json_channel("/one")).await.unwrap();
+    let two = telemetry.advertise(json_channel("/two")).await.unwrap();
+    let gone = telemetry.advertise(json_channel("/gone")).await.unwrap();
+    let viewer = Viewer::join(&room, "ada", V2).await;
+    let subscribe = |channel: u64| format!(r#"{{"op":"subscribe","channels":[{{"id":{channel}}}]}}"#);
+    // 1. It subscribes, in chunks whose borders lie anywhere.
+    for channel in [&one, &two, &gone] {
+        viewer.say_in_chunks(&subscribe(channel.id())).await;
+    }
+    viewer.settle_in_chunks().await;
+    assert_eq!(statuses(&viewer.told()), []);
+    // 2. It sends what can't be a frame: it is told once, and its subscriptions stay.
+    viewer.chunk(Bytes::from_static(&[9, 0, 0, 0, 0])).await;
+    viewer.until_status(StatusLevel::Error, "unknown frame kind 9").await;
+    assert!(statuses(&viewer.told())[0].1.contains("you may open another"));
+    one.publish("1").await.unwrap();
+    viewer.until_channel_data(1).await;
+    // 3. Over another stream it goes on where it was: what it has it can't have twice, and may leave.
+    let again = viewer.open_another(&room, "ada").await;
+    again.say_in_chunks(&subscribe(one.id())).await;
+    again.say_in_chunks(&format!(r#"{{"op":"unsubscribe","channelIds":[{}]}}"#, two.id())).await;
+    again.settle_in_chunks().await;
+    let expected = (StatusLevel::Warning, format!("channel {} is subscribed to already", one.id()));
+    assert_eq!(statuses(&again.told())[1..], [expected]);
+    assert!(one.has_subscribers() && !two.has_subscribers());
+    // 4. This one it ends itself, which is nothing to be told of; its subscriptions stay.
+    drop(again.requests);
+    one.publish("2").await.unwrap();
+    viewer.until_channel_data(2).await;
+    assert_eq!(statuses(&viewer.told()).len(), 2);
+    // 5. A channel goes while there is no stream: the next one doesn't find it.
+    gone.unadvertise().await.unwrap();
+    let third = viewer.open_another(&room, "ada").await;
+    third.say_in_chunks(&format!(r#"{{"op":"unsubscribe","channelIds":[{}]}}"#, gone.id())).await;
+    third.settle_in_chunks().await;
+    let expected = (StatusLevel::Warning, format!("channel {} is not subscribed to", gone.id()));
+    assert_eq!(statuses(&third.told())[2..], [expected]);
+    // 6. All on one connection and one instance.
+    assert_eq!(viewer.line.received().len(), 1);
+    assert_eq!(telemetry.session().stats().joins, 1);
+}

@@ -1,0 +1,179 @@
+//! What differs for viewers of wire format v2, and that both formats live in one session.
+
+use lanecast::protocol::server::ServiceCall;
+
+use super::*;
+
+#[tokio::test]
+async fn one_publish_reaches_viewers_of_both_formats() {
+    let (room, telemetry) = telemetry();
+    let other = telemetry.advertise(json_channel("/other")).await.unwrap();
+    let channel = telemetry.advertise(json_channel("/one")).await.unwrap();
+    // 1. Two viewers of each format subscribe; and one of each to something else.
+    let old = [Viewer::join(&room, "a", SDK_V1).await, Viewer::join(&room, "b", SDK_V1_1).await];
+    let new = [Viewer::join(&room, "c", V2).await, Viewer::join(&room, "d", V2_3).await];
+    let elsewhere = [Viewer::join(&room, "e", SDK_V1).await, Viewer::join(&room, "f", V2).await];
+    for (viewer, id) in old.iter().zip([7, 4_000_000_000]) {
+        viewer.subscribe(id, channel.id()).await;
+    }
+    for viewer in &new {
+        viewer.subscribe_channel(channel.id()).await;
+    }
+    elsewhere[0].subscribe(7, other.id()).await;
+    elsewhere[1].subscribe_channel(other.id()).await;
+    for viewer in old.iter().chain(&new).chain(&elsewhere) {
+        viewer.settle().await;
+    }
+    assert_eq!(channel.subscribers(), 4);
+    // 2. Messages in each way of publishing.
+    channel.publish_at(42, "1").await.unwrap();
+    channel.try_publish_at(43, "2").unwrap();
+    channel.publish_with(|| (44, "3")).await.unwrap();
+    // 3. Each is told in its own way which channel it is, and all share the payload.
+    let times = [(42, "1"), (43, "2"), (44, "3")];
+    for (viewer, id) in old.iter().zip([7, 4_000_000_000]) {
+        let expected = times.map(|(log_time_ns, payload)| MessageData {
+            subscription_id: id,
+            log_time_ns,
+            payload: payload.into(),
+        });
+        assert_eq!(viewer.until_data(3).await, expected);
+        assert_eq!(channel_data(&viewer.seen()), []);
+    }
+    for viewer in &new {
+        let expected = times.map(|(log_time_ns, payload)| ChannelData {
+            channel_id: channel.id(),
+            log_time_ns,
+            payload: payload.into(),
+        });
+        assert_eq!(viewer.until_channel_data(3).await, expected);
+        assert_eq!(data(&viewer.seen()), []);
+    }
+    let payload = |viewer: &Viewer| {
+        let frames = viewer.line.received()[0].messages.clone();
+        frames.iter().rfind(|frame| frame.kind() == FrameKind::Binary).unwrap().payload().as_ptr()
+    };
+    assert!(old.iter().chain(&new).all(|viewer| payload(viewer) == payload(&old[0])));
+    // 4. Who asked for something else got nothing.
+    for viewer in &elsewhere {
+        viewer.settle().await;
+        assert!(data(&viewer.seen()).is_empty() && channel_data(&viewer.seen()).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_subscription_to_a_channel_is_a_warning() {
+    let (room, telemetry) = telemetry();
+    let one = telemetry.advertise(json_channel("/one")).await.unwrap();
+    let two = telemetry.advertise(json_channel("/two")).await.unwrap();
+    let viewer = Viewer::join(&room, "ada", V2).await;
+    viewer.subscribe_channel(one.id()).await;
+    // 1. Twice to one channel; a channel that doesn't exist; one that isn't subscribed to; twice in one request.
+    viewer.subscribe_channel(one.id()).await;
+    viewer.subscribe_channel(99).await;
+    viewer.unsubscribe_channel(two.id()).await;
+    let second = two.id();
+    viewer.say(format!(r#"{{"op":"subscribe","channels":[{{"id":{second}}},{{"id":{second}}}]}}"#)).await;
+    viewer.settle().await;
+    let expected = [
+        format!("channel {} is subscribed to already", one.id()),
+        "there is no channel 99".to_owned(),
+        format!("channel {second} is not subscribed to"),
+        format!("channel {second} is subscribed to already"),
+    ];
+    assert_eq!(statuses(&viewer.told()), expected.map(|text| (StatusLevel::Warning, text)));
+    // 2. The connection stays, and what was right holds.
+    one.publish("1").await.unwrap();
+    two.publish("2").await.unwrap();
+    let ids: Vec<_> = viewer.until_channel_data(2).await.iter().map(|message| message.channel_id).collect();
+    assert_eq!(ids, [one.id(), two.id()]);
+    // 3. It leaves one, twice in one request.
+    let first = one.id();
+    viewer.say(format!(r#"{{"op":"unsubscribe","channelIds":[{first},{first}]}}"#)).await;
+    viewer.settle().await;
+    assert_eq!(statuses(&viewer.told())[4].1, format!("channel {first} is not subscribed to"));
+    assert!(!one.has_subscribers() && two.has_subscribers());
+    // 4. A request that is wrong a thousand times is answered with a few statuses.
+    let many: Vec<_> = (1000..2000).map(|id| id.to_string()).collect();
+    viewer.say(format!(r#"{{"op":"unsubscribe","channelIds":[{}]}}"#, many.join(","))).await;
+    viewer.until_status(StatusLevel::Warning, "984 more warnings").await;
+    assert_eq!(statuses(&viewer.told()).len(), 5 + 17);
+    assert_eq!(viewer.line.received().len(), 1);
+}
+
+#[tokio::test]
+async fn each_format_is_a_stranger_to_the_other() {
+    let (room, telemetry) = telemetry();
+    let channel = telemetry.advertise(json_channel("/one")).await.unwrap();
+    let old = Viewer::join(&room, "old", SDK_V1).await;
+    let new = Viewer::join(&room, "new", V2).await;
+    // 1. Each asks as the other would.
+    old.subscribe_channel(channel.id()).await;
+    new.subscribe(1, channel.id()).await;
+    old.requests.send(Frame::binary(Bytes::from(vec![4; 9]))).await.unwrap();
+    old.requests.send(Frame::binary(Bytes::from(vec![5; 9]))).await.unwrap();
+    old.settle().await;
+    new.settle().await;
+    // 2. It is told so, and nothing else happens.
+    let texts = |viewer: &Viewer| statuses(&viewer.told()).into_iter().map(|(_, text)| text).collect::<Vec<_>>();
+    let [subscribe, ping, ack] = &texts(&old)[..] else { panic!("{:?}", texts(&old)) };
+    assert!(subscribe.contains("invalid JSON") && subscribe.contains("subscriptions"), "{subscribe}");
+    assert_eq!((&**ping, &**ack), ("unknown binary opcode 4", "unknown binary opcode 5"));
+    let [subscribe] = &texts(&new)[..] else { panic!("{:?}", texts(&new)) };
+    assert!(subscribe.contains("invalid JSON") && subscribe.contains("channels"), "{subscribe}");
+    assert!(!channel.has_subscribers());
+}
+
+#[tokio::test]
+async fn a_reset_and_an_unadvertise_end_subscriptions_to_channels() {
+    let (room, telemetry) = telemetry();
+    let channel = telemetry.advertise(json_channel("/one")).await.unwrap();
+    let gone = telemetry.advertise(json_channel("/gone")).await.unwrap();
+    let viewer = Viewer::join(&room, "ada", V2).await;
+    viewer.subscribe_channel(channel.id()).await;
+    viewer.subscribe_channel(gone.id()).await;
+    viewer.settle().await;
+    // 1. A channel goes.
+    gone.publish("last").await.unwrap();
+    gone.unadvertise().await.unwrap();
+    viewer.unsubscribe_channel(gone.id()).await;
+    viewer.settle().await;
+    let texts: Vec<_> = statuses(&viewer.told()).into_iter().map(|(_, text)| text).collect();
+    assert!(texts.iter().all(|text| *text == format!("channel {} is not subscribed to", gone.id())), "{texts:?}");
+    // 2. The instance is reset under the connection that stands.
+    let mut events = telemetry.session().events();
+    let first = telemetry.session().participants()[0].clone();
+    viewer.line.conduct(Conduct::Fail);
+    channel.publish("lost").await.unwrap();
+    assert_eq!(within(first.closed()).await, EndReason::WriteFailed);
+    viewer.line.conduct(Conduct::Flow);
+    while !matches!(within(events.next()).await, Some(SessionEvent::Joined(_))) {}
+    viewer.until("fresh initial messages", |seen| seen.len() == 2).await;
+    // 3. It has no subscription, and may make one.
+    assert_eq!(channel.publish("nobody").await.unwrap(), Published::ToNobody);
+    viewer.subscribe_channel(channel.id()).await;
+    viewer.settle().await;
+    assert_eq!(statuses(&viewer.told()), []);
+    channel.publish("again").await.unwrap();
+    assert_eq!(viewer.until_channel_data(1).await[0].payload, "again");
+}
+
+#[tokio::test]
+async fn what_both_formats_have_is_answered_alike() {
+    let room = Room::new();
+    let telemetry =
+        Telemetry::builder(room.clone()).assets(|_| async { Ok(Bytes::from_static(b"mesh")) }).build().unwrap();
+    let viewer = Viewer::join(&room, "ada", V2).await;
+    // 1. An asset, a service call, what isn't offered, what can't be read.
+    viewer.fetch(1, "package://x").await;
+    assert_eq!(viewer.until_asset(1).await, Ok(Bytes::from_static(b"mesh")));
+    let call = ServiceCall { service_id: 5, call_id: 6, encoding: "json".into(), payload: Bytes::new() };
+    viewer.requests.send(ClientMessage::ServiceCallRequest(call).encode()).await.unwrap();
+    viewer.until("failure", |seen| matches!(seen.last(), Some(ServerMessage::ServiceCallFailure(_)))).await;
+    viewer.say(r#"{"op":"subscribeConnectionGraph"}"#).await;
+    viewer.until_status(StatusLevel::Error, "connection graph").await;
+    viewer.say("{").await;
+    viewer.until_status(StatusLevel::Error, "invalid JSON").await;
+    assert_eq!(viewer.line.received().len(), 1);
+    drop(telemetry);
+}
