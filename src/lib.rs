@@ -19,7 +19,7 @@
 //!
 //! # Features
 //! None is on by default: the core needs none.
-//! - `telemetry`: channels, subscriptions and the wire format that viewers speak.
+//! - `telemetry`: channels, subscriptions and the wire formats that viewers speak.
 //! - `websocket`: a room that is a WebSocket server; implies `telemetry`.
 //! - `server`: the command line, `lanecast serve` and `lanecast watch`; implies `websocket`.
 //!

@@ -25,6 +25,12 @@
 //!   microseconds per thousand. Ask a few times a second, not in a loop.
 //! - **A viewer that stops reading is noticed late.** As long as the buffers between us and it take bytes, it keeps up:
 //!   on a WebSocket some megabytes in the kernels of both sides.
+//! - **A viewer that falls silent is reported, and that is all.** It is known only of one that pings, which WebSocket
+//!   viewers never do; it is reset when its writes make no progress, not for saying nothing. Its round trip is its own word
+//!   as much as ours: it is the viewer who ends it.
+//! - **Bytes are counted as a WebSocket carries them.** In wire format v2 a message of a channel has four bytes more, and
+//!   each frame a prefix of five, that stand in no limit and no figure.
+//! - **A frame that lies within one chunk of a stream keeps the chunk**, however small the frame, until it is dropped.
 //! - **All channels are reliable.** There is no lossy mode in which a slow viewer gets the latest value only.
 //! - **Broadcasts with few participants gain little.** With some dozens of viewers a task per viewer is as fast; what the
 //!   log buys grows with their number.

@@ -215,3 +215,24 @@ impl fmt::Debug for StreamDecoder {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_made_for_what_has_come_not_for_what_is_announced() {
+        let mut decoder = StreamDecoder::default();
+        let [a, b, c, d] = (MAX_STREAM_FRAME as u32).to_le_bytes();
+        decoder.push(Bytes::copy_from_slice(&[BINARY, a, b, c, d]));
+        let mut come = 0;
+        for len in [0, 1, 1, 1, 10, 1000, 3, 100_000, MAX_STREAM_FRAME - 101_017] {
+            decoder.push(vec![7; len].into());
+            assert!(decoder.next_frame().unwrap().is_none());
+            come += len;
+            let State::Payload { begun, .. } = &decoder.state else { panic!("not in a payload") };
+            assert_eq!(begun.len(), come);
+            assert!(begun.capacity() <= (2 * come).min(MAX_STREAM_FRAME), "{} for {come}", begun.capacity());
+        }
+    }
+}

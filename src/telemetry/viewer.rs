@@ -70,25 +70,22 @@ where
                         }
                     };
                     silence.heard();
-                    if viewer.participant.note_heard() {
-                        viewer.participant.log(|| tracing::info!("responsive"));
-                        stream.emit(SessionEvent::Responsive(Who::of(&viewer.participant)));
-                    }
+                    viewer.report_heard(&stream);
                     // Boxed: this lasts as long as the connection, and what it does for a request is larger than itself.
                     Box::pin(viewer.handle(&state, &mut fetches, &mut silence, &frame)).await;
                 }
                 Heard::End => {
                     // Nothing more to ask for; subscriptions and fetches go on.
                     open = false;
-                    if let Some(failure) = stream.stream.failure() && let Some(participant) = stream.participant() {
+                    // Nobody is there to be told while it is being reset.
+                    if let Some((participant, failure)) = stream.participant().zip(stream.stream.failure()) {
                         let message = format!("your stream has ended, you may open another: {failure}");
                         tell(&participant, StatusLevel::Error, message).await;
                     }
                 }
                 Heard::Nothing => {
-                    if let Some(Viewer { participant, .. }) = &viewer && participant.note_silent() {
-                        participant.log(|| tracing::info!(limit = ?state.silence_timeout, "unresponsive"));
-                        stream.emit(SessionEvent::Unresponsive(Who::of(participant)));
+                    if let Some(viewer) = &viewer {
+                        viewer.report_silent(&stream);
                     }
                 }
             },
@@ -201,6 +198,22 @@ impl Viewer {
         }
         if pings.has_pinged() {
             silence.watch();
+        }
+    }
+
+    /// Tells the session's listeners if it was unresponsive, which it is no longer.
+    fn report_heard<R: Room<Message = Frame>>(&self, stream: &ControlStream<R>) {
+        if self.participant.note_heard() {
+            self.participant.log(|| tracing::info!("responsive"));
+            stream.emit(SessionEvent::Responsive(Who::of(&self.participant)));
+        }
+    }
+
+    /// Tells the session's listeners that it is unresponsive, once.
+    fn report_silent<R: Room<Message = Frame>>(&self, stream: &ControlStream<R>) {
+        if self.participant.note_silent() {
+            self.participant.log(|| tracing::info!("unresponsive"));
+            stream.emit(SessionEvent::Unresponsive(Who::of(&self.participant)));
         }
     }
 

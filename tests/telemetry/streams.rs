@@ -143,7 +143,7 @@ async fn a_viewer_is_told_why_its_stream_has_ended_and_may_open_another() {
     one.publish("2").await.unwrap();
     viewer.until_channel_data(2).await;
     assert_eq!(statuses(&viewer.told()).len(), 2);
-    // 5. A channel goes while there is no stream: the next one doesn't find it.
+    // 5. A channel goes while no stream is open: over the next one there is no such subscription.
     gone.unadvertise().await.unwrap();
     let third = viewer.open_another(&room, "ada").await;
     third.say_in_chunks(&format!(r#"{{"op":"unsubscribe","channelIds":[{}]}}"#, gone.id())).await;
