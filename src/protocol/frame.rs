@@ -156,7 +156,7 @@ impl Frame {
 /// In v2; the prefix is [`stream`](super::stream)'s.
 impl Frame {
     /// Length in bytes of what [`put_v2`](Self::put_v2) appends.
-    pub(super) fn v2_len(&self) -> usize {
+    pub(crate) fn v2_len(&self) -> usize {
         match usize::from(self.head_len) {
             MESSAGE_DATA_HEAD => CHANNEL_DATA_HEAD + self.payload.len(),
             _ => self.len(),

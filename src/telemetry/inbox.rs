@@ -7,6 +7,8 @@ use futures_core::Stream;
 use tokio::sync::mpsc;
 
 use crate::protocol::Frame;
+#[cfg(feature = "byte-stream")]
+use crate::room::byte_stream::ByteStreamInbox;
 
 /// What a room's [`Incoming`](crate::room::Room::Incoming) has to be for telemetry: the frames of one viewer, in order.
 ///
@@ -34,6 +36,17 @@ impl Inbox for mpsc::Receiver<Frame> {
 impl<S: Stream<Item = Frame> + Send + ?Sized + 'static> Inbox for Pin<Box<S>> {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
         self.as_mut().poll_next(cx)
+    }
+}
+
+#[cfg(feature = "byte-stream")]
+impl Inbox for ByteStreamInbox {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+        Pin::new(self).poll_next(cx)
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.failure().map(str::to_owned)
     }
 }
 

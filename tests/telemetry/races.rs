@@ -54,7 +54,7 @@ async fn an_announcement_too_large_is_taken_back() {
     let channel = telemetry.advertise(Channel::new("/fine", "json")).await.unwrap();
     ada.subscribe(1, channel.id()).await;
     ada.settle().await;
-    assert_eq!(channel.publish(vec![0; 1000]).await, Err(PublishError::TooLarge { bytes: 1013 }));
+    assert_eq!(channel.publish(vec![0; 1000]).await, Err(PublishError::TooLarge { bytes: 1017 }));
     // 3. Nobody believes in the large ones, neither who was there nor who comes.
     let bob = Viewer::join(&room, "bob", SDK_V1).await;
     bob.settle().await;
