@@ -1,13 +1,5 @@
-//! The sink over a byte stream's writer.
-//!
-//! # What the writer does, and what follows from it
-//! | `ByteStreamWriter` | so this sink |
-//! |---|---|
-//! | A write answers when the transport has taken the chunk, not when it is delivered. | Delivered means that much here as well. |
-//! | A write that is dropped while it waits loses its bytes, or sends them under a number that the next chunk has as well; the next write says that all is well. | A write is polled to its end, or the stream with it is finished: nothing else is ever written to it. |
-//! | After a write that failed a later one may succeed, and leaves a hole. | After the first error every call fails. |
-//! | A writer that is dropped makes the reader see a normal end. | A stream that isn't finished is closed with a reason, also when the sink is merely dropped; the reader gets an error. |
-//! | Each call makes chunks of its own, the last of them short. | Frames that are handed over together are written together. |
+//! The sink over a byte stream's writer. What that does, and what follows from it, stands in the
+//! [module](super) above.
 //!
 //! # One write at a time
 //! The future of a write stays between polls, in an allocation that is used again, and owns the buffer until it is done.
@@ -49,7 +41,7 @@ impl Default for StreamLimits {
     }
 }
 
-/// Writes frames to one participant, as a sequence of bytes. See [what holds](self).
+/// Writes frames to one participant, as a sequence of bytes. See the [module](super) for what holds.
 pub struct ByteStreamSink {
     writer: Option<ByteStreamWriter>,
     /// Frames that were handed over and aren't in a write.
