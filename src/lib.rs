@@ -6,8 +6,8 @@
 //!
 //! # The parts
 //! - A [`Session`] is one room: its participants, their lanes, its event loop. It is built on a [`room::Room`], the
-//!   transport: [`MemoryRoom`](room::memory::MemoryRoom) in process, a WebSocket server with the feature `websocket`, or
-//!   one of your own in [thirty lines](room::Room#a-room-in-thirty-lines).
+//!   transport: [`MemoryRoom`](room::memory::MemoryRoom) in process, a WebSocket server with the feature `websocket`, a
+//!   LiveKit room with the feature `livekit`, or one of your own in [thirty lines](room::Room#a-room-in-thirty-lines).
 //! - [`Session::broadcast`] writes a message once to a bounded log, whatever the number of participants; flush shards
 //!   carry it into their sinks. [`Session::broadcast_to`] does the same for the subscribers of a [`Topic`].
 //! - [`Participant::send`] sends to one participant, through a bounded queue of its own.
@@ -21,7 +21,11 @@
 //! None is on by default: the core needs none.
 //! - `telemetry`: channels, subscriptions and the wire formats that viewers speak.
 //! - `websocket`: a room that is a WebSocket server; implies `telemetry`.
-//! - `server`: the command line, `lanecast serve` and `lanecast watch`; implies `websocket`.
+//! - `livekit`: a room of LiveKit participants, on the official SDK; implies `telemetry`, and `byte-stream`, which is its
+//!   streams by themselves. Building it downloads the SDK's native library.
+//! - `livekit-token`: mints tokens for it from a key and its secret.
+//! - `server`: the command line, `lanecast serve` and `lanecast watch`; implies `websocket`. `server-livekit` is the same
+//!   with `--livekit`.
 //!
 //! # Example
 //! ```

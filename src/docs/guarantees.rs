@@ -16,9 +16,14 @@
 //! the capacity resets nobody who keeps up: a shard hands on at most a quarter of the capacity before it flushes and
 //! lets the reactor run.
 //!
+//! Where the room's sinks [share an uplink](crate::room::Room::uplink), a participant that waits for the uplink doesn't
+//! overflow: with half of its bound taken its shard reads no more of the log, and [`send`](crate::Participant::send) gives
+//! the message back. What one turn has read may then stand beyond the bound. One whose write was passed by later ones is
+//! stuck by itself, and bounded as ever.
+//!
 //! # Publishers
 //! [`broadcast`](crate::Session::broadcast) waits while the shards are a whole log behind (the machine is out of breath)
-//! or the uplink is stalled. It never waits for a participant. Those who wait are served in the order they came, and
+//! or the uplink is stalled or full. It never waits for a participant. Those who wait are served in the order they came, and
 //! [`try_broadcast`](crate::Session::try_broadcast) doesn't overtake them.
 //!
 //! # Faults
@@ -54,4 +59,6 @@
 //! lanes, the teardown of a queue, the pending resets, the registry) are run through the model checker `loom`, each with
 //! a variant that must fail: `RUSTFLAGS="--cfg lanecast_loom" cargo test --lib --release loom`. The models check our
 //! algorithms on top of what `ArrayQueue`, `ArcSwap`, `SkipSet` and `DashMap` promise; they don't look into those crates.
-//! A differential test runs random operations against a plain sequential model.
+//! A differential test runs random operations against a plain sequential model. What tells a congested uplink from a stuck
+//! stream has tests on a pipe that all share, by a paused clock; the LiveKit room is tried on a real server, with viewers of
+//! the official SDK and of another author's.

@@ -1,7 +1,8 @@
 //! Transports: what a session needs of the thing that connects it to its viewers.
 //!
 //! A [`Room`] opens a stream to a participant, knows who is present, and reports who comes and goes. This crate has
-//! [`MemoryRoom`](memory::MemoryRoom), in process, and with the feature `websocket` a real server.
+//! [`MemoryRoom`](memory::MemoryRoom), in process, with the feature `websocket` a real server, and with the feature
+//! `livekit` a room of LiveKit participants.
 
 #[cfg(feature = "byte-stream")]
 pub mod byte_stream;

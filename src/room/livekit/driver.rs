@@ -1,0 +1,234 @@
+//! Turns what the SDK reports into what the session wants to know.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use livekit::data_stream::api::ByteStreamReader;
+use livekit::participant::{ParticipantKind, ParticipantState};
+use livekit::prelude::{Participant, RemoteParticipant};
+use livekit::{DisconnectReason, RoomEvent as SdkEvent};
+use tokio::sync::mpsc;
+
+use super::link::{self, Link};
+use super::watch::Watch;
+use super::{CONTROL, Connection, Shared};
+use crate::ids::{ParticipantIdentity, ParticipantSid};
+use crate::participant::Attributes;
+use crate::room::byte_stream::ByteStreamInbox;
+use crate::room::{Presence, RoomClosed, RoomEvent};
+
+/// See the [module](self).
+pub(super) struct Driver {
+    pub(super) shared: Arc<Shared>,
+    events: mpsc::Sender<RoomEvent<ByteStreamInbox>>,
+    /// Streams of participants whom the server hasn't yet said to be active: a stream may overtake that.
+    early: HashMap<ParticipantSid, ByteStreamReader>,
+    /// The SDK reconnects.
+    resuming: bool,
+    /// The watch has found nothing moving.
+    quiet: bool,
+    told_stalled: bool,
+}
+
+/// Why a connection isn't served any more.
+pub(super) enum Ended {
+    /// The room was closed, or let go of.
+    Stopped,
+    Disconnected(DisconnectReason),
+}
+
+impl Driver {
+    pub(super) fn new(shared: Arc<Shared>, events: mpsc::Sender<RoomEvent<ByteStreamInbox>>) -> Self {
+        Self { shared, events, early: HashMap::new(), resuming: false, quiet: false, told_stalled: false }
+    }
+
+    /// Makes a fresh connection the room's. Says who is there already: for them no event comes.
+    pub(super) fn take_over(&mut self, link: &Link) -> Vec<Presence> {
+        let here: Vec<_> = link.room.remote_participants().values().filter_map(active).collect();
+        self.shared.present().extend(here.iter().map(|presence| (presence.identity.clone(), presence.clone())));
+        self.shared.link.store(Some(Arc::clone(&link.room)));
+        self.shared.connection.send_replace(Connection::Up);
+        here
+    }
+
+    /// Announces those who were there before the connection.
+    pub(super) async fn announce(&self, here: Vec<Presence>) {
+        for presence in here {
+            self.emit(RoomEvent::Active(presence)).await;
+        }
+    }
+
+    /// Serves a connection until it has ended.
+    pub(super) async fn serve(&mut self, link: &mut Link) -> Ended {
+        let mut watch = Watch::start(Arc::clone(&self.shared), Arc::clone(&link.room));
+        let stop = self.shared.stop.clone();
+        loop {
+            let event = tokio::select! {
+                () = stop.cancelled() => return Ended::Stopped,
+                quiet = watch.changed() => {
+                    self.quiet = quiet;
+                    self.tell_uplink().await;
+                    continue;
+                }
+                event = link.events.recv() => event.unwrap_or(SdkEvent::Disconnected { reason: DisconnectReason::UnknownReason }),
+            };
+            match event {
+                SdkEvent::Disconnected { reason } => return Ended::Disconnected(reason),
+                SdkEvent::Reconnecting => {
+                    tracing::info!("the SDK reconnects");
+                    self.resuming = true;
+                    self.shared.connection.send_replace(Connection::Resuming);
+                    self.tell_uplink().await;
+                }
+                SdkEvent::Reconnected => {
+                    tracing::info!("the SDK has reconnected");
+                    // What the old watch wrote may have been lost with the connection.
+                    watch = Watch::start(Arc::clone(&self.shared), Arc::clone(&link.room));
+                    (self.resuming, self.quiet) = (false, false);
+                    self.shared.connection.send_replace(Connection::Up);
+                    self.tell_uplink().await;
+                }
+                event => self.on_event(event, &link.room).await,
+            }
+        }
+    }
+
+    async fn on_event(&mut self, event: SdkEvent, room: &livekit::Room) {
+        match event {
+            SdkEvent::ParticipantActive(participant) => {
+                if let Some(presence) = active(&participant) {
+                    self.on_active(presence).await;
+                }
+            }
+            SdkEvent::ParticipantDisconnected(participant) => self.on_disconnected(&participant).await,
+            SdkEvent::ParticipantAttributesChanged { participant: Participant::Remote(participant), .. } => {
+                let Some((identity, sid)) = ids(&participant) else { return };
+                let attributes = attributes(&participant);
+                if let Some(presence) = self.shared.present().get_mut(&identity).filter(|presence| presence.sid == sid)
+                {
+                    presence.attributes = attributes;
+                }
+            }
+            SdkEvent::ByteStreamOpened { reader, topic, participant_identity } => match reader.take() {
+                Some(reader) if topic == CONTROL => {
+                    let sender = room.remote_participants().remove(&participant_identity);
+                    self.on_stream(reader, sender.as_ref()).await;
+                }
+                _ => tracing::debug!(topic, from = %participant_identity, "byte stream ignored"),
+            },
+            SdkEvent::TextStreamOpened { topic, participant_identity, .. } => {
+                tracing::debug!(topic, from = %participant_identity, "text stream ignored");
+            }
+            _ => {}
+        }
+    }
+
+    async fn on_active(&mut self, presence: Presence) {
+        self.shared.present().insert(presence.identity.clone(), presence.clone());
+        let (identity, sid) = (presence.identity.clone(), presence.sid.clone());
+        self.emit(RoomEvent::Active(presence)).await;
+        if let Some(reader) = self.early.remove(&sid) {
+            self.emit(RoomEvent::StreamOpened { identity, sid, stream: ByteStreamInbox::new(reader) }).await;
+        }
+    }
+
+    async fn on_disconnected(&mut self, participant: &RemoteParticipant) {
+        let Some((identity, sid)) = ids(participant) else { return };
+        self.early.remove(&sid);
+        {
+            let mut present = self.shared.present();
+            if present.get(&identity).is_some_and(|now| now.sid == sid) {
+                present.remove(&identity);
+            }
+        }
+        self.emit(RoomEvent::Disconnected { identity, sid }).await;
+    }
+
+    async fn on_stream(&mut self, reader: ByteStreamReader, sender: Option<&RemoteParticipant>) {
+        let Some((identity, sid)) = sender.and_then(ids) else {
+            return tracing::debug!("stream of somebody who isn't in the room ignored");
+        };
+        let presence = self.shared.present().get(&identity).cloned();
+        if presence.is_some_and(|presence| presence.sid == sid) {
+            self.emit(RoomEvent::StreamOpened { identity, sid, stream: ByteStreamInbox::new(reader) }).await;
+        } else {
+            // One for each who is in the room; a later one takes its place, as it would there.
+            self.early.insert(sid, reader);
+        }
+    }
+
+    /// Takes everybody out: the connection is gone.
+    pub(super) async fn lose_all(&mut self, error: LostFor) {
+        self.shared.link.store(None);
+        self.early.clear();
+        let present = std::mem::take(&mut *self.shared.present());
+        for (identity, presence) in present {
+            self.emit(RoomEvent::Disconnected { identity, sid: presence.sid }).await;
+        }
+        (self.resuming, self.quiet) = (false, false);
+        self.tell_uplink().await;
+        if let LostFor::Good(closed) = error {
+            self.emit(RoomEvent::Closed(closed)).await;
+        }
+    }
+
+    async fn tell_uplink(&mut self) {
+        let stalled = self.resuming || self.quiet;
+        if stalled != self.told_stalled {
+            self.told_stalled = stalled;
+            self.emit(if stalled { RoomEvent::UplinkStalled } else { RoomEvent::UplinkFlowing }).await;
+        }
+    }
+
+    /// Waits for the session if it is behind, but not for one that has ended.
+    async fn emit(&self, event: RoomEvent<ByteStreamInbox>) {
+        let sent = self.shared.stop.run_until_cancelled(self.events.send(event)).await;
+        if !matches!(sent, Some(Ok(()))) {
+            tracing::debug!("nobody listens to the room any more");
+        }
+    }
+
+    /// Leaves the room, within the time that may take.
+    pub(super) async fn leave(&self, link: &Link) {
+        self.shared.link.store(None);
+        link::leave(Arc::clone(&link.room), &self.shared.options).await;
+    }
+}
+
+/// What is lost with a connection.
+pub(super) enum LostFor {
+    /// Another one will follow.
+    Now,
+    Good(RoomClosed),
+}
+
+/// A viewer that can receive.
+fn active(participant: &RemoteParticipant) -> Option<Presence> {
+    if participant.state() != ParticipantState::Active {
+        return None;
+    }
+    // The others carry media between LiveKit and something else, and read no streams.
+    if !matches!(participant.kind(), ParticipantKind::Standard | ParticipantKind::Agent) {
+        return None;
+    }
+    let (identity, sid) = ids(participant)?;
+    let joined_at = u64::try_from(participant.joined_at()).unwrap_or(0);
+    let mut presence = Presence::new(identity, sid, joined_at);
+    presence.attributes = attributes(participant);
+    Some(presence)
+}
+
+fn attributes(participant: &RemoteParticipant) -> Attributes {
+    Arc::new(participant.attributes().into_iter().collect())
+}
+
+fn ids(participant: &RemoteParticipant) -> Option<(ParticipantIdentity, ParticipantSid)> {
+    let identity = ParticipantIdentity::try_from(participant.identity());
+    match (identity, ParticipantSid::try_from(participant.sid())) {
+        (Ok(identity), Ok(sid)) => Some((identity, sid)),
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::warn!(%error, "participant ignored");
+            None
+        }
+    }
+}

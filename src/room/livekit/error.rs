@@ -1,0 +1,78 @@
+//! Why there is no connection.
+
+use std::error::Error;
+use std::time::Duration;
+
+use livekit::rtc_engine::EngineError;
+use livekit::{DisconnectReason, RoomError};
+use livekit_signaling::SignalError;
+
+/// Why there is no connection to a LiveKit room, or none any more.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LiveKitError {
+    /// The server refused the token: it is malformed, expired, signed with another secret, or for something else. Mint a
+    /// fresh one with the key and secret that the server has.
+    #[error("the server refused the token ({0}): mint one with the server's own key and secret")]
+    Unauthorized(String),
+    /// The server could not be reached, or the connection not be set up.
+    #[error("no connection to the server: {0}")]
+    Connect(String),
+    /// The connection took too long.
+    #[error("no connection to the server within {0:?}")]
+    TimedOut(Duration),
+    /// There was no token to connect with.
+    #[error("no token to connect with: {0}")]
+    Token(#[source] Box<dyn Error + Send + Sync>),
+    /// The connection was lost, and the SDK has given up resuming it.
+    #[error("disconnected from the room: {}", words(*.reason))]
+    Disconnected {
+        /// Why, as the SDK says.
+        reason: DisconnectReason,
+    },
+}
+
+impl LiveKitError {
+    /// What the SDK says, without the token, which the server repeats in its answer.
+    pub(super) fn of_connect(error: &RoomError, token: &str) -> Self {
+        let scrubbed = |said: &str| said.trim().replace(token, "(the token)");
+        match error {
+            RoomError::Engine(EngineError::Signal(SignalError::Client(status, said)))
+                if matches!(status.as_u16(), 401 | 403) =>
+            {
+                Self::Unauthorized(scrubbed(&format!("{status}: {said}")))
+            }
+            RoomError::Engine(EngineError::Signal(SignalError::Handshake { status }))
+                if matches!(status.as_u16(), 401 | 403) =>
+            {
+                Self::Unauthorized(status.to_string())
+            }
+            RoomError::Engine(EngineError::Signal(SignalError::TokenFormat)) => {
+                Self::Unauthorized("it has characters that no token has".to_owned())
+            }
+            _ => Self::Connect(scrubbed(&error.to_string())),
+        }
+    }
+}
+
+/// Whether connecting again would only do harm: it would drive somebody out who is meant to be there, or defy the one who
+/// sent us away.
+pub(super) fn is_final(reason: DisconnectReason) -> bool {
+    matches!(
+        reason,
+        DisconnectReason::DuplicateIdentity | DisconnectReason::ParticipantRemoved | DisconnectReason::RoomDeleted
+    )
+}
+
+fn words(reason: DisconnectReason) -> &'static str {
+    match reason {
+        DisconnectReason::DuplicateIdentity => "another participant uses our identity",
+        DisconnectReason::ServerShutdown => "the server shuts down",
+        DisconnectReason::ParticipantRemoved => "the server removed us",
+        DisconnectReason::RoomDeleted => "the room was deleted",
+        DisconnectReason::RoomClosed => "the room was closed",
+        DisconnectReason::StateMismatch => "the server doesn't know us any more",
+        DisconnectReason::SignalClose | DisconnectReason::UnknownReason => "the connection was lost",
+        other => other.as_str_name(),
+    }
+}

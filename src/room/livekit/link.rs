@@ -1,0 +1,63 @@
+//! One connection to the server.
+
+use std::sync::Arc;
+
+use livekit::data_stream::api::{ByteStreamWriter, StreamByteOptions, StreamResult};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::error::LiveKitError;
+use super::options::LiveKitOptions;
+
+/// The topic of the stream that the room keeps to itself.
+const PROBE: &str = "lanecast.probe";
+
+/// A connection, and what happens on it.
+pub(super) struct Link {
+    pub(super) room: Arc<livekit::Room>,
+    pub(super) events: mpsc::UnboundedReceiver<livekit::RoomEvent>,
+}
+
+impl Link {
+    pub(super) async fn connect(url: &str, token: &str, options: &LiveKitOptions) -> Result<Self, LiveKitError> {
+        let mut sdk = livekit::RoomOptions::default();
+        sdk.auto_subscribe = false;
+        if let Some(configure) = &options.configure {
+            configure(&mut sdk);
+        }
+        let connecting = livekit::Room::connect(url, token, sdk);
+        let connected = timeout(options.connect_timeout, connecting).await;
+        let connected = connected.map_err(|_| LiveKitError::TimedOut(options.connect_timeout))?;
+        let (room, events) = connected.map_err(|error| LiveKitError::of_connect(&error, token))?;
+        Ok(Self { room: Arc::new(room), events })
+    }
+}
+
+/// Opens a stream whose only reader would be ourselves, so that the server passes it on to nobody.
+pub(super) async fn open_probe(room: &livekit::Room) -> StreamResult<ByteStreamWriter> {
+    let us = room.local_participant();
+    us.stream_bytes(StreamByteOptions::new_with_topic(PROBE).with_destination_identity(us.identity())).await
+}
+
+/// Leaves the room, and waits for the SDK no longer than it may take.
+///
+/// In a thread of its own: where it hangs, the SDK blocks its thread in the native library, where no time-out is noticed;
+/// and a runtime waits for its own threads when it is dropped.
+pub(super) async fn leave(room: Arc<livekit::Room>, options: &LiveKitOptions) {
+    let runtime = Handle::current();
+    let (left, leaving) = oneshot::channel();
+    let leave = move || {
+        // Nobody waits any more: fine.
+        let _ = left.send(runtime.block_on(room.close()));
+    };
+    if let Err(error) = std::thread::Builder::new().name("livekit-leave".to_owned()).spawn(leave) {
+        return tracing::warn!(%error, "no thread to leave the room on: it is dropped");
+    }
+    match timeout(options.close_timeout, leaving).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => tracing::debug!(%error, "leaving the room"),
+        Ok(Err(_)) => tracing::warn!("the SDK panicked while it left the room"),
+        Err(_) => tracing::warn!(waited = ?options.close_timeout, "the SDK didn't leave the room in time"),
+    }
+}

@@ -1,0 +1,80 @@
+//! How a room is joined.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+type Configure = Arc<dyn Fn(&mut livekit::RoomOptions) + Send + Sync>;
+
+/// Settings of a [`LiveKitRoom`](super::LiveKitRoom), each with a default.
+#[derive(Clone)]
+pub struct LiveKitOptions {
+    pub(super) connect_timeout: Duration,
+    pub(super) close_timeout: Duration,
+    pub(super) stall_after: Duration,
+    pub(super) stream_bytes: u64,
+    pub(super) configure: Option<Configure>,
+}
+
+impl Default for LiveKitOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(15),
+            close_timeout: Duration::from_secs(5),
+            stall_after: Duration::from_secs(1),
+            stream_bytes: 4_000_000_000,
+            configure: None,
+        }
+    }
+}
+
+impl LiveKitOptions {
+    /// How long an attempt to connect may take in all. Default 15 s: three tries of the SDK's at its own 5 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long the SDK may take to leave the room. Default 5 s: what hasn't been said by then concerns nobody.
+    #[must_use]
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.close_timeout = timeout;
+        self
+    }
+
+    /// After how long without any write ending the uplink counts as stalled. Default 1 s: longer than a chunk takes on a
+    /// bad mobile network, short enough to be told while it lasts. At least half a second.
+    #[must_use]
+    pub fn stall_after(mut self, quiet: Duration) -> Self {
+        self.stall_after = quiet.max(Duration::from_millis(500));
+        self
+    }
+
+    /// How many bytes a stream carries before its participant is reset and gets a fresh one. Default 4 GB: readers of the
+    /// official SDK give up a stream above 5 GB.
+    #[must_use]
+    pub fn stream_bytes(mut self, bytes: u64) -> Self {
+        self.stream_bytes = bytes;
+        self
+    }
+
+    /// Settings of the SDK's own: encryption, ICE servers. Applied at each connect, behind ours, which subscribe to no
+    /// media.
+    #[must_use]
+    pub fn configure(mut self, configure: impl Fn(&mut livekit::RoomOptions) + Send + Sync + 'static) -> Self {
+        self.configure = Some(Arc::new(configure));
+        self
+    }
+}
+
+impl fmt::Debug for LiveKitOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveKitOptions")
+            .field("connect_timeout", &self.connect_timeout)
+            .field("close_timeout", &self.close_timeout)
+            .field("stall_after", &self.stall_after)
+            .field("stream_bytes", &self.stream_bytes)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,119 @@
+//! Keeps a room connected.
+
+use std::error::Error;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::Connection;
+use super::driver::{Driver, Ended, LostFor};
+use super::error::{LiveKitError, is_final};
+use super::link::Link;
+use super::options::LiveKitOptions;
+use crate::room::RoomClosed;
+
+/// The wait before the second attempt to connect again; the first follows after half of it, at most.
+const FIRST: Duration = Duration::from_millis(500);
+
+/// A connection that lasted this long was a good one: the waits begin anew.
+const LONGEST: Duration = Duration::from_secs(30);
+
+type Token = Pin<Box<dyn Future<Output = Result<String, Box<dyn Error + Send + Sync>>> + Send>>;
+
+/// Where to connect to, and with what.
+pub(super) struct Tokens {
+    url: String,
+    mint: Box<dyn Fn() -> Token + Send + Sync>,
+}
+
+impl Tokens {
+    pub(super) fn new<F, Fut, E>(url: &str, mint: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<String, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let mint = move || -> Token {
+            let minted = mint();
+            Box::pin(async move { minted.await.map_err(Into::into) })
+        };
+        Self { url: url.to_owned(), mint: Box::new(mint) }
+    }
+
+    pub(super) async fn connect(&self, options: &LiveKitOptions) -> Result<Link, LiveKitError> {
+        let token = (self.mint)().await.map_err(LiveKitError::Token)?;
+        Link::connect(&self.url, &token, options).await
+    }
+}
+
+/// Serves one connection after the other, or with no `tokens` the one there is, until the room is closed.
+pub(super) async fn run(mut driver: Driver, mut link: Link, tokens: Option<Tokens>) {
+    let shared = Arc::clone(&driver.shared);
+    let _stopped = shared.stopped.clone().drop_guard();
+    let mut attempts = 0;
+    loop {
+        let since = Instant::now();
+        let reason = match driver.serve(&mut link).await {
+            Ended::Stopped => {
+                driver.leave(&link).await;
+                break;
+            }
+            Ended::Disconnected(reason) => reason,
+        };
+        tracing::warn!(?reason, "disconnected from the room");
+        driver.leave(&link).await;
+        let Some(tokens) = tokens.as_ref().filter(|_| !is_final(reason)) else {
+            driver.lose_all(LostFor::Good(RoomClosed::new(LiveKitError::Disconnected { reason }))).await;
+            break;
+        };
+        if since.elapsed() > LONGEST {
+            attempts = 0;
+        }
+        let lost = Arc::new(LiveKitError::Disconnected { reason });
+        shared.connection.send_replace(Connection::Down { attempts, error: lost });
+        driver.lose_all(LostFor::Now).await;
+        let again = async {
+            loop {
+                sleep(delay(attempts)).await;
+                attempts += 1;
+                match tokens.connect(&shared.options).await {
+                    Ok(link) => return link,
+                    Err(error) => {
+                        tracing::warn!(%error, attempts, "not connected to the room");
+                        shared.connection.send_replace(Connection::Down { attempts, error: Arc::new(error) });
+                    }
+                }
+            }
+        };
+        let Some(next) = shared.stop.run_until_cancelled(again).await else { break };
+        link = next;
+        tracing::info!("connected to the room again");
+        let here = driver.take_over(&link);
+        driver.announce(here).await;
+    }
+    shared.connection.send_replace(Connection::Closed);
+}
+
+/// Doubles with each attempt, less up to half at random, so that those who lost a server together don't come back
+/// together.
+fn delay(attempts: u32) -> Duration {
+    let full = FIRST.saturating_mul(1 << attempts.min(16)).min(LONGEST);
+    full.mul_f64(1.0 - fastrand::f64() / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_longest_less_up_to_half() {
+        for attempts in 0..40 {
+            let full = (FIRST * 2_u32.pow(attempts.min(10))).min(LONGEST);
+            let waited = delay(attempts);
+            assert!(waited > full / 2 - FIRST && waited <= full, "{attempts}: {waited:?}");
+        }
+    }
+}
