@@ -1,0 +1,61 @@
+//! The command line in a LiveKit room.
+
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+use crate::kit::{Server, within};
+
+fn lanecast(server: &Server, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lanecast"));
+    command.args(words).args(["--livekit", &server.url]).kill_on_drop(true);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("LIVEKIT_TOKEN");
+    command.env("LIVEKIT_ROOM", &server.room).env("LIVEKIT_API_KEY", &server.key);
+    command.env("LIVEKIT_API_SECRET", &server.secret).env_remove("LIVEKIT_IDENTITY");
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_is_served_and_watched() {
+    let Some(server) = Server::of_environment() else { return };
+    let _serving = lanecast(&server, &["serve", "--rate", "20"]).spawn().expect("the program is built");
+    let watched = lanecast(&server, &["watch", "--count", "3", "/session"]).output();
+    let watched = within(watched).await.expect("the program is built");
+    let (printed, said) = (String::from_utf8_lossy(&watched.stdout), String::from_utf8_lossy(&watched.stderr));
+    assert!(watched.status.success(), "{said}");
+    assert!(printed.contains("! connected to") && printed.contains("+ /cpu"), "{printed}");
+    assert_eq!(printed.lines().filter(|line| line.starts_with("/session ")).count(), 3, "{printed}");
+}
+
+/// Secrets come from the environment or from files; an error takes one line, and repeats none of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_said_in_a_line() {
+    let Some(server) = Server::of_environment() else { return };
+    let secret = "a secret of another server's, as long as it has to be";
+    let file = std::env::temp_dir().join(format!("lanecast-{:x}", fastrand::u64(..)));
+    std::fs::write(&file, format!("{}\n", server.token("host"))).expect("there is a place for files");
+    let mut of_file = lanecast(&server, &["watch", "--list"]);
+    of_file.env("LIVEKIT_TOKEN_FILE", &file);
+    let mut cases = vec![
+        (lanecast(&server, &["serve"]), "refused the token"),
+        (lanecast(&server, &["watch"]), "the token"),
+        (lanecast(&server, &["serve"]), "LIVEKIT_API_SECRET"),
+        (lanecast(&server, &["serve"]), "can't be read"),
+        (lanecast(&server, &["serve", "--addr", "127.0.0.1:0"]), "cannot be used with"),
+    ];
+    cases[0].0.env("LIVEKIT_API_SECRET", secret);
+    cases[1].0.env("LIVEKIT_API_SECRET", secret);
+    cases[2].0.env_remove("LIVEKIT_API_SECRET");
+    cases[3].0.env("LIVEKIT_TOKEN_FILE", "/nowhere/at/all");
+    for (command, says) in &mut cases {
+        let output = within(command.output()).await.expect("the program is built");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(*says), "{said}");
+        assert!(said.lines().count() == 1 && !said.contains(secret) && !said.contains("eyJ"), "{said}");
+    }
+    let listed = of_file.spawn().expect("the program is built");
+    let _serving = lanecast(&server, &["serve"]).spawn().expect("the program is built");
+    let listed = within(listed.wait_with_output()).await.expect("it runs");
+    std::fs::remove_file(&file).expect("it is there");
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("+ /load"));
+}

@@ -1,0 +1,12 @@
+//! The LiveKit room, over real connections to a real server: the one that `LIVEKIT_URL`, `LIVEKIT_API_KEY` and
+//! `LIVEKIT_API_SECRET` name. Without the first these tests say that they were left out.
+
+mod basics;
+#[cfg(feature = "server-livekit")]
+mod cli;
+mod faults;
+mod kit;
+mod others;
+mod protocol;
+mod rigged;
+mod uplink;

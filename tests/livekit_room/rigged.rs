@@ -1,0 +1,205 @@
+//! A LiveKit room with hands in its streams and its events.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use futures_util::{Sink, Stream, StreamExt, stream};
+use lanecast::protocol::Frame;
+use lanecast::room::byte_stream::{ByteStreamInbox, ByteStreamSink, ByteStreamSinkError};
+use lanecast::room::livekit::LiveKitRoom;
+use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent, SinkError};
+use lanecast::{EndReason, Participant, ParticipantIdentity, Progress, SubscriptionTag, Uplink};
+use tokio::sync::mpsc;
+
+pub(crate) type Event = RoomEvent<ByteStreamInbox>;
+
+type Which = fn(&Event) -> bool;
+
+type Polled<E> = Poll<Result<(), E>>;
+
+/// What a participant's stream does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Conduct {
+    #[default]
+    Flow,
+    /// Takes nothing, for as long as it is told to.
+    Stall,
+    /// Fails the next write.
+    Fail,
+}
+
+/// See the module. Clones are the same room.
+#[derive(Clone)]
+pub(crate) struct Rigged {
+    pub(crate) inner: LiveKitRoom,
+    hands: Arc<Hands>,
+}
+
+#[derive(Default)]
+struct Hands {
+    conducts: Mutex<HashMap<ParticipantIdentity, (Conduct, Option<Waker>)>>,
+    /// Which events are kept back, and those that are.
+    holds: Mutex<Option<Which>>,
+    held: Mutex<Vec<Event>>,
+    emit: Mutex<Option<mpsc::UnboundedSender<Event>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Rigged {
+    pub(crate) fn new(inner: LiveKitRoom) -> Self {
+        Self { inner, hands: Arc::default() }
+    }
+
+    /// What the streams of `identity` do from now on.
+    pub(crate) fn conduct(&self, identity: &str, conduct: Conduct) {
+        let identity = identity.parse().expect("a test's identity is well-formed");
+        let waker = {
+            let mut conducts = lock(&self.hands.conducts);
+            let entry = conducts.entry(identity).or_default();
+            entry.0 = conduct;
+            entry.1.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Keeps back events that `which` holds of.
+    pub(crate) fn hold(&self, which: Which) {
+        *lock(&self.hands.holds) = Some(which);
+    }
+
+    /// How many events are kept back.
+    pub(crate) fn held(&self) -> usize {
+        lock(&self.hands.held).len()
+    }
+
+    /// Lets go of what was kept back.
+    pub(crate) fn release(&self) {
+        *lock(&self.hands.holds) = None;
+        let held = std::mem::take(&mut *lock(&self.hands.held));
+        held.into_iter().for_each(|event| self.emit(event));
+    }
+
+    /// Has the session hear of something.
+    pub(crate) fn emit(&self, event: Event) {
+        let emit = lock(&self.hands.emit);
+        emit.as_ref().expect("the session listens").send(event).expect("the session listens");
+    }
+}
+
+impl Room for Rigged {
+    type Message = Frame;
+    type Sink = RiggedSink;
+    type Incoming = ByteStreamInbox;
+
+    fn events(&self) -> impl Stream<Item = Event> + Send + 'static {
+        let (emit, emitted) = mpsc::unbounded_channel();
+        *lock(&self.hands.emit) = Some(emit);
+        let emitted = stream::unfold(emitted, |mut emitted| async { Some((emitted.recv().await?, emitted)) });
+        let hands = Arc::clone(&self.hands);
+        let real = self.inner.events().filter_map(move |event| {
+            let holds = lock(&hands.holds).is_some_and(|which| which(&event));
+            let passed = if holds {
+                lock(&hands.held).push(event);
+                None
+            } else {
+                Some(event)
+            };
+            std::future::ready(passed)
+        });
+        stream::select(real, emitted)
+    }
+
+    fn participants(&self) -> Vec<Presence> {
+        self.inner.participants()
+    }
+
+    fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
+        self.inner.present(identity)
+    }
+
+    async fn open(&self, to: &Presence, progress: Progress) -> Result<RiggedSink, OpenError> {
+        let inner = self.inner.open(to, progress).await?;
+        Ok(RiggedSink { inner, of: to.identity.clone(), hands: Arc::clone(&self.hands) })
+    }
+
+    fn uplink(&self) -> Option<Uplink> {
+        self.inner.uplink()
+    }
+
+    fn largest_message(&self) -> usize {
+        self.inner.largest_message()
+    }
+
+    fn start_send_shared(
+        sink: Pin<&mut RiggedSink>,
+        message: &Frame,
+        tag: Option<SubscriptionTag>,
+    ) -> Result<(), SinkError<Self>> {
+        LiveKitRoom::start_send_shared(Pin::new(&mut sink.get_mut().inner), message, tag)
+            .map_err(|error| error.to_string())
+    }
+
+    fn retire(&self, sink: RiggedSink, participant: &Participant<Frame>, reason: EndReason) -> Option<Goodbye> {
+        self.inner.retire(sink.inner, participant, reason)
+    }
+}
+
+pub(crate) struct RiggedSink {
+    inner: ByteStreamSink,
+    of: ParticipantIdentity,
+    hands: Arc<Hands>,
+}
+
+impl RiggedSink {
+    fn poll_hands(&self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+        let mut conducts = lock(&self.hands.conducts);
+        let (conduct, waker) = conducts.entry(self.of.clone()).or_default();
+        match conduct {
+            Conduct::Flow => Poll::Ready(Ok(())),
+            Conduct::Stall => {
+                *waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            Conduct::Fail => {
+                *conduct = Conduct::Flow;
+                Poll::Ready(Err("it was told to fail".to_owned()))
+            }
+        }
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: fn(Pin<&mut ByteStreamSink>, &mut Context<'_>) -> Polled<ByteStreamSinkError>,
+    ) -> Poll<Result<(), String>> {
+        std::task::ready!(self.poll_hands(cx))?;
+        poll(Pin::new(&mut self.inner), cx).map_err(|error| error.to_string())
+    }
+}
+
+impl Sink<Frame> for RiggedSink {
+    type Error = String;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+        self.poll(cx, ByteStreamSink::poll_ready)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, frame: Frame) -> Result<(), String> {
+        self.inner.start_send_ref(&frame).map_err(|error| error.to_string())
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+        self.poll(cx, ByteStreamSink::poll_flush)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+        self.poll(cx, ByteStreamSink::poll_close)
+    }
+}
