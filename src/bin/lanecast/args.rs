@@ -9,9 +9,23 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::Failure;
+#[cfg(feature = "server-livekit")]
+use crate::livekit::livekit_variables;
 
 /// Where `serve` listens and `watch` connects unless told otherwise.
 const DEFAULT_ADDR: &str = "127.0.0.1:8765";
+
+#[cfg(feature = "server-livekit")]
+const LIVEKIT_SERVE: &str = concat!(
+    "Join a LiveKit room on this server instead of listening. The environment says how to get in: ",
+    livekit_variables!()
+);
+
+#[cfg(feature = "server-livekit")]
+const LIVEKIT_WATCH: &str = concat!(
+    "Watch the device in a LiveKit room on this server. The environment says how to get in: ",
+    livekit_variables!()
+);
 
 #[derive(Debug, Parser)]
 #[command(name = "lanecast", version, about = "Live telemetry to thousands of viewers")]
@@ -30,6 +44,10 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
+    /// Join a LiveKit room on this server instead of listening
+    #[cfg(feature = "server-livekit")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["addr", "insecure"], long_help = LIVEKIT_SERVE)]
+    pub(crate) livekit: Option<String>,
     /// Where to listen: HOST:PORT; port 0 picks one that is free
     #[arg(long, value_name = "HOST:PORT", default_value = DEFAULT_ADDR)]
     addr: String,
@@ -48,6 +66,10 @@ pub(crate) struct ServeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct WatchArgs {
+    /// Watch the device in a LiveKit room on this server
+    #[cfg(feature = "server-livekit")]
+    #[arg(long, value_name = "URL", long_help = LIVEKIT_WATCH)]
+    pub(crate) livekit: Option<String>,
     /// Print the channels and end
     #[arg(long, conflicts_with = "count")]
     pub(crate) list: bool,
@@ -141,6 +163,12 @@ impl ServeArgs {
 }
 
 impl WatchArgs {
+    /// The topics, if there is no server among the words.
+    #[cfg(feature = "server-livekit")]
+    pub(crate) fn topics(&self) -> Vec<&str> {
+        self.first.iter().chain(&self.others).map(String::as_str).collect()
+    }
+
     /// The server and the topics: the first word is a topic too unless it looks like a server.
     pub(crate) fn target(&self) -> (String, Vec<&str>) {
         let topics = self.others.iter().map(String::as_str);

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use lanecast::room::websocket::WebSocketRoom;
+use lanecast::room::Room;
 use lanecast::{Session, SessionStats};
 use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, DiskRefreshKind, Disks, MemoryRefreshKind, Networks, System};
@@ -20,7 +20,7 @@ pub(crate) struct Source {
 }
 
 /// All sources. Where the system doesn't tell, a source is left out, with the reason.
-pub(crate) fn sources(session: &Session<WebSocketRoom>) -> (Vec<Source>, Vec<String>) {
+pub(crate) fn sources<R: Room>(session: &Session<R>) -> (Vec<Source>, Vec<String>) {
     let mut missing = Vec::new();
     let found =
         [("/cpu", cpu()), ("/memory", memory()), ("/network", network()), ("/disks", disks()), ("/load", load())];
@@ -205,7 +205,7 @@ fn load() -> Result<Source, sysinfo::Error> {
     })
 }
 
-fn session_figures(session: Session<WebSocketRoom>) -> Source {
+fn session_figures<R: Room>(session: Session<R>) -> Source {
     Source {
         topic: "/session",
         name: "lanecast.Session",

@@ -2,6 +2,8 @@
 
 mod args;
 mod host;
+#[cfg(feature = "server-livekit")]
+mod livekit;
 mod report;
 mod serve;
 mod text;

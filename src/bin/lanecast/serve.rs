@@ -5,8 +5,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lanecast::CloseError;
+use lanecast::protocol::Frame;
+use lanecast::room::Room;
+#[cfg(feature = "server-livekit")]
+use lanecast::room::livekit::{LiveKitOptions, LiveKitRoom};
 use lanecast::room::websocket::WebSocketRoom;
-use lanecast::telemetry::{AdvertisedChannel, Channel, Schema, Telemetry};
+use lanecast::telemetry::{AdvertisedChannel, Channel, Inbox, Schema, Telemetry};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -19,22 +23,75 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     args.verbosity.apply();
-    let addr = args.addr()?;
+    let place = Place::of(args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("no threads to run on: {error}")))?;
-    let served = runtime.block_on(serve(args, addr));
+    let served = runtime.block_on(serve(args, place));
     // A sample that hangs in the system, on a dead network disk, doesn't keep the program.
     runtime.shutdown_background();
     served
 }
 
-async fn serve(args: &ServeArgs, addr: SocketAddr) -> Result<(), Failure> {
-    let mut interrupts = Interrupts::new()?;
-    let room = WebSocketRoom::builder().bind(addr).await.map_err(|error| Failure::new(error.to_string()))?;
-    let addr = room.local_addr();
-    let host = sysinfo::System::host_name().unwrap_or_else(|_| "this host".to_owned());
+/// Where viewers are.
+enum Place {
+    Listen(SocketAddr),
+    #[cfg(feature = "server-livekit")]
+    LiveKit {
+        url: String,
+        access: crate::livekit::Access,
+    },
+}
+
+impl Place {
+    fn of(args: &ServeArgs) -> Result<Self, Failure> {
+        #[cfg(feature = "server-livekit")]
+        if let Some(url) = &args.livekit {
+            let access = crate::livekit::Access::of_environment(&host_name())?;
+            return Ok(Self::LiveKit { url: url.clone(), access });
+        }
+        args.addr().map(Self::Listen)
+    }
+}
+
+async fn serve(args: &ServeArgs, place: Place) -> Result<(), Failure> {
+    let interrupts = Interrupts::new()?;
+    match place {
+        Place::Listen(addr) => {
+            let room = WebSocketRoom::builder().bind(addr).await.map_err(|error| Failure::new(error.to_string()))?;
+            let introduction = listening(room.local_addr());
+            let leave = room.clone();
+            show(args, room, interrupts, &introduction, async move { leave.shutdown().await }).await
+        }
+        #[cfg(feature = "server-livekit")]
+        Place::LiveKit { url, access } => {
+            let introduction = joined(&url, &access);
+            let tokens = move || std::future::ready(access.token());
+            let room = LiveKitRoom::supervised(&url, tokens, LiveKitOptions::default()).await;
+            let room = room.map_err(|error| Failure::new(error.to_string()))?;
+            let leave = room.clone();
+            show(args, room, interrupts, &introduction, async move { leave.close().await }).await
+        }
+    }
+}
+
+fn host_name() -> String {
+    sysinfo::System::host_name().unwrap_or_else(|_| "this host".to_owned())
+}
+
+/// Shows this host to whoever is in `room`, until it is asked to end; then says goodbye and leaves.
+async fn show<R>(
+    args: &ServeArgs,
+    room: R,
+    mut interrupts: Interrupts,
+    introduction: &Introduction,
+    leave: impl Future<Output = ()>,
+) -> Result<(), Failure>
+where
+    R: Room<Message = Frame, Incoming: Inbox>,
+{
+    let host = host_name();
     let name = args.name.clone().unwrap_or_else(|| host.clone());
-    let telemetry = Telemetry::builder(room.clone()).name(name).metadata([("host", host)]).build();
+    let telemetry = Telemetry::builder(room).name(name).metadata([("host", host)]).build();
     let telemetry = telemetry.map_err(|error| Failure::new(error.to_string()))?;
     let (sources, missing) = host::sources(telemetry.session());
     let mut samplers = JoinSet::new();
@@ -46,7 +103,7 @@ async fn serve(args: &ServeArgs, addr: SocketAddr) -> Result<(), Failure> {
         topics.push(source.topic);
         samplers.spawn(sample(source, channel, args.rate));
     }
-    say(&introduction(addr, &topics, args.rate, &missing));
+    say(&introduction.with(&topics, args.rate, &missing));
 
     let ended = tokio::select! {
         () = interrupts.next() => None,
@@ -62,7 +119,7 @@ async fn serve(args: &ServeArgs, addr: SocketAddr) -> Result<(), Failure> {
     let closing = async {
         let closed = telemetry.close(FAREWELL).await;
         samplers.shutdown().await;
-        room.shutdown().await;
+        leave.await;
         closed
     };
     let closed = tokio::select! {
@@ -82,7 +139,7 @@ async fn serve(args: &ServeArgs, addr: SocketAddr) -> Result<(), Failure> {
 
 /// Samples and publishes for as long as anybody can be interested; each source by itself, so that one that hangs
 /// keeps nobody.
-async fn sample(source: Source, channel: AdvertisedChannel<WebSocketRoom>, rate: Rate) {
+async fn sample<R: Room<Message = Frame>>(source: Source, channel: AdvertisedChannel<R>, rate: Rate) {
     let Source { topic, mut sample, .. } = source;
     let mut ticks = interval(rate.period());
     // After a long sample the next one is due at its usual time, not at once.
@@ -144,21 +201,46 @@ impl Interrupts {
     }
 }
 
-fn introduction(addr: SocketAddr, topics: &[&str], rate: Rate, missing: &[String]) -> String {
+/// What is said once viewers can come.
+struct Introduction {
+    /// Where they are expected.
+    place: String,
+    /// How they come, a line each.
+    ways: Vec<String>,
+}
+
+impl Introduction {
+    fn with(&self, topics: &[&str], rate: Rate, missing: &[String]) -> String {
+        let mut lines = format!("{}: {} at {rate}\n", self.place, topics.join(" "));
+        for line in missing.iter().chain(&self.ways) {
+            lines += &format!("  {line}\n");
+        }
+        lines += "Ctrl-C ends it\n";
+        lines
+    }
+}
+
+fn listening(addr: SocketAddr) -> Introduction {
     let port = addr.port();
     let url = if addr.ip().is_unspecified() { format!("ws://127.0.0.1:{port}") } else { format!("ws://{addr}") };
-    let mut lines = format!("listening on {addr}: {} at {rate}\n", topics.join(" "));
-    for missing in missing {
-        lines += &format!("  {missing}\n");
-    }
-    lines += &format!("  in a terminal  lanecast watch {url}\n");
-    lines += &format!("  from sources   cargo run --release --features server -- watch {url}\n");
-    lines += &format!("  in Foxglove    Open connection > Foxglove WebSocket > {url}\n");
+    let mut ways = vec![
+        format!("in a terminal  lanecast watch {url}"),
+        format!("from sources   cargo run --release --features server -- watch {url}"),
+        format!("in Foxglove    Open connection > Foxglove WebSocket > {url}"),
+    ];
     if !addr.ip().is_loopback() {
-        lines += "  --insecure: whoever reaches this port sees everything\n";
+        ways.push("--insecure: whoever reaches this port sees everything".to_owned());
     }
-    lines += "Ctrl-C ends it\n";
-    lines
+    Introduction { place: format!("listening on {addr}"), ways }
+}
+
+#[cfg(feature = "server-livekit")]
+fn joined(url: &str, access: &crate::livekit::Access) -> Introduction {
+    let ways = vec![
+        format!("in a terminal  lanecast watch --livekit {url}"),
+        format!("from sources   cargo run --release --features server-livekit -- watch --livekit {url}"),
+    ];
+    Introduction { place: format!("in {} on {url}", access.room()), ways }
 }
 
 /// Writes to standard output; that nobody reads it is no reason to stop serving.

@@ -3,27 +3,23 @@
 //! A message is a line: topic, time, content. Lines that begin with `+`, `-` or `!` say that a channel came, that one
 //! went, or what else is worth knowing. Whatever the server sends is made harmless before it reaches the terminal.
 
+#[cfg(feature = "server-livekit")]
+mod livekit;
+mod websocket;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
-use lanecast::protocol::client::{Subscribe, Subscription};
-use lanecast::protocol::server::{Channel, MessageData, Status, StatusLevel};
-use lanecast::protocol::{ClientMessage, FrameKind, ServerMessage, Subprotocol, WireFormat};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use lanecast::protocol::client::{ChannelRequest, Subscribe, SubscribeChannels, Subscription};
+use lanecast::protocol::server::{Channel, Status, StatusLevel};
+use lanecast::protocol::{ClientMessage, FrameKind, ServerMessage, WireFormat};
+use tokio::time::{Instant, sleep_until};
 
 use crate::args::WatchArgs;
 use crate::text::escape;
 use crate::{Failure, text};
-
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// How long connecting may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,14 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long after `serverInfo` the channels may take to be listed. A server that has any sends them right behind.
 const LISTING: Duration = Duration::from_secs(1);
 
-/// How long the server may take to answer a goodbye.
-const FAREWELL: Duration = Duration::from_secs(1);
-
 pub(crate) fn run(args: &WatchArgs) -> Result<(), Failure> {
     args.verbosity.apply();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("no thread to run on: {error}")))?;
-    match runtime.block_on(watch(args)) {
+    match runtime.block_on(watch_any(args)) {
         Ok(()) | Err(End::Quiet) => Ok(()),
         Err(End::Failed(failure)) => Err(failure),
     }
@@ -66,87 +59,55 @@ impl End {
     }
 }
 
-async fn watch(args: &WatchArgs) -> Result<(), End> {
+/// How frames come from a server, and requests go to it.
+trait Wire {
+    const FORMAT: WireFormat;
+
+    /// The next frame. Safe to cancel.
+    async fn next(&mut self) -> Result<(FrameKind, Bytes), End>;
+
+    async fn send(&mut self, message: &ClientMessage) -> Result<(), End>;
+
+    /// Says goodbye.
+    async fn close(self);
+}
+
+async fn watch_any(args: &WatchArgs) -> Result<(), End> {
+    #[cfg(feature = "server-livekit")]
+    if let Some(url) = &args.livekit {
+        return watch(args, args.topics(), livekit::LiveKit::connect(url).await?).await;
+    }
     let (url, topics) = args.target();
-    let mut socket = connect(&url).await?;
-    let mut view = View::new(args, topics);
+    watch(args, topics, websocket::WebSocket::connect(&url).await?).await
+}
+
+async fn watch<W: Wire>(args: &WatchArgs, topics: Vec<&str>, mut wire: W) -> Result<(), End> {
+    let mut view = View::new(args, topics, W::FORMAT);
     let mut listed_by: Option<Instant> = None;
     let ended = loop {
-        tokio::select! {
-            next = socket.next() => {
-                let (kind, data) = match next {
-                    Some(Ok(Message::Text(text))) => (FrameKind::Text, Bytes::from(text)),
-                    Some(Ok(Message::Binary(data))) => (FrameKind::Binary, data),
-                    Some(Ok(Message::Close(frame))) => break Err(closed(frame)),
-                    Some(Ok(_)) => continue,
-                    Some(Err(error)) => break Err(End::failed(format!("the connection to {url} broke: {error}"))),
-                    None => break Err(End::failed(format!("the connection to {url} ended without a goodbye"))),
-                };
-                match view.show(kind, &data) {
-                    Ok(Reply::None) => {}
-                    Ok(Reply::Listing) => listed_by = Some(Instant::now() + LISTING),
-                    Ok(Reply::Subscribe(message)) => {
-                        if let Err(error) = socket.send(message).await {
-                            break Err(End::failed(format!("the connection to {url} broke: {error}")));
-                        }
-                    }
-                    Err(end) => break Err(end),
-                }
-            }
+        let shown = tokio::select! {
+            next = wire.next() => next.and_then(|(kind, data)| view.show(kind, &data)),
             () = sleep_until(listed_by.unwrap_or_else(Instant::now)), if listed_by.is_some() => {
                 listed_by = None;
-                if let Err(end) = view.listed() {
+                view.listed().map(|()| Reply::None)
+            }
+            _ = tokio::signal::ctrl_c() => break Ok(()),
+        };
+        match shown {
+            Ok(Reply::None) => {}
+            Ok(Reply::Listing) => listed_by = Some(Instant::now() + LISTING),
+            Ok(Reply::Request(message)) => {
+                if let Err(end) = wire.send(&message).await {
                     break Err(end);
                 }
             }
-            _ = tokio::signal::ctrl_c() => break Ok(()),
+            Err(end) => break Err(end),
         }
     };
     if !matches!(ended, Err(End::Failed(_))) {
-        // It is over either way.
-        let _ = timeout(FAREWELL, socket.close(None)).await;
+        wire.close().await;
     }
     ended
-}
-
-async fn connect(url: &str) -> Result<Socket, End> {
-    if url.starts_with("wss://") {
-        return Err(End::failed(format!("{url}: TLS isn't supported, only ws://")));
-    }
-    let request = url.into_client_request().ok().filter(|request| request.uri().scheme_str() == Some("ws"));
-    let Some(mut request) = request else {
-        return Err(End::failed(format!("{url:?} is no server's address: give ws://HOST:PORT")));
-    };
-    // Not the schema-table dialect: a viewer that needs no schemas has nothing to gain from it.
-    let offered = [Subprotocol::SdkV1, Subprotocol::WebsocketV1].map(Subprotocol::as_str).join(", ");
-    let offered = offered.parse().expect("subprotocol names are made of letters and dots");
-    request.headers_mut().insert("sec-websocket-protocol", offered);
-    match timeout(PATIENCE, connect_async(request)).await {
-        Ok(Ok((socket, _))) => Ok(socket),
-        Ok(Err(error)) => Err(End::failed(unconnected(url, &error))),
-        Err(_) => Err(End::failed(format!("{url} didn't answer for {} s", PATIENCE.as_secs()))),
-    }
-}
-
-fn unconnected(url: &str, error: &Error) -> String {
-    match error {
-        Error::Io(io) if io.kind() == io::ErrorKind::ConnectionRefused => {
-            format!("nobody listens at {url}: start `lanecast serve` first")
-        }
-        Error::Io(io) => format!("can't connect to {url}: {io}"),
-        Error::Http(response) => format!("{url} is no telemetry server for this viewer: HTTP {}", response.status()),
-        error => format!("{url} is no telemetry server for this viewer: {error}"),
-    }
-}
-
-fn closed(frame: Option<CloseFrame>) -> End {
-    End::failed(match frame {
-        Some(frame) if frame.reason.is_empty() => {
-            format!("the server closed the connection: {}", u16::from(frame.code))
-        }
-        Some(frame) => format!("the server closed the connection: {} ({})", u16::from(frame.code), frame.reason),
-        None => "the server closed the connection without saying why".to_owned(),
-    })
 }
 
 /// What a message from the server asks for.
@@ -154,11 +115,12 @@ enum Reply {
     None,
     /// The channels follow.
     Listing,
-    Subscribe(Message),
+    Request(ClientMessage),
 }
 
 /// What the viewer knows and wants.
 struct View<'a> {
+    format: WireFormat,
     list: bool,
     /// Messages that are still wanted.
     left: Option<u64>,
@@ -171,8 +133,9 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(args: &WatchArgs, topics: Vec<&'a str>) -> Self {
+    fn new(args: &WatchArgs, topics: Vec<&'a str>, format: WireFormat) -> Self {
         Self {
+            format,
             list: args.list,
             left: args.count,
             topics,
@@ -183,7 +146,7 @@ impl<'a> View<'a> {
     }
 
     fn show(&mut self, kind: FrameKind, data: &Bytes) -> Result<Reply, End> {
-        let message = match ServerMessage::decode(WireFormat::V1, kind, data) {
+        let message = match ServerMessage::decode(self.format, kind, data) {
             Ok(message) => message,
             Err(error) => return note(&format!("unreadable message: {error}")),
         };
@@ -197,7 +160,12 @@ impl<'a> View<'a> {
             }
             ServerMessage::Advertise(advertise) => self.advertise(advertise.channels),
             ServerMessage::Unadvertise(gone) => self.unadvertise(&gone.channel_ids),
-            ServerMessage::MessageData(data) => self.message(&data),
+            ServerMessage::MessageData(data) => match self.subscriptions.get(&data.subscription_id) {
+                Some(channel) => self.message(*channel, data.log_time_ns, &data.payload),
+                // Of a channel that has just gone.
+                None => Ok(Reply::None),
+            },
+            ServerMessage::ChannelData(data) => self.message(data.channel_id, data.log_time_ns, &data.payload),
             ServerMessage::Status(Status { level, message, .. }) => {
                 let level = match level {
                     StatusLevel::Info => "info",
@@ -234,9 +202,15 @@ impl<'a> View<'a> {
         if subscriptions.is_empty() {
             return Ok(Reply::None);
         }
-        let frame = ClientMessage::Subscribe(Subscribe { subscriptions }).encode();
-        let text = String::from_utf8(frame.to_bytes().to_vec()).expect("a text frame is UTF-8");
-        Ok(Reply::Subscribe(Message::text(text)))
+        Ok(Reply::Request(match self.format {
+            WireFormat::V1 => ClientMessage::Subscribe(Subscribe { subscriptions }),
+            WireFormat::V2 => {
+                let request =
+                    |wanted: Subscription| ChannelRequest { id: wanted.channel_id, request_video_track: false };
+                let channels = subscriptions.into_iter().map(request).collect();
+                ClientMessage::SubscribeChannels(SubscribeChannels { channels })
+            }
+        }))
     }
 
     fn unadvertise(&mut self, ids: &[u64]) -> Result<Reply, End> {
@@ -249,12 +223,11 @@ impl<'a> View<'a> {
         Ok(Reply::None)
     }
 
-    fn message(&mut self, data: &MessageData) -> Result<Reply, End> {
-        let channel = self.subscriptions.get(&data.subscription_id).and_then(|id| self.channels.get(id));
-        // Of a channel that has just gone.
-        let Some(channel) = channel else { return Ok(Reply::None) };
-        let content = text::message(&channel.encoding, &data.payload);
-        print(&format!("{} {} {content}", escape(&channel.topic), text::time(data.log_time_ns)))?;
+    fn message(&mut self, channel: u64, log_time_ns: u64, payload: &Bytes) -> Result<Reply, End> {
+        // Else of a channel that has just gone.
+        let Some(channel) = self.channels.get(&channel) else { return Ok(Reply::None) };
+        let content = text::message(&channel.encoding, payload);
+        print(&format!("{} {} {content}", escape(&channel.topic), text::time(log_time_ns)))?;
         if let Some(left) = &mut self.left {
             *left -= 1;
             if *left == 0 {

@@ -1,0 +1,93 @@
+//! How `--livekit` gets in: a token, or the key and secret to mint one with, from the environment or a file it names.
+//!
+//! Never from the command line, which everybody on the host can read.
+
+use std::time::Duration;
+
+use lanecast::ParticipantIdentity;
+use lanecast::room::livekit::mint_token;
+
+use crate::Failure;
+
+/// How long a minted token may be used to connect.
+const VALID: Duration = Duration::from_secs(600);
+
+/// Said by `--help`, and when something is missing.
+macro_rules! livekit_variables {
+    () => {
+        "LIVEKIT_TOKEN, or LIVEKIT_API_KEY and LIVEKIT_API_SECRET; with _FILE appended, the file that holds it. \
+         LIVEKIT_ROOM names the room [default: lanecast], LIVEKIT_IDENTITY who we are"
+    };
+}
+pub(crate) use livekit_variables;
+
+/// What a token is had from.
+#[derive(Clone)]
+pub(crate) enum Access {
+    Token(Secret),
+    Key { key: String, secret: Secret, room: String, identity: ParticipantIdentity },
+}
+
+/// A text that is told, or the name of a file that holds it, which is read each time it is needed.
+#[derive(Clone)]
+pub(crate) enum Secret {
+    Text(String),
+    File(String),
+}
+
+impl Access {
+    /// Reads the environment; `identity` is who we are unless it says otherwise.
+    pub(crate) fn of_environment(identity: &str) -> Result<Self, Failure> {
+        if let Some(token) = Secret::of_environment("LIVEKIT_TOKEN") {
+            return Ok(Self::Token(token));
+        }
+        let key = Secret::of_environment("LIVEKIT_API_KEY");
+        let (Some(key), Some(secret)) = (key, Secret::of_environment("LIVEKIT_API_SECRET")) else {
+            let say = "--livekit needs the environment to say how to get in";
+            return Err(Failure::new(format!("{say}: {}", livekit_variables!())));
+        };
+        let room = variable("LIVEKIT_ROOM").unwrap_or_else(|| "lanecast".to_owned());
+        let identity = variable("LIVEKIT_IDENTITY").unwrap_or_else(|| identity.to_owned());
+        let identity = identity.parse().map_err(|error| Failure::new(format!("LIVEKIT_IDENTITY: {error}")))?;
+        Ok(Self::Key { key: key.read().map_err(Failure::new)?, secret, room, identity })
+    }
+
+    /// Which room it is for, in words.
+    pub(crate) fn room(&self) -> String {
+        match self {
+            Self::Token(_) => "the token's room".to_owned(),
+            Self::Key { room, .. } => format!("room {room:?}"),
+        }
+    }
+
+    /// A token to connect with now.
+    pub(crate) fn token(&self) -> Result<String, String> {
+        match self {
+            Self::Token(token) => token.read(),
+            Self::Key { key, secret, room, identity } => {
+                mint_token(key, &secret.read()?, room, identity, VALID).map_err(|error| error.to_string())
+            }
+        }
+    }
+}
+
+impl Secret {
+    fn of_environment(name: &str) -> Option<Self> {
+        variable(name).map(Self::Text).or_else(|| variable(&format!("{name}_FILE")).map(Self::File))
+    }
+
+    fn read(&self) -> Result<String, String> {
+        match self {
+            Self::Text(text) => Ok(text.clone()),
+            Self::File(file) => match std::fs::read_to_string(file) {
+                Ok(text) => Ok(text.trim().to_owned()),
+                Err(error) => Err(format!("{file} can't be read: {error}")),
+            },
+        }
+    }
+}
+
+/// What the environment says, unless it is empty.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

@@ -1,0 +1,107 @@
+//! A device in a LiveKit room.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use lanecast::protocol::{ClientMessage, FrameKind, WireFormat};
+use lanecast::room::byte_stream::ByteStreamInbox;
+use livekit::data_stream::api::{ByteStreamWriter, StreamByteOptions, StreamError, StreamWriter};
+use livekit::id::ParticipantIdentity;
+use livekit::{Room, RoomEvent, RoomOptions};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::{End, PATIENCE, Wire};
+use crate::livekit::Access;
+
+/// The topic of the streams in either direction.
+const CONTROL: &str = "control";
+
+/// How long leaving the room may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+pub(super) struct LiveKit {
+    room: Room,
+    events: mpsc::UnboundedReceiver<RoomEvent>,
+    /// The latest stream that was opened to us: a fresh one follows when we have been reset.
+    inbox: Option<ByteStreamInbox>,
+    device: Option<ParticipantIdentity>,
+    control: Option<ByteStreamWriter>,
+}
+
+impl LiveKit {
+    pub(super) async fn connect(url: &str) -> Result<Self, End> {
+        let identity = format!("watch-{:08x}", fastrand::u32(..));
+        let access = Access::of_environment(&identity).map_err(End::Failed)?;
+        let token = access.token().map_err(End::failed)?;
+        let mut options = RoomOptions::default();
+        options.auto_subscribe = false;
+        match timeout(PATIENCE, Room::connect(url, &token, options)).await {
+            Ok(Ok((room, events))) => Ok(Self { room, events, inbox: None, device: None, control: None }),
+            Ok(Err(error)) => {
+                // A server repeats the token when it refuses it.
+                let said = error.to_string().replace(&token, "(the token)");
+                Err(End::failed(format!("can't connect to {url}: {said}")))
+            }
+            Err(_) => Err(End::failed(format!("{url} didn't answer for {} s", PATIENCE.as_secs()))),
+        }
+    }
+
+    fn on_event(&mut self, event: Option<RoomEvent>) -> Result<(), End> {
+        match event {
+            Some(RoomEvent::ByteStreamOpened { reader, topic, participant_identity }) if topic == CONTROL => {
+                if let Some(reader) = reader.take() {
+                    self.inbox = Some(ByteStreamInbox::new(reader));
+                    self.device = Some(participant_identity);
+                }
+                Ok(())
+            }
+            Some(RoomEvent::Disconnected { reason }) => {
+                Err(End::failed(format!("disconnected from the room: {}", reason.as_str_name())))
+            }
+            Some(_) => Ok(()),
+            None => Err(End::failed("the connection to the room ended")),
+        }
+    }
+
+    /// Our own stream to the device. It lasts through resets.
+    async fn control(&mut self) -> Result<&ByteStreamWriter, StreamError> {
+        if self.control.is_none() {
+            let device = self.device.clone().unwrap_or_else(|| "".into());
+            let options = StreamByteOptions::new_with_topic(CONTROL).with_destination_identity(device);
+            self.control = Some(self.room.local_participant().stream_bytes(options).await?);
+        }
+        Ok(self.control.as_ref().expect("it was just opened"))
+    }
+}
+
+impl Wire for LiveKit {
+    const FORMAT: WireFormat = WireFormat::V2;
+
+    async fn next(&mut self) -> Result<(FrameKind, Bytes), End> {
+        loop {
+            tokio::select! {
+                // A fresh stream first: what is left of the old one is void.
+                biased;
+                event = self.events.recv() => self.on_event(event)?,
+                Some(frame) = async { Some(self.inbox.as_mut()?.next().await) } => match frame {
+                    Some(frame) => return Ok((frame.kind(), frame.to_bytes())),
+                    None => self.inbox = None,
+                },
+            }
+        }
+    }
+
+    async fn send(&mut self, message: &ClientMessage) -> Result<(), End> {
+        let mut bytes = Vec::new();
+        message.encode().append_to_stream(&mut bytes);
+        let sent = async { self.control().await?.write(&bytes).await };
+        sent.await.map_err(|error| End::failed(format!("the device can't be asked: {error}")))
+    }
+
+    async fn close(self) {
+        // It is over either way.
+        let _ = timeout(FAREWELL, self.room.close()).await;
+    }
+}
