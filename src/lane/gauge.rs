@@ -1,7 +1,7 @@
 //! A shard's figures and switches.
 
 use super::account::Tally;
-use crate::sync::{AtomicBool, AtomicU64, AtomicUsize};
+use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// What others read of a shard, and how they steer it.
 #[derive(Debug)]
@@ -26,5 +26,16 @@ impl Gauge {
             stalled_until: AtomicU64::new(0),
             abort: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the uplink is stalled, and nobody is reset for it yet.
+    pub(super) fn is_waited_for(&self, now: u64) -> bool {
+        now < self.stalled_until.load(Ordering::Relaxed)
+    }
+
+    /// Whether the uplink has been stalled for longer than anybody is spared for.
+    pub(super) fn is_given_up(&self, now: u64) -> bool {
+        let until = self.stalled_until.load(Ordering::Relaxed);
+        until > 0 && until <= now
     }
 }

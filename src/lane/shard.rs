@@ -534,7 +534,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             return (false, false);
         }
         let timeout = u64::try_from(self.parts.write_timeout.as_millis()).unwrap_or(u64::MAX);
-        let paused = self.turn.now < self.parts.gauge.stalled_until.load(Ordering::Relaxed);
+        let paused = self.parts.gauge.is_waited_for(self.turn.now);
         let uplink = unless_given_up(&self.parts, self.turn.now);
         let mut stuck = Vec::new();
         let mut blocked = false;
@@ -583,9 +583,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
 
 /// The uplink that all share, unless it has been stalled for longer than anybody is spared for.
 fn unless_given_up<O: Owner<M>, M: Message>(parts: &Parts<O, M>, now: u64) -> Option<&Uplink> {
-    let uplink = parts.uplink.as_ref()?;
-    let until = parts.gauge.stalled_until.load(Ordering::Relaxed);
-    (until == 0 || now < until).then_some(uplink)
+    parts.uplink.as_ref().filter(|_| !parts.gauge.is_given_up(now))
 }
 
 fn note<O: Owner<M>, M: Message>(member: &mut Member<O, M>, slot: usize, turn: &mut Turn<M>) {
