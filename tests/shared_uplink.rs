@@ -393,3 +393,75 @@ async fn a_message_too_large_for_the_room_is_refused() {
     session.try_broadcast(vec![b'x'; 1000].into()).expect("it is no larger than the room carries");
     until(|| room.pipe.received("ada").len() == 1).await;
 }
+
+// 1. Half of ada's bound is taken by broadcasts: her shard reads no further. 2. Direct messages are sent to her: their place
+// is behind what isn't read. 3. The pipe flows, and what was read is delivered: nobody is blocked, half of the bound is
+// still taken, by what waits for the log. 4. The shard reads on.
+#[tokio::test(start_paused = true)]
+async fn a_shard_reads_on_when_nobody_is_blocked_any_more() {
+    let room = Shared::new();
+    let timeout = Duration::from_secs(1);
+    let session = room.session(|builder| builder.queue_capacity(16).log_capacity(64).write_timeout(timeout));
+    with_viewers(&room, &session, &["ada"]).await;
+    let ada = live(&session, "ada").await;
+    room.pipe.credit(Some(0));
+    let mut published = 0;
+    for _ in 0..20 {
+        published += fill(&session, published);
+        settle().await;
+    }
+    let mut direct = 0;
+    while ada.send(msg(format!("d{direct}"))).is_ok() {
+        direct += 1;
+        settle().await;
+    }
+    advance(Duration::from_secs(2)).await;
+    settle().await;
+    room.pipe.credit(None);
+    for _ in 0..10 {
+        settle().await;
+        advance(Duration::from_secs(1)).await;
+    }
+    settle().await;
+    assert_eq!(room.pipe.received("ada").len(), published + direct);
+    assert_eq!(session.stats().resets.total(), 0);
+}
+
+// 1. Ada has subscribed to a busy topic, bob hasn't. 2. The uplink takes nothing: their shard reads no further. 3. Direct
+// messages to bob, who has nothing under way, wait for their place: he isn't reset for it. 4. The pipe flows: he gets them.
+#[tokio::test(start_paused = true)]
+async fn who_waits_behind_somebody_else_isnt_reset() {
+    let room = Shared::new();
+    let session = room.session(|builder| builder.queue_capacity(16).log_capacity(64));
+    with_viewers(&room, &session, &["ada", "bob"]).await;
+    let (ada, bob) = (live(&session, "ada").await, live(&session, "bob").await);
+    let topic = lanecast::Topic::new();
+    ada.subscribe(&topic, lanecast::SubscriptionTag(1)).await;
+    room.pipe.credit(Some(0));
+    for _ in 0..200 {
+        let _ = session.try_broadcast_to(&topic, msg("t"));
+        settle().await;
+    }
+    let mut sent = 0;
+    let refused = loop {
+        match bob.send(msg(format!("d{sent}"))) {
+            Ok(()) => sent += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, SendError::UplinkFull(_)), "{refused:?}");
+    let waiting = tokio::spawn({
+        let bob = bob.clone();
+        async move { bob.send_waiting(msg("last")).await }
+    });
+    settle().await;
+    assert_eq!((session.stats().resets.total(), bob.end_reason()), (0, None));
+    room.pipe.credit(None);
+    for _ in 0..3 {
+        settle().await;
+        advance(Duration::from_secs(1)).await;
+    }
+    within(waiting).await.expect("it doesn't panic").expect("there is room again");
+    until(|| room.pipe.received("bob").len() == sent + 1).await;
+    assert_eq!(room.pipe.received("bob")[..sent], texts("d", sent));
+}

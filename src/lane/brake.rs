@@ -4,14 +4,25 @@ use slab::Slab;
 
 use super::Message;
 use super::member::{Member, Owner};
+use super::outbox::Port;
 use super::uplink::Uplink;
+use crate::sync::Ordering;
 
 /// Members whose bound is half taken, and whether they are waited for.
+///
+/// # Who learns of it
+/// While the log isn't read, direct messages to everybody wait for their place in it, and fill queues of participants
+/// who have nothing to do with the uplink. So senders look at the [port](Port::behind): it is set while the brake is on,
+/// and until the shard has read up to where the log stood when it came off.
 #[derive(Debug, Default)]
 pub(super) struct Brake {
     heavy: Vec<usize>,
     /// The log isn't read for now.
     pub(super) is_on: bool,
+    /// What the port says.
+    told: bool,
+    /// Where the log stood when it was last on.
+    tail: u64,
 }
 
 /// How much of the log may be read.
@@ -31,6 +42,21 @@ impl Brake {
             member.heavy = true;
             self.heavy.push(slot);
         }
+    }
+
+    /// Tells senders how things stand, with the shard at `position` and the log at `tail`. True if that is news.
+    pub(super) fn tell<M>(&mut self, port: &Port<M>, position: u64, tail: u64) -> bool {
+        if self.is_on {
+            self.tail = tail;
+        }
+        let behind = self.is_on || (self.told && position < self.tail);
+        let news = behind != self.told;
+        if news {
+            self.told = behind;
+            // Relaxed: who fills a queue in the same moment is as right to find it full.
+            port.behind.store(behind, Ordering::Relaxed);
+        }
+        news
     }
 
     /// Says how much may be read now. With `uplink` given up, or none, nobody is waited for.

@@ -26,6 +26,7 @@ pub(crate) mod shelf;
 pub(crate) mod signal;
 mod tick;
 pub(crate) mod topic;
+mod turn;
 pub(crate) mod uplink;
 
 use bytes::Bytes;

@@ -27,7 +27,7 @@ use super::bits::Bits;
 use super::control_queue::ControlQueue;
 use super::log::BroadcastLog;
 use super::signal::Signal;
-use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 /// What senders need of a shard.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(crate) struct Port<M> {
     pub(crate) mail: Bits,
     /// Members whose sink has woken them.
     pub(crate) ready: Bits,
+    /// The shard doesn't read the log because of an uplink that all share, or hasn't caught up since.
+    pub(crate) behind: AtomicBool,
     pub(crate) totals: Arc<Totals>,
 }
 
@@ -190,6 +192,11 @@ impl<M: Message> Outbox<M> {
         }
         self.port.signal.wake_after_fence();
         Ok(())
+    }
+
+    /// Whether its direct messages wait because its shard doesn't read the log.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.port.behind.load(Ordering::Relaxed)
     }
 
     /// Counts a direct message that was offered and lost: the one that made the participant overflow.

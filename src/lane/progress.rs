@@ -14,10 +14,10 @@ pub struct Progress(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     total: AtomicU64,
-    /// Of the last write into a shared [uplink](super::uplink), by that one's clock: when it began, 0 if none has or it
-    /// was given up; and when it ended, 0 while it is under way.
-    began: AtomicU64,
-    ended: AtomicU64,
+    /// The last write into a shared [uplink](super::uplink), by that one's clock: twice the time at which it began, or if
+    /// it has ended that at which it did, and one; 0 if none has begun or it was given up. One word, so that nobody sees
+    /// half of a change.
+    last_write: AtomicU64,
 }
 
 /// How a participant's last write into a shared uplink stands.
@@ -30,7 +30,7 @@ pub(super) enum LastWrite {
 
 impl Default for Inner {
     fn default() -> Self {
-        Self { total: AtomicU64::new(0), began: AtomicU64::new(0), ended: AtomicU64::new(0) }
+        Self { total: AtomicU64::new(0), last_write: AtomicU64::new(0) }
     }
 }
 
@@ -46,23 +46,22 @@ impl Progress {
     }
 
     pub(super) fn begin(&self, now: u64) {
-        self.0.ended.store(0, Ordering::Relaxed);
-        self.0.began.store(now, Ordering::Relaxed);
+        self.0.last_write.store(now << 1, Ordering::Relaxed);
     }
 
     pub(super) fn end(&self, now: u64) {
-        self.0.ended.store(now, Ordering::Relaxed);
+        self.0.last_write.store(now << 1 | 1, Ordering::Relaxed);
     }
 
     pub(super) fn give_up(&self) {
-        self.0.began.store(0, Ordering::Relaxed);
+        self.0.last_write.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn last_write(&self) -> LastWrite {
-        match (self.0.began.load(Ordering::Relaxed), self.0.ended.load(Ordering::Relaxed)) {
-            (0, _) => LastWrite::None,
-            (since, 0) => LastWrite::UnderWay { since },
-            (_, at) => LastWrite::Ended { at },
+        match self.0.last_write.load(Ordering::Relaxed) {
+            0 => LastWrite::None,
+            word if word & 1 == 0 => LastWrite::UnderWay { since: word >> 1 },
+            word => LastWrite::Ended { at: word >> 1 },
         }
     }
 }

@@ -59,7 +59,8 @@ use super::roster::{Roster, Subscribed, Unsubscribed};
 use super::shelf::{Shelf, TurnEntry};
 use super::tick::Tick;
 use super::topic::Audience;
-use super::uplink::Uplink;
+use super::turn::Turn;
+use super::uplink::{CLEARLY, Uplink};
 use crate::sync::Ordering;
 
 /// How many members a shard has room for.
@@ -116,19 +117,6 @@ pub(crate) struct FlushShard<O: Owner<M>, M: Message> {
     tick: Tick,
 }
 
-/// A turn under way.
-struct Turn<M> {
-    number: u64,
-    open: bool,
-    sealed: bool,
-    entries: Vec<TurnEntry<M>>,
-    to_all: Vec<u32>,
-    noted: Vec<usize>,
-    cursor: usize,
-    now: u64,
-    sum: Sum,
-}
-
 enum Step {
     Yield,
     Done,
@@ -143,23 +131,13 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             shelf: Shelf::new(),
             position: 0,
             deferred: VecDeque::new(),
-            turn: Turn {
-                number: 0,
-                open: false,
-                sealed: false,
-                entries: Vec::new(),
-                to_all: Vec::new(),
-                noted: Vec::new(),
-                cursor: 0,
-                now: 0,
-                sum: Sum::default(),
-            },
+            turn: Turn::new(),
             again: Vec::new(),
             lagging: Vec::new(),
             brake: Brake::default(),
             unyielded: Load::default(),
             draining: false,
-            tick: Tick::for_timeout(parts.write_timeout),
+            tick: Tick::for_timeout(parts.write_timeout, parts.uplink.as_ref().map_or(Duration::MAX, |_| CLEARLY)),
             parts,
         }
     }
@@ -234,12 +212,12 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         port.ready.take(self.extent, |slot| {
             if let Some(member) = self.members.get_mut(slot) {
                 member.unblock();
-                note(member, slot, &mut self.turn);
+                self.turn.note(member, slot);
             }
         });
         for slot in std::mem::take(&mut self.again) {
             if let Some(member) = self.members.get_mut(slot) {
-                note(member, slot, &mut self.turn);
+                self.turn.note(member, slot);
             }
         }
         let (ticked, found) = self.poll_tick(cx);
@@ -252,6 +230,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             Reading::Trickle if ticked => until.min(self.position + 1),
             Reading::Trickle | Reading::Nothing => self.position,
         };
+        self.tell_senders(false);
         let end = tail.position().min(until).min(self.position + u64::from(self.parts.quota.messages));
         let start = self.position;
         let mut read = Load::default();
@@ -265,7 +244,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             for slot in std::mem::take(&mut self.lagging) {
                 if let Some(member) = self.members.get_mut(slot) {
                     member.lagging = false;
-                    note(member, slot, &mut self.turn);
+                    self.turn.note(member, slot);
                 }
             }
             work = true;
@@ -300,7 +279,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             return;
         }
         member.collect_mail();
-        note(member, slot, &mut self.turn);
+        self.turn.note(member, slot);
     }
 
     /// Reads the entry at the position, if it is filled, and notes whom it is for. Says how long it is; one that is for
@@ -320,7 +299,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                     let slot = seat.slot as usize;
                     let member = self.members.get_mut(slot).expect("who leaves gives up its seats");
                     member.inbox.push(index, seat.tag);
-                    note(member, slot, &mut self.turn);
+                    self.turn.note(member, slot);
                 }
             }
         }
@@ -393,9 +372,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.turn.to_all.clear();
         self.shelf.end_turn(self.turn.entries.drain(..));
         self.publish_sum();
-        if let Some(uplink) = &self.parts.uplink {
-            uplink.note_room();
-        }
+        self.tell_senders(true);
         while self.deferred.front().is_some_and(|(mark, _)| *mark <= self.position) {
             match self.deferred.pop_front() {
                 Some((_, Deferred::Admit(admission))) => self.admit(admission),
@@ -409,6 +386,15 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             for slot in 0..self.extent {
                 self.drain(slot);
             }
+        }
+    }
+
+    /// Has those who wait to send directly look again, if something may have been delivered or the shard has caught up.
+    fn tell_senders(&mut self, delivered: bool) {
+        let Some(uplink) = &self.parts.uplink else { return };
+        let port = &self.parts.port;
+        if self.brake.tell(port, self.position, port.log.tail().position()) || delivered {
+            uplink.note_room();
         }
     }
 
@@ -584,13 +570,6 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
 /// The uplink that all share, unless it has been stalled for longer than anybody is spared for.
 fn unless_given_up<O: Owner<M>, M: Message>(parts: &Parts<O, M>, now: u64) -> Option<&Uplink> {
     parts.uplink.as_ref().filter(|_| !parts.gauge.is_given_up(now))
-}
-
-fn note<O: Owner<M>, M: Message>(member: &mut Member<O, M>, slot: usize, turn: &mut Turn<M>) {
-    if member.noted != turn.number {
-        member.noted = turn.number;
-        turn.noted.push(slot);
-    }
 }
 
 /// Milliseconds since `epoch`.

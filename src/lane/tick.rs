@@ -19,9 +19,9 @@ pub(super) struct Tick {
 
 impl Tick {
     /// Fine enough for a time-out: a sixteenth of it, so that it is noticed at most that much late, and a look costs
-    /// little.
-    pub(super) fn for_timeout(timeout: Duration) -> Self {
-        let period = (timeout / 16).clamp(Duration::from_millis(1), LONGEST);
+    /// little; and at least every `span`.
+    pub(super) fn for_timeout(timeout: Duration, span: Duration) -> Self {
+        let period = (timeout / 16).min(span).clamp(Duration::from_millis(1), LONGEST);
         Self { sleep: Box::pin(sleep_until(Instant::now())), armed: false, period }
     }
 

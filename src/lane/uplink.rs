@@ -32,7 +32,8 @@ use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
 /// How much later a write must have begun to have passed another one by ending. Far longer than it takes a shard to
 /// notice that a write has ended, however busy the machine; far shorter than a write time-out.
-const CLEARLY: Duration = Duration::from_millis(250);
+pub(super) const CLEARLY: Duration = Duration::from_millis(CLEARLY_MS);
+const CLEARLY_MS: u64 = 250;
 
 /// An uplink that the sinks of a room share; the room says so by [`Room::uplink`](crate::room::Room::uplink). Clones
 /// are the same uplink.
@@ -149,14 +150,18 @@ impl Uplink {
     }
 
     /// Whether a write of the participant's is under way that wasn't passed: what waits for it waits for the uplink.
-    ///
-    /// So it says for a while after that write has ended as well: its shard has to notice before there is room.
-    pub(crate) fn holds(&self, progress: &Progress) -> bool {
-        let clearly = CLEARLY.as_millis() as u64;
+    pub(super) fn holds(&self, progress: &Progress) -> bool {
         match progress.last_write() {
-            LastWrite::None => false,
-            LastWrite::UnderWay { since } => self.0.passed.load(Ordering::Relaxed) < since + clearly,
-            LastWrite::Ended { at } => self.now() < at + clearly,
+            LastWrite::UnderWay { since } => self.0.passed.load(Ordering::Relaxed) < since + CLEARLY_MS,
+            LastWrite::None | LastWrite::Ended { .. } => false,
+        }
+    }
+
+    /// The same for who can't see when its shard has made room of a write that has ended: a while longer.
+    pub(crate) fn has_held(&self, progress: &Progress) -> bool {
+        match progress.last_write() {
+            LastWrite::Ended { at } => self.now() < at + CLEARLY_MS,
+            LastWrite::None | LastWrite::UnderWay { .. } => self.holds(progress),
         }
     }
 }

@@ -252,9 +252,10 @@ impl<M: Message> Participant<M> {
         }
     }
 
-    /// Whether what waits for it waits for the uplink that all share.
+    /// Whether what waits for it waits for the uplink that all share: itself, or its shard for somebody else.
     fn is_held_up(&self) -> bool {
-        self.0.home.uplink.as_ref().is_some_and(|(uplink, progress)| uplink.holds(progress))
+        let uplink = self.0.home.uplink.as_ref();
+        uplink.is_some_and(|(uplink, progress)| self.0.outbox.is_behind() || uplink.has_held(progress))
     }
 
     fn note_closed(&self) {

@@ -58,6 +58,9 @@ struct UnderWay {
     sid: ParticipantSid,
     joined_at: u64,
     cancel: AbortHandle,
+    /// The connection was gone before the join was known to be done: what it came to is void, even if the room has a
+    /// connection of the same name again.
+    gone: bool,
     /// A newer connection, to be joined once this join has ended.
     next: Option<Presence>,
 }
@@ -168,6 +171,7 @@ impl<R: Room> EventLoop<R> {
         if let Some(under_way) = self.under_way.get_mut(identity) {
             under_way.next.take_if(|next| next.sid == *sid);
             if under_way.sid == *sid {
+                under_way.gone = true;
                 under_way.cancel.abort();
             }
         }
@@ -238,7 +242,7 @@ impl<R: Room> EventLoop<R> {
         let cancel = self.joins.spawn(join.run());
         self.identities.insert(cancel.id(), identity.clone());
         let (sid, joined_at) = (presence.sid.clone(), presence.joined_at);
-        self.under_way.insert(identity, UnderWay { sid, joined_at, cancel, next: None });
+        self.under_way.insert(identity, UnderWay { sid, joined_at, cancel, gone: false, next: None });
     }
 
     fn on_joined(&mut self, id: Id, joined: Joined<R>) {
@@ -250,7 +254,7 @@ impl<R: Room> EventLoop<R> {
             self.session.note_joined(registered);
             participant.note_told();
             // The disconnect may have come while the stream opened, when there was nothing to be removed.
-            let now = self.session.room.present(&identity);
+            let now = self.session.room.present(&identity).filter(|_| !under_way.gone);
             if now.as_ref().is_none_or(|now| now.sid != *participant.sid()) {
                 let reason = if now.is_none() { EndReason::Disconnected } else { EndReason::Replaced };
                 self.dismiss(participant, reason);

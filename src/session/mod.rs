@@ -148,6 +148,7 @@ fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
             signal,
             mail: Bits::new(SHARD_CAPACITY),
             ready: Bits::new(SHARD_CAPACITY),
+            behind: AtomicBool::new(false),
             totals: Arc::clone(&totals),
         });
         let gauge = Arc::new(Gauge::new());

@@ -21,6 +21,7 @@ use super::bits::Bits;
 use super::log::BroadcastLog;
 use super::outbox::Port;
 use super::signal::Signal;
+use crate::sync::AtomicBool;
 use crate::sync::kit::block_on;
 
 /// A message that is nothing but its name.
@@ -41,6 +42,7 @@ fn port(capacity: usize) -> Arc<Port<Note>> {
         signal,
         mail: Bits::new(1),
         ready: Bits::new(1),
+        behind: AtomicBool::new(false),
         totals: Arc::new(Totals::new()),
     })
 }
