@@ -380,6 +380,7 @@ async fn a_stream_carries_no_more_than_it_may() {
     sink.send(one.clone()).await.expect("it fits");
     let refused = sink.send(Frame::binary(Bytes::new())).await;
     assert!(matches!(refused, Err(ByteStreamSinkError::Exhausted { bytes: 100 })));
+    assert!(sink.send(Frame::binary(Bytes::new())).await.is_err(), "behind a hole nothing follows");
     sink.abandon("used up").await;
     let (bytes, end) = read(reader).await;
     assert_eq!(bytes, wire([&one, &one]));

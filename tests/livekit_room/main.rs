@@ -8,5 +8,6 @@ mod faults;
 mod kit;
 mod others;
 mod protocol;
+mod reconnect;
 mod rigged;
 mod uplink;

@@ -139,12 +139,11 @@ async fn a_wrong_token_is_an_error_that_says_so() {
     let wrong = Server { secret: "of another server, and long enough for it".to_owned(), ..server.clone() };
     let identity = "device".parse().expect("well-formed");
     let (room, options) = (&server.room, LiveKitOptions::default());
-    let expired = lanecast::room::livekit::mint_token(&server.key, &server.secret, room, &identity, Duration::ZERO);
-    let tokens = [wrong.token("device"), "nonsense".to_owned(), expired.expect("the key isn't empty")];
-    for token in tokens.iter().take(2) {
+    for token in [wrong.token("device"), "nonsense".to_owned(), String::new()].iter() {
         let refused = within(LiveKitRoom::connect(&server.url, token, options.clone())).await.expect_err("it is wrong");
         assert!(matches!(refused, LiveKitError::Unauthorized(_)), "{refused}");
-        assert!(refused.to_string().contains("token") && !refused.to_string().contains(&**token), "{refused}");
+        assert!(refused.to_string().contains("token"), "{refused}");
+        assert!(token.is_empty() || !refused.to_string().contains(&**token), "{refused}");
     }
     assert!(lanecast::room::livekit::mint_token("", "", room, &identity, HOUR).is_err());
     let token = server.token("device");

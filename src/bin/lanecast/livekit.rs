@@ -78,8 +78,9 @@ impl Secret {
 
     fn read(&self) -> Result<String, String> {
         match self {
-            Self::Text(text) => Ok(text.clone()),
+            Self::Text(text) => Ok(text.trim().to_owned()),
             Self::File(file) => match std::fs::read_to_string(file) {
+                Ok(text) if text.trim().is_empty() => Err(format!("{file} is empty")),
                 Ok(text) => Ok(text.trim().to_owned()),
                 Err(error) => Err(format!("{file} can't be read: {error}")),
             },

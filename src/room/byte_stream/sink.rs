@@ -55,7 +55,7 @@ pub struct ByteStreamSink {
     progress: Progress,
 }
 
-/// `Idle → Writing → Idle`, and from either to `Failed` or, by closing, to `Closed`.
+/// `Idle → Writing → Idle`, from either to `Failed` or, by closing, to `Closed`, and from `Idle` to `Spent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Idle,
@@ -63,7 +63,10 @@ enum Stage {
     Writing,
     /// The same, and it is the end of the stream.
     Closing,
+    /// A write has failed: not even the end can be told.
     Failed,
+    /// A frame was refused: nothing more is written but the end.
+    Spent,
     Closed,
 }
 
@@ -158,9 +161,7 @@ impl ByteStreamSink {
     }
 
     fn fail(&mut self, error: ByteStreamSinkError) -> ByteStreamSinkError {
-        if matches!(error, ByteStreamSinkError::Write(_)) {
-            self.stage = Stage::Failed;
-        }
+        self.stage = if matches!(error, ByteStreamSinkError::Write(_)) { Stage::Failed } else { Stage::Spent };
         error
     }
 
@@ -184,7 +185,7 @@ impl ByteStreamSink {
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ByteStreamSinkError>> {
         match self.stage {
             Stage::Idle => return Poll::Ready(Ok(())),
-            Stage::Failed | Stage::Closed => return Poll::Ready(Err(ByteStreamSinkError::Ended)),
+            Stage::Failed | Stage::Spent | Stage::Closed => return Poll::Ready(Err(ByteStreamSinkError::Ended)),
             Stage::Writing | Stage::Closing => {}
         }
         let write = self.write.as_mut().expect("a write is under way");
@@ -263,7 +264,7 @@ impl Sink<Frame> for ByteStreamSink {
         match self.stage {
             Stage::Closed => return Poll::Ready(Ok(())),
             Stage::Closing => return self.poll_write(cx),
-            Stage::Idle | Stage::Writing | Stage::Failed => {}
+            Stage::Idle | Stage::Writing | Stage::Failed | Stage::Spent => {}
         }
         ready!(self.as_mut().poll_flush(cx))?;
         if let Some(writer) = self.writer.clone() {

@@ -8,7 +8,9 @@ use livekit::participant::{ParticipantKind, ParticipantState};
 use livekit::prelude::{Participant, RemoteParticipant};
 use livekit::{DisconnectReason, RoomEvent as SdkEvent};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
+use super::error::LiveKitError;
 use super::link::{self, Link};
 use super::watch::Watch;
 use super::{CONTROL, Connection, Shared};
@@ -25,21 +27,20 @@ pub(super) struct Driver {
     early: HashMap<ParticipantSid, ByteStreamReader>,
     /// The SDK reconnects.
     resuming: bool,
-    /// The watch has found nothing moving.
-    quiet: bool,
-    told_stalled: bool,
+    /// Since when the watch has found nothing moving.
+    quiet: Option<Instant>,
 }
 
 /// Why a connection isn't served any more.
 pub(super) enum Ended {
     /// The room was closed, or let go of.
     Stopped,
-    Disconnected(DisconnectReason),
+    Lost(LiveKitError),
 }
 
 impl Driver {
     pub(super) fn new(shared: Arc<Shared>, events: mpsc::Sender<RoomEvent<ByteStreamInbox>>) -> Self {
-        Self { shared, events, early: HashMap::new(), resuming: false, quiet: false, told_stalled: false }
+        Self { shared, events, early: HashMap::new(), resuming: false, quiet: None }
     }
 
     /// Makes a fresh connection the room's. Says who is there already: for them no event comes.
@@ -62,18 +63,22 @@ impl Driver {
     pub(super) async fn serve(&mut self, link: &mut Link) -> Ended {
         let mut watch = Watch::start(Arc::clone(&self.shared), Arc::clone(&link.room));
         let stop = self.shared.stop.clone();
+        let lost_after = self.shared.options.lost_after;
         loop {
             let event = tokio::select! {
                 () = stop.cancelled() => return Ended::Stopped,
                 quiet = watch.changed() => {
-                    self.quiet = quiet;
+                    self.quiet = quiet.then(Instant::now);
                     self.tell_uplink().await;
                     continue;
                 }
+                // The SDK sees to it itself while it reconnects.
+                () = sleep_until(self.quiet.unwrap_or_else(Instant::now) + lost_after),
+                    if self.quiet.is_some() && !self.resuming => return Ended::Lost(LiveKitError::Stalled(lost_after)),
                 event = link.events.recv() => event.unwrap_or(SdkEvent::Disconnected { reason: DisconnectReason::UnknownReason }),
             };
             match event {
-                SdkEvent::Disconnected { reason } => return Ended::Disconnected(reason),
+                SdkEvent::Disconnected { reason } => return Ended::Lost(LiveKitError::Disconnected { reason }),
                 SdkEvent::Reconnecting => {
                     tracing::info!("the SDK reconnects");
                     self.resuming = true;
@@ -84,7 +89,7 @@ impl Driver {
                     tracing::info!("the SDK has reconnected");
                     // What the old watch wrote may have been lost with the connection.
                     watch = Watch::start(Arc::clone(&self.shared), Arc::clone(&link.room));
-                    (self.resuming, self.quiet) = (false, false);
+                    (self.resuming, self.quiet) = (false, None);
                     self.shared.connection.send_replace(Connection::Up);
                     self.tell_uplink().await;
                 }
@@ -165,7 +170,7 @@ impl Driver {
         for (identity, presence) in present {
             self.emit(RoomEvent::Disconnected { identity, sid: presence.sid }).await;
         }
-        (self.resuming, self.quiet) = (false, false);
+        (self.resuming, self.quiet) = (false, None);
         self.tell_uplink().await;
         if let LostFor::Good(closed) = error {
             self.emit(RoomEvent::Closed(closed)).await;
@@ -173,9 +178,8 @@ impl Driver {
     }
 
     async fn tell_uplink(&mut self) {
-        let stalled = self.resuming || self.quiet;
-        if stalled != self.told_stalled {
-            self.told_stalled = stalled;
+        let stalled = self.resuming || self.quiet.is_some();
+        if self.shared.stalled.send_replace(stalled) != stalled {
             self.emit(if stalled { RoomEvent::UplinkStalled } else { RoomEvent::UplinkFlowing }).await;
         }
     }
@@ -190,7 +194,6 @@ impl Driver {
 
     /// Leaves the room, within the time that may take.
     pub(super) async fn leave(&self, link: &Link) {
-        self.shared.link.store(None);
         link::leave(Arc::clone(&link.room), &self.shared.options).await;
     }
 }

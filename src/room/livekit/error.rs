@@ -24,6 +24,9 @@ pub enum LiveKitError {
     /// There was no token to connect with.
     #[error("no token to connect with: {0}")]
     Token(#[source] Box<dyn Error + Send + Sync>),
+    /// The uplink took nothing for [too long](super::LiveKitOptions::lost_after): the connection was given up.
+    #[error("the uplink took nothing for {0:?}: the connection was given up")]
+    Stalled(Duration),
     /// The connection was lost, and the SDK has given up resuming it.
     #[error("disconnected from the room: {}", words(*.reason))]
     Disconnected {
@@ -35,6 +38,7 @@ pub enum LiveKitError {
 impl LiveKitError {
     /// What the SDK says, without the token, which the server repeats in its answer.
     pub(super) fn of_connect(error: &RoomError, token: &str) -> Self {
+        debug_assert!(!token.is_empty(), "whoever connects has looked");
         let scrubbed = |said: &str| said.trim().replace(token, "(the token)");
         match error {
             RoomError::Engine(EngineError::Signal(SignalError::Client(status, said)))
@@ -55,13 +59,13 @@ impl LiveKitError {
     }
 }
 
-/// Whether connecting again would only do harm: it would drive somebody out who is meant to be there, or defy the one who
-/// sent us away.
-pub(super) fn is_final(reason: DisconnectReason) -> bool {
-    matches!(
-        reason,
-        DisconnectReason::DuplicateIdentity | DisconnectReason::ParticipantRemoved | DisconnectReason::RoomDeleted
-    )
+impl LiveKitError {
+    /// Whether connecting again would only do harm: it would drive somebody out who is meant to be there, or defy the one
+    /// who sent us away.
+    pub(super) fn is_final(&self) -> bool {
+        use DisconnectReason::{DuplicateIdentity, ParticipantRemoved, RoomDeleted};
+        matches!(self, Self::Disconnected { reason: DuplicateIdentity | ParticipantRemoved | RoomDeleted })
+    }
 }
 
 fn words(reason: DisconnectReason) -> &'static str {

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use livekit::data_stream::api::{ByteStreamWriter, StreamByteOptions, StreamResult};
+use livekit::data_stream::api::{ByteStreamWriter, StreamByteOptions, StreamError, StreamResult, StreamWriter};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::CONTROL;
 use super::error::LiveKitError;
 use super::options::LiveKitOptions;
+use crate::ids::ParticipantIdentity;
+use crate::lane::Uplink;
 
 /// The topic of the stream that the room keeps to itself.
 const PROBE: &str = "lanecast.probe";
@@ -21,6 +24,9 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) async fn connect(url: &str, token: &str, options: &LiveKitOptions) -> Result<Self, LiveKitError> {
+        if token.trim().is_empty() {
+            return Err(LiveKitError::Unauthorized("it is empty".to_owned()));
+        }
         let mut sdk = livekit::RoomOptions::default();
         sdk.auto_subscribe = false;
         if let Some(configure) = &options.configure {
@@ -38,6 +44,31 @@ impl Link {
 pub(super) async fn open_probe(room: &livekit::Room) -> StreamResult<ByteStreamWriter> {
     let us = room.local_participant();
     us.stream_bytes(StreamByteOptions::new_with_topic(PROBE).with_destination_identity(us.identity())).await
+}
+
+/// Opens the stream to a participant, in a task of its own: what asks for it may lie in the SDK already when whoever waits
+/// for it gives up, and then the stream has to be ended all the same, or its reader waits for ever.
+pub(super) async fn open_control(
+    room: Arc<livekit::Room>,
+    to: &ParticipantIdentity,
+    uplink: Uplink,
+) -> StreamResult<ByteStreamWriter> {
+    let options = StreamByteOptions::new_with_topic(CONTROL).with_destination_identity(to.as_str());
+    let (hand_over, opened) = oneshot::channel();
+    tokio::spawn(async move {
+        // It travels as chunks do.
+        let travelling = uplink.probe();
+        let writer = room.local_participant().stream_bytes(options).await;
+        if writer.is_ok() {
+            travelling.done();
+        }
+        if let Err(Ok(writer)) = hand_over.send(writer)
+            && let Err(error) = writer.close_with_reason("superseded").await
+        {
+            tracing::debug!(%error, "the end of a stream could not be told");
+        }
+    });
+    opened.await.unwrap_or(Err(StreamError::Internal))
 }
 
 /// Leaves the room, and waits for the SDK no longer than it may take.

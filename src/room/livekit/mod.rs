@@ -35,7 +35,7 @@
 //! viewer rejoins, and starts afresh. A viewer that has pinged and falls silent is
 //! [reported](crate::SessionEvent::Unresponsive).
 //!
-//! A server whose `rtc.datachannel_slow_threshold` is set drops chunks for a viewer that reads slower than that. The
+//! A server whose `rtc.datachannel_slow_threshold` or `rtc.data_channel_max_buffered_amount` is set drops chunks for a viewer that reads slower than that. The
 //! viewer's SDK notices that a chunk is missing, and ends the stream with an error; we learn nothing of it. It has to
 //! rejoin, which starts it afresh.
 //!
@@ -43,8 +43,8 @@
 //! | what happens | so |
 //! |---|---|
 //! | the SDK reconnects and resumes | the uplink is stalled until then; the streams go on |
-//! | it reconnects afresh | every participant leaves and comes back |
-//! | the connection is lost for good | [connected](LiveKitRoom::connect) once, the session ends with [`LiveKitError::Disconnected`]; [supervised](LiveKitRoom::supervised), every participant leaves and the room connects again |
+//! | it reconnects afresh | every participant leaves and comes back, and has to open a fresh stream to us as well: what it writes to the old one comes nowhere |
+//! | the connection is lost for good, or takes nothing for [too long](LiveKitOptions::lost_after) | [connected](LiveKitRoom::connect) once, the session ends with [`LiveKitError::Disconnected`]; [supervised](LiveKitRoom::supervised), every participant leaves and the room connects again |
 //! | somebody else uses our identity, the server removes us | the session ends in either case |
 //!
 //! # Limits
@@ -69,7 +69,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use futures_core::Stream;
-use livekit::data_stream::api::StreamByteOptions;
 use tokio::sync::{mpsc, watch as state};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -135,6 +134,8 @@ struct Shared {
     link: ArcSwapOption<livekit::Room>,
     listener: Mutex<Option<mpsc::Receiver<RoomEvent<ByteStreamInbox>>>>,
     connection: state::Sender<Connection>,
+    /// What the session was told of the uplink.
+    stalled: state::Sender<bool>,
     stop: CancellationToken,
     stopped: CancellationToken,
 }
@@ -184,6 +185,7 @@ impl LiveKitRoom {
             link: ArcSwapOption::empty(),
             listener: Mutex::new(Some(listener)),
             connection: state::Sender::new(Connection::Up),
+            stalled: state::Sender::new(false),
             stop: stop.clone(),
             stopped: CancellationToken::new(),
         });
@@ -253,15 +255,14 @@ impl Room for LiveKitRoom {
 
     async fn open(&self, to: &Presence, progress: Progress) -> Result<ByteStreamSink, OpenError> {
         let shared = &self.0.shared;
-        let link = shared.link.load_full().ok_or(OpenError::NotPresent)?;
+        // What asks for a stream waits in the SDK without bound.
+        let flowing = shared.stalled.subscribe().wait_for(|stalled| !stalled).await.is_ok();
+        let link = shared.link.load_full().filter(|_| flowing).ok_or(OpenError::NotPresent)?;
         if !shared.is_present(to) {
             return Err(OpenError::NotPresent);
         }
-        let options = StreamByteOptions::new_with_topic(CONTROL).with_destination_identity(to.identity.as_str());
-        // What opens a stream travels as its chunks do.
-        let travelling = shared.uplink.probe();
-        let writer = link.local_participant().stream_bytes(options).await.map_err(OpenError::transport)?;
-        travelling.done();
+        let opening = link::open_control(link, &to.identity, shared.uplink.clone());
+        let writer = opening.await.map_err(OpenError::transport)?;
         let limits = StreamLimits { bytes: shared.options.stream_bytes };
         let sink = ByteStreamSink::new(writer, shared.uplink.clone(), progress, limits);
         // A stream goes to an identity, not to a connection: it may have reached a newer one.

@@ -12,6 +12,7 @@ pub struct LiveKitOptions {
     pub(super) connect_timeout: Duration,
     pub(super) close_timeout: Duration,
     pub(super) stall_after: Duration,
+    pub(super) lost_after: Duration,
     pub(super) stream_bytes: u64,
     pub(super) configure: Option<Configure>,
 }
@@ -22,6 +23,7 @@ impl Default for LiveKitOptions {
             connect_timeout: Duration::from_secs(15),
             close_timeout: Duration::from_secs(5),
             stall_after: Duration::from_secs(1),
+            lost_after: Duration::from_secs(30),
             stream_bytes: 4_000_000_000,
             configure: None,
         }
@@ -51,6 +53,15 @@ impl LiveKitOptions {
         self
     }
 
+    /// After how long of a stall the connection counts as lost. Default 30 s, as long as a session has
+    /// [patience](crate::SessionBuilder::uplink_patience). The SDK notices by itself that a connection is dead, but not
+    /// while more waits in its data channel than that takes: then it waits for ever.
+    #[must_use]
+    pub fn lost_after(mut self, stalled: Duration) -> Self {
+        self.lost_after = stalled;
+        self
+    }
+
     /// How many bytes a stream carries before its participant is reset and gets a fresh one. Default 4 GB: readers of the
     /// official SDK give up a stream above 5 GB.
     #[must_use]
@@ -74,6 +85,7 @@ impl fmt::Debug for LiveKitOptions {
             .field("connect_timeout", &self.connect_timeout)
             .field("close_timeout", &self.close_timeout)
             .field("stall_after", &self.stall_after)
+            .field("lost_after", &self.lost_after)
             .field("stream_bytes", &self.stream_bytes)
             .finish_non_exhaustive()
     }

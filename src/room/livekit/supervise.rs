@@ -10,15 +10,15 @@ use tokio::time::{Instant, sleep};
 
 use super::Connection;
 use super::driver::{Driver, Ended, LostFor};
-use super::error::{LiveKitError, is_final};
+use super::error::LiveKitError;
 use super::link::Link;
 use super::options::LiveKitOptions;
 use crate::room::RoomClosed;
 
-/// The wait before the second attempt to connect again; the first follows after half of it, at most.
+/// The first wait, less up to half of it at random.
 const FIRST: Duration = Duration::from_millis(500);
 
-/// A connection that lasted this long was a good one: the waits begin anew.
+/// The longest wait. After a connection that lasted as long the waits begin anew.
 const LONGEST: Duration = Duration::from_secs(30);
 
 type Token = Pin<Box<dyn Future<Output = Result<String, Box<dyn Error + Send + Sync>>> + Send>>;
@@ -56,25 +56,25 @@ pub(super) async fn run(mut driver: Driver, mut link: Link, tokens: Option<Token
     let mut attempts = 0;
     loop {
         let since = Instant::now();
-        let reason = match driver.serve(&mut link).await {
+        let lost = match driver.serve(&mut link).await {
             Ended::Stopped => {
                 driver.leave(&link).await;
                 break;
             }
-            Ended::Disconnected(reason) => reason,
+            Ended::Lost(error) => error,
         };
-        tracing::warn!(?reason, "disconnected from the room");
-        driver.leave(&link).await;
-        let Some(tokens) = tokens.as_ref().filter(|_| !is_final(reason)) else {
-            driver.lose_all(LostFor::Good(RoomClosed::new(LiveKitError::Disconnected { reason }))).await;
+        tracing::warn!(error = %lost, "the room is lost");
+        let Some(tokens) = tokens.as_ref().filter(|_| !lost.is_final()) else {
+            driver.lose_all(LostFor::Good(RoomClosed::new(lost))).await;
+            driver.leave(&link).await;
             break;
         };
         if since.elapsed() > LONGEST {
             attempts = 0;
         }
-        let lost = Arc::new(LiveKitError::Disconnected { reason });
-        shared.connection.send_replace(Connection::Down { attempts, error: lost });
+        shared.connection.send_replace(Connection::Down { attempts, error: Arc::new(lost) });
         driver.lose_all(LostFor::Now).await;
+        driver.leave(&link).await;
         let again = async {
             loop {
                 sleep(delay(attempts)).await;
@@ -94,6 +94,7 @@ pub(super) async fn run(mut driver: Driver, mut link: Link, tokens: Option<Token
         let here = driver.take_over(&link);
         driver.announce(here).await;
     }
+    shared.link.store(None);
     shared.connection.send_replace(Connection::Closed);
 }
 

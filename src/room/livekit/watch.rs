@@ -2,18 +2,20 @@
 //!
 //! Writes that don't end may be the uplink's fault or one stream's own. With several participants the room writes a byte
 //! to its own stream when nothing else moves: that goes the same way, behind everything that waits. If it arrives, what
-//! still waits is stuck by itself; if it doesn't, nothing does. With one participant a stall counts as the uplink's.
+//! still waits is stuck by itself, and the uplink moves. With one participant a stall counts as the uplink's.
 
-use std::pin::pin;
-use std::sync::Arc;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use livekit::data_stream::api::StreamWriter;
+use livekit::data_stream::api::{ByteStreamWriter, StreamResult, StreamWriter};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Shared, link};
+use crate::lane::Uplink;
 
 /// With nothing moving for as long, the room lets something travel.
 const PROBE_AFTER: Duration = Duration::from_millis(250);
@@ -27,54 +29,201 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn start(shared: Arc<Shared>, room: Arc<livekit::Room>) -> Self {
         let (tell, stalled) = watch::channel(false);
-        let task = tokio::spawn(async move { run(&shared, &room, &tell).await });
+        let prober = Prober { room, stream: Arc::default(), busy: Arc::default(), task: Mutex::new(None) };
+        let task = tokio::spawn(async move {
+            let alone = || shared.present().len() <= 1;
+            run(&shared.uplink, shared.options.stall_after, alone, |uplink| prober.send(uplink), &tell).await;
+        });
         Self { stalled, _task: AbortOnDropHandle::new(task) }
     }
 
     /// Waits until it is found stalled, or flowing again. Safe to cancel.
     pub(super) async fn changed(&mut self) -> bool {
         if self.stalled.changed().await.is_err() {
-            // It has ended with the connection, which others will notice.
+            // Its runtime ends.
             std::future::pending::<()>().await;
         }
         *self.stalled.borrow_and_update()
     }
 }
 
-async fn run(shared: &Shared, room: &livekit::Room, stalled: &watch::Sender<bool>) {
-    let uplink = &shared.uplink;
-    let after = shared.options.stall_after;
-    let probe = match link::open_probe(room).await {
-        Ok(probe) => probe,
-        Err(error) => return tracing::debug!(%error, "no stream to probe the uplink with"),
-    };
+/// Says when `uplink` stalls, with nothing moving for `after`, and when it flows again. `probe` lets something travel.
+async fn run(
+    uplink: &Uplink,
+    after: Duration,
+    alone: impl Fn() -> bool,
+    probe: impl Fn(&Uplink),
+    stalled: &watch::Sender<bool>,
+) {
     loop {
         uplink.quiet(PROBE_AFTER).await;
-        if shared.present().len() <= 1 {
-            let movement = uplink.movement();
-            if uplink.quiet_for().is_some_and(|quiet| quiet >= after) {
+        if !alone() {
+            probe(uplink);
+        }
+        tokio::select! {
+            () = uplink.quiet(after) => {
                 stalled.send_replace(true);
-                movement.await;
+                moves(uplink, after).await;
                 stalled.send_replace(false);
-            } else {
-                let _ = timeout(after, movement).await;
             }
-            continue;
+            () = moves(uplink, PROBE_AFTER) => {}
+        }
+    }
+}
+
+/// Waits until a write has ended less than `span` ago, or none is under way. One that was given up doesn't count.
+async fn moves(uplink: &Uplink, span: Duration) {
+    loop {
+        let movement = uplink.movement();
+        if uplink.quiet_for().is_none_or(|quiet| quiet < span) {
+            return;
+        }
+        movement.await;
+    }
+}
+
+/// Lets a byte travel on a stream of the room's own, one at a time.
+struct Prober {
+    room: Arc<livekit::Room>,
+    stream: Arc<tokio::sync::Mutex<Option<ByteStreamWriter>>>,
+    busy: Arc<AtomicBool>,
+    task: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+impl Prober {
+    fn send(&self, uplink: &Uplink) {
+        if self.busy.swap(true, Ordering::AcqRel) {
+            return;
         }
         let travelling = uplink.probe();
-        let mut write = pin!(probe.write(&[0]));
-        let arrived = match timeout(after - PROBE_AFTER, &mut write).await {
-            Ok(arrived) => arrived,
-            Err(_) => {
-                stalled.send_replace(true);
-                let arrived = write.await;
-                stalled.send_replace(false);
-                arrived
+        let (room, stream, busy) = (Arc::clone(&self.room), Arc::clone(&self.stream), Arc::clone(&self.busy));
+        let task: JoinHandle<()> = tokio::spawn(async move {
+            let mut stream = stream.lock().await;
+            match write(&room, &mut stream).await {
+                Ok(()) => travelling.done(),
+                Err(error) => {
+                    // The next one goes on a fresh stream.
+                    *stream = None;
+                    tracing::debug!(%error, "the uplink could not be probed");
+                }
+            }
+            busy.store(false, Ordering::Release);
+        });
+        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(AbortOnDropHandle::new(task));
+    }
+}
+
+fn write<'a>(
+    room: &'a livekit::Room,
+    stream: &'a mut Option<ByteStreamWriter>,
+) -> impl Future<Output = StreamResult<()>> + Send + 'a {
+    async move {
+        let writer = match stream {
+            Some(writer) => writer,
+            None => stream.insert(link::open_probe(room).await?),
+        };
+        writer.write(&[0]).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
+
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::lane::{Progress, UplinkWrite};
+
+    const AFTER: Duration = Duration::from_secs(1);
+
+    async fn settle() {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The uplink is slow but flows: a chunk ends every 300 ms, and a probe waits behind seven others for two seconds.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_uplink_is_not_a_stalled_one() {
+        let uplink = Uplink::new();
+        let pipe: RefCell<VecDeque<(Option<Progress>, UplinkWrite)>> = RefCell::default();
+        for _ in 0..8 {
+            let progress = Progress::default();
+            let write = uplink.begin(&progress);
+            pipe.borrow_mut().push_back((Some(progress), write));
+        }
+        let (tell, mut stalled) = watch::channel(false);
+        let probe = |uplink: &Uplink| {
+            if pipe.borrow().iter().all(|(who, _)| who.is_some()) {
+                pipe.borrow_mut().push_back((None, uplink.probe()));
             }
         };
-        match arrived {
-            Ok(()) => travelling.done(),
-            Err(error) => return tracing::debug!(%error, "the uplink can't be probed any more"),
+        let drive = async {
+            for _ in 0..100 {
+                for _ in 0..30 {
+                    advance(Duration::from_millis(10)).await;
+                    settle().await;
+                }
+                let (who, write) = pipe.borrow_mut().pop_front().expect("there are eight");
+                write.done();
+                if let Some(progress) = who {
+                    let write = uplink.begin(&progress);
+                    pipe.borrow_mut().push_back((Some(progress), write));
+                }
+            }
+        };
+        tokio::select! {
+            () = run(&uplink, AFTER, || false, probe, &tell) => {}
+            () = drive => {}
         }
+        assert!(!stalled.has_changed().expect("it is told"));
+        assert!(!*stalled.borrow_and_update());
+    }
+
+    // 1. The only participant's write doesn't end: stalled. 2. It is given up, and another takes its place: still stalled.
+    // 3. That one ends: it flows.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_given_up_doesnt_flow() {
+        let uplink = Uplink::new();
+        let (tell, mut stalled) = watch::channel(false);
+        let progress = Progress::default();
+        let first = uplink.begin(&progress);
+        let drive = async {
+            stalled.changed().await.expect("it is told");
+            assert!(*stalled.borrow_and_update());
+            let second = uplink.begin(&progress);
+            drop(first);
+            settle().await;
+            assert!(!stalled.has_changed().expect("it is told"));
+            second.done();
+            stalled.changed().await.expect("it is told");
+            assert!(!*stalled.borrow_and_update());
+        };
+        tokio::select! {
+            () = run(&uplink, AFTER, || true, |_| panic!("nobody to tell apart"), &tell) => {}
+            () = drive => {}
+        }
+    }
+
+    /// Several have writes under way, and the probe arrives: they are stuck by themselves.
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_arrives_is_movement() {
+        let uplink = Uplink::new();
+        let (tell, stalled) = watch::channel(false);
+        let (ada, bob) = (Progress::default(), Progress::default());
+        let _stuck = [uplink.begin(&ada), uplink.begin(&bob)];
+        let drive = async {
+            for _ in 0..100 {
+                advance(Duration::from_millis(100)).await;
+                settle().await;
+            }
+        };
+        tokio::select! {
+            () = run(&uplink, AFTER, || false, |uplink| uplink.probe().done(), &tell) => {}
+            () = drive => {}
+        }
+        assert!(!stalled.has_changed().expect("it is told"));
     }
 }

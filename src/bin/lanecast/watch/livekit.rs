@@ -57,6 +57,11 @@ impl LiveKit {
                 }
                 Ok(())
             }
+            Some(RoomEvent::ParticipantDisconnected(gone)) if Some(gone.identity()) == self.device => {
+                // Also when it has only connected afresh: it knows nothing of our stream then.
+                (self.inbox, self.device, self.control) = (None, None, None);
+                Ok(())
+            }
             Some(RoomEvent::Disconnected { reason }) => {
                 Err(End::failed(format!("disconnected from the room: {}", reason.as_str_name())))
             }
@@ -68,7 +73,7 @@ impl LiveKit {
     /// Our own stream to the device. It lasts through resets.
     async fn control(&mut self) -> Result<&ByteStreamWriter, StreamError> {
         if self.control.is_none() {
-            let device = self.device.clone().unwrap_or_else(|| "".into());
+            let device = self.device.clone().ok_or(StreamError::AlreadyClosed)?;
             let options = StreamByteOptions::new_with_topic(CONTROL).with_destination_identity(device);
             self.control = Some(self.room.local_participant().stream_bytes(options).await?);
         }
