@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use livekit::data_stream::api::{ByteStreamWriter, StreamByteOptions, StreamError, StreamResult, StreamWriter};
+use livekit::data_stream::api::{ByteStreamWriter, StreamByteOptions, StreamError, StreamResult};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -12,6 +12,7 @@ use super::error::LiveKitError;
 use super::options::LiveKitOptions;
 use crate::ids::ParticipantIdentity;
 use crate::lane::Uplink;
+use crate::room::byte_stream::ByteStreamSink;
 
 /// The topic of the stream that the room keeps to itself.
 const PROBE: &str = "lanecast.probe";
@@ -47,12 +48,13 @@ pub(super) async fn open_probe(room: &livekit::Room) -> StreamResult<ByteStreamW
 }
 
 /// Opens the stream to a participant, in a task of its own: what asks for it may lie in the SDK already when whoever waits
-/// for it gives up, and then the stream has to be ended all the same, or its reader waits for ever.
+/// for it gives up. Then it has to be ended all the same, which a sink does when it is dropped.
 pub(super) async fn open_control(
     room: Arc<livekit::Room>,
     to: &ParticipantIdentity,
+    sink: impl FnOnce(ByteStreamWriter) -> ByteStreamSink + Send + 'static,
     uplink: Uplink,
-) -> StreamResult<ByteStreamWriter> {
+) -> StreamResult<ByteStreamSink> {
     let options = StreamByteOptions::new_with_topic(CONTROL).with_destination_identity(to.as_str());
     let (hand_over, opened) = oneshot::channel();
     tokio::spawn(async move {
@@ -62,11 +64,8 @@ pub(super) async fn open_control(
         if writer.is_ok() {
             travelling.done();
         }
-        if let Err(Ok(writer)) = hand_over.send(writer)
-            && let Err(error) = writer.close_with_reason("superseded").await
-        {
-            tracing::debug!(%error, "the end of a stream could not be told");
-        }
+        // Nobody waits any more: fine.
+        let _ = hand_over.send(writer.map(sink));
     });
     opened.await.unwrap_or(Err(StreamError::Internal))
 }

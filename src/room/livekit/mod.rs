@@ -261,10 +261,11 @@ impl Room for LiveKitRoom {
         if !shared.is_present(to) {
             return Err(OpenError::NotPresent);
         }
-        let opening = link::open_control(link, &to.identity, shared.uplink.clone());
-        let writer = opening.await.map_err(OpenError::transport)?;
         let limits = StreamLimits { bytes: shared.options.stream_bytes };
-        let sink = ByteStreamSink::new(writer, shared.uplink.clone(), progress, limits);
+        let uplink = shared.uplink.clone();
+        let sink = move |writer| ByteStreamSink::new(writer, uplink, progress, limits);
+        let opening = link::open_control(link, &to.identity, sink, shared.uplink.clone());
+        let sink = opening.await.map_err(OpenError::transport)?;
         // A stream goes to an identity, not to a connection: it may have reached a newer one.
         if !shared.is_present(to) {
             sink.abandon("superseded").await;
