@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 use crate::case::{self, Case, Runner};
+use crate::common::quantile::quantile;
 use crate::report;
 
 /// Rounds at least, and at most when they differ much.
@@ -125,12 +126,4 @@ fn outcome(case: &Case, rounds: &[Vec<f64>]) -> Outcome {
     let ratio = quantile(ratios(), 0.5);
     let spread = (quantile(ratios(), 0.75) - quantile(ratios(), 0.25)) / ratio;
     Outcome { group: case.group, name: case.name.clone(), columns, ratio, spread }
-}
-
-pub(crate) fn quantile(values: impl Iterator<Item = f64>, at: f64) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let place = at * (values.len() - 1) as f64;
-    let (below, above) = (values[place.floor() as usize], values[place.ceil() as usize]);
-    below + (above - below) * place.fract()
 }

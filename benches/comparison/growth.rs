@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lanecast::Session;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Runtime;
 
 use crate::baseline::Baseline;
 use crate::case::Runner;
+use crate::common::clock::{ClockId, clock};
 use crate::common::contender::{Contender, Lanecast};
 use crate::common::fit::fit;
+use crate::common::quantile::quantile;
 use crate::common::room::BenchRoom;
 use crate::common::sink::{Counting, INITIAL, Sinks};
-use crate::compare::{calibrate, quantile};
+use crate::compare::calibrate;
 use crate::fanout::until_delivered;
 use crate::stage::{Stage, messages};
 
@@ -68,10 +69,6 @@ fn costs(mut runners: Vec<Runner>) -> Vec<Cost> {
         cpu: quantile(rounds.iter().map(|round| round.1), 0.5),
     };
     rounds.iter().map(|rounds| median(rounds)).collect()
-}
-
-fn clock(id: ClockId) -> Duration {
-    clock_gettime(id).try_into().expect("processor time isn't negative")
 }
 
 fn micros(time: Duration) -> f64 {

@@ -1,0 +1,65 @@
+//! What the streams of a LiveKit room cost, beside a plain loop of `write` over the same streams: in process, and on a
+//! real server if `LIVEKIT_URL` names one. Run by `perf/livekit.sh`.
+//!
+//! Arguments: `--test` (each case once, smaller ones alone), `--out DIR` (where the table goes).
+
+#[cfg(unix)]
+#[path = "../common/clock.rs"]
+mod clock;
+#[cfg(unix)]
+#[path = "../common/counter.rs"]
+#[allow(dead_code, reason = "nobody spins here")]
+mod counter;
+#[cfg(unix)]
+mod in_process;
+#[cfg(unix)]
+#[path = "../common/quantile.rs"]
+mod quantile;
+#[cfg(unix)]
+mod report;
+#[cfg(unix)]
+mod rounds;
+#[cfg(all(unix, feature = "livekit", feature = "livekit-token"))]
+mod server;
+#[cfg(all(unix, feature = "livekit", feature = "livekit-token"))]
+mod viewers;
+#[cfg(unix)]
+mod way;
+
+#[cfg(unix)]
+fn main() {
+    // cargo's own `--bench` comes last.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    #[cfg(all(feature = "livekit", feature = "livekit-token"))]
+    if let [mode, room, count] = arguments.as_slice()
+        && mode == viewers::MODE
+    {
+        return viewers::main(room, count.parse().expect("a number of viewers"));
+    }
+    let testing = arguments.iter().any(|argument| argument == "--test");
+    let mut report = report::Report::default();
+    in_process::measure(testing, &mut report);
+    on_a_server(testing, &mut report);
+    if let Some(at) = arguments.iter().position(|argument| argument == "--out") {
+        let folder = arguments.get(at + 1).expect("--out DIR");
+        report.write(folder.as_ref()).expect("the results can be written");
+    }
+}
+
+#[cfg(all(unix, feature = "livekit", feature = "livekit-token"))]
+fn on_a_server(testing: bool, report: &mut report::Report) {
+    if std::env::var_os("LIVEKIT_URL").is_none() {
+        return report.say("On a server: left out, LIVEKIT_URL names none.");
+    }
+    server::measure(testing, report);
+}
+
+#[cfg(all(unix, not(all(feature = "livekit", feature = "livekit-token"))))]
+fn on_a_server(_: bool, report: &mut report::Report) {
+    report.say("On a server: left out, which takes the features `livekit` and `livekit-token`.");
+}
+
+#[cfg(not(unix))]
+fn main() {
+    println!("left out: processor time is read as Unix has it");
+}
