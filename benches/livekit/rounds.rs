@@ -99,16 +99,17 @@ impl Figure {
     }
 }
 
-/// `4.20 (4.10-4.40)`, with three digits that count.
+/// `4.20 (4.10-4.40)`, or with `{:#}` the median alone.
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = match self.median {
             median if median >= 100.0 => 0,
             median if median >= 10.0 => 1,
             median if median >= 0.1 => 2,
-            _ => 4,
+            _ => 3,
         };
         let Self { median, low, high } = self;
-        write!(f, "{median:.digits$} ({low:.digits$}-{high:.digits$})")
+        write!(f, "{median:.digits$}")?;
+        if f.alternate() { Ok(()) } else { write!(f, " ({low:.digits$}-{high:.digits$})") }
     }
 }
