@@ -155,7 +155,7 @@ impl Frame {
 
 /// In v2; the prefix is [`stream`](super::stream)'s.
 impl Frame {
-    /// Length in bytes of what [`put_v2`](Self::put_v2) appends.
+    /// Length in bytes of head and payload.
     pub(crate) fn v2_len(&self) -> usize {
         match usize::from(self.head_len) {
             MESSAGE_DATA_HEAD => CHANNEL_DATA_HEAD + self.payload.len(),
@@ -163,12 +163,11 @@ impl Frame {
         }
     }
 
-    pub(super) fn put_v2(&self, buffer: &mut Vec<u8>) {
+    pub(super) fn put_v2_head(&self, buffer: &mut Vec<u8>) {
         match self.channel_head() {
             Some(head) => buffer.extend_from_slice(&head),
             None => buffer.extend_from_slice(self.head()),
         }
-        buffer.extend_from_slice(&self.payload);
     }
 }
 
@@ -213,7 +212,8 @@ mod tests {
         patched.set_subscription_id(u32::MAX);
         for frame in [frame, patched] {
             let mut bytes = Vec::new();
-            frame.put_v2(&mut bytes);
+            frame.put_v2_head(&mut bytes);
+            bytes.extend_from_slice(frame.payload());
             assert_eq!(bytes, [1, 8, 7, 6, 5, 4, 3, 2, 1, 9, 0, 0, 0, 0, 0, 0, 0, 0xaa]);
             assert_eq!(frame.v2_len(), bytes.len());
         }
@@ -231,7 +231,8 @@ mod tests {
             patched.set_subscription_id(u32::MAX);
             assert_eq!(patched.to_bytes(), frame.to_bytes());
             let mut v2 = Vec::new();
-            patched.put_v2(&mut v2);
+            patched.put_v2_head(&mut v2);
+            v2.extend_from_slice(patched.payload());
             assert_eq!(v2, frame.to_bytes());
             assert_eq!(patched.v2_len(), v2.len());
         }

@@ -51,13 +51,19 @@ impl Frame {
     /// which every reader refuses.
     pub fn append_to_stream(&self, buffer: &mut Vec<u8>) {
         buffer.reserve(self.stream_len());
+        self.append_head_to_stream(buffer);
+        buffer.extend_from_slice(self.payload());
+    }
+
+    /// The same up to the payload.
+    pub(crate) fn append_head_to_stream(&self, buffer: &mut Vec<u8>) {
         buffer.push(match self.kind() {
             FrameKind::Text => TEXT,
             FrameKind::Binary => BINARY,
         });
         let len = u32::try_from(self.v2_len()).unwrap_or(u32::MAX);
         buffer.extend_from_slice(&len.to_le_bytes());
-        self.put_v2(buffer);
+        self.put_v2_head(buffer);
     }
 }
 

@@ -13,6 +13,7 @@
 //! | A writer that is dropped makes the reader see a normal end. | A stream that isn't finished is closed with a reason, also when the sink is merely dropped; the reader gets an error. |
 //! | Each call makes chunks of its own, the last of them short. | Frames that are handed over together are written together. |
 
+mod batch;
 mod inbox;
 mod sink;
 

@@ -2,7 +2,7 @@
 //! [module](super) above.
 //!
 //! # One write at a time
-//! The future of a write stays between polls, in an allocation that is used again, and owns the buffer until it is done.
+//! The future of a write stays between polls, in an allocation that is used again, and owns the batch until it is done.
 //! Each chunk is reported to the [uplink](crate::Uplink) as a write of its own.
 
 use std::fmt;
@@ -14,18 +14,10 @@ use futures_sink::Sink;
 use livekit_data_stream::api::{ByteStreamWriter, StreamError, StreamWriter};
 use tokio_util::sync::ReusableBoxFuture;
 
+use super::batch::Batch;
 use crate::lane::{Progress, Uplink};
 use crate::protocol::Frame;
 use crate::protocol::stream::MAX_STREAM_FRAME;
-
-/// What the transport sends in one packet; a longer write would be cut there.
-const CHUNK: usize = 15_000;
-
-/// With as much in hand a write begins, whether or not more could be handed over: four chunks, all of them full.
-const BATCH: usize = 4 * CHUNK;
-
-/// A buffer above this isn't kept.
-const KEPT: usize = BATCH + CHUNK;
 
 /// What a stream may carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +36,8 @@ impl Default for StreamLimits {
 /// Writes frames to one participant, as a sequence of bytes. See the [module](super) for what holds.
 pub struct ByteStreamSink {
     writer: Option<ByteStreamWriter>,
-    /// Frames that were handed over and aren't in a write.
-    buffer: Vec<u8>,
+    /// What was handed over; empty while the write has it.
+    batch: Batch,
     /// What was put into writes.
     written: u64,
     write: Option<ReusableBoxFuture<'static, Written>>,
@@ -72,7 +64,7 @@ enum Stage {
 
 /// What a write came to.
 struct Written {
-    buffer: Vec<u8>,
+    batch: Batch,
     result: Result<(), StreamError>,
 }
 
@@ -106,7 +98,7 @@ impl ByteStreamSink {
     pub fn new(writer: ByteStreamWriter, uplink: Uplink, progress: Progress, limits: StreamLimits) -> Self {
         Self {
             writer: Some(writer),
-            buffer: Vec::new(),
+            batch: Batch::default(),
             written: 0,
             write: None,
             stage: Stage::Idle,
@@ -128,17 +120,17 @@ impl ByteStreamSink {
         if len > MAX_STREAM_FRAME + PREFIX {
             return Err(self.fail(ByteStreamSinkError::FrameTooLarge { bytes: len - PREFIX }));
         }
-        if self.written + (self.buffer.len() + len) as u64 > self.limits.bytes {
+        if self.written + (self.batch.len() + len) as u64 > self.limits.bytes {
             return Err(self.fail(ByteStreamSinkError::Exhausted { bytes: self.limits.bytes }));
         }
-        frame.append_to_stream(&mut self.buffer);
+        self.batch.push(frame);
         Ok(())
     }
 
     /// Whether everything that was handed over has been written.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.stage == Stage::Idle && self.buffer.is_empty()
+        self.stage == Stage::Idle && self.batch.is_empty()
     }
 
     /// Ends the stream so that its reader gets an error that says `reason`, whatever is under way; frames that weren't
@@ -168,9 +160,9 @@ impl ByteStreamSink {
     /// Begins to write what is in hand.
     fn begin(&mut self) {
         let Some(writer) = self.writer.clone() else { return };
-        let buffer = std::mem::take(&mut self.buffer);
-        self.written += buffer.len() as u64;
-        self.set(write(writer, buffer, self.uplink.clone(), self.progress.clone()));
+        let batch = std::mem::take(&mut self.batch);
+        self.written += batch.len() as u64;
+        self.set(write(writer, batch, self.uplink.clone(), self.progress.clone()));
         self.stage = Stage::Writing;
     }
 
@@ -189,7 +181,7 @@ impl ByteStreamSink {
             Stage::Writing | Stage::Closing => {}
         }
         let write = self.write.as_mut().expect("a write is under way");
-        let Written { mut buffer, result } = ready!(write.poll(cx));
+        let Written { batch, result } = ready!(write.poll(cx));
         if let Err(error) = result {
             return Poll::Ready(Err(self.fail(ByteStreamSinkError::Write(error))));
         }
@@ -199,10 +191,7 @@ impl ByteStreamSink {
             return Poll::Ready(Ok(()));
         }
         self.stage = Stage::Idle;
-        if self.buffer.is_empty() && buffer.capacity() <= KEPT {
-            buffer.clear();
-            self.buffer = buffer;
-        }
+        self.batch = batch;
         Poll::Ready(Ok(()))
     }
 }
@@ -211,20 +200,29 @@ impl ByteStreamSink {
 const PREFIX: usize = 5;
 
 /// Writes everything, a chunk at a time.
-async fn write(writer: ByteStreamWriter, buffer: Vec<u8>, uplink: Uplink, progress: Progress) -> Written {
-    for chunk in buffer.chunks(CHUNK) {
-        let write = uplink.begin(&progress);
-        if let Err(error) = writer.write(chunk).await {
-            return Written { buffer, result: Err(error) };
-        }
+async fn write(writer: ByteStreamWriter, mut batch: Batch, uplink: Uplink, progress: Progress) -> Written {
+    let result = write_chunks(&writer, &batch, &uplink, &progress).await;
+    batch.clear();
+    Written { batch, result }
+}
+
+async fn write_chunks(
+    writer: &ByteStreamWriter,
+    batch: &Batch,
+    uplink: &Uplink,
+    progress: &Progress,
+) -> Result<(), StreamError> {
+    for chunk in batch.chunks() {
+        let write = uplink.begin(progress);
+        writer.write(chunk).await?;
         write.done();
         progress.report(chunk.len());
     }
-    Written { buffer, result: Ok(()) }
+    Ok(())
 }
 
 async fn close(writer: ByteStreamWriter) -> Written {
-    Written { buffer: Vec::new(), result: writer.close().await }
+    Written { batch: Batch::default(), result: writer.close().await }
 }
 
 fn note_close(closed: Result<(), StreamError>) {
@@ -238,7 +236,7 @@ impl Sink<Frame> for ByteStreamSink {
 
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ByteStreamSinkError>> {
         ready!(self.poll_write(cx))?;
-        if self.buffer.len() >= BATCH {
+        if self.batch.is_full() {
             self.begin();
             return self.poll_write(cx);
         }
@@ -252,7 +250,7 @@ impl Sink<Frame> for ByteStreamSink {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ByteStreamSinkError>> {
         loop {
             ready!(self.poll_write(cx))?;
-            if self.buffer.is_empty() {
+            if self.batch.is_empty() {
                 return Poll::Ready(Ok(()));
             }
             self.begin();
