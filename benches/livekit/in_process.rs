@@ -58,7 +58,7 @@ pub(crate) fn measure(testing: bool, report: &mut Report) {
     for viewers in VIEWERS {
         for payload in PAYLOADS {
             for burst in BURSTS {
-                // Of each size one.
+                // A test needs no more than the small ones.
                 if !testing || (viewers != 100 && payload != 256 << 10) {
                     let row = runtime.block_on(case(viewers, payload, burst, testing));
                     report.row(&row);

@@ -26,13 +26,6 @@ impl Sample {
         self.per_frame(self.cpu)
     }
 
-    pub(crate) fn add(&mut self, more: &Self) {
-        self.time += more.time;
-        self.cpu += more.cpu;
-        self.frames += more.frames;
-        self.packets += more.packets;
-    }
-
     pub(crate) fn packets_per_frame(&self) -> f64 {
         self.packets as f64 / self.frames as f64
     }
@@ -88,8 +81,9 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
-    fn of(values: impl Iterator<Item = f64> + Clone) -> Self {
-        let [low, median, high] = [0.25, 0.5, 0.75].map(|at| quantile(values.clone(), at));
+    fn of(values: impl Iterator<Item = f64>) -> Self {
+        let values: Vec<f64> = values.collect();
+        let [low, median, high] = [0.25, 0.5, 0.75].map(|at| quantile(values.iter().copied(), at));
         Self { median, low, high }
     }
 

@@ -19,7 +19,7 @@ use crate::way::Way;
 
 const VIEWERS: [usize; 3] = [1, 20, 100];
 const PAYLOADS: [usize; 2] = [64, 4096];
-/// With all viewers and the larger payload a quarter, which is as many bytes as a second takes.
+/// A quarter of it where so many bytes to so many viewers would take seconds.
 const BURST: usize = 64;
 const ROUNDS: usize = 5;
 /// A way's turn: bursts, one when the last has arrived, until so much time has gone.
@@ -136,6 +136,16 @@ struct Turn {
     got: Got,
 }
 
+impl Turn {
+    /// More of the same; the viewers' latencies are those of the first.
+    fn add(&mut self, more: &Self) {
+        self.sample.time += more.sample.time;
+        self.sample.cpu += more.sample.cpu;
+        self.sample.frames += more.sample.frames;
+        self.sample.packets += more.sample.packets;
+    }
+}
+
 impl Stage {
     async fn new(server: &Server, viewers: usize) -> Option<Self> {
         let token = server.token("device");
@@ -179,7 +189,7 @@ impl Stage {
         let mut all = self.publish(way, payload, burst, None).await;
         while all.sample.time < turn {
             let next = self.publish(way, payload, burst, None).await;
-            all.sample.add(&next.sample);
+            all.add(&next);
         }
         all
     }
