@@ -88,7 +88,9 @@ async fn a_fresh_connection_has_fresh_streams() {
         numbers(last);
         for stream in others {
             assert!(matches!(stream.ended, Some(Err(_))), "{:?}", stream.ended);
-            assert!(stream.frames.is_empty() || !numbers(stream).is_empty());
+            if !stream.frames.is_empty() {
+                numbers(stream);
+            }
         }
     }
 }
