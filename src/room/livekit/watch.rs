@@ -4,7 +4,6 @@
 //! to its own stream when nothing else moves: that goes the same way, behind everything that waits. If it arrives, what
 //! still waits is stuck by itself, and the uplink moves. With one participant a stall counts as the uplink's.
 
-use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -113,17 +112,12 @@ impl Prober {
     }
 }
 
-fn write<'a>(
-    room: &'a livekit::Room,
-    stream: &'a mut Option<ByteStreamWriter>,
-) -> impl Future<Output = StreamResult<()>> + Send + 'a {
-    async move {
-        let writer = match stream {
-            Some(writer) => writer,
-            None => stream.insert(link::open_probe(room).await?),
-        };
-        writer.write(&[0]).await
-    }
+async fn write(room: &livekit::Room, stream: &mut Option<ByteStreamWriter>) -> StreamResult<()> {
+    let writer = match stream {
+        Some(writer) => writer,
+        None => stream.insert(link::open_probe(room).await?),
+    };
+    writer.write(&[0]).await
 }
 
 #[cfg(test)]
