@@ -139,7 +139,7 @@ async fn a_wrong_token_is_an_error_that_says_so() {
     let wrong = Server { secret: "of another server, and long enough for it".to_owned(), ..server.clone() };
     let identity = "device".parse().expect("well-formed");
     let (room, options) = (&server.room, LiveKitOptions::default());
-    for token in [wrong.token("device"), "nonsense".to_owned(), String::new()].iter() {
+    for token in &[wrong.token("device"), "nonsense".to_owned(), String::new()] {
         let refused = within(LiveKitRoom::connect(&server.url, token, options.clone())).await.expect_err("it is wrong");
         assert!(matches!(refused, LiveKitError::Unauthorized(_)), "{refused}");
         assert!(refused.to_string().contains("token"), "{refused}");
