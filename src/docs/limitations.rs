@@ -26,8 +26,9 @@
 //! - **A viewer that stops reading is noticed late.** As long as the buffers between us and it take bytes, it keeps up:
 //!   on a WebSocket some megabytes in the kernels of both sides.
 //! - **A viewer that falls silent is reported, and that is all.** It is known only of one that pings, which WebSocket
-//!   viewers never do; it is reset when its writes make no progress, not for saying nothing. Its round trip is its own word
-//!   as much as ours: it is the viewer who ends it.
+//!   viewers never do; it is reset when its writes make no progress, not for saying nothing. An outage of our own looks the
+//!   same from here: every viewer that pings is silent then. Its round trip is its own word as much as ours: it is the
+//!   viewer who ends it.
 //! - **Bytes are counted by the longer of a frame's two forms.** A message of a channel has four bytes less on a WebSocket
 //!   than limits and figures say; what a transport adds of its own (a WebSocket's header, the prefix of five on a stream)
 //!   stands in none.
@@ -35,7 +36,8 @@
 //! - **In a LiveKit room a slow viewer is the server's to bear.** It takes what we send whether or not a viewer keeps up, and
 //!   keeps it: see [the room](crate::room).
 //! - **Where an uplink is shared, a stuck stream holds the others up once**, for up to half a second if messages come faster
-//!   than half its queue in that time: so long it takes to tell it from the uplink.
+//!   than half its queue in that time: so long it takes to tell it from the uplink. While the uplink itself is congested,
+//!   joins and subscriptions wait as publishers do.
 //! - **All channels are reliable.** There is no lossy mode in which a slow viewer gets the latest value only.
 //! - **Broadcasts with few participants gain little.** With some dozens of viewers a task per viewer is as fast; what the
 //!   log buys grows with their number.
