@@ -31,6 +31,10 @@ async fn broken(server: &Server, scenario: SimulateScenario) -> (u64, Vec<Vec<In
     let session = Session::builder(room.clone()).initial(initial).build().expect("the settings make sense");
     let viewers = server.viewers(3).await;
     joined(&session, 3).await;
+    // Joined here, it may not have its stream yet: what the connection holds is lost with it.
+    for viewer in &viewers {
+        viewer.frames(1).await;
+    }
     let over = AtomicBool::new(false);
     let publishing = async {
         let mut published = 0;
