@@ -2,7 +2,8 @@
 
 use std::process::Stdio;
 
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 
 use crate::kit::{Server, within};
 
@@ -15,10 +16,19 @@ fn lanecast(server: &Server, words: &[&str]) -> Command {
     command
 }
 
+/// Starts to serve, and returns once it says so: with all its channels.
+async fn serve(server: &Server, words: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut serving = lanecast(server, words).spawn().expect("the program is built");
+    let mut lines = BufReader::new(serving.stdout.take().expect("it is piped")).lines();
+    let said = within(lines.next_line()).await.expect("it writes text").expect("it runs");
+    assert!(said.starts_with("in room") && said.contains("/load"), "{said}");
+    (serving, lines)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_is_served_and_watched() {
     let Some(server) = Server::of_environment() else { return };
-    let _serving = lanecast(&server, &["serve", "--rate", "20"]).spawn().expect("the program is built");
+    let _serving = serve(&server, &["serve", "--rate", "20"]).await;
     let watched = lanecast(&server, &["watch", "--count", "3", "/session"]).output();
     let watched = within(watched).await.expect("the program is built");
     let (printed, said) = (String::from_utf8_lossy(&watched.stdout), String::from_utf8_lossy(&watched.stderr));
@@ -53,9 +63,8 @@ async fn what_is_wrong_is_said_in_a_line() {
         assert!(!output.status.success() && said.contains(*says), "{said}");
         assert!(said.lines().count() == 1 && !said.contains(secret) && !said.contains("eyJ"), "{said}");
     }
-    let listed = of_file.spawn().expect("the program is built");
-    let _serving = lanecast(&server, &["serve"]).spawn().expect("the program is built");
-    let listed = within(listed.wait_with_output()).await.expect("it runs");
+    let _serving = serve(&server, &["serve"]).await;
+    let listed = within(of_file.output()).await.expect("the program is built");
     std::fs::remove_file(&file).expect("it is there");
     assert!(String::from_utf8_lossy(&listed.stdout).contains("+ /load"));
 }
