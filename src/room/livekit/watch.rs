@@ -4,7 +4,6 @@
 //! to its own stream when nothing else moves: that goes the same way, behind everything that waits. If it arrives, what
 //! still waits is stuck by itself, and the uplink moves. With one participant a stall counts as the uplink's.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,7 +27,7 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn start(shared: Arc<Shared>, room: Arc<livekit::Room>) -> Self {
         let (tell, stalled) = watch::channel(false);
-        let prober = Prober { room, stream: Arc::default(), busy: Arc::default(), task: Mutex::new(None) };
+        let prober = Prober { room, stream: Arc::default(), task: Mutex::new(None) };
         let task = tokio::spawn(async move {
             let alone = || shared.present().len() <= 1;
             run(&shared.uplink, shared.options.stall_after, alone, |uplink| prober.send(uplink), &tell).await;
@@ -84,20 +83,17 @@ async fn moves(uplink: &Uplink, span: Duration) {
 /// Lets a byte travel on a stream of the room's own, one at a time.
 struct Prober {
     room: Arc<livekit::Room>,
+    /// Locked while a byte travels.
     stream: Arc<tokio::sync::Mutex<Option<ByteStreamWriter>>>,
-    busy: Arc<AtomicBool>,
     task: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
 impl Prober {
     fn send(&self, uplink: &Uplink) {
-        if self.busy.swap(true, Ordering::AcqRel) {
-            return;
-        }
+        let Ok(mut stream) = Arc::clone(&self.stream).try_lock_owned() else { return };
         let travelling = uplink.probe();
-        let (room, stream, busy) = (Arc::clone(&self.room), Arc::clone(&self.stream), Arc::clone(&self.busy));
+        let room = Arc::clone(&self.room);
         let task: JoinHandle<()> = tokio::spawn(async move {
-            let mut stream = stream.lock().await;
             match write(&room, &mut stream).await {
                 Ok(()) => travelling.done(),
                 Err(error) => {
@@ -106,7 +102,6 @@ impl Prober {
                     tracing::debug!(%error, "the uplink could not be probed");
                 }
             }
-            busy.store(false, Ordering::Release);
         });
         *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(AbortOnDropHandle::new(task));
     }
