@@ -65,8 +65,8 @@ pub mod telemetry;
 
 pub use self::ids::{ClientId, IdError, ParticipantIdentity, ParticipantSid};
 pub use self::lane::{
-    Abandoned, Account, Dropped, EndReason, Message, Progress, Subscribed, SubscriptionTag, Topic, Unsubscribed,
-    Uplink, UplinkWrite,
+    Abandoned, Account, BroadcastId, BroadcastRun, Dropped, EndReason, Message, Progress, Subscribed, SubscriptionTag,
+    Topic, Unsubscribed, Uplink, UplinkWrite,
 };
 pub use self::participant::{Participant, ParticipantStats, SendError, TrySendError};
 pub use self::semaphore::{AdmissionError, Permit};

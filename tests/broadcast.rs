@@ -40,7 +40,7 @@ async fn a_stalled_participant_holds_nobody_back() {
     assert_eq!(close_settled(&session).await.delivered, 2 * count as u64);
 }
 
-/// The sink is like a socket whose peer reads in another task of the same thread: it takes a quarter of the queue
+/// The sink is like a socket whose peer reads in another task of the same thread: it takes half of the queue
 /// capacity, and is writable again only after the shard has let the reactor run.
 #[tokio::test]
 async fn a_burst_longer_than_the_queue_resets_nobody_who_keeps_up() {
@@ -161,8 +161,8 @@ async fn a_batch_is_several_messages_and_one_flush() {
     }
     let valve = streams.nth("ada", 0).await;
     valve.wait_for(|seen| seen.flushed.len() == 20).await;
-    // A quarter of the capacity at a time.
-    assert_eq!(valve.lock().batches, [8, 8, 4]);
+    // Half of the capacity at a time.
+    assert_eq!(valve.lock().batches, [16, 4]);
 }
 
 #[tokio::test]

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use lanecast::room::{OpenError, Presence, Room, RoomEvent};
-use lanecast::{ParticipantIdentity, ParticipantSid, Progress, SubscriptionTag};
+use lanecast::{BroadcastRun, ParticipantIdentity, ParticipantSid, Progress};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::sink::{Sinks, TakeShared};
+use super::sink::{Sinks, TakeRun};
 
 /// A room of the participants 0, 1, 2, … Clones are the same room.
 pub(crate) struct BenchRoom<S>(Arc<Inner<S>>);
@@ -92,12 +92,8 @@ impl<S: Sinks> Room for BenchRoom<S> {
         self.0.present.get(number)?.lock().clone()
     }
 
-    fn start_send_shared(
-        sink: Pin<&mut S::Sink>,
-        message: &Bytes,
-        _tag: Option<SubscriptionTag>,
-    ) -> Result<(), Infallible> {
-        sink.take_shared(message)
+    fn start_send_run(sink: Pin<&mut S::Sink>, run: &BroadcastRun<'_, Bytes>) -> Result<usize, Infallible> {
+        sink.take_run(run.messages())
     }
 
     async fn open(&self, to: &Presence, _progress: Progress) -> Result<S::Sink, OpenError> {

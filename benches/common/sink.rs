@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -16,7 +17,7 @@ pub(crate) const INITIAL: Bytes = Bytes::from_static(b"hello");
 
 /// Where a room's sinks come from.
 pub(crate) trait Sinks: Send + Sync + 'static {
-    type Sink: TakeShared + Unpin + Send + 'static;
+    type Sink: TakeRun + Unpin + Send + 'static;
 
     /// A sink for participant `number`.
     fn open(&self, number: usize) -> Self::Sink;
@@ -24,10 +25,11 @@ pub(crate) trait Sinks: Send + Sync + 'static {
     fn counts(&self) -> &Arc<Counts>;
 }
 
-/// A sink that can be shown a message instead of being given one: the queue and task of the baseline own what they have
+/// A sink that can be shown messages instead of being given one: the queue and task of the baseline own what they have
 /// taken out, a log's shard doesn't.
-pub(crate) trait TakeShared: Sink<Bytes, Error = Infallible> {
-    fn take_shared(self: Pin<&mut Self>, message: &Bytes) -> Result<(), Infallible>;
+pub(crate) trait TakeRun: Sink<Bytes, Error = Infallible> {
+    /// Looks at as many of the first messages as it takes, and says how many.
+    fn take_run(self: Pin<&mut Self>, messages: &[Bytes]) -> Result<usize, Infallible>;
 }
 
 /// What has gone into all sinks of a room together.
@@ -73,7 +75,7 @@ impl Sink<Bytes> for CountingSink {
     }
 
     fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Infallible> {
-        self.take_shared(&message)
+        self.take_run(slice::from_ref(&message)).map(drop)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
@@ -93,11 +95,11 @@ impl Sink<Bytes> for CountingSink {
     }
 }
 
-impl TakeShared for CountingSink {
-    fn take_shared(mut self: Pin<&mut Self>, message: &Bytes) -> Result<(), Infallible> {
-        self.unflushed += 1;
-        self.initial += u32::from(message.len() == INITIAL.len());
-        Ok(())
+impl TakeRun for CountingSink {
+    fn take_run(mut self: Pin<&mut Self>, messages: &[Bytes]) -> Result<usize, Infallible> {
+        self.unflushed += messages.len() as u32;
+        self.initial += messages.iter().filter(|message| message.len() == INITIAL.len()).count() as u32;
+        Ok(messages.len())
     }
 }
 
@@ -141,7 +143,7 @@ pub(crate) struct GatedSink<S> {
     pub(crate) inner: S,
 }
 
-impl<S: TakeShared + Unpin> Sink<Bytes> for GatedSink<S> {
+impl<S: TakeRun + Unpin> Sink<Bytes> for GatedSink<S> {
     type Error = Infallible;
 
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
@@ -152,7 +154,7 @@ impl<S: TakeShared + Unpin> Sink<Bytes> for GatedSink<S> {
     }
 
     fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Infallible> {
-        self.take_shared(&message)
+        self.take_run(slice::from_ref(&message)).map(drop)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
@@ -167,15 +169,17 @@ impl<S: TakeShared + Unpin> Sink<Bytes> for GatedSink<S> {
     }
 }
 
-impl<S: TakeShared + Unpin> TakeShared for GatedSink<S> {
-    fn take_shared(mut self: Pin<&mut Self>, message: &Bytes) -> Result<(), Infallible> {
+impl<S: TakeRun + Unpin> TakeRun for GatedSink<S> {
+    fn take_run(mut self: Pin<&mut Self>, messages: &[Bytes]) -> Result<usize, Infallible> {
         // An initial message gets through, so that its participant counts as brought in.
-        let stalls = self.stalls && message.len() != INITIAL.len();
-        if stalls && !self.reported {
+        if !self.stalls || messages[0].len() == INITIAL.len() {
+            return Pin::new(&mut self.inner).take_run(messages);
+        }
+        if !self.reported {
             self.reported = true;
             self.counts.stalled.add(1);
         }
-        if stalls { Ok(()) } else { Pin::new(&mut self.inner).take_shared(message) }
+        Ok(1)
     }
 }
 
@@ -197,7 +201,7 @@ impl<S: Sinks> Sinks for Cloned<S> {
 
 pub(crate) struct ClonedSink<S>(S);
 
-impl<S: TakeShared + Unpin> Sink<Bytes> for ClonedSink<S> {
+impl<S: TakeRun + Unpin> Sink<Bytes> for ClonedSink<S> {
     type Error = Infallible;
 
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
@@ -217,8 +221,8 @@ impl<S: TakeShared + Unpin> Sink<Bytes> for ClonedSink<S> {
     }
 }
 
-impl<S: TakeShared + Unpin> TakeShared for ClonedSink<S> {
-    fn take_shared(self: Pin<&mut Self>, message: &Bytes) -> Result<(), Infallible> {
-        self.start_send(message.clone())
+impl<S: TakeRun + Unpin> TakeRun for ClonedSink<S> {
+    fn take_run(self: Pin<&mut Self>, messages: &[Bytes]) -> Result<usize, Infallible> {
+        self.start_send(messages[0].clone()).map(|()| 1)
     }
 }

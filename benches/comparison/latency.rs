@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use std::{convert::Infallible, pin::Pin};
+use std::{convert::Infallible, pin::Pin, slice};
 
 use bytes::Bytes;
 use futures_util::Sink;
@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use crate::baseline::Baseline;
 use crate::case::{Case, Runner};
 use crate::common::contender::{Contender, Lanecast};
-use crate::common::sink::{Counting, CountingSink, Counts, GatedSink, Sinks, TakeShared};
+use crate::common::sink::{Counting, CountingSink, Counts, GatedSink, Sinks, TakeRun};
 use crate::stage::Stage;
 
 const PARTICIPANTS: usize = 4_000;
@@ -125,7 +125,7 @@ impl Sink<Bytes> for TimingSink {
     }
 
     fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Infallible> {
-        self.take_shared(&message)
+        self.take_run(slice::from_ref(&message)).map(drop)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
@@ -137,13 +137,15 @@ impl Sink<Bytes> for TimingSink {
     }
 }
 
-impl TakeShared for TimingSink {
-    fn take_shared(mut self: Pin<&mut Self>, message: &Bytes) -> Result<(), Infallible> {
-        let sent = message.first_chunk().map(|nanos| u64::from_le_bytes(*nanos));
-        if let (Some(histogram), Some(sent)) = (&self.histogram, sent) {
-            let now = u64::try_from(self.begun.elapsed().as_nanos()).expect("it isn't that late");
-            histogram.lock().saturating_record(now.saturating_sub(sent));
+impl TakeRun for TimingSink {
+    fn take_run(mut self: Pin<&mut Self>, messages: &[Bytes]) -> Result<usize, Infallible> {
+        for message in messages {
+            let sent = message.first_chunk().map(|nanos| u64::from_le_bytes(*nanos));
+            if let (Some(histogram), Some(sent)) = (&self.histogram, sent) {
+                let now = u64::try_from(self.begun.elapsed().as_nanos()).expect("it isn't that late");
+                histogram.lock().saturating_record(now.saturating_sub(sent));
+            }
         }
-        Pin::new(&mut self.inner).take_shared(message)
+        Pin::new(&mut self.inner).take_run(messages)
     }
 }

@@ -12,7 +12,7 @@ use lanecast::protocol::Frame;
 use lanecast::protocol::stream::MAX_STREAM_FRAME;
 use lanecast::room::byte_stream::{ByteStreamSink, ByteStreamSinkError, StreamLimits};
 use lanecast::room::{OpenError, Presence, Room, RoomEvent};
-use lanecast::{ParticipantIdentity, Progress, Session, SubscriptionTag, Uplink};
+use lanecast::{BroadcastRun, ParticipantIdentity, Progress, Session, Uplink};
 use livekit_data_stream::api::{ByteStreamWriter, StreamByteOptions, StreamResult};
 use livekit_data_stream::backend::outgoing;
 use livekit_protocol::DataPacket;
@@ -237,11 +237,10 @@ impl Room for LocalRoom {
         MAX_STREAM_FRAME
     }
 
-    fn start_send_shared(
+    fn start_send_run(
         sink: Pin<&mut ByteStreamSink>,
-        message: &Frame,
-        _tag: Option<SubscriptionTag>,
-    ) -> Result<(), ByteStreamSinkError> {
-        sink.get_mut().start_send_ref(message)
+        run: &BroadcastRun<'_, Frame>,
+    ) -> Result<usize, ByteStreamSinkError> {
+        sink.get_mut().start_send_run(run.messages())
     }
 }

@@ -5,7 +5,7 @@
 //!   [`try_broadcast`](crate::Session::try_broadcast) may be called there. A panic in a sink harms its participant alone;
 //!   a panic in a message's `drop` ends the session.
 //! - **A broadcast is cloned once per shard, and once per participant unless the room's sinks are
-//!   [shown](crate::room::Room::start_send_shared) what goes to many.** A message that doesn't share its payload when it
+//!   [shown](crate::room::Room::start_send_run) what goes to many.** A message that doesn't share its payload when it
 //!   is cloned makes that expensive.
 //! - **Concurrent messages have no order**, and two participants may see them differently.
 //! - **Delivered means taken by the transport**: the flush of the sink succeeded. What a network does with it
@@ -13,8 +13,6 @@
 //! - **The queue of direct messages is allocated whole** for a participant for which more than sixteen wait at once, and
 //!   stays as long as it does: queue capacity × (message size + 24) bytes. One that gets a message now and then has
 //!   sixteen slots, one that is never sent anything directly none.
-//! - **A WebSocket's worker thread keeps the messages last broadcast**, a batch of at most 64 KiB, until others take their
-//!   place or the thread ends: their payloads aren't dropped before. A pool that waits for its buffers needs more of them.
 //! - **Identities are hashed by foldhash**, seeded by chance in each process. That keeps ordinary names apart, and doesn't
 //!   claim to withstand a peer that measures and searches for names that collide: let the server choose identities, or
 //!   check their form.

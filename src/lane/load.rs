@@ -30,3 +30,10 @@ pub(crate) struct Quota {
     pub(crate) messages: u32,
     pub(crate) bytes: u64,
 }
+
+impl Quota {
+    /// What `load`, which doesn't reach it, leaves of it.
+    pub(crate) fn after(self, load: Load) -> Self {
+        Self { messages: self.messages - load.messages, bytes: self.bytes - load.bytes as u64 }
+    }
+}

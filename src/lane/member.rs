@@ -5,6 +5,7 @@
 //! messages.
 
 use std::fmt;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -14,10 +15,12 @@ use futures_sink::Sink;
 use super::Message;
 use super::account::EndReason;
 use super::backlog::{Backlog, Kind, Popped};
+use super::intake::{Intake, Mark};
 use super::load::{Load, Quota};
 use super::outbox::{Outbox, Port};
 use super::progress::Progress;
-use super::shelf::{Shelf, Taken, TurnEntry};
+use super::run::BroadcastRun;
+use super::shelf::{Shelf, Taken};
 use super::topic::SubscriptionTag;
 use super::uplink::Uplink;
 
@@ -26,12 +29,11 @@ pub(crate) trait Owner<M: Message>: Send + 'static {
     /// Where the participant's bytes go.
     type Sink: Sink<M, Error: fmt::Debug> + Unpin + Send + 'static;
 
-    /// Hands a message that others get as well to a sink that is ready for it, addressed by `tag`.
-    fn start_send_shared(
+    /// Hands broadcasts to a sink that is ready for one. Says how many of the first it has taken.
+    fn start_send_run(
         sink: Pin<&mut Self::Sink>,
-        message: &M,
-        tag: Option<SubscriptionTag>,
-    ) -> Result<(), <Self::Sink as Sink<M>>::Error>;
+        run: &BroadcastRun<'_, M>,
+    ) -> Result<usize, <Self::Sink as Sink<M>>::Error>;
 
     /// Its sending side.
     fn outbox(&self) -> &Outbox<M>;
@@ -44,19 +46,6 @@ pub(crate) trait Owner<M: Message>: Send + 'static {
 
     /// It has ended and nothing more goes into its sink, which is handed back.
     fn retire(self, sink: Self::Sink, reason: EndReason);
-}
-
-/// Hands a sink a copy of `message`, addressed by `tag`.
-pub(crate) fn start_send_copy<M: Message, S: Sink<M>>(
-    sink: Pin<&mut S>,
-    message: &M,
-    tag: Option<SubscriptionTag>,
-) -> Result<(), S::Error> {
-    let mut copy = message.clone();
-    if let Some(tag) = tag {
-        copy.address(tag);
-    }
-    sink.start_send(copy)
 }
 
 /// What a shard is told of a newcomer.
@@ -93,8 +82,8 @@ impl Fault {
     }
 }
 
-/// Entries of a turn for one member by a topic: index and tag, ascending. The first stands in the member itself: a turn
-/// mostly has one, and thousands of members then have no memory of their own for it, and none to load.
+/// Runs of a turn that are for one member by a topic: index and tag, ascending. The first stands in the member itself: a
+/// turn mostly has one, and thousands of members then have no memory of their own for it, and none to load.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     first: Option<(u32, SubscriptionTag)>,
@@ -151,10 +140,10 @@ pub(crate) struct Member<O: Owner<M>, M: Message> {
     pub(crate) lagging: bool,
     /// Whether the shard has it among those whose bound is half taken.
     pub(crate) heavy: bool,
-    /// A message passes from hand to hand: it is offered, and neither in the sink nor in the backlog.
-    in_hand: bool,
     /// There is more to note at the next completed flush than that nothing is in the sink any more.
     uncommon: bool,
+    /// Messages that pass from hand to hand: offered, and neither in the sink nor in the backlog.
+    in_hand: u32,
     /// Handed over in this visit.
     handed_now: Load,
     /// In the sink, not flushed.
@@ -164,7 +153,7 @@ pub(crate) struct Member<O: Owner<M>, M: Message> {
     sink: O::Sink,
     /// The turn it was last noted for a visit in.
     pub(crate) noted: u64,
-    /// Entries of this turn that are for it by a topic.
+    /// Runs of this turn that are for it by a topic.
     pub(crate) inbox: Inbox,
     waker: Waker,
     /// The part of `handed` that the bound counts.
@@ -182,11 +171,7 @@ pub(crate) struct Member<O: Owner<M>, M: Message> {
 /// What a visit needs of the shard.
 pub(crate) struct Round<'a, M> {
     pub(crate) shelf: &'a mut Shelf<M>,
-    pub(crate) entries: &'a mut [TurnEntry<M>],
-    /// Which of them are for everybody, ascending.
-    pub(crate) to_all: &'a [u32],
-    /// Some of them are for topics.
-    pub(crate) addressed: bool,
+    pub(crate) intake: &'a mut Intake<M>,
     /// The position the shard has read up to: direct messages stamped at or below it have their place.
     pub(crate) end: u64,
     /// How much one visit may hand on.
@@ -216,7 +201,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             held: Load::default(),
             exempt: Load::default(),
             handed_since: 0,
-            in_hand: false,
+            in_hand: 0,
             uncommon: false,
             progress: newcomer.progress,
             progress_seen: 0,
@@ -334,24 +319,23 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         if fits { Ok(()) } else { Err(Fault::Overflow) }
     }
 
-    /// Puts the round's entries and the direct messages in their one order.
+    /// Puts what the round has for it and the direct messages in their one order.
     fn place_all(&mut self, round: &mut Round<'_, M>) -> Result<(), Fault> {
         let (mut by_all, mut by_topic) = (0, 0);
+        let is_addressed = round.intake.is_addressed();
         loop {
-            let all = round.to_all.get(by_all).copied();
+            let all = round.intake.to_all().get(by_all).copied();
             // Not looked at in vain: it stands on another cache line.
-            let topic = if round.addressed { self.inbox.get(by_topic) } else { None };
-            let (index, tag) = match (all, topic) {
-                (Some(all), Some((index, _))) if all < index => (all, None),
-                (_, Some((index, tag))) => (index, Some(tag)),
+            let topic = if is_addressed { self.inbox.get(by_topic) } else { None };
+            let (run, tag) = match (all, topic) {
+                (Some(all), Some((run, _))) if all < run => (all, None),
+                (_, Some((run, tag))) => (run, Some(tag)),
                 (Some(all), None) => (all, None),
                 (None, None) => break,
             };
             by_all += usize::from(tag.is_none());
             by_topic += usize::from(tag.is_some());
-            let index = index as usize;
-            self.place_directs(round.entries[index].seq, round)?;
-            self.place_entry(index, tag, round)?;
+            self.place_run(round.intake.run(run), tag, round)?;
         }
         if by_topic > 0 {
             self.inbox.clear();
@@ -359,41 +343,99 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         self.place_directs(round.end, round)
     }
 
-    /// Places every direct message up to the first stamped above `seq`.
-    fn place_directs(&mut self, seq: u64, round: &Round<'_, M>) -> Result<(), Fault> {
-        while let Some(backlog) = &mut self.backlog {
-            let Some(direct) = backlog.unplaced.pop_front_if(|direct| direct.stamp <= seq) else { break };
-            self.in_hand = true;
-            if self.is_open(round.quota)? {
-                self.start_send(Taken::Own(direct.message), None, direct.bytes, Kind::Direct, round.now)?;
-            } else {
-                let backlog = self.backlog.get_or_insert_with(Backlog::new);
-                backlog.push_own(Kind::Direct, direct.message, direct.bytes, round.now);
-                self.in_hand = false;
+    /// Places a run of broadcasts, and the direct messages that stand before any of them.
+    fn place_run(
+        &mut self,
+        mut run: Range<usize>,
+        tag: Option<SubscriptionTag>,
+        round: &mut Round<'_, M>,
+    ) -> Result<(), Fault> {
+        while !run.is_empty() {
+            self.place_directs(round.intake.marks[run.start].seq, round)?;
+            let next = self.backlog.as_ref().and_then(|backlog| backlog.unplaced.front());
+            let until = next.map_or(run.end, |direct| {
+                let marks = &round.intake.marks[run.clone()];
+                run.start + marks.partition_point(|mark| mark.seq < direct.stamp)
+            });
+            while run.start < until {
+                run.start += self.place_broadcasts(run.start..until, tag, round)?;
             }
         }
         Ok(())
     }
 
-    /// Hands a broadcast on, or puts it in the backlog.
-    fn place_entry(
+    /// Places every direct message up to the first stamped above `seq`.
+    fn place_directs(&mut self, seq: u64, round: &Round<'_, M>) -> Result<(), Fault> {
+        while let Some(backlog) = &mut self.backlog {
+            let Some(direct) = backlog.unplaced.pop_front_if(|direct| direct.stamp <= seq) else { break };
+            self.in_hand = 1;
+            if self.is_open(round.quota)? {
+                self.start_send(Taken::Own(direct.message), None, direct.bytes, false, round.now)?;
+            } else {
+                let backlog = self.backlog.get_or_insert_with(Backlog::new);
+                backlog.push_own(Kind::Direct, direct.message, direct.bytes, round.now);
+                self.in_hand = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands on the first of these broadcasts, or puts the first in the backlog. Says how many that were.
+    fn place_broadcasts(
         &mut self,
-        index: usize,
+        range: Range<usize>,
         tag: Option<SubscriptionTag>,
         round: &mut Round<'_, M>,
-    ) -> Result<(), Fault> {
+    ) -> Result<usize, Fault> {
         round.sum.offered += 1;
-        self.in_hand = true;
-        let open = self.is_open(round.quota)?;
-        let entry = &mut round.entries[index];
-        if open {
-            return self.start_send(Taken::Shared(&entry.message), tag, entry.bytes, Kind::All, round.now);
+        self.in_hand = 1;
+        if self.is_open(round.quota)? {
+            return self.start_send_run(range, tag, round);
         }
-        self.reserve(1, entry.bytes, round.uplink)?;
-        let key = round.shelf.keep(entry, round.now);
+        self.reserve(1, round.intake.marks[range.start].bytes, round.uplink)?;
+        let key = round.shelf.keep(round.intake, range.start, round.now);
         self.backlog.get_or_insert_with(Backlog::new).push_shelved(key, tag);
-        self.in_hand = false;
-        Ok(())
+        self.in_hand = 0;
+        Ok(1)
+    }
+
+    /// Gives as many of the first of these broadcasts, of which one is in hand, to the sink as it takes and the quota
+    /// allows.
+    fn start_send_run(
+        &mut self,
+        range: Range<usize>,
+        tag: Option<SubscriptionTag>,
+        round: &mut Round<'_, M>,
+    ) -> Result<usize, Fault> {
+        let intake = &*round.intake;
+        let marks = &intake.marks[range.clone()];
+        let count = self.allowed(marks, round.quota);
+        let messages = &intake.messages[range.start..range.start + count];
+        let run = BroadcastRun::with_ids(messages, intake.first_id.after(range.start), tag);
+        round.sum.offered += count as u64 - 1;
+        self.in_hand = count as u32;
+        let taken =
+            O::start_send_run(Pin::new(&mut self.sink), &run).map_err(|error| Fault::Failed(format!("{error:?}")))?;
+        assert!((1..=count).contains(&taken), "of {count} broadcasts a sink takes one to all, not {taken}");
+        self.in_hand = 0;
+        round.sum.offered -= (count - taken) as u64;
+        let last = &marks[taken - 1];
+        let load = Load { messages: taken as u32, bytes: last.before + last.bytes - marks[0].before };
+        self.handed_now.add_all(load);
+        if self.handed.messages == 0 {
+            self.handed_since = round.now;
+        }
+        self.handed.add_all(load);
+        Ok(taken)
+    }
+
+    /// How many of the first of these broadcasts the quota, which isn't reached, allows.
+    fn allowed(&self, marks: &[Mark], quota: Quota) -> usize {
+        let left = quota.after(self.handed_now);
+        let messages = marks.len().min(left.messages as usize);
+        let begins_below = |mark: &Mark| ((mark.before - marks[0].before) as u64) < left.bytes;
+        // A turn reads no more than the quota: mostly all of it is allowed.
+        if begins_below(&marks[messages - 1]) { messages } else { marks.partition_point(begins_below) }
     }
 
     /// Flushes, and hands on the backlog as far as quota and sink allow.
@@ -428,12 +470,11 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             && self.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty())
             && self.poll_ready()?
         {
-            self.in_hand = true;
+            self.in_hand = 1;
             let backlog = self.backlog.as_mut().expect("it was just looked at");
             let since = backlog.oldest(round.shelf).unwrap_or(round.now);
             let Popped { kind, message, bytes, tag } = backlog.pop(round.shelf).expect("it isn't empty");
-            let counted = if kind == Kind::Initial { Kind::Initial } else { Kind::Direct };
-            self.start_send(message, tag, bytes, counted, since)?;
+            self.start_send(message, tag, bytes, kind == Kind::Initial, since)?;
         }
         Ok(())
     }
@@ -463,19 +504,22 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         }
     }
 
-    /// Gives the message in hand to the sink, addressed by `tag`. `kind` says whether the bound counts it: direct yes,
-    /// initial never, a broadcast only once it has to wait.
+    /// Gives the message in hand, a direct one or one that has waited, to the sink, addressed by `tag`. The bound counts
+    /// it, unless it is an initial one.
     fn start_send(
         &mut self,
         message: Taken<'_, M>,
         tag: Option<SubscriptionTag>,
         bytes: usize,
-        kind: Kind,
+        is_initial: bool,
         since: u64,
     ) -> Result<(), Fault> {
         let sink = Pin::new(&mut self.sink);
         let taken = match message {
-            Taken::Shared(message) => O::start_send_shared(sink, message, tag),
+            Taken::Shared(message, id) => {
+                let run = BroadcastRun::with_ids(std::slice::from_ref(message), id, tag);
+                O::start_send_run(sink, &run).map(|taken| assert_eq!(taken, 1, "a sink takes what there is"))
+            }
             Taken::Own(mut message) => {
                 if let Some(tag) = tag {
                     message.address(tag);
@@ -484,17 +528,14 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             }
         };
         taken.map_err(|error| Fault::Failed(format!("{error:?}")))?;
-        self.in_hand = false;
+        self.in_hand = 0;
         self.handed_now.add(bytes);
         if self.handed.messages == 0 {
             self.handed_since = since;
         }
         self.handed.add(bytes);
-        match kind {
-            Kind::All | Kind::Topic => return Ok(()),
-            Kind::Direct => self.held.add(bytes),
-            Kind::Initial => self.exempt.add(bytes),
-        }
+        let counted = if is_initial { &mut self.exempt } else { &mut self.held };
+        counted.add(bytes);
         self.uncommon = true;
         Ok(())
     }

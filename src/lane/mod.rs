@@ -12,6 +12,7 @@ mod brake;
 pub(crate) mod command;
 mod control_queue;
 pub(crate) mod gauge;
+pub(crate) mod intake;
 pub(crate) mod load;
 pub(crate) mod log;
 #[cfg(all(test, lanecast_loom))]
@@ -21,6 +22,7 @@ pub(crate) mod outbox;
 pub(crate) mod progress;
 pub(crate) mod publisher;
 pub(crate) mod roster;
+pub(crate) mod run;
 pub(crate) mod shard;
 pub(crate) mod shelf;
 pub(crate) mod signal;
@@ -34,12 +36,13 @@ use bytes::Bytes;
 pub use self::account::{Abandoned, Account, Dropped, EndReason};
 pub use self::progress::Progress;
 pub use self::roster::{Subscribed, Unsubscribed};
+pub use self::run::{BroadcastId, BroadcastRun};
 pub use self::topic::{SubscriptionTag, Topic};
 pub use self::uplink::{Uplink, UplinkWrite};
 
 /// What a session carries: cheap to clone, and able to tell its length.
 ///
-/// A broadcast is cloned once per shard by the publisher and, unless the room [spares](crate::room::Room::start_send_shared)
+/// A broadcast is cloned once per shard by the publisher and, unless the room [spares](crate::room::Room::start_send_run)
 /// it, once per participant by the shards, so a clone should share its payload, as [`Bytes`] does.
 pub trait Message: Clone + Send + 'static {
     /// Its length in bytes, as it counts against the byte limit and in the statistics.

@@ -23,7 +23,8 @@
 //! A turn visits all members if it carries a broadcast to everybody, else only those noted: with mail, woken by their
 //! sink, addressed by a topic, or not finished last time. A visit hands on at most the quota, flushes, and leaves the
 //! rest for a turn after the reactor has run; and so does the shard with the log: a healthy sink that is blocked would
-//! overflow if nobody could tell it that its socket is writable again. A walk over many members yields after [`SLICE`]
+//! overflow if nobody could tell it that its socket is writable again. What stands in a row in the log and has one
+//! audience is handed on as a run ([`run`](super::run)). A walk over many members yields after [`SLICE`]
 //! and goes on where it was; a member that has ended meanwhile gets nothing more. The task runs outside tokio's
 //! cooperative budget, which would make every sink look busy after some 170 writes.
 //!
@@ -56,7 +57,7 @@ use super::load::{Load, Quota};
 use super::member::{Fault, Member, Owner, Round, Stand, Sum};
 use super::outbox::Port;
 use super::roster::{Roster, Subscribed, Unsubscribed};
-use super::shelf::{Shelf, TurnEntry};
+use super::shelf::Shelf;
 use super::tick::Tick;
 use super::topic::Audience;
 use super::turn::Turn;
@@ -84,8 +85,10 @@ pub(crate) struct Parts<O: Owner<M>, M: Message> {
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) newcomers: mpsc::Receiver<Admission<O, M>>,
     pub(crate) commands: mpsc::Receiver<Command<M>>,
-    /// What a visit hands on at most, and a turn reads at most.
+    /// What a visit hands on at most.
     pub(crate) quota: Quota,
+    /// What is read at most before the reactor has run; no more than the quota.
+    pub(crate) reading: Quota,
     pub(crate) write_timeout: Duration,
     /// What all sinks share, if they do.
     pub(crate) uplink: Option<Uplink>,
@@ -131,7 +134,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             shelf: Shelf::new(),
             position: 0,
             deferred: VecDeque::new(),
-            turn: Turn::new(),
+            turn: Turn::new(parts.reading.messages),
             again: Vec::new(),
             lagging: Vec::new(),
             brake: Brake::default(),
@@ -173,7 +176,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                 return Poll::Ready(Step::Yield);
             }
             self.close_turn();
-            let handed_enough = !self.again.is_empty() || self.unyielded.reaches(self.parts.quota);
+            let handed_enough = !self.again.is_empty() || self.unyielded.reaches(self.parts.reading);
             if handed_enough || std::time::Instant::now() >= until {
                 return Poll::Ready(Step::Yield);
             }
@@ -231,10 +234,11 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             Reading::Trickle | Reading::Nothing => self.position,
         };
         self.tell_senders(false);
-        let end = tail.position().min(until).min(self.position + u64::from(self.parts.quota.messages));
+        let allowed = self.parts.reading.after(self.unyielded);
+        let end = tail.position().min(until).min(self.position + u64::from(allowed.messages));
         let start = self.position;
         let mut read = Load::default();
-        while self.position < end && !read.reaches(self.parts.quota) {
+        while self.position < end && !read.reaches(allowed) {
             let Some(bytes) = self.read_entry() else { break };
             read.add(bytes);
         }
@@ -286,31 +290,30 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     /// nobody here weighs nothing.
     fn read_entry(&mut self) -> Option<usize> {
         let taken = self.parts.port.log.take(self.position)?;
-        let index = u32::try_from(self.turn.entries.len()).expect("a turn reads at most the quota");
-        match taken.audience {
-            Audience::All => self.turn.to_all.push(index),
-            Audience::Topic(topic) => {
-                let seats = self.roster.seats(topic.key());
-                if seats.is_empty() {
-                    self.position += 1;
-                    return Some(0);
-                }
-                for seat in seats {
-                    let slot = seat.slot as usize;
-                    let member = self.members.get_mut(slot).expect("who leaves gives up its seats");
-                    member.inbox.push(index, seat.tag);
-                    self.turn.note(member, slot);
-                }
+        let seq = self.position;
+        self.position += 1;
+        let topic = match taken.audience {
+            Audience::All => None,
+            Audience::Topic(topic) => Some(topic.key()),
+        };
+        let seats = topic.map_or(&[][..], |topic| self.roster.seats(topic));
+        if topic.is_some() && seats.is_empty() {
+            return Some(0);
+        }
+        if let Some(run) = self.turn.intake.push(seq, taken.bytes, taken.message, topic) {
+            for seat in seats {
+                let slot = seat.slot as usize;
+                let member = self.members.get_mut(slot).expect("who leaves gives up its seats");
+                member.inbox.push(run, seat.tag);
+                self.turn.note(member, slot);
             }
         }
-        self.turn.entries.push(TurnEntry::new(self.position, taken.bytes, taken.message));
-        self.position += 1;
         Some(taken.bytes)
     }
 
     /// Visits members until the turn is done (true) or the time is up (false).
     fn walk(&mut self, until: std::time::Instant) -> bool {
-        let everybody = !self.turn.to_all.is_empty();
+        let everybody = !self.turn.intake.to_all().is_empty();
         loop {
             for _ in 0..STRIDE {
                 let at = self.turn.cursor;
@@ -330,9 +333,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         let Some(member) = self.members.get_mut(slot) else { return };
         let mut round = Round {
             shelf: &mut self.shelf,
-            addressed: self.turn.entries.len() > self.turn.to_all.len(),
-            entries: &mut self.turn.entries,
-            to_all: &self.turn.to_all,
+            intake: &mut self.turn.intake,
             end: self.position,
             quota: self.parts.quota,
             uplink: unless_given_up(&self.parts, self.turn.now),
@@ -369,8 +370,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     fn close_turn(&mut self) {
         self.turn.open = false;
         self.turn.noted.clear();
-        self.turn.to_all.clear();
-        self.shelf.end_turn(self.turn.entries.drain(..));
+        self.shelf.end_turn(&mut self.turn.intake);
         self.publish_sum();
         self.tell_senders(true);
         while self.deferred.front().is_some_and(|(mark, _)| *mark <= self.position) {

@@ -5,22 +5,8 @@
 //! stand side by side.
 
 use super::Message;
-
-/// An entry of the log during the turn that delivers it.
-#[derive(Debug)]
-pub(crate) struct TurnEntry<M> {
-    pub(crate) seq: u64,
-    pub(crate) bytes: usize,
-    pub(crate) message: M,
-    /// Where it stands on the shelf, once a busy member needs it.
-    shelved: Option<usize>,
-}
-
-impl<M> TurnEntry<M> {
-    pub(crate) fn new(seq: u64, bytes: usize, message: M) -> Self {
-        Self { seq, bytes, message, shelved: None }
-    }
-}
+use super::intake::Intake;
+use super::run::BroadcastId;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -37,6 +23,7 @@ pub(crate) struct Shelf<M> {
 #[derive(Debug)]
 struct Shelved<M> {
     message: M,
+    id: BroadcastId,
     bytes: usize,
     since: u64,
 }
@@ -46,7 +33,7 @@ pub(super) enum Taken<'a, M> {
     /// Nobody else needs it.
     Own(M),
     /// Others need it as well.
-    Shared(&'a M),
+    Shared(&'a M, BroadcastId),
 }
 
 /// Places of the first shelf that is needed.
@@ -59,11 +46,12 @@ impl<M: Message> Shelf<M> {
         Self { needed_by: Vec::new(), places: Vec::new(), cursor: 0, taken: 0 }
     }
 
-    /// Keeps `entry` for one member more.
-    pub(super) fn keep(&mut self, entry: &mut TurnEntry<M>, now: u64) -> usize {
-        let key = *entry.shelved.get_or_insert_with(|| {
-            let message = entry.message.clone();
-            self.put(Shelved { message, bytes: entry.bytes, since: now })
+    /// Keeps the message `at` for one member more.
+    pub(super) fn keep(&mut self, intake: &mut Intake<M>, at: usize, now: u64) -> usize {
+        let (mark, message) = (&mut intake.marks[at], &intake.messages[at]);
+        let key = *mark.shelved.get_or_insert_with(|| {
+            let id = intake.first_id.after(at);
+            self.put(Shelved { message: message.clone(), id, bytes: mark.bytes, since: now })
         });
         self.needed_by[key] += 1;
         key
@@ -98,7 +86,7 @@ impl<M: Message> Shelf<M> {
             return (Taken::Own(shelved.message), shelved.bytes);
         }
         let shelved = self.places[key].as_ref().expect(THERE);
-        (Taken::Shared(&shelved.message), shelved.bytes)
+        (Taken::Shared(&shelved.message, shelved.id), shelved.bytes)
     }
 
     pub(super) fn since(&self, key: usize) -> u64 {
@@ -124,8 +112,9 @@ impl<M: Message> Shelf<M> {
         }
     }
 
-    /// Ends a turn: its entries stay only for the members that need them.
-    pub(crate) fn end_turn(&mut self, entries: impl Iterator<Item = TurnEntry<M>>) {
-        entries.filter_map(|entry| entry.shelved).for_each(|key| self.release(key, 1));
+    /// Ends a turn: what it has read stays only for the members that need it.
+    pub(crate) fn end_turn(&mut self, intake: &mut Intake<M>) {
+        intake.marks.iter().filter_map(|mark| mark.shelved).for_each(|key| self.release(key, 1));
+        intake.clear();
     }
 }

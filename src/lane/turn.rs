@@ -1,16 +1,15 @@
-//! What a shard has to do in a turn: which entries of the log it has read, and whom it visits.
+//! What a shard has to do in a turn: what it has read of the log, and whom it visits.
 
 use super::Message;
+use super::intake::Intake;
 use super::member::{Member, Owner, Sum};
-use super::shelf::TurnEntry;
 
 /// See the [module](self).
 pub(super) struct Turn<M> {
     pub(super) number: u64,
     pub(super) open: bool,
     pub(super) sealed: bool,
-    pub(super) entries: Vec<TurnEntry<M>>,
-    pub(super) to_all: Vec<u32>,
+    pub(super) intake: Intake<M>,
     pub(super) noted: Vec<usize>,
     pub(super) cursor: usize,
     pub(super) now: u64,
@@ -18,13 +17,13 @@ pub(super) struct Turn<M> {
 }
 
 impl<M: Message> Turn<M> {
-    pub(super) fn new() -> Self {
+    /// With `most` messages that a turn reads at most.
+    pub(super) fn new(most: u32) -> Self {
         Self {
             number: 0,
             open: false,
             sealed: false,
-            entries: Vec::new(),
-            to_all: Vec::new(),
+            intake: Intake::new(most),
             noted: Vec::new(),
             cursor: 0,
             now: 0,

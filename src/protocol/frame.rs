@@ -104,13 +104,10 @@ impl Frame {
         Some(channel_head)
     }
 
-    /// Whether both are one message to a v1 viewer: the same head, and the very same payload, not
-    /// an equal one. (The channel's id, which stands in no v1 frame, isn't asked.)
+    /// Where in a v1 head the subscription id stands, if it has one.
     #[cfg(feature = "websocket")]
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        // Heads are padded with zeros; compared whole they need no call.
-        let place = |frame: &Self| (frame.payload.as_ptr(), frame.payload.len(), frame.kind);
-        place(self) == place(other) && (self.head, self.head_len) == (other.head, other.head_len)
+    pub(crate) fn subscription_place(&self) -> Option<usize> {
+        (usize::from(self.head_len) == MESSAGE_DATA_HEAD).then_some(1)
     }
 
     /// Whether this goes out as text or as binary.

@@ -22,8 +22,8 @@ use futures_core::Stream;
 use futures_sink::Sink;
 
 use crate::ids::{ParticipantIdentity, ParticipantSid};
-use crate::lane::member::start_send_copy;
-use crate::lane::{EndReason, Message, Progress, SubscriptionTag, Uplink};
+use crate::lane::run::start_send_copy;
+use crate::lane::{BroadcastRun, EndReason, Message, Progress, Uplink};
 use crate::participant::{Attributes, Participant, no_attributes};
 
 /// What a transport implements.
@@ -103,22 +103,31 @@ pub trait Room: Send + Sync + 'static {
         usize::MAX
     }
 
-    /// Hands a broadcast over to a sink that is ready for it: to one of many, each of whom gets the same message but for
-    /// the `tag` it has subscribed to the topic with (`None` in a broadcast to everybody).
+    /// How many bytes of messages one flush of its sinks carries best, if they come so fast: a shard reads no more before it
+    /// flushes. Asked for once. By default as many as a participant's bound allows.
+    fn batch_bytes(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Hands broadcasts over to a sink that is ready for a message: to one of many, each of whom gets the same ones but
+    /// for the tag of its subscription.
     ///
-    /// By default the sink gets a clone, [addressed](Message::address) by the tag. A room whose sinks copy a message's
-    /// bytes anyway does that here, and spares every participant a clone and its drop, which for a reference-counted
-    /// message are most of the cost of a delivery. A room that wraps another one passes the call on. What doesn't go to many, or had to wait for the last of them, comes
-    /// by [`Sink::start_send`]; the order is that of the calls of both.
+    /// The sink takes as many of the first as it likes, one at least, and says how many; for the rest it is asked again
+    /// whether it is ready. By default it gets a clone of the first, [addressed](Message::address) by the tag. A room whose
+    /// sinks copy a message's bytes anyway does that here, for all there is room for: it spares every participant a clone
+    /// and its drop, which for a reference-counted message are most of the cost of a delivery, and with the run's [ids]
+    /// it knows what it has encoded already. A room that wraps another one passes the call on. What doesn't go to many,
+    /// or had to wait for the last of them, comes by [`Sink::start_send`]; the order is that of the calls of both.
     ///
     /// # Errors
-    /// As those of [`Sink::start_send`]: the participant is reset.
-    fn start_send_shared(
+    /// As those of [`Sink::start_send`]: the participant is reset, and all that it was shown counts as dropped.
+    ///
+    /// [ids]: BroadcastRun::first_id
+    fn start_send_run(
         sink: Pin<&mut Self::Sink>,
-        message: &Self::Message,
-        tag: Option<SubscriptionTag>,
-    ) -> Result<(), SinkError<Self>> {
-        start_send_copy(sink, message, tag)
+        run: &BroadcastRun<'_, Self::Message>,
+    ) -> Result<usize, SinkError<Self>> {
+        start_send_copy(sink, run)
     }
 
     /// Takes the sink of a participant that has ended, with the reason, to say goodbye and let go of it.

@@ -269,10 +269,10 @@ impl<R: Room> std::fmt::Debug for SessionBuilder<R> {
     }
 }
 
-/// The most that a visit hands on, or a turn reads: a quarter of what may wait, so that a sink that keeps up is flushed, and its reactor
-/// has run, long before the rest could overflow.
+/// The most that a visit hands on: half of the messages that may wait, or a quarter of the bytes, so that a sink that keeps
+/// up is flushed, and its reactor has run, before the rest could overflow.
 pub(crate) fn quota(limits: Limits) -> Quota {
-    Quota { messages: (limits.messages / 4).max(1), bytes: (limits.bytes / 4).max(1) }
+    Quota { messages: (limits.messages / 2).max(1), bytes: (limits.bytes / 4).max(1) }
 }
 
 /// The most a message may hold.

@@ -41,6 +41,7 @@ use crate::lane::account::Totals;
 use crate::lane::bits::Bits;
 use crate::lane::command::{Admission, COMMAND_CAPACITY, Command};
 use crate::lane::gauge::Gauge;
+use crate::lane::load::Quota;
 use crate::lane::log::{BroadcastLog, PublishError};
 use crate::lane::outbox::Port;
 use crate::lane::publisher::Publisher;
@@ -142,6 +143,8 @@ fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
     let log = Arc::new(BroadcastLog::new(config.log_capacity, signals.clone()));
     let mut shards = Vec::new();
     let mut parts = Vec::new();
+    let quota = quota(config.limits);
+    let reading = Quota { bytes: quota.bytes.min(room.batch_bytes().max(1) as u64), ..quota };
     for (index, signal) in signals.into_iter().enumerate() {
         let port = Arc::new(Port {
             log: Arc::clone(&log),
@@ -160,7 +163,8 @@ fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
             gauge: Arc::clone(&gauge),
             newcomers: newcomers_taken,
             commands: commands_taken,
-            quota: quota(config.limits),
+            quota,
+            reading,
             write_timeout: config.write_timeout,
             uplink: uplink.clone(),
             epoch,

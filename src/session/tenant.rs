@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Shared;
 use crate::lane::member::Owner;
 use crate::lane::outbox::Outbox;
-use crate::lane::{EndReason, Message, SubscriptionTag};
+use crate::lane::{BroadcastRun, EndReason, Message};
 use crate::participant::Participant;
 use crate::room::{Room, SinkError};
 
@@ -20,12 +20,8 @@ pub(crate) struct Tenant<R: Room> {
 impl<R: Room> Owner<R::Message> for Tenant<R> {
     type Sink = R::Sink;
 
-    fn start_send_shared(
-        sink: Pin<&mut R::Sink>,
-        message: &R::Message,
-        tag: Option<SubscriptionTag>,
-    ) -> Result<(), SinkError<R>> {
-        R::start_send_shared(sink, message, tag)
+    fn start_send_run(sink: Pin<&mut R::Sink>, run: &BroadcastRun<'_, R::Message>) -> Result<usize, SinkError<R>> {
+        R::start_send_run(sink, run)
     }
 
     fn outbox(&self) -> &Outbox<R::Message> {

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use futures_util::{Sink, Stream, stream};
 use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
-use lanecast::{EndReason, Message, Participant, ParticipantIdentity, Progress, Session, SessionBuilder};
+use lanecast::{BroadcastRun, EndReason, Message, Participant, ParticipantIdentity, Progress, Session, SessionBuilder};
 use tokio::sync::{Semaphore, mpsc};
 
 type Opened<M> = Pin<Box<dyn Future<Output = Result<StageSink<M>, OpenError>> + Send>>;
@@ -128,6 +128,22 @@ impl<M: Message> Room for Stage<M> {
 
     async fn open(&self, to: &Presence, progress: Progress) -> Result<StageSink<M>, OpenError> {
         (self.0.on_open)(to.clone(), progress).await
+    }
+
+    /// As many as it is ready for.
+    fn start_send_run(mut sink: Pin<&mut StageSink<M>>, run: &BroadcastRun<'_, M>) -> Result<usize, String> {
+        let mut cx = Context::from_waker(Waker::noop());
+        for (taken, message) in run.messages().iter().enumerate() {
+            if taken > 0 && !matches!(sink.as_mut().poll_ready(&mut cx), Poll::Ready(Ok(()))) {
+                return Ok(taken);
+            }
+            let mut copy = message.clone();
+            if let Some(tag) = run.tag() {
+                copy.address(tag);
+            }
+            sink.as_mut().start_send(copy)?;
+        }
+        Ok(run.messages().len())
     }
 
     fn retire(&self, sink: StageSink<M>, participant: &Participant<M>, reason: EndReason) -> Option<Goodbye> {

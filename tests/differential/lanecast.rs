@@ -1,16 +1,18 @@
 //! The crate as a runtime under test: a session over a [`MemoryRoom`].
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures_util::{FutureExt, Stream as Events_};
+use futures_util::{FutureExt, Sink, Stream as Events_};
 use lanecast::room::memory::{MemoryRoom, MemorySink, Opening};
-use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
+use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent, SinkError};
 use lanecast::session::Who;
 use lanecast::{
-    Account, BroadcastError, EndReason, Events, JoinError, Message, Participant, ParticipantIdentity, Progress,
-    SendError, Session, SessionEvent, Subscribed, SubscriptionTag, Topic, TryBroadcastError, TrySendError,
+    Account, BroadcastError, BroadcastRun, EndReason, Events, JoinError, Message, Participant, ParticipantIdentity,
+    Progress, SendError, Session, SessionEvent, Subscribed, SubscriptionTag, Topic, TryBroadcastError, TrySendError,
     Unsubscribed,
 };
 use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
@@ -108,6 +110,23 @@ impl Room for Watched {
 
     async fn open(&self, to: &Presence, progress: Progress) -> Result<MemorySink<Msg>, OpenError> {
         self.room.open(to, progress).await
+    }
+
+    /// Half of them, if it is ready for so many.
+    fn start_send_run(mut sink: Pin<&mut Self::Sink>, run: &BroadcastRun<'_, Msg>) -> Result<usize, SinkError<Self>> {
+        let half = run.messages().len().div_ceil(2);
+        let mut cx = Context::from_waker(Waker::noop());
+        for (taken, message) in run.messages()[..half].iter().enumerate() {
+            if taken > 0 && !matches!(sink.as_mut().poll_ready(&mut cx), Poll::Ready(Ok(()))) {
+                return Ok(taken);
+            }
+            let mut copy = *message;
+            if let Some(tag) = run.tag() {
+                copy.address(tag);
+            }
+            sink.as_mut().start_send(copy)?;
+        }
+        Ok(half)
     }
 
     fn retire(&self, sink: Self::Sink, gone: &Participant<Msg>, reason: EndReason) -> Option<Goodbye> {

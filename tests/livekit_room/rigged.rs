@@ -10,7 +10,7 @@ use lanecast::protocol::Frame;
 use lanecast::room::byte_stream::{ByteStreamInbox, ByteStreamSink, ByteStreamSinkError};
 use lanecast::room::livekit::LiveKitRoom;
 use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent, SinkError};
-use lanecast::{EndReason, Participant, ParticipantIdentity, Progress, SubscriptionTag, Uplink};
+use lanecast::{BroadcastRun, EndReason, Participant, ParticipantIdentity, Progress, Uplink};
 use tokio::sync::mpsc;
 
 pub(crate) type Event = RoomEvent<ByteStreamInbox>;
@@ -137,13 +137,8 @@ impl Room for Rigged {
         self.inner.largest_message()
     }
 
-    fn start_send_shared(
-        sink: Pin<&mut RiggedSink>,
-        message: &Frame,
-        tag: Option<SubscriptionTag>,
-    ) -> Result<(), SinkError<Self>> {
-        LiveKitRoom::start_send_shared(Pin::new(&mut sink.get_mut().inner), message, tag)
-            .map_err(|error| error.to_string())
+    fn start_send_run(sink: Pin<&mut RiggedSink>, run: &BroadcastRun<'_, Frame>) -> Result<usize, SinkError<Self>> {
+        LiveKitRoom::start_send_run(Pin::new(&mut sink.get_mut().inner), run).map_err(|error| error.to_string())
     }
 
     fn retire(&self, sink: RiggedSink, participant: &Participant<Frame>, reason: EndReason) -> Option<Goodbye> {
@@ -192,7 +187,7 @@ impl Sink<Frame> for RiggedSink {
     }
 
     fn start_send(mut self: Pin<&mut Self>, frame: Frame) -> Result<(), String> {
-        self.inner.start_send_ref(&frame).map_err(|error| error.to_string())
+        Pin::new(&mut self.inner).start_send(frame).map_err(|error| error.to_string())
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), String>> {

@@ -8,7 +8,7 @@ use lanecast::Progress;
 use lanecast::room::OpenError;
 use lanecast::room::memory::MemorySink;
 use lanecast::telemetry::Inbox;
-use lanecast::{ParticipantIdentity, SubscriptionTag};
+use lanecast::{BroadcastRun, ParticipantIdentity};
 
 use super::*;
 
@@ -73,12 +73,11 @@ impl lanecast::room::Room for ChunkRoom {
         self.0.open(to, progress).await
     }
 
-    fn start_send_shared(
+    fn start_send_run(
         sink: Pin<&mut Self::Sink>,
-        message: &Frame,
-        tag: Option<SubscriptionTag>,
-    ) -> Result<(), lanecast::room::SinkError<Self>> {
-        Room::start_send_shared(sink, message, tag)
+        run: &BroadcastRun<'_, Frame>,
+    ) -> Result<usize, lanecast::room::SinkError<Self>> {
+        Room::start_send_run(sink, run)
     }
 }
 

@@ -14,12 +14,14 @@ use loom::thread;
 use super::{Note, Sleeping, Watch, port};
 use crate::lane::Message;
 use crate::lane::account::EndReason;
+use crate::lane::intake::Intake;
 use crate::lane::load::Quota;
-use crate::lane::member::{Member, Newcomer, Owner, Round, Sum, start_send_copy};
+use crate::lane::member::{Member, Newcomer, Owner, Round, Sum};
 use crate::lane::outbox::{Limits, Outbox, Port};
 use crate::lane::progress::Progress;
-use crate::lane::shelf::{Shelf, TurnEntry};
-use crate::lane::topic::{Audience, SubscriptionTag};
+use crate::lane::run::{BroadcastRun, start_send_copy};
+use crate::lane::shelf::Shelf;
+use crate::lane::topic::Audience;
 use crate::sync::kit::{Weaken, caught, holds, holds_narrowly};
 use crate::sync::{ArrayQueue, AtomicU64, Ordering};
 
@@ -72,12 +74,8 @@ impl Viewer {
 impl Owner<Note> for Viewer {
     type Sink = Recorder;
 
-    fn start_send_shared(
-        sink: Pin<&mut Recorder>,
-        note: &Note,
-        tag: Option<SubscriptionTag>,
-    ) -> Result<(), Infallible> {
-        start_send_copy(sink, note, tag)
+    fn start_send_run(sink: Pin<&mut Recorder>, run: &BroadcastRun<'_, Note>) -> Result<usize, Infallible> {
+        start_send_copy(sink, run)
     }
 
     fn outbox(&self) -> &Outbox<Note> {
@@ -146,25 +144,23 @@ impl Shard {
 
     /// Reads the log up to `end`, and visits the member.
     pub(super) fn visit(&mut self, watch: &mut Watch, end: u64, ignores_stamps: bool) {
-        let (mut entries, mut to_all) = (Vec::new(), Vec::new());
+        let quota = Quota { messages: 8, bytes: u64::MAX };
+        let mut intake = Intake::new(quota.messages);
         watch.read(end, |seq, note| {
-            to_all.push(u32::try_from(entries.len()).expect("a few"));
-            entries.push(TurnEntry::new(seq, note.byte_len(), note));
+            intake.push(seq, note.byte_len(), note, None);
         });
         let mut round = Round {
             shelf: &mut self.shelf,
-            addressed: entries.len() > to_all.len(),
-            entries: &mut entries,
-            to_all: &to_all,
+            intake: &mut intake,
             end: if ignores_stamps { u64::MAX } else { watch.position },
-            quota: Quota { messages: 8, bytes: u64::MAX },
+            quota,
             uplink: None,
             now: 0,
             sum: Sum::default(),
         };
         assert!(self.member.visit(&mut round).is_ok());
         self.member.settle(&round.sum);
-        self.shelf.end_turn(entries.into_iter());
+        self.shelf.end_turn(&mut intake);
     }
 }
 

@@ -108,11 +108,24 @@ impl ByteStreamSink {
         }
     }
 
-    /// Takes over a frame that goes to others as well.
+    /// Takes over frames that go to others as well, in their order: the first, and more as long as it is ready. Says how
+    /// many.
     ///
     /// # Errors
     /// As [`Sink::start_send`].
-    pub fn start_send_ref(&mut self, frame: &Frame) -> Result<(), ByteStreamSinkError> {
+    pub fn start_send_run(&mut self, frames: &[Frame]) -> Result<usize, ByteStreamSinkError> {
+        let mut taken = 0;
+        for frame in frames {
+            if taken > 0 && self.batch.is_full() {
+                break;
+            }
+            self.append(frame)?;
+            taken += 1;
+        }
+        Ok(taken)
+    }
+
+    fn append(&mut self, frame: &Frame) -> Result<(), ByteStreamSinkError> {
         if self.stage != Stage::Idle {
             return Err(ByteStreamSinkError::Ended);
         }
@@ -244,7 +257,7 @@ impl Sink<Frame> for ByteStreamSink {
     }
 
     fn start_send(mut self: Pin<&mut Self>, frame: Frame) -> Result<(), ByteStreamSinkError> {
-        self.start_send_ref(&frame)
+        self.append(&frame)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ByteStreamSinkError>> {

@@ -78,7 +78,7 @@ use self::supervise::Tokens;
 use super::byte_stream::{ByteStreamInbox, ByteStreamSink, ByteStreamSinkError, StreamLimits};
 use super::{Goodbye, OpenError, Presence, Room, RoomEvent};
 use crate::ids::ParticipantIdentity;
-use crate::lane::{EndReason, Progress, SubscriptionTag, Uplink};
+use crate::lane::{BroadcastRun, EndReason, Progress, Uplink};
 use crate::participant::Participant;
 use crate::protocol::Frame;
 use crate::protocol::stream::MAX_STREAM_FRAME;
@@ -282,12 +282,11 @@ impl Room for LiveKitRoom {
         MAX_STREAM_FRAME
     }
 
-    fn start_send_shared(
+    fn start_send_run(
         sink: Pin<&mut ByteStreamSink>,
-        message: &Frame,
-        _tag: Option<SubscriptionTag>,
-    ) -> Result<(), ByteStreamSinkError> {
-        sink.get_mut().start_send_ref(message)
+        run: &BroadcastRun<'_, Frame>,
+    ) -> Result<usize, ByteStreamSinkError> {
+        sink.get_mut().start_send_run(run.messages())
     }
 
     fn retire(

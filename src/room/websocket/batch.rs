@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 
-use crate::lane::SubscriptionTag;
+use crate::lane::{BroadcastId, BroadcastRun, SubscriptionTag};
 use crate::protocol::{Frame, FrameKind};
 
 /// A payload of this size or more isn't copied: the kernel takes it from where all viewers share it. Below, one copy
@@ -13,6 +13,10 @@ const SHARED_PAYLOAD: usize = 16 << 10;
 
 /// What gathers before the sink flushes by itself: enough that a system call's fixed cost doesn't show.
 pub(super) const BATCH_BYTES: usize = 64 << 10;
+
+/// What a shard is to read before it flushes: with the message it ends in, up to 4 KiB, the kernel makes one segment of it,
+/// which it mostly takes as much time for as for a short one.
+pub(super) const READ_BYTES: usize = 60 << 10;
 
 /// A buffer up to this size is kept for the thread's next batch; one batch of small frames fits.
 const SPARE_BYTES: usize = 2 * BATCH_BYTES;
@@ -47,8 +51,7 @@ struct Work {
     /// How much of `bytes` is this batch; what stands behind is left of the last one.
     len: usize,
     tail: Bytes,
-    /// Shared messages that stand at the beginning of `bytes`. They are kept until something else is written over them:
-    /// a message is known again by where its payload is, so nothing else may come to be there.
+    /// Broadcasts that stand at the beginning of `bytes`.
     known: Vec<Known>,
     /// How many of them are in this batch.
     followed: usize,
@@ -56,9 +59,20 @@ struct Work {
 
 #[derive(Debug)]
 struct Known {
-    frame: Frame,
+    id: BroadcastId,
     /// Where it ends.
     end: usize,
+    place: Place,
+}
+
+/// Where in the bytes of a frame its viewer's tag stands.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// It was given no tag, and says what it says to all.
+    Untagged,
+    /// It has no place for one.
+    None,
+    At(usize),
 }
 
 impl Batch {
@@ -82,7 +96,7 @@ impl Batch {
 
     /// Whether it should be flushed before more is added.
     pub(super) fn is_full(&self) -> bool {
-        self.0.as_ref().is_some_and(|work| !work.tail.is_empty() || work.len >= BATCH_BYTES)
+        self.0.as_ref().is_some_and(|work| work.is_full())
     }
 
     /// Appends `frame`, which is for this viewer alone.
@@ -90,9 +104,9 @@ impl Batch {
         self.work().push(frame, None);
     }
 
-    /// Appends `frame`, which others get as well, addressed by `tag`.
-    pub(super) fn push_shared(&mut self, frame: &Frame, tag: Option<SubscriptionTag>) {
-        self.work().push_shared(frame, tag);
+    /// Appends the first of these broadcasts, and more until it is full. Says how many.
+    pub(super) fn push_run(&mut self, run: &BroadcastRun<'_, Frame>) -> usize {
+        self.work().push_run(run)
     }
 
     fn work(&mut self) -> &mut Work {
@@ -111,22 +125,62 @@ impl Batch {
 }
 
 impl Work {
-    fn push_shared(&mut self, frame: &Frame, tag: Option<SubscriptionTag>) {
-        let before = self.followed.checked_sub(1).map_or(0, |last| self.known[last].end);
-        let continues = before == self.len && self.tail.is_empty();
-        match self.known.get(self.followed) {
-            Some(next) if continues && next.frame.is_same(frame) => {
-                self.len = next.end;
-                put_head(&mut self.bytes[next.end - frame.len()..], frame, tag);
-                self.followed += 1;
+    fn is_full(&self) -> bool {
+        !self.tail.is_empty() || self.len >= BATCH_BYTES
+    }
+
+    fn push_run(&mut self, run: &BroadcastRun<'_, Frame>) -> usize {
+        let mut taken = self.follow(run);
+        for frame in &run.messages()[taken..] {
+            if taken > 0 && self.is_full() {
+                break;
             }
-            _ => {
-                self.push(frame, tag);
-                if continues && self.tail.is_empty() && self.known.len() < KNOWN_FRAMES {
-                    self.known.push(Known { frame: frame.clone(), end: self.len });
-                    self.followed += 1;
-                }
+            self.push_known(run.first_id().after(taken), frame, run.tag());
+            taken += 1;
+        }
+        taken
+    }
+
+    /// Takes over what stands there already, addressed anew. Says how many messages that is.
+    fn follow(&mut self, run: &BroadcastRun<'_, Frame>) -> usize {
+        if !self.continues() {
+            return 0;
+        }
+        let wanted = run.messages().len();
+        let mut taken = 0;
+        for known in self.known[self.followed..].iter().take(wanted) {
+            if known.id != run.first_id().after(taken) || (taken > 0 && self.len >= BATCH_BYTES) {
+                break;
             }
+            match (known.place, run.tag()) {
+                (Place::Untagged, None) | (Place::None, Some(_)) => {}
+                (Place::At(at), Some(tag)) => self.bytes[at..at + 4].copy_from_slice(&tag.0.to_le_bytes()),
+                (Place::Untagged, Some(_)) | (Place::None | Place::At(_), None) => break,
+            }
+            self.len = known.end;
+            taken += 1;
+        }
+        self.followed += taken;
+        taken
+    }
+
+    /// Whether all that stands here are known messages, so that another one may follow.
+    fn continues(&self) -> bool {
+        let known = self.followed.checked_sub(1).map_or(0, |last| self.known[last].end);
+        known == self.len && self.tail.is_empty()
+    }
+
+    fn push_known(&mut self, id: BroadcastId, frame: &Frame, tag: Option<SubscriptionTag>) {
+        let continues = self.continues();
+        self.push(frame, tag);
+        if continues && self.tail.is_empty() && self.known.len() < KNOWN_FRAMES {
+            let head = self.len - frame.len();
+            let place = match tag {
+                None => Place::Untagged,
+                Some(_) => frame.subscription_place().map_or(Place::None, |place| Place::At(head + place)),
+            };
+            self.known.push(Known { id, end: self.len, place });
+            self.followed += 1;
         }
     }
 
@@ -204,15 +258,19 @@ mod tests {
         Frame::message_data(1, number, Bytes::from(vec![number as u8; 2]))
     }
 
+    fn push_shared(batch: &mut Batch, frame: &Frame, tag: Option<u32>) {
+        batch.push_run(&BroadcastRun::new(std::slice::from_ref(frame), tag.map(SubscriptionTag)));
+    }
+
     #[test]
     fn a_large_payload_is_shared_and_a_small_one_joins_the_others() {
         let large = Bytes::from(vec![7; SHARED_PAYLOAD]);
         let mut batch = Batch::default();
         batch.push(&Frame::text("ab"));
-        batch.push_shared(&Frame::message_data(1, 2, Bytes::from_static(b"cd")), Some(SubscriptionTag(0x0304)));
+        push_shared(&mut batch, &Frame::message_data(1, 2, Bytes::from_static(b"cd")), Some(0x0304));
         assert_eq!(batch.bytes(), b"\x81\x02ab\x82\x0f\x01\x04\x03\0\0\x02\0\0\0\0\0\0\0cd");
         assert!(!batch.is_full());
-        batch.push_shared(&Frame::binary(large.clone()), None);
+        push_shared(&mut batch, &Frame::binary(large.clone()), None);
         assert!(batch.is_full());
         assert_eq!(batch.tail().as_ptr(), large.as_ptr());
         batch.push(&Frame::text("e"));
@@ -231,28 +289,43 @@ mod tests {
         assert_eq!(second.bytes().as_ptr(), address);
     }
 
-    /// Whatever the viewers before have got, a batch is what it would be in a fresh buffer.
+    /// Whatever the viewers before have got, a batch is what it would be in a fresh buffer, and ends where it is full.
     #[test]
     fn what_the_last_batch_left_never_shows() {
-        let frames: Vec<Frame> = (0..6).map(shared).chain([Frame::binary(vec![9; SHARED_PAYLOAD].into())]).collect();
-        let alike = |frame: &Frame| Frame::message_data(1, 0, Bytes::copy_from_slice(frame.payload()));
-        let own = Frame::text("own");
+        let mut frames: Vec<Frame> = (0..6).map(shared).collect();
+        frames.extend([Frame::text("no place for a tag"), Frame::binary(vec![9; SHARED_PAYLOAD].into())]);
+        frames.extend((0..9).map(|number| Frame::binary(vec![number; SHARED_PAYLOAD - 1].into())));
+        let runs = [BroadcastRun::new(&frames, None), BroadcastRun::new(&frames, Some(SubscriptionTag(0)))];
         fastrand::seed(7);
-        for viewer in 0..2000_u32 {
+        for viewer in 0..5000_u32 {
             let (mut batch, mut fresh) = (Batch::default(), Batch(Some(Box::default())));
-            let start = fastrand::usize(..2);
-            for frame in &frames[start..fastrand::usize(start..=frames.len())] {
-                let tag = fastrand::bool().then_some(SubscriptionTag(viewer));
-                match fastrand::u32(..20) {
-                    0 => [&mut batch, &mut fresh].map(|batch| batch.push(&own)),
-                    1 => [&mut batch, &mut fresh].map(|batch| batch.push(frame)),
-                    2 => [&mut batch, &mut fresh].map(|batch| batch.push_shared(&alike(frame), tag)),
-                    3 => continue,
-                    _ => [&mut batch, &mut fresh].map(|batch| batch.push_shared(frame, tag)),
-                };
+            let own = Frame::text(viewer.to_string());
+            let mut at = fastrand::usize(..3);
+            while at < frames.len() {
+                let end = fastrand::usize(at + 1..=frames.len());
+                let kind = fastrand::usize(..20);
+                let tag = (kind % 2 == 1).then_some(SubscriptionTag(viewer));
+                let run = runs[kind % 2].part(at..end).addressed(tag);
+                let taken = [&mut batch, &mut fresh].map(|batch| match kind {
+                    0 => {
+                        batch.push(&own);
+                        0
+                    }
+                    1 => {
+                        batch.push(&frames[at]);
+                        1
+                    }
+                    _ => batch.push_run(&run),
+                });
+                assert_eq!(taken[0], taken[1]);
+                at += taken[0];
+                if batch.is_full() || kind == 2 {
+                    break;
+                }
             }
             assert_eq!((batch.bytes(), batch.tail()), (fresh.bytes(), fresh.tail()));
             assert_eq!(batch.is_empty(), fresh.is_empty());
+            assert!(at == frames.len() || batch.len() < BATCH_BYTES + 2 * SHARED_PAYLOAD);
             batch.recycle();
         }
     }
@@ -260,10 +333,11 @@ mod tests {
     #[test]
     fn the_same_messages_are_framed_once() {
         let frames: Vec<Frame> = (0..3).map(shared).collect();
+        let run = BroadcastRun::new(&frames, Some(SubscriptionTag(5)));
         let mut batch = Batch::default();
-        frames.iter().for_each(|frame| batch.push_shared(frame, Some(SubscriptionTag(5))));
+        assert_eq!(batch.push_run(&run), 3);
         batch.recycle();
-        batch.push_shared(&frames[0], Some(SubscriptionTag(6)));
+        assert_eq!(batch.push_run(&run.part(0..1).addressed(Some(SubscriptionTag(6)))), 1);
         let work = batch.0.as_ref().expect("it isn't empty");
         assert_eq!((work.followed, work.known.len()), (1, 3));
         assert!(batch.len() < work.bytes.len());

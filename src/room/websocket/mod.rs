@@ -20,10 +20,9 @@
 //! [reset](WebSocketRoomBuilder::close_timeout).
 //!
 //! # What a connection costs
-//! An idle one has no buffers: what is read and written goes through one buffer per thread. The messages last broadcast
-//! stay in it until others take their place, and so aren't dropped before. A viewer that doesn't take what it is sent has
-//! at most one batch waiting here (64 KiB and a message; large payloads are shared by all), the rest waits in the session,
-//! which bounds it. A viewer whose messages aren't taken has 16 of them waiting, and what one read brought; then its
+//! An idle one has no buffers: what is read and written goes through one buffer per thread. A viewer that doesn't take
+//! what it is sent has at most one batch waiting here (64 KiB and a message; large payloads are shared by all), the rest
+//! waits in the session, which bounds it. A viewer whose messages aren't taken has 16 of them waiting, and what one read brought; then its
 //! socket isn't read any more.
 //!
 //! # Limits
@@ -53,10 +52,11 @@ use futures_channel::mpsc;
 use futures_core::Stream;
 use tokio_util::sync::DropGuard;
 
+use self::batch::READ_BYTES;
 use self::listen::Shared;
 use super::{Goodbye, OpenError, Presence, Room, RoomEvent};
 use crate::ids::ParticipantIdentity;
-use crate::lane::{EndReason, Progress, SubscriptionTag};
+use crate::lane::{BroadcastRun, EndReason, Progress};
 use crate::participant::Participant;
 use crate::protocol::Frame;
 
@@ -152,13 +152,15 @@ impl Room for WebSocketRoom {
         Ok(WebSocketSink::new(connection))
     }
 
-    fn start_send_shared(
+    fn batch_bytes(&self) -> usize {
+        READ_BYTES
+    }
+
+    fn start_send_run(
         sink: Pin<&mut WebSocketSink>,
-        message: &Frame,
-        tag: Option<SubscriptionTag>,
-    ) -> Result<(), WebSocketSinkError> {
-        sink.get_mut().start_send_shared(message, tag);
-        Ok(())
+        run: &BroadcastRun<'_, Frame>,
+    ) -> Result<usize, WebSocketSinkError> {
+        Ok(sink.get_mut().start_send_run(run))
     }
 
     fn retire(&self, sink: WebSocketSink, _participant: &Participant<Frame>, reason: EndReason) -> Option<Goodbye> {

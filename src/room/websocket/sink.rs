@@ -10,7 +10,7 @@ use futures_sink::Sink;
 use super::batch::Batch;
 use super::connection::Connection;
 use super::farewell::Farewell;
-use crate::lane::{EndReason, SubscriptionTag};
+use crate::lane::{BroadcastRun, EndReason};
 use crate::protocol::Frame;
 use crate::room::Goodbye;
 
@@ -59,9 +59,9 @@ impl WebSocketSink {
         })
     }
 
-    /// Takes a message that others get as well, addressed by `tag`.
-    pub(super) fn start_send_shared(&mut self, frame: &Frame, tag: Option<SubscriptionTag>) {
-        self.batch.push_shared(frame, tag);
+    /// Takes messages that others get as well, as many as one write is to carry. Says how many.
+    pub(super) fn start_send_run(&mut self, run: &BroadcastRun<'_, Frame>) -> usize {
+        self.batch.push_run(run)
     }
 
     fn check(&self) -> Result<(), WebSocketSinkError> {

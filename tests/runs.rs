@@ -1,0 +1,204 @@
+//! Broadcasts that are shown to a room's sinks in runs: which ones stand together, and how a sink answers.
+
+mod common;
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use common::{assert_settled, close_settled, live, msg, presence, reset, until, within};
+use futures_util::{Sink, Stream, stream};
+use lanecast::room::{OpenError, Presence, Room, RoomEvent, SinkError};
+use lanecast::{BroadcastId, BroadcastRun, EndReason, ParticipantIdentity, Progress, Session, SubscriptionTag, Topic};
+
+/// What a sink was shown at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Shown {
+    texts: Vec<Bytes>,
+    first: BroadcastId,
+    tag: Option<u32>,
+}
+
+/// How many of so many a sink says it has taken.
+type Answer = fn(usize) -> Result<usize, &'static str>;
+
+/// A room of two whose sinks note what they are shown, and answer as a test says.
+struct Show {
+    present: Vec<Presence>,
+    seen: [Arc<Mutex<Vec<Shown>>>; 2],
+    answers: [Answer; 2],
+}
+
+struct ShowSink {
+    seen: Arc<Mutex<Vec<Shown>>>,
+    answer: Answer,
+}
+
+impl Show {
+    fn session(answers: [Answer; 2]) -> Session<Self> {
+        let present = ["ada", "bob"].map(|name| presence(name, &format!("PA_{name}"), 1)).into();
+        let room = Self { present, seen: Default::default(), answers };
+        Session::builder(room).shards(1).build().expect("a test's settings make sense")
+    }
+
+    fn seen(&self, number: usize) -> Vec<Shown> {
+        self.seen[number].lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Room for Show {
+    type Message = Bytes;
+    type Sink = ShowSink;
+    type Incoming = ();
+
+    fn events(&self) -> impl Stream<Item = RoomEvent<()>> + Send + 'static {
+        stream::pending()
+    }
+
+    fn participants(&self) -> Vec<Presence> {
+        self.present.clone()
+    }
+
+    fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
+        self.present.iter().find(|presence| presence.identity == *identity).cloned()
+    }
+
+    async fn open(&self, to: &Presence, _progress: Progress) -> Result<ShowSink, OpenError> {
+        let number = usize::from(to.identity.as_str() == "bob");
+        Ok(ShowSink { seen: Arc::clone(&self.seen[number]), answer: self.answers[number] })
+    }
+
+    fn start_send_run(sink: Pin<&mut ShowSink>, run: &BroadcastRun<'_, Bytes>) -> Result<usize, SinkError<Self>> {
+        let taken = (sink.answer)(run.messages().len())?;
+        let texts = run.messages().iter().take(taken).cloned().collect();
+        let shown = Shown { texts, first: run.first_id(), tag: run.tag().map(|tag| tag.0) };
+        sink.seen.lock().unwrap_or_else(PoisonError::into_inner).push(shown);
+        Ok(taken)
+    }
+}
+
+impl Sink<Bytes> for ShowSink {
+    type Error = &'static str;
+
+    fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Direct messages.
+    fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Self::Error> {
+        let shown = Shown { texts: vec![message], first: BroadcastRun::new(&[()], None).first_id(), tag: None };
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(shown);
+        Ok(())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn texts(shown: &[Shown]) -> Vec<(String, Option<u32>)> {
+    let joined = |shown: &Shown| (String::from_utf8_lossy(&shown.texts.join(&b' ')).into_owned(), shown.tag);
+    shown.iter().map(joined).collect()
+}
+
+fn all(session: &Session<Show>, text: &'static str) {
+    session.try_broadcast(msg(text)).expect("there is room");
+}
+
+/// As long as one thread publishes and nothing else runs, what it publishes is read in one turn. 1. Ada subscribes to two
+/// topics, Bob to one of them. 2. Broadcasts go to everybody and to either, and a message to Ada alone in between.
+/// 3. Whatever stands in a row and has one audience is shown at once.
+#[tokio::test]
+async fn what_has_one_audience_is_shown_at_once() {
+    let session = Show::session([Ok, Ok]);
+    let (ada, bob) = (live(&session, "ada").await, live(&session, "bob").await);
+    let (both, hers) = (Topic::new(), Topic::new());
+    ada.subscribe(&both, SubscriptionTag(1)).await;
+    bob.subscribe(&both, SubscriptionTag(2)).await;
+    ada.subscribe(&hers, SubscriptionTag(3)).await;
+
+    all(&session, "a");
+    all(&session, "b");
+    for text in ["c", "d", "e"] {
+        session.try_broadcast_to(&both, msg(text)).expect("there is room");
+    }
+    session.try_broadcast_to(&hers, msg("f")).expect("there is room");
+    session.try_broadcast_to(&both, msg("g")).expect("there is room");
+    all(&session, "h");
+    ada.send(msg("direct")).expect("there is room");
+    all(&session, "i");
+    all(&session, "j");
+    until(|| bob.stats().account.delivered == 9 && ada.stats().account.delivered == 11).await;
+
+    let seen = [session.room().seen(0), session.room().seen(1)];
+    let expected_of_ada = [
+        ("a b", None),
+        ("c d e", Some(1)),
+        ("f", Some(3)),
+        ("g", Some(1)),
+        ("h", None),
+        ("direct", None),
+        ("i j", None),
+    ];
+    assert_eq!(texts(&seen[0]), expected_of_ada.map(|(text, tag)| (text.to_owned(), tag)));
+    let expected_of_bob = [("a b", None), ("c d e", Some(2)), ("g", Some(2)), ("h i j", None)];
+    assert_eq!(texts(&seen[1]), expected_of_bob.map(|(text, tag)| (text.to_owned(), tag)));
+
+    // The same broadcast has the same id at both, and each its own.
+    let ids = |seen: &[Shown]| -> Vec<(Bytes, BroadcastId)> {
+        let each = |shown: &Shown| {
+            let first = shown.first;
+            shown.texts.clone().into_iter().enumerate().map(move |(at, text)| (text, first.after(at))).collect()
+        };
+        seen.iter().flat_map::<Vec<_>, _>(each).collect()
+    };
+    let (of_ada, of_bob) = (ids(&seen[0]), ids(&seen[1]));
+    assert!(of_bob.iter().all(|known| of_ada.contains(known)));
+    assert!(of_ada.iter().enumerate().all(|(at, (_, id))| of_ada[..at].iter().all(|(_, other)| other != id)));
+    close_settled(&session).await;
+}
+
+/// Bob's sink takes two at a time, Ada's all: both get everything, once and in order.
+#[tokio::test]
+async fn a_sink_takes_as_many_as_it_likes() {
+    let session = Show::session([Ok, |count| Ok(count.min(2))]);
+    let (ada, bob) = (live(&session, "ada").await, live(&session, "bob").await);
+    for text in ["a", "b", "c", "d", "e"] {
+        all(&session, text);
+    }
+    until(|| ada.stats().account.delivered == 5 && bob.stats().account.delivered == 5).await;
+    assert_eq!(texts(&session.room().seen(0)), [("a b c d e".to_owned(), None)]);
+    assert_eq!(texts(&session.room().seen(1)), ["a b", "c d", "e"].map(|text| (text.to_owned(), None)));
+    close_settled(&session).await;
+}
+
+/// A sink that fails, or answers with what can't be, is its participant's fault alone. What it was shown counts as dropped.
+#[tokio::test]
+async fn an_answer_that_can_t_be_harms_its_participant_alone() {
+    let cases: [(Answer, EndReason); 3] = [
+        (|_| Err("broken"), EndReason::WriteFailed),
+        (|_| Ok(0), EndReason::WritePanicked),
+        (|count| Ok(count + 1), EndReason::WritePanicked),
+    ];
+    for (answer, reason) in cases {
+        let session = Show::session([Ok, answer]);
+        let (ada, bob) = (live(&session, "ada").await, live(&session, "bob").await);
+        let mut events = session.events();
+        for text in ["a", "b", "c"] {
+            all(&session, text);
+        }
+        assert_eq!(reset(&mut events).await, reason);
+        assert_eq!(within(bob.closed()).await, reason);
+        let account = bob.stats().account;
+        assert_settled(&account);
+        assert_eq!((account.offered, account.dropped.total()), (3, 3));
+        until(|| ada.stats().account.delivered == 3).await;
+        assert_eq!(texts(&session.room().seen(0)), [("a b c".to_owned(), None)]);
+        close_settled(&session).await;
+    }
+}
