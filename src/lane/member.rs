@@ -340,7 +340,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         if by_topic > 0 {
             self.inbox.clear();
         }
-        self.place_directs(round.end, round)
+        if self.has_unplaced() { self.place_directs(round.end, round) } else { Ok(()) }
     }
 
     /// Places a run of broadcasts, and the direct messages that stand before any of them.
@@ -351,17 +351,21 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         round: &mut Round<'_, M>,
     ) -> Result<(), Fault> {
         while !run.is_empty() {
-            self.place_directs(round.intake.marks[run.start].seq, round)?;
-            let next = self.backlog.as_ref().and_then(|backlog| backlog.unplaced.front());
-            let until = next.map_or(run.end, |direct| {
-                let marks = &round.intake.marks[run.clone()];
-                run.start + marks.partition_point(|mark| mark.seq < direct.stamp)
-            });
+            let until = if self.has_unplaced() { self.place_directs_before(&run, round)? } else { run.end };
             while run.start < until {
                 run.start += self.place_broadcasts(run.start..until, tag, round)?;
             }
         }
         Ok(())
+    }
+
+    /// Places the direct messages that stand before the first of a run; says before which of it the next one stands.
+    #[cold]
+    fn place_directs_before(&mut self, run: &Range<usize>, round: &Round<'_, M>) -> Result<usize, Fault> {
+        let marks = &round.intake.marks[run.clone()];
+        self.place_directs(marks[0].seq, round)?;
+        let next = self.backlog.as_ref().and_then(|backlog| backlog.unplaced.front());
+        Ok(next.map_or(run.end, |direct| run.start + marks.partition_point(|mark| mark.seq < direct.stamp)))
     }
 
     /// Places every direct message up to the first stamped above `seq`.
@@ -431,10 +435,13 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
 
     /// How many of the first of these broadcasts the quota, which isn't reached, allows.
     fn allowed(&self, marks: &[Mark], quota: Quota) -> usize {
+        if self.handed_now.messages == 0 {
+            // A turn reads no more than the quota.
+            return marks.len();
+        }
         let left = quota.after(self.handed_now);
         let messages = marks.len().min(left.messages as usize);
         let begins_below = |mark: &Mark| ((mark.before - marks[0].before) as u64) < left.bytes;
-        // A turn reads no more than the quota: mostly all of it is allowed.
         if begins_below(&marks[messages - 1]) { messages } else { marks.partition_point(begins_below) }
     }
 
