@@ -40,8 +40,8 @@ async fn a_stalled_participant_holds_nobody_back() {
     assert_eq!(close_settled(&session).await.delivered, 2 * count as u64);
 }
 
-/// The sink is like a socket whose peer reads in another task of the same thread: it takes half of the queue
-/// capacity, and is writable again only after the shard has let the reactor run.
+/// The sink is like a socket whose peer reads in another task of the same thread: it takes what it is given, and is
+/// writable again only after the shard has let the reactor run.
 #[tokio::test]
 async fn a_burst_longer_than_the_queue_resets_nobody_who_keeps_up() {
     burst(|builder| builder.queue_capacity(16).log_capacity(16)).await;
@@ -161,8 +161,26 @@ async fn a_batch_is_several_messages_and_one_flush() {
     }
     let valve = streams.nth("ada", 0).await;
     valve.wait_for(|seen| seen.flushed.len() == 20).await;
-    // Half of the capacity at a time.
-    assert_eq!(valve.lock().batches, [16, 4]);
+    // A quarter of the capacity at a time.
+    assert_eq!(valve.lock().batches, [8, 8, 4]);
+}
+
+/// Small bursts, and the shard sleeps between: what it has read before cuts none of them in two.
+#[tokio::test]
+async fn a_burst_after_a_sleep_is_flushed_at_once() {
+    let (stage, streams) = Streams::stage(|_| Valve::open());
+    let session = stage.session(|builder| builder.queue_capacity(32).shards(1));
+    stage.join(presence("ada", "PA_1", 1));
+    live(&session, "ada").await;
+    let valve = streams.nth("ada", 0).await;
+    for _ in 0..10 {
+        settle().await;
+        for text in texts("m", 5) {
+            session.try_broadcast(msg(text)).expect("the log has room");
+        }
+    }
+    valve.wait_for(|seen| seen.flushed.len() == 50).await;
+    assert_eq!(valve.lock().batches, [5; 10]);
 }
 
 #[tokio::test]

@@ -241,6 +241,6 @@ impl Room for LocalRoom {
         sink: Pin<&mut ByteStreamSink>,
         run: &BroadcastRun<'_, Frame>,
     ) -> Result<usize, ByteStreamSinkError> {
-        sink.get_mut().start_send_run(run.messages())
+        sink.get_mut().start_send_frames(run.messages())
     }
 }

@@ -13,8 +13,9 @@
 //! What waits for one participant, over both lanes, never exceeds the session's
 //! [`queue_capacity`](crate::SessionBuilder::queue_capacity) and [`queue_bytes`](crate::SessionBuilder::queue_bytes).
 //! The message that would exceed it makes the participant *overflow*. Initial messages don't count. A burst longer than
-//! the capacity resets nobody who keeps up: a shard hands on at most half of the capacity, or a quarter of the
-//! bytes, before it flushes and lets the reactor run.
+//! the capacity resets nobody who keeps up: whoever becomes busy has the reactor run four times before more than the
+//! capacity can wait for it. A shard hands on a quarter of the capacity, of the default one half while all keep up, before
+//! it flushes and lets the reactor run.
 //!
 //! Where the room's sinks [share an uplink](crate::room::Room::uplink), a participant that waits for the uplink doesn't
 //! overflow: with half of its bound taken its shard reads no more of the log, and [`send`](crate::Participant::send) gives

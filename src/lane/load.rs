@@ -32,8 +32,11 @@ pub(crate) struct Quota {
 }
 
 impl Quota {
-    /// What `load`, which doesn't reach it, leaves of it.
+    /// What `load` leaves of it: one message at least.
     pub(crate) fn after(self, load: Load) -> Self {
-        Self { messages: self.messages - load.messages, bytes: self.bytes - load.bytes as u64 }
+        Self {
+            messages: self.messages.saturating_sub(load.messages).max(1),
+            bytes: self.bytes.saturating_sub(load.bytes as u64).max(1),
+        }
     }
 }

@@ -233,6 +233,11 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         self.backlog.get_or_insert_with(Backlog::new).push_initial(initial, now);
     }
 
+    /// Whether it waits for its sink, or has more to get.
+    pub(crate) fn is_behind(&self) -> bool {
+        matches!(self.stand, Stand::Blocked | Stand::More)
+    }
+
     /// Its sink has woken it.
     pub(crate) fn unblock(&mut self) {
         if self.stand == Stand::Blocked {

@@ -19,6 +19,7 @@ pub(crate) mod log;
 mod loom_models;
 pub(crate) mod member;
 pub(crate) mod outbox;
+mod pace;
 pub(crate) mod progress;
 pub(crate) mod publisher;
 pub(crate) mod roster;

@@ -45,28 +45,29 @@ impl<'a, M> BroadcastRun<'a, M> {
     /// A run of its own, for who has a sink and no session.
     ///
     /// # Panics
-    /// If it is empty.
+    /// If it is empty, or has more than `u32::MAX` messages.
     #[must_use]
     pub fn new(messages: &'a [M], tag: Option<SubscriptionTag>) -> Self {
         assert!(!messages.is_empty(), "a run has a first message");
-        Self { messages, first: BroadcastId::reserve(messages.len() as u64), tag }
+        let count = u32::try_from(messages.len()).expect("a run has at most u32::MAX messages");
+        Self { messages, first: BroadcastId::reserve(u64::from(count)), tag }
     }
 
     pub(super) fn with_ids(messages: &'a [M], first: BroadcastId, tag: Option<SubscriptionTag>) -> Self {
         Self { messages, first, tag }
     }
 
-    /// Some of them.
+    /// Some of them, for a room that wraps another one.
     ///
     /// # Panics
     /// If these aren't messages of it, or none.
     #[must_use]
     pub fn part(&self, range: Range<usize>) -> Self {
         assert!(!range.is_empty(), "a run has a first message");
-        Self { messages: &self.messages[range.clone()], first: self.first.after(range.start), tag: self.tag }
+        Self { messages: &self.messages[range.clone()], first: self.first.after(range.start), ..*self }
     }
 
-    /// The same messages for another participant.
+    /// The same messages by another subscription, for a room that wraps another one.
     #[must_use]
     pub fn addressed(&self, tag: Option<SubscriptionTag>) -> Self {
         Self { tag, ..*self }
@@ -90,6 +91,14 @@ impl<'a, M> BroadcastRun<'a, M> {
         self.tag
     }
 }
+
+impl<M> Clone for BroadcastRun<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M> Copy for BroadcastRun<'_, M> {}
 
 /// Never what a message holds.
 impl<M> fmt::Debug for BroadcastRun<'_, M> {

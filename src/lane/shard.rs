@@ -22,8 +22,8 @@
 //! # Turns
 //! A turn visits all members if it carries a broadcast to everybody, else only those noted: with mail, woken by their
 //! sink, addressed by a topic, or not finished last time. A visit hands on at most the quota, flushes, and leaves the
-//! rest for a turn after the reactor has run; and so does the shard with the log: a healthy sink that is blocked would
-//! overflow if nobody could tell it that its socket is writable again. What stands in a row in the log and has one
+//! rest for a turn after the reactor has run; and so does the shard with the log ([`pace`](super::pace)): a healthy sink
+//! that is blocked would overflow if nobody could tell it that its socket is writable again. What stands in a row in the log and has one
 //! audience is handed on as a run ([`run`](super::run)). A walk over many members yields after [`SLICE`]
 //! and goes on where it was; a member that has ended meanwhile gets nothing more. The task runs outside tokio's
 //! cooperative budget, which would make every sink look busy after some 170 writes.
@@ -53,9 +53,9 @@ use super::account::EndReason;
 use super::brake::{Brake, Reading};
 use super::command::{Admission, COMMAND_CAPACITY, Command};
 use super::gauge::Gauge;
-use super::load::{Load, Quota};
 use super::member::{Fault, Member, Owner, Round, Stand, Sum};
-use super::outbox::Port;
+use super::outbox::{Limits, Port};
+use super::pace::Pace;
 use super::roster::{Roster, Subscribed, Unsubscribed};
 use super::shelf::Shelf;
 use super::tick::Tick;
@@ -85,10 +85,9 @@ pub(crate) struct Parts<O: Owner<M>, M: Message> {
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) newcomers: mpsc::Receiver<Admission<O, M>>,
     pub(crate) commands: mpsc::Receiver<Command<M>>,
-    /// What a visit hands on at most.
-    pub(crate) quota: Quota,
-    /// What is read at most before the reactor has run; no more than the quota.
-    pub(crate) reading: Quota,
+    pub(crate) limits: Limits,
+    /// How much a flush of its sinks carries best.
+    pub(crate) batch_bytes: usize,
     pub(crate) write_timeout: Duration,
     /// What all sinks share, if they do.
     pub(crate) uplink: Option<Uplink>,
@@ -113,8 +112,7 @@ pub(crate) struct FlushShard<O: Owner<M>, M: Message> {
     /// Members whose direct messages wait for a broadcast to be filled in: for the next turn that reads one.
     lagging: Vec<usize>,
     brake: Brake,
-    /// What was read since the reactor last ran.
-    unyielded: Load,
+    pace: Pace,
     /// The log is sealed and read to its end: who is clear goes.
     draining: bool,
     tick: Tick,
@@ -127,6 +125,7 @@ enum Step {
 
 impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     pub(crate) fn new(parts: Parts<O, M>) -> Self {
+        let pace = Pace::new(parts.limits, parts.batch_bytes);
         Self {
             members: Slab::new(),
             extent: 0,
@@ -134,11 +133,11 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             shelf: Shelf::new(),
             position: 0,
             deferred: VecDeque::new(),
-            turn: Turn::new(parts.reading.messages),
+            turn: Turn::new(pace.quota().messages),
             again: Vec::new(),
             lagging: Vec::new(),
             brake: Brake::default(),
-            unyielded: Load::default(),
+            pace,
             draining: false,
             tick: Tick::for_timeout(parts.write_timeout, parts.uplink.as_ref().map_or(Duration::MAX, |_| CLEARLY)),
             parts,
@@ -151,8 +150,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             match poll_fn(|cx| self.poll_turns(cx)).await {
                 // Tokio's own yield lets the reactor run before the task goes on.
                 Step::Yield => {
-                    self.unyielded = Load::default();
                     tokio::task::yield_now().await;
+                    self.pace.yielded(self.turn.open);
                 }
                 Step::Done => return,
             }
@@ -176,8 +175,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                 return Poll::Ready(Step::Yield);
             }
             self.close_turn();
-            let handed_enough = !self.again.is_empty() || self.unyielded.reaches(self.parts.reading);
-            if handed_enough || std::time::Instant::now() >= until {
+            if !self.again.is_empty() || self.pace.is_due() || std::time::Instant::now() >= until {
                 return Poll::Ready(Step::Yield);
             }
         }
@@ -234,16 +232,13 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             Reading::Trickle | Reading::Nothing => self.position,
         };
         self.tell_senders(false);
-        let allowed = self.parts.reading.after(self.unyielded);
-        let end = tail.position().min(until).min(self.position + u64::from(allowed.messages));
+        let end = tail.position().min(until).min(self.position + u64::from(self.pace.begin()));
         let start = self.position;
-        let mut read = Load::default();
-        while self.position < end && !read.reaches(allowed) {
+        while self.position < end && self.pace.goes_on() {
             let Some(bytes) = self.read_entry() else { break };
-            read.add(bytes);
+            self.pace.add(bytes);
         }
         if self.position > start {
-            self.unyielded.add_all(read);
             port.log.advance(self.parts.index, self.position);
             for slot in std::mem::take(&mut self.lagging) {
                 if let Some(member) = self.members.get_mut(slot) {
@@ -335,12 +330,14 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             shelf: &mut self.shelf,
             intake: &mut self.turn.intake,
             end: self.position,
-            quota: self.parts.quota,
+            quota: self.pace.quota(),
             uplink: unless_given_up(&self.parts, self.turn.now),
             now: self.turn.now,
             sum: Sum::default(),
         };
+        let was_behind = member.is_behind();
         let visited = catch_unwind(AssertUnwindSafe(|| member.visit(&mut round))).unwrap_or(Err(Fault::Panicked));
+        self.pace.note(was_behind, member.is_behind());
         member.settle(&round.sum);
         self.turn.sum.offered += round.sum.offered;
         self.turn.sum.delivered += round.sum.delivered;
@@ -440,6 +437,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                 let (now, count) = (self.turn.now, initial.len() as u64);
                 if let Some(member) = self.member(slot, key) {
                     member.begin(initial, now);
+                    self.pace.note(false, true);
                     self.turn.sum.offered += count;
                     self.again.push(slot);
                 }
@@ -479,6 +477,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.publish_sum();
         self.roster.remove(u32::try_from(slot).expect("a shard holds fewer members"));
         let member = self.members.remove(slot);
+        self.pace.note(member.is_behind(), false);
         // After a peak the walks get short again.
         while self.extent > 0 && !self.members.contains(self.extent - 1) {
             self.extent -= 1;

@@ -103,8 +103,9 @@ pub trait Room: Send + Sync + 'static {
         usize::MAX
     }
 
-    /// How many bytes of messages one flush of its sinks carries best, if they come so fast: a shard reads no more before it
-    /// flushes. Asked for once. By default as many as a participant's bound allows.
+    /// How many bytes of messages one flush of its sinks carries best, if they come that fast. A shard ends a turn with the
+    /// message that makes them full, unless what it may still read would fill them again. Asked for once; a room that wraps
+    /// another one passes it on. By default a turn ends with what the bound allows of it.
     fn batch_bytes(&self) -> usize {
         usize::MAX
     }
@@ -120,7 +121,8 @@ pub trait Room: Send + Sync + 'static {
     /// or had to wait for the last of them, comes by [`Sink::start_send`]; the order is that of the calls of both.
     ///
     /// # Errors
-    /// As those of [`Sink::start_send`]: the participant is reset, and all that it was shown counts as dropped.
+    /// As those of [`Sink::start_send`]: the participant is reset, and all that it was shown counts as dropped. So it is,
+    /// as by a panic, if the sink says that it has taken none, or more than there are.
     ///
     /// [ids]: BroadcastRun::first_id
     fn start_send_run(

@@ -9,7 +9,6 @@ use super::error::BuildError;
 use super::stream::ControlStream;
 use super::{Session, start};
 use crate::lane::Message;
-use crate::lane::load::Quota;
 use crate::lane::outbox::{LARGEST_LIMITS, Limits};
 use crate::participant::{InFlight, IncompatibleVersion, Participant};
 use crate::room::{Presence, Room};
@@ -267,12 +266,6 @@ impl<R: Room> std::fmt::Debug for SessionBuilder<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SessionBuilder").field("limits", &self.config.limits).finish_non_exhaustive()
     }
-}
-
-/// The most that a visit hands on: half of the messages that may wait, or a quarter of the bytes, so that a sink that keeps
-/// up is flushed, and its reactor has run, before the rest could overflow.
-pub(crate) fn quota(limits: Limits) -> Quota {
-    Quota { messages: (limits.messages / 2).max(1), bytes: (limits.bytes / 4).max(1) }
 }
 
 /// The most a message may hold.

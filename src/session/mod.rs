@@ -32,7 +32,7 @@ pub use self::events::{Events, SessionEvent, Who};
 pub use self::stats::{Resets, SessionStats};
 pub use self::stream::ControlStream;
 
-use self::config::{Config, fits, quota};
+use self::config::{Config, fits};
 use self::event_loop::EventLoop;
 use self::stats::Counters;
 use self::tenant::Tenant;
@@ -41,7 +41,6 @@ use crate::lane::account::Totals;
 use crate::lane::bits::Bits;
 use crate::lane::command::{Admission, COMMAND_CAPACITY, Command};
 use crate::lane::gauge::Gauge;
-use crate::lane::load::Quota;
 use crate::lane::log::{BroadcastLog, PublishError};
 use crate::lane::outbox::Port;
 use crate::lane::publisher::Publisher;
@@ -143,8 +142,7 @@ fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
     let log = Arc::new(BroadcastLog::new(config.log_capacity, signals.clone()));
     let mut shards = Vec::new();
     let mut parts = Vec::new();
-    let quota = quota(config.limits);
-    let reading = Quota { bytes: quota.bytes.min(room.batch_bytes().max(1) as u64), ..quota };
+    let batch_bytes = room.batch_bytes();
     for (index, signal) in signals.into_iter().enumerate() {
         let port = Arc::new(Port {
             log: Arc::clone(&log),
@@ -163,8 +161,8 @@ fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
             gauge: Arc::clone(&gauge),
             newcomers: newcomers_taken,
             commands: commands_taken,
-            quota,
-            reading,
+            limits: config.limits,
+            batch_bytes,
             write_timeout: config.write_timeout,
             uplink: uplink.clone(),
             epoch,

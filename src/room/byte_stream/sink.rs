@@ -113,7 +113,7 @@ impl ByteStreamSink {
     ///
     /// # Errors
     /// As [`Sink::start_send`].
-    pub fn start_send_run(&mut self, frames: &[Frame]) -> Result<usize, ByteStreamSinkError> {
+    pub fn start_send_frames(&mut self, frames: &[Frame]) -> Result<usize, ByteStreamSinkError> {
         let mut taken = 0;
         for frame in frames {
             if taken > 0 && self.batch.is_full() {

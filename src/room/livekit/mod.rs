@@ -286,7 +286,7 @@ impl Room for LiveKitRoom {
         sink: Pin<&mut ByteStreamSink>,
         run: &BroadcastRun<'_, Frame>,
     ) -> Result<usize, ByteStreamSinkError> {
-        sink.get_mut().start_send_run(run.messages())
+        sink.get_mut().start_send_frames(run.messages())
     }
 
     fn retire(

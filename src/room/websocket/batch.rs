@@ -14,9 +14,9 @@ const SHARED_PAYLOAD: usize = 16 << 10;
 /// What gathers before the sink flushes by itself: enough that a system call's fixed cost doesn't show.
 pub(super) const BATCH_BYTES: usize = 64 << 10;
 
-/// What a shard is to read before it flushes: with the message it ends in, up to 4 KiB, the kernel makes one segment of it,
-/// which it mostly takes as much time for as for a short one.
-pub(super) const READ_BYTES: usize = 60 << 10;
+/// What a turn of a shard best carries: with the message that it ends in, up to 4 KiB, the kernel makes one segment of it,
+/// which takes it hardly longer than half a one.
+pub(super) const SEGMENT_BYTES: usize = 60 << 10;
 
 /// A buffer up to this size is kept for the thread's next batch; one batch of small frames fits.
 const SPARE_BYTES: usize = 2 * BATCH_BYTES;
@@ -326,6 +326,20 @@ mod tests {
             assert_eq!((batch.bytes(), batch.tail()), (fresh.bytes(), fresh.tail()));
             assert_eq!(batch.is_empty(), fresh.is_empty());
             assert!(at == frames.len() || batch.len() < BATCH_BYTES + 2 * SHARED_PAYLOAD);
+            batch.recycle();
+        }
+    }
+
+    #[test]
+    fn more_messages_than_are_known_again_are_framed_anew() {
+        let frames: Vec<Frame> = (0..KNOWN_FRAMES as u64 + 100).map(shared).collect();
+        let run = BroadcastRun::new(&frames, Some(SubscriptionTag(1)));
+        for viewer in 0..3 {
+            let (mut batch, mut fresh) = (Batch::default(), Batch(Some(Box::default())));
+            let run = run.addressed(Some(SubscriptionTag(viewer)));
+            assert_eq!((batch.push_run(&run), fresh.push_run(&run)), (frames.len(), frames.len()));
+            assert_eq!(batch.bytes(), fresh.bytes());
+            assert_eq!(batch.0.as_ref().map(|work| work.known.len()), Some(KNOWN_FRAMES));
             batch.recycle();
         }
     }

@@ -52,7 +52,7 @@ use futures_channel::mpsc;
 use futures_core::Stream;
 use tokio_util::sync::DropGuard;
 
-use self::batch::READ_BYTES;
+use self::batch::SEGMENT_BYTES;
 use self::listen::Shared;
 use super::{Goodbye, OpenError, Presence, Room, RoomEvent};
 use crate::ids::ParticipantIdentity;
@@ -153,7 +153,7 @@ impl Room for WebSocketRoom {
     }
 
     fn batch_bytes(&self) -> usize {
-        READ_BYTES
+        SEGMENT_BYTES
     }
 
     fn start_send_run(

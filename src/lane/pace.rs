@@ -1,0 +1,176 @@
+//! How much of the log a shard reads before it lets the reactor run.
+//!
+//! A sink that doesn't finish its flush can do so only once the reactor has run, and mostly its peer has to run as well. So
+//! a turn reads a quarter of what may wait: who becomes busy has the reactor run four times before it overflows.
+//!
+//! As long as all keep up it is [`BATCH`] messages, if that is more and no more than half of what may wait: the larger a
+//! write, the less of it is the system call's. While anybody is behind it is less then, so that it is four times again.
+//!
+//! Reading ends early with a batch that a sink carries well ([`Room::batch_bytes`](crate::room::Room::batch_bytes)), if
+//! what may still be read wouldn't make another one: a stump would cost each sink a write.
+
+use super::load::{Load, Quota};
+use super::outbox::Limits;
+
+/// So many small messages fill what one write carries well.
+const BATCH: u32 = 512;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// While all keep up, and while somebody doesn't.
+    free: Quota,
+    careful: Quota,
+    batch_bytes: usize,
+    /// Members that wait for their sinks, or have more to get.
+    behind: usize,
+    /// Read since the reactor last ran; of it, by this turn; and what this turn may read.
+    unyielded: Load,
+    turn: Load,
+    allowed: Quota,
+    /// With how many bytes the turn has the next batch full.
+    full: usize,
+}
+
+impl Pace {
+    pub(super) fn new(limits: Limits, batch_bytes: usize) -> Self {
+        let bytes = (limits.bytes / 4).max(1);
+        let quarter = limits.messages / 4;
+        let free = if limits.messages >= 2 * BATCH { quarter.max(BATCH) } else { quarter };
+        let free = Quota { messages: free.max(1), bytes };
+        Self {
+            free,
+            careful: Quota { messages: ((limits.messages - free.messages) / 3).max(1), bytes },
+            batch_bytes: batch_bytes.max(1),
+            behind: 0,
+            unyielded: Load::default(),
+            turn: Load::default(),
+            allowed: free,
+            full: 0,
+        }
+    }
+
+    /// What a visit hands on at most, and the most that is ever read.
+    pub(super) fn quota(&self) -> Quota {
+        self.free
+    }
+
+    /// A member was behind, or wasn't, and is now, or isn't.
+    pub(super) fn note(&mut self, was: bool, is: bool) {
+        self.behind = self.behind + usize::from(is) - usize::from(was);
+    }
+
+    /// Begins a turn; says how many entries it may read.
+    pub(super) fn begin(&mut self) -> u32 {
+        self.turn = Load::default();
+        self.full = self.batch_bytes;
+        self.allowed = self.reading().after(self.unyielded);
+        self.allowed.messages
+    }
+
+    /// Whether the turn may read another entry.
+    pub(super) fn goes_on(&mut self) -> bool {
+        if self.turn.reaches(self.allowed) {
+            return false;
+        }
+        if self.turn.bytes < self.full {
+            return true;
+        }
+        self.full = self.turn.bytes.saturating_add(self.batch_bytes);
+        let average = self.turn.bytes / self.turn.messages as usize;
+        let left = (self.allowed.messages - self.turn.messages) as usize;
+        left.saturating_mul(average) >= self.batch_bytes
+    }
+
+    /// The turn has read an entry of so many bytes.
+    pub(super) fn add(&mut self, bytes: usize) {
+        self.turn.add(bytes);
+        self.unyielded.add(bytes);
+    }
+
+    /// Whether the reactor has to run before the next turn, so that this may read half of what a turn reads at least.
+    pub(super) fn is_due(&self) -> bool {
+        let Quota { messages, bytes } = self.reading();
+        self.unyielded.reaches(Quota { messages: messages.div_ceil(2), bytes: bytes.div_ceil(2) })
+    }
+
+    /// The reactor has run. What an open turn has read is yet to be handed to some.
+    pub(super) fn yielded(&mut self, turn_is_open: bool) {
+        self.unyielded = if turn_is_open { self.turn } else { Load::default() };
+    }
+
+    fn reading(&self) -> Quota {
+        if self.behind == 0 { self.free } else { self.careful }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { messages: 1024, bytes: 64 << 20, largest: u64::MAX };
+
+    /// Reads as much as a turn may of a log full of messages of so many bytes.
+    fn turn(pace: &mut Pace, bytes: usize) -> u32 {
+        let most = pace.begin();
+        let mut read = 0;
+        while read < most && pace.goes_on() {
+            pace.add(bytes);
+            read += 1;
+        }
+        read
+    }
+
+    #[test]
+    fn who_becomes_busy_has_the_reactor_run_four_times() {
+        for messages in 6..3000 {
+            let mut pace = Pace::new(Limits { messages, ..LIMITS }, usize::MAX);
+            let mut waiting = turn(&mut pace, 100);
+            pace.note(false, true);
+            for _ in 0..3 {
+                assert!(pace.is_due());
+                pace.yielded(false);
+                waiting += turn(&mut pace, 100);
+            }
+            assert!(waiting <= messages && waiting > messages / 3, "{waiting} of {messages}");
+        }
+    }
+
+    #[test]
+    fn between_two_runs_of_the_reactor_no_more_is_read_than_by_one_turn() {
+        fastrand::seed(11);
+        for behind in [false, true] {
+            let mut pace = Pace::new(LIMITS, usize::MAX);
+            pace.note(false, behind);
+            let most = if behind { 170 } else { 512 };
+            let mut read = 0;
+            for _ in 0..10_000 {
+                let wanted = fastrand::u32(1..=600);
+                let may = pace.begin();
+                assert!(may >= most / 2, "a turn is cut short: {may}");
+                let now = wanted.min(may);
+                (0..now).for_each(|_| pace.add(10));
+                read += now;
+                assert!(read <= most);
+                if fastrand::u8(..8) == 0 {
+                    // In the middle of its walk.
+                    pace.yielded(true);
+                    read = now;
+                }
+                if pace.is_due() {
+                    pace.yielded(false);
+                    read = 0;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn small_messages_end_with_a_batch_and_large_ones_with_the_quota() {
+        let batch = 60 << 10;
+        for (bytes, read) in [(40, 512), (120, 512), (145, 424), (250, 492), (1000, 496), (4096, 510), (1 << 20, 16)] {
+            let mut pace = Pace::new(LIMITS, batch);
+            assert_eq!(turn(&mut pace, bytes), read, "messages of {bytes}");
+        }
+    }
+}
