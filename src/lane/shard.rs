@@ -23,8 +23,8 @@
 //! A turn visits all members if it carries a broadcast to everybody, else only those noted: with mail, woken by their
 //! sink, addressed by a topic, or not finished last time. A visit hands on at most the quota, flushes, and leaves the
 //! rest for a turn after the reactor has run; and so does the shard with the log ([`pace`](super::pace)): a healthy sink
-//! that is blocked would overflow if nobody could tell it that its socket is writable again. What stands in a row in the log and has one
-//! audience is handed on as a run ([`run`](super::run)). A walk over many members yields after [`SLICE`]
+//! that is blocked would overflow if nobody could tell it that its socket is writable again. What stands in a row in the
+//! log and has one audience is handed on as a run ([`run`](super::run)). A walk over many members yields after [`SLICE`]
 //! and goes on where it was; a member that has ended meanwhile gets nothing more. The task runs outside tokio's
 //! cooperative budget, which would make every sink look busy after some 170 writes.
 //!

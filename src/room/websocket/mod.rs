@@ -22,8 +22,8 @@
 //! # What a connection costs
 //! An idle one has no buffers: what is read and written goes through one buffer per thread. A viewer that doesn't take
 //! what it is sent has at most one batch waiting here (64 KiB and a message; large payloads are shared by all), the rest
-//! waits in the session, which bounds it. A viewer whose messages aren't taken has 16 of them waiting, and what one read brought; then its
-//! socket isn't read any more.
+//! waits in the session, which bounds it. A viewer whose messages aren't taken has 16 of them waiting, and what one read
+//! brought; then its socket isn't read any more.
 //!
 //! # Limits
 //! There is no TLS: put a proxy in front. No compression is negotiated: it would cost each viewer its own copy of each
