@@ -14,7 +14,7 @@
 //! [`queue_capacity`](crate::SessionBuilder::queue_capacity) and [`queue_bytes`](crate::SessionBuilder::queue_bytes).
 //! The message that would exceed it makes the participant *overflow*. Initial messages don't count. A burst longer than
 //! the capacity resets nobody who keeps up: whoever becomes busy has the reactor run four times before more than the
-//! capacity can wait for it. A shard hands on a quarter of the capacity, of the default one half while all keep up, before
+//! capacity (of four or more) can wait for it, of messages larger than a twelfth of `queue_bytes` at least once. A shard hands on a quarter of the capacity, of the default one half while all keep up, before
 //! it flushes and lets the reactor run.
 //!
 //! Where the room's sinks [share an uplink](crate::room::Room::uplink), a participant that waits for the uplink doesn't

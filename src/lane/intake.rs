@@ -49,10 +49,11 @@ impl<M> Intake<M> {
     /// Takes the message at `seq`, for `topic` or for everybody. If a run begins with it, says which.
     pub(crate) fn push(&mut self, seq: u64, bytes: usize, message: M, topic: Option<TopicKey>) -> Option<u32> {
         let at = self.messages.len();
+        assert!(at < self.most as usize, "a turn reads at most the quota, and has ids for no more");
         if at == 0 {
             self.first_id = BroadcastId::reserve(u64::from(self.most));
         }
-        let before = self.marks.last().map_or(0, |last| last.before + last.bytes);
+        let before = self.marks.last().map_or(0, |last| last.before.saturating_add(last.bytes));
         self.messages.push(message);
         self.marks.push(Mark { seq, bytes, before, shelved: None });
         match self.runs.last_mut() {
@@ -61,7 +62,7 @@ impl<M> Intake<M> {
                 None
             }
             _ => {
-                let run = u32::try_from(self.runs.len()).expect("a turn reads at most the quota");
+                let run = u32::try_from(self.runs.len()).expect("there are no more than messages");
                 self.runs.push(at..at + 1);
                 self.last = topic;
                 if topic.is_none() {

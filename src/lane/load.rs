@@ -10,7 +10,7 @@ pub(crate) struct Load {
 impl Load {
     pub(crate) fn add(&mut self, bytes: usize) {
         self.messages += 1;
-        self.bytes += bytes;
+        self.bytes = self.bytes.saturating_add(bytes);
     }
 
     pub(crate) fn add_all(&mut self, more: Self) {

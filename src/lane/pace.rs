@@ -1,7 +1,8 @@
 //! How much of the log a shard reads before it lets the reactor run.
 //!
 //! A sink that doesn't finish its flush can do so only once the reactor has run, and mostly its peer has to run as well. So
-//! a turn reads a quarter of what may wait: who becomes busy has the reactor run four times before it overflows.
+//! a turn reads a quarter of what may wait: who becomes busy has the reactor run four times before it overflows. (Of large
+//! messages fewer times: a turn ends with the message that makes its quarter of the bytes full.)
 //!
 //! As long as all keep up it is [`BATCH`] messages, if that is more and no more than half of what may wait: the larger a
 //! write, the less of it is the system call's. While anybody is behind it is less then, so that it is four times again.
@@ -22,7 +23,7 @@ pub(super) struct Pace {
     free: Quota,
     careful: Quota,
     batch_bytes: usize,
-    /// Members that wait for their sinks, or have more to get.
+    /// Members that wait for their sinks, or have more to get; those that join aren't counted.
     behind: usize,
     /// Read since the reactor last ran; of it, by this turn; and what this turn may read.
     unyielded: Load,
@@ -40,7 +41,7 @@ impl Pace {
         let free = Quota { messages: free.max(1), bytes };
         Self {
             free,
-            careful: Quota { messages: ((limits.messages - free.messages) / 3).max(1), bytes },
+            careful: Quota { messages: ((limits.messages - free.messages) / 3).clamp(1, free.messages), bytes },
             batch_bytes: batch_bytes.max(1),
             behind: 0,
             unyielded: Load::default(),
@@ -78,8 +79,10 @@ impl Pace {
         }
         self.full = self.turn.bytes.saturating_add(self.batch_bytes);
         let average = self.turn.bytes / self.turn.messages as usize;
-        let left = (self.allowed.messages - self.turn.messages) as usize;
-        left.saturating_mul(average) >= self.batch_bytes
+        let left = self.allowed.after(self.turn);
+        let left =
+            (left.messages as usize).saturating_mul(average).min(usize::try_from(left.bytes).unwrap_or(usize::MAX));
+        left >= self.batch_bytes
     }
 
     /// The turn has read an entry of so many bytes.
@@ -88,7 +91,7 @@ impl Pace {
         self.unyielded.add(bytes);
     }
 
-    /// Whether the reactor has to run before the next turn, so that this may read half of what a turn reads at least.
+    /// Whether the reactor has to run before the next turn. If not, that may still read half of what a whole one reads.
     pub(super) fn is_due(&self) -> bool {
         let Quota { messages, bytes } = self.reading();
         self.unyielded.reaches(Quota { messages: messages.div_ceil(2), bytes: bytes.div_ceil(2) })
@@ -133,6 +136,7 @@ mod tests {
                 waiting += turn(&mut pace, 100);
             }
             assert!(waiting <= messages && waiting > messages / 3, "{waiting} of {messages}");
+            assert!(pace.careful.messages <= pace.quota().messages, "{messages}");
         }
     }
 

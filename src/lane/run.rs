@@ -34,7 +34,7 @@ impl BroadcastId {
         Self(NEXT.fetch_add(count, Ordering::Relaxed))
     }
 
-    /// The id of what comes `distance` behind it in a run.
+    /// The id of what comes `distance` behind it in its run. Beyond the run it is another broadcast's.
     #[must_use]
     pub fn after(self, distance: usize) -> Self {
         Self(self.0 + distance as u64)

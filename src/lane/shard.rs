@@ -436,8 +436,9 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             Command::Begin { slot, key, initial } => {
                 let (now, count) = (self.turn.now, initial.len() as u64);
                 if let Some(member) = self.member(slot, key) {
+                    let was_behind = member.is_behind();
                     member.begin(initial, now);
-                    self.pace.note(false, true);
+                    self.pace.note(was_behind, true);
                     self.turn.sum.offered += count;
                     self.again.push(slot);
                 }
