@@ -31,6 +31,7 @@ impl BroadcastId {
     /// The first of `count` in a row.
     pub(crate) fn reserve(count: u64) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
+        // Relaxed: only the value has to be unique.
         Self(NEXT.fetch_add(count, Ordering::Relaxed))
     }
 
