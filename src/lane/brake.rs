@@ -3,8 +3,9 @@
 use slab::Slab;
 
 use super::Message;
-use super::member::{Member, Owner};
+use super::member::Member;
 use super::outbox::Port;
+use super::owner::Owner;
 use super::uplink::Uplink;
 use crate::sync::Ordering;
 

@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 
 use super::Message;
-use super::member::{Newcomer, Owner};
+use super::owner::{Newcomer, Owner};
 use super::roster::{Subscribed, Unsubscribed};
 use super::topic::{Counted, SubscriptionTag, TopicKey};
 

@@ -8,12 +8,12 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn add(&mut self, bytes: usize) {
-        self.messages += 1;
-        self.bytes = self.bytes.saturating_add(bytes);
+    /// One message of so many bytes.
+    pub(crate) fn of_one(bytes: usize) -> Self {
+        Self { messages: 1, bytes }
     }
 
-    pub(crate) fn add_all(&mut self, more: Self) {
+    pub(crate) fn add(&mut self, more: Self) {
         self.messages = self.messages.saturating_add(more.messages);
         self.bytes = self.bytes.saturating_add(more.bytes);
     }

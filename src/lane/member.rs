@@ -4,7 +4,6 @@
 //! order, what points to the broadcasts on the shard's shelf, which all busy members share, and to the member's own
 //! messages.
 
-use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,45 +14,16 @@ use futures_sink::Sink;
 use super::Message;
 use super::account::EndReason;
 use super::backlog::{Backlog, Kind, Popped};
+use super::inbox::Inbox;
 use super::intake::{Intake, Mark};
 use super::load::{Load, Quota};
-use super::outbox::{Outbox, Port};
+use super::outbox::Port;
+use super::owner::{Newcomer, Owner};
 use super::progress::Progress;
 use super::run::BroadcastRun;
 use super::shelf::{Shelf, Taken};
 use super::topic::SubscriptionTag;
 use super::uplink::Uplink;
-
-/// Whom a member belongs to: the layer above, as far as the lane has to know it.
-pub(crate) trait Owner<M: Message>: Send + 'static {
-    /// Where the participant's bytes go.
-    type Sink: Sink<M, Error: fmt::Debug> + Unpin + Send + 'static;
-
-    /// Hands broadcasts to a sink that is ready for one. Says how many of the first it has taken.
-    fn start_send_run(
-        sink: Pin<&mut Self::Sink>,
-        run: &BroadcastRun<'_, M>,
-    ) -> Result<usize, <Self::Sink as Sink<M>>::Error>;
-
-    /// Its sending side.
-    fn outbox(&self) -> &Outbox<M>;
-
-    /// What tells it from the one that had its slot before.
-    fn key(&self) -> u64;
-
-    /// The shard has ended it for a fault; `detail` is what the sink said.
-    fn faulted(&self, reason: EndReason, detail: Option<&str>);
-
-    /// It has ended and nothing more goes into its sink, which is handed back.
-    fn retire(self, sink: Self::Sink, reason: EndReason);
-}
-
-/// What a shard is told of a newcomer.
-pub(crate) struct Newcomer<O: Owner<M>, M: Message> {
-    pub(crate) owner: O,
-    pub(crate) sink: O::Sink,
-    pub(crate) progress: Progress,
-}
 
 /// Why a member can't go on.
 #[derive(Debug)]
@@ -79,32 +49,6 @@ impl Fault {
             Self::Failed(error) => Some(error),
             Self::Overflow | Self::Panicked | Self::TimedOut => None,
         }
-    }
-}
-
-/// Runs of a turn that are for one member by a topic: index and tag, ascending. The first stands in the member itself: a
-/// turn mostly has one, and thousands of members then have no memory of their own for it, and none to load.
-#[derive(Debug, Default)]
-pub(crate) struct Inbox {
-    first: Option<(u32, SubscriptionTag)>,
-    others: Vec<(u32, SubscriptionTag)>,
-}
-
-impl Inbox {
-    pub(crate) fn push(&mut self, index: u32, tag: SubscriptionTag) {
-        match self.first {
-            None => self.first = Some((index, tag)),
-            Some(_) => self.others.push((index, tag)),
-        }
-    }
-
-    fn get(&self, at: usize) -> Option<(u32, SubscriptionTag)> {
-        if at == 0 { self.first } else { self.others.get(at - 1).copied() }
-    }
-
-    fn clear(&mut self) {
-        self.first = None;
-        self.others.clear();
     }
 }
 
@@ -430,11 +374,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         round.sum.offered -= (count - taken) as u64;
         let last = &marks[taken - 1];
         let load = Load { messages: taken as u32, bytes: last.before + last.bytes - marks[0].before };
-        self.handed_now.add_all(load);
-        if self.handed.messages == 0 {
-            self.handed_since = round.now;
-        }
-        self.handed.add_all(load);
+        self.note_handed(load, round.now);
         Ok(taken)
     }
 
@@ -541,15 +481,21 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         };
         taken.map_err(|error| Fault::Failed(format!("{error:?}")))?;
         self.in_hand = 0;
-        self.handed_now.add(bytes);
+        let load = Load::of_one(bytes);
+        self.note_handed(load, since);
+        let counted = if is_initial { &mut self.exempt } else { &mut self.held };
+        counted.add(load);
+        self.uncommon = true;
+        Ok(())
+    }
+
+    /// Notes that the sink has taken `load`, the oldest of which waits since `since`.
+    fn note_handed(&mut self, load: Load, since: u64) {
+        self.handed_now.add(load);
         if self.handed.messages == 0 {
             self.handed_since = since;
         }
-        self.handed.add(bytes);
-        let counted = if is_initial { &mut self.exempt } else { &mut self.held };
-        counted.add(bytes);
-        self.uncommon = true;
-        Ok(())
+        self.handed.add(load);
     }
 
     /// Flushes what the sink holds, if anything; if that isn't done at once, the member is blocked and the bound
@@ -583,8 +529,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
                     bytes: self.handed.bytes - self.held.bytes - self.exempt.bytes,
                 };
                 self.reserve(fresh.messages, fresh.bytes, round.uplink)?;
-                self.held.messages += fresh.messages;
-                self.held.bytes += fresh.bytes;
+                self.held.add(fresh);
                 Ok(())
             }
         }

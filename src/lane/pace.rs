@@ -87,8 +87,8 @@ impl Pace {
 
     /// The turn has read an entry of so many bytes.
     pub(super) fn add(&mut self, bytes: usize) {
-        self.turn.add(bytes);
-        self.unyielded.add(bytes);
+        self.turn.add(Load::of_one(bytes));
+        self.unyielded.add(Load::of_one(bytes));
     }
 
     /// Whether the reactor has to run before the next turn. If not, that may still read half of what a whole one reads.

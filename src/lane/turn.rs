@@ -2,7 +2,8 @@
 
 use super::Message;
 use super::intake::Intake;
-use super::member::{Member, Owner, Sum};
+use super::member::{Member, Sum};
+use super::owner::Owner;
 
 /// See the [module](self).
 pub(super) struct Turn<M> {

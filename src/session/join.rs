@@ -22,7 +22,7 @@ use super::tenant::Tenant;
 use super::{INSIDE, ShardHandle, Shared};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::lane::command::{Admission, Command};
-use crate::lane::member::Newcomer;
+use crate::lane::owner::Newcomer;
 use crate::lane::{EndReason, Message, Progress};
 use crate::participant::registry::{Instance, Registration};
 use crate::participant::{Home, IncompatibleVersion, Participant, Profile, Protocol, VERSION_ATTRIBUTE};

@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::Shared;
-use crate::lane::member::Owner;
 use crate::lane::outbox::Outbox;
+use crate::lane::owner::Owner;
 use crate::lane::{BroadcastRun, EndReason, Message};
 use crate::participant::Participant;
 use crate::room::{Room, SinkError};
