@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use common::{close_settled, id, joined, live, memory, msg, presence, reset, settle, sid, until, within};
+use lanecast::room::RoomEvent;
 use lanecast::room::memory::{Conduct, MemoryRoom, Opening};
 use lanecast::{ClientId, ControlStream, SessionEvent};
 use tokio::sync::mpsc;
@@ -107,6 +108,23 @@ async fn stray_streams_are_dropped() {
     assert!(!kept.is_closed());
     room.leave(&id("ada"), &sid("PA_1")).await.expect("the session listens");
     within(kept.closed()).await;
+    assert_eq!((session.stats().stray_streams, alive.load(Ordering::SeqCst)), (1, 0));
+}
+
+// 1. Ada's version is too old: she is refused. 2. Her stream is dropped. 3. She is announced again: that she was told
+// is still known, and she isn't told twice.
+#[tokio::test]
+async fn the_stream_of_a_refused_connection_is_dropped() {
+    let (room, session, _seen, alive) = start();
+    let old = presence("ada", "PA_1", 1).with_attribute("protocolVersion", "1.0.0");
+    room.join(old.clone()).await.expect("the session listens");
+    until(|| session.stats().refused == 1).await;
+    settle().await;
+    let stray = room.open_incoming(&id("ada"), &sid("PA_1")).await.expect("the session listens");
+    within(stray.closed()).await;
+    room.emit(RoomEvent::Active(old)).await.expect("the session listens");
+    settle().await;
+    assert_eq!(session.stats().refused, 1);
     assert_eq!((session.stats().stray_streams, alive.load(Ordering::SeqCst)), (1, 0));
 }
 

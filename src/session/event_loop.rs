@@ -11,10 +11,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foldhash::{HashMap, HashSet};
+use foldhash::HashMap;
 use futures_util::StreamExt;
 use rustc_hash::FxHashMap;
 use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::error::JoinError;
 use super::events::{SessionEvent, Who};
@@ -35,22 +36,17 @@ pub(crate) struct EventLoop<R: Room> {
     under_way: HashMap<ParticipantIdentity, UnderWay>,
     joins: JoinSet<Joined<R>>,
     identities: FxHashMap<Id, ParticipantIdentity>,
-    /// Streams of participants that are present and not registered yet.
-    held: HashMap<ParticipantSid, R::Incoming>,
-    /// Connections that are present and were told that their version is incompatible: once is enough.
-    told: HashSet<ParticipantSid>,
-    /// The handler of each connection's stream.
-    handlers: HashMap<ParticipantSid, Handler>,
+    connections: HashMap<ParticipantSid, Connection<R::Incoming>>,
 }
 
-/// A handler's task, which ends when this is dropped. One per connection: a token of its own, and what it takes to wait
-/// for that, would be three times as large.
-struct Handler(AbortHandle);
-
-impl Drop for Handler {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+/// What is kept of a connection while it is present.
+enum Connection<S> {
+    /// Its stream, until it is registered. Apart, for what stays is small.
+    Held(Box<S>),
+    /// The task that handles its stream ends with this. An abort, not a token: that would be three times as large.
+    Handled { _task: AbortOnDropHandle<()> },
+    /// It was told that its version is incompatible: once is enough.
+    Told,
 }
 
 /// The placeholder of a join.
@@ -72,9 +68,7 @@ impl<R: Room> EventLoop<R> {
             under_way: HashMap::default(),
             joins: JoinSet::new(),
             identities: FxHashMap::default(),
-            held: HashMap::default(),
-            told: HashSet::default(),
-            handlers: HashMap::default(),
+            connections: HashMap::default(),
         }
     }
 
@@ -107,7 +101,7 @@ impl<R: Room> EventLoop<R> {
                 () = session.stop.cancelled() => break,
             }
         }
-        self.handlers.clear();
+        self.connections.clear();
         for under_way in self.under_way.values() {
             under_way.cancel.abort();
         }
@@ -140,7 +134,7 @@ impl<R: Room> EventLoop<R> {
 
     fn on_active(&mut self, presence: &Presence) {
         let session = &self.session;
-        if self.told.contains(&presence.sid) {
+        if self.was_told(&presence.sid) {
             return;
         }
         if let Some(under_way) = self.under_way.get_mut(&presence.identity) {
@@ -165,9 +159,7 @@ impl<R: Room> EventLoop<R> {
     }
 
     fn on_disconnected(&mut self, identity: &ParticipantIdentity, sid: &ParticipantSid) {
-        self.held.remove(sid);
-        self.told.remove(sid);
-        self.handlers.remove(sid);
+        self.connections.remove(sid);
         if let Some(under_way) = self.under_way.get_mut(identity) {
             under_way.next.take_if(|next| next.sid == *sid);
             if under_way.sid == *sid {
@@ -258,17 +250,17 @@ impl<R: Room> EventLoop<R> {
             if now.as_ref().is_none_or(|now| now.sid != *participant.sid()) {
                 let reason = if now.is_none() { EndReason::Disconnected } else { EndReason::Replaced };
                 self.dismiss(participant, reason);
-            } else if let Some(stream) = self.held.remove(participant.sid()) {
+            } else if let Some(stream) = self.take_held(participant.sid()) {
                 self.handle(identity.clone(), participant.sid().clone(), stream);
             }
             // Its reset may have come before this.
             failed = participant.end_reason().is_some_and(EndReason::is_fault) && self.take_out(participant);
         }
         if let Err(Declined { error: JoinError::Incompatible(_), sid: Some(sid) }) = &joined
-            && self.session.room.present(&identity).is_some_and(|now| now.sid == *sid)
+            && self.is_present(&identity, sid)
         {
             // Its disconnect is still to come, and takes it out again.
-            self.told.insert(sid.clone());
+            self.connections.insert(sid.clone(), Connection::Told);
         }
         match (under_way.next, joined) {
             (Some(next), _) => self.on_active(&next),
@@ -278,7 +270,7 @@ impl<R: Room> EventLoop<R> {
             }
             // Refused for good: asking again would only be refused again.
             (None, Err(_)) => {
-                self.held.remove(&under_way.sid);
+                self.take_held(&under_way.sid);
             }
         }
     }
@@ -290,7 +282,7 @@ impl<R: Room> EventLoop<R> {
         }
         if let Some(now) = self.session.room.present(identity) {
             let stored = self.session.registry.stored(identity);
-            if self.told.contains(&now.sid) {
+            if self.was_told(&now.sid) {
                 return;
             }
             if stored.is_none_or(|stored| *stored.sid() != now.sid && stored.joined_at() <= now.joined_at) {
@@ -304,12 +296,31 @@ impl<R: Room> EventLoop<R> {
         if self.session.registry.by_sid(&sid).is_some_and(|participant| participant.is_told()) {
             return self.handle(identity, sid, stream);
         }
-        if self.session.room.present(&identity).is_some_and(|now| now.sid == sid) {
-            self.held.insert(sid, stream);
+        if self.is_present(&identity, &sid) && !self.was_told(&sid) {
+            self.connections.insert(sid, Connection::Held(Box::new(stream)));
             return;
         }
-        tracing::debug!(%identity, %sid, "stream of a connection that isn't present");
+        tracing::debug!(%identity, %sid, "stream of a connection that isn't present, or was refused");
         self.session.counters.stray_streams.add_one();
+    }
+
+    fn is_present(&self, identity: &ParticipantIdentity, sid: &ParticipantSid) -> bool {
+        self.session.room.present(identity).is_some_and(|now| now.sid == *sid)
+    }
+
+    fn was_told(&self, sid: &ParticipantSid) -> bool {
+        matches!(self.connections.get(sid), Some(Connection::Told))
+    }
+
+    /// The stream held for a connection, if there is one: whatever else is kept of it stays.
+    fn take_held(&mut self, sid: &ParticipantSid) -> Option<R::Incoming> {
+        match self.connections.remove(sid)? {
+            Connection::Held(stream) => Some(*stream),
+            other => {
+                self.connections.insert(sid.clone(), other);
+                None
+            }
+        }
     }
 
     fn handle(&mut self, identity: ParticipantIdentity, sid: ParticipantSid, stream: R::Incoming) {
@@ -319,7 +330,7 @@ impl<R: Room> EventLoop<R> {
         let control = ControlStream { identity, sid, stream, session };
         // The call stands inside the task as well: if it panics, it is the task that does.
         let handled = INSIDE.scope(self.session.id, async move { on_stream(control).await });
-        let task = self.session.tasks.spawn_on(handled, &self.session.runtime);
-        self.handlers.insert(connection, Handler(task.abort_handle()));
+        let task = AbortOnDropHandle::new(self.session.tasks.spawn_on(handled, &self.session.runtime));
+        self.connections.insert(connection, Connection::Handled { _task: task });
     }
 }

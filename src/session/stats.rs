@@ -39,7 +39,7 @@ pub struct SessionStats {
     pub uplink_stalled: bool,
     /// How often it has been.
     pub uplink_stalls: u64,
-    /// Streams of participants to us that came from nobody we know, and were dropped.
+    /// Streams to us that were dropped, as they came from nobody who is present, or from one who was refused.
     pub stray_streams: u64,
 }
 
