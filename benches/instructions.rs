@@ -1,7 +1,8 @@
 //! Instructions of the hot paths, counted by callgrind: broadcast, direct send, and what a shard does for each.
 //!
-//! On one thread, so that each count is the same from run to run but for the seeds of hash maps, which make some percent.
-//! Run by `.ci/instructions`, which compares with what is recorded; needs valgrind, so `cargo bench` leaves it out.
+//! On one thread, so that each count is the same from run to run but for the seeds of hash maps, which make some
+//! percent. Run by `.ci/instructions`, which compares with what is recorded; needs valgrind, so `cargo bench` leaves it
+//! out.
 
 #![allow(missing_docs, reason = "the macros of gungraun make public items")]
 

@@ -21,11 +21,11 @@
 //! None is on by default: the core needs none.
 //! - `telemetry`: channels, subscriptions and the wire formats that viewers speak.
 //! - `websocket`: a room that is a WebSocket server; implies `telemetry`.
-//! - `livekit`: a room of LiveKit participants, on the official SDK; implies `telemetry`, and `byte-stream`, which is its
-//!   streams by themselves. Building it downloads the SDK's native library.
+//! - `livekit`: a room of LiveKit participants, on the official SDK; implies `telemetry`, and `byte-stream`, which is
+//!   its streams by themselves. Building it downloads the SDK's native library.
 //! - `livekit-token`: mints tokens for it from a key and its secret.
-//! - `server`: the command line, `lanecast serve` and `lanecast watch`; implies `websocket`. `server-livekit` is the same
-//!   with `--livekit`.
+//! - `server`: the command line, `lanecast serve` and `lanecast watch`; implies `websocket`. `server-livekit` is the
+//!   same with `--livekit`.
 //!
 //! # Example
 //! ```

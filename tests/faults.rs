@@ -248,8 +248,8 @@ async fn bytes_reported_through_the_handle_are_progress() {
     assert!(last.elapsed() <= Duration::from_millis(4_600), "too late: {:?}", last.elapsed());
 }
 
-/// A sink may be looked at twice in one visit, and have become writable in between: it notices by itself the second time
-/// and takes its waker back. Nothing of it waits any more, so nobody will wake anybody, and nothing may time out.
+/// A sink may be looked at twice in one visit, and have become writable in between: it notices by itself the second
+/// time and takes its waker back. Nothing of it waits any more, so nobody will wake anybody, and nothing may time out.
 #[tokio::test(start_paused = true)]
 async fn a_flush_that_completes_at_the_second_look_completes() {
     let alive = Arc::new(AtomicUsize::new(0));
@@ -283,8 +283,8 @@ async fn a_flush_that_completes_at_the_second_look_completes() {
     until(|| waker.lock().expect("no test panics with it").is_some()).await;
     session.broadcast(Trap::new(1, &alive)).await.expect("the session is open");
     until(|| ada.stats().backlog == 2).await;
-    // 2. It is writable for the first and not for the second. In the same visit a third goes into the backlog, and while
-    //    that is cloned the sink becomes writable again: the visit's last look flushes the second.
+    // 2. It is writable for the first and not for the second. In the same visit a third goes into the backlog, and
+    //    while that is cloned the sink becomes writable again: the visit's last look flushes the second.
     let mut third = Trap::new(2, &alive);
     third.on_clone = Some(Arc::clone(&writable));
     session.try_broadcast(third).expect("the log has room");
@@ -302,8 +302,8 @@ async fn a_flush_that_completes_at_the_second_look_completes() {
     assert_eq!(ada.end_reason(), None, "a sink that takes everything isn't stuck");
 }
 
-/// A viewer that has kept up for long gets more than one visit hands on, takes that, and is busy then: its time-out runs
-/// from there, not from when it was last busy.
+/// A viewer that has kept up for long gets more than one visit hands on, takes that, and is busy then: its time-out
+/// runs from there, not from when it was last busy.
 #[tokio::test(start_paused = true)]
 async fn a_write_time_out_runs_from_the_last_flush_after_a_long_quiet_time() {
     let (stage, streams) = Streams::stage(|_| Valve::shut());

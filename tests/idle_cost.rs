@@ -1,6 +1,7 @@
 //! What an idle participant costs: measured with a counting allocator, so this test has a binary of its own.
 //!
-//! `dhat` because it counts the bytes in use, which a peak counter doesn't, without any `unsafe` of ours, and is kept up.
+//! `dhat` because it counts the bytes in use, which a peak counter doesn't, without any `unsafe` of ours, and is kept
+//! up.
 
 mod common;
 
@@ -15,8 +16,8 @@ fn in_use() -> usize {
 }
 
 // 1. Thousands join; they get their initial message and a broadcast, and nothing directly. 2. None of them holds a
-// queue of 1,024 slots. 3. Nor does one that gets a direct message. 4. One for which many wait at once does: the measure
-// would have seen them.
+// queue of 1,024 slots. 3. Nor does one that gets a direct message. 4. One for which many wait at once does: the
+// measure would have seen them.
 #[tokio::test]
 async fn participants_not_sent_anything_directly_hold_no_queue() {
     let _counting = dhat::Profiler::builder().testing().trim_backtraces(Some(1)).build();

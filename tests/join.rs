@@ -55,8 +55,8 @@ async fn initial_messages_come_first_whatever_is_broadcast_meanwhile() {
     assert_eq!(close_settled(&session).await.delivered, expected.len() as u64);
 }
 
-/// One publishes numbers without a pause and keeps the last one as its state (state first, broadcast second); others join
-/// all the while, and are told the state. Each then sees a sequence without a gap from its state on.
+/// One publishes numbers without a pause and keeps the last one as its state (state first, broadcast second); others
+/// join all the while, and are told the state. Each then sees a sequence without a gap from its state on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn joins_under_fire_have_no_gap_and_no_duplicate() {
     let joins = size(100, 3_000);
@@ -248,7 +248,8 @@ async fn a_disconnect_while_the_stream_is_being_opened() {
     }
 }
 
-// 1. PA_1 is reported, but the room has PA_2 by then, whose report is still on its way. 2. The join opens PA_2, once. 3. The
+// 1. PA_1 is reported, but the room has PA_2 by then, whose report is still on its way. 2. The join opens PA_2, once.
+//    3. The
 // report comes, and changes nothing: a room whose streams can be opened once only doesn't lose PA_2.
 #[tokio::test]
 async fn a_connection_reported_late_is_opened_once() {
@@ -388,8 +389,8 @@ async fn opening_streams_never_blocks_the_loop_and_is_capped() {
     }
 }
 
-/// A listener that resets every instance the moment it is told of it, before the loop itself has taken note of the join:
-/// the waits grow all the same.
+/// A listener that resets every instance the moment it is told of it, before the loop itself has taken note of the
+/// join: the waits grow all the same.
 #[tokio::test(start_paused = true)]
 async fn an_instance_that_fails_at_once_is_backed_off_from() {
     let (stage, _streams) = Streams::stage(|_| Valve::shut());

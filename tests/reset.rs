@@ -93,8 +93,8 @@ async fn a_late_failure_of_the_old_stream_misses_its_successor() {
     assert_eq!(opened.load(Ordering::SeqCst), 2);
 }
 
-/// The reset and the disconnect of one instance race, with the disconnect a step later each time. Whichever comes first,
-/// nobody is left behind, and the listener is told of exactly one end for each instance that joined.
+/// The reset and the disconnect of one instance race, with the disconnect a step later each time. Whichever comes
+/// first, nobody is left behind, and the listener is told of exactly one end for each instance that joined.
 #[tokio::test]
 async fn a_reset_racing_with_a_disconnect_leaves_no_ghost() {
     for steps in 0..24 {
@@ -216,8 +216,8 @@ async fn fresh_attributes_are_checked_at_a_reset() {
     assert_eq!((session.stats().participants, line.received().len()), (0, 2));
 }
 
-/// Every write to Ada fails, initial messages included. In ten minutes of virtual time she is tried again and again with
-/// ever longer waits, from 100 ms (less up to half) to 30 s, and not hundreds of times.
+/// Every write to Ada fails, initial messages included. In ten minutes of virtual time she is tried again and again
+/// with ever longer waits, from 100 ms (less up to half) to 30 s, and not hundreds of times.
 #[tokio::test(start_paused = true)]
 async fn one_whose_stream_always_fails_waits_longer_each_time() {
     let opened: Arc<Mutex<Vec<Instant>>> = Arc::default();
@@ -306,8 +306,8 @@ async fn backing_off_holds_no_permit() {
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
-/// Many participants fail again and again at the same time. Streams are opened by no more than the cap at once, one at a
-/// time for each identity, and in the end everybody is there.
+/// Many participants fail again and again at the same time. Streams are opened by no more than the cap at once, one at
+/// a time for each identity, and in the end everybody is there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn resets_run_concurrently_with_a_cap_one_per_identity() {
     let rounds = size(5, 100);

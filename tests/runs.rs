@@ -110,8 +110,8 @@ fn all(session: &Session<Show>, text: &'static str) {
     session.try_broadcast(msg(text)).expect("there is room");
 }
 
-/// As long as one thread publishes and nothing else runs, what it publishes is read in one turn. 1. Ada subscribes to two
-/// topics, Bob to one of them. 2. Broadcasts go to everybody and to either, and a message to Ada alone in between.
+/// As long as one thread publishes and nothing else runs, what it publishes is read in one turn. 1. Ada subscribes to
+/// two topics, Bob to one of them. 2. Broadcasts go to everybody and to either, and a message to Ada alone in between.
 /// 3. Whatever stands in a row and has one audience is shown at once.
 #[tokio::test]
 async fn what_has_one_audience_is_shown_at_once() {
@@ -177,7 +177,8 @@ async fn a_sink_takes_as_many_as_it_likes() {
     close_settled(&session).await;
 }
 
-/// A sink that fails, or answers with what can't be, is its participant's fault alone. What it was shown counts as dropped.
+/// A sink that fails, or answers with what can't be, is its participant's fault alone. What it was shown counts as
+/// dropped.
 #[tokio::test]
 async fn an_answer_that_can_t_be_harms_its_participant_alone() {
     let cases: [(Answer, EndReason); 3] = [

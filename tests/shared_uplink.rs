@@ -394,7 +394,8 @@ async fn a_message_too_large_for_the_room_is_refused() {
     until(|| room.pipe.received("ada").len() == 1).await;
 }
 
-// 1. Half of ada's bound is taken by broadcasts: her shard reads no further. 2. Direct messages are sent to her: their place
+// 1. Half of ada's bound is taken by broadcasts: her shard reads no further. 2. Direct messages are sent to her: their
+//    place
 // is behind what isn't read. 3. The pipe flows, and what was read is delivered: nobody is blocked, half of the bound is
 // still taken, by what waits for the log. 4. The shard reads on.
 #[tokio::test(start_paused = true)]
@@ -427,8 +428,10 @@ async fn a_shard_reads_on_when_nobody_is_blocked_any_more() {
     assert_eq!(session.stats().resets.total(), 0);
 }
 
-// 1. Ada has subscribed to a busy topic, bob hasn't. 2. The uplink takes nothing: their shard reads no further. 3. Direct
-// messages to bob, who has nothing under way, wait for their place: he isn't reset for it. 4. The pipe flows: he gets them.
+// 1. Ada has subscribed to a busy topic, bob hasn't. 2. The uplink takes nothing: their shard reads no further. 3.
+//    Direct
+// messages to bob, who has nothing under way, wait for their place: he isn't reset for it. 4. The pipe flows: he gets
+// them.
 #[tokio::test(start_paused = true)]
 async fn who_waits_behind_somebody_else_isnt_reset() {
     let room = Shared::new();

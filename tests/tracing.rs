@@ -115,7 +115,8 @@ fn nothing_is_logged_per_message() {
     });
 }
 
-/// A message whose `Debug` would be noticed. With logging off nothing is formatted, and with it on nothing of a message.
+/// A message whose `Debug` would be noticed. With logging off nothing is formatted, and with it on nothing of a
+/// message.
 #[derive(Clone)]
 struct Unprintable;
 

@@ -138,8 +138,8 @@ async fn the_rest_of_what_was_shared_is_kept_while_the_viewer_stalls() {
     }
 }
 
-/// Viewers subscribe under ids of their own. Broadcasts to a topic, to all, and direct messages come in the order in which
-/// they were sent, though nobody reads while they are.
+/// Viewers subscribe under ids of their own. Broadcasts to a topic, to all, and direct messages come in the order in
+/// which they were sent, though nobody reads while they are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_viewer_gets_the_topic_under_its_own_id() {
     let room = room().await;

@@ -1,5 +1,5 @@
-//! How cost grows with the participants, the message rate, the payload and the shards: tables, and the straight line that
-//! fits each best. Run by `perf/growth.sh`.
+//! How cost grows with the participants, the message rate, the payload and the shards: tables, and the straight line
+//! that fits each best. Run by `perf/growth.sh`.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -1,5 +1,5 @@
-//! The comparison with the [baseline]: as criterion benches; with `--compare` interleaved, as `perf/compare.sh` runs it;
-//! with `--carry` for a profiler; with `--growth` how cost grows.
+//! The comparison with the [baseline]: as criterion benches; with `--compare` interleaved, as `perf/compare.sh` runs
+//! it; with `--carry` for a profiler; with `--growth` how cost grows.
 
 mod case;
 mod compare;

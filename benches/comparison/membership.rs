@@ -189,8 +189,8 @@ fn looking_up_in_storm<C: Contender<Counting>>(runtime: &Arc<Runtime>, threads: 
     })
 }
 
-/// 10,000 reconnect at once: until all have their initial messages; if `busy`, with 50 broadcasts a second meanwhile. At
-/// 1,000 a second the baseline's publisher falls behind and offers its runtime a fraction of the load.
+/// 10,000 reconnect at once: until all have their initial messages; if `busy`, with 50 broadcasts a second meanwhile.
+/// At 1,000 a second the baseline's publisher falls behind and offers its runtime a fraction of the load.
 fn storming<C: Contender<Counting>>(runtime: &Arc<Runtime>, busy: bool) -> Runner {
     let stage = Stage::<C, _>::new(runtime, Counting::default(), PRESENT, PRESENT);
     let mut generation = 0;

@@ -14,25 +14,26 @@
 //! [`queue_capacity`](crate::SessionBuilder::queue_capacity) and [`queue_bytes`](crate::SessionBuilder::queue_bytes).
 //! The message that would exceed it makes the participant *overflow*. Initial messages don't count. A burst longer than
 //! the capacity resets nobody who keeps up: whoever becomes busy has the reactor run four times before more than the
-//! capacity (of four or more) can wait for it, of messages larger than a twelfth of `queue_bytes` at least once. A shard hands on a quarter of the capacity, of the default one half while all keep up, before
-//! it flushes and lets the reactor run.
+//! capacity (of four or more) can wait for it, of messages larger than a twelfth of `queue_bytes` at least once. A
+//! shard hands on a quarter of the capacity, of the default one half while all keep up, before it flushes and lets the
+//! reactor run.
 //!
 //! Where the room's sinks [share an uplink](crate::room::Room::uplink), a participant that waits for the uplink doesn't
-//! overflow: with half of its bound taken its shard reads no more of the log, and [`send`](crate::Participant::send) gives
-//! the message back. What one turn has read may then stand beyond the bound. One whose write was passed by later ones is
-//! stuck by itself, and bounded as ever.
+//! overflow: with half of its bound taken its shard reads no more of the log, and [`send`](crate::Participant::send)
+//! gives the message back. What one turn has read may then stand beyond the bound. One whose write was passed by later
+//! ones is stuck by itself, and bounded as ever.
 //!
 //! # Publishers
-//! [`broadcast`](crate::Session::broadcast) waits while the shards are a whole log behind (the machine is out of breath)
-//! or the uplink is stalled or full. It never waits for a participant. Those who wait are served in the order they came, and
-//! [`try_broadcast`](crate::Session::try_broadcast) doesn't overtake them.
+//! [`broadcast`](crate::Session::broadcast) waits while the shards are a whole log behind (the machine is out of
+//! breath) or the uplink is stalled or full. It never waits for a participant. Those who wait are served in the order
+//! they came, and [`try_broadcast`](crate::Session::try_broadcast) doesn't overtake them.
 //!
 //! # Faults
-//! A participant that overflows, whose sink fails or panics, or makes no progress for the write time-out, is *reset*: no
-//! further poll of its sink, everything undelivered counted as dropped with that reason, the sink handed back to the
+//! A participant that overflows, whose sink fails or panics, or makes no progress for the write time-out, is *reset*:
+//! no further poll of its sink, everything undelivered counted as dropped with that reason, the sink handed back to the
 //! room. The event loop then asks the room what it has for the identity now, and joins that: with a new
-//! [`ClientId`](crate::ClientId), its initial messages first, and no subscriptions. Nobody else notices. An identity that
-//! is reset again and again waits longer each time.
+//! [`ClientId`](crate::ClientId), its initial messages first, and no subscriptions. Nobody else notices. An identity
+//! that is reset again and again waits longer each time.
 //!
 //! # Joins
 //! The newcomer's place in the log is fixed first, its initial messages are computed second, and every broadcast from
@@ -51,15 +52,15 @@
 //! exact, for each participant and for the session.
 //!
 //! # Ends
-//! [`close`](crate::Session::close) takes no more messages, delivers what it has until the deadline, and ends every task.
-//! [`cancel`](crate::Session::cancel), and dropping the last handle, do the same without delivering. A sink that is
-//! polled when its participant ends isn't polled again.
+//! [`close`](crate::Session::close) takes no more messages, delivers what it has until the deadline, and ends every
+//! task. [`cancel`](crate::Session::cancel), and dropping the last handle, do the same without delivering. A sink that
+//! is polled when its participant ends isn't polled again.
 //!
 //! # How it is checked
 //! The algorithms where threads meet (the claim and seal of the log, sleep and wake of the shards, the order across the
-//! lanes, the teardown of a queue, the pending resets, the registry) are run through the model checker `loom`, each with
-//! a variant that must fail: `RUSTFLAGS="--cfg lanecast_loom" cargo test --lib --release loom`. The models check our
-//! algorithms on top of what `ArrayQueue`, `ArcSwap`, `SkipSet` and `DashMap` promise; they don't look into those crates.
-//! A differential test runs random operations against a plain sequential model. What tells a congested uplink from a stuck
-//! stream has tests on a pipe that all share, by a paused clock; the LiveKit room is tried on a real server, with viewers of
-//! the official SDK and of another author's.
+//! lanes, the teardown of a queue, the pending resets, the registry) are run through the model checker `loom`, each
+//! with a variant that must fail: `RUSTFLAGS="--cfg lanecast_loom" cargo test --lib --release loom`. The models check
+//! our algorithms on top of what `ArrayQueue`, `ArcSwap`, `SkipSet` and `DashMap` promise; they don't look into those
+//! crates. A differential test runs random operations against a plain sequential model. What tells a congested uplink
+//! from a stuck stream has tests on a pipe that all share, by a paused clock; the LiveKit room is tried on a real
+//! server, with viewers of the official SDK and of another author's.

@@ -10,32 +10,32 @@
 //! - **Concurrent messages have no order**, and two participants may see them differently.
 //! - **Delivered means taken by the transport**: the flush of the sink succeeded. What a network does with it
 //!   afterwards is the transport's.
-//! - **The queue of direct messages is allocated whole** for a participant for which more than sixteen wait at once, and
-//!   stays as long as it does: queue capacity × (message size + 24) bytes. One that gets a message now and then has
+//! - **The queue of direct messages is allocated whole** for a participant for which more than sixteen wait at once,
+//!   and stays as long as it does: queue capacity × (message size + 24) bytes. One that gets a message now and then has
 //!   sixteen slots, one that is never sent anything directly none.
-//! - **Identities are hashed by foldhash**, seeded by chance in each process. That keeps ordinary names apart, and doesn't
-//!   claim to withstand a peer that measures and searches for names that collide: let the server choose identities, or
-//!   check their form.
+//! - **Identities are hashed by foldhash**, seeded by chance in each process. That keeps ordinary names apart, and
+//!   doesn't claim to withstand a peer that measures and searches for names that collide: let the server choose
+//!   identities, or check their form.
 //! - **A shard has room for 262,144 participants**; beyond that joins fail.
-//! - **A session needs a tokio runtime with time enabled**, for as long as it lives. If the runtime goes first, its sinks
-//!   are dropped and nothing is delivered.
+//! - **A session needs a tokio runtime with time enabled**, for as long as it lives. If the runtime goes first, its
+//!   sinks are dropped and nothing is delivered.
 //! - **[`Session::stats`](crate::Session::stats) looks at every participant** for the oldest message: some
 //!   microseconds per thousand. Ask a few times a second, not in a loop.
 //! - **A viewer that stops reading is noticed late.** As long as the buffers between us and it take bytes, it keeps up:
 //!   on a WebSocket some megabytes in the kernels of both sides.
 //! - **A viewer that falls silent is reported, and that is all.** It is known only of one that pings, which WebSocket
-//!   viewers never do; it is reset when its writes make no progress, not for saying nothing. An outage of our own looks the
-//!   same from here: every viewer that pings is silent then. Its round trip is its own word as much as ours: it is the
-//!   viewer who ends it.
-//! - **Bytes are counted by the longer of a frame's two forms.** A message of a channel has four bytes less on a WebSocket
-//!   than limits and figures say; what a transport adds of its own (a WebSocket's header, the prefix of five on a stream)
-//!   stands in none.
+//!   viewers never do; it is reset when its writes make no progress, not for saying nothing. An outage of our own looks
+//!   the same from here: every viewer that pings is silent then. Its round trip is its own word as much as ours: it is
+//!   the viewer who ends it.
+//! - **Bytes are counted by the longer of a frame's two forms.** A message of a channel has four bytes less on a
+//!   WebSocket than limits and figures say; what a transport adds of its own (a WebSocket's header, the prefix of five
+//!   on a stream) stands in none.
 //! - **A frame that lies within one chunk of a stream keeps the chunk**, however small the frame, until it is dropped.
-//! - **In a LiveKit room a slow viewer is the server's to bear.** It takes what we send whether or not a viewer keeps up, and
-//!   keeps it: see [the room](crate::room).
-//! - **Where an uplink is shared, a stuck stream holds the others up once**, for up to half a second if messages come faster
-//!   than half its queue in that time: so long it takes to tell it from the uplink. While the uplink itself is congested,
-//!   joins and subscriptions wait as publishers do.
+//! - **In a LiveKit room a slow viewer is the server's to bear.** It takes what we send whether or not a viewer keeps
+//!   up, and keeps it: see [the room](crate::room).
+//! - **Where an uplink is shared, a stuck stream holds the others up once**, for up to half a second if messages come
+//!   faster than half its queue in that time: so long it takes to tell it from the uplink. While the uplink itself is
+//!   congested, joins and subscriptions wait as publishers do.
 //! - **All channels are reliable.** There is no lossy mode in which a slow viewer gets the latest value only.
-//! - **Broadcasts with few participants gain little.** With some dozens of viewers a task per viewer is as fast; what the
-//!   log buys grows with their number.
+//! - **Broadcasts with few participants gain little.** With some dozens of viewers a task per viewer is as fast; what
+//!   the log buys grows with their number.

@@ -13,8 +13,8 @@ use crate::sync::Ordering;
 ///
 /// # Who learns of it
 /// While the log isn't read, direct messages to everybody wait for their place in it, and fill queues of participants
-/// who have nothing to do with the uplink. So senders look at the [port](Port::behind): it is set while the brake is on,
-/// and until the shard has read up to where the log stood when it came off.
+/// who have nothing to do with the uplink. So senders look at the [port](Port::behind): it is set while the brake is
+/// on, and until the shard has read up to where the log stood when it came off.
 #[derive(Debug, Default)]
 pub(super) struct Brake {
     heavy: Vec<usize>,
@@ -30,8 +30,8 @@ pub(super) struct Brake {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reading {
     Free,
-    /// Nothing, but now and then an entry: nobody else has anything under way that would show how things stand, and those
-    /// who wait have room for one.
+    /// Nothing, but now and then an entry: nobody else has anything under way that would show how things stand, and
+    /// those who wait have room for one.
     Trickle,
     Nothing,
 }

@@ -8,10 +8,10 @@
 //!
 //! # The order of two queues
 //! Once the second queue is there, a push goes there. So nothing in the first queue was pushed after (in the sense of
-//! happens-before) something in the second. A drain takes a message out of the second, then empties the first, and hands
-//! over what it found there before the one that it holds: what was pushed before that one is in the first by then. The
-//! other way round, a message that came to the first after that was emptied would be overtaken by one that its sender
-//! pushed to the second thereafter.
+//! happens-before) something in the second. A drain takes a message out of the second, then empties the first, and
+//! hands over what it found there before the one that it holds: what was pushed before that one is in the first by
+//! then. The other way round, a message that came to the first after that was emptied would be overtaken by one that
+//! its sender pushed to the second thereafter.
 
 use super::outbox::Direct;
 use crate::sync::{ArrayQueue, OnceBox};

@@ -10,8 +10,8 @@ pub(crate) struct Gauge {
     pub(crate) delivered: Tally,
     pub(crate) delivered_bytes: Tally,
     pub(crate) members: AtomicUsize,
-    /// Until when nobody is reset because the uplink is stalled, in the session's milliseconds; 0 while it isn't. Relaxed
-    /// throughout: it is compared with a clock, and orders nothing else.
+    /// Until when nobody is reset because the uplink is stalled, in the session's milliseconds; 0 while it isn't.
+    /// Relaxed throughout: it is compared with a clock, and orders nothing else.
     pub(crate) stalled_until: AtomicU64,
     /// Tear everything down at once.
     pub(crate) abort: AtomicBool,

@@ -2,8 +2,8 @@
 
 use super::topic::SubscriptionTag;
 
-/// Runs of a turn that are for one member by a topic: index and tag, ascending. The first stands in the member itself: a
-/// turn mostly has one, and thousands of members then have no memory of their own for it, and none to load.
+/// Runs of a turn that are for one member by a topic: index and tag, ascending. The first stands in the member itself:
+/// a turn mostly has one, and thousands of members then have no memory of their own for it, and none to load.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     first: Option<(u32, SubscriptionTag)>,

@@ -456,8 +456,8 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         }
     }
 
-    /// Gives the message in hand, a direct one or one that has waited, to the sink, addressed by `tag`. The bound counts
-    /// it, unless it is an initial one.
+    /// Gives the message in hand, a direct one or one that has waited, to the sink, addressed by `tag`. The bound
+    /// counts it, unless it is an initial one.
     fn start_send(
         &mut self,
         message: Taken<'_, M>,

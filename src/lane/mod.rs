@@ -45,8 +45,9 @@ pub use self::uplink::{Uplink, UplinkWrite};
 
 /// What a session carries: cheap to clone, and able to tell its length.
 ///
-/// A broadcast is cloned once per shard by the publisher and, unless the room [spares](crate::room::Room::start_send_run)
-/// it, once per participant by the shards, so a clone should share its payload, as [`Bytes`] does.
+/// A broadcast is cloned once per shard by the publisher and, unless the room
+/// [spares](crate::room::Room::start_send_run) it, once per participant by the shards, so a clone should share its
+/// payload, as [`Bytes`] does.
 pub trait Message: Clone + Send + 'static {
     /// Its length in bytes, as it counts against the byte limit and in the statistics.
     fn byte_len(&self) -> usize;

@@ -267,8 +267,8 @@ impl<M: Message> Outbox<M> {
         self.waiting.reserve(messages, bytes, self.limits)
     }
 
-    /// Makes room in the bound for messages from the log that the uplink holds up, beyond it if need be: its shard reads
-    /// no further while [half](Self::is_half_full) of it is taken. False if that can't be counted.
+    /// Makes room in the bound for messages from the log that the uplink holds up, beyond it if need be: its shard
+    /// reads no further while [half](Self::is_half_full) of it is taken. False if that can't be counted.
     pub(crate) fn reserve_beyond(&self, messages: u32, bytes: usize) -> bool {
         self.waiting.reserve(messages, bytes, COUNTABLE)
     }

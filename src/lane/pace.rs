@@ -1,11 +1,12 @@
 //! How much of the log a shard reads before it lets the reactor run.
 //!
-//! A sink that doesn't finish its flush can do so only once the reactor has run, and mostly its peer has to run as well. So
-//! a turn reads a quarter of what may wait: who becomes busy has the reactor run four times before it overflows. (Of large
-//! messages fewer times: a turn ends with the message that makes its quarter of the bytes full.)
+//! A sink that doesn't finish its flush can do so only once the reactor has run, and mostly its peer has to run as
+//! well. So a turn reads a quarter of what may wait: who becomes busy has the reactor run four times before it
+//! overflows. (Of large messages fewer times: a turn ends with the message that makes its quarter of the bytes full.)
 //!
-//! As long as all keep up it is [`BATCH`] messages, if that is more and no more than half of what may wait: the larger a
-//! write, the less of it is the system call's. While anybody is behind it is less then, so that it is four times again.
+//! As long as all keep up it is [`BATCH`] messages, if that is more and no more than half of what may wait: the larger
+//! a write, the less of it is the system call's. While anybody is behind it is less then, so that it is four times
+//! again.
 //!
 //! Reading ends early with a batch that a sink carries well ([`Room::batch_bytes`](crate::room::Room::batch_bytes)), if
 //! what may still be read wouldn't make another one: a stump would cost each sink a write.

@@ -14,9 +14,9 @@ pub struct Progress(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     total: AtomicU64,
-    /// The last write into a shared [uplink](super::uplink), by that one's clock: twice the time at which it began, or if
-    /// it has ended that at which it did, and one; 0 if none has begun or it was given up. One word, so that nobody sees
-    /// half of a change.
+    /// The last write into a shared [uplink](super::uplink), by that one's clock: twice the time at which it began, or
+    /// if it has ended that at which it did, and one; 0 if none has begun or it was given up. One word, so that nobody
+    /// sees half of a change.
     last_write: AtomicU64,
 }
 

@@ -10,9 +10,10 @@
 //!
 //! A direct message that happened before a broadcast below T was pushed, and its bit set, before that broadcast was
 //! claimed, which step 1 acquired: step 2 finds it. Reading in the other order, or delivering whatever slot is filled
-//! by now, would overtake it. A queue is emptied whole, into `unplaced`, and stays first-in first-out; the first message
-//! stamped above what is being delivered holds back those behind it, which were sent concurrently with it or later.
-//! A turn ends below the first slot that is claimed and not filled; direct messages stamped above it wait as well.
+//! by now, would overtake it. A queue is emptied whole, into `unplaced`, and stays first-in first-out; the first
+//! message stamped above what is being delivered holds back those behind it, which were sent concurrently with it or
+//! later. A turn ends below the first slot that is claimed and not filled; direct messages stamped above it wait as
+//! well.
 //!
 //! # Positions
 //! A command (admit, subscribe, unsubscribe) takes effect at the tail that is read after the command was taken: the
@@ -22,11 +23,11 @@
 //! # Turns
 //! A turn visits all members if it carries a broadcast to everybody, else only those noted: with mail, woken by their
 //! sink, addressed by a topic, or not finished last time. A visit hands on at most the quota, flushes, and leaves the
-//! rest for a turn after the reactor has run; and so does the shard with the log ([`pace`](super::pace)): a healthy sink
-//! that is blocked would overflow if nobody could tell it that its socket is writable again. What stands in a row in the
-//! log and has one audience is handed on as a run ([`run`](super::run)). A walk over many members yields after [`SLICE`]
-//! and goes on where it was; a member that has ended meanwhile gets nothing more. The task runs outside tokio's
-//! cooperative budget, which would make every sink look busy after some 170 writes.
+//! rest for a turn after the reactor has run; and so does the shard with the log ([`pace`](super::pace)): a healthy
+//! sink that is blocked would overflow if nobody could tell it that its socket is writable again. What stands in a row
+//! in the log and has one audience is handed on as a run ([`run`](super::run)). A walk over many members yields after
+//! [`SLICE`] and goes on where it was; a member that has ended meanwhile gets nothing more. The task runs outside
+//! tokio's cooperative budget, which would make every sink look busy after some 170 writes.
 //!
 //! # A shared uplink
 //! Where all sinks share one ([`uplink`](super::uplink)), a member whose bound is half taken because of it keeps the
@@ -515,7 +516,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.retire(slot, reason);
     }
 
-    /// Looks for blocked members that haven't moved for too long. Says whether it was time to, and whether one was found.
+    /// Looks for blocked members that haven't moved for too long. Says whether it was time to, and whether one was
+    /// found.
     fn poll_tick(&mut self, cx: &mut Context<'_>) -> (bool, bool) {
         if !self.tick.is_due(cx) {
             return (false, false);

@@ -2,8 +2,8 @@
 //!
 //! Any thread inserts; the session's event loop alone takes out, oldest instance first. An instance is in the set at
 //! most once. A skip list, as it hands out the oldest first, so that nobody starves, and nobody who inserts waits for a
-//! lock; what it was measured against is in `perf/README.md`. It isn't the set that makes a reset happen once, though, but the instance's state word: only who ended
-//! it inserts it.
+//! lock; what it was measured against is in `perf/README.md`. It isn't the set that makes a reset happen once, though,
+//! but the instance's state word: only who ended it inserts it.
 //!
 //! # Orderings
 //! Insert, then [`Signal::wake`]; [`Signal::doze`], then look at the set again: see [`signal`](crate::lane::signal).

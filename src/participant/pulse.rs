@@ -7,7 +7,8 @@ use crate::sync::{AtomicBool, AtomicU64, Ordering};
 /// No round trip was measured.
 const NONE: u64 = u64::MAX;
 
-/// See the [module](self). Every access is relaxed: these are figures for statistics, and nothing is read by their help.
+/// See the [module](self). Every access is relaxed: these are figures for statistics, and nothing is read by their
+/// help.
 #[derive(Debug)]
 pub(super) struct Pulse {
     /// The last round trip in nanoseconds.

@@ -91,8 +91,8 @@ pub trait Room: Send + Sync + 'static {
     fn open(&self, to: &Presence, progress: Progress) -> impl Future<Output = Result<Self::Sink, OpenError>> + Send;
 
     /// The uplink that all its sinks share, if their writes go through one pipe. Then a participant whose queue fills
-    /// because of the pipe isn't reset; publishers are held back instead. Asked for once. By default each sink has a way
-    /// of its own.
+    /// because of the pipe isn't reset; publishers are held back instead. Asked for once. By default each sink has a
+    /// way of its own.
     fn uplink(&self) -> Option<Uplink> {
         None
     }
@@ -103,9 +103,9 @@ pub trait Room: Send + Sync + 'static {
         usize::MAX
     }
 
-    /// How many bytes of messages one flush of its sinks carries best, if they come that fast. A shard ends a turn with the
-    /// message that makes them full, unless what it may still read would fill them again. Asked for once; a room that wraps
-    /// another one passes it on. By default a turn ends with what the bound allows of it.
+    /// How many bytes of messages one flush of its sinks carries best, if they come that fast. A shard ends a turn with
+    /// the message that makes them full, unless what it may still read would fill them again. Asked for once; a room
+    /// that wraps another one passes it on. By default a turn ends with what the bound allows of it.
     fn batch_bytes(&self) -> usize {
         usize::MAX
     }
@@ -114,15 +114,16 @@ pub trait Room: Send + Sync + 'static {
     /// for the tag of its subscription.
     ///
     /// The sink takes as many of the first as it likes, one at least, and says how many; for the rest it is asked again
-    /// whether it is ready. By default it gets a clone of the first, [addressed](Message::address) by the tag. A room whose
-    /// sinks copy a message's bytes anyway does that here, for all there is room for: it spares every participant a clone
-    /// and its drop, which for a reference-counted message are most of the cost of a delivery, and with the run's [ids]
-    /// it knows what it has encoded already. A room that wraps another one passes the call on. What doesn't go to many,
-    /// or had to wait for the last of them, comes by [`Sink::start_send`]; the order is that of the calls of both.
+    /// whether it is ready. By default it gets a clone of the first, [addressed](Message::address) by the tag. A room
+    /// whose sinks copy a message's bytes anyway does that here, for all there is room for: it spares every participant
+    /// a clone and its drop, which for a reference-counted message are most of the cost of a delivery, and with the
+    /// run's [ids] it knows what it has encoded already. A room that wraps another one passes the call on. What doesn't
+    /// go to many, or had to wait for the last of them, comes by [`Sink::start_send`]; the order is that of the calls
+    /// of both.
     ///
     /// # Errors
-    /// As those of [`Sink::start_send`]: the participant is reset, and all that it was shown counts as dropped. So it is,
-    /// as by a panic, if the sink says that it has taken none, or more than there are.
+    /// As those of [`Sink::start_send`]: the participant is reset, and all that it was shown counts as dropped. So it
+    /// is, as by a panic, if the sink says that it has taken none, or more than there are.
     ///
     /// [ids]: BroadcastRun::first_id
     fn start_send_run(

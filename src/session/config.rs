@@ -122,9 +122,10 @@ impl<R: Room> SessionBuilder<R> {
     }
 
     /// How long nobody is reset while the uplink is [stalled](crate::SessionEvent::UplinkStalled): publishers are held
-    /// back, no write times out, and where the room's sinks [share](Room::uplink) the uplink nobody overflows. After that
-    /// who makes no progress for the write time-out is reset, as ever. Default 30 s: longer than a mobile network takes to
-    /// change its cell or a server to restart, shorter than anybody wants to look at a picture that stands still.
+    /// back, no write times out, and where the room's sinks [share](Room::uplink) the uplink nobody overflows. After
+    /// that who makes no progress for the write time-out is reset, as ever. Default 30 s: longer than a mobile network
+    /// takes to change its cell or a server to restart, shorter than anybody wants to look at a picture that stands
+    /// still.
     pub fn uplink_patience(mut self, patience: Duration) -> Self {
         self.config.uplink_patience = patience;
         self

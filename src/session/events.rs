@@ -69,8 +69,8 @@ pub enum SessionEvent {
         /// Why.
         error: JoinError,
     },
-    /// Nothing was heard of a viewer for too long, which had pinged before. It isn't reset: what becomes of it is seen by
-    /// its writes. Once for each silence; telemetry's viewers only.
+    /// Nothing was heard of a viewer for too long, which had pinged before. It isn't reset: what becomes of it is seen
+    /// by its writes. Once for each silence; telemetry's viewers only.
     Unresponsive(Who),
     /// Something is heard again of a viewer that was unresponsive. Not sent if the instance ends before.
     Responsive(Who),

@@ -233,8 +233,9 @@ impl<R: Room> Session<R> {
 
     /// Sends `message` to everybody.
     ///
-    /// Writes it to the log once, whatever the number of participants, and returns. Waits only if the shards are a whole
-    /// log behind or the uplink is stalled, never for a participant. Those who wait are served in the order they came.
+    /// Writes it to the log once, whatever the number of participants, and returns. Waits only if the shards are a
+    /// whole log behind or the uplink is stalled, never for a participant. Those who wait are served in the order they
+    /// came.
     ///
     /// # Errors
     /// [`BroadcastError`] gives the message back: the session is closed, or the message too large.
@@ -245,8 +246,8 @@ impl<R: Room> Session<R> {
         self.publish(&Audience::All, message).await
     }
 
-    /// Sends `message` to the subscribers of `topic`; otherwise as [`broadcast`](Self::broadcast). Costs next to nothing
-    /// if there are none.
+    /// Sends `message` to the subscribers of `topic`; otherwise as [`broadcast`](Self::broadcast). Costs next to
+    /// nothing if there are none.
     ///
     /// # Errors
     /// As [`broadcast`](Self::broadcast).

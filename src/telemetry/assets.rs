@@ -27,8 +27,8 @@ pub(super) type AssetHandler = Arc<dyn Fn(AssetRequest) -> Fetched + Send + Sync
 pub struct AssetRequest {
     /// Who asks.
     pub participant: Participant<Frame>,
-    /// Which asset, in the viewer's own words, for example `package://robot/base.stl`. Don't take it for a path that may
-    /// be opened.
+    /// Which asset, in the viewer's own words, for example `package://robot/base.stl`. Don't take it for a path that
+    /// may be opened.
     pub uri: String,
 }
 

@@ -18,8 +18,8 @@ pub trait Inbox: Send + 'static {
     /// The next frame; `None` when there won't be any more.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>>;
 
-    /// What the viewer did wrong for there to be no more frames, if it did; asked once there are none. The viewer is told,
-    /// in a status, that its stream has ended and that it may open another.
+    /// What the viewer did wrong for there to be no more frames, if it did; asked once there are none. The viewer is
+    /// told, in a status, that its stream has ended and that it may open another.
     ///
     /// By default the stream has just ended.
     fn failure(&self) -> Option<String> {

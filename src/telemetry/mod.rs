@@ -29,13 +29,13 @@
 //! - The embedder advertises, publishes and sets statuses. What changes the tables goes through one task, the
 //!   announcer, which keeps tables and announcements in one order; publishing does not.
 //! - Each viewer's requests are handled in order: one has taken effect before the next is looked at.
-//! - What a viewer asked for belongs to its instance (its [`ClientId`](crate::ClientId)): after a reset it learns by the
-//!   fresh `serverInfo` that it has to subscribe again.
+//! - What a viewer asked for belongs to its instance (its [`ClientId`](crate::ClientId)): after a reset it learns by
+//!   the fresh `serverInfo` that it has to subscribe again.
 //!
 //! - A participant whose transport negotiated a protocol speaks v1 of the format, every other v2: see
 //!   [`WireFormat`](crate::protocol::WireFormat) and [`Participant::protocol`](crate::Participant::protocol).
-//! - A viewer of v2 pings; it is answered at once, and its [round trip](crate::ParticipantStats::round_trip) and whether
-//!   it is still [heard of](TelemetryBuilder::silence_timeout) are known from then on.
+//! - A viewer of v2 pings; it is answered at once, and its [round trip](crate::ParticipantStats::round_trip) and
+//!   whether it is still [heard of](TelemetryBuilder::silence_timeout) are known from then on.
 //!
 //! # Limits
 //! Every channel is reliable: who can't keep up is reset. Services, parameters, the connection graph and publishing by

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// The clock that runs between what is heard of a viewer. It runs from [`watch`](Self::watch) on, until it has said once
-/// that the limit was exceeded.
+/// The clock that runs between what is heard of a viewer. It runs from [`watch`](Self::watch) on, until it has said
+/// once that the limit was exceeded.
 ///
 /// What is heard only moves an instant; the timer looks at it when it goes off, and is set anew.
 pub(super) struct Silence {

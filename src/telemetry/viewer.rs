@@ -71,7 +71,8 @@ where
                     };
                     silence.heard();
                     viewer.report_heard(&stream);
-                    // Boxed: this lasts as long as the connection, and what it does for a request is larger than itself.
+                    // Boxed: this lasts as long as the connection, and what it does for a request is larger than
+                    // itself.
                     Box::pin(viewer.handle(&state, &mut fetches, &mut silence, &frame)).await;
                 }
                 Heard::End => {

@@ -13,7 +13,8 @@ use crate::subject::{Conn, Gate, Inst, Lane, Msg, Published, Sent, Subject};
 /// One operation. They are what a room, its viewers, or the embedder does.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
-    /// A connection comes: the first of its identity, or a reconnect; also one that joined before the one that is there.
+    /// A connection comes: the first of its identity, or a reconnect; also one that joined before the one that is
+    /// there.
     Join {
         who: usize,
         conn: Conn,

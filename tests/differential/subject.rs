@@ -205,9 +205,9 @@ pub(crate) struct Setup {
     pub(crate) shards: usize,
     pub(crate) write_timeout: Duration,
     /// Whether the runtime accounts for what it does: its bound counts all that waits, in messages and bytes, and it
-    /// tells figures and events. If not, its bound counts messages without the one that is being written, it isn't asked
-    /// for more than [plain](crate::ops::Op::is_plain) operations, and what is compared is who is registered, how sends
-    /// are answered, and what the streams receive.
+    /// tells figures and events. If not, its bound counts messages without the one that is being written, it isn't
+    /// asked for more than [plain](crate::ops::Op::is_plain) operations, and what is compared is who is registered, how
+    /// sends are answered, and what the streams receive.
     pub(crate) accounts: bool,
     pub(crate) initial: Initial,
 }

@@ -135,7 +135,8 @@ async fn the_newer_connection_wins_out_of_order() {
     within(room.inner.close()).await;
 }
 
-// 1. A viewer's process is killed. 2. The others get everything meanwhile. 3. The server notices and says so: it leaves,
+// 1. A viewer's process is killed. 2. The others get everything meanwhile. 3. The server notices and says so: it
+//    leaves,
 // and nobody was reset.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_viewer_that_is_killed_leaves() {

@@ -11,9 +11,10 @@ use tokio::process::Command;
 
 use crate::kit::{Process, Server, joined, text, texts, within};
 
-// 1. A viewer's process stops, so that nothing of its connection is read; 19 go on. 2. They get everything, nobody is reset,
-// publishers aren't held back: the server takes what is sent. 3. The viewer goes on: what waited for it at the server comes,
-// late, and nothing is missing.
+// 1. A viewer's process stops, so that nothing of its connection is read; 19 go on. 2. They get everything, nobody is
+//    reset,
+// publishers aren't held back: the server takes what is sent. 3. The viewer goes on: what waited for it at the server
+// comes, late, and nothing is missing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_viewer_that_stops_reading_is_the_servers_business() {
     let Some(server) = Server::of_environment() else { return };

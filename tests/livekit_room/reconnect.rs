@@ -135,7 +135,8 @@ async fn after_a_fresh_connection_a_viewer_opens_a_fresh_stream() {
     within(room.close()).await;
 }
 
-// 1. The uplink is full: more waits in the data channel than the SDK lets wait. 2. The server dies. The SDK then waits for
+// 1. The uplink is full: more waits in the data channel than the SDK lets wait. 2. The server dies. The SDK then waits
+//    for
 // ever. 3. The room gives the connection up, and a supervised one connects again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_dies_under_load_is_noticed() {
@@ -173,7 +174,8 @@ async fn a_server_that_dies_under_load_is_noticed() {
     within(room.close()).await;
 }
 
-// 1. The uplink is stalled, and patience ends: everybody is reset, and tried again and again. 2. It flows. 3. Each viewer
+// 1. The uplink is stalled, and patience ends: everybody is reset, and tried again and again. 2. It flows. 3. Each
+//    viewer
 // has a stream with the state; every other was ended so that it shows.
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_that_were_not_waited_for_are_ended() {

@@ -69,7 +69,8 @@ async fn closing_doesnt_wait_for_a_server_that_hangs() {
     own.signal("CONT");
 }
 
-// 1. The server is killed, and started again. 2. A supervised room connects again, with a fresh token. 3. The channel is
+// 1. The server is killed, and started again. 2. A supervised room connects again, with a fresh token. 3. The channel
+//    is
 // still there, its viewers come back, and are told of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervised_room_outlives_its_server() {

@@ -14,9 +14,9 @@ use crate::{Error, memory, wire};
 /// Bytes of a message.
 const SIZE: usize = 128;
 
-/// The part with stalled clients. Left to itself the kernel takes some megabytes for one before anything shows, and then
-/// a server waits for a time-out of its own; with messages of some kilobytes all that fits into one window, at a rate that
-/// leaves the machine air.
+/// The part with stalled clients. Left to itself the kernel takes some megabytes for one before anything shows, and
+/// then a server waits for a time-out of its own; with messages of some kilobytes all that fits into one window, at a
+/// rate that leaves the machine air.
 const STALL_CLIENTS: usize = 1000;
 pub const STALL_COUNT: usize = STALL_CLIENTS / 100;
 pub const STALL_RATE: f64 = 40.0;
@@ -29,8 +29,8 @@ const STALL_SERVERS: [Kind; 3] = [Kind::Lanecast, Kind::AxumTuned, Kind::Foxglov
 /// Below this a rate is clean, if nothing is missing.
 const CLEAN: Duration = Duration::from_millis(100);
 
-/// A rate that isn't clean is tried again, as on a shared machine some windows have a halt of more than [`CLEAN`] in them.
-/// Above this it was no halt.
+/// A rate that isn't clean is tried again, as on a shared machine some windows have a halt of more than [`CLEAN`] in
+/// them. Above this it was no halt.
 const HOPELESS: Duration = Duration::from_millis(300);
 const TRIES: usize = 3;
 
@@ -237,8 +237,8 @@ impl Setup {
     }
 }
 
-/// The highest rate at which nothing is missing and the 99th percentile is below [`CLEAN`], looked for around `start`; zero
-/// if none is.
+/// The highest rate at which nothing is missing and the 99th percentile is below [`CLEAN`], looked for around `start`;
+/// zero if none is.
 fn clean_rate(options: &Options, kind: Kind, clients: usize, start: f64, step: f64) -> Result<f64, Error> {
     let mut setup = None;
     let mut is_clean = |rate: f64| -> Result<bool, Error> {

@@ -89,7 +89,8 @@ fn broken_draining_before_the_end_loses_what_comes_in_between() {
     caught(Weaken::Nothing, LOST, || send_and_fault(false));
 }
 
-/// One may wait; two are sent, while the shard delivers. Whoever finds room in the bound finds a free slot in the queue.
+/// One may wait; two are sent, while the shard delivers. Whoever finds room in the bound finds a free slot in the
+/// queue.
 fn send_two() {
     let port = port(1);
     let viewer = Viewer::admitted(&port, 1);
@@ -117,8 +118,8 @@ fn broken_room_given_back_relaxed_finds_no_free_slot() {
     caught(Weaken::Release, "a queue has a slot for each message", send_two);
 }
 
-/// What the outbox does in the way of state and queue, and nothing else. In the outbox both sides also set the mail bit,
-/// and two read-modify-writes of one word order them even without the fences; here the fences stand alone.
+/// What the outbox does in the way of state and queue, and nothing else. In the outbox both sides also set the mail
+/// bit, and two read-modify-writes of one word order them even without the fences; here the fences stand alone.
 struct Sketch {
     gone: AtomicU8,
     queue: ArrayQueue<Note>,

@@ -108,8 +108,8 @@ impl ByteStreamSink {
         }
     }
 
-    /// Takes over frames that go to others as well, in their order: the first, and more as long as it is ready. Says how
-    /// many.
+    /// Takes over frames that go to others as well, in their order: the first, and more as long as it is ready. Says
+    /// how many.
     ///
     /// # Errors
     /// As [`Sink::start_send`].

@@ -11,8 +11,8 @@ use livekit_signaling::SignalError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LiveKitError {
-    /// The server refused the token: it is malformed, expired, signed with another secret, or for something else. Mint a
-    /// fresh one with the key and secret that the server has.
+    /// The server refused the token: it is malformed, expired, signed with another secret, or for something else. Mint
+    /// a fresh one with the key and secret that the server has.
     #[error("the server refused the token ({0}): mint one with the server's own key and secret")]
     Unauthorized(String),
     /// The server could not be reached, or the connection not be set up.
@@ -60,8 +60,8 @@ impl LiveKitError {
 }
 
 impl LiveKitError {
-    /// Whether connecting again would only do harm: it would drive somebody out who is meant to be there, or defy the one
-    /// who sent us away.
+    /// Whether connecting again would only do harm: it would drive somebody out who is meant to be there, or defy the
+    /// one who sent us away.
     pub(super) fn is_final(&self) -> bool {
         use DisconnectReason::{DuplicateIdentity, ParticipantRemoved, RoomDeleted};
         matches!(self, Self::Disconnected { reason: DuplicateIdentity | ParticipantRemoved | RoomDeleted })

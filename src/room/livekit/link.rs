@@ -47,8 +47,8 @@ pub(super) async fn open_probe(room: &livekit::Room) -> StreamResult<ByteStreamW
     us.stream_bytes(StreamByteOptions::new_with_topic(PROBE).with_destination_identity(us.identity())).await
 }
 
-/// Opens the stream to a participant, in a task of its own: what asks for it may lie in the SDK already when whoever waits
-/// for it gives up. Then it has to be ended all the same, which a sink does when it is dropped.
+/// Opens the stream to a participant, in a task of its own: what asks for it may lie in the SDK already when whoever
+/// waits for it gives up. Then it has to be ended all the same, which a sink does when it is dropped.
 pub(super) async fn open_control(
     room: Arc<livekit::Room>,
     to: &ParticipantIdentity,
@@ -72,8 +72,8 @@ pub(super) async fn open_control(
 
 /// Leaves the room, and waits for the SDK no longer than it may take.
 ///
-/// In a thread of its own: where it hangs, the SDK blocks its thread in the native library, where no time-out is noticed;
-/// and a runtime waits for its own threads when it is dropped.
+/// In a thread of its own: where it hangs, the SDK blocks its thread in the native library, where no time-out is
+/// noticed; and a runtime waits for its own threads when it is dropped.
 pub(super) async fn leave(room: Arc<livekit::Room>, options: &LiveKitOptions) {
     let runtime = Handle::current();
     let (left, leaving) = oneshot::channel();

@@ -22,22 +22,22 @@
 //! [uplink](crate::Uplink) that all participants share: while it is congested publishers are held back and nobody is
 //! reset. If nothing moves for [`stall_after`](LiveKitOptions::stall_after) the session says so
 //! ([`UplinkStalled`](crate::SessionEvent::UplinkStalled)); it does as well while the SDK reconnects. A stream that
-//! doesn't move while others do is stuck by itself, and its participant is reset. So that this shows when nobody else is
-//! being written to, the room keeps a stream to itself, which the server passes on to nobody, and writes a byte there
-//! when all others are quiet.
+//! doesn't move while others do is stuck by itself, and its participant is reset. So that this shows when nobody else
+//! is being written to, the room keeps a stream to itself, which the server passes on to nobody, and writes a byte
+//! there when all others are quiet.
 //!
 //! # What a slow viewer gets
 //! The server takes what we send whether or not a viewer keeps up, so a slow viewer is never slow here: its messages
 //! wait in the server's buffer for its connection, and its frames come late. As it comes, livekit-server 1.13 drops
 //! nothing of a reliable stream while that connection stands, and lets the buffer grow; what a viewer that reads slower
-//! than we publish sees is the past, ever longer ago. It can tell by the log time of the messages, and by the round trip of
-//! its pings. What ends this is the server giving up the viewer's connection, some 20 s after it has gone dead; then the
-//! viewer rejoins, and starts afresh. A viewer that has pinged and falls silent is
+//! than we publish sees is the past, ever longer ago. It can tell by the log time of the messages, and by the round
+//! trip of its pings. What ends this is the server giving up the viewer's connection, some 20 s after it has gone dead;
+//! then the viewer rejoins, and starts afresh. A viewer that has pinged and falls silent is
 //! [reported](crate::SessionEvent::Unresponsive).
 //!
-//! A server whose `rtc.datachannel_slow_threshold` or `rtc.data_channel_max_buffered_amount` is set drops chunks for a viewer that reads slower than that. The
-//! viewer's SDK notices that a chunk is missing, and ends the stream with an error; we learn nothing of it. It has to
-//! rejoin, which starts it afresh.
+//! A server whose `rtc.datachannel_slow_threshold` or `rtc.data_channel_max_buffered_amount` is set drops chunks for a
+//! viewer that reads slower than that. The viewer's SDK notices that a chunk is missing, and ends the stream with an
+//! error; we learn nothing of it. It has to rejoin, which starts it afresh.
 //!
 //! # When it ends
 //! | what happens | so |
@@ -48,8 +48,9 @@
 //! | somebody else uses our identity, the server removes us | the session ends in either case |
 //!
 //! # Limits
-//! This host's uplink carries each viewer's copy of a message, as each viewer has a stream of its own. A frame has at most 16 MiB, and a stream carries [4 GB](LiveKitOptions::stream_bytes), after which its participant is
-//! reset: readers of the official SDK give up a stream above 5 GB. What a participant sends us waits without bound in the SDK
+//! This host's uplink carries each viewer's copy of a message, as each viewer has a stream of its own. A frame has at
+//! most 16 MiB, and a stream carries [4 GB](LiveKitOptions::stream_bytes), after which its participant is reset:
+//! readers of the official SDK give up a stream above 5 GB. What a participant sends us waits without bound in the SDK
 //! until it is taken.
 
 mod driver;

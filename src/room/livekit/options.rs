@@ -45,8 +45,8 @@ impl LiveKitOptions {
         self
     }
 
-    /// After how long without any write ending the uplink counts as stalled. Default 1 s: longer than a chunk takes on a
-    /// bad mobile network, short enough to be told while it lasts. At least half a second.
+    /// After how long without any write ending the uplink counts as stalled. Default 1 s: longer than a chunk takes on
+    /// a bad mobile network, short enough to be told while it lasts. At least half a second.
     #[must_use]
     pub fn stall_after(mut self, quiet: Duration) -> Self {
         self.stall_after = quiet.max(Duration::from_millis(500));
@@ -62,8 +62,8 @@ impl LiveKitOptions {
         self
     }
 
-    /// How many bytes a stream carries before its participant is reset and gets a fresh one. Default 4 GB: readers of the
-    /// official SDK give up a stream above 5 GB.
+    /// How many bytes a stream carries before its participant is reset and gets a fresh one. Default 4 GB: readers of
+    /// the official SDK give up a stream above 5 GB.
     #[must_use]
     pub fn stream_bytes(mut self, bytes: u64) -> Self {
         self.stream_bytes = bytes;

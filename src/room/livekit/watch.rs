@@ -1,8 +1,8 @@
 //! Whether the uplink has stalled.
 //!
-//! Writes that don't end may be the uplink's fault or one stream's own. With several participants the room writes a byte
-//! to its own stream when nothing else moves: that goes the same way, behind everything that waits. If it arrives, what
-//! still waits is stuck by itself, and the uplink moves. With one participant a stall counts as the uplink's.
+//! Writes that don't end may be the uplink's fault or one stream's own. With several participants the room writes a
+//! byte to its own stream when nothing else moves: that goes the same way, behind everything that waits. If it arrives,
+//! what still waits is stuck by itself, and the uplink moves. With one participant a stall counts as the uplink's.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -171,7 +171,8 @@ mod tests {
         assert!(!*stalled.borrow_and_update());
     }
 
-    // 1. The only participant's write doesn't end: stalled. 2. It is given up, and another takes its place: still stalled.
+    // 1. The only participant's write doesn't end: stalled. 2. It is given up, and another takes its place: still
+    //    stalled.
     // 3. That one ends: it flows.
     #[tokio::test(start_paused = true)]
     async fn what_is_given_up_doesnt_flow() {

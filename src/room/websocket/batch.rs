@@ -14,8 +14,8 @@ const SHARED_PAYLOAD: usize = 16 << 10;
 /// What gathers before the sink flushes by itself: enough that a system call's fixed cost doesn't show.
 pub(super) const BATCH_BYTES: usize = 64 << 10;
 
-/// What a turn of a shard best carries: with the message that it ends in, up to 4,000 bytes, the kernel makes one segment,
-/// which takes it hardly longer than half a one.
+/// What a turn of a shard best carries: with the message that it ends in, up to 4,000 bytes, the kernel makes one
+/// segment, which takes it hardly longer than half a one.
 pub(super) const SEGMENT_BYTES: usize = 60 << 10;
 
 /// A buffer up to this size is kept for the thread's next batch; one batch of small frames fits.

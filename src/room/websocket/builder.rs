@@ -126,8 +126,8 @@ impl WebSocketRoomBuilder {
         self
     }
 
-    /// How long a goodbye may take: the rest of a frame, the close frame and the viewer's own end. Then the connection is
-    /// reset, and a viewer that reads on finds no stale data. A viewer that is refused has as long to read why.
+    /// How long a goodbye may take: the rest of a frame, the close frame and the viewer's own end. Then the connection
+    /// is reset, and a viewer that reads on finds no stale data. A viewer that is refused has as long to read why.
     ///
     /// 5 s by default: a viewer that is there takes one round trip, and one that has stalled shall not hold a socket.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {

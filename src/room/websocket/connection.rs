@@ -15,9 +15,9 @@ use crate::room::Presence;
 
 /// See the [module](self).
 ///
-/// Its life: *open* until the request to end it is made, once, by [`end`](Self::end) (from outside) or until the reading
-/// task finds a reason of its own; then *closing*, while the reading task says goodbye; then dropped, which is when the
-/// socket closes.
+/// Its life: *open* until the request to end it is made, once, by [`end`](Self::end) (from outside) or until the
+/// reading task finds a reason of its own; then *closing*, while the reading task says goodbye; then dropped, which is
+/// when the socket closes.
 ///
 /// In this order in memory: what a write touches stands together, as a walk over thousands of connections is bound by
 /// the cache lines it loads.

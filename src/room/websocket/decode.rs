@@ -1,9 +1,9 @@
 //! What a client's bytes mean: frames, unmasked and reassembled.
 //!
 //! The header of a frame is parsed by tungstenite. Its payload is gathered here, for two reasons. Tungstenite's own
-//! codec reserves what a header announces before a byte of it has arrived: 14 bytes from a client would cost this server
-//! the size limit. And it reads into a buffer of its own, which 10,000 idle connections would keep; here bytes come from
-//! one buffer per thread, and an idle connection has none.
+//! codec reserves what a header announces before a byte of it has arrived: 14 bytes from a client would cost this
+//! server the size limit. And it reads into a buffer of its own, which 10,000 idle connections would keep; here bytes
+//! come from one buffer per thread, and an idle connection has none.
 
 use std::io::Cursor;
 

@@ -78,8 +78,8 @@ impl Shared {
     }
 }
 
-/// Accepts connections as long as somebody is let in, then sees everybody off: those whom no session has opened at once,
-/// the others when the session lets go of them or when the room is closed.
+/// Accepts connections as long as somebody is let in, then sees everybody off: those whom no session has opened at
+/// once, the others when the session lets go of them or when the room is closed.
 pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
     // However this task ends, whoever waits for the room to be closed is told.
     let _stopped = shared.stopped.clone().drop_guard();

@@ -1,8 +1,8 @@
 //! A room over WebSockets: a server on a TCP address.
 //!
 //! Each viewer has one connection, and on it one stream in either direction: a [`Frame`] is a message, text or binary.
-//! Which dialect it speaks is negotiated as a WebSocket subprotocol, the best of those it offers; who it is, an embedder's
-//! [hook](WebSocketRoomBuilder::on_upgrade) says.
+//! Which dialect it speaks is negotiated as a WebSocket subprotocol, the best of those it offers; who it is, an
+//! embedder's [hook](WebSocketRoomBuilder::on_upgrade) says.
 //!
 //! # How connections end
 //! | what happened | close code |
@@ -21,9 +21,9 @@
 //!
 //! # What a connection costs
 //! An idle one has no buffers: what is read and written goes through one buffer per thread. A viewer that doesn't take
-//! what it is sent has at most one batch waiting here (64 KiB and a message; large payloads are shared by all), the rest
-//! waits in the session, which bounds it. A viewer whose messages aren't taken has 16 of them waiting, and what one read
-//! brought; then its socket isn't read any more.
+//! what it is sent has at most one batch waiting here (64 KiB and a message; large payloads are shared by all), the
+//! rest waits in the session, which bounds it. A viewer whose messages aren't taken has 16 of them waiting, and what
+//! one read brought; then its socket isn't read any more.
 //!
 //! # Limits
 //! There is no TLS: put a proxy in front. No compression is negotiated: it would cost each viewer its own copy of each

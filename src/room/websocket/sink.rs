@@ -18,8 +18,8 @@ use crate::room::Goodbye;
 ///
 /// A flush is one write of everything sent since the last one. While the client takes nothing, the sink keeps what is
 /// left of that write, isn't ready, and is woken when the socket takes bytes again; otherwise it owns no buffer.
-/// Never blocks. Dropping it closes the connection with code 1001; what wasn't written by then is discarded, but for the
-/// rest of a frame that was begun.
+/// Never blocks. Dropping it closes the connection with code 1001; what wasn't written by then is discarded, but for
+/// the rest of a frame that was begun.
 #[derive(Debug)]
 pub struct WebSocketSink {
     connection: Arc<Connection>,

@@ -37,11 +37,12 @@ pub(super) fn write(stream: &TcpStream, first: &[u8], second: &[u8]) -> io::Resu
     }
 }
 
-/// Writes as [`write`] does, to a stream that mostly takes everything: the reactor is asked, and told, only if it doesn't.
+/// Writes as [`write`] does, to a stream that mostly takes everything: the reactor is asked, and told, only if it
+/// doesn't.
 ///
 /// What tokio knows of a stream stands on a memory line of its own; with thousands of streams, each of them idle for
-/// long between two writes, loading it is a tenth of what this process itself spends on a write. The second attempt goes
-/// through the reactor, and so notes that the stream isn't ready, in the way that [`once`] says.
+/// long between two writes, loading it is a tenth of what this process itself spends on a write. The second attempt
+/// goes through the reactor, and so notes that the stream isn't ready, in the way that [`once`] says.
 pub(super) fn write_eagerly(stream: &TcpStream, first: &[u8], second: &[u8]) -> io::Result<usize> {
     let Some(no_signal) = NO_SIGNAL.filter(|_| second.is_empty() && !first.is_empty()) else {
         return write(stream, first, second);

@@ -15,8 +15,8 @@
 //! The writer is behind a mutex that is held for one system call at a time and never across an await. The reading task
 //! locks it. The sink lives on a flush shard and only tries to: see [`Connection::try_writer`].
 //!
-//! Whoever leaves a backlog behind waits for the socket: the sink in the stream's own write slot, the reading task with a
-//! waiter of its own. Both may; the one that finds nothing left has no work. When the reading task has been at the
+//! Whoever leaves a backlog behind waits for the socket: the sink in the stream's own write slot, the reading task with
+//! a waiter of its own. Both may; the one that finds nothing left has no work. When the reading task has been at the
 //! backlog it wakes the sink, which registers before it lets go of the lock.
 //!
 //! [`Connection::try_writer`]: super::connection::Connection::try_writer

@@ -1,7 +1,7 @@
 //! The floors: what the system calls alone cost. One thread lets clients in and hears what they say; one writes, in a
-//! bare loop over all clients, bytes that are framed once and patched with each client's subscription id. With a batch of
-//! one that is a write per client per message; else what has come in is written once per client. How a walk's writes get
-//! to the kernel is a [`Walk`]'s: a call for each here, a ring for all in [`super::uring`].
+//! bare loop over all clients, bytes that are framed once and patched with each client's subscription id. With a batch
+//! of one that is a write per client per message; else what has come in is written once per client. How a walk's writes
+//! get to the kernel is a [`Walk`]'s: a call for each here, a ring for all in [`super::uring`].
 //!
 //! What the kernel doesn't take is kept and tried again; a client that lets too much of it gather is reset.
 
@@ -60,8 +60,8 @@ pub(super) trait Walk: Sized {
     /// On the thread that writes.
     fn new() -> Result<Self, Error>;
 
-    /// Writes what is left of each client's, then `template`. What isn't taken is left; whoever has gone, fails or has too
-    /// much left is no subscriber any more.
+    /// Writes what is left of each client's, then `template`. What isn't taken is left; whoever has gone, fails or has
+    /// too much left is no subscriber any more.
     fn write_all(&mut self, subscribers: &mut Vec<Subscriber>, template: &mut Template);
 }
 

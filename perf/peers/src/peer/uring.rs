@@ -1,8 +1,9 @@
-//! The single-write floor's walk through a ring: every client's write is put into it, and one system call does them all.
+//! The single-write floor's walk through a ring: every client's write is put into it, and one system call does them
+//! all.
 //!
-//! A write doesn't wait in the ring: it ends in that call, with what the kernel took of it. So the ring needs no more room
-//! than a walk over [`ENTRIES`] clients (more are another call), nothing is ever cancelled, and a slow client is treated as
-//! by the other floors. What a write needs until it ends is its own: the bytes, and a handle of the stream.
+//! A write doesn't wait in the ring: it ends in that call, with what the kernel took of it. So the ring needs no more
+//! room than a walk over [`ENTRIES`] clients (more are another call), nothing is ever cancelled, and a slow client is
+//! treated as by the other floors. What a write needs until it ends is its own: the bytes, and a handle of the stream.
 
 use std::io::ErrorKind;
 use std::mem;
