@@ -320,6 +320,18 @@ async fn a_room_that_closes_ends_the_session() {
     assert!(matches!(session.try_broadcast(msg("x")), Err(TryBroadcastError::Closed(_))));
 }
 
+/// So does the end of its events, which it says no reason for: those of a room in memory go to its first session.
+#[tokio::test]
+async fn a_room_whose_events_end_ends_the_session() {
+    let (room, first) = memory(|builder| builder);
+    joined(&room, &first, "ada").await;
+    let second = Session::builder(room.clone()).build().expect("a test's settings make sense");
+    let report = within(second.ended()).await.expect("it ends in good order");
+    assert!(report.room_closed.is_some());
+    assert_settled(&report.account);
+    assert_eq!(first.stats().participants, 1);
+}
+
 /// `closed` answers only once the goodbye has let go of the sink, and not before.
 #[tokio::test]
 async fn closed_waits_for_the_goodbye() {

@@ -118,3 +118,15 @@ async fn a_newer_connection_takes_the_place_and_the_end_is_told_to_all() {
     soon("the room", room.shutdown()).await;
     assert_eq!(room.connections(), 0);
 }
+
+/// A room that shuts down ends its session in good order.
+#[tokio::test]
+async fn the_session_ends_with_its_room() {
+    let (session, room) = start().await;
+    let mut client = connect(&room).await;
+    let goodbye = tokio::spawn(async move { while let Some(Ok(_)) = client.next().await {} });
+    soon("the room", room.shutdown()).await;
+    soon("the goodbye", goodbye).await.unwrap();
+    let report = soon("the end", session.ended()).await.expect("it ends in good order");
+    assert!(report.room_closed.is_some());
+}

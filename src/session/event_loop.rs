@@ -75,7 +75,7 @@ impl<R: Room> EventLoop<R> {
     pub(crate) async fn run(mut self) {
         let session = Arc::clone(&self.session);
         // Listen first, then ask who is here: nobody falls between the two.
-        let mut events = pin!(session.room.events());
+        let mut events = pin!(session.room.events().fuse());
         for presence in session.room.participants() {
             self.on_active(&presence);
         }
