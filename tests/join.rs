@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{
-    Gate, Stage, Streams, Valve, as_text, assert_settled, close_settled, event, id, joined, live, memory, msg,
-    presence, receives, settle, sid, size, texts, until, within,
+    Gate, Stage, StageSink, Streams, Valve, as_text, assert_settled, close_settled, event, id, joined, live, memory,
+    msg, presence, receives, settle, sid, size, texts, until, within,
 };
+use futures_util::Stream;
 use lanecast::room::memory::MemoryRoom;
-use lanecast::{EndReason, JoinError, Participant, Session, SessionEvent, SubscriptionTag, Topic};
+use lanecast::room::{OpenError, Presence, Room, RoomEvent};
+use lanecast::{
+    EndReason, JoinError, Participant, ParticipantIdentity, Progress, Session, SessionEvent, SubscriptionTag, Topic,
+};
 use tokio::sync::{Semaphore, mpsc};
 
 // 1. The newcomer is admitted; the closure for its initial messages runs and doesn't end. 2. Thousands of messages are
@@ -174,6 +178,64 @@ async fn a_closure_that_panics_or_hangs_is_tried_again() {
         assert!(all[0].closed && all[0].messages.is_empty(), "nothing was sent on the stream that was given up");
         assert_eq!((session.stats().failed_joins, session.stats().joins), (1, 1));
         close_settled(&session).await;
+    }
+}
+
+/// Initial messages don't count against the bound. One that the room can't carry at all fails the join, which is told, and
+/// is tried again.
+#[tokio::test(start_paused = true)]
+async fn an_initial_message_that_the_room_can_t_carry_fails_the_attempt() {
+    let long = Arc::new(AtomicBool::new(true));
+    let is_long = Arc::clone(&long);
+    let (stage, streams) = Streams::<Bytes>::stage(|_| Valve::open());
+    let session = Session::builder(Narrow(stage.clone()))
+        .queue_bytes(4)
+        .initial(move |_| {
+            let text = if is_long.load(Ordering::SeqCst) { "much too long" } else { "fits in" };
+            async move { vec![msg(text)] }
+        })
+        .build()
+        .expect("a test's settings make sense");
+    let mut events = session.events();
+    stage.join(presence("ada", "PA_1", 1));
+    let failed = event(&mut events, |event| match event {
+        SessionEvent::JoinFailed { error, .. } => Some(error.clone()),
+        _ => None,
+    });
+    let error = failed.await;
+    assert!(matches!(error, JoinError::InitialTooLarge { bytes: 13, largest: 8 }), "{error:?}");
+    long.store(false, Ordering::SeqCst);
+    within(streams.nth("ada", 1).await.wait_for(|seen| seen.flushed == ["fits in"])).await;
+    assert!(streams.nth("ada", 0).await.lock().flushed.is_empty());
+    close_settled(&session).await;
+}
+
+/// A room that carries eight bytes at a time.
+struct Narrow(Stage<Bytes>);
+
+impl Room for Narrow {
+    type Message = Bytes;
+    type Sink = StageSink<Bytes>;
+    type Incoming = ();
+
+    fn events(&self) -> impl Stream<Item = RoomEvent<()>> + Send + 'static {
+        self.0.events()
+    }
+
+    fn participants(&self) -> Vec<Presence> {
+        self.0.participants()
+    }
+
+    fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
+        self.0.present(identity)
+    }
+
+    async fn open(&self, to: &Presence, progress: Progress) -> Result<StageSink<Bytes>, OpenError> {
+        self.0.open(to, progress).await
+    }
+
+    fn largest_message(&self) -> usize {
+        8
     }
 }
 

@@ -10,7 +10,7 @@ use common::{
     sid, size, until, within,
 };
 use lanecast::room::RoomEvent;
-use lanecast::room::memory::{Conduct, MemoryRoom};
+use lanecast::room::memory::{Conduct, MemoryRoom, Opening};
 use lanecast::{EndReason, JoinError, SessionEvent};
 
 fn gone(identity: &str, connection: &str) -> RoomEvent<tokio::sync::mpsc::Receiver<bytes::Bytes>> {
@@ -70,12 +70,12 @@ async fn an_out_of_order_stale_join_is_refused() {
 async fn a_stale_join_is_refused_by_one_that_is_under_way() {
     let (room, session) = memory(|builder| builder);
     let line = room.line(&id("ada"));
-    line.opening_is(lanecast::room::memory::Opening::Held);
+    line.opening_is(Opening::Held);
     room.join(presence("ada", "PA_2", 20)).await.expect("the session listens");
     settle().await;
     room.emit(RoomEvent::Active(presence("ada", "PA_1", 10))).await.expect("the session listens");
     until(|| session.stats().stale_joins == 1).await;
-    line.opening_is(lanecast::room::memory::Opening::Ready);
+    line.opening_is(Opening::Ready);
     assert_eq!(live(&session, "ada").await.sid(), &sid("PA_2"));
     assert_eq!(session.stats().joins, 1);
 }
@@ -155,6 +155,22 @@ async fn a_clock_set_back_locks_nobody_out() {
     until(|| session.participant(&id("ada")).is_none()).await;
     room.join(presence("ada", "PA_3", 10)).await.expect("the session listens");
     assert_eq!(live(&session, "ada").await.sid(), &sid("PA_3"));
+}
+
+// 1. PA_1 (joined at 100) is being opened. 2. It disconnects, and PA_2 comes with a clock set back (joined at 50), before
+// the loop has run again. 3. Who is gone is in nobody's way: PA_2 isn't refused, and joins.
+#[tokio::test]
+async fn a_join_that_is_gone_refuses_nobody() {
+    let (room, session) = memory(|builder| builder);
+    let line = room.line(&id("ada"));
+    line.opening_is(Opening::Held);
+    room.join(presence("ada", "PA_1", 100)).await.expect("the session listens");
+    settle().await;
+    room.leave(&id("ada"), &sid("PA_1")).await.expect("the session listens");
+    room.join(presence("ada", "PA_2", 50)).await.expect("the session listens");
+    line.opening_is(Opening::Ready);
+    assert_eq!(live(&session, "ada").await.sid(), &sid("PA_2"));
+    assert_eq!((session.stats().stale_joins, session.stats().joins), (0, 1));
 }
 
 #[tokio::test]

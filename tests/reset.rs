@@ -12,9 +12,12 @@ use common::{
     Call, Gate, Stage, StageSink, Streams, Valve, assert_settled, close_settled, event, id, joined, live, memory, msg,
     presence, receives, reset, settle, sid, size, until, within,
 };
-use lanecast::room::RoomEvent;
+use futures_util::{Stream, stream};
 use lanecast::room::memory::Conduct;
-use lanecast::{EndReason, JoinError, SessionEvent, Subscribed, SubscriptionTag, Topic};
+use lanecast::room::{OpenError, Presence, Room, RoomEvent};
+use lanecast::{
+    EndReason, JoinError, ParticipantIdentity, Progress, Session, SessionEvent, Subscribed, SubscriptionTag, Topic,
+};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -245,6 +248,52 @@ async fn one_whose_stream_always_fails_waits_longer_each_time() {
     assert_eq!(session.stats().resets.write_failed, opened.len() as u64);
 }
 
+/// The same when Ada reconnects after each reset: it is her identity that waits, not a connection. Reconnecting doesn't
+/// make the wait begin anew. Thirty seconds after her last reset all is forgotten.
+#[tokio::test(start_paused = true)]
+async fn one_who_reconnects_after_each_reset_waits_longer_each_time() {
+    let fails = Arc::new(AtomicBool::new(true));
+    let failing = Arc::clone(&fails);
+    let stage = Stage::<Bytes>::new(move |_, _| {
+        let fails = Arc::clone(&failing);
+        async move {
+            Ok(StageSink::new(move |call, _| {
+                let fails = matches!(call, Call::Flush) && fails.load(Ordering::SeqCst);
+                Poll::Ready(if fails { Err("no".to_owned()) } else { Ok(()) })
+            }))
+        }
+    });
+    let session = stage.session(|builder| builder.initial(|_| async { vec![msg("state")] }));
+    let mut connections = 0;
+    let mut reconnect = || {
+        stage.leave("ada", &format!("PA_{connections}"));
+        connections += 1;
+        stage.join(presence("ada", &format!("PA_{connections}"), connections));
+    };
+    reconnect();
+    let begun = Instant::now();
+    // Every 10 ms, whatever became of the last one.
+    while begun.elapsed() < Duration::from_secs(600) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        reconnect();
+    }
+    let resets = session.stats().resets.write_failed;
+    assert!((20..=60).contains(&resets), "{resets} resets in ten minutes");
+    fails.store(false, Ordering::SeqCst);
+    within(async {
+        while session.participant(&id("ada")).is_none() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    let joins = session.stats().joins;
+    let now = Instant::now();
+    reconnect();
+    until(|| session.stats().joins == joins + 1).await;
+    assert_eq!(now.elapsed(), Duration::ZERO);
+}
+
 /// The same when the room itself panics, when it fails, and when it never answers.
 #[tokio::test(start_paused = true)]
 async fn a_room_that_never_opens_a_stream_is_asked_less_and_less() {
@@ -281,6 +330,43 @@ async fn a_room_that_never_opens_a_stream_is_asked_less_and_less() {
             "{error:?}"
         );
         assert!(session.stats().failed_joins >= tried as u64 - 1);
+    }
+}
+
+/// A room that answers otherwise each time it is asked who is here isn't asked without end.
+#[tokio::test(start_paused = true)]
+async fn a_room_that_contradicts_itself_is_asked_less_and_less() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let session = Session::builder(Wavering(Arc::clone(&asked))).build().expect("a test's settings make sense");
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let asked = asked.load(Ordering::SeqCst);
+    assert!((20..=300).contains(&asked), "asked {asked} times in ten minutes");
+    close_settled(&session).await;
+}
+
+/// Has Ada under one sid or the other, in turns.
+struct Wavering(Arc<AtomicUsize>);
+
+impl Room for Wavering {
+    type Message = Bytes;
+    type Sink = StageSink<Bytes>;
+    type Incoming = ();
+
+    fn events(&self) -> impl Stream<Item = RoomEvent<()>> + Send + 'static {
+        stream::pending()
+    }
+
+    fn participants(&self) -> Vec<Presence> {
+        vec![presence("ada", "PA_1", 1)]
+    }
+
+    fn present(&self, _: &ParticipantIdentity) -> Option<Presence> {
+        let odd = self.0.fetch_add(1, Ordering::SeqCst) % 2 == 1;
+        Some(if odd { presence("ada", "PA_1", 1) } else { presence("ada", "PA_2", 2) })
+    }
+
+    async fn open(&self, _: &Presence, _: Progress) -> Result<StageSink<Bytes>, OpenError> {
+        Ok(Valve::open().sink())
     }
 }
 

@@ -172,3 +172,19 @@ async fn a_handler_that_panics_harms_nobody() {
         close_settled(&session).await;
     }
 }
+
+/// A disconnect of Ada's connection under another identity is none of hers: she stays, and so does her handler.
+#[tokio::test]
+async fn a_disconnect_under_another_identity_ends_no_handler() {
+    let (room, session, mut seen, alive) = start();
+    let ada = joined(&room, &session, "ada").await;
+    let stream = room.open_incoming(&id("ada"), &sid("PA_ada")).await.expect("the session listens");
+    until(|| alive.load(Ordering::SeqCst) == 1).await;
+    room.emit(RoomEvent::Disconnected { identity: id("eve"), sid: sid("PA_ada") }).await.expect("the session listens");
+    let stray = room.open_incoming(&id("eve"), &sid("PA_ada")).await.expect("the session listens");
+    within(stray.closed()).await;
+    stream.send(msg("still here")).await.expect("the handler runs");
+    let heard = within(seen.recv()).await;
+    assert_eq!(heard, Some(("ada".to_owned(), msg("still here"), Some(ada.client_id()))));
+    assert_eq!(alive.load(Ordering::SeqCst), 1);
+}

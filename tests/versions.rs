@@ -2,11 +2,20 @@
 
 mod common;
 
-use common::{event, id, live, memory, msg, presence, receives, settle, sid, until, within};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{
+    Call, Stage, StageSink, Streams, Valve, event, id, live, memory, msg, presence, receives, reset, settle, sid,
+    until, within,
+};
 use lanecast::participant::Protocol;
 use lanecast::room::RoomEvent;
 use lanecast::room::memory::Opening;
-use lanecast::{JoinError, SessionEvent};
+use lanecast::{EndReason, JoinError, SessionEvent};
 
 const ATTRIBUTE: &str = "protocolVersion";
 
@@ -126,4 +135,45 @@ async fn a_negotiated_protocol_is_not_checked() {
     let ada = live(&session, "ada").await;
     assert!(matches!(ada.protocol(), Protocol::Negotiated(name) if &**name == "foxglove.sdk.v1"));
     assert_eq!(ada.protocol().to_string(), "foxglove.sdk.v1");
+}
+
+// 1. PA_1 is registered. 2. Ada reconnects as PA_2 with an incompatible version: she is told so. 3. The dying PA_1 overflows
+// before its disconnect comes. 4. PA_2 isn't told a second time.
+#[tokio::test]
+async fn a_reset_of_its_predecessor_doesn_t_tell_it_twice() {
+    let (stage, streams) = Streams::<Bytes>::stage(|_| Valve::open());
+    let session = stage.session(|builder| builder.queue_capacity(1).refusal(|_, _| Some(msg("update yourself"))));
+    let mut events = session.events();
+    stage.join(presence("ada", "PA_1", 1));
+    let old = live(&session, "ada").await;
+    stage.join(presence("ada", "PA_2", 2).with_attribute(ATTRIBUTE, "1.0.0"));
+    until(|| session.stats().refused == 1).await;
+    while old.send(msg("x")).is_ok() {}
+    assert_eq!(reset(&mut events).await, EndReason::Overflow);
+    settle().await;
+    stage.leave("ada", "PA_1");
+    settle().await;
+    assert_eq!((session.stats().refused, streams.count("ada")), (1, 2), "refused, and streams opened");
+}
+
+/// A stream that takes the one message and panics when it is closed: she has been told, and that is that.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_whose_stream_panics_is_not_repeated() {
+    let told = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&told);
+    let stage = Stage::<Bytes>::new(move |_, _| {
+        let told = Arc::clone(&count);
+        let sink = StageSink::new(move |call, _| {
+            if matches!(call, Call::Send(_)) {
+                told.fetch_add(1, Ordering::SeqCst);
+            }
+            assert!(!matches!(call, Call::Close), "the stream was told to panic");
+            Poll::Ready(Ok(()))
+        });
+        async { Ok(sink) }
+    });
+    let session = stage.session(|builder| builder.refusal(|_, _| Some(msg("update yourself"))));
+    stage.join(presence("ada", "PA_1", 1).with_attribute(ATTRIBUTE, "1.0.0"));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!((told.load(Ordering::SeqCst), session.stats().refused, session.stats().failed_joins), (1, 1, 0));
 }

@@ -48,7 +48,8 @@ impl<M: Message> MemoryRoom<M> {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Lets a participant come, in place of the connection its identity may have had, and reports it active.
+    /// Lets a participant come, in place of the connection its identity may have had, and reports it active. That the
+    /// other is gone is for [`leave`](Self::leave) to report, at once or late.
     ///
     /// # Errors
     /// [`RoomEnded`] if no session listens any more.
@@ -187,9 +188,9 @@ pub enum Conduct {
         /// How many messages fit into the stream.
         room: usize,
     },
-    /// Fail the next write.
+    /// Fail every write.
     Fail,
-    /// Panic in the next write.
+    /// Panic in every write.
     Panic,
 }
 

@@ -77,7 +77,8 @@ pub trait Room: Send + Sync + 'static {
     type Incoming: Send + 'static;
 
     /// What happens in the room. Asked for once, before [`participants`](Self::participants). The room updates its
-    /// list before it emits an event; a stream that ends means that the room is closed.
+    /// list before it emits an event, and reports each connection that is gone once, also one that another has replaced:
+    /// what is kept of it goes with that. A stream that ends means that the room is closed.
     fn events(&self) -> impl Stream<Item = RoomEvent<Self::Incoming>> + Send + 'static;
 
     /// Who is here already when the session starts: those for whom no event will come.
@@ -98,7 +99,7 @@ pub trait Room: Send + Sync + 'static {
     }
 
     /// The longest message it can carry, in bytes, as [`Message::byte_len`] counts them; a longer one is refused as too
-    /// large. Asked for once. By default there is no limit.
+    /// large, and fails the join if it is an initial one. Asked for once. By default there is no limit.
     fn largest_message(&self) -> usize {
         usize::MAX
     }

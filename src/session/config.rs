@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::backoff::Backoff;
 use super::error::BuildError;
 use super::stream::ControlStream;
 use super::{Session, start};
@@ -22,6 +23,8 @@ pub(crate) type OnStream<R> = Arc<dyn Fn(ControlStream<R>) -> BoxFuture<()> + Se
 /// The settings, checked.
 pub(crate) struct Config<R: Room> {
     pub(crate) limits: Limits,
+    /// The longest message the room can carry, in bytes.
+    pub(crate) largest_carried: usize,
     pub(crate) in_flight: InFlight,
     pub(crate) log_capacity: usize,
     pub(crate) shards: usize,
@@ -37,23 +40,6 @@ pub(crate) struct Config<R: Room> {
     pub(crate) on_stream: OnStream<R>,
 }
 
-/// How long a participant that failed again waits before its next attempt.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Backoff {
-    pub(crate) first: Duration,
-    pub(crate) longest: Duration,
-}
-
-impl Backoff {
-    /// The wait before the attempt that follows `failures` failures in a row: none after the first, then doubling,
-    /// less up to half of it at random, so that those who failed together don't come back together.
-    pub(crate) fn delay(self, failures: u32) -> Duration {
-        let Some(doublings) = failures.checked_sub(2) else { return Duration::ZERO };
-        let full = self.first.saturating_mul(1 << doublings.min(20)).min(self.longest);
-        full.mul_f64(1.0 - fastrand::f64() / 2.0)
-    }
-}
-
 /// Sets up a [`Session`]. Every setting has a default that suits thousands of viewers.
 #[must_use = "a builder does nothing until it builds"]
 pub struct SessionBuilder<R: Room> {
@@ -66,6 +52,7 @@ impl<R: Room> SessionBuilder<R> {
     pub(crate) fn new(room: R) -> Self {
         let config = Config {
             limits: Limits { messages: 1024, bytes: 64 << 20, largest: 0 },
+            largest_carried: room.largest_message(),
             in_flight: InFlight { calls: 32, assets: 32 },
             log_capacity: 1024,
             shards: 1,
@@ -101,7 +88,7 @@ impl<R: Room> SessionBuilder<R> {
     }
 
     /// How many broadcasts the log holds that some shard has yet to read. Default 1,024: a burst of that length
-    /// doesn't wait. More costs eight bytes a place, and what the messages hold.
+    /// doesn't wait. More costs some 600 bytes a place, and what the messages hold.
     pub fn log_capacity(mut self, broadcasts: usize) -> Self {
         self.config.log_capacity = broadcasts;
         self
@@ -151,8 +138,9 @@ impl<R: Room> SessionBuilder<R> {
     }
 
     /// How long a participant waits that was reset again, or could not be joined: `first`, doubled each time up to
-    /// `longest`, less up to half at random. Default 100 ms to 30 s. An instance that lasted longer than `longest`
-    /// starts anew; the first reset doesn't wait.
+    /// `longest`, less up to half at random. Default 100 ms to 30 s. It is the identity that waits, from its last reset
+    /// on: to reconnect changes nothing. An instance that lasted longer than `longest`, or comes that long after the
+    /// last reset, starts anew; the first reset doesn't wait.
     pub fn reset_backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.config.backoff = Backoff { first, longest };
         self
@@ -220,7 +208,7 @@ impl<R: Room> SessionBuilder<R> {
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         let spare = runtime.metrics().num_workers().saturating_sub(1).max(1);
         self.config.shards = self.shards.unwrap_or(spare);
-        self.config.limits.largest = self.config.limits.bytes.min(self.room.largest_message() as u64);
+        self.config.limits.largest = self.config.limits.bytes.min(self.config.largest_carried as u64);
         Ok(start(self.room, self.config, &runtime))
     }
 

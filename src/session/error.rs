@@ -59,6 +59,14 @@ pub enum JoinError {
     /// Computing its initial messages took too long. Tried again while it is present: mend the closure.
     #[error("computing its initial messages took longer than {0:?}")]
     InitialTimedOut(Duration),
+    /// One of its initial messages is longer than its room can carry. Tried again while it is present: mend the closure.
+    #[error("an initial message of {bytes} bytes is longer than the {largest} its room can carry")]
+    InitialTooLarge {
+        /// How long the message is.
+        bytes: usize,
+        /// How long it may be: see [`Room::largest_message`](crate::room::Room::largest_message).
+        largest: usize,
+    },
     /// The room, or a closure given to the session, panicked. Tried again while it is present: mend what panicked.
     #[error("the room or a closure of the session's panicked while it joined")]
     Panicked,
@@ -78,7 +86,12 @@ impl JoinError {
     pub(crate) fn may_pass(&self) -> bool {
         matches!(
             self,
-            Self::Open(_) | Self::OpenTimedOut(_) | Self::InitialTimedOut(_) | Self::Panicked | Self::Ended(_)
+            Self::Open(_)
+                | Self::OpenTimedOut(_)
+                | Self::InitialTimedOut(_)
+                | Self::InitialTooLarge { .. }
+                | Self::Panicked
+                | Self::Ended(_)
         )
     }
 }

@@ -17,6 +17,7 @@ use rustc_hash::FxHashMap;
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::backoff::Streaks;
 use super::error::JoinError;
 use super::events::{SessionEvent, Who};
 use super::join::{Declined, Join, Registered};
@@ -37,6 +38,7 @@ pub(crate) struct EventLoop<R: Room> {
     joins: JoinSet<Joined<R>>,
     identities: FxHashMap<Id, ParticipantIdentity>,
     connections: HashMap<ParticipantSid, Connection<R::Incoming>>,
+    streaks: Streaks,
 }
 
 /// What is kept of a connection while it is present.
@@ -59,11 +61,15 @@ struct UnderWay {
     gone: bool,
     /// A newer connection, to be joined once this join has ended.
     next: Option<Presence>,
+    /// Joins in a row, this one not counted, that came to nothing as the room said something else when it was asked
+    /// again.
+    detours: u32,
 }
 
 impl<R: Room> EventLoop<R> {
     pub(crate) fn new(session: Arc<Shared<R>>) -> Self {
         Self {
+            streaks: Streaks::new(session.config.backoff),
             session,
             under_way: HashMap::default(),
             joins: JoinSet::new(),
@@ -138,13 +144,15 @@ impl<R: Room> EventLoop<R> {
             return;
         }
         if let Some(under_way) = self.under_way.get_mut(&presence.identity) {
-            let newest =
-                under_way.next.as_ref().map_or((&under_way.sid, under_way.joined_at), |n| (&n.sid, n.joined_at));
-            if *newest.0 == presence.sid {
-                return;
-            }
-            if presence.joined_at < newest.1 {
-                return session.refuse(presence, &JoinError::Stale);
+            // Who is gone is in nobody's way.
+            let first = Some((&under_way.sid, under_way.joined_at)).filter(|_| !under_way.gone);
+            if let Some((sid, joined_at)) = under_way.next.as_ref().map(|next| (&next.sid, next.joined_at)).or(first) {
+                if *sid == presence.sid {
+                    return;
+                }
+                if presence.joined_at < joined_at {
+                    return session.refuse(presence, &JoinError::Stale);
+                }
             }
             under_way.next = Some(presence.clone());
             under_way.cancel.abort();
@@ -159,6 +167,11 @@ impl<R: Room> EventLoop<R> {
     }
 
     fn on_disconnected(&mut self, identity: &ParticipantIdentity, sid: &ParticipantSid) {
+        let stored = self.session.registry.stored_by_sid(sid);
+        if stored.as_ref().is_some_and(|stored| stored.identity() != identity) {
+            tracing::warn!(%identity, %sid, "disconnect of a connection that is another identity's");
+            return;
+        }
         self.connections.remove(sid);
         if let Some(under_way) = self.under_way.get_mut(identity) {
             under_way.next.take_if(|next| next.sid == *sid);
@@ -167,18 +180,17 @@ impl<R: Room> EventLoop<R> {
                 under_way.cancel.abort();
             }
         }
-        let stored = self.session.registry.stored_by_sid(sid).filter(|stored| stored.identity() == identity);
         match stored {
             // Registered a moment ago: `on_joined`, which is due, asks the room.
             Some(participant) if !participant.is_told() => {}
             Some(participant) => self.dismiss(&participant, EndReason::Disconnected),
             None => tracing::debug!(%identity, %sid, "disconnect of a connection that isn't registered"),
         }
-        self.reconcile(identity);
+        self.reconcile(identity, 0);
     }
 
     /// Takes out an instance whose connection is gone, or is no longer the one its room has for the identity.
-    fn dismiss(&self, participant: &Participant<R::Message>, reason: EndReason) {
+    fn dismiss(&mut self, participant: &Participant<R::Message>, reason: EndReason) {
         if !self.session.registry.remove(participant) {
             return;
         }
@@ -187,9 +199,14 @@ impl<R: Room> EventLoop<R> {
             self.session.emit(SessionEvent::Left(Who::of(participant)));
         } else if let Some(reason) = participant.end_reason().filter(|reason| reason.is_fault()) {
             // It had failed, and left before its reset came up, which finds nothing any more.
-            participant.log(|| tracing::info!(%reason, "reset"));
-            self.session.emit(SessionEvent::Reset { who: Who::of(participant), reason });
+            self.tell_reset(participant, reason);
         }
+    }
+
+    fn tell_reset(&mut self, participant: &Participant<R::Message>, reason: EndReason) {
+        participant.log(|| tracing::info!(%reason, "reset"));
+        self.streaks.note_reset(participant.identity(), participant.attempt(), participant.age());
+        self.session.emit(SessionEvent::Reset { who: Who::of(participant), reason });
     }
 
     fn on_reset(&mut self, client_id: ClientId, sid: &ParticipantSid) {
@@ -203,38 +220,36 @@ impl<R: Room> EventLoop<R> {
     }
 
     /// Removes an instance that failed. False if it is gone already.
-    fn take_out(&self, participant: &Participant<R::Message>) -> bool {
+    fn take_out(&mut self, participant: &Participant<R::Message>) -> bool {
         let removed = self.session.registry.remove(participant);
         if removed {
-            let reason = participant.end_reason().unwrap_or(EndReason::Overflow);
-            participant.log(|| tracing::info!(%reason, "reset"));
-            self.session.emit(SessionEvent::Reset { who: Who::of(participant), reason });
+            self.tell_reset(participant, participant.end_reason().unwrap_or(EndReason::Overflow));
         }
         removed
     }
 
     /// Joins what the room has now for the identity of an instance that failed and was removed.
     fn begin_again(&mut self, participant: Participant<R::Message>) {
-        let session = &self.session;
-        let failures = if participant.age() > session.config.backoff.longest { 1 } else { participant.attempt() + 1 };
-        if let Some(now) = session.room.present(participant.identity()) {
-            self.begin(&now, Some(participant), failures);
+        let now = self.session.room.present(participant.identity());
+        if let Some(now) = now.filter(|now| !self.was_told(&now.sid)) {
+            self.begin(&now, Some(participant), 0);
         }
     }
 
-    fn begin(&mut self, presence: &Presence, after: Option<Participant<R::Message>>, failures: u32) {
+    fn begin(&mut self, presence: &Presence, after: Option<Participant<R::Message>>, detours: u32) {
         let identity = presence.identity.clone();
         let join = Join {
             session: Arc::clone(&self.session),
             identity: identity.clone(),
             sid: presence.sid.clone(),
             after,
-            failures,
+            streak: self.streaks.of(&identity),
+            detours,
         };
         let cancel = self.joins.spawn(join.run());
         self.identities.insert(cancel.id(), identity.clone());
         let (sid, joined_at) = (presence.sid.clone(), presence.joined_at);
-        self.under_way.insert(identity, UnderWay { sid, joined_at, cancel, gone: false, next: None });
+        self.under_way.insert(identity, UnderWay { sid, joined_at, cancel, gone: false, next: None, detours });
     }
 
     fn on_joined(&mut self, id: Id, joined: Joined<R>) {
@@ -266,7 +281,7 @@ impl<R: Room> EventLoop<R> {
             (Some(next), _) => self.on_active(&next),
             (None, Ok(registered)) if failed => self.begin_again(registered.participant),
             (None, Ok(_) | Err(Declined { error: JoinError::Superseded | JoinError::NotPresent, .. })) => {
-                self.reconcile(&identity);
+                self.reconcile(&identity, under_way.detours + 1);
             }
             // Refused for good: asking again would only be refused again.
             (None, Err(_)) => {
@@ -275,8 +290,8 @@ impl<R: Room> EventLoop<R> {
         }
     }
 
-    /// Joins what the room has for `identity` now, if it isn't registered or on its way.
-    fn reconcile(&mut self, identity: &ParticipantIdentity) {
+    /// Joins what the room has for `identity` now, if it isn't registered or on its way. See [`UnderWay::detours`].
+    fn reconcile(&mut self, identity: &ParticipantIdentity, detours: u32) {
         if self.under_way.contains_key(identity) {
             return;
         }
@@ -286,14 +301,15 @@ impl<R: Room> EventLoop<R> {
                 return;
             }
             if stored.is_none_or(|stored| *stored.sid() != now.sid && stored.joined_at() <= now.joined_at) {
-                self.begin(&now, None, 0);
+                self.begin(&now, None, detours);
             }
         }
     }
 
     fn on_stream(&mut self, identity: ParticipantIdentity, sid: ParticipantSid, stream: R::Incoming) {
         // One that isn't told of yet is left to `on_joined`, which asks the room whether it is still there.
-        if self.session.registry.by_sid(&sid).is_some_and(|participant| participant.is_told()) {
+        let registered = self.session.registry.by_sid(&sid).filter(|participant| *participant.identity() == identity);
+        if registered.is_some_and(|participant| participant.is_told()) {
             return self.handle(identity, sid, stream);
         }
         if self.is_present(&identity, &sid) && !self.was_told(&sid) {

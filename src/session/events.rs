@@ -51,7 +51,8 @@ pub enum SessionEvent {
         /// Why.
         reason: EndReason,
     },
-    /// A connection will not be registered.
+    /// A connection is not registered, and not tried again for now. If who stood in its way leaves while it is still there,
+    /// it joins after all.
     Refused {
         /// Whose it is.
         identity: ParticipantIdentity,

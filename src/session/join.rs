@@ -16,6 +16,7 @@ use futures_util::{FutureExt, SinkExt};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
+use super::backoff::Streak;
 use super::error::JoinError;
 use super::events::{SessionEvent, Who};
 use super::tenant::Tenant;
@@ -36,8 +37,10 @@ pub(crate) struct Join<R: Room> {
     pub(crate) sid: ParticipantSid,
     /// The instance whose sink has to be back with the room first.
     pub(crate) after: Option<Participant<R::Message>>,
-    /// Failures in a row that led here.
-    pub(crate) failures: u32,
+    /// The resets in a row that led here.
+    pub(crate) streak: Option<Streak>,
+    /// Joins in a row that the room's answers led astray.
+    pub(crate) detours: u32,
 }
 
 impl<R: Room> Join<R> {
@@ -50,12 +53,16 @@ impl<R: Room> Join<R> {
     }
 
     async fn attempt_all(mut self) -> Result<Registered<R::Message>, Declined> {
-        if let Some(prior) = self.after.take() {
-            prior.retired().await;
+        let mut failures = self.streak.map_or(0, |streak| streak.failures);
+        let mut delay = self.session.config.backoff.delay(failures);
+        if let Some(streak) = self.streak {
+            delay = delay.saturating_sub(streak.last.elapsed());
         }
-        let mut wait = self.failures;
+        delay = delay.max(self.session.config.backoff.delay(self.detours));
         loop {
-            let delay = self.session.config.backoff.delay(wait);
+            if let Some(prior) = self.after.take() {
+                prior.retired().await;
+            }
             // A sleep of nothing takes until the timer's next tick.
             if !delay.is_zero() {
                 sleep(delay).await;
@@ -67,16 +74,16 @@ impl<R: Room> Join<R> {
                 // Another connection has come, which has to be joined under its own name.
                 return Err(JoinError::Superseded.into());
             }
-            let attempt = AssertUnwindSafe(self.attempt(&presence)).catch_unwind().await;
+            let attempt = AssertUnwindSafe(self.attempt(&presence, failures)).catch_unwind().await;
             match attempt.unwrap_or(Err(JoinError::Panicked)) {
                 Err(error) if error.may_pass() => {
                     tracing::info!(identity = %self.identity, sid = %presence.sid, %error, "join failed");
                     self.session.counters.failed_joins.add_one();
                     let (identity, sid) = (presence.identity, presence.sid);
                     self.session.emit(SessionEvent::JoinFailed { identity, sid, error });
-                    self.failures += 1;
+                    failures += 1;
                     // Only a reset of an instance that worked may be followed by an attempt at once.
-                    wait = self.failures.max(2);
+                    delay = self.session.config.backoff.delay(failures.max(2));
                 }
                 Err(error) => {
                     self.session.refuse(&presence, &error);
@@ -87,8 +94,8 @@ impl<R: Room> Join<R> {
         }
     }
 
-    async fn attempt(&self, presence: &Presence) -> Result<Registered<R::Message>, JoinError> {
-        let session = &self.session;
+    async fn attempt(&mut self, presence: &Presence, failures: u32) -> Result<Registered<R::Message>, JoinError> {
+        let session = &Arc::clone(&self.session);
         check_place(session, presence)?;
         let protocol = match protocol_of(presence) {
             Ok(protocol) => protocol,
@@ -101,12 +108,12 @@ impl<R: Room> Join<R> {
         let progress = Progress::default();
         let sink = open(session, presence, progress.clone()).await?;
         let shard = session.emptiest_shard();
-        let participant = &self.participant(presence, protocol, shard, progress.clone());
+        let participant = &self.participant(presence, failures, protocol, shard, progress.clone());
         let provisional = Provisional(Some(participant));
         self.admit(participant, shard, sink, progress).await?;
+        // If this comes to nothing, the next attempt waits for its sink to be gone.
+        self.after = Some(participant.clone());
         let initial = self.initial_messages(participant).await?;
-        // Here, where a length that panics fails this join alone.
-        let initial = initial.into_iter().map(with_length).collect();
         let place = participant.commands().reserve().await.map_err(|_| JoinError::SessionClosed)?;
         drop(permit);
         let prior = register(session, participant)?;
@@ -118,6 +125,7 @@ impl<R: Room> Join<R> {
     fn participant(
         &self,
         presence: &Presence,
+        failures: u32,
         protocol: Protocol,
         shard: &ShardHandle<R>,
         progress: Progress,
@@ -137,7 +145,7 @@ impl<R: Room> Join<R> {
             uplink: session.uplink.clone().map(|uplink| (uplink, progress)),
             epoch: session.epoch,
         };
-        Participant::new(profile, self.failures, session.config.limits, session.config.in_flight, home)
+        Participant::new(profile, failures, session.config.limits, session.config.in_flight, home)
     }
 
     /// Has the shard of `participant` take it in; returns once its position is fixed.
@@ -163,10 +171,20 @@ impl<R: Room> Join<R> {
         }
     }
 
-    async fn initial_messages(&self, participant: &Participant<R::Message>) -> Result<Vec<R::Message>, JoinError> {
+    /// The initial messages with their lengths, which are asked for here, where one that panics fails this join alone.
+    async fn initial_messages(
+        &self,
+        participant: &Participant<R::Message>,
+    ) -> Result<Vec<(R::Message, usize)>, JoinError> {
         let limit = self.session.config.open_timeout;
         let computed = (self.session.config.initial)(participant.clone());
-        within(limit, computed).await.ok_or(JoinError::InitialTimedOut(limit))
+        let messages = within(limit, computed).await.ok_or(JoinError::InitialTimedOut(limit))?;
+        let largest = self.session.config.largest_carried;
+        let measured = messages.into_iter().map(|message| match message.byte_len() {
+            bytes if bytes > largest => Err(JoinError::InitialTooLarge { bytes, largest }),
+            bytes => Ok((message, bytes)),
+        });
+        measured.collect()
     }
 
     /// Opens a stream for one message, and closes it. Whatever goes wrong there changes nothing.
@@ -179,7 +197,8 @@ impl<R: Room> Join<R> {
             sink.send(message).await.ok()?;
             sink.close().await.ok()
         };
-        if within(session.config.open_timeout, told).await.flatten().is_none() {
+        let told = AssertUnwindSafe(within(session.config.open_timeout, told)).catch_unwind().await;
+        if told.ok().flatten().flatten().is_none() {
             tracing::debug!(identity = %presence.identity, sid = %presence.sid, "could not say why it is refused");
         }
     }
@@ -203,11 +222,6 @@ impl From<JoinError> for Declined {
     fn from(error: JoinError) -> Self {
         Self { error, sid: None }
     }
-}
-
-fn with_length<M: Message>(message: M) -> (M, usize) {
-    let bytes = message.byte_len();
-    (message, bytes)
 }
 
 /// Decides before anything is opened whether there is a place for it.

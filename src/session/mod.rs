@@ -3,6 +3,7 @@
 //! A session owns its flush shards, its event loop and every task they start. The event loop takes room events and
 //! pending resets in turn, decides, and leaves all waiting to tasks of its own: at most one per identity.
 
+mod backoff;
 mod close;
 mod config;
 mod error;
