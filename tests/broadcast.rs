@@ -320,3 +320,21 @@ async fn everybody_sees_the_one_order_of_the_log() {
         assert!(own == texts(&prefix, each), "publisher {publisher}'s order");
     }
 }
+
+/// A backlog is handed on by a quarter of the capacity at a time, as is what comes anew: the reactor runs in between.
+#[tokio::test]
+async fn a_backlog_goes_out_by_quarters() {
+    let (stage, streams) = Streams::stage(|_| Valve::shut());
+    let session = stage.session(|builder| builder.queue_capacity(32).shards(1));
+    stage.join(presence("ada", "PA_1", 1));
+    let ada = live(&session, "ada").await;
+    let valve = streams.nth("ada", 0).await;
+    for (n, text) in texts("m", 24).into_iter().enumerate() {
+        session.broadcast(msg(text)).await.expect("the session is open");
+        until(|| ada.stats().backlog == n as u64 + 1).await;
+    }
+    valve.release();
+    valve.wait_for(|seen| seen.flushed.len() == 24).await;
+    let batches = valve.lock().batches.clone();
+    assert!(batches.iter().all(|batch| *batch <= 8), "{batches:?}");
+}

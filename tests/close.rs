@@ -402,7 +402,7 @@ async fn settings_that_make_no_sense_are_named() {
     type Builder = SessionBuilder<MemoryRoom<Bytes>>;
     type Case = (&'static str, Box<dyn Fn(Builder) -> Builder>);
     let zero = Duration::ZERO;
-    let cases: [Case; 18] = [
+    let cases: [Case; 19] = [
         ("queue_capacity", Box::new(|builder| builder.queue_capacity(0))),
         ("queue_capacity", Box::new(|builder| builder.queue_capacity(u32::MAX))),
         ("queue_bytes", Box::new(|builder| builder.queue_bytes(0))),
@@ -410,6 +410,7 @@ async fn settings_that_make_no_sense_are_named() {
         ("log_capacity", Box::new(|builder| builder.log_capacity(0))),
         ("log_capacity", Box::new(|builder| builder.log_capacity(usize::MAX))),
         ("shards", Box::new(|builder| builder.shards(0))),
+        ("shards", Box::new(|builder| builder.shards(usize::MAX))),
         ("concurrent_joins", Box::new(|builder| builder.concurrent_joins(0))),
         ("concurrent_joins", Box::new(|builder| builder.concurrent_joins(usize::MAX))),
         ("event_capacity", Box::new(|builder| builder.event_capacity(0))),

@@ -335,3 +335,60 @@ async fn a_write_time_out_runs_from_the_last_flush_after_a_long_quiet_time() {
     assert_eq!(ada.end_reason(), Some(EndReason::WriteTimedOut));
     assert!(busy.elapsed() >= timeout - Duration::from_secs(1), "after {:?}", busy.elapsed());
 }
+
+/// A sink that is stuck and wakes itself each time it is asked, as one does that finds a lock taken, is stuck.
+#[tokio::test(start_paused = true)]
+async fn a_stuck_write_that_wakes_itself_times_out() {
+    let stage = Stage::<Bytes>::new(|_, _| {
+        let sink = StageSink::new(|call, cx| {
+            if matches!(call, Call::Flush) {
+                cx.expect("a flush has one").waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(Ok(()))
+        });
+        async { Ok(sink) }
+    });
+    let session = stage.session(|builder| builder.write_timeout(Duration::from_secs(4)));
+    stage.join(presence("ada", "PA_1", 1));
+    let ada = live(&session, "ada").await;
+    session.broadcast(msg("x")).await.expect("the session is open");
+    settle().await;
+    let begun = Instant::now();
+    while ada.end_reason().is_none() && begun.elapsed() < Duration::from_secs(60) {
+        advance(Duration::from_millis(250)).await;
+        settle().await;
+    }
+    assert_eq!(ada.end_reason(), Some(EndReason::WriteTimedOut));
+    assert!((4.0..=4.5).contains(&begun.elapsed().as_secs_f64()), "after {:?}", begun.elapsed());
+}
+
+/// What a sink's panic carries may panic as well, when it is dropped. That harms nobody else either.
+#[tokio::test]
+async fn a_panic_that_carries_another_harms_its_participant_alone() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            assert!(std::thread::panicking(), "told to panic once more");
+        }
+    }
+    let first = AtomicBool::new(true);
+    let stage = Stage::<Bytes>::new(move |to, _| {
+        let is_bad = to.identity == id("bad") && first.swap(false, Ordering::SeqCst);
+        let sink = StageSink::new(move |call, _| {
+            if is_bad && matches!(call, Call::Flush) {
+                std::panic::panic_any(Bomb);
+            }
+            Poll::Ready(Ok(()))
+        });
+        async { Ok(sink) }
+    });
+    let session = stage.session(|builder| builder.shards(1));
+    stage.join(presence("bad", "PA_1", 1));
+    stage.join(presence("good", "PA_2", 1));
+    let (bad, good) = (live(&session, "bad").await, live(&session, "good").await);
+    session.broadcast(msg("one")).await.expect("the session is open");
+    assert_eq!(within(bad.closed()).await, EndReason::WritePanicked);
+    until(|| good.stats().account.delivered == 1).await;
+    close_settled(&session).await;
+}

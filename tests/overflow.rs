@@ -2,15 +2,21 @@
 
 mod common;
 
-use common::{
-    Streams, Valve, assert_settled, close_settled, event, id, live, msg, presence, reset, settle, texts, until, within,
-};
-use lanecast::{EndReason, SendError, SessionEvent, SubscriptionTag, Topic};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
 
-fn stuck_once() -> impl Fn(&lanecast::room::Presence) -> Valve<bytes::Bytes> + Send + Sync {
-    let first = std::sync::atomic::AtomicBool::new(true);
+use bytes::Bytes;
+use common::{
+    Call, Stage, StageSink, State, Streams, Valve, assert_settled, close_settled, event, id, live, msg, presence,
+    reset, settle, texts, until, within,
+};
+use lanecast::{EndReason, Participant, SendError, SessionEvent, SubscriptionTag, Topic};
+
+fn stuck_once() -> impl Fn(&lanecast::room::Presence) -> Valve<Bytes> + Send + Sync {
+    let first = AtomicBool::new(true);
     move |to| {
-        let is_first = to.identity == id("slow") && first.swap(false, std::sync::atomic::Ordering::SeqCst);
+        let is_first = to.identity == id("slow") && first.swap(false, Ordering::SeqCst);
         if is_first { Valve::shut() } else { Valve::open() }
     }
 }
@@ -211,4 +217,147 @@ async fn many_overflow_at_once_and_nobody_else_notices() {
         assert_settled(&participant.stats().account);
     }
     assert_eq!(session.stats().resets.overflow, 100);
+}
+
+// 1. Ada's sink is always ready. 2. Direct messages and broadcasts come in one burst, together more than may wait, either
+// kind by itself no more than that. 3. She keeps up, so nothing waits for her: she gets them all.
+#[tokio::test]
+async fn a_burst_over_both_lanes_resets_nobody_who_keeps_up() {
+    for (directs, broadcasts, capacity) in
+        [(600, 600, 1024), (1024, 1, 1024), (3, 2, 4), (5, 5, 8), (1, 1, 1), (1, 1, 2)]
+    {
+        let (stage, streams) = Streams::stage(|_| Valve::open());
+        let session = stage.session(|builder| builder.shards(1).queue_capacity(capacity));
+        stage.join(presence("ada", "PA_1", 1));
+        let ada = live(&session, "ada").await;
+        settle().await;
+        for text in texts("direct", directs) {
+            ada.try_send(msg(text)).expect("no more than may wait");
+        }
+        for text in texts("broadcast", broadcasts) {
+            session.try_broadcast(msg(text)).expect("the log has room");
+        }
+        let all = directs + broadcasts;
+        until(|| ada.end_reason().is_some() || ada.stats().account.delivered == all as u64).await;
+        assert_eq!(ada.end_reason(), None, "{directs} and {broadcasts} of {capacity}");
+        assert_eq!(streams.nth("ada", 0).await.lock().flushed.len(), all);
+    }
+}
+
+/// A sink that is done with a flush once the reactor has run keeps up with messages of any length that may wait at all.
+#[tokio::test]
+async fn large_messages_wait_until_the_reactor_has_run() {
+    for (lengths, bound) in [(&[100, 1][..], 100), (&[1, 100], 100), (&[40, 40, 40, 100, 1, 100], 100)] {
+        let stage = after_the_reactor();
+        let session = stage.session(|builder| builder.shards(1).queue_bytes(bound));
+        stage.join(presence("ada", "PA_1", 1));
+        let ada = live(&session, "ada").await;
+        settle().await;
+        for length in lengths {
+            session.try_broadcast(vec![0; *length].into()).expect("the log has room");
+        }
+        until(|| ada.end_reason().is_some() || ada.stats().account.delivered == lengths.len() as u64).await;
+        assert_eq!(ada.end_reason(), None, "{lengths:?} of {bound}");
+    }
+}
+
+/// A room whose sinks finish a flush when the runtime has run another task in between.
+fn after_the_reactor() -> Stage<Bytes> {
+    Stage::new(|_, _| {
+        let written = Arc::new(AtomicBool::new(false));
+        let mut holds = false;
+        let sink = StageSink::new(move |call, cx| {
+            match call {
+                Call::Send(_) => holds = true,
+                Call::Flush if holds && !written.swap(false, Ordering::SeqCst) => {
+                    let (waker, written) = (cx.expect("a flush has one").waker().clone(), Arc::clone(&written));
+                    tokio::spawn(async move {
+                        written.store(true, Ordering::SeqCst);
+                        waker.wake();
+                    });
+                    return Poll::Pending;
+                }
+                Call::Flush => holds = false,
+                Call::Ready | Call::Close | Call::Drop => {}
+            }
+            Poll::Ready(Ok(()))
+        });
+        async { Ok(sink) }
+    })
+}
+
+// 1. Six broadcasts wait for Ada. 2. Her sink wakes up, and as it takes the first of them she overflows, by direct sends.
+// 3. Nothing more goes into a sink of one who has ended.
+#[tokio::test]
+async fn an_end_in_the_middle_of_a_visit_stops_it() {
+    let ada: Arc<Mutex<Option<Participant<Bytes>>>> = Arc::default();
+    let waker: Arc<Mutex<Option<Waker>>> = Arc::default();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let (herself, kept, count) = (Arc::clone(&ada), Arc::clone(&waker), Arc::clone(&taken));
+    let stage = Stage::<Bytes>::new(move |_, _| {
+        let (herself, kept, count) = (Arc::clone(&herself), Arc::clone(&kept), Arc::clone(&count));
+        let sink = StageSink::new(move |call, cx| {
+            let now = herself.lock().expect("no test panics with it").clone();
+            match (call, now) {
+                (Call::Ready | Call::Flush, None) => {
+                    *kept.lock().expect("no test panics with it") = cx.map(|cx| cx.waker().clone());
+                    return Poll::Pending;
+                }
+                (Call::Send(_), Some(ada)) => {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    while ada.send(msg("x")).is_ok() {}
+                }
+                _ => {}
+            }
+            Poll::Ready(Ok(()))
+        });
+        async { Ok(sink) }
+    });
+    let session = stage.session(|builder| builder.queue_capacity(32));
+    stage.join(presence("ada", "PA_1", 1));
+    let instance = live(&session, "ada").await;
+    for text in texts("m", 6) {
+        session.broadcast(msg(text)).await.expect("the session is open");
+    }
+    until(|| instance.stats().backlog == 6).await;
+    *ada.lock().expect("no test panics with it") = Some(instance.clone());
+    waker.lock().expect("no test panics with it").take().expect("it was polled").wake();
+    assert_eq!(within(instance.closed()).await, EndReason::Overflow);
+    assert_eq!(taken.load(Ordering::SeqCst), 1);
+    *ada.lock().expect("no test panics with it") = None;
+}
+
+// 1. Bob is in mid-write. 2. A broadcast comes, and his sink wakes up. 3. In the same walk, before his turn, Ada's sink
+// makes him overflow. 4. His sink isn't polled again.
+#[tokio::test]
+async fn one_who_ends_in_the_walk_before_its_visit_is_not_polled() {
+    let victim: Arc<Mutex<Option<Participant<Bytes>>>> = Arc::default();
+    let valve = Valve::<Bytes>::shut();
+    let (bob, his) = (Arc::clone(&victim), valve.clone());
+    let stage = Stage::<Bytes>::new(move |to, _| {
+        let bob = Arc::clone(&bob);
+        let sink = if to.identity == id("bob") {
+            his.sink()
+        } else {
+            StageSink::new(move |call, _| {
+                let bob = bob.lock().expect("no test panics with it").take_if(|_| matches!(call, Call::Send(_)));
+                while bob.as_ref().is_some_and(|bob| bob.send(msg("x")).is_ok()) {}
+                Poll::Ready(Ok(()))
+            })
+        };
+        async { Ok(sink) }
+    });
+    let session = stage.session(|builder| builder.queue_capacity(8).shards(1));
+    stage.join(presence("ada", "PA_1", 1));
+    live(&session, "ada").await;
+    stage.join(presence("bob", "PA_2", 1));
+    let bob = live(&session, "bob").await;
+    session.broadcast(msg("one")).await.expect("the session is open");
+    valve.wait_for(State::is_stuck).await;
+    let tried = valve.lock().flushes_tried;
+    *victim.lock().expect("no test panics with it") = Some(bob.clone());
+    session.try_broadcast(msg("two")).expect("the log has room");
+    valve.let_through(1);
+    assert_eq!(within(bob.closed()).await, EndReason::Overflow);
+    assert_eq!(valve.lock().flushes_tried, tried, "polled after its end");
 }

@@ -228,17 +228,23 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     }
 
     /// Ends its time here: counts what it leaves undelivered and gives the sink back.
-    pub(crate) fn retire(mut self, shelf: &mut Shelf<M>, reason: EndReason) {
-        let mut left = u64::from(self.in_hand) + u64::from(self.handed.messages);
-        if let Some(backlog) = self.backlog.take() {
-            left += backlog.len() as u64;
-            backlog.release(shelf);
-        }
+    pub(crate) fn retire(self, shelf: &mut Shelf<M>, reason: EndReason) {
         let outbox = self.owner.outbox();
-        outbox.lose(left);
+        let waits = self.backlog.as_ref().map_or(0, |backlog| backlog.len() as u64);
+        outbox.lose(u64::from(self.in_hand) + u64::from(self.handed.messages) + waits);
         outbox.lose_queue();
         outbox.set_oldest(None);
         self.owner.retire(self.sink, reason);
+        // Last: a message's drop may panic, and what it had was counted and handed back then.
+        if let Some(backlog) = self.backlog {
+            backlog.release(shelf);
+        }
+    }
+
+    /// So many broadcasts are for it that its shard, which is ending, won't hand on. They are counted when it retires.
+    pub(crate) fn miss(&mut self, broadcasts: u32) {
+        self.owner.outbox().offer_from_lane(u64::from(broadcasts));
+        self.in_hand = self.in_hand.saturating_add(broadcasts);
     }
 
     /// Whether it has made no progress for `timeout` (ms). While `paused`, or while it waits for `uplink`, the time
@@ -344,6 +350,10 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         self.in_hand = 1;
         if self.is_open(round.quota)? {
             return self.start_send_run(range, tag, round);
+        }
+        // It had its share of this visit, and nobody has asked it whether it is busy: what it holds may be gone.
+        if self.stand == Stand::Clear {
+            self.flush(round)?;
         }
         self.reserve(1, round.intake.marks[range.start].bytes, round.uplink)?;
         let key = round.shelf.keep(round.intake, range.start, round.now);

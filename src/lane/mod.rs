@@ -9,6 +9,7 @@ pub(crate) mod account;
 mod backlog;
 pub(crate) mod bits;
 mod brake;
+pub(crate) mod caught;
 pub(crate) mod command;
 mod control_queue;
 pub(crate) mod gauge;

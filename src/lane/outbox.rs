@@ -24,6 +24,7 @@ use std::sync::Arc;
 use super::Message;
 use super::account::{Account, EndReason, Tally, Totals};
 use super::bits::Bits;
+use super::caught::caught;
 use super::control_queue::ControlQueue;
 use super::log::BroadcastLog;
 use super::signal::Signal;
@@ -230,7 +231,8 @@ impl<M: Message> Outbox<M> {
         let mut count = 0;
         self.take_queue(|direct| {
             count += 1;
-            drop(direct);
+            // Here, where it counts even if its drop panics.
+            caught(|| drop(direct));
         });
         self.lose(count);
     }

@@ -24,6 +24,8 @@ pub(super) struct Pace {
     free: Quota,
     careful: Quota,
     batch_bytes: usize,
+    /// How many bytes may wait for anybody.
+    bound: u64,
     /// Members that wait for their sinks, or have more to get; those that join aren't counted.
     behind: usize,
     /// Read since the reactor last ran; of it, by this turn; and what this turn may read.
@@ -32,6 +34,8 @@ pub(super) struct Pace {
     allowed: Quota,
     /// With how many bytes the turn has the next batch full.
     full: usize,
+    /// The next entry has to wait until the reactor has run.
+    is_cut: bool,
 }
 
 impl Pace {
@@ -44,11 +48,13 @@ impl Pace {
             free,
             careful: Quota { messages: ((limits.messages - free.messages) / 3).clamp(1, free.messages), bytes },
             batch_bytes: batch_bytes.max(1),
+            bound: limits.bytes,
             behind: 0,
             unyielded: Load::default(),
             turn: Load::default(),
             allowed: free,
             full: 0,
+            is_cut: false,
         }
     }
 
@@ -86,6 +92,19 @@ impl Pace {
         left >= self.batch_bytes
     }
 
+    /// Whether the turn may read an entry of so many bytes: not if all read since the reactor last ran were more than may
+    /// wait then. A sink that is busy until the reactor runs would overflow.
+    pub(super) fn fits(&mut self, bytes: usize) -> bool {
+        let read = self.unyielded;
+        self.is_cut = read.messages > 0 && read.bytes.saturating_add(bytes) as u64 > self.bound;
+        !self.is_cut
+    }
+
+    /// Whether the next entry has to wait until the reactor has run.
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_cut
+    }
+
     /// The turn has read an entry of so many bytes.
     pub(super) fn add(&mut self, bytes: usize) {
         self.turn.add(Load::of_one(bytes));
@@ -95,12 +114,13 @@ impl Pace {
     /// Whether the reactor has to run before the next turn. If not, that may still read half of what a whole one reads.
     pub(super) fn is_due(&self) -> bool {
         let Quota { messages, bytes } = self.reading();
-        self.unyielded.reaches(Quota { messages: messages.div_ceil(2), bytes: bytes.div_ceil(2) })
+        self.is_cut || self.unyielded.reaches(Quota { messages: messages.div_ceil(2), bytes: bytes.div_ceil(2) })
     }
 
     /// The reactor has run. What an open turn has read is yet to be handed to some.
     pub(super) fn yielded(&mut self, turn_is_open: bool) {
         self.unyielded = if turn_is_open { self.turn } else { Load::default() };
+        self.is_cut = false;
     }
 
     fn reading(&self) -> Quota {

@@ -40,7 +40,6 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -52,8 +51,10 @@ use tokio::time::Instant;
 use super::Message;
 use super::account::EndReason;
 use super::brake::{Brake, Reading};
+use super::caught::caught;
 use super::command::{Admission, COMMAND_CAPACITY, Command};
 use super::gauge::Gauge;
+use super::log::Entry;
 use super::member::{Fault, Member, Round, Stand, Sum};
 use super::outbox::{Limits, Port};
 use super::owner::Owner;
@@ -107,6 +108,8 @@ pub(crate) struct FlushShard<O: Owner<M>, M: Message> {
     shelf: Shelf<M>,
     /// The first position not read.
     position: u64,
+    /// What stands there, if it was looked at and has to wait until the reactor has run.
+    next: Option<Entry<M>>,
     deferred: VecDeque<(u64, Deferred<O, M>)>,
     turn: Turn<M>,
     /// Members that aren't finished, for the next turn.
@@ -134,6 +137,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             roster: Roster::default(),
             shelf: Shelf::new(),
             position: 0,
+            next: None,
             deferred: VecDeque::new(),
             turn: Turn::new(pace.quota().messages),
             again: Vec::new(),
@@ -223,8 +227,9 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                 self.turn.note(member, slot);
             }
         }
-        let (ticked, found) = self.poll_tick(cx);
-        work |= found;
+        let ticked = self.tick.is_due(cx);
+        self.turn.ticked |= ticked;
+        work |= ticked;
 
         let until = self.deferred.front().map_or(u64::MAX, |(mark, _)| *mark);
         let uplink = unless_given_up(&self.parts, self.turn.now);
@@ -237,9 +242,11 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         let end = tail.position().min(until).min(self.position + u64::from(self.pace.begin()));
         let start = self.position;
         while self.position < end && self.pace.goes_on() {
-            let Some(bytes) = self.read_entry() else { break };
-            self.pace.add(bytes);
+            if !self.read_entry() {
+                break;
+            }
         }
+        work |= self.pace.is_cut();
         if self.position > start {
             port.log.advance(self.parts.index, self.position);
             for slot in std::mem::take(&mut self.lagging) {
@@ -283,19 +290,25 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.turn.note(member, slot);
     }
 
-    /// Reads the entry at the position, if it is filled, and notes whom it is for. Says how long it is; one that is for
-    /// nobody here weighs nothing.
-    fn read_entry(&mut self) -> Option<usize> {
-        let taken = self.parts.port.log.take(self.position)?;
-        let seq = self.position;
-        self.position += 1;
-        let topic = match taken.audience {
+    /// Reads the entry at the position, if it is filled, and notes whom it is for. False if it has to wait. One that is
+    /// for nobody here weighs nothing.
+    fn read_entry(&mut self) -> bool {
+        let Some(taken) = self.next.take().or_else(|| self.parts.port.log.take(self.position)) else { return false };
+        let topic = match &taken.audience {
             Audience::All => None,
             Audience::Topic(topic) => Some(topic.key()),
         };
         let seats = topic.map_or(&[][..], |topic| self.roster.seats(topic));
-        if topic.is_some() && seats.is_empty() {
-            return Some(0);
+        let is_for_nobody = topic.is_some() && seats.is_empty();
+        if !is_for_nobody && !self.pace.fits(taken.bytes) {
+            self.next = Some(taken);
+            return false;
+        }
+        let seq = self.position;
+        self.position += 1;
+        self.pace.add(if is_for_nobody { 0 } else { taken.bytes });
+        if is_for_nobody {
+            return true;
         }
         if let Some(run) = self.turn.intake.push(seq, taken.bytes, taken.message, topic) {
             for seat in seats {
@@ -305,7 +318,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                 self.turn.note(member, slot);
             }
         }
-        Some(taken.bytes)
+        true
     }
 
     /// Visits members until the turn is done (true) or the time is up (false).
@@ -338,7 +351,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             sum: Sum::default(),
         };
         let was_behind = member.is_behind();
-        let visited = catch_unwind(AssertUnwindSafe(|| member.visit(&mut round))).unwrap_or(Err(Fault::Panicked));
+        let visited = caught(|| member.visit(&mut round)).unwrap_or(Err(Fault::Panicked));
         self.pace.note(was_behind, member.is_behind());
         member.settle(&round.sum);
         self.turn.sum.offered += round.sum.offered;
@@ -372,6 +385,9 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.shelf.end_turn(&mut self.turn.intake);
         self.publish_sum();
         self.tell_senders(true);
+        if std::mem::take(&mut self.turn.ticked) {
+            self.end_stuck();
+        }
         while self.deferred.front().is_some_and(|(mark, _)| *mark <= self.position) {
             match self.deferred.pop_front() {
                 Some((_, Deferred::Admit(admission))) => self.admit(admission),
@@ -502,7 +518,9 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         }
     }
 
+    /// Ends everybody. What the log still has for them counts as offered, and is lost with them.
     fn end_all(&mut self) {
+        self.miss_the_rest();
         for slot in 0..self.extent {
             self.end(slot);
         }
@@ -516,12 +534,31 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.retire(slot, reason);
     }
 
-    /// Looks for blocked members that haven't moved for too long. Says whether it was time to, and whether one was
-    /// found.
-    fn poll_tick(&mut self, cx: &mut Context<'_>) -> (bool, bool) {
-        if !self.tick.is_due(cx) {
-            return (false, false);
+    /// Reads the log to its end for nobody but the figures.
+    fn miss_the_rest(&mut self) {
+        let mut to_all: u32 = 0;
+        while let Some(taken) = self.next.take().or_else(|| self.parts.port.log.take(self.position)) {
+            self.position += 1;
+            match &taken.audience {
+                Audience::All => to_all = to_all.saturating_add(1),
+                Audience::Topic(topic) => {
+                    for seat in self.roster.seats(topic.key()) {
+                        self.members[seat.slot as usize].miss(1);
+                        self.turn.sum.offered += 1;
+                    }
+                }
+            }
         }
+        self.parts.port.log.advance(self.parts.index, self.position);
+        for (_, member) in self.members.iter_mut().filter(|(_, member)| !member.owner.outbox().has_ended()) {
+            member.miss(to_all);
+            self.turn.sum.offered += u64::from(to_all);
+        }
+    }
+
+    /// Ends blocked members that haven't moved for too long. Who was woken has been visited by now, however often it
+    /// wakes itself.
+    fn end_stuck(&mut self) {
         let timeout = u64::try_from(self.parts.write_timeout.as_millis()).unwrap_or(u64::MAX);
         let paused = self.parts.gauge.is_waited_for(self.turn.now);
         let uplink = unless_given_up(&self.parts, self.turn.now);
@@ -539,9 +576,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         }
         if blocked {
             self.tick.arm();
-            return (true, self.tick.is_over(cx) || !stuck.is_empty());
         }
-        (true, !stuck.is_empty())
     }
 }
 

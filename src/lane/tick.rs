@@ -32,12 +32,7 @@ impl Tick {
         }
     }
 
-    /// Has it wake the task; true if it is time again already.
-    pub(super) fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        self.sleep.as_mut().poll(cx).is_ready()
-    }
-
-    /// Whether it is time; if so, it has to be armed again.
+    /// Whether it is time; if so, it has to be armed again. If not, the task is woken when it is.
     pub(super) fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
         let due = self.armed && self.sleep.as_mut().poll(cx).is_ready();
         self.armed &= !due;

@@ -10,6 +10,8 @@ pub(super) struct Turn<M> {
     pub(super) number: u64,
     pub(super) open: bool,
     pub(super) sealed: bool,
+    /// It is time to look for members that are stuck.
+    pub(super) ticked: bool,
     pub(super) intake: Intake<M>,
     pub(super) noted: Vec<usize>,
     pub(super) cursor: usize,
@@ -24,6 +26,7 @@ impl<M: Message> Turn<M> {
             number: 0,
             open: false,
             sealed: false,
+            ticked: false,
             intake: Intake::new(most),
             noted: Vec::new(),
             cursor: 0,

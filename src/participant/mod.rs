@@ -186,6 +186,9 @@ impl<M: Message> Participant<M> {
 
     /// Sends to it alone, or gives the message back. Never blocks, and asks for no reset.
     ///
+    /// The bound is that of both lanes: who fills it by `try_send` leaves no room for the next broadcast, which resets
+    /// the participant if it comes before some of it is delivered.
+    ///
     /// # Errors
     /// [`TrySendError::Full`] if its queue is full: nothing has changed. [`TrySendError::TooLarge`] if no queue of this
     /// session could hold the message. [`TrySendError::Closed`] if it has ended; that is counted as dropped.

@@ -95,7 +95,7 @@ impl<R: Room> SessionBuilder<R> {
     }
 
     /// How many flush shards carry messages to the participants. Default: one less than the runtime has workers, at
-    /// least one, which leaves a worker for everything else.
+    /// least one, which leaves a worker for everything else. At most 1,024.
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
         self
@@ -214,7 +214,6 @@ impl<R: Room> SessionBuilder<R> {
 
     fn check(&self) -> Result<(), BuildError> {
         let config = &self.config;
-        let positive = "at least 1";
         // What is allocated at once, or counted by a semaphore, has to stay within what those can do.
         let (sane, within) = (1..=1 << 24, "from 1 to 16,777,216");
         let longer = "longer than zero";
@@ -232,7 +231,12 @@ impl<R: Room> SessionBuilder<R> {
                 "from 1 to 512 GiB less 1",
             ),
             ("log_capacity", config.log_capacity.to_string(), sane.contains(&config.log_capacity), within),
-            ("shards", format!("{:?}", self.shards), self.shards != Some(0), positive),
+            (
+                "shards",
+                format!("{:?}", self.shards),
+                self.shards.is_none_or(|shards| (1..=1024).contains(&shards)),
+                "from 1 to 1,024",
+            ),
             ("concurrent_joins", config.concurrent_joins.to_string(), sane.contains(&config.concurrent_joins), within),
             ("event_capacity", config.event_capacity.to_string(), sane.contains(&config.event_capacity), within),
             ("write_timeout", format!("{:?}", config.write_timeout), !config.write_timeout.is_zero(), longer),

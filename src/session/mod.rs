@@ -242,7 +242,8 @@ impl<R: Room> Session<R> {
     /// [`BroadcastError`] gives the message back: the session is closed, or the message too large.
     ///
     /// # Cancel safety
-    /// A future dropped before it is done has sent nothing.
+    /// A future dropped before it is done has sent nothing. One that waits has its place in the order for as long as it
+    /// exists: don't keep it without polling it, as the others wait behind it.
     pub async fn broadcast(&self, message: R::Message) -> Result<(), BroadcastError<R::Message>> {
         self.publish(&Audience::All, message).await
     }
