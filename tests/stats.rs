@@ -277,3 +277,23 @@ async fn a_slow_listener_is_told_what_it_missed() {
     assert_eq!(seen, ["p6", "p7", "p8", "p9"]);
     assert_eq!(slow.missed(), 6);
 }
+
+/// An instance that fails before it is registered isn't reset: its join has failed.
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_never_joined_is_no_reset() {
+    let (room, session) = memory(|builder| {
+        builder.queue_capacity(2).initial(|participant| async move {
+            while participant.send(msg("x")).is_ok() {}
+            Vec::new()
+        })
+    });
+    let mut events = session.events();
+    room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
+    until(|| session.stats().failed_joins == 1).await;
+    session.cancel();
+    within(session.ended()).await.expect("it ends in good order");
+    assert_eq!((session.stats().joins, session.stats().resets.total()), (0, 0));
+    while let Some(event) = within(events.next()).await {
+        assert!(!matches!(event, SessionEvent::Reset { .. }), "{event:?}");
+    }
+}

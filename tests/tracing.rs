@@ -2,15 +2,20 @@
 
 mod common;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use common::{Capture, id, joined, live, memory, msg, presence, reset, settle, sid, until, within};
-use lanecast::room::RoomEvent;
+use futures_util::{Sink, Stream, stream};
 use lanecast::room::memory::{Conduct, Opening};
-use lanecast::{Message, SessionEvent};
+use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
+use lanecast::{EndReason, Message, Participant, ParticipantIdentity, Progress, Session, SessionEvent};
 use tracing::Level;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 
 /// Runs `test` on this thread alone, and gives back what was logged.
@@ -197,4 +202,91 @@ fn nobody_leaves_before_having_joined() {
         assert_eq!(told, ["joined", "left"]);
         until(|| session.stats().participants == 0).await;
     });
+}
+
+/// A connection that is superseded before it is registered is named, with who has come instead.
+#[test]
+fn a_superseded_join_says_whose() {
+    let capture = Capture::new();
+    captured(&capture, async {
+        let (room, session) = memory(|builder| builder);
+        let line = room.line(&id("ada"));
+        line.opening_is(Opening::Held);
+        room.join(presence("ada", "PA_old", 1)).await.expect("the session listens");
+        settle().await;
+        room.join(presence("ada", "PA_new", 2)).await.expect("the session listens");
+        line.opening_is(Opening::Ready);
+        live(&session, "ada").await;
+        room.line(&id("bob")).opening_is(Opening::Held);
+        room.join(presence("bob", "PA_bob", 1)).await.expect("the session listens");
+        settle().await;
+        room.leave(&id("bob"), &sid("PA_bob")).await.expect("the session listens");
+        settle().await;
+        within(session.close(Duration::ZERO)).await.expect("it closes in good order");
+    });
+    assert!(capture.find(&["join superseded", "ada", "PA_old", "PA_new"]).is_some());
+    assert!(capture.find(&["left before it was registered", "bob", "PA_bob"]).is_some());
+}
+
+/// Whatever the level, a line says whose it is; and what no one listens to isn't formatted.
+#[test]
+fn a_warning_says_whose_and_nothing_else_is_formatted() {
+    struct Formatted(Arc<AtomicBool>);
+    impl std::fmt::Debug for Formatted {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            self.0.store(true, Ordering::SeqCst);
+            f.write_str("told to fail")
+        }
+    }
+    struct Failing(Arc<AtomicBool>);
+    impl Sink<Bytes> for Failing {
+        type Error = Formatted;
+        fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Formatted>> {
+            Poll::Ready(Err(Formatted(Arc::clone(&self.0))))
+        }
+        fn start_send(self: Pin<&mut Self>, _: Bytes) -> Result<(), Formatted> {
+            Ok(())
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Formatted>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Formatted>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+    struct Broken(Arc<AtomicBool>);
+    impl Room for Broken {
+        type Message = Bytes;
+        type Sink = Failing;
+        type Incoming = ();
+        fn events(&self) -> impl Stream<Item = RoomEvent<()>> + Send + 'static {
+            stream::pending()
+        }
+        fn participants(&self) -> Vec<Presence> {
+            vec![presence("ada", "PA_1", 1)]
+        }
+        fn present(&self, _: &ParticipantIdentity) -> Option<Presence> {
+            Some(presence("ada", "PA_1", 1))
+        }
+        async fn open(&self, _: &Presence, _: Progress) -> Result<Failing, OpenError> {
+            Ok(Failing(Arc::clone(&self.0)))
+        }
+        fn retire(&self, _: Failing, _: &Participant<Bytes>, _: EndReason) -> Option<Goodbye> {
+            panic!("told to panic")
+        }
+    }
+    let capture = Capture::new();
+    let formatted = Arc::new(AtomicBool::new(false));
+    let subscriber = tracing_subscriber::registry().with(LevelFilter::WARN).with(capture.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let session = async {
+        let session = Session::builder(Broken(Arc::clone(&formatted))).build().expect("a test's settings make sense");
+        let ada = live(&session, "ada").await;
+        ada.send(msg("x")).expect("there is room");
+        assert_eq!(within(ada.closed()).await, EndReason::WriteFailed);
+        within(session.close(Duration::ZERO)).await.expect("it closes in good order");
+    };
+    tracing::subscriber::with_default(subscriber, || runtime.block_on(session));
+    assert!(capture.find(&["the room panicked", "ada", "PA_1"]).is_some(), "{:?}", capture.seen());
+    assert!(!formatted.load(Ordering::SeqCst));
 }

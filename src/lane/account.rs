@@ -12,7 +12,7 @@ use std::fmt;
 
 use crossbeam::utils::CachePadded;
 
-use crate::sync::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// Why an instance of a participant ended.
 ///
@@ -227,7 +227,6 @@ pub(crate) struct Totals {
     pub(crate) direct_offered: Striped,
     lost: [AtomicU64; EndReason::ALL.len()],
     rejected: AtomicU64,
-    ended: [AtomicUsize; EndReason::ALL.len()],
 }
 
 impl Totals {
@@ -236,7 +235,6 @@ impl Totals {
             direct_offered: Striped::new(),
             lost: std::array::from_fn(|_| AtomicU64::new(0)),
             rejected: AtomicU64::new(0),
-            ended: std::array::from_fn(|_| AtomicUsize::new(0)),
         }
     }
 
@@ -248,16 +246,6 @@ impl Totals {
     /// Counts a message sent to a participant that had ended.
     pub(crate) fn reject(&self) {
         self.rejected.fetch_add(1, Ordering::Release);
-    }
-
-    /// Counts an instance that ended.
-    pub(crate) fn end(&self, reason: EndReason) {
-        self.ended[reason as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How many instances ended for `reason`.
-    pub(crate) fn ended(&self, reason: EndReason) -> u64 {
-        self.ended[reason as usize].load(Ordering::Relaxed) as u64
     }
 
     /// Adds the outcomes counted here to `account`.

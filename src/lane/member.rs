@@ -4,6 +4,7 @@
 //! order, what points to the broadcasts on the shard's shelf, which all busy members share, and to the member's own
 //! messages.
 
+use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,23 +19,23 @@ use super::inbox::Inbox;
 use super::intake::{Intake, Mark};
 use super::load::{Load, Quota};
 use super::outbox::Port;
-use super::owner::{Newcomer, Owner};
+use super::owner::{Newcomer, Owner, SinkError};
 use super::progress::Progress;
 use super::run::BroadcastRun;
 use super::shelf::{Shelf, Taken};
 use super::topic::SubscriptionTag;
 use super::uplink::Uplink;
 
-/// Why a member can't go on.
+/// Why a member can't go on. What its sink says comes with it, to be formatted if somebody listens.
 #[derive(Debug)]
-pub(crate) enum Fault {
+pub(crate) enum Fault<E> {
     Overflow,
-    Failed(String),
+    Failed(E),
     Panicked,
     TimedOut,
 }
 
-impl Fault {
+impl<E: fmt::Debug> Fault<E> {
     pub(crate) fn reason(&self) -> EndReason {
         match self {
             Self::Overflow => EndReason::Overflow,
@@ -44,13 +45,15 @@ impl Fault {
         }
     }
 
-    pub(crate) fn detail(&self) -> Option<&str> {
+    pub(crate) fn detail(&self) -> Option<&dyn fmt::Debug> {
         match self {
             Self::Failed(error) => Some(error),
             Self::Overflow | Self::Panicked | Self::TimedOut => None,
         }
     }
 }
+
+type Outcome<T, O, M> = Result<T, Fault<SinkError<O, M>>>;
 
 /// Where a member stands after it was driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,7 +194,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
 
     /// Delivers what waits and what this round has for it, as far as its sink takes it. [`settle`](Self::settle) with
     /// the round's sum follows, also after a panic.
-    pub(crate) fn visit(&mut self, round: &mut Round<'_, M>) -> Result<(), Fault> {
+    pub(crate) fn visit(&mut self, round: &mut Round<'_, M>) -> Outcome<(), O, M> {
         // It has ended, and its shard is about to learn of it: nothing more goes into its sink.
         if self.owner.outbox().has_ended() {
             self.inbox.clear();
@@ -267,7 +270,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     }
 
     /// Makes room in the bound for messages from the log.
-    fn reserve(&self, messages: u32, bytes: usize, uplink: Option<&Uplink>) -> Result<(), Fault> {
+    fn reserve(&self, messages: u32, bytes: usize, uplink: Option<&Uplink>) -> Outcome<(), O, M> {
         let outbox = self.owner.outbox();
         let fits =
             outbox.reserve(messages, bytes) || (self.is_held_up(uplink) && outbox.reserve_beyond(messages, bytes));
@@ -275,7 +278,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     }
 
     /// Puts what the round has for it and the direct messages in their one order.
-    fn place_all(&mut self, round: &mut Round<'_, M>) -> Result<(), Fault> {
+    fn place_all(&mut self, round: &mut Round<'_, M>) -> Outcome<(), O, M> {
         let (mut by_all, mut by_topic) = (0, 0);
         let is_addressed = round.intake.is_addressed();
         loop {
@@ -304,7 +307,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         mut run: Range<usize>,
         tag: Option<SubscriptionTag>,
         round: &mut Round<'_, M>,
-    ) -> Result<(), Fault> {
+    ) -> Outcome<(), O, M> {
         while !run.is_empty() {
             let until = if self.has_unplaced() { self.place_directs_before(&run, round)? } else { run.end };
             while run.start < until {
@@ -316,7 +319,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
 
     /// Places the direct messages that stand before the first of a run; says before which of it the next one stands.
     #[cold]
-    fn place_directs_before(&mut self, run: &Range<usize>, round: &Round<'_, M>) -> Result<usize, Fault> {
+    fn place_directs_before(&mut self, run: &Range<usize>, round: &Round<'_, M>) -> Outcome<usize, O, M> {
         let marks = &round.intake.marks[run.clone()];
         self.place_directs(marks[0].seq, round)?;
         let next = self.backlog.as_ref().and_then(|backlog| backlog.unplaced.front());
@@ -324,7 +327,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     }
 
     /// Places every direct message up to the first stamped above `seq`.
-    fn place_directs(&mut self, seq: u64, round: &Round<'_, M>) -> Result<(), Fault> {
+    fn place_directs(&mut self, seq: u64, round: &Round<'_, M>) -> Outcome<(), O, M> {
         while let Some(backlog) = &mut self.backlog {
             let Some(direct) = backlog.unplaced.pop_front_if(|direct| direct.stamp <= seq) else { break };
             self.in_hand = 1;
@@ -345,7 +348,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         range: Range<usize>,
         tag: Option<SubscriptionTag>,
         round: &mut Round<'_, M>,
-    ) -> Result<usize, Fault> {
+    ) -> Outcome<usize, O, M> {
         round.sum.offered += 1;
         self.in_hand = 1;
         if self.is_open(round.quota)? {
@@ -369,7 +372,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         range: Range<usize>,
         tag: Option<SubscriptionTag>,
         round: &mut Round<'_, M>,
-    ) -> Result<usize, Fault> {
+    ) -> Outcome<usize, O, M> {
         let intake = &*round.intake;
         let marks = &intake.marks[range.clone()];
         let count = self.allowed(marks, round.quota);
@@ -377,8 +380,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         let run = BroadcastRun::with_ids(messages, intake.first_id.after(range.start), tag);
         round.sum.offered += count as u64 - 1;
         self.in_hand = count as u32;
-        let taken =
-            O::start_send_run(Pin::new(&mut self.sink), &run).map_err(|error| Fault::Failed(format!("{error:?}")))?;
+        let taken = O::start_send_run(Pin::new(&mut self.sink), &run).map_err(Fault::Failed)?;
         assert!((1..=count).contains(&taken), "of {count} broadcasts a sink takes one to all, not {taken}");
         self.in_hand = 0;
         round.sum.offered -= (count - taken) as u64;
@@ -401,7 +403,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     }
 
     /// Flushes, and hands on the backlog as far as quota and sink allow.
-    fn drive(&mut self, round: &mut Round<'_, M>) -> Result<(), Fault> {
+    fn drive(&mut self, round: &mut Round<'_, M>) -> Outcome<(), O, M> {
         if self.stand == Stand::Joining || (self.stand == Stand::Blocked && self.handed_now.messages == 0) {
             return Ok(());
         }
@@ -427,7 +429,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     }
 
     /// Hands on from the backlog until it is empty, the quota is used up, or the sink isn't ready.
-    fn hand_on(&mut self, round: &mut Round<'_, M>) -> Result<(), Fault> {
+    fn hand_on(&mut self, round: &mut Round<'_, M>) -> Outcome<(), O, M> {
         while !self.handed_now.reaches(round.quota)
             && self.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty())
             && self.poll_ready()?
@@ -442,7 +444,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     }
 
     /// Whether a message may go straight into the sink: nothing stands before it and the sink is ready.
-    fn is_open(&mut self, quota: Quota) -> Result<bool, Fault> {
+    fn is_open(&mut self, quota: Quota) -> Outcome<bool, O, M> {
         let first = matches!(self.stand, Stand::Clear)
             && !self.handed_now.reaches(quota)
             && self.backlog.as_ref().is_none_or(|backlog| backlog.is_empty());
@@ -450,7 +452,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     }
 
     /// Whether the sink is ready; if not, the member is blocked. So is one that has ended meanwhile, for good.
-    fn poll_ready(&mut self) -> Result<bool, Fault> {
+    fn poll_ready(&mut self) -> Outcome<bool, O, M> {
         if self.owner.outbox().has_ended() {
             self.stand = Stand::Blocked;
             return Ok(false);
@@ -458,7 +460,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         let mut cx = Context::from_waker(&self.waker);
         match Pin::new(&mut self.sink).poll_ready(&mut cx) {
             Poll::Ready(Ok(())) => Ok(true),
-            Poll::Ready(Err(error)) => Err(Fault::Failed(format!("{error:?}"))),
+            Poll::Ready(Err(error)) => Err(Fault::Failed(error)),
             Poll::Pending => {
                 self.stand = Stand::Blocked;
                 Ok(false)
@@ -475,7 +477,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         bytes: usize,
         is_initial: bool,
         since: u64,
-    ) -> Result<(), Fault> {
+    ) -> Outcome<(), O, M> {
         let sink = Pin::new(&mut self.sink);
         let taken = match message {
             Taken::Shared(message, id) => {
@@ -489,7 +491,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
                 sink.start_send(message)
             }
         };
-        taken.map_err(|error| Fault::Failed(format!("{error:?}")))?;
+        taken.map_err(Fault::Failed)?;
         self.in_hand = 0;
         let load = Load::of_one(bytes);
         self.note_handed(load, since);
@@ -510,7 +512,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
 
     /// Flushes what the sink holds, if anything; if that isn't done at once, the member is blocked and the bound
     /// counts it.
-    fn flush(&mut self, round: &mut Round<'_, M>) -> Result<(), Fault> {
+    fn flush(&mut self, round: &mut Round<'_, M>) -> Outcome<(), O, M> {
         if self.handed.messages == 0 {
             return Ok(());
         }
@@ -530,7 +532,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
                 }
                 Ok(())
             }
-            Poll::Ready(Err(error)) => Err(Fault::Failed(format!("{error:?}"))),
+            Poll::Ready(Err(error)) => Err(Fault::Failed(error)),
             Poll::Pending => {
                 self.stand = Stand::Blocked;
                 self.uncommon = true;

@@ -155,7 +155,6 @@ impl<M: Message> Outbox<M> {
         if ended.is_err() {
             return false;
         }
-        self.port.totals.end(reason);
         fence(Ordering::SeqCst);
         // Relaxed: ordered by the fence.
         let slot = self.slot.load(Ordering::Relaxed);

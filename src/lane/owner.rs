@@ -17,10 +17,7 @@ pub(crate) trait Owner<M: Message>: Send + 'static {
     type Sink: Sink<M, Error: fmt::Debug> + Unpin + Send + 'static;
 
     /// Hands broadcasts to a sink that is ready for one. Says how many of the first it has taken.
-    fn start_send_run(
-        sink: Pin<&mut Self::Sink>,
-        run: &BroadcastRun<'_, M>,
-    ) -> Result<usize, <Self::Sink as Sink<M>>::Error>;
+    fn start_send_run(sink: Pin<&mut Self::Sink>, run: &BroadcastRun<'_, M>) -> Result<usize, SinkError<Self, M>>;
 
     /// Its sending side.
     fn outbox(&self) -> &Outbox<M>;
@@ -29,11 +26,14 @@ pub(crate) trait Owner<M: Message>: Send + 'static {
     fn key(&self) -> u64;
 
     /// The shard has ended it for a fault; `detail` is what the sink said.
-    fn faulted(&self, reason: EndReason, detail: Option<&str>);
+    fn faulted(&self, reason: EndReason, detail: Option<&dyn fmt::Debug>);
 
     /// It has ended and nothing more goes into its sink, which is handed back.
     fn retire(self, sink: Self::Sink, reason: EndReason);
 }
+
+/// What a sink says when it fails.
+pub(crate) type SinkError<O, M> = <<O as Owner<M>>::Sink as Sink<M>>::Error;
 
 /// What a shard is told of a newcomer.
 pub(crate) struct Newcomer<O: Owner<M>, M: Message> {

@@ -57,7 +57,7 @@ use super::gauge::Gauge;
 use super::log::Entry;
 use super::member::{Fault, Member, Round, Stand, Sum};
 use super::outbox::{Limits, Port};
-use super::owner::Owner;
+use super::owner::{Owner, SinkError};
 use super::pace::Pace;
 use super::roster::{Roster, Subscribed, Unsubscribed};
 use super::shelf::Shelf;
@@ -159,7 +159,15 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                     tokio::task::yield_now().await;
                     self.pace.yielded(self.turn.open);
                 }
-                Step::Done => return,
+                Step::Done => {
+                    // Who is on the way in has a place in the channel already, and may take it after a look that finds
+                    // nothing: waited for, which is short, as every join has been told to end.
+                    self.parts.newcomers.close();
+                    while let Some(admission) = self.parts.newcomers.recv().await {
+                        self.admit_to_end(admission);
+                    }
+                    return;
+                }
             }
         }
     }
@@ -358,7 +366,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.turn.sum.delivered += round.sum.delivered;
         self.turn.sum.delivered_bytes += round.sum.delivered_bytes;
         match visited {
-            Err(fault) => return self.fail(slot, &fault),
+            Err(fault) => return self.fail(slot, fault),
             Ok(()) if member.stand == Stand::More => self.again.push(slot),
             Ok(()) if member.stand == Stand::Blocked => {
                 self.tick.arm();
@@ -482,13 +490,15 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.members.get_mut(slot).filter(|member| member.owner.key() == key)
     }
 
-    fn fail(&mut self, slot: usize, fault: &Fault) {
+    fn fail(&mut self, slot: usize, fault: Fault<SinkError<O, M>>) {
         let Some(member) = self.members.get(slot) else { return };
         let outbox = member.owner.outbox();
         if outbox.end(fault.reason()) {
             member.owner.faulted(fault.reason(), fault.detail());
         }
         let reason = outbox.end_reason().unwrap_or(fault.reason());
+        // What the sink said is code of others to the end.
+        caught(|| drop(fault));
         self.retire(slot, reason);
     }
 
@@ -571,8 +581,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                 blocked |= member.stand == Stand::Blocked;
             }
         }
-        for slot in &stuck {
-            self.fail(*slot, &Fault::TimedOut);
+        for slot in stuck {
+            self.fail(slot, Fault::TimedOut);
         }
         if blocked {
             self.tick.arm();

@@ -24,6 +24,7 @@ use self::pending::PendingResets;
 use self::pulse::Pulse;
 use self::registry::Instance;
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
+use crate::lane::caught::caught;
 use crate::lane::command::Command;
 use crate::lane::outbox::{Limits, Outbox, Port, Refused, State};
 use crate::lane::shard::now_ms;
@@ -122,7 +123,8 @@ pub struct ParticipantStats {
 impl<M: Message> Participant<M> {
     pub(crate) fn new(profile: Profile, attempt: u32, limits: Limits, in_flight: InFlight, home: Home<M>) -> Self {
         let client_id = ClientId::next();
-        let span = tracing::info_span!("participant", identity = %profile.identity, sid = %profile.sid, %client_id);
+        // At the highest level, so that whatever is logged of it says whose it is.
+        let span = tracing::error_span!("participant", identity = %profile.identity, sid = %profile.sid, %client_id);
         Self(Arc::new(Inner {
             profile,
             client_id,
@@ -277,10 +279,7 @@ impl<M: Message> Participant<M> {
         let counted = topic.raise();
         let slot = self.0.outbox.slot();
         let command = Command::Subscribe { slot, key: self.0.client_id.get(), counted, tag, reply };
-        if self.0.home.commands.send(command).await.is_err() {
-            return Subscribed::Closed;
-        }
-        answer.await.unwrap_or(Subscribed::Closed)
+        self.ask_shard(command, answer).await.unwrap_or(Subscribed::Closed)
     }
 
     /// Ends its subscription to `topic`: it gets nothing that is published there once this has returned.
@@ -291,10 +290,18 @@ impl<M: Message> Participant<M> {
         let (reply, answer) = oneshot::channel();
         let slot = self.0.outbox.slot();
         let command = Command::Unsubscribe { slot, key: self.0.client_id.get(), topic: topic.key(), reply };
-        if self.0.home.commands.send(command).await.is_err() {
-            return Unsubscribed::NotSubscribed;
+        self.ask_shard(command, answer).await.unwrap_or(Unsubscribed::NotSubscribed)
+    }
+
+    /// Gives its shard a command and waits for the answer. `None` if the shard has ended.
+    async fn ask_shard<T>(&self, command: Command<M>, answer: oneshot::Receiver<T>) -> Option<T> {
+        self.0.home.commands.send(command).await.ok()?;
+        tokio::select! {
+            biased;
+            answer = answer => answer.ok(),
+            // A command may arrive when the shard takes none any more, and nobody drops it.
+            () = self.0.home.commands.closed() => None,
         }
-        answer.await.unwrap_or(Unsubscribed::NotSubscribed)
     }
 
     /// Takes one of its places for service calls; it is given back when the permit is dropped.
@@ -352,8 +359,10 @@ impl<M: Message> Participant<M> {
     }
 
     /// Enters it into the pending resets. Called once, by who ended it for a fault.
-    pub(crate) fn ask_for_reset(&self, reason: EndReason, detail: Option<&str>) {
-        self.log(|| tracing::info!(%reason, detail, "failed, reset pending"));
+    pub(crate) fn ask_for_reset(&self, reason: EndReason, detail: Option<&dyn fmt::Debug>) {
+        let detail = detail.map(tracing::field::debug);
+        // What the sink has said may panic when it is formatted: it is reset all the same.
+        caught(|| self.log(|| tracing::info!(%reason, detail, "failed, reset pending")));
         self.0.home.pending.insert(self.client_id(), self.sid().clone());
     }
 

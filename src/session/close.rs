@@ -58,9 +58,9 @@ impl<R: Room> Shared<R> {
         if self.closing.swap(true, Ordering::AcqRel) {
             return;
         }
-        tracing::info!(?deadline, room_closed = room_closed.as_ref().map(tracing::field::display), "session closing");
         self.stop.cancel();
         self.log.seal();
+        tracing::info!(?deadline, room_closed = room_closed.as_ref().map(tracing::field::display), "session closing");
         // In a task of its own, so that it goes on if whoever asked stops waiting.
         let unended = Unended(Arc::clone(self));
         self.runtime.spawn(async move {
@@ -155,7 +155,10 @@ struct Unended<R: Room>(Arc<Shared<R>>);
 impl<R: Room> Drop for Unended<R> {
     fn drop(&mut self) {
         // Refused if there is an outcome, as there nearly always is.
-        let _ = self.0.ended.set(Err(CloseError::RuntimeEnded));
+        if self.0.ended.set(Err(CloseError::RuntimeEnded)).is_ok() {
+            self.0.registry.clear();
+            self.0.emit(SessionEvent::Closed);
+        }
     }
 }
 

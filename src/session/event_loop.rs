@@ -154,6 +154,9 @@ impl<R: Room> EventLoop<R> {
                     return session.refuse(presence, &JoinError::Stale);
                 }
             }
+            tracing::debug!(
+                identity = %presence.identity, sid = %under_way.sid, by = %presence.sid, "join superseded"
+            );
             under_way.next = Some(presence.clone());
             under_way.cancel.abort();
             return;
@@ -176,6 +179,7 @@ impl<R: Room> EventLoop<R> {
         if let Some(under_way) = self.under_way.get_mut(identity) {
             under_way.next.take_if(|next| next.sid == *sid);
             if under_way.sid == *sid {
+                tracing::debug!(%identity, %sid, "left before it was registered");
                 under_way.gone = true;
                 under_way.cancel.abort();
             }
@@ -204,9 +208,8 @@ impl<R: Room> EventLoop<R> {
     }
 
     fn tell_reset(&mut self, participant: &Participant<R::Message>, reason: EndReason) {
-        participant.log(|| tracing::info!(%reason, "reset"));
         self.streaks.note_reset(participant.identity(), participant.attempt(), participant.age());
-        self.session.emit(SessionEvent::Reset { who: Who::of(participant), reason });
+        self.session.note_reset(participant, reason);
     }
 
     fn on_reset(&mut self, client_id: ClientId, sid: &ParticipantSid) {

@@ -93,11 +93,11 @@ pub struct Events {
 }
 
 impl Events {
-    pub(crate) fn new(receiver: broadcast::Receiver<SessionEvent>) -> Self {
-        Self { receiver, missed: 0, ended: false }
+    pub(crate) fn new(receiver: broadcast::Receiver<SessionEvent>, ended: bool) -> Self {
+        Self { receiver, missed: 0, ended }
     }
 
-    /// The next event; `None` after [`SessionEvent::Closed`]. Safe to cancel: no event is lost.
+    /// The next event; `None` after [`SessionEvent::Closed`], or if the session had ended before. Safe to cancel: no event is lost.
     pub async fn next(&mut self) -> Option<SessionEvent> {
         while !self.ended {
             match self.receiver.recv().await {

@@ -156,13 +156,19 @@ impl<R: Room> Join<R> {
         sink: R::Sink,
         progress: Progress,
     ) -> Result<(), JoinError> {
-        let owner = Tenant { participant: participant.clone(), session: Arc::clone(&self.session) };
+        let owner = Tenant { participant: participant.clone(), session: Arc::downgrade(&self.session) };
         let (reply, answer) = oneshot::channel();
         let newcomer = Newcomer { owner, sink, progress };
         if shard.newcomers.send(Admission { newcomer, reply }).await.is_err() {
             return Err(JoinError::SessionClosed);
         }
-        match answer.await {
+        let answer = tokio::select! {
+            biased;
+            answer = answer => answer,
+            // It may arrive when the shard takes nobody in any more.
+            () = shard.newcomers.closed() => return Err(JoinError::SessionClosed),
+        };
+        match answer {
             Ok(position) => {
                 participant.log(|| tracing::debug!(position, "admitted"));
                 Ok(())
@@ -279,7 +285,7 @@ fn register<R: Room>(
             if prior.is_some() && reason.is_fault() {
                 // It failed in between. The event loop doesn't learn of it, so all that is told of it is told here.
                 session.note_joined(&Registered { participant: participant.clone(), prior });
-                session.emit(SessionEvent::Reset { who: Who::of(participant), reason });
+                session.note_reset(participant, reason);
             }
             return Err(JoinError::Ended(reason));
         }
@@ -323,6 +329,13 @@ impl<R: Room> Shared<R> {
         }
         let (identity, sid) = (presence.identity.clone(), presence.sid.clone());
         self.emit(SessionEvent::Refused { identity, sid, error: error.clone() });
+    }
+
+    /// Counts and tells that an instance was reset.
+    pub(crate) fn note_reset(&self, participant: &Participant<R::Message>, reason: EndReason) {
+        participant.log(|| tracing::info!(%reason, "reset"));
+        self.counters.resets[reason as usize].add_one();
+        self.emit(SessionEvent::Reset { who: Who::of(participant), reason });
     }
 
     /// Counts and tells that an instance was registered. The event loop does it, so that nothing else of the instance

@@ -324,10 +324,12 @@ impl<R: Room> Session<R> {
         live
     }
 
-    /// What happens from now on.
+    /// What happens from now on; nothing, if the session has ended.
     #[must_use]
     pub fn events(&self) -> Events {
-        Events::new(self.shared().events.subscribe())
+        let receiver = self.shared().events.subscribe();
+        // In this order: who ends the session notes that first and tells it second.
+        Events::new(receiver, self.shared().ended.get().is_some())
     }
 
     /// Figures, read without stopping anybody. Looks at every participant once, for the oldest message.
@@ -429,7 +431,7 @@ impl<R: Room> Shared<R> {
             stale_joins: self.counters.stale_joins.get(),
             refused: self.counters.refused.get(),
             failed_joins: self.counters.failed_joins.get(),
-            resets: Resets::of(&self.totals),
+            resets: Resets::of(&self.counters),
             account,
             backlog: account.waiting(),
             oldest: since.map(|since| Duration::from_millis(now.saturating_sub(since))),

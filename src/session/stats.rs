@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::lane::account::Totals;
 use crate::lane::{Account, EndReason};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -33,7 +32,8 @@ pub struct SessionStats {
     pub backlog: u64,
     /// How long the oldest of them has waited since its shard saw it (±1 ms).
     pub oldest: Option<Duration>,
-    /// Broadcasts that the shard furthest behind has yet to read.
+    /// Broadcasts that the shard furthest behind has yet to read. What a shard has read and is just handing on stands
+    /// neither here nor in the backlog: `account` says what is delivered.
     pub shard_lag: u64,
     /// Whether the uplink is stalled.
     pub uplink_stalled: bool,
@@ -58,12 +58,13 @@ pub struct Resets {
 }
 
 impl Resets {
-    pub(crate) fn of(totals: &Totals) -> Self {
+    pub(crate) fn of(counters: &Counters) -> Self {
+        let count = |reason: EndReason| counters.resets[reason as usize].get();
         Self {
-            overflow: totals.ended(EndReason::Overflow),
-            write_failed: totals.ended(EndReason::WriteFailed),
-            write_panicked: totals.ended(EndReason::WritePanicked),
-            write_timed_out: totals.ended(EndReason::WriteTimedOut),
+            overflow: count(EndReason::Overflow),
+            write_failed: count(EndReason::WriteFailed),
+            write_panicked: count(EndReason::WritePanicked),
+            write_timed_out: count(EndReason::WriteTimedOut),
         }
     }
 
@@ -82,6 +83,7 @@ pub(crate) struct Counters {
     pub(crate) stale_joins: Counter,
     pub(crate) refused: Counter,
     pub(crate) failed_joins: Counter,
+    pub(crate) resets: [Counter; EndReason::ALL.len()],
     pub(crate) uplink_stalls: Counter,
     pub(crate) stray_streams: Counter,
 }

@@ -1,10 +1,11 @@
 //! A participant in its shard, on behalf of its session.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::Weak;
 
-use super::Shared;
+use super::{INSIDE, Shared};
+use crate::lane::caught::caught;
 use crate::lane::outbox::Outbox;
 use crate::lane::owner::Owner;
 use crate::lane::{BroadcastRun, EndReason, Message};
@@ -14,7 +15,8 @@ use crate::room::{Room, SinkError};
 /// See the [module](self).
 pub(crate) struct Tenant<R: Room> {
     pub(crate) participant: Participant<R::Message>,
-    pub(crate) session: Arc<Shared<R>>,
+    /// Weak: one that is stranded on its way to a shard that has ended keeps nothing alive but itself.
+    pub(crate) session: Weak<Shared<R>>,
 }
 
 impl<R: Room> Owner<R::Message> for Tenant<R> {
@@ -32,35 +34,36 @@ impl<R: Room> Owner<R::Message> for Tenant<R> {
         self.participant.client_id().get()
     }
 
-    fn faulted(&self, reason: EndReason, detail: Option<&str>) {
+    fn faulted(&self, reason: EndReason, detail: Option<&dyn fmt::Debug>) {
         self.participant.ask_for_reset(reason, detail);
     }
 
     fn retire(self, sink: R::Sink, reason: EndReason) {
         let Self { participant, session } = self;
         participant.log(|| tracing::debug!(%reason, "stream ended"));
-        let room = &session.room;
-        let goodbye = catch_unwind(AssertUnwindSafe(|| room.retire(sink, &participant, reason)));
+        let Some(session) = session.upgrade() else {
+            caught(|| drop(sink));
+            participant.note_retired(reason);
+            return participant.note_gone(reason);
+        };
+        let goodbye = caught(|| session.room.retire(sink, &participant, reason));
         participant.note_retired(reason);
-        let Ok(Some(goodbye)) = goodbye else {
-            if goodbye.is_err() {
+        let Some(Some(goodbye)) = goodbye else {
+            if goodbye.is_none() {
                 participant.log(|| tracing::warn!("the room panicked while it let go of the sink"));
             }
-            participant.note_gone(reason);
-            return;
+            return participant.note_gone(reason);
         };
         let abandoned = session.abandoned.clone();
         let timeout = session.config.retire_timeout;
         let gone = Gone { participant, reason };
-        session.tasks.spawn_on(
-            async move {
-                // Moved in here, and dropped last: also if the goodbye panics, or the runtime has ended.
-                let _gone = gone;
-                // Dropped when its time is up: what it holds goes with it.
-                let _ = abandoned.run_until_cancelled_owned(tokio::time::timeout(timeout, goodbye)).await;
-            },
-            &session.runtime,
-        );
+        let said = async move {
+            // Moved in here, and dropped last: also if the goodbye panics, or the runtime has ended.
+            let _gone = gone;
+            // Dropped when its time is up: what it holds goes with it.
+            let _ = abandoned.run_until_cancelled_owned(tokio::time::timeout(timeout, goodbye)).await;
+        };
+        session.tasks.spawn_on(INSIDE.scope(session.id, said), &session.runtime);
     }
 }
 

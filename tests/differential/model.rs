@@ -246,9 +246,9 @@ impl Model {
     /// Ends an instance for a fault; if it was registered, it is joined afresh.
     fn fault(&mut self, inst: Inst, reason: EndReason) {
         self.end(inst, reason);
-        self.totals.resets[reason as usize] += 1;
         let viewer = &mut self.viewers[inst.who];
         if viewer.registered.take_if(|nth| *nth == inst.nth).is_some() {
+            self.totals.resets[reason as usize] += 1;
             self.events.push(Event::Reset(inst, viewer.instances[inst.nth].conn.sid, reason));
             if viewer.joining.is_none() {
                 self.attempt(inst.who);

@@ -87,7 +87,7 @@ impl Owner<Note> for Viewer {
         0
     }
 
-    fn faulted(&self, _: EndReason, _: Option<&str>) {}
+    fn faulted(&self, _: EndReason, _: Option<&dyn std::fmt::Debug>) {}
 
     fn retire(self, _: Self::Sink, _: EndReason) {}
 }

@@ -1,0 +1,280 @@
+//! Ends that come at a bad moment: in the last step of a join or a subscription, in a shard's own death, after the
+//! runtime's, and from within. Nobody waits for ever, nothing is leaked, and the account is exact.
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{
+    Stage, StageSink, State, Streams, Valve, assert_settled, close_settled, id, joined, live, memory, msg, presence,
+    settle, size, until, within,
+};
+use lanecast::{
+    CloseError, EndReason, Message, SendError, Session, SessionEvent, Subscribed, SubscriptionTag, Topic, TrySendError,
+};
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime")
+}
+
+/// What was taken for a participant and not handed on is in the report, also what no shard had read yet.
+#[tokio::test]
+async fn a_session_that_ends_at_once_accounts_for_the_whole_log() {
+    for shards in 1..3 {
+        let (room, session) = memory(|builder| builder.shards(shards));
+        for name in ["ada", "bob"] {
+            joined(&room, &session, name).await;
+        }
+        let topic = Topic::new();
+        live(&session, "bob").await.subscribe(&topic, SubscriptionTag(1)).await;
+        for _ in 0..300 {
+            session.try_broadcast(msg("to both")).expect("the log has room");
+            session.try_broadcast_to(&topic, msg("to one")).expect("the log has room");
+        }
+        let account = within(session.close(Duration::ZERO)).await.expect("it closes in good order").account;
+        assert_eq!((account.offered, account.delivered + account.abandoned.session_closed), (900, 900));
+        assert_eq!(session.stats().shard_lag, 0);
+    }
+}
+
+// 1. Joins are in whatever step. 2. The session closes. 3. It is gone, and all that belongs to it.
+#[test]
+fn joins_in_their_last_step_leak_nothing() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(8).enable_time().build().expect("one");
+    for _ in 0..size(200, 20_000) {
+        let alive = Arc::new(());
+        runtime.block_on(async {
+            let (stage, _) = Streams::<Bytes>::stage(|_| Valve::open());
+            let held = Arc::clone(&alive);
+            let session = stage.session(|builder| {
+                builder.shards(1).concurrent_joins(1000).initial(move |_| {
+                    let held = Arc::clone(&held);
+                    async move {
+                        drop(held);
+                        Vec::new()
+                    }
+                })
+            });
+            for n in 0..100 {
+                stage.join(presence(&format!("p{n}"), &format!("PA_{n}"), 1));
+            }
+            for _ in 0..fastrand::u32(..20) {
+                tokio::task::yield_now().await;
+            }
+            within(session.close(Duration::from_secs(5))).await.expect("it closes in good order");
+            drop(session);
+            until(|| Arc::strong_count(&alive) == 1).await;
+        });
+    }
+}
+
+// 1. Threads subscribe without pause. 2. The session closes. 3. Each is answered.
+#[test]
+fn subscriptions_in_their_last_step_are_answered() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("one");
+    for _ in 0..size(30, 3000) {
+        runtime.block_on(async {
+            let (room, session) = memory(|builder| builder.shards(1));
+            let ada = joined(&room, &session, "ada").await;
+            let subscribers: Vec<_> = (0..16)
+                .map(|_| {
+                    let ada = ada.clone();
+                    tokio::spawn(async move {
+                        let topic = Topic::new();
+                        while ada.subscribe(&topic, SubscriptionTag(0)).await != Subscribed::Closed {}
+                        ada.unsubscribe(&topic).await;
+                    })
+                })
+                .collect();
+            for _ in 0..fastrand::u32(..200) {
+                tokio::task::yield_now().await;
+            }
+            close_settled(&session).await;
+            for subscriber in subscribers {
+                within(subscriber).await.expect("no subscriber panics");
+            }
+        });
+    }
+}
+
+/// A message whose drop panics once, on a task, when it is told to.
+struct Bomb(Arc<AtomicBool>);
+
+impl Clone for Bomb {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl Message for Bomb {
+    fn byte_len(&self) -> usize {
+        1
+    }
+}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if tokio::task::try_id().is_some() && self.0.swap(false, Ordering::SeqCst) {
+            panic!("told to panic");
+        }
+    }
+}
+
+// 1. Broadcasts and direct messages wait for one who is stuck. 2. One of them panics when it is dropped: as the stuck
+// one leaves, as it overflows, as all is torn down. 3. Whatever becomes of the session, everybody learns of the end and
+// each account is exact.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_panics_in_the_teardown_leaves_nobody_waiting() {
+    for how in 0..3 {
+        let armed = Arc::new(AtomicBool::new(false));
+        let bomb = Bomb(Arc::clone(&armed));
+        let (stage, streams) =
+            Streams::<Bomb>::stage(|to| if to.identity == id("stuck") { Valve::shut() } else { Valve::open() });
+        let session = stage.session(|builder| builder.shards(2).queue_capacity(64));
+        let mut events = session.events();
+        for name in ["ada", "stuck", "bob"] {
+            stage.join(presence(name, &format!("PA_{name}"), 1));
+            live(&session, name).await;
+        }
+        let (all, stuck) = (session.participants(), live(&session, "stuck").await);
+        session.broadcast(bomb.clone()).await.expect("the session is open");
+        streams.nth("stuck", 0).await.wait_for(State::is_stuck).await;
+        for _ in 0..4 {
+            stuck.send(bomb.clone()).expect("there is room");
+            session.broadcast(bomb.clone()).await.expect("the session is open");
+        }
+        until(|| stuck.stats().backlog == 9).await;
+        armed.store(true, Ordering::SeqCst);
+        match how {
+            0 => stage.leave("stuck", "PA_stuck"),
+            1 => while stuck.send(bomb.clone()).is_ok() {},
+            _ => session.cancel(),
+        }
+        within(stuck.closed()).await;
+        session.cancel();
+        let _ = within(session.ended()).await;
+        for participant in &all {
+            within(participant.closed()).await;
+            assert_settled(&participant.stats().account);
+        }
+        within(async { while events.next().await.is_some() {} }).await;
+        assert_settled(&session.stats().account);
+    }
+}
+
+/// A shard that dies ends the session, with an error that has the report, and everybody learns of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_that_dies_ends_the_session() {
+    let armed = Arc::new(AtomicBool::new(false));
+    let (stage, _) = Streams::<Bomb>::stage(|_| Valve::open());
+    let session = stage.session(|builder| builder.shards(1));
+    let mut events = session.events();
+    stage.join(presence("ada", "PA_1", 1));
+    let ada = live(&session, "ada").await;
+    armed.store(true, Ordering::SeqCst);
+    // The shard's own copy is dropped at the end of the turn.
+    session.broadcast(Bomb(Arc::clone(&armed))).await.expect("the session is open");
+    let Err(CloseError::Panicked(report)) = within(session.ended()).await else { panic!("it isn't told") };
+    assert_eq!(within(ada.closed()).await, EndReason::SessionClosed);
+    assert_settled(&report.account);
+    within(async { while events.next().await.is_some() {} }).await;
+    assert!(session.broadcast(Bomb(armed)).await.is_err());
+}
+
+/// Who asks for events after the end is told at once that there are none.
+#[tokio::test]
+async fn events_after_the_end_are_none() {
+    let (_room, session) = memory(|builder| builder);
+    close_settled(&session).await;
+    assert!(within(session.events().next()).await.is_none());
+}
+
+/// Nor does a listener wait for a session whose runtime went first, and nobody is registered there any more.
+#[test]
+fn a_runtime_that_goes_first_is_told_of() {
+    let first = runtime();
+    let (session, mut events) = first.block_on(async {
+        let (room, session) = memory(|builder| builder);
+        joined(&room, &session, "ada").await;
+        let events = session.events();
+        (session, events)
+    });
+    drop(first);
+    runtime().block_on(async {
+        assert!(matches!(within(session.ended()).await, Err(CloseError::RuntimeEnded)));
+        assert!(matches!(within(events.next()).await, Some(SessionEvent::Closed)));
+        assert!(within(events.next()).await.is_none());
+    });
+    assert_eq!(session.stats().participants, 0);
+}
+
+/// A goodbye that closes the session would wait for itself: it is told so.
+#[tokio::test(start_paused = true)]
+async fn close_from_a_goodbye_is_an_error() {
+    let handle: Arc<OnceLock<Session<Stage<Bytes>>>> = Arc::default();
+    let answer = Arc::new(Mutex::new(None));
+    let (session, told) = (Arc::clone(&handle), Arc::clone(&answer));
+    let stage = Stage::<Bytes>::with_retire(
+        |_, _| async { Ok(StageSink::new(|_, _| Poll::Ready(Ok(())))) },
+        move |sink, _, _| {
+            let (session, told) = (Arc::clone(&session), Arc::clone(&told));
+            Some(Box::pin(async move {
+                let session = session.get().expect("it is set before anybody joins").clone();
+                *told.lock().expect("no test panics with it") = Some(session.close(Duration::from_secs(3600)).await);
+                drop(sink);
+            }))
+        },
+    );
+    let session = stage.session(|builder| builder);
+    assert!(handle.set(session.clone()).is_ok());
+    stage.join(presence("ada", "PA_1", 1));
+    let ada = live(&session, "ada").await;
+    stage.leave("ada", "PA_1");
+    within(ada.closed()).await;
+    assert!(matches!(answer.lock().expect("no test panics with it").take(), Some(Err(CloseError::FromCallback))));
+    session.broadcast(msg("still open")).await.expect("the session is open");
+}
+
+/// Once `close` has been called nothing more is taken, directly neither, also while its deadline runs.
+#[tokio::test(start_paused = true)]
+async fn close_takes_no_direct_messages() {
+    let (stage, streams) = Streams::<Bytes>::stage(|_| Valve::shut());
+    let session = stage.session(|builder| builder.write_timeout(Duration::from_secs(10_000)));
+    stage.join(presence("ada", "PA_1", 1));
+    let ada = live(&session, "ada").await;
+    session.broadcast(msg("x")).await.expect("the session is open");
+    streams.nth("ada", 0).await.wait_for(State::is_stuck).await;
+    let mut closing = Box::pin(session.close(Duration::from_secs(50)));
+    assert!(closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    settle().await;
+    assert_eq!(ada.end_reason(), None);
+    assert!(matches!(ada.try_send(msg("late")), Err(TrySendError::Closed(back)) if back == "late"));
+    assert!(matches!(ada.send(msg("late")), Err(SendError::Closed)));
+}
+
+/// A goodbye that takes a moment has it, also if the session closes without any time.
+#[tokio::test(start_paused = true)]
+async fn a_goodbye_has_its_moment_after_the_deadline() {
+    let said = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&said);
+    let stage = Stage::<Bytes>::with_retire(
+        |_, _| async { Ok(StageSink::new(|_, _| Poll::Ready(Ok(())))) },
+        move |sink, _, _| {
+            let count = Arc::clone(&count);
+            Some(Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                count.fetch_add(1, Ordering::SeqCst);
+                drop(sink);
+            }))
+        },
+    );
+    let session = stage.session(|builder| builder);
+    stage.join(presence("ada", "PA_1", 1));
+    live(&session, "ada").await;
+    within(session.close(Duration::ZERO)).await.expect("it closes in good order");
+    assert_eq!(said.load(Ordering::SeqCst), 1);
+}
