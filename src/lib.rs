@@ -72,7 +72,7 @@ pub use self::participant::{Participant, ParticipantStats, SendError, TrySendErr
 pub use self::semaphore::{AdmissionError, Permit};
 pub use self::session::{
     BroadcastError, BuildError, CloseError, CloseReport, ControlStream, Events, JoinError, Session, SessionBuilder,
-    SessionEvent, SessionStats, TryBroadcastError,
+    SessionEvent, SessionStats, TryBroadcastError, WeakSession,
 };
 
 /// The README's example, compiled and run.

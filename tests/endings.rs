@@ -13,8 +13,10 @@ use common::{
     Stage, StageSink, State, Streams, Valve, assert_settled, close_settled, id, joined, live, memory, msg, presence,
     settle, size, until, within,
 };
+use lanecast::room::memory::MemoryRoom;
 use lanecast::{
     CloseError, EndReason, Message, SendError, Session, SessionEvent, Subscribed, SubscriptionTag, Topic, TrySendError,
+    WeakSession,
 };
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -277,4 +279,27 @@ async fn a_goodbye_has_its_moment_after_the_deadline() {
     live(&session, "ada").await;
     within(session.close(Duration::ZERO)).await.expect("it closes in good order");
     assert_eq!(said.load(Ordering::SeqCst), 1);
+}
+
+/// What the session keeps may name the session, by a handle that doesn't keep it open.
+#[tokio::test]
+async fn a_closure_with_a_weak_handle_keeps_nothing() {
+    let handle: Arc<OnceLock<WeakSession<MemoryRoom<Bytes>>>> = Arc::default();
+    let own = Arc::clone(&handle);
+    let (room, session) = memory(|builder| {
+        builder.initial(move |ada| {
+            let session = own.get().and_then(WeakSession::upgrade).expect("it is open while anybody joins");
+            async move {
+                session.broadcast(msg(format!("{} comes", ada.identity()))).await.expect("it is open");
+                Vec::new()
+            }
+        })
+    });
+    handle.set(session.downgrade()).expect("set once");
+    let ada = joined(&room, &session, "ada").await;
+    until(|| ada.stats().account.delivered == 1).await;
+    drop(session);
+    assert_eq!(within(ada.closed()).await, EndReason::SessionClosed);
+    assert!(handle.get().is_some_and(|session| session.upgrade().is_none()));
+    until(|| Arc::strong_count(&handle) == 1).await;
 }

@@ -292,12 +292,67 @@ async fn a_second_interrupt_ends_at_once() {
     drop(client);
 }
 
+/// Who read the log is gone: the server goes on, and ends in peace.
+#[cfg(unix)]
+#[tokio::test]
+async fn the_server_outlives_whoever_read_its_log() {
+    let mut server = Server::start(&["-v"]);
+    drop(server.run.child.stderr.take());
+    let mut client = server.connect().await;
+    while !matches!(next(&mut client).await, ServerMessage::Advertise(_)) {}
+    server.run.interrupt();
+    while let Some(Ok(_)) = soon(client.next()).await {}
+    assert_eq!(
+        soon(tokio::task::spawn_blocking(move || server.run.child.wait())).await.unwrap().unwrap().code(),
+        Some(0)
+    );
+}
+
+/// Nobody reads what `watch` prints, so that it stands still: Ctrl-C takes effect all the same, the second one at once.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_watch_that_nobody_reads_can_be_interrupted() {
+    let much = "x".repeat(1 << 20);
+    let say = vec![
+        Message::text(r#"{"op":"serverInfo","name":"x","capabilities":[]}"#),
+        Message::text(format!(r#"{{"op":"status","level":0,"message":"{much}"}}"#)),
+    ];
+    let (url, _task) = foreign_server(say).await;
+    let mut child = lanecast(&["watch", &url]).spawn().unwrap();
+    // It has begun to print, and what is left is more than a pipe holds.
+    let mut stdout = child.stdout.take().unwrap();
+    let (mut stdout, mut begun) = tokio::task::spawn_blocking(move || {
+        let mut begun = [0; 8 << 10];
+        stdout.read_exact(&mut begun).unwrap();
+        (stdout, begun)
+    })
+    .await
+    .unwrap();
+    assert!(begun.starts_with(b"! connected to x"));
+    let id = child.id().to_string();
+    let interrupt = || assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let ended = soon(async {
+        loop {
+            // A signal that comes while another is being taken is one with it.
+            interrupt();
+            if let Some(ended) = child.try_wait().unwrap() {
+                break ended;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert_eq!(ended.await.code(), Some(130));
+    let _ = stdout.read(&mut begun);
+}
+
 #[test]
 fn what_goes_wrong_takes_one_line() {
     let server = Server::start(&[]);
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let nobody = format!("ws://{free}");
-    let mistakes: [(&[&str], &str); 15] = [
+    // Bound and not listening: nobody else gets it meanwhile.
+    let deaf = tokio::net::TcpSocket::new_v4().unwrap();
+    deaf.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let nobody = format!("ws://{}", deaf.local_addr().unwrap());
+    let mistakes: [(&[&str], &str); 17] = [
         (&["serve", "--addr", &server.addr], "cannot listen on"),
         (&["serve", "--addr", "nonsense"], "no address"),
         (&["serve", "--addr", "127.0.0.1:99999"], "no address"),
@@ -311,6 +366,8 @@ fn what_goes_wrong_takes_one_line() {
         (&[], "lanecast serve"),
         (&["watch", "http://127.0.0.1"], "ws://HOST:PORT"),
         (&["watch", "wss://127.0.0.1"], "TLS"),
+        (&["watch", "ws://127.0.0.1:99999"], "port"),
+        (&["watch", "ws://[::1]:99999"], "port"),
         (&["watch", &nobody], "nobody listens"),
         (&["watch", "--count", "x"], "--count"),
     ];

@@ -158,7 +158,7 @@ impl<R: Room> SessionBuilder<R> {
         self
     }
 
-    /// How many events wait for a slow listener before it misses the oldest. Default 1,024.
+    /// How many events wait for a slow listener before it misses the oldest, at least. Default 1,024.
     pub fn event_capacity(mut self, events: usize) -> Self {
         self.config.event_capacity = events;
         self
@@ -169,7 +169,8 @@ impl<R: Room> SessionBuilder<R> {
     /// The closure runs after the participant's place in the log is fixed: every broadcast from there on follows the
     /// initial messages. So change your state first and broadcast the change second; a change that races with a join
     /// may be told twice, by the initial messages and by the broadcast, never not at all. The closure may send and
-    /// broadcast. It is given the session's open time-out; if it panics or takes longer, the join is tried again.
+    /// broadcast (with a [`WeakSession`](super::WeakSession): one that owned its session would keep it for ever). It is
+    /// given the session's open time-out; if it panics or takes longer, the join is tried again.
     pub fn initial<F, Fut>(mut self, initial: F) -> Self
     where
         F: Fn(Participant<R::Message>) -> Fut + Send + Sync + 'static,

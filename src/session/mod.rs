@@ -16,7 +16,7 @@ mod tenant;
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -87,6 +87,10 @@ tokio::task_local! {
 /// # Ok(()) }
 /// ```
 pub struct Session<R: Room>(Arc<Owned<R>>);
+
+/// A handle that doesn't keep the session open: for the closures that the session itself keeps, which would keep it
+/// for ever with a [`Session`].
+pub struct WeakSession<R: Room>(Weak<Owned<R>>);
 
 /// What the handles own: the session is cancelled with the last of them.
 struct Owned<R: Room>(Arc<Shared<R>>);
@@ -224,6 +228,12 @@ impl<R: Room> Session<R> {
 
     fn shared(&self) -> &Arc<Shared<R>> {
         &self.0.0
+    }
+
+    /// A handle that doesn't keep the session open.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakSession<R> {
+        WeakSession(Arc::downgrade(&self.0))
     }
 
     /// The room.
@@ -452,6 +462,26 @@ impl<R: Room> Clone for Session<R> {
 impl<R: Room> fmt::Debug for Session<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("participants", &self.shared().registry.len()).finish_non_exhaustive()
+    }
+}
+
+impl<R: Room> WeakSession<R> {
+    /// The session, unless its last handle has been dropped.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Session<R>> {
+        self.0.upgrade().map(Session)
+    }
+}
+
+impl<R: Room> Clone for WeakSession<R> {
+    fn clone(&self) -> Self {
+        Self(Weak::clone(&self.0))
+    }
+}
+
+impl<R: Room> fmt::Debug for WeakSession<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakSession")
     }
 }
 

@@ -194,7 +194,9 @@ impl Verbosity {
             2 => LevelFilter::DEBUG,
             _ => LevelFilter::TRACE,
         };
-        tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).init();
+        // A line that can't be written is lost; told of there, that would be a panic where it was logged.
+        let log = tracing_subscriber::fmt().log_internal_errors(false).with_writer(std::io::stderr).with_ansi(false);
+        log.with_max_level(level).init();
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod args;
 mod host;
+mod interrupts;
 #[cfg(feature = "server-livekit")]
 mod livekit;
 mod report;

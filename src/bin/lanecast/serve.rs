@@ -16,6 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::args::{Rate, ServeArgs};
 use crate::host::{self, Source};
+use crate::interrupts::Interrupts;
 use crate::{Failure, report};
 
 /// How long viewers have to take what is on its way to them once the end was asked for.
@@ -160,43 +161,6 @@ async fn sample<R: Room<Message = Frame>>(source: Source, channel: AdvertisedCha
         };
         if let Err(error) = channel.publish(message).await {
             return tracing::debug!(topic, %error, "sampling ends");
-        }
-    }
-}
-
-/// Ctrl-C, and on Unix what asks a service to end.
-struct Interrupts {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Interrupts {
-    #[cfg(unix)]
-    fn new() -> Result<Self, Failure> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let listen = |kind| signal(kind).map_err(|error| Failure::new(format!("can't listen for signals: {error}")));
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    #[cfg(unix)]
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn new() -> Result<Self, Failure> {
-        Ok(Self {})
-    }
-
-    #[cfg(not(unix))]
-    async fn next(&mut self) {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
         }
     }
 }

@@ -16,8 +16,10 @@ use lanecast::protocol::client::{ChannelRequest, Subscribe, SubscribeChannels, S
 use lanecast::protocol::server::{Channel, Status, StatusLevel};
 use lanecast::protocol::{ClientMessage, FrameKind, ServerMessage, WireFormat};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use crate::args::WatchArgs;
+use crate::interrupts::Interrupts;
 use crate::text::escape;
 use crate::{Failure, text};
 
@@ -29,12 +31,27 @@ const LISTING: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(args: &WatchArgs) -> Result<(), Failure> {
     args.verbosity.apply();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("no thread to run on: {error}")))?;
-    match runtime.block_on(watch_any(args)) {
+    let interrupted = CancellationToken::new();
+    let watching = async {
+        // On the worker: this thread may be printing, to somebody who doesn't read.
+        tokio::spawn(end_at_second(Interrupts::new()?, interrupted.clone()));
+        watch_any(args, &interrupted).await
+    };
+    match runtime.block_on(watching) {
         Ok(()) | Err(End::Quiet) => Ok(()),
         Err(End::Failed(failure)) => Err(failure),
     }
+}
+
+/// The first interrupt takes leave of the server, as soon as what is being printed is read; the second ends the program
+/// wherever it is.
+async fn end_at_second(mut interrupts: Interrupts, first: CancellationToken) {
+    interrupts.next().await;
+    first.cancel();
+    interrupts.next().await;
+    std::process::exit(130);
 }
 
 /// Why watching ends.
@@ -42,6 +59,12 @@ enum End {
     /// Nobody reads any more, or all that was asked for is done.
     Quiet,
     Failed(Failure),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
 }
 
 impl From<io::Error> for End {
@@ -72,16 +95,23 @@ trait Wire {
     async fn close(self);
 }
 
-async fn watch_any(args: &WatchArgs) -> Result<(), End> {
+async fn watch_any(args: &WatchArgs, interrupted: &CancellationToken) -> Result<(), End> {
     #[cfg(feature = "server-livekit")]
     if let Some(url) = &args.livekit {
-        return watch(args, args.topics(), livekit::LiveKit::connect(url).await?).await;
+        let connected = interrupted.run_until_cancelled(livekit::LiveKit::connect(url)).await;
+        return watch(args, args.topics(), connected.ok_or(End::Quiet)??, interrupted).await;
     }
     let (url, topics) = args.target();
-    watch(args, topics, websocket::WebSocket::connect(&url).await?).await
+    let connected = interrupted.run_until_cancelled(websocket::WebSocket::connect(&url)).await;
+    watch(args, topics, connected.ok_or(End::Quiet)??, interrupted).await
 }
 
-async fn watch<W: Wire>(args: &WatchArgs, topics: Vec<&str>, mut wire: W) -> Result<(), End> {
+async fn watch<W: Wire>(
+    args: &WatchArgs,
+    topics: Vec<&str>,
+    mut wire: W,
+    interrupted: &CancellationToken,
+) -> Result<(), End> {
     let mut view = View::new(args, topics, W::FORMAT);
     let mut listed_by: Option<Instant> = None;
     let ended = loop {
@@ -91,7 +121,7 @@ async fn watch<W: Wire>(args: &WatchArgs, topics: Vec<&str>, mut wire: W) -> Res
                 listed_by = None;
                 view.listed().map(|()| Reply::None)
             }
-            _ = tokio::signal::ctrl_c() => break Ok(()),
+            () = interrupted.cancelled() => break Ok(()),
         };
         match shown {
             Ok(Reply::None) => {}

@@ -32,6 +32,11 @@ impl WebSocket {
         let Some(mut request) = request else {
             return Err(End::failed(format!("{url:?} is no server's address: give ws://HOST:PORT")));
         };
+        // A port that is no port would be taken for none, which means 80.
+        let uri = request.uri();
+        if uri.port_u16().is_none() && uri.authority().is_some_and(|authority| has_port(authority.as_str())) {
+            return Err(End::failed(format!("{url:?} has no such port: give a number up to 65535")));
+        }
         // Not the schema-table dialect: a viewer that needs no schemas has nothing to gain from it.
         let offered = [Subprotocol::SdkV1, Subprotocol::WebsocketV1].map(Subprotocol::as_str).join(", ");
         let offered = offered.parse().expect("subprotocol names are made of letters and dots");
@@ -79,6 +84,11 @@ impl Wire for WebSocket {
         // It is over either way.
         let _ = timeout(FAREWELL, self.socket.close(None)).await;
     }
+}
+
+/// Whether something is said of a port: behind the brackets of an IPv6 address, if it is one.
+fn has_port(authority: &str) -> bool {
+    authority.rsplit(']').next().is_some_and(|host| host.contains(':'))
 }
 
 fn unconnected(url: &str, error: &Error) -> String {
