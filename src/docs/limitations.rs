@@ -3,7 +3,7 @@
 //! - **A shard must not be blocked.** A sink's `poll_*`, a waker, a message's `clone` and `drop`, and a `tracing` layer
 //!   run on a flush shard: what blocks there delays that shard's share of the participants. Only
 //!   [`try_broadcast`](crate::Session::try_broadcast) may be called there. A panic in a sink harms its participant alone;
-//!   a panic in a message's `drop` ends the session.
+//!   a panic in a message's `drop` may end the session.
 //! - **A broadcast is cloned once per shard, and once per participant unless the room's sinks are
 //!   [shown](crate::room::Room::start_send_run) what goes to many.** A message that doesn't share its payload when it
 //!   is cloned makes that expensive.
@@ -17,6 +17,9 @@
 //!   doesn't claim to withstand a peer that measures and searches for names that collide: let the server choose
 //!   identities, or check their form.
 //! - **A shard has room for 262,144 participants**; beyond that joins fail.
+//! - **A closure that owns its session keeps it for ever.** What is given to the builder lives as long as the session:
+//!   let it have a [`WeakSession`](crate::WeakSession).
+//! - **A waiting broadcast that is kept and not polled holds up all others**, as they are served in order.
 //! - **A session needs a tokio runtime with time enabled**, for as long as it lives. If the runtime goes first, its
 //!   sinks are dropped and nothing is delivered.
 //! - **[`Session::stats`](crate::Session::stats) looks at every participant** for the oldest message: some

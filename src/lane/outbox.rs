@@ -98,6 +98,8 @@ pub(crate) struct Outbox<M> {
     delivered_bytes: Tally,
     lost: AtomicU64,
     rejected: AtomicU64,
+    /// Whoever waits for half of the bound to be free.
+    eased: Signal,
     /// When the oldest waiting message came, in the session's milliseconds plus one; 0 while none waits.
     oldest: AtomicU64,
 }
@@ -117,6 +119,7 @@ impl<M: Message> Outbox<M> {
             delivered_bytes: Tally::new(),
             lost: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
+            eased: Signal::new(),
             oldest: AtomicU64::new(0),
         }
     }
@@ -162,6 +165,7 @@ impl<M: Message> Outbox<M> {
             self.port.mail.set(slot as usize);
             self.port.signal.wake();
         }
+        self.eased.wake();
         true
     }
 
@@ -289,6 +293,24 @@ impl<M: Message> Outbox<M> {
     /// Gives back what messages took of the bound.
     pub(crate) fn release(&self, messages: u32, bytes: usize) {
         self.waiting.release(messages, bytes);
+        if !self.is_half_full() {
+            self.eased.wake();
+        }
+    }
+
+    /// Waits until half of the bound is free, or the instance has ended. One task may wait.
+    #[cfg(feature = "telemetry")]
+    pub(crate) fn poll_eased(&self, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        let is_eased = || !self.is_half_full() || self.has_ended();
+        if is_eased() {
+            return std::task::Poll::Ready(());
+        }
+        self.eased.doze(cx.waker());
+        if is_eased() {
+            self.eased.rise();
+            return std::task::Poll::Ready(());
+        }
+        std::task::Poll::Pending
     }
 
     /// Counts messages as delivered.

@@ -389,6 +389,12 @@ impl<M: Message> Participant<M> {
         Arc::clone(annex).downcast().expect("an annex is asked for by one type")
     }
 
+    /// Waits until half of what may wait for it is free, or it has ended. One task may wait.
+    #[cfg(feature = "telemetry")]
+    pub(crate) fn poll_eased(&self, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
+        self.0.outbox.poll_eased(cx)
+    }
+
     #[cfg(feature = "telemetry")]
     pub(crate) fn note_round_trip(&self, round_trip: Duration) {
         self.0.pulse.set_round_trip(round_trip);

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::parameter::WireParameters;
+use super::server::Capability;
 use super::wire::{self, Reader, Text};
 use super::{DecodeError, Frame, FrameKind, Parameter, Schema, WireFormat, frame, server};
 
@@ -276,6 +277,25 @@ const OPCODE_SERVICE_CALL_REQUEST: u8 = 2;
 const OPCODE_PING: u8 = 4;
 const OPCODE_PING_ACK: u8 = 5;
 
+fn needed_by_op(op: &str) -> Option<Capability> {
+    match op {
+        ADVERTISE | UNADVERTISE => Some(Capability::ClientPublish),
+        FETCH_ASSET => Some(Capability::Assets),
+        GET_PARAMETERS | SET_PARAMETERS => Some(Capability::Parameters),
+        SUBSCRIBE_PARAMETER_UPDATES | UNSUBSCRIBE_PARAMETER_UPDATES => Some(Capability::ParametersSubscribe),
+        SUBSCRIBE_CONNECTION_GRAPH | UNSUBSCRIBE_CONNECTION_GRAPH => Some(Capability::ConnectionGraph),
+        _ => None,
+    }
+}
+
+fn needed_by_opcode(opcode: u8) -> Option<Capability> {
+    match opcode {
+        frame::OPCODE_MESSAGE_DATA => Some(Capability::ClientPublish),
+        OPCODE_SERVICE_CALL_REQUEST => Some(Capability::Services),
+        _ => None,
+    }
+}
+
 /// The fields of a message that has none.
 #[derive(Serialize)]
 struct Nothing {}
@@ -320,14 +340,40 @@ impl ClientMessage {
     /// # Errors
     /// [`DecodeError`] says what is wrong; the connection is still in step.
     pub fn decode(format: WireFormat, kind: FrameKind, data: &Bytes) -> Result<Self, DecodeError> {
+        Self::decode_offered(format, kind, data, &Capability::ALL)
+    }
+
+    /// The same for a server that offers no more than `offered`: what needs another capability is refused before its
+    /// fields are read, which may take many times its length.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode), and [`DecodeError::NotOffered`].
+    pub fn decode_offered(
+        format: WireFormat,
+        kind: FrameKind,
+        data: &Bytes,
+        offered: &[Capability],
+    ) -> Result<Self, DecodeError> {
+        let check = |needed: Option<Capability>| match needed {
+            Some(capability) if !offered.contains(&capability) => Err(DecodeError::NotOffered { capability }),
+            _ => Ok(()),
+        };
         match kind {
-            FrameKind::Text => Self::decode_text(format, data),
-            FrameKind::Binary => Self::decode_binary(format, data),
+            FrameKind::Text => {
+                let text = Text::parse(data)?;
+                check(needed_by_op(&text.op))?;
+                Self::decode_text(format, &text)
+            }
+            FrameKind::Binary => {
+                // Costs nothing to speak of: a payload is shared.
+                let message = Self::decode_binary(format, data)?;
+                check(needed_by_opcode(Reader::opcode(data)?))?;
+                Ok(message)
+            }
         }
     }
 
-    fn decode_text(format: WireFormat, data: &Bytes) -> Result<Self, DecodeError> {
-        let text = Text::parse(data)?;
+    fn decode_text(format: WireFormat, text: &Text<'_>) -> Result<Self, DecodeError> {
         match text.op.as_str() {
             SUBSCRIBE => match format {
                 WireFormat::V1 => text.read().map(Self::Subscribe),
@@ -346,7 +392,7 @@ impl ClientMessage {
             FETCH_ASSET => text.read().map(Self::FetchAsset),
             GET_PARAMETERS => text.read().map(Self::GetParameters),
             SET_PARAMETERS => {
-                let (id, parameters) = WireParameters::read(&text)?;
+                let (id, parameters) = WireParameters::read(text)?;
                 Ok(Self::SetParameters(SetParameters { id, parameters }))
             }
             SUBSCRIBE_PARAMETER_UPDATES => text.read().map(Self::SubscribeParameterUpdates),

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use super::server::Capability;
+
 /// Most characters of a peer's own text that an error repeats.
 const EXCERPT: usize = 64;
 
@@ -34,6 +36,12 @@ pub enum DecodeError {
     WrongDirection {
         /// The op.
         op: &'static str,
+    },
+    /// The message needs a capability that the server doesn't offer. Its fields weren't read.
+    #[error("this server {}", capability.absence())]
+    NotOffered {
+        /// Which one.
+        capability: Capability,
     },
     /// The first byte of a binary message is no opcode that this side may receive.
     ///

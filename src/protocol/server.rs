@@ -92,6 +92,31 @@ pub enum Capability {
     Assets,
 }
 
+impl Capability {
+    /// Every one.
+    pub(super) const ALL: [Self; 7] = [
+        Self::ClientPublish,
+        Self::Parameters,
+        Self::ParametersSubscribe,
+        Self::Time,
+        Self::Services,
+        Self::ConnectionGraph,
+        Self::Assets,
+    ];
+
+    /// What a server without it lacks, as the rest of a sentence about it.
+    pub(super) fn absence(self) -> &'static str {
+        match self {
+            Self::ClientPublish => "takes no messages from viewers",
+            Self::Parameters | Self::ParametersSubscribe => "has no parameters",
+            Self::Time => "doesn't send its time",
+            Self::Services => "has no services",
+            Self::ConnectionGraph => "shows no connection graph",
+            Self::Assets => "has no assets",
+        }
+    }
+}
+
 /// What a newer peer can do besides is of no use here, and no reason to refuse it.
 fn known_capabilities<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Capability>, D::Error> {
     let names = Vec::<Value>::deserialize(deserializer)?;

@@ -137,10 +137,11 @@ impl<R: Room<Message = Frame>> Announcer<R> {
     async fn set_status(&self, status: Status) -> Result<(), AnnounceError> {
         tracing::debug!(level = ?status.level, id = status.id, "status");
         let id = status.id.clone();
-        let told = self.tell(None, self.state.set_status(status)).await;
+        let (frame, replaced) = self.state.set_status(status);
+        let told = self.tell(None, frame).await;
         if let (Err(_), Some(id)) = (told, id) {
-            // Who joined in between has it, and nobody will be told again.
-            self.state.remove_statuses(&[id]);
+            // Who joined in between has it, and nobody will be told again; for all others the one before holds on.
+            self.state.restore_status(id, replaced);
         }
         told
     }

@@ -56,6 +56,7 @@ mod subscriptions;
 #[cfg(test)]
 mod tests;
 mod viewer;
+mod warnings;
 
 use std::fmt;
 use std::sync::Arc;

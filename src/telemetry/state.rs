@@ -147,18 +147,28 @@ impl State {
         self.removals.send_modify(|count| *count += 1);
     }
 
-    /// Keeps a status if it has an id, in place of the one that had the id, and gives its frame.
-    pub(super) fn set_status(&self, status: Status) -> Frame {
+    /// Keeps a status if it has an id, and gives its frame, and that of the one it took the place of.
+    pub(super) fn set_status(&self, status: Status) -> (Frame, Option<Frame>) {
         let id = status.id.clone();
         let frame = ServerMessage::Status(status).encode();
-        if let Some(id) = id {
-            let mut tables = self.tables();
-            match tables.statuses.iter_mut().find(|(held, _)| *held == id) {
-                Some((_, held)) => *held = frame.clone(),
-                None => tables.statuses.push((id, frame.clone())),
+        let Some(id) = id else { return (frame, None) };
+        let mut tables = self.tables();
+        let replaced = match tables.statuses.iter_mut().find(|(held, _)| *held == id) {
+            Some((_, held)) => Some(std::mem::replace(held, frame.clone())),
+            None => {
+                tables.statuses.push((id, frame.clone()));
+                None
             }
+        };
+        (frame, replaced)
+    }
+
+    /// Puts back what a status took the place of.
+    pub(super) fn restore_status(&self, id: String, replaced: Option<Frame>) {
+        let Some(frame) = replaced else { return self.remove_statuses(&[id]) };
+        if let Some((_, held)) = self.tables().statuses.iter_mut().find(|(held, _)| *held == id) {
+            *held = frame;
         }
-        frame
     }
 
     pub(super) fn remove_statuses(&self, ids: &[String]) {

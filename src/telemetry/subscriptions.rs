@@ -8,12 +8,14 @@
 //! [`forget_removed`](Subscriptions::forget_removed) completes the leaving, before anything else is asked for.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
 
 use super::channel::ChannelState;
 use super::state::State;
+use super::warnings::Warnings;
 use crate::lane::SubscriptionTag;
 use crate::participant::Participant;
 use crate::protocol::Frame;
@@ -43,6 +45,28 @@ pub(super) struct Wanted {
     id: Option<u32>,
 }
 
+/// Why a subscription isn't made.
+#[derive(Clone, Copy, Debug)]
+enum Unmet {
+    NoChannel { number: u64, id: Option<u32> },
+    Subscribed { number: u64, id: Option<u32> },
+    IdInUse { id: u32, other: u64 },
+}
+
+impl fmt::Display for Unmet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NoChannel { number, id: Some(id) } => write!(f, "subscription {id}: there is no channel {number}"),
+            Self::NoChannel { number, id: None } => write!(f, "there is no channel {number}"),
+            Self::Subscribed { number, id: Some(id) } => {
+                write!(f, "channel {number} is subscribed to already, as subscription {id}")
+            }
+            Self::Subscribed { number, id: None } => write!(f, "channel {number} is subscribed to already"),
+            Self::IdInUse { id, other } => write!(f, "subscription id {id} is in use already, for channel {other}"),
+        }
+    }
+}
+
 impl From<Subscription> for Wanted {
     fn from(wanted: Subscription) -> Self {
         Self { channel: wanted.channel_id, id: Some(wanted.id) }
@@ -65,15 +89,15 @@ impl Subscriptions {
         participant: &Participant<Frame>,
         state: &State,
         wanted: impl Iterator<Item = Wanted>,
-    ) -> Vec<String> {
-        let (mut new, mut warnings) = (Vec::new(), Vec::new());
+    ) -> Warnings {
+        let (mut new, mut warnings) = (Vec::new(), Warnings::default());
         for wanted in wanted {
             match self.check(state, wanted) {
                 Ok(channel) => {
                     self.insert(Arc::clone(&channel), wanted.id);
                     new.push((wanted.id, channel));
                 }
-                Err(warning) => warnings.push(warning),
+                Err(unmet) => warnings.push(|| unmet.to_string()),
             }
         }
         self.leave(participant).await;
@@ -88,24 +112,16 @@ impl Subscriptions {
     }
 
     /// The channel of a subscription that may be made, or why it may not.
-    fn check(&mut self, state: &State, Wanted { channel: number, id }: Wanted) -> Result<Arc<ChannelState>, String> {
-        let Some(channel) = state.channel(number) else {
-            return Err(match id {
-                Some(id) => format!("subscription {id}: there is no channel {number}"),
-                None => format!("there is no channel {number}"),
-            });
-        };
+    fn check(&mut self, state: &State, Wanted { channel: number, id }: Wanted) -> Result<Arc<ChannelState>, Unmet> {
+        let channel = state.channel(number).ok_or(Unmet::NoChannel { number, id })?;
         if let Some(held) = self.held.get(&number) {
-            return Err(match held.id {
-                Some(other) => format!("channel {number} is subscribed to already, as subscription {other}"),
-                None => format!("channel {number} is subscribed to already"),
-            });
+            return Err(Unmet::Subscribed { number, id: held.id });
         }
         if let Some(id) = id
             && let Some(other) = self.by_id.get(&id).copied()
         {
             if self.held.get(&other).is_some_and(|held| held.channel.is_advertised()) {
-                return Err(format!("subscription id {id} is in use already, for channel {other}"));
+                return Err(Unmet::IdInUse { id, other });
             }
             // Of a channel that is gone: its end was only not yet taken note of.
             self.remove(other);
@@ -114,12 +130,12 @@ impl Subscriptions {
     }
 
     /// Ends subscriptions by the viewer's own numbers, and says what is wrong with them.
-    pub(super) async fn unsubscribe_ids(&mut self, participant: &Participant<Frame>, ids: &[u32]) -> Vec<String> {
-        let mut warnings = Vec::new();
+    pub(super) async fn unsubscribe_ids(&mut self, participant: &Participant<Frame>, ids: &[u32]) -> Warnings {
+        let mut warnings = Warnings::default();
         for id in ids {
             match self.by_id.get(id).copied() {
                 Some(channel) => self.remove(channel),
-                None => warnings.push(format!("there is no subscription {id}")),
+                None => warnings.push(|| format!("there is no subscription {id}")),
             }
         }
         self.leave(participant).await;
@@ -127,13 +143,13 @@ impl Subscriptions {
     }
 
     /// Ends subscriptions by the channels' numbers, and says what is wrong with them.
-    pub(super) async fn unsubscribe_channels(&mut self, participant: &Participant<Frame>, ids: &[u64]) -> Vec<String> {
-        let mut warnings = Vec::new();
+    pub(super) async fn unsubscribe_channels(&mut self, participant: &Participant<Frame>, ids: &[u64]) -> Warnings {
+        let mut warnings = Warnings::default();
         for id in ids {
             if self.held.contains_key(id) {
                 self.remove(*id);
             } else {
-                warnings.push(format!("channel {id} is not subscribed to"));
+                warnings.push(|| format!("channel {id} is not subscribed to"));
             }
         }
         self.leave(participant).await;

@@ -8,13 +8,14 @@
 //! A viewer may open another stream on the same connection, in place of the one it had. Its instance goes on, with what
 //! it has subscribed to; what was still unread on the old stream is lost with it, and so are the fetches.
 //!
-//! Nothing a viewer sends ends its connection. What is wrong is answered with a status, to it alone; a viewer that
-//! sends nonsense and doesn't read the answers overflows like any other.
+//! Nothing a viewer sends ends its connection. What is wrong is answered with a status, to it alone. While half of what
+//! may wait for it does, nothing more is taken from it: one that sends much and reads is slowed down, one that doesn't
+//! read the answers is found stuck like any other.
 
 use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -27,17 +28,17 @@ use super::pings::Pings;
 use super::silence::Silence;
 use super::state::{State, format_of};
 use super::subscriptions::{Subscriptions, Wanted};
+use super::warnings::Warnings;
 use super::{Status, StatusLevel};
 use crate::participant::Participant;
 use crate::protocol::client::{FetchAsset, ServiceCall};
-use crate::protocol::server::ServiceCallFailure;
+use crate::protocol::server::{Capability, ServiceCallFailure};
 use crate::protocol::{ClientMessage, Frame, ServerMessage};
 use crate::room::Room;
 use crate::session::{ControlStream, SessionEvent, Who};
 
-/// Most warnings one request is answered with; what is above is summed up in one more. A request may name any number
-/// of channels, and an honest viewer that names many that are just gone shall not overflow by the answers.
-const WARNINGS_PER_REQUEST: usize = 16;
+/// What viewers may ask for. (A service call and a fetch are refused by their number, which is read for that.)
+const OFFERED: &[Capability] = &[Capability::Services, Capability::Assets];
 
 type Fetches = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
@@ -53,7 +54,7 @@ where
     let mut open = true;
     loop {
         tokio::select! {
-            heard = hear(&mut stream.stream, open, &mut silence) => match heard {
+            heard = hear(&mut stream.stream, open, &mut silence, viewer.as_ref()) => match heard {
                 Heard::Frame(frame) => {
                     let Some(participant) = stream.participant() else {
                         tracing::debug!(identity = %stream.identity, sid = %stream.sid, "request during a reset dropped");
@@ -114,9 +115,14 @@ enum Heard {
     Nothing,
 }
 
-/// Waits for what is heard next. Safe to cancel. A frame that waits has been heard, however late we are.
-async fn hear(inbox: &mut impl Inbox, open: bool, silence: &mut Silence) -> Heard {
+/// Waits for what is heard next, and before it listens, until half of what may wait for the viewer is free: so its
+/// answers don't overflow it as long as it reads them. Safe to cancel. A frame that waits has been heard, however late
+/// we are.
+async fn hear(inbox: &mut impl Inbox, open: bool, silence: &mut Silence, viewer: Option<&Viewer>) -> Heard {
     poll_fn(|cx| {
+        if let Some(viewer) = viewer {
+            ready!(viewer.participant.poll_eased(cx));
+        }
         if open && let Poll::Ready(frame) = inbox.poll_frame(cx) {
             return Poll::Ready(frame.map_or(Heard::End, Heard::Frame));
         }
@@ -159,7 +165,8 @@ impl Viewer {
     async fn handle(&self, state: &State, fetches: &mut Fetches, silence: &mut Silence, frame: &Frame) {
         let participant = &self.participant;
         let Asked { subscriptions, pings } = &mut *self.asked.lock().await;
-        match ClientMessage::decode(format_of(participant.protocol()), frame.kind(), &frame.to_bytes()) {
+        let format = format_of(participant.protocol());
+        match ClientMessage::decode_offered(format, frame.kind(), &frame.to_bytes(), OFFERED) {
             Err(error) => tell(participant, StatusLevel::Error, error.to_string()).await,
             Ok(ClientMessage::Subscribe(request)) => {
                 let wanted = request.subscriptions.into_iter().map(Wanted::from);
@@ -184,18 +191,8 @@ impl Viewer {
             },
             Ok(ClientMessage::FetchAsset(fetch)) => fetch_asset(participant, state, fetches, fetch).await,
             Ok(ClientMessage::ServiceCallRequest(call)) => fail_call(participant, &call).await,
-            Ok(ClientMessage::Advertise(_) | ClientMessage::Unadvertise(_) | ClientMessage::MessageData(_)) => {
-                tell(participant, StatusLevel::Error, "this server takes no messages from viewers").await;
-            }
-            Ok(
-                ClientMessage::GetParameters(_)
-                | ClientMessage::SetParameters(_)
-                | ClientMessage::SubscribeParameterUpdates(_)
-                | ClientMessage::UnsubscribeParameterUpdates(_),
-            ) => tell(participant, StatusLevel::Error, "this server has no parameters").await,
-            Ok(ClientMessage::SubscribeConnectionGraph | ClientMessage::UnsubscribeConnectionGraph) => {
-                tell(participant, StatusLevel::Error, "this server shows no connection graph").await;
-            }
+            // What isn't offered isn't decoded.
+            Ok(_) => tell(participant, StatusLevel::Error, "this server doesn't offer that").await,
         }
         if pings.has_pinged() {
             silence.watch();
@@ -247,13 +244,9 @@ async fn fail_call(participant: &Participant<Frame>, call: &ServiceCall) {
     answer(participant, ServerMessage::ServiceCallFailure(failure).encode()).await;
 }
 
-async fn warn(participant: &Participant<Frame>, warnings: Vec<String>) {
-    let more = warnings.len().saturating_sub(WARNINGS_PER_REQUEST);
-    for warning in warnings.into_iter().take(WARNINGS_PER_REQUEST) {
+async fn warn(participant: &Participant<Frame>, warnings: Warnings) {
+    for warning in warnings.into_texts() {
         tell(participant, StatusLevel::Warning, warning).await;
-    }
-    if more > 0 {
-        tell(participant, StatusLevel::Warning, format!("{more} more warnings of this kind")).await;
     }
 }
 

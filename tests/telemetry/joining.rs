@@ -137,3 +137,38 @@ async fn an_incompatible_viewer_is_told_so() {
     assert!(text.contains("1.9.0") && text.contains("2.2.0"), "{text}");
     assert!(received[0].closed);
 }
+
+/// A status that could not be replaced still holds, for who joins as for who is there.
+#[tokio::test]
+async fn a_status_that_could_not_be_replaced_holds() {
+    let room = Room::new();
+    let builder = Telemetry::builder(room.clone()).name("test").configure(|session| session.queue_bytes(1 << 10));
+    let telemetry = builder.build().unwrap();
+    telemetry.status(StatusLevel::Warning, "hot", Some("temperature")).await.unwrap();
+    // 1. Its replacement is too long: nobody is told of it.
+    let long = "x".repeat(2 << 10);
+    let error = telemetry.status(StatusLevel::Error, &long, Some("temperature")).await.unwrap_err();
+    assert!(matches!(error, AnnounceError::TooLarge { .. }));
+    // 2. Nor of one that replaces none.
+    assert!(telemetry.status(StatusLevel::Error, &long, Some("door")).await.is_err());
+    // 3. Who joins is told of the first.
+    let viewer = Viewer::join(&room, "ada", SDK_V1).await;
+    viewer.settle().await;
+    assert_eq!(statuses(&viewer.told()), [(StatusLevel::Warning, "hot".to_owned())]);
+}
+
+/// What was encoded for all who join changes with the channels.
+#[tokio::test]
+async fn who_joins_after_an_unadvertise_is_told_of_no_ghost() {
+    let (room, telemetry) = telemetry();
+    let one = telemetry.advertise(json_channel("/one")).await.unwrap();
+    let two = telemetry.advertise(json_channel("/two")).await.unwrap();
+    let viewer = Viewer::join(&room, "ada", SDK_V1).await;
+    viewer.settle().await;
+    assert_eq!(believed(&viewer.seen()), BTreeSet::from([one.id(), two.id()]));
+    one.unadvertise().await.unwrap();
+    let viewer = Viewer::join(&room, "bob", SDK_V1).await;
+    viewer.settle().await;
+    assert_eq!(believed(&viewer.seen()), BTreeSet::from([two.id()]));
+    assert!(!viewer.seen().iter().any(|message| matches!(message, ServerMessage::Unadvertise(_))));
+}

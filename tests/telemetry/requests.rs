@@ -133,3 +133,27 @@ async fn a_viewers_requests_take_effect_in_order() {
     channel.publish("{}").await.unwrap();
     assert_eq!(viewer.until_data(1).await[0].subscription_id, 101);
 }
+
+/// A viewer that asks faster than it is answered, and reads, is slowed down: it isn't reset for its own answers.
+#[tokio::test]
+async fn a_burst_of_requests_is_answered_to_the_last() {
+    let room = Room::new();
+    let builder = Telemetry::builder(room.clone()).name("test").configure(|session| session.queue_capacity(8));
+    let _telemetry = builder.build().unwrap();
+    let viewer = Viewer::join(&room, "ada", SDK_V1).await;
+    for _ in 0..500 {
+        viewer.say("{").await;
+    }
+    let seen = viewer.until("500 errors", |seen| statuses(seen).len() == 500).await;
+    assert_eq!(seen.len(), 501);
+    assert_eq!(viewer.line.received().len(), 1);
+    // One that doesn't read holds up itself alone.
+    viewer.line.conduct(Conduct::Stall { room: 0 });
+    let other = Viewer::join(&room, "bob", SDK_V1).await;
+    for _ in 0..100 {
+        viewer.say("{").await;
+    }
+    other.settle().await;
+    viewer.line.conduct(Conduct::Flow);
+    viewer.until("600 errors", |seen| statuses(seen).len() == 600).await;
+}

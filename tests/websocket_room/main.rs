@@ -3,6 +3,7 @@
 #![cfg(feature = "websocket")]
 
 mod connections;
+mod floods;
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -29,7 +30,7 @@ type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 const SDK: &str = "foxglove.sdk.v1";
 
 /// Nothing here takes longer unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))

@@ -13,6 +13,9 @@ use super::upgrade::{Admission, Rejection, UpgradeRequest};
 
 type Hook = Arc<dyn Fn(&UpgradeRequest) -> Result<Admission, Rejection> + Send + Sync>;
 
+/// As good as never: times are added to a clock, which overflows otherwise.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Sets up a [`WebSocketRoom`].
 #[derive(Debug)]
 #[must_use = "nothing listens before bind"]
@@ -33,6 +36,13 @@ impl Config {
     /// Says who a viewer is: what the hook says, or else somebody called after `name`.
     pub(super) fn admit(&self, request: &UpgradeRequest, name: &str) -> Result<Admission, Rejection> {
         self.hook.as_ref().map_or_else(|| Ok(listen::anonymous(request, name)), |hook| hook(request))
+    }
+
+    /// Keeps times to what is as good as never.
+    fn bound_times(&mut self) {
+        let times =
+            [&mut self.handshake_timeout, &mut self.ping_interval, &mut self.idle_timeout, &mut self.close_timeout];
+        times.into_iter().for_each(|time| *time = (*time).min(LONGEST));
     }
 
     fn check(&self) -> Result<(), BindError> {
@@ -69,7 +79,7 @@ impl fmt::Debug for Config {
 impl WebSocketRoomBuilder {
     pub(super) fn new() -> Self {
         Self(Config {
-            max_message_bytes: 16 << 20,
+            max_message_bytes: 1 << 20,
             max_connections: 10_000,
             handshake_timeout: Duration::from_secs(10),
             ping_interval: Duration::from_secs(15),
@@ -83,7 +93,8 @@ impl WebSocketRoomBuilder {
     /// The longest message from a viewer, in bytes, fragments put together; a longer one closes its connection with
     /// 1009. Memory is taken as bytes arrive, whatever a header announces.
     ///
-    /// 16 MiB by default: what the other transport of this protocol takes, so that no viewer depends on the transport.
+    /// 1 MiB by default: a request for some thirty thousand channels. So much may be held for each connection while the
+    /// rest is on its way, and reading it takes some 20 ms of a worker's time. Raise it where viewers publish.
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.0.max_message_bytes = bytes;
         self
@@ -182,8 +193,9 @@ impl WebSocketRoomBuilder {
     ///
     /// # Cancel safety
     /// A future dropped before it is done has left nothing behind.
-    pub async fn bind(self, address: impl ToSocketAddrs + fmt::Display) -> Result<WebSocketRoom, BindError> {
+    pub async fn bind(mut self, address: impl ToSocketAddrs + fmt::Display) -> Result<WebSocketRoom, BindError> {
         self.0.check()?;
+        self.0.bound_times();
         let name = address.to_string();
         let listening = TcpListener::bind(address).await.and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (local_addr, listener) = listening.map_err(|source| BindError::of(name, source))?;

@@ -15,6 +15,8 @@
 //! | the viewer broke the WebSocket protocol; text that isn't UTF-8; a message over the size limit | 1002; 1007; 1009 |
 //! | the viewer closed | its own code |
 //!
+//! A viewer that is gone without a word, or ends its side without a close frame, gets none.
+//!
 //! Every close frame has a reason in words. Before it comes the rest of the frame that was being written, and nothing
 //! else: what waited is discarded. A viewer that doesn't take its leave in time is
 //! [reset](WebSocketRoomBuilder::close_timeout).
@@ -23,7 +25,8 @@
 //! An idle one has no buffers: what is read and written goes through one buffer per thread. A viewer that doesn't take
 //! what it is sent has at most one batch waiting here (64 KiB and a message; large payloads are shared by all), the
 //! rest waits in the session, which bounds it. A viewer whose messages aren't taken has 16 of them waiting, and what
-//! one read brought; then its socket isn't read any more.
+//! one read brought; then its socket isn't read any more. A message that is still on its way takes what has come of it,
+//! [at most](WebSocketRoomBuilder::max_message_bytes) 1 MiB, for as long as the viewer answers pings.
 //!
 //! # Limits
 //! There is no TLS: put a proxy in front. No compression is negotiated: it would cost each viewer its own copy of each

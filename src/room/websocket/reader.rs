@@ -215,21 +215,24 @@ impl Reader {
         })
     }
 
+    /// Hands on what `input` completes. Of several pings in it the last one is answered (RFC 6455, 5.5.3), so that a
+    /// flood of them costs no more writes than reads.
     fn take_in(&mut self, mut input: &[u8]) -> Result<(), Farewell> {
+        let mut ping = None;
         while let Some(item) = self.decoder.next(&mut input).map_err(Farewell::Violation)? {
             match item {
                 Item::Message(message) => {
                     if let Some(message) = self.deliver(message) {
                         self.held = Some(Box::new(Held { message, behind: input.to_vec() }));
-                        return Ok(());
+                        break;
                     }
                 }
-                Item::Ping(payload) => self.write_control(ControlFrame::Pong(payload))?,
+                Item::Ping(payload) => ping = Some(payload),
                 Item::Pong => {}
                 Item::Close(code) => return Err(Farewell::PeerClosed(code)),
             }
         }
-        Ok(())
+        ping.map_or(Ok(()), |payload| self.write_control(ControlFrame::Pong(payload)))
     }
 
     /// Gives a message to the embedder, or gives it back if there is no room.

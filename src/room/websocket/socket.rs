@@ -105,5 +105,8 @@ pub(super) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Resul
 /// the connection, and the peer may never see what was written last.
 pub(super) async fn drain(stream: &TcpStream) {
     let mut scrap = [0; 512];
-    while stream.readable().await.is_ok() && !matches!(read(stream, &mut scrap), Ok(Some(0)) | Err(_)) {}
+    while stream.readable().await.is_ok() && !matches!(read(stream, &mut scrap), Ok(Some(0)) | Err(_)) {
+        // Waiting to read costs no budget: a peer that sends without pause would keep the thread, time-outs included.
+        tokio::task::coop::consume_budget().await;
+    }
 }
