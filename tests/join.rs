@@ -181,8 +181,42 @@ async fn a_closure_that_panics_or_hangs_is_tried_again() {
     }
 }
 
-/// Initial messages don't count against the bound. One that the room can't carry at all fails the join, which is told, and
-/// is tried again.
+// 1. PA_1 is registered and keeps up. 2. Ada reconnects as PA_2, whose closure doesn't end. 3. PA_2 overflows while it
+// joins: its attempt has failed. 4. It has evicted nobody. 5. It is tried again, and then takes the place.
+#[tokio::test(start_paused = true)]
+async fn a_newcomer_that_fails_evicts_nobody() {
+    let gate = Arc::new(Semaphore::new(0));
+    let held = Arc::clone(&gate);
+    let (room, session) = memory(|builder| {
+        builder.queue_capacity(4).initial(move |ada: Participant<Bytes>| {
+            let held = Arc::clone(&held);
+            async move {
+                if *ada.sid() == sid("PA_2") {
+                    held.acquire().await.expect("it isn't closed").forget();
+                }
+                Vec::new()
+            }
+        })
+    });
+    room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
+    let old = live(&session, "ada").await;
+    room.join(presence("ada", "PA_2", 2)).await.expect("the session listens");
+    settle().await;
+    for text in texts("m", 10) {
+        session.broadcast(msg(text)).await.expect("the session is open");
+    }
+    until(|| old.stats().account.delivered == 10).await;
+    gate.add_permits(1);
+    until(|| session.stats().failed_joins == 1).await;
+    assert_eq!((old.end_reason(), session.stats().replacements), (None, 0));
+    assert_eq!(live(&session, "ada").await, old);
+    gate.add_permits(1);
+    assert_eq!(within(old.closed()).await, EndReason::Replaced);
+    assert_eq!(live(&session, "ada").await.sid(), &sid("PA_2"));
+}
+
+/// Initial messages don't count against the bound. One that the room can't carry at all fails the join, which is told,
+/// and is tried again.
 #[tokio::test(start_paused = true)]
 async fn an_initial_message_that_the_room_can_t_carry_fails_the_attempt() {
     let long = Arc::new(AtomicBool::new(true));

@@ -130,6 +130,7 @@ async fn a_duplicate_sid_changes_nothing() {
         _ => None,
     });
     assert_eq!(by.await, ada.client_id());
+    assert!(room.line(&id("eve")).received().is_empty(), "decided before a stream is opened");
     assert_eq!(session.participant_by_sid(&sid("PA_ada")), Some(ada.clone()));
     assert!(session.participant(&id("eve")).is_none());
     assert_eq!((ada.end_reason(), session.stats().joins, session.stats().refused), (None, 1, 1));

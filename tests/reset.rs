@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
@@ -226,8 +227,14 @@ async fn one_whose_stream_always_fails_waits_longer_each_time() {
     let opened: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let noted = Arc::clone(&opened);
     let stage = Stage::<Bytes>::new(move |_, _| {
-        noted.lock().expect("no test panics with it").push(Instant::now());
-        async {
+        let mut opened = noted.lock().expect("no test panics with it");
+        opened.push(Instant::now());
+        // The clock stands still as long as anybody can run: without a wait it would go on for ever.
+        let too_often = opened.len() > 1000;
+        async move {
+            if too_often {
+                std::future::pending::<()>().await;
+            }
             Ok(StageSink::new(|call, _| {
                 Poll::Ready(if matches!(call, Call::Flush) { Err("no".to_owned()) } else { Ok(()) })
             }))
@@ -301,9 +308,10 @@ async fn a_room_that_never_opens_a_stream_is_asked_less_and_less() {
         let opened = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&opened);
         let stage = Stage::<Bytes>::new(move |_, _| {
-            count.fetch_add(1, Ordering::SeqCst);
+            let too_often = count.fetch_add(1, Ordering::SeqCst) > 1000;
             async move {
                 match how {
+                    _ if too_often => std::future::pending().await,
                     0 => panic!("the room was told to panic"),
                     1 => Err(lanecast::room::OpenError::transport("told to fail")),
                     _ => std::future::pending().await,
@@ -472,4 +480,137 @@ async fn no_reset_is_lost() {
     }
     session.cancel();
     within(session.ended()).await.expect("it ends in good order");
+}
+
+/// A fresh stream is opened once the old one is back with the room, never beside it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_fresh_stream_is_opened_when_the_old_one_is_back() {
+    let out = Arc::new(AtomicUsize::new(0));
+    let (opened, back) = (Arc::clone(&out), Arc::clone(&out));
+    let beside = Arc::new(AtomicUsize::new(0));
+    let noted = Arc::clone(&beside);
+    let stage = Stage::<Bytes>::with_retire(
+        move |_, _| {
+            noted.fetch_add(opened.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+            async { Ok(Valve::shut().sink()) }
+        },
+        move |sink, _, _| {
+            back.fetch_sub(1, Ordering::SeqCst);
+            drop(sink);
+            None
+        },
+    );
+    let tiny = Duration::from_micros(1);
+    let session = stage.session(|builder| builder.queue_capacity(1).reset_backoff(tiny, tiny));
+    stage.join(presence("ada", "PA_1", 1));
+    for round in 1..=size(300, 20_000) as u64 {
+        until(|| session.participant(&id("ada")).is_some_and(|ada| ada.end_reason().is_none())).await;
+        let ada = live(&session, "ada").await;
+        while ada.send(msg("x")).is_ok() {}
+        until(|| session.stats().resets.overflow == round).await;
+    }
+    live(&session, "ada").await;
+    close_settled(&session).await;
+    assert_eq!((beside.load(Ordering::SeqCst), out.load(Ordering::SeqCst)), (0, 0));
+}
+
+// 1. The loop is held while it asks for Cyd. 2. Ada joins and overflows: that she joined and her reset are both still
+//    to be
+// heard of. 3. The loop goes on; if it hears of her join first, that takes her out and joins her again, under the same
+// sid. It is held while it asks for Bob, until she is back. 4. The reset that is left over finds that its instance is
+// gone, and misses the successor.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_reset_that_is_left_over_misses_the_successor() {
+    for round in 0..size(20, 300) {
+        let holds = Arc::new(HashMap::from(["cyd", "bob"].map(|name| (name, Hold::default()))));
+        let ended = Arc::new(AtomicBool::new(false));
+        let (asked, over) = (Arc::clone(&holds), Arc::clone(&ended));
+        let stage = Stage::<Bytes>::new(move |to, _| {
+            let (asked, over) = (Arc::clone(&asked), Arc::clone(&over));
+            async move {
+                match to.identity.as_str() {
+                    "ada" => until(|| asked["cyd"].is_reached.load(Ordering::SeqCst)).await,
+                    "bob" => until(|| over.load(Ordering::SeqCst)).await,
+                    _ => {}
+                }
+                Ok(Valve::shut().sink())
+            }
+        });
+        for name in ["cyd", "ada", "bob"] {
+            stage.place(presence(name, &format!("PA_{name}"), 1));
+        }
+        let room = Holding { stage: stage.clone(), asked: Mutex::default(), holds: Arc::clone(&holds) };
+        let session = Session::builder(room).queue_capacity(1).shards(1).build().expect("a test's settings make sense");
+        let mut events = session.events();
+        let ada = live(&session, "ada").await;
+        while ada.send(msg("x")).is_ok() {}
+        within(ada.closed()).await;
+        ended.store(true, Ordering::SeqCst);
+        live(&session, "bob").await;
+        settle().await;
+        holds["cyd"].is_over.store(true, Ordering::SeqCst);
+        live(&session, "ada").await;
+        holds["bob"].is_over.store(true, Ordering::SeqCst);
+        // The loop has come to rest when it has heard of all of these.
+        for n in 1..=20 {
+            stage.emit(RoomEvent::StreamOpened { identity: id("nobody"), sid: sid("PA_0"), stream: () });
+            until(|| session.stats().stray_streams == n).await;
+        }
+        until(|| session.stats().joins == 4).await;
+        assert_eq!(session.stats().resets.total(), 1, "round {round}: the successor was reset, too");
+        session.cancel();
+        within(async { while events.next().await.is_some() {} }).await;
+        assert_eq!((session.stats().joins, session.stats().resets.total()), (4, 1), "round {round}");
+    }
+}
+
+/// A place where the event loop is held.
+#[derive(Default)]
+struct Hold {
+    is_reached: AtomicBool,
+    is_over: AtomicBool,
+}
+
+/// A room that holds the event loop when it is asked for somebody a second time: the first time it is the join that
+/// asks.
+struct Holding {
+    stage: Stage<Bytes>,
+    asked: Mutex<HashMap<ParticipantIdentity, usize>>,
+    holds: Arc<HashMap<&'static str, Hold>>,
+}
+
+impl Room for Holding {
+    type Message = Bytes;
+    type Sink = StageSink<Bytes>;
+    type Incoming = ();
+
+    fn events(&self) -> impl Stream<Item = RoomEvent<()>> + Send + 'static {
+        self.stage.events()
+    }
+
+    fn participants(&self) -> Vec<Presence> {
+        self.stage.participants()
+    }
+
+    fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
+        let times = {
+            let mut asked = self.asked.lock().expect("no test panics with it");
+            let times = asked.entry(identity.clone()).or_default();
+            *times += 1;
+            *times
+        };
+        if let Some(hold) = self.holds.get(identity.as_str()).filter(|_| times == 2) {
+            hold.is_reached.store(true, Ordering::SeqCst);
+            // If the loop heard of the reset first, nobody comes back before it goes on.
+            let begun = std::time::Instant::now();
+            while !hold.is_over.load(Ordering::SeqCst) && begun.elapsed() < Duration::from_millis(50) {
+                std::thread::yield_now();
+            }
+        }
+        self.stage.present(identity)
+    }
+
+    async fn open(&self, to: &Presence, progress: Progress) -> Result<StageSink<Bytes>, OpenError> {
+        self.stage.open(to, progress).await
+    }
 }

@@ -23,7 +23,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, accept_hdr_async, conne
 type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Nothing here takes longer unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn lanecast(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lanecast"));

@@ -44,6 +44,30 @@ pub(crate) struct Port<M> {
     pub(crate) totals: Arc<Totals>,
 }
 
+/// Where a shard stands that is about to sleep.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stance {
+    /// The first position it hasn't read.
+    pub(crate) position: u64,
+    /// It has no members at or above this slot.
+    pub(crate) extent: usize,
+    /// It doesn't read on, whatever the log has for it.
+    pub(crate) is_braked: bool,
+    /// It has taken note of the seal.
+    pub(crate) is_draining: bool,
+}
+
+impl<M: Message> Port<M> {
+    /// Whether there is something here for a shard to do, but for its commands. Looked at once more before it sleeps: at
+    /// the slot, not the tail, as behind a claimed, empty slot that would spin.
+    pub(crate) fn has_work(&self, shard: Stance) -> bool {
+        (self.log.is_filled(shard.position) && !shard.is_braked)
+            || self.mail.any(shard.extent)
+            || self.ready.any(shard.extent)
+            || (!shard.is_draining && self.log.tail().is_sealed() && self.log.tail().position() == shard.position)
+    }
+}
+
 /// How much may wait for one participant, over both lanes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -302,15 +326,10 @@ impl<M: Message> Outbox<M> {
     #[cfg(feature = "telemetry")]
     pub(crate) fn poll_eased(&self, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
         let is_eased = || !self.is_half_full() || self.has_ended();
-        if is_eased() {
-            return std::task::Poll::Ready(());
+        if !is_eased() && self.eased.sleeps_unless(cx.waker(), is_eased) {
+            return std::task::Poll::Pending;
         }
-        self.eased.doze(cx.waker());
-        if is_eased() {
-            self.eased.rise();
-            return std::task::Poll::Ready(());
-        }
-        std::task::Poll::Pending
+        std::task::Poll::Ready(())
     }
 
     /// Counts messages as delivered.

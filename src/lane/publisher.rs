@@ -57,12 +57,13 @@ impl<M: Message> Publisher<M> {
                     Err(PublishError::Closed(back)) => return Poll::Ready(Err(back)),
                     Err(PublishError::Full(back)) => message = Some(back),
                 }
-                self.log.room.doze(cx.waker());
-                let tail = self.log.tail();
-                if !tail.is_sealed() && !self.log.has_room(tail) {
+                let may_go_on = || {
+                    let tail = self.log.tail();
+                    tail.is_sealed() || self.log.has_room(tail)
+                };
+                if self.log.room.sleeps_unless(cx.waker(), may_go_on) {
                     return Poll::Pending;
                 }
-                self.log.room.rise();
             }
         })
         .await

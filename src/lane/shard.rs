@@ -35,8 +35,7 @@
 //! nobody else has anything under way, an entry at each tick shows whether the uplink carries it past those who wait.
 //!
 //! # Sleep
-//! See [`signal`](super::signal). Before it sleeps the shard looks again at the slot at its position (not at the tail:
-//! behind a claimed, empty slot that would spin), at the mail and ready bits, and at the seal.
+//! See [`signal`](super::signal), and [`Port::has_work`] for what the shard looks at once more before it sleeps.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -56,7 +55,7 @@ use super::command::{Admission, COMMAND_CAPACITY, Command};
 use super::gauge::Gauge;
 use super::log::Entry;
 use super::member::{Fault, Member, Round, Stand, Sum};
-use super::outbox::{Limits, Port};
+use super::outbox::{Limits, Port, Stance};
 use super::owner::{Owner, SinkError};
 use super::pace::Pace;
 use super::roster::{Roster, Subscribed, Unsubscribed};
@@ -197,17 +196,11 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
 
     /// Whether there is nothing to do, once others know that this shard sleeps.
     fn sleeps(&self, cx: &Context<'_>) -> bool {
-        let port = &self.parts.port;
-        port.signal.doze(cx.waker());
-        let found = (port.log.is_filled(self.position) && !self.brake.is_on)
-            || port.mail.any(self.extent)
-            || port.ready.any(self.extent)
-            || (port.log.tail().is_sealed() && !self.draining && port.log.tail().position() == self.position)
-            || (self.parts.gauge.abort.load(Ordering::Relaxed) && !self.members.is_empty());
-        if found {
-            port.signal.rise();
-        }
-        !found
+        let Parts { port, gauge, .. } = &self.parts;
+        let (is_braked, is_draining) = (self.brake.is_on, self.draining);
+        let stance = Stance { position: self.position, extent: self.extent, is_braked, is_draining };
+        let is_told_to_end = || gauge.abort.load(Ordering::Relaxed) && !self.members.is_empty();
+        port.signal.sleeps_unless(cx.waker(), || port.has_work(stance) || is_told_to_end())
     }
 
     /// Collects what there is to do. False if there is nothing.

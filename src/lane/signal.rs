@@ -1,8 +1,8 @@
 //! Sleep and wake without a lost wake-up, and without a wake-up for who isn't asleep.
 //!
-//! One sleeper, any number of wakers. The sleeper calls [`Signal::doze`], looks once more at everything it could be
-//! woken for, and only then returns `Pending`; or it found something and calls [`Signal::rise`]. A waker makes its
-//! work visible first and calls [`Signal::wake`] second.
+//! One sleeper, any number of wakers. The sleeper says that it is about to sleep, looks once more at everything it could
+//! be woken for, and only then returns `Pending`: [`Signal::sleeps_unless`]. A waker makes its work visible first and
+//! calls [`Signal::wake`] second.
 //!
 //! # Orderings
 //! Store the flag, then look at the work; store the work, then look at the flag: each side writes one place and reads
@@ -24,6 +24,16 @@ pub(crate) struct Signal {
 impl Signal {
     pub(crate) fn new() -> Self {
         Self { asleep: AtomicBool::new(false), waker: AtomicWaker::new() }
+    }
+
+    /// Whether `waker`'s task may sleep: not if `finds`, which looks at its work once more, finds something.
+    pub(crate) fn sleeps_unless(&self, waker: &Waker, finds: impl FnOnce() -> bool) -> bool {
+        self.doze(waker);
+        let found = finds();
+        if found {
+            self.rise();
+        }
+        !found
     }
 
     /// Says that `waker`'s task is about to sleep. The caller looks at its work again after this.

@@ -21,7 +21,7 @@ async fn emptied(channel: &ChannelState) {
             tokio::task::yield_now().await;
         }
     };
-    timeout(Duration::from_secs(20), emptied).await.expect("somebody stays in the audience");
+    timeout(Duration::from_secs(60), emptied).await.expect("somebody stays in the audience");
 }
 
 async fn viewer(room: &MemoryRoom<Frame>, name: &str, format: WireFormat) -> mpsc::Sender<Frame> {

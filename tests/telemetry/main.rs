@@ -40,8 +40,11 @@ const SDK_V1_1: &str = "foxglove.sdk.v1.1";
 const V2: &str = "2.2.0";
 const V2_3: &str = "2.3.0";
 
+/// Nothing here takes longer unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 async fn within<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), work).await.expect("hangs")
+    tokio::time::timeout(PATIENCE, work).await.expect("hangs")
 }
 
 fn telemetry() -> (Room, Telemetry<Room>) {
@@ -126,7 +129,7 @@ impl Viewer {
 
     async fn until(&self, what: &str, mut condition: impl FnMut(&[ServerMessage]) -> bool) -> Vec<ServerMessage> {
         let found = self.line.wait_for(|received| condition(&decoded(self.format, received)));
-        match tokio::time::timeout(Duration::from_secs(20), found).await {
+        match tokio::time::timeout(PATIENCE, found).await {
             Ok(received) => decoded(self.format, &received),
             Err(_) => panic!("waits for {what} in vain, has {:#?}", self.seen()),
         }

@@ -1,8 +1,9 @@
 //! Models of the lane: what the model checker runs, each with the broken variants that it has to catch.
 //!
 //! They run the production types on the stand-ins of [`sync`](crate::sync). Only the shard's outer loop is written here
-//! once more, because the real one needs tokio's clock and channels: [`Watch`] reads and sleeps in the steps of
-//! [`shard`](super::shard), with the places marked at which a broken variant departs from it.
+//! once more, because the real one needs tokio's clock and channels: [`Watch`] reads in the steps of
+//! [`shard`](super::shard), with the places marked at which a broken variant departs from it. How it goes to sleep, and
+//! what it looks at before, is the production code.
 //!
 //! The shard always runs on a thread of its own: as a model's main thread, where loom begins, it hides interleavings.
 
@@ -19,7 +20,7 @@ use super::Message;
 use super::account::Totals;
 use super::bits::Bits;
 use super::log::BroadcastLog;
-use super::outbox::Port;
+use super::outbox::{Port, Stance};
 use super::signal::Signal;
 use crate::sync::AtomicBool;
 use crate::sync::kit::block_on;
@@ -86,34 +87,23 @@ impl Watch {
         });
     }
 
-    /// The steps of the production shard's function of that name.
     fn sleeps(&self, cx: &Context<'_>) -> bool {
-        let port = &self.port;
-        if self.sleeping == Sleeping::LooksFirst {
-            let found = self.finds();
-            if !found {
-                port.signal.doze(cx.waker());
+        let Port { log, signal, .. } = &*self.port;
+        let stance = Stance { position: self.position, extent: 1, is_braked: false, is_draining: false };
+        match self.sleeping {
+            Sleeping::Right => signal.sleeps_unless(cx.waker(), || self.port.has_work(stance)),
+            Sleeping::LooksFirst => {
+                let found = self.port.has_work(stance);
+                if !found {
+                    signal.doze(cx.waker());
+                }
+                !found
             }
-            return !found;
+            Sleeping::LooksAtTail => {
+                let reads = || log.tail().position() != self.position || self.port.has_work(stance);
+                signal.sleeps_unless(cx.waker(), reads)
+            }
         }
-        port.signal.doze(cx.waker());
-        let found = self.finds();
-        if found {
-            port.signal.rise();
-        }
-        !found
-    }
-
-    fn finds(&self) -> bool {
-        let log = &self.port.log;
-        let readable = match self.sleeping {
-            Sleeping::Right | Sleeping::LooksFirst => log.is_filled(self.position),
-            Sleeping::LooksAtTail => log.tail().position() != self.position,
-        };
-        readable
-            || self.port.mail.any(1)
-            || self.port.ready.any(1)
-            || (log.tail().is_sealed() && log.tail().position() == self.position)
     }
 
     /// Reads what is filled below `end`, and gives the slots back.
