@@ -162,13 +162,8 @@ impl<R: Room> Join<R> {
         if shard.newcomers.send(Admission { newcomer, reply }).await.is_err() {
             return Err(JoinError::SessionClosed);
         }
-        let answer = tokio::select! {
-            biased;
-            answer = answer => answer,
-            // It may arrive when the shard takes nobody in any more.
-            () = shard.newcomers.closed() => return Err(JoinError::SessionClosed),
-        };
-        match answer {
+        // If the shard takes nobody in any more the answer may never come: the event loop ends all joins then.
+        match answer.await {
             Ok(position) => {
                 participant.log(|| tracing::debug!(position, "admitted"));
                 Ok(())
