@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{
-    Stage, StageSink, State, Streams, Valve, assert_settled, close_settled, id, joined, live, memory, msg, presence,
-    settle, size, until, within,
+    Call, Stage, StageSink, State, Streams, Valve, assert_settled, close_settled, id, joined, live, memory, msg,
+    presence, settle, size, until, within,
 };
 use lanecast::room::memory::MemoryRoom;
 use lanecast::{
@@ -302,4 +302,48 @@ async fn a_closure_with_a_weak_handle_keeps_nothing() {
     assert_eq!(within(ada.closed()).await, EndReason::SessionClosed);
     assert!(handle.get().is_some_and(|session| session.upgrade().is_none()));
     until(|| Arc::strong_count(&handle) == 1).await;
+}
+
+/// A message whose drop panics each time, as one does that finds a lock poisoned.
+struct Mine;
+
+impl Clone for Mine {
+    fn clone(&self) -> Self {
+        Self
+    }
+}
+
+impl Message for Mine {
+    fn byte_len(&self) -> usize {
+        1
+    }
+}
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        assert!(tokio::task::try_id().is_none(), "told to panic");
+    }
+}
+
+/// However many of them there are: the session ends, and is told so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_panic_each_time_end_no_more_than_the_session() {
+    let stage = Stage::<Mine>::new(|_, _| async {
+        // What it takes it keeps.
+        Ok(StageSink::new(|call, _| {
+            if let Call::Send(message) = call {
+                std::mem::forget(message);
+            }
+            Poll::Ready(Ok(()))
+        }))
+    });
+    let session = stage.session(|builder| builder.shards(1).queue_capacity(4));
+    stage.join(presence("ada", "PA_1", 1));
+    let ada = live(&session, "ada").await;
+    let publisher = session.clone();
+    let published = std::thread::spawn(move || (0..20).filter(|_| publisher.try_broadcast(Mine).is_ok()).count());
+    within(ada.closed()).await;
+    assert!(matches!(within(session.ended()).await, Err(CloseError::Panicked(_))));
+    assert_settled(&session.stats().account);
+    assert!(published.join().expect("outside a task they don't panic") > 0);
 }

@@ -219,7 +219,8 @@ async fn many_overflow_at_once_and_nobody_else_notices() {
     assert_eq!(session.stats().resets.overflow, 100);
 }
 
-// 1. Ada's sink is always ready. 2. Direct messages and broadcasts come in one burst, together more than may wait, either
+// 1. Ada's sink is always ready. 2. Direct messages and broadcasts come in one burst, together more than may wait,
+//    either
 // kind by itself no more than that. 3. She keeps up, so nothing waits for her: she gets them all.
 #[tokio::test]
 async fn a_burst_over_both_lanes_resets_nobody_who_keeps_up() {
@@ -286,7 +287,8 @@ fn after_the_reactor() -> Stage<Bytes> {
     })
 }
 
-// 1. Six broadcasts wait for Ada. 2. Her sink wakes up, and as it takes the first of them she overflows, by direct sends.
+// 1. Six broadcasts wait for Ada. 2. Her sink wakes up, and as it takes the first of them she overflows, by direct
+//    sends.
 // 3. Nothing more goes into a sink of one who has ended.
 #[tokio::test]
 async fn an_end_in_the_middle_of_a_visit_stops_it() {
@@ -360,4 +362,28 @@ async fn one_who_ends_in_the_walk_before_its_visit_is_not_polled() {
     valve.let_through(1);
     assert_eq!(within(bob.closed()).await, EndReason::Overflow);
     assert_eq!(valve.lock().flushes_tried, tried, "polled after its end");
+}
+
+/// The same by bytes: a large broadcast behind a queue that is nearly full of small messages.
+#[tokio::test]
+async fn a_heavy_burst_over_both_lanes_resets_nobody_who_keeps_up() {
+    let cases: [(&[usize], &[usize]); 4] =
+        [(&[1; 30], &[100]), (&[1; 100], &[50]), (&[20; 5], &[30, 70]), (&[100], &[100, 1, 100])];
+    for (directs, broadcasts) in cases {
+        let (stage, _) = Streams::<Bytes>::stage(|_| Valve::open());
+        let session = stage.session(|builder| builder.shards(1).queue_bytes(100));
+        stage.join(presence("ada", "PA_1", 1));
+        let ada = live(&session, "ada").await;
+        settle().await;
+        for length in directs {
+            ada.try_send(vec![0; *length].into()).expect("no more than may wait");
+        }
+        for length in broadcasts {
+            session.try_broadcast(vec![0; *length].into()).expect("the log has room");
+        }
+        let all = (directs.len() + broadcasts.len()) as u64;
+        until(|| ada.end_reason().is_some() || ada.stats().account.delivered == all).await;
+        assert_eq!(ada.end_reason(), None, "{directs:?} and {broadcasts:?}");
+        close_settled(&session).await;
+    }
 }

@@ -341,6 +341,30 @@ async fn a_room_that_never_opens_a_stream_is_asked_less_and_less() {
     }
 }
 
+/// Nor by who reconnects while its stream can't be opened.
+#[tokio::test(start_paused = true)]
+async fn who_reconnects_while_its_stream_can_t_be_opened_waits_as_long() {
+    let opened = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&opened);
+    let stage = Stage::<Bytes>::new(move |_, _| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async { Err(OpenError::transport("told to fail")) }
+    });
+    let session = stage.session(|builder| builder);
+    let begun = Instant::now();
+    for connection in 0.. {
+        stage.leave("ada", &format!("PA_{connection}"));
+        stage.join(presence("ada", &format!("PA_{}", connection + 1), connection + 1));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if begun.elapsed() > Duration::from_secs(600) {
+            break;
+        }
+    }
+    let opened = opened.load(Ordering::SeqCst);
+    assert!((20..=60).contains(&opened), "{opened} attempts in ten minutes");
+    close_settled(&session).await;
+}
+
 /// A room that answers otherwise each time it is asked who is here isn't asked without end.
 #[tokio::test(start_paused = true)]
 async fn a_room_that_contradicts_itself_is_asked_less_and_less() {

@@ -188,3 +188,19 @@ async fn a_disconnect_under_another_identity_ends_no_handler() {
     assert_eq!(heard, Some(("ada".to_owned(), msg("still here"), Some(ada.client_id()))));
     assert_eq!(alive.load(Ordering::SeqCst), 1);
 }
+
+// 1. Ada's stream comes while she is being joined, and is kept. 2. Her connection is reported gone under another
+// identity. 3. She is registered: her stream is handled.
+#[tokio::test]
+async fn a_disconnect_under_another_identity_drops_no_stream_that_is_kept() {
+    let (room, session, mut seen, _alive) = start();
+    room.line(&id("ada")).opening_is(Opening::Held);
+    room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
+    let stream = room.open_incoming(&id("ada"), &sid("PA_1")).await.expect("the session listens");
+    room.emit(RoomEvent::Disconnected { identity: id("eve"), sid: sid("PA_1") }).await.expect("the session listens");
+    settle().await;
+    room.line(&id("ada")).opening_is(Opening::Ready);
+    let ada = live(&session, "ada").await;
+    stream.send(msg("kept")).await.expect("the handler runs");
+    assert_eq!(within(seen.recv()).await, Some(("ada".to_owned(), msg("kept"), Some(ada.client_id()))));
+}

@@ -32,6 +32,9 @@ pub(crate) struct Quota {
 }
 
 impl Quota {
+    /// No quota at all.
+    pub(crate) const UNBOUNDED: Self = Self { messages: u32::MAX, bytes: u64::MAX };
+
     /// What `load` leaves of it: one message at least.
     pub(crate) fn after(self, load: Load) -> Self {
         Self {

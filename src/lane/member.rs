@@ -358,7 +358,18 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         if self.stand == Stand::Clear {
             self.flush(round)?;
         }
-        self.reserve(1, round.intake.marks[range.start].bytes, round.uplink)?;
+        let bytes = round.intake.marks[range.start].bytes;
+        let mut fits = self.reserve(1, bytes, round.uplink);
+        if fits.is_err() && matches!(self.stand, Stand::Clear | Stand::More) {
+            // It isn't busy: rather more in one visit than an overflow.
+            round.quota = Quota::UNBOUNDED;
+            self.drive(round)?;
+            if self.is_open(round.quota)? {
+                return self.start_send_run(range, tag, round);
+            }
+            fits = self.reserve(1, bytes, round.uplink);
+        }
+        fits?;
         let key = round.shelf.keep(round.intake, range.start, round.now);
         self.backlog.get_or_insert_with(Backlog::new).push_shelved(key, tag);
         self.in_hand = 0;
@@ -434,7 +445,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             && self.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty())
             && self.poll_ready()?
         {
-            self.in_hand = 1;
+            self.in_hand += 1;
             let backlog = self.backlog.as_mut().expect("it was just looked at");
             let since = backlog.oldest(round.shelf).unwrap_or(round.now);
             let Popped { kind, message, bytes, tag } = backlog.pop(round.shelf).expect("it isn't empty");
@@ -492,7 +503,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             }
         };
         taken.map_err(Fault::Failed)?;
-        self.in_hand = 0;
+        self.in_hand -= 1;
         let load = Load::of_one(bytes);
         self.note_handed(load, since);
         let counted = if is_initial { &mut self.exempt } else { &mut self.held };

@@ -25,6 +25,7 @@ pub(crate) mod owner;
 mod pace;
 pub(crate) mod progress;
 pub(crate) mod publisher;
+pub(crate) mod relief;
 pub(crate) mod roster;
 pub(crate) mod run;
 pub(crate) mod shard;

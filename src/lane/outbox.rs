@@ -27,6 +27,7 @@ use super::bits::Bits;
 use super::caught::caught;
 use super::control_queue::ControlQueue;
 use super::log::BroadcastLog;
+use super::relief::Relief;
 use super::signal::Signal;
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
@@ -58,8 +59,8 @@ pub(crate) struct Stance {
 }
 
 impl<M: Message> Port<M> {
-    /// Whether there is something here for a shard to do, but for its commands. Looked at once more before it sleeps: at
-    /// the slot, not the tail, as behind a claimed, empty slot that would spin.
+    /// Whether there is something here for a shard to do, but for its commands. Looked at once more before it sleeps:
+    /// at the slot, not the tail, as behind a claimed, empty slot that would spin.
     pub(crate) fn has_work(&self, shard: Stance) -> bool {
         (self.log.is_filled(shard.position) && !shard.is_braked)
             || self.mail.any(shard.extent)
@@ -123,7 +124,7 @@ pub(crate) struct Outbox<M> {
     lost: AtomicU64,
     rejected: AtomicU64,
     /// Whoever waits for half of the bound to be free.
-    eased: Signal,
+    relief: Relief,
     /// When the oldest waiting message came, in the session's milliseconds plus one; 0 while none waits.
     oldest: AtomicU64,
 }
@@ -143,7 +144,7 @@ impl<M: Message> Outbox<M> {
             delivered_bytes: Tally::new(),
             lost: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
-            eased: Signal::new(),
+            relief: Relief::new(),
             oldest: AtomicU64::new(0),
         }
     }
@@ -189,7 +190,7 @@ impl<M: Message> Outbox<M> {
             self.port.mail.set(slot as usize);
             self.port.signal.wake();
         }
-        self.eased.wake();
+        self.relief.note();
         true
     }
 
@@ -318,18 +319,16 @@ impl<M: Message> Outbox<M> {
     pub(crate) fn release(&self, messages: u32, bytes: usize) {
         self.waiting.release(messages, bytes);
         if !self.is_half_full() {
-            self.eased.wake();
+            self.relief.note();
         }
     }
 
-    /// Waits until half of the bound is free, or the instance has ended. One task may wait.
-    #[cfg(feature = "telemetry")]
-    pub(crate) fn poll_eased(&self, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
-        let is_eased = || !self.is_half_full() || self.has_ended();
-        if !is_eased() && self.eased.sleeps_unless(cx.waker(), is_eased) {
-            return std::task::Poll::Pending;
-        }
-        std::task::Poll::Ready(())
+    /// Waits until half of the bound is free and a message of so many bytes fits, or the instance has ended. One that
+    /// is too large in any case isn't waited for.
+    pub(crate) async fn room_for(&self, bytes: usize) {
+        let bytes = (bytes as u64).min(self.limits.largest);
+        let fits = || self.waiting.get().1.saturating_add(bytes) <= self.limits.bytes;
+        self.relief.until(|| self.has_ended() || (!self.is_half_full() && fits())).await;
     }
 
     /// Counts messages as delivered.

@@ -551,6 +551,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                     }
                 }
             }
+            // What it holds may panic, and this may be what a panic has led to.
+            caught(|| drop(taken));
         }
         self.parts.port.log.advance(self.parts.index, self.position);
         for (_, member) in self.members.iter_mut().filter(|(_, member)| !member.owner.outbox().has_ended()) {

@@ -188,8 +188,8 @@ impl<M: Message> Participant<M> {
 
     /// Sends to it alone, or gives the message back. Never blocks, and asks for no reset.
     ///
-    /// The bound is that of both lanes: who fills it by `try_send` leaves no room for the next broadcast, which resets
-    /// the participant if it comes before some of it is delivered.
+    /// The bound is that of both lanes: who fills the queue of a participant that is busy leaves no room for the next
+    /// broadcast, which resets it.
     ///
     /// # Errors
     /// [`TrySendError::Full`] if its queue is full: nothing has changed. [`TrySendError::TooLarge`] if no queue of this
@@ -255,6 +255,13 @@ impl<M: Message> Participant<M> {
                 (sent, _) => return sent,
             };
         }
+    }
+
+    /// Waits until less than half of what may wait for it does, and a message of `bytes` fits; or until it has ended.
+    /// For who answers what a participant asks: waiting for this before each answer, one doesn't overflow a participant
+    /// that reads, however much it asks for. Whoever sends to it at the same time may be first. Safe to cancel.
+    pub async fn room_for(&self, bytes: usize) {
+        self.0.outbox.room_for(bytes).await;
     }
 
     /// Whether what waits for it waits for the uplink that all share: itself, or its shard for somebody else.
@@ -387,12 +394,6 @@ impl<M: Message> Participant<M> {
     pub(crate) fn annex<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
         let annex = self.0.annex.get_or_init(|| Arc::new(T::default()));
         Arc::clone(annex).downcast().expect("an annex is asked for by one type")
-    }
-
-    /// Waits until half of what may wait for it is free, or it has ended. One task may wait.
-    #[cfg(feature = "telemetry")]
-    pub(crate) fn poll_eased(&self, cx: &mut std::task::Context<'_>) -> std::task::Poll<()> {
-        self.0.outbox.poll_eased(cx)
     }
 
     #[cfg(feature = "telemetry")]

@@ -1,8 +1,9 @@
-//! How long an identity that was reset again waits before it is joined anew.
+//! How long an identity that fails again and again waits before it is joined anew.
 //!
-//! A streak of resets belongs to an identity, not to an instance or a connection: who reconnects after each reset waits
-//! as long as who stays. It is forgotten once its last reset lies back longer than the longest wait, so what is kept is
-//! bounded by the resets of that time, and by nothing that anybody can ask for without being reset.
+//! A streak of resets and failed joins belongs to an identity, not to an instance or a connection: who reconnects after
+//! each waits as long as who stays, and to reconnect in the meantime neither ends the wait nor begins it anew. A streak
+//! is forgotten once its last failure lies back longer than the longest wait, so what is kept is bounded by the
+//! failures of that time.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -29,35 +30,48 @@ impl Backoff {
     }
 }
 
-/// Resets of one identity in a row.
+/// Failures of one identity in a row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Streak {
     pub(crate) failures: u32,
-    /// When the last one was.
-    pub(crate) last: Instant,
+    /// Not before this is it joined again.
+    pub(crate) until: Instant,
+    noted: Instant,
 }
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Streaks {
-    memory: Duration,
+    backoff: Backoff,
     by_identity: HashMap<ParticipantIdentity, Streak>,
-    /// Each reset, the oldest first: when it is to be forgotten.
+    /// When each failure was, the oldest first.
     forget: VecDeque<(Instant, ParticipantIdentity)>,
 }
 
 impl Streaks {
     pub(crate) fn new(backoff: Backoff) -> Self {
-        Self { memory: backoff.longest, by_identity: HashMap::default(), forget: VecDeque::new() }
+        Self { backoff, by_identity: HashMap::default(), forget: VecDeque::new() }
     }
 
-    /// Notes that an instance of `identity`, that lasted for `age` and came after `failures` failures, was reset.
+    /// Notes that an instance of `identity`, which lasted for `age` and came after `failures` failures, was reset.
     pub(crate) fn note_reset(&mut self, identity: &ParticipantIdentity, failures: u32, age: Duration) {
-        let last = Instant::now();
-        self.expire(last);
-        let failures = if age > self.memory { 1 } else { failures.saturating_add(1) };
-        self.by_identity.insert(identity.clone(), Streak { failures, last });
-        self.forget.push_back((last, identity.clone()));
+        let failures = if age > self.backoff.longest { 1 } else { failures.saturating_add(1) };
+        self.note(identity, failures, self.backoff.delay(failures));
+    }
+
+    /// Notes that a join of `identity` has failed, the last of `failures` failures. Says until when the next one waits.
+    pub(crate) fn note_failure(&mut self, identity: &ParticipantIdentity, failures: u32) -> Instant {
+        // Only a reset of an instance that worked may be followed by an attempt at once.
+        self.note(identity, failures, self.backoff.delay(failures.max(2)))
+    }
+
+    fn note(&mut self, identity: &ParticipantIdentity, failures: u32, wait: Duration) -> Instant {
+        let noted = Instant::now();
+        self.expire(noted);
+        let until = noted + wait;
+        self.by_identity.insert(identity.clone(), Streak { failures, until, noted });
+        self.forget.push_back((noted, identity.clone()));
+        until
     }
 
     /// The streak of `identity`, if it has one.
@@ -70,9 +84,10 @@ impl Streaks {
     }
 
     fn expire(&mut self, now: Instant) {
-        while let Some((at, identity)) = self.forget.pop_front_if(|(at, _)| now.duration_since(*at) > self.memory) {
-            // A later reset of the same identity keeps it.
-            if self.by_identity.get(&identity).is_some_and(|streak| streak.last == at) {
+        let longest = self.backoff.longest;
+        while let Some((at, identity)) = self.forget.pop_front_if(|(at, _)| now.duration_since(*at) > longest) {
+            // A later failure of the same identity keeps it.
+            if self.by_identity.get(&identity).is_some_and(|streak| streak.noted == at) {
                 self.by_identity.remove(&identity);
             }
         }

@@ -142,6 +142,8 @@ impl<R: Room> SessionBuilder<R> {
     /// on: to reconnect changes nothing. An instance that lasted longer than `longest`, or comes that long after the
     /// last reset, starts anew; the first reset doesn't wait.
     pub fn reset_backoff(mut self, first: Duration, longest: Duration) -> Self {
+        // Times are added to a clock, which overflows otherwise.
+        let longest = longest.min(Duration::from_secs(365 * 24 * 3600));
         self.config.backoff = Backoff { first, longest };
         self
     }

@@ -17,7 +17,6 @@ use rustc_hash::FxHashMap;
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::backoff::Streaks;
 use super::error::JoinError;
 use super::events::{SessionEvent, Who};
 use super::join::{Declined, Join, Registered};
@@ -38,15 +37,19 @@ pub(crate) struct EventLoop<R: Room> {
     joins: JoinSet<Joined<R>>,
     identities: FxHashMap<Id, ParticipantIdentity>,
     connections: HashMap<ParticipantSid, Connection<R::Incoming>>,
-    streaks: Streaks,
 }
 
 /// What is kept of a connection while it is present.
-enum Connection<S> {
+struct Connection<S> {
+    identity: ParticipantIdentity,
+    kept: Kept<S>,
+}
+
+enum Kept<S> {
     /// Its stream, until it is registered. Apart, for what stays is small.
-    Held(Box<S>),
+    Stream(Box<S>),
     /// The task that handles its stream ends with this. An abort, not a token: that would be three times as large.
-    Handled { _task: AbortOnDropHandle<()> },
+    Handler { _task: AbortOnDropHandle<()> },
     /// It was told that its version is incompatible: once is enough.
     Told,
 }
@@ -69,7 +72,6 @@ struct UnderWay {
 impl<R: Room> EventLoop<R> {
     pub(crate) fn new(session: Arc<Shared<R>>) -> Self {
         Self {
-            streaks: Streaks::new(session.config.backoff),
             session,
             under_way: HashMap::default(),
             joins: JoinSet::new(),
@@ -171,7 +173,9 @@ impl<R: Room> EventLoop<R> {
 
     fn on_disconnected(&mut self, identity: &ParticipantIdentity, sid: &ParticipantSid) {
         let stored = self.session.registry.stored_by_sid(sid);
-        if stored.as_ref().is_some_and(|stored| stored.identity() != identity) {
+        let others = stored.as_ref().is_some_and(|stored| stored.identity() != identity)
+            || self.connections.get(sid).is_some_and(|connection| connection.identity != *identity);
+        if others {
             tracing::warn!(%identity, %sid, "disconnect of a connection that is another identity's");
             return;
         }
@@ -208,7 +212,7 @@ impl<R: Room> EventLoop<R> {
     }
 
     fn tell_reset(&mut self, participant: &Participant<R::Message>, reason: EndReason) {
-        self.streaks.note_reset(participant.identity(), participant.attempt(), participant.age());
+        self.session.streaks().note_reset(participant.identity(), participant.attempt(), participant.age());
         self.session.note_reset(participant, reason);
     }
 
@@ -246,7 +250,7 @@ impl<R: Room> EventLoop<R> {
             identity: identity.clone(),
             sid: presence.sid.clone(),
             after,
-            streak: self.streaks.of(&identity),
+            streak: self.session.streaks().of(&identity),
             detours,
         };
         let cancel = self.joins.spawn(join.run());
@@ -278,7 +282,7 @@ impl<R: Room> EventLoop<R> {
             && self.is_present(&identity, sid)
         {
             // Its disconnect is still to come, and takes it out again.
-            self.connections.insert(sid.clone(), Connection::Told);
+            self.connections.insert(sid.clone(), Connection { identity: identity.clone(), kept: Kept::Told });
         }
         match (under_way.next, joined) {
             (Some(next), _) => self.on_active(&next),
@@ -316,7 +320,7 @@ impl<R: Room> EventLoop<R> {
             return self.handle(identity, sid, stream);
         }
         if self.is_present(&identity, &sid) && !self.was_told(&sid) {
-            self.connections.insert(sid, Connection::Held(Box::new(stream)));
+            self.connections.insert(sid, Connection { identity, kept: Kept::Stream(Box::new(stream)) });
             return;
         }
         tracing::debug!(%identity, %sid, "stream of a connection that isn't present, or was refused");
@@ -328,28 +332,29 @@ impl<R: Room> EventLoop<R> {
     }
 
     fn was_told(&self, sid: &ParticipantSid) -> bool {
-        matches!(self.connections.get(sid), Some(Connection::Told))
+        matches!(self.connections.get(sid), Some(Connection { kept: Kept::Told, .. }))
     }
 
     /// The stream held for a connection, if there is one: whatever else is kept of it stays.
     fn take_held(&mut self, sid: &ParticipantSid) -> Option<R::Incoming> {
-        match self.connections.remove(sid)? {
-            Connection::Held(stream) => Some(*stream),
-            other => {
-                self.connections.insert(sid.clone(), other);
+        let Connection { identity, kept } = self.connections.remove(sid)?;
+        match kept {
+            Kept::Stream(stream) => Some(*stream),
+            kept => {
+                self.connections.insert(sid.clone(), Connection { identity, kept });
                 None
             }
         }
     }
 
     fn handle(&mut self, identity: ParticipantIdentity, sid: ParticipantSid, stream: R::Incoming) {
-        let connection = sid.clone();
+        let (connection, owner) = (sid.clone(), identity.clone());
         let session = Arc::downgrade(&self.session);
         let on_stream = Arc::clone(&self.session.config.on_stream);
         let control = ControlStream { identity, sid, stream, session };
         // The call stands inside the task as well: if it panics, it is the task that does.
         let handled = INSIDE.scope(self.session.id, async move { on_stream(control).await });
         let task = AbortOnDropHandle::new(self.session.tasks.spawn_on(handled, &self.session.runtime));
-        self.connections.insert(connection, Connection::Handled { _task: task });
+        self.connections.insert(connection, Connection { identity: owner, kept: Kept::Handler { _task: task } });
     }
 }

@@ -51,8 +51,8 @@ pub enum SessionEvent {
         /// Why.
         reason: EndReason,
     },
-    /// A connection is not registered, and not tried again for now. If who stood in its way leaves while it is still there,
-    /// it joins after all.
+    /// A connection is not registered, and not tried again for now. One that was stale joins after all if it is still
+    /// there when the later one leaves.
     Refused {
         /// Whose it is.
         identity: ParticipantIdentity,
@@ -97,7 +97,8 @@ impl Events {
         Self { receiver, missed: 0, ended }
     }
 
-    /// The next event; `None` after [`SessionEvent::Closed`], or if the session had ended before. Safe to cancel: no event is lost.
+    /// The next event; `None` after [`SessionEvent::Closed`], or if the session had ended before. Safe to cancel: no
+    /// event is lost.
     pub async fn next(&mut self) -> Option<SessionEvent> {
         while !self.ended {
             match self.receiver.recv().await {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, SinkExt};
 use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::backoff::Streak;
 use super::error::JoinError;
@@ -54,18 +54,15 @@ impl<R: Room> Join<R> {
 
     async fn attempt_all(mut self) -> Result<Registered<R::Message>, Declined> {
         let mut failures = self.streak.map_or(0, |streak| streak.failures);
-        let mut delay = self.session.config.backoff.delay(failures);
-        if let Some(streak) = self.streak {
-            delay = delay.saturating_sub(streak.last.elapsed());
-        }
-        delay = delay.max(self.session.config.backoff.delay(self.detours));
+        let mut until = Instant::now() + self.session.config.backoff.delay(self.detours);
+        until = self.streak.map_or(until, |streak| until.max(streak.until));
         loop {
             if let Some(prior) = self.after.take() {
                 prior.retired().await;
             }
             // A sleep of nothing takes until the timer's next tick.
-            if !delay.is_zero() {
-                sleep(delay).await;
+            if until > Instant::now() {
+                sleep_until(until).await;
             }
             let Some(presence) = self.session.room.present(&self.identity) else {
                 return Err(JoinError::NotPresent.into());
@@ -81,9 +78,8 @@ impl<R: Room> Join<R> {
                     self.session.counters.failed_joins.add_one();
                     let (identity, sid) = (presence.identity, presence.sid);
                     self.session.emit(SessionEvent::JoinFailed { identity, sid, error });
-                    failures += 1;
-                    // Only a reset of an instance that worked may be followed by an attempt at once.
-                    delay = self.session.config.backoff.delay(failures.max(2));
+                    failures = failures.saturating_add(1);
+                    until = self.session.streaks().note_failure(&self.identity, failures);
                 }
                 Err(error) => {
                     self.session.refuse(&presence, &error);

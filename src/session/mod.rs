@@ -16,7 +16,7 @@ mod tenant;
 
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -33,6 +33,7 @@ pub use self::events::{Events, SessionEvent, Who};
 pub use self::stats::{Resets, SessionStats};
 pub use self::stream::ControlStream;
 
+use self::backoff::Streaks;
 use self::config::{Config, fits};
 use self::event_loop::EventLoop;
 use self::stats::Counters;
@@ -109,6 +110,8 @@ pub(crate) struct Shared<R: Room> {
     pending: Arc<PendingResets>,
     totals: Arc<Totals>,
     counters: Counters,
+    /// Locked when somebody joins or fails.
+    streaks: Mutex<Streaks>,
     permits: Semaphore,
     events: broadcast::Sender<SessionEvent>,
     uplink: Option<Uplink>,
@@ -185,6 +188,7 @@ fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
         pending: Arc::new(PendingResets::new()),
         totals,
         counters: Counters::default(),
+        streaks: Mutex::new(Streaks::new(config.backoff)),
         permits: Semaphore::new(config.concurrent_joins),
         events: broadcast::channel(config.event_capacity).0,
         uplink_stalled: AtomicBool::new(false),
@@ -385,6 +389,11 @@ impl<R: Room> Shared<R> {
     fn emit(&self, event: SessionEvent) {
         // Nobody listens: fine.
         let _ = self.events.send(event);
+    }
+
+    fn streaks(&self) -> MutexGuard<'_, Streaks> {
+        // Every change is whole before anything else is called.
+        self.streaks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn emptiest_shard(&self) -> &ShardHandle<R> {

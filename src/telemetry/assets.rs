@@ -10,7 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 
-use super::answer::{answer, answer_or};
+use super::answer::answer_or;
+use crate::lane::Message;
 use crate::participant::{Participant, SendError};
 use crate::protocol::server::FetchAssetResponse;
 use crate::protocol::{Frame, ServerMessage};
@@ -60,20 +61,20 @@ pub(super) fn encode(request_id: u32, result: Result<Bytes, String>) -> Frame {
 pub(super) async fn fetch(handler: AssetHandler, request: AssetRequest, request_id: u32, permit: Permit) {
     let participant = request.participant.clone();
     let fetched = AssertUnwindSafe(async { handler(request).await }).catch_unwind().await;
-    // Before the answer: who has it may ask for the next at once.
-    drop(permit);
     let failed = |reason: &str| encode(request_id, Err(reason.to_owned()));
-    match fetched {
-        Ok(Ok(asset)) => {
-            let asset = encode(request_id, Ok(asset));
-            answer_or(&participant, asset, || failed("the asset is too large")).await;
-        }
-        Ok(Err(error)) => answer(&participant, failed(&error)).await,
+    let frame = match fetched {
+        Ok(Ok(asset)) => encode(request_id, Ok(asset)),
+        Ok(Err(error)) => failed(&error),
         Err(panic) => {
             tracing::warn!(%participant, panic = panic_text(&*panic), "the asset handler panicked");
-            answer(&participant, failed("the server failed to fetch the asset")).await;
+            failed("the server failed to fetch the asset")
         }
-    }
+    };
+    // In flight until there is room for the answer, which takes memory; and not any longer, as who has it may ask for
+    // the next at once.
+    participant.room_for(frame.byte_len()).await;
+    drop(permit);
+    answer_or(&participant, frame, || failed("the asset is too large")).await;
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

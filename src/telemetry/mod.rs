@@ -34,7 +34,8 @@
 //!
 //! - A participant whose transport negotiated a protocol speaks v1 of the format, every other v2: see
 //!   [`WireFormat`](crate::protocol::WireFormat) and [`Participant::protocol`](crate::Participant::protocol).
-//! - A viewer of v2 pings; it is answered at once, and its [round trip](crate::ParticipantStats::round_trip) and
+//! - A viewer's answers wait while half of what may wait for it does, and what it asks for behind them.
+//! - A viewer of v2 pings and is answered; its [round trip](crate::ParticipantStats::round_trip) and
 //!   whether it is still [heard of](TelemetryBuilder::silence_timeout) are known from then on.
 //!
 //! # Limits

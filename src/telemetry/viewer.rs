@@ -8,14 +8,15 @@
 //! A viewer may open another stream on the same connection, in place of the one it had. Its instance goes on, with what
 //! it has subscribed to; what was still unread on the old stream is lost with it, and so are the fetches.
 //!
-//! Nothing a viewer sends ends its connection. What is wrong is answered with a status, to it alone. While half of what
-//! may wait for it does, nothing more is taken from it: one that sends much and reads is slowed down, one that doesn't
-//! read the answers is found stuck like any other.
+//! Nothing a viewer sends ends its connection. What is wrong is answered with a status, to it alone. An answer waits
+//! until less than half of what may wait for the viewer does, and so does what the viewer asks for behind it: one that
+//! asks much and reads is slowed down, one that doesn't read is found stuck like any other. What needs no answer is
+//! done meanwhile: who is behind can ask for less.
 
 use std::future::{Future, pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::Poll;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -54,7 +55,7 @@ where
     let mut open = true;
     loop {
         tokio::select! {
-            heard = hear(&mut stream.stream, open, &mut silence, viewer.as_ref()) => match heard {
+            heard = hear(&mut stream.stream, open, &mut silence) => match heard {
                 Heard::Frame(frame) => {
                     let Some(participant) = stream.participant() else {
                         tracing::debug!(identity = %stream.identity, sid = %stream.sid, "request during a reset dropped");
@@ -115,14 +116,9 @@ enum Heard {
     Nothing,
 }
 
-/// Waits for what is heard next, and before it listens, until half of what may wait for the viewer is free: so its
-/// answers don't overflow it as long as it reads them. Safe to cancel. A frame that waits has been heard, however late
-/// we are.
-async fn hear(inbox: &mut impl Inbox, open: bool, silence: &mut Silence, viewer: Option<&Viewer>) -> Heard {
+/// Waits for what is heard next. Safe to cancel. A frame that waits has been heard, however late we are.
+async fn hear(inbox: &mut impl Inbox, open: bool, silence: &mut Silence) -> Heard {
     poll_fn(|cx| {
-        if let Some(viewer) = viewer {
-            ready!(viewer.participant.poll_eased(cx));
-        }
         if open && let Poll::Ready(frame) = inbox.poll_frame(cx) {
             return Poll::Ready(frame.map_or(Heard::End, Heard::Frame));
         }

@@ -1,6 +1,7 @@
 //! What viewers ask for, and how they are answered.
 
 use super::*;
+use lanecast::SessionBuilder;
 
 #[tokio::test]
 async fn what_is_wrong_with_a_subscription_is_a_warning() {
@@ -138,8 +139,8 @@ async fn a_viewers_requests_take_effect_in_order() {
 #[tokio::test]
 async fn a_burst_of_requests_is_answered_to_the_last() {
     let room = Room::new();
-    let builder = Telemetry::builder(room.clone()).name("test").configure(|session| session.queue_capacity(8));
-    let _telemetry = builder.build().unwrap();
+    let calm = |session: SessionBuilder<Room>| session.queue_capacity(8).write_timeout(Duration::from_secs(600));
+    let _telemetry = Telemetry::builder(room.clone()).name("test").configure(calm).build().unwrap();
     let viewer = Viewer::join(&room, "ada", SDK_V1).await;
     for _ in 0..500 {
         viewer.say("{").await;
@@ -156,4 +157,82 @@ async fn a_burst_of_requests_is_answered_to_the_last() {
     other.settle().await;
     viewer.line.conduct(Conduct::Flow);
     viewer.until("600 errors", |seen| statuses(seen).len() == 600).await;
+}
+
+/// Who falls behind may ask for less, and then gets it.
+#[tokio::test]
+async fn who_falls_behind_may_unsubscribe() {
+    let room = Room::new();
+    let builder = Telemetry::builder(room.clone()).name("test");
+    let calm = |session: SessionBuilder<Room>| session.queue_capacity(16).write_timeout(Duration::from_secs(600));
+    let telemetry = builder.configure(calm).build().unwrap();
+    let channel = telemetry.advertise(json_channel("/one")).await.unwrap();
+    let viewer = Viewer::join(&room, "ada", SDK_V1).await;
+    viewer.subscribe(7, channel.id()).await;
+    viewer.settle().await;
+    viewer.line.conduct(Conduct::Stall { room: 0 });
+    for _ in 0..12 {
+        channel.publish("{}").await.unwrap();
+    }
+    viewer.unsubscribe(7).await;
+    within(async {
+        while channel.has_subscribers() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    for _ in 0..50 {
+        channel.publish("{}").await.unwrap();
+    }
+    viewer.line.conduct(Conduct::Flow);
+    assert_eq!(viewer.until_data(12).await.len(), 12);
+    assert_eq!(viewer.line.received().len(), 1, "it was reset");
+}
+
+/// However much one request asks for, who reads doesn't overflow by the answers: many warnings, many assets at once.
+#[tokio::test]
+async fn who_reads_never_overflows_by_its_answers() {
+    let room = Room::new();
+    let builder = Telemetry::builder(room.clone()).name("test").assets(|_| async {
+        tokio::task::yield_now().await;
+        Ok(Bytes::from(vec![0; 3000]))
+    });
+    let telemetry = builder.configure(|session| session.queue_capacity(4).queue_bytes(4000)).build().unwrap();
+    let viewer = Viewer::join(&room, "ada", SDK_V1).await;
+    let many: Vec<_> = (0..20).map(|id| format!(r#"{{"id":{id},"channelId":77}}"#)).collect();
+    viewer.say(format!(r#"{{"op":"subscribe","subscriptions":[{}]}}"#, many.join(","))).await;
+    viewer.until("17 warnings", |seen| statuses(seen).len() == 17).await;
+    for id in 0..32 {
+        viewer.fetch(id, "package://x").await;
+    }
+    for id in 0..32 {
+        assert_eq!(viewer.until_asset(id).await.map(|asset| asset.len()), Ok(3000));
+    }
+    assert_eq!((viewer.line.received().len(), telemetry.session().stats().resets.total()), (1, 0));
+}
+
+// 1. A viewer asks much on a stream, and opens another while its answers wait for room. 2. It asks on there. 3. It is
+// answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn who_opens_another_stream_in_a_burst_is_answered() {
+    let rounds = if std::env::var("LANECAST_TEST_SIZE").is_ok_and(|size| size == "full") { 10_000 } else { 100 };
+    for _ in 0..rounds {
+        let room = Room::new();
+        let builder = Telemetry::builder(room.clone()).name("test").configure(|session| session.queue_capacity(8));
+        let _telemetry = builder.build().unwrap();
+        let mut viewer = Viewer::join(&room, "ada", SDK_V1).await;
+        let Presence { identity, sid, .. } = presence("ada", SDK_V1);
+        for _ in 0..30 {
+            for _ in 0..12 {
+                // There may be no room for more: fine.
+                let _ = viewer.requests.try_send(Frame::text("{"));
+            }
+            viewer.requests = room.open_incoming(&identity, &sid).await.unwrap();
+            for _ in 0..4 {
+                viewer.say("{").await;
+            }
+        }
+        viewer.fetch(77, "x").await;
+        assert!(viewer.until_asset(77).await.is_err());
+    }
 }

@@ -39,7 +39,10 @@ pub(crate) fn run(args: &WatchArgs) -> Result<(), Failure> {
         tokio::spawn(end_at_second(Interrupts::new()?, interrupted.clone()));
         watch_any(args, &interrupted).await
     };
-    match runtime.block_on(watching) {
+    let ended = runtime.block_on(watching);
+    // Looking up a name can't be interrupted; it isn't waited for.
+    runtime.shutdown_background();
+    match ended {
         Ok(()) | Err(End::Quiet) => Ok(()),
         Err(End::Failed(failure)) => Err(failure),
     }

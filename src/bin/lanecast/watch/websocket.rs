@@ -86,9 +86,10 @@ impl Wire for WebSocket {
     }
 }
 
-/// Whether something is said of a port: behind the brackets of an IPv6 address, if it is one.
+/// Whether a port is named: behind the user, if there is one, and the brackets of an IPv6 address, if it is one.
 fn has_port(authority: &str) -> bool {
-    authority.rsplit(']').next().is_some_and(|host| host.contains(':'))
+    let host = authority.rsplit(['@', ']']).next().unwrap_or(authority);
+    host.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty())
 }
 
 fn unconnected(url: &str, error: &Error) -> String {
