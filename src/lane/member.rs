@@ -4,7 +4,6 @@
 //! order, what points to the broadcasts on the shard's shelf, which all busy members share, and to the member's own
 //! messages.
 
-use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use futures_sink::Sink;
 use super::Message;
 use super::account::EndReason;
 use super::backlog::{Backlog, Kind, Popped};
+use super::fault::Fault;
 use super::inbox::Inbox;
 use super::intake::{Intake, Mark};
 use super::load::{Load, Quota};
@@ -25,33 +25,6 @@ use super::run::BroadcastRun;
 use super::shelf::{Shelf, Taken};
 use super::topic::SubscriptionTag;
 use super::uplink::Uplink;
-
-/// Why a member can't go on. What its sink says comes with it, to be formatted if somebody listens.
-#[derive(Debug)]
-pub(crate) enum Fault<E> {
-    Overflow,
-    Failed(E),
-    Panicked,
-    TimedOut,
-}
-
-impl<E: fmt::Debug> Fault<E> {
-    pub(crate) fn reason(&self) -> EndReason {
-        match self {
-            Self::Overflow => EndReason::Overflow,
-            Self::Failed(_) => EndReason::WriteFailed,
-            Self::Panicked => EndReason::WritePanicked,
-            Self::TimedOut => EndReason::WriteTimedOut,
-        }
-    }
-
-    pub(crate) fn detail(&self) -> Option<&dyn fmt::Debug> {
-        match self {
-            Self::Failed(error) => Some(error),
-            Self::Overflow | Self::Panicked | Self::TimedOut => None,
-        }
-    }
-}
 
 type Outcome<T, O, M> = Result<T, Fault<SinkError<O, M>>>;
 

@@ -44,26 +44,25 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use slab::Slab;
-use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::Message;
 use super::account::EndReason;
 use super::brake::{Brake, Reading};
 use super::caught::caught;
 use super::command::{Admission, COMMAND_CAPACITY, Command};
-use super::gauge::Gauge;
+use super::fault::Fault;
 use super::log::Entry;
-use super::member::{Fault, Member, Round, Stand, Sum};
-use super::outbox::{Limits, Port, Stance};
+use super::member::{Member, Round, Stand, Sum};
+use super::outbox::Stance;
 use super::owner::{Owner, SinkError};
 use super::pace::Pace;
+use super::parts::{Parts, now_ms, unless_given_up};
 use super::roster::{Roster, Subscribed, Unsubscribed};
 use super::shelf::Shelf;
 use super::tick::Tick;
 use super::topic::Audience;
 use super::turn::Turn;
-use super::uplink::{CLEARLY, Uplink};
+use super::uplink::CLEARLY;
 use crate::sync::Ordering;
 
 /// How many members a shard has room for.
@@ -78,23 +77,6 @@ const STRIDE: usize = 64;
 enum Deferred<O: Owner<M>, M: Message> {
     Admit(Admission<O, M>),
     Command(Command<M>),
-}
-
-/// What a shard is made of.
-pub(crate) struct Parts<O: Owner<M>, M: Message> {
-    pub(crate) index: usize,
-    pub(crate) port: Arc<Port<M>>,
-    pub(crate) gauge: Arc<Gauge>,
-    pub(crate) newcomers: mpsc::Receiver<Admission<O, M>>,
-    pub(crate) commands: mpsc::Receiver<Command<M>>,
-    pub(crate) limits: Limits,
-    /// How much a flush of its sinks carries best.
-    pub(crate) batch_bytes: usize,
-    pub(crate) write_timeout: Duration,
-    /// What all sinks share, if they do.
-    pub(crate) uplink: Option<Uplink>,
-    /// The session's time zero.
-    pub(crate) epoch: Instant,
 }
 
 /// See the [module](self).
@@ -608,14 +590,4 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.draining = true;
         self.admit(admission);
     }
-}
-
-/// The uplink that all share, unless it has been stalled for longer than anybody is spared for.
-fn unless_given_up<O: Owner<M>, M: Message>(parts: &Parts<O, M>, now: u64) -> Option<&Uplink> {
-    parts.uplink.as_ref().filter(|_| !parts.gauge.is_given_up(now))
-}
-
-/// Milliseconds since `epoch`.
-pub(crate) fn now_ms(epoch: Instant) -> u64 {
-    u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
 }

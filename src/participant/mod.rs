@@ -27,7 +27,7 @@ use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::lane::caught::caught;
 use crate::lane::command::Command;
 use crate::lane::outbox::{Limits, Outbox, Port, Refused, State};
-use crate::lane::shard::now_ms;
+use crate::lane::parts::now_ms;
 use crate::lane::{Account, EndReason, Message, Progress, Subscribed, SubscriptionTag, Topic, Unsubscribed, Uplink};
 use crate::semaphore::{Admission, AdmissionError, Permit};
 use crate::sync::{AtomicBool, Ordering};
