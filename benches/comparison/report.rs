@@ -48,13 +48,17 @@ fn table(outcomes: &[Outcome]) -> String {
 fn plot(path: &Path, fanout: &[&Outcome]) -> Result<(), Box<dyn Error>> {
     let root = SVGBackend::new(path, (1000, 420)).into_drawing_area();
     root.fill(&WHITE)?;
+    // Both pictures have one scale, from decade to decade, whatever was measured.
+    let times = || fanout.iter().flat_map(|outcome| outcome.columns.iter().map(|(_, nanos)| *nanos));
+    let lowest = 10_f64.powf(times().fold(f64::MAX, f64::min).log10().floor());
+    let highest = 10_f64.powf(times().fold(f64::MIN, f64::max).log10().ceil());
     for (area, burst) in root.split_evenly((1, 2)).iter().zip([1_u32, 16]) {
         let mut chart = ChartBuilder::on(area)
             .caption(format!("broadcasts in bursts of {burst}, 64 B"), ("sans-serif", 18))
             .margin(12)
             .x_label_area_size(40)
             .y_label_area_size(56)
-            .build_cartesian_2d((16.0..64_000.0).log_scale(), (5.0..5_000.0).log_scale())?;
+            .build_cartesian_2d((16.0..64_000.0).log_scale(), (lowest..highest).log_scale())?;
         let whole = |number: &f64| format!("{number:.0}");
         chart
             .configure_mesh()
