@@ -75,7 +75,7 @@ pub use self::session::{
     SessionEvent, SessionStats, TryBroadcastError, WeakSession,
 };
 
-/// The README's example, compiled and run.
-#[cfg(doctest)]
+/// The README's example, compiled.
+#[cfg(all(doctest, feature = "websocket"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

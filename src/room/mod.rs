@@ -3,6 +3,14 @@
 //! A [`Room`] opens a stream to a participant, knows who is present, and reports who comes and goes. This crate has
 //! [`MemoryRoom`](memory::MemoryRoom), in process, with the feature `websocket` a real server, and with the feature
 //! `livekit` a room of LiveKit participants.
+//!
+//! | | WebSocket | LiveKit |
+//! |---|---|---|
+//! | viewers reach this host | directly: it has to be reachable | through a server; host and viewers connect outwards |
+//! | this host's uplink | carries each viewer's copy | carries each viewer's copy too, as each has a stream of its own; the server spares it the connections |
+//! | a slow viewer | is reset here, when its queue is full | waits in the server's memory; here only the uplink can be slow |
+//! | authentication | the embedder's hook, by the request | the server's tokens |
+//! | take it for | a local network, a gateway with bandwidth to spare, the least delay | viewers and hosts behind firewalls, on mobile networks, beside audio and video of the same room |
 
 #[cfg(feature = "byte-stream")]
 pub mod byte_stream;
