@@ -130,6 +130,7 @@ fn the_sketch_holds_unbroken() {
 #[test]
 fn broken_without_fences_a_wait_for_capacity_never_ends() {
     caught(Weaken::Fences, SLEEPS_FOR_EVER, || one_waits(Relief::new()));
+    caught(Weaken::Fences, SLEEPS_FOR_EVER, || two_wait(Relief::new()));
 }
 
 #[test]

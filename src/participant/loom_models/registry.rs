@@ -267,12 +267,12 @@ fn who_ends_before_it_is_live_does_not_stay() {
     });
 }
 
-const HALF_IN: &str = "it is found live by its sid, and its identity has an older instance or none";
+const HALF_IN: &str = "it is found live by its sid, and its identity has another instance or none";
 
 /// Registers a second connection of an identity, while another thread looks the connection up by its sid. `register`
 /// gives the connection its place; `find` says whether the sid has a live instance, and when the instance that the
 /// identity has then joined.
-fn look_up_while_registering(register: impl FnOnce() + Send + 'static, find: impl FnOnce() -> (bool, Option<u64>)) {
+fn look_up_while_registering(register: impl FnOnce() + 'static, find: impl FnOnce() -> (bool, Option<u64>)) {
     let registering = thread::spawn(register);
     let (is_live, joined_at) = find();
     assert!(!is_live || joined_at == Some(2), "{HALF_IN}");
@@ -305,29 +305,34 @@ fn an_instance_found_live_is_in_both_indexes() {
 fn a_stale_instance_is_never_found() {
     holds(|| {
         let registry = Arc::new(Registry::new());
-        let (late, new) = (Visitor::new("PA_late", 1), Visitor::new("PA_new", 2));
+        let (late, new) = (Visitor::new("PA_late", 2), Visitor::new("PA_new", 3));
         assert!(join(&registry, &new));
-        let other = thread::spawn({
+        let register = {
             let (registry, late) = (Arc::clone(&registry), late.clone());
             move || assert!(!join(&registry, &late))
+        };
+        look_up_while_registering(register, || {
+            let is_live = registry.by_sid(late.sid()).is_some();
+            (is_live, registry.by_identity(late.identity()).map(|found| found.joined_at()))
         });
-        assert_eq!(registry.by_sid(late.sid()), None);
-        other.join().expect("who registers doesn't panic");
         assert_only(&registry, &new);
     });
 }
 
-/// Both indexes, reduced to one identity with one connection.
+/// Both indexes, reduced to one identity, and one connection that comes.
 struct Indexes {
     by_sid: DashMap<&'static str, ()>,
     slots: DashMap<&'static str, u64>,
     live: AtomicU8,
 }
 
-/// Broken if it goes live before it has its slot.
-fn look_up_in_sketch(goes_live_last: bool) {
+/// Broken if it goes live before it has its slot, which another instance may have.
+fn look_up_in_sketch(goes_live_last: bool, slot_of: Option<u64>) {
     let live = AtomicU8::new(NEW);
     let indexes = Arc::new(Indexes { by_sid: DashMap::default(), slots: DashMap::default(), live });
+    if let (Some(later), Entry::Vacant(vacant)) = (slot_of, indexes.slots.entry(IDENTITY)) {
+        vacant.insert(later);
+    }
     let register = {
         let indexes = Arc::clone(&indexes);
         move || {
@@ -338,10 +343,15 @@ fn look_up_in_sketch(goes_live_last: bool) {
             if !goes_live_last {
                 go_live();
             }
-            if let Entry::Vacant(vacant) = indexes.slots.entry(IDENTITY) {
-                vacant.insert(2);
+            match indexes.slots.entry(IDENTITY) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(2);
+                    go_live();
+                }
+                Entry::Occupied(_) => {
+                    indexes.by_sid.remove_if(&"PA_new", |_, ()| true);
+                }
             }
-            go_live();
         }
     };
     look_up_while_registering(register, || {
@@ -447,7 +457,8 @@ fn register_two(breakage: Breakage) {
 fn the_sketch_holds_unbroken() {
     holds(|| register_and_remove(Breakage::None));
     holds(|| register_two(Breakage::None));
-    holds(|| look_up_in_sketch(true));
+    holds(|| look_up_in_sketch(true, None));
+    holds(|| look_up_in_sketch(true, Some(3)));
 }
 
 #[test]
@@ -462,5 +473,6 @@ fn broken_a_load_and_a_store_let_an_older_instance_win() {
 
 #[test]
 fn broken_going_live_before_the_slot_is_claimed_shows_half_of_it() {
-    caught(Weaken::Nothing, HALF_IN, || look_up_in_sketch(false));
+    caught(Weaken::Nothing, HALF_IN, || look_up_in_sketch(false, None));
+    caught(Weaken::Nothing, HALF_IN, || look_up_in_sketch(false, Some(3)));
 }
