@@ -8,7 +8,7 @@
 //! 2. looks at the mail bits and empties the control queues they name second, and
 //! 3. delivers nothing at or above T.
 //!
-//! (The steps are those of [`reader`](super::reader).)
+//! The types of [`reader`](super::reader) hold the shard to this order.
 //!
 //! A direct message that happened before a broadcast below T was pushed, and its bit set, before that broadcast was
 //! claimed, which step 1 acquired: step 2 finds it. Reading in the other order, or delivering whatever slot is filled
