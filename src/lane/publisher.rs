@@ -4,10 +4,11 @@
 //! long as anybody waits, everybody else finds the log full. A publish that is dropped while it waits has sent nothing.
 //!
 //! # Orderings
-//! The count of those who wait is relaxed. A caller that has learned that another publisher waits, by whatever orders
-//! the two, reads a count that has it. A caller that reads the count fallen claims its position behind the publisher that
-//! has waited: that one claims before it leaves the count, and all claims have one order (see [`log`](super::log)). If
-//! the caller's came first there, it would happen before the fall of the count that the caller has read.
+//! The count of waiting publishers is relaxed. A caller that has learned that another publisher waits, by whatever
+//! orders the two, reads a count that has it. A caller that reads the count fallen claims its position behind the
+//! publisher that has waited: that publisher claims before it leaves the count, and all claims have one order (see
+//! [`log`](super::log)). If the caller's claim came first there, it would happen before the fall that the caller has
+//! read.
 
 use std::future::poll_fn;
 use std::sync::Arc;

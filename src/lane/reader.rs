@@ -1,8 +1,8 @@
 //! How a shard reads: the tail first, the mail second, and of the log what lies below that tail.
 //!
 //! The steps of a turn are types, so that a shard can't take them in another order. A [`Look`] reads the tail; taking
-//! the mail uses the look up and leaves a [`Horizon`]; only a horizon gives entries of the log to deliver. Why the order
-//! matters: see the order across the lanes in [`shard`](super::shard). The models run these very steps.
+//! the mail uses the look up and leaves a [`Horizon`]; only a horizon gives entries of the log to deliver. The order
+//! across the lanes needs these steps in this order (see [`shard`](super::shard)). The models run these very steps.
 
 use super::Message;
 use super::bits::Bits;

@@ -30,13 +30,13 @@ impl Topic {
     /// to this topic would reach nobody.
     #[must_use]
     pub fn subscribers(&self) -> usize {
-        // Acquire, with the Release of the fall: a caller that sees a subscriber gone sees what the subscriber was handed.
+        // Acquire, with the Release of the fall: a caller that sees a subscriber gone sees what that one was handed.
         self.0.count.load(Ordering::Acquire)
     }
 
     /// Counts a subscriber for as long as the result lives.
     pub(crate) fn raise(&self) -> Counted {
-        // Relaxed: a caller that has learned of the subscription, by whatever orders the two, reads a count that has it.
+        // Relaxed: a caller that has learned of the subscription, by whatever orders the two, finds it counted.
         self.0.count.fetch_add(1, Ordering::Relaxed);
         Counted(self.clone())
     }
