@@ -12,6 +12,7 @@ mod real {
     pub(crate) use dashmap::Entry;
     pub(crate) use futures_util::task::AtomicWaker;
     pub(crate) use once_cell::race::OnceBox;
+    pub(crate) use tokio::sync::Notify;
     /// Hashed by foldhash: a fraction of SipHash's time for short names. See the limitations.
     pub(crate) type DashMap<K, V> = dashmap::DashMap<K, V, foldhash::fast::RandomState>;
 

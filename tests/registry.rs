@@ -270,8 +270,8 @@ async fn one_off_identities_leave_the_registry_empty() {
     for visit in visits.collect::<Vec<_>>() {
         visit.await.expect("no visit panics");
     }
-    until(|| session.stats().participants == 0).await;
-    assert!(session.participants().is_empty());
+    // The session may still have joins and disconnects to hear of: both look-ups find nobody in the end.
+    until(|| session.stats().participants == 0 && session.participants().is_empty()).await;
     let seen = session.stats();
     assert!(seen.joins >= count as u64 / 3 && seen.joins <= count as u64, "{seen:?}");
     close_settled(&session).await;

@@ -58,9 +58,10 @@
 //!
 //! # How it is checked
 //! The algorithms where threads meet (the claim and seal of the log, sleep and wake of the shards, the order across the
-//! lanes, the teardown of a queue, the pending resets, the registry) are run through the model checker `loom`, each
-//! with a variant that must fail: `RUSTFLAGS="--cfg lanecast_loom" cargo test --lib --release loom`. The models check
-//! our algorithms on top of what `ArrayQueue`, `ArcSwap`, `SkipSet` and `DashMap` promise; they don't look into those
-//! crates. A differential test runs random operations against a plain sequential model. What tells a congested uplink
-//! from a stuck stream has tests on a pipe that all share, by a paused clock; the LiveKit room is tried on a real
-//! server, with viewers of the official SDK and of another author's.
+//! lanes, the position of a command, the waits for room in the log and for capacity in a queue, the count of a topic,
+//! the teardown of a queue, the pending resets, the registry) are run through the model checker `loom`, each with a
+//! variant that must fail: `RUSTFLAGS="--cfg lanecast_loom" cargo test --lib --release loom`. The models check our
+//! algorithms on top of what `ArrayQueue`, `ArcSwap`, `SkipSet`, `DashMap` and tokio's `Notify` promise; they don't
+//! look into those crates. A differential test runs random operations against a plain sequential model. What tells a
+//! congested uplink from a stuck stream has tests on a pipe that all share, by a paused clock; the LiveKit room is
+//! tried on a real server, with viewers of the official SDK and of another author's.

@@ -27,6 +27,7 @@ mod pace;
 pub(crate) mod parts;
 pub(crate) mod progress;
 pub(crate) mod publisher;
+pub(crate) mod reader;
 pub(crate) mod relief;
 pub(crate) mod roster;
 pub(crate) mod run;

@@ -27,6 +27,7 @@ use super::bits::Bits;
 use super::caught::caught;
 use super::control_queue::ControlQueue;
 use super::log::BroadcastLog;
+use super::reader::Mail;
 use super::relief::Relief;
 use super::signal::Signal;
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
@@ -36,8 +37,7 @@ use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 pub(crate) struct Port<M> {
     pub(crate) log: Arc<BroadcastLog<M>>,
     pub(crate) signal: Arc<Signal>,
-    /// Members with direct messages, or with an end to look at.
-    pub(crate) mail: Bits,
+    pub(crate) mail: Mail,
     /// Members whose sink has woken them.
     pub(crate) ready: Bits,
     /// The shard doesn't read the log because of an uplink that all share, or hasn't caught up since.

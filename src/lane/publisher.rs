@@ -2,6 +2,13 @@
 //!
 //! Publishers that wait are served in the order they came, and neither `try_publish` nor a newcomer overtakes them: as
 //! long as anybody waits, everybody else finds the log full. A publish that is dropped while it waits has sent nothing.
+//!
+//! # Orderings
+//! The count of waiting publishers is relaxed. A caller that has learned that another publisher waits, by whatever
+//! orders the two, reads a count that has it. A caller that reads the count fallen claims its position behind the
+//! publisher that has waited: that publisher claims before it leaves the count, and all claims have one order (see
+//! [`log`](super::log)). If the caller's claim came first there, it would happen before the fall that the caller has
+//! read.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -30,8 +37,7 @@ impl<M: Message> Publisher<M> {
 
     /// Publishes now or not at all.
     pub(crate) fn try_publish(&self, audience: &Audience, message: M) -> Result<(), PublishError<M>> {
-        // Acquire: who saw another publisher begin to wait doesn't overtake it.
-        if self.waiting.load(Ordering::Acquire) > 0 && !self.log.tail().is_sealed() {
+        if self.waiting.load(Ordering::Relaxed) > 0 && !self.log.tail().is_sealed() {
             return Err(PublishError::Full(message));
         }
         self.log.publish(audience, message)
@@ -75,13 +81,13 @@ struct Waits<'a>(&'a AtomicUsize);
 
 impl<'a> Waits<'a> {
     fn new(waiting: &'a AtomicUsize) -> Self {
-        waiting.fetch_add(1, Ordering::AcqRel);
+        waiting.fetch_add(1, Ordering::Relaxed);
         Self(waiting)
     }
 }
 
 impl Drop for Waits<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

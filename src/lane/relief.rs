@@ -6,9 +6,7 @@
 //! Who waits counts itself, registers, and looks; who makes room makes it, and then looks whether anybody is counted. A
 //! `SeqCst` fence stands between the two on either side, as in [`signal`](super::signal): both can't miss each other.
 
-use tokio::sync::Notify;
-
-use crate::sync::{AtomicUsize, Ordering, fence};
+use crate::sync::{AtomicUsize, Notify, Ordering, fence};
 
 /// See the [module](self).
 #[derive(Debug)]

@@ -8,6 +8,8 @@
 //! 2. looks at the mail bits and empties the control queues they name second, and
 //! 3. delivers nothing at or above T.
 //!
+//! The types of [`reader`](super::reader) hold the shard to this order.
+//!
 //! A direct message that happened before a broadcast below T was pushed, and its bit set, before that broadcast was
 //! claimed, which step 1 acquired: step 2 finds it. Reading in the other order, or delivering whatever slot is filled
 //! by now, would overtake it. A queue is emptied whole, into `unplaced`, and stays first-in first-out; the first
@@ -57,6 +59,7 @@ use super::outbox::Stance;
 use super::owner::{Owner, SinkError};
 use super::pace::Pace;
 use super::parts::{Parts, now_ms, unless_given_up};
+use super::reader::{Horizon, Look, take_command};
 use super::roster::{Roster, Subscribed, Unsubscribed};
 use super::shelf::Shelf;
 use super::tick::Tick;
@@ -191,14 +194,15 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.turn.number += 1;
         self.turn.now = now_ms(self.parts.epoch);
         self.turn.cursor = 0;
-        let tail = port.log.tail();
+        let look = Look::new(&port);
+        let tail = look.tail();
         self.turn.sealed = tail.is_sealed();
 
         let mut work = self.take_commands(cx);
         if self.parts.gauge.abort.load(Ordering::Acquire) {
             self.end_all();
         }
-        port.mail.take(self.extent, |slot| self.read_mail(slot));
+        let horizon = look.take_mail(self.extent, |slot| self.read_mail(slot));
         port.ready.take(self.extent, |slot| {
             if let Some(member) = self.members.get_mut(slot) {
                 member.unblock();
@@ -225,7 +229,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         let end = tail.position().min(until).min(self.position + u64::from(self.pace.begin()));
         let start = self.position;
         while self.position < end && self.pace.goes_on() {
-            if !self.read_entry() {
+            if !self.read_entry(&horizon) {
                 break;
             }
         }
@@ -249,16 +253,16 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     /// Takes the commands there are; each waits for the shard to have read up to its mark. True if one may be due.
     fn take_commands(&mut self, cx: &mut Context<'_>) -> bool {
         while self.deferred.len() < COMMAND_CAPACITY {
-            let next = match self.parts.newcomers.poll_recv(cx) {
-                Poll::Ready(Some(admission)) => Deferred::Admit(admission),
-                Poll::Ready(None) | Poll::Pending => match self.parts.commands.poll_recv(cx) {
-                    Poll::Ready(Some(command)) => Deferred::Command(command),
-                    Poll::Ready(None) | Poll::Pending => break,
+            let Parts { port, newcomers, commands, .. } = &mut self.parts;
+            let next = take_command(&port.log, || match newcomers.poll_recv(cx) {
+                Poll::Ready(Some(admission)) => Some(Deferred::Admit(admission)),
+                Poll::Ready(None) | Poll::Pending => match commands.poll_recv(cx) {
+                    Poll::Ready(Some(command)) => Some(Deferred::Command(command)),
+                    Poll::Ready(None) | Poll::Pending => None,
                 },
-            };
-            // Read after the command was taken: what was published before it was given lies below.
-            let mark = self.parts.port.log.tail().position();
-            self.deferred.push_back((mark, next));
+            });
+            let Some(next) = next else { break };
+            self.deferred.push_back(next);
         }
         self.deferred.front().is_some_and(|(mark, _)| *mark <= self.position)
     }
@@ -275,8 +279,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
 
     /// Reads the entry at the position, if it is filled, and notes whom it is for. False if it has to wait. One that is
     /// for nobody here weighs nothing.
-    fn read_entry(&mut self) -> bool {
-        let Some(taken) = self.next.take().or_else(|| self.parts.port.log.take(self.position)) else { return false };
+    fn read_entry(&mut self, horizon: &Horizon<'_, M>) -> bool {
+        let Some(taken) = self.next.take().or_else(|| horizon.take(self.position)) else { return false };
         let topic = match &taken.audience {
             Audience::All => None,
             Audience::Topic(topic) => Some(topic.key()),

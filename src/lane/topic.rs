@@ -30,13 +30,14 @@ impl Topic {
     /// to this topic would reach nobody.
     #[must_use]
     pub fn subscribers(&self) -> usize {
-        // Acquire pairs with the AcqRel of `raise`: who learned that a subscription is complete sees it counted.
+        // Acquire, with the Release of the fall: a caller that sees a subscriber gone sees what that one was handed.
         self.0.count.load(Ordering::Acquire)
     }
 
     /// Counts a subscriber for as long as the result lives.
     pub(crate) fn raise(&self) -> Counted {
-        self.0.count.fetch_add(1, Ordering::AcqRel);
+        // Relaxed: a caller that has learned of the subscription, by whatever orders the two, finds it counted.
+        self.0.count.fetch_add(1, Ordering::Relaxed);
         Counted(self.clone())
     }
 
@@ -61,7 +62,8 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.0.count.fetch_sub(1, Ordering::AcqRel);
+        // Release: see `subscribers`.
+        self.0.0.count.fetch_sub(1, Ordering::Release);
     }
 }
 

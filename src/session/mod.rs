@@ -47,6 +47,7 @@ use crate::lane::log::{BroadcastLog, PublishError};
 use crate::lane::outbox::Port;
 use crate::lane::parts::{Parts, now_ms};
 use crate::lane::publisher::Publisher;
+use crate::lane::reader::Mail;
 use crate::lane::shard::{FlushShard, SHARD_CAPACITY};
 use crate::lane::signal::Signal;
 use crate::lane::topic::Audience;
@@ -156,7 +157,7 @@ fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
         let port = Arc::new(Port {
             log: Arc::clone(&log),
             signal,
-            mail: Bits::new(SHARD_CAPACITY),
+            mail: Mail::new(SHARD_CAPACITY),
             ready: Bits::new(SHARD_CAPACITY),
             behind: AtomicBool::new(false),
             totals: Arc::clone(&totals),

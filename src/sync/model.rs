@@ -14,6 +14,7 @@
 //! | [`SkipSet`] | inserting and popping from any thread; each element is popped once | who pops an element acquires what its insert released; an insert that didn't happen before the pop may be missed |
 //! | [`DashMap`] | a reader-writer lock over each part of the map | loom's reader-writer lock, one for each key as far as they go; what a guard has let go is unordered |
 //! | [`OnceBox`] | the first to initialise wins, the others get its value | compare-exchange (AcqRel), loads acquire |
+//! | [`Notify`] | `notify_waiters` wakes every wait that was begun before | one relaxed read-modify-write each; what was done before the call becomes visible by the wake-up alone |
 //! | [`AtomicWaker`] | `register` acquires what earlier calls of `wake` released, a later `wake` wakes | one atomic step each: `register` acquires, `wake` releases |
 //!
 //! A model on top of them shows that *our* algorithm holds if the originals keep those promises. It doesn't check the
@@ -24,6 +25,7 @@
 //! under test, which stays as it is: fences that do nothing, a claim that orders nothing.
 
 mod map;
+mod notify;
 mod once;
 mod queue;
 mod set;
@@ -37,6 +39,7 @@ pub(crate) mod kit;
 pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 pub(crate) use self::map::{DashMap, Entry};
+pub(crate) use self::notify::Notify;
 pub(crate) use self::once::OnceBox;
 pub(crate) use self::queue::ArrayQueue;
 pub(crate) use self::set::SkipSet;

@@ -385,9 +385,15 @@ async fn close<S: Subject>(scene: &Scene<S>, guests: &mut [Guest], logs: &mut [V
         assert_eq!(scene.subject.broadcast(msg).await, Published::Taken);
         logs[1].push(Entry::broadcast(msg, true));
     }
+    // What isn't left has its outcome before the time for closing runs.
+    let (since, left) = (Instant::now(), LEFT * stalled.len() as u64);
+    while scene.subject.totals().lag > 0 || scene.subject.totals().account.waiting() != left {
+        assert!(since.elapsed() < REST, "{}: {left} are to be left: {:?}", scene.seed, scene.subject.totals());
+        tokio::task::yield_now().await;
+    }
     let (report, seed) = (scene.subject.close(Duration::from_millis(100)).await, scene.seed);
     let report = report.expect("it keeps accounts");
-    assert_eq!(report.abandoned.session_closed, LEFT * stalled.len() as u64, "{seed}: left by the close: {report:?}");
+    assert_eq!(report.abandoned.session_closed, left, "{seed}: left by the close: {report:?}");
     assert_eq!(scene.subject.totals().account, report, "{seed}: the report of the close");
     for guest in guests.iter_mut() {
         guest.present = None;

@@ -7,7 +7,7 @@ use lanecast::protocol::Frame;
 use lanecast::protocol::stream::MAX_STREAM_FRAME;
 use lanecast::{Session, SessionEvent};
 
-use crate::kit::{Server, Viewer, joined, text, texts, within};
+use crate::kit::{Server, Viewer, joined, settled, text, texts, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn initial_messages_come_first() {
@@ -70,8 +70,8 @@ async fn every_byte_arrives_in_order() {
         assert!(texts(&seen.frames(expected.len()).await) == expected, "viewer {viewer}");
         assert_eq!(seen.streams().len(), 1);
     }
-    let stats = session.stats();
-    assert_eq!((stats.resets.total(), stats.account.waiting()), (0, 0));
+    settled(&session).await;
+    assert_eq!(session.stats().resets.total(), 0);
     within(room.close()).await;
 }
 

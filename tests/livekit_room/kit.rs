@@ -373,6 +373,16 @@ pub(crate) async fn joined<R: lanecast::room::Room>(session: &Session<R>, count:
     }
 }
 
+/// Waits until nothing is under way. A viewer may have the last message before its shard has noted the delivery.
+pub(crate) async fn settled<R: lanecast::room::Room>(session: &Session<R>) {
+    within(async {
+        while session.stats().account.waiting() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
 /// The next reset.
 pub(crate) async fn reset_of(events: &mut Events) -> (Who, EndReason) {
     loop {

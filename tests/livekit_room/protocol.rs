@@ -9,7 +9,7 @@ use lanecast::room::livekit::LiveKitRoom;
 use lanecast::telemetry::{Channel, Published, Schema, StatusLevel, Telemetry};
 use lanecast::{EndReason, JoinError, SessionEvent};
 
-use crate::kit::{Server, Viewer, joined, within};
+use crate::kit::{Incoming, Server, Viewer, joined, within};
 
 async fn telemetry(server: &Server) -> (LiveKitRoom, Telemetry<LiveKitRoom>) {
     let room = server.device().await;
@@ -177,7 +177,9 @@ async fn a_stream_that_is_used_up_is_followed_by_a_fresh_one() {
     }
     let (_, reason) = within(crate::kit::reset_of(&mut events)).await;
     assert_eq!(reason, EndReason::WriteFailed);
-    let streams = viewer.wait_for("a fresh stream", |s| s.len() == 2 && !s[1].frames.is_empty()).await;
+    // Nothing orders the end of the one and the beginning of the other.
+    let followed = |s: &[Incoming]| s.len() == 2 && s[0].ended.is_some() && !s[1].frames.is_empty();
+    let streams = viewer.wait_for("the end of the stream, and a fresh one", followed).await;
     assert!(matches!(&streams[0].ended, Some(Err(_))));
     assert!(matches!(streams[1].messages()[0], ServerMessage::ServerInfo(_)));
     within(room.close()).await;

@@ -21,17 +21,22 @@ async fn a_congested_uplink_holds_publishers_back() {
     joined(&session, 4).await;
     let mut events = session.events();
     own.signal("STOP");
-    let stopped = Instant::now();
     let mut published = 0;
     // Two megabytes wait in the data channel before anything shows, and 1,024 messages in the log.
     let message = |number: usize| text(format!("{number} {}", "x".repeat(1000)));
-    while stopped.elapsed() < Duration::from_secs(3) {
-        if timeout(Duration::from_millis(100), session.broadcast(message(published))).await.is_ok() {
+    {
+        let stalls = async { while !matches!(within(events.next()).await, Some(SessionEvent::UplinkStalled)) {} };
+        let mut stalls = std::pin::pin!(stalls);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stalls => break,
+                sent = session.broadcast(message(published)) => sent.expect("the session is open"),
+            }
             published += 1;
         }
     }
     assert!(session.try_broadcast(message(published)).is_err(), "publishers are held back after {published}");
-    while !matches!(within(events.next()).await, Some(SessionEvent::UplinkStalled)) {}
     assert!(session.stats().uplink_stalled);
     own.signal("CONT");
     while !matches!(within(events.next()).await, Some(SessionEvent::UplinkFlowing)) {}

@@ -13,6 +13,7 @@ use loom::thread;
 use super::{Note, Sleeping, Watch, port};
 use crate::lane::log::{BroadcastLog, PublishError};
 use crate::lane::publisher::Publisher;
+use crate::lane::reader::Horizon;
 use crate::lane::signal::Signal;
 use crate::lane::topic::Audience;
 use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, block_on, caught, holds, holds_narrowly};
@@ -329,7 +330,7 @@ fn wait_for_room(publish: impl FnOnce(&Publisher<Note>, &BroadcastLog<Note>) + S
         let log = Arc::clone(&port.log);
         move || publish(&Publisher::new(Arc::clone(&log)), &log)
     });
-    Watch::new(&port, Sleeping::Right).read(1, |_, _| {});
+    Watch::new(&port, Sleeping::Right).read(&Horizon::at(&port.log, 1), |_, _| {});
     waiting.join().expect("the publisher doesn't panic");
     assert!(port.log.is_filled(1));
 }
@@ -364,11 +365,57 @@ fn two_who_wait_are_both_served() {
             let publisher = Arc::clone(&publisher);
             thread::spawn(move || publish_and_wait(&publisher, Note(name)))
         });
-        Watch::new(&port, Sleeping::Right).read(2, |_, _| {});
+        Watch::new(&port, Sleeping::Right).read(&Horizon::at(&port.log, 2), |_, _| {});
         for waiting in waiting {
             assert_eq!(waiting.join().expect("a publisher doesn't panic"), Ok(()));
         }
     });
+}
+
+const OVERTAKEN: &str = "a publisher that waits was overtaken by one that knew of it";
+
+/// A publish that doesn't wait: the production one and the broken one.
+type TryPublish = fn(&Publisher<Note>, &BroadcastLog<Note>, Note) -> Result<(), PublishError<Note>>;
+
+/// The log is full, and a publisher waits. Another one knows of it, and tries while the shard makes room.
+fn publish_past_who_waits(try_publish: TryPublish) {
+    let port = port(1);
+    port.log.publish(&Audience::All, Note("a")).expect("there is room");
+    let publisher = Arc::new(Publisher::new(Arc::clone(&port.log)));
+    let waits = Arc::new(AtomicU64::new(0));
+    let waiting = thread::spawn({
+        let (publisher, waits) = (Arc::clone(&publisher), Arc::clone(&waits));
+        move || {
+            let mut publishing = pin!(publisher.publish(&Audience::All, Note("b")));
+            block_on(|cx| {
+                let published = publishing.as_mut().poll(cx);
+                waits.store(1, Ordering::Release);
+                published
+            })
+        }
+    });
+    let other = thread::spawn({
+        let port = Arc::clone(&port);
+        move || {
+            if waits.load(Ordering::Acquire) == 1 {
+                let tried = try_publish(&publisher, &port.log, Note("c"));
+                assert_eq!(tried, Err(PublishError::Full(Note("c"))), "{OVERTAKEN}");
+            }
+        }
+    });
+    Watch::new(&port, Sleeping::Right).read(&Horizon::at(&port.log, 1), |_, _| {});
+    other.join().expect("the other publisher doesn't panic");
+    assert_eq!(waiting.join().expect("the publisher doesn't panic"), Ok(()));
+}
+
+#[test]
+fn a_publisher_that_waits_is_not_overtaken() {
+    holds(|| publish_past_who_waits(|publisher, _, note| publisher.try_publish(&Audience::All, note)));
+}
+
+#[test]
+fn broken_a_publish_that_does_not_look_who_waits_overtakes() {
+    caught(Weaken::Nothing, OVERTAKEN, || publish_past_who_waits(|_, log, note| log.publish(&Audience::All, note)));
 }
 
 /// Nobody reads; the seal wakes the publisher that waits and gives it its message back.

@@ -1,16 +1,19 @@
 //! Models of the lane: what the model checker runs, each with the broken variants that it has to catch.
 //!
 //! They run the production types on the stand-ins of [`sync`](crate::sync). Only the shard's outer loop is written here
-//! once more, because the real one needs tokio's clock and channels: [`Watch`] reads in the steps of
-//! [`shard`](super::shard), with the places marked at which a broken variant departs from it. How it goes to sleep, and
-//! what it looks at before, is the production code.
+//! once more, because the real one needs tokio's clock and channels: [`Watch`]. The steps of a turn are those of
+//! [`reader`](super::reader), which the shard takes as well, with the places marked at which a broken variant departs
+//! from them. How the shard goes to sleep, and what it looks at before, is the production code.
 //!
 //! The shard always runs on a thread of its own: as a model's main thread, where loom begins, it hides interleavings.
 
+mod command;
 mod control_queue;
 mod log;
 mod order;
 mod outbox;
+mod relief;
+mod topic;
 mod wake;
 
 use std::sync::Arc;
@@ -21,6 +24,7 @@ use super::account::Totals;
 use super::bits::Bits;
 use super::log::BroadcastLog;
 use super::outbox::{Port, Stance};
+use super::reader::{Horizon, Mail};
 use super::signal::Signal;
 use crate::sync::AtomicBool;
 use crate::sync::kit::block_on;
@@ -41,7 +45,7 @@ fn port(capacity: usize) -> Arc<Port<Note>> {
     Arc::new(Port {
         log: Arc::new(BroadcastLog::new(capacity, Box::new([Arc::clone(&signal)]))),
         signal,
-        mail: Bits::new(1),
+        mail: Mail::new(1),
         ready: Bits::new(1),
         behind: AtomicBool::new(false),
         totals: Arc::new(Totals::new()),
@@ -106,12 +110,10 @@ impl Watch {
         }
     }
 
-    /// Reads what is filled below `end`, and gives the slots back.
-    fn read(&mut self, end: u64, mut each: impl FnMut(u64, Note)) {
+    /// Reads what is filled below the horizon, and gives the slots back.
+    fn read(&mut self, horizon: &Horizon<'_, Note>, mut each: impl FnMut(u64, Note)) {
         let start = self.position;
-        while self.position < end
-            && let Some(taken) = self.port.log.take(self.position)
-        {
+        while let Some(taken) = horizon.take(self.position) {
             each(self.position, taken.message);
             self.position += 1;
         }

@@ -1,7 +1,7 @@
 //! The order across the two lanes: what happens before arrives before.
 //!
 //! Senders and publishers use the production log, outbox and bits; the shard visits a production
-//! [`Member`] whose sink notes what it is given. The steps of a turn are those of [`shard`](crate::lane::shard).
+//! [`Member`] whose sink notes what it is given. The steps of a turn are those of [`reader`](crate::lane::reader).
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -20,6 +20,7 @@ use crate::lane::member::{Member, Round, Sum};
 use crate::lane::outbox::{Limits, Outbox, Port};
 use crate::lane::owner::{Newcomer, Owner};
 use crate::lane::progress::Progress;
+use crate::lane::reader::{Horizon, Look};
 use crate::lane::run::{BroadcastRun, start_send_copy};
 use crate::lane::shelf::Shelf;
 use crate::lane::topic::Audience;
@@ -130,24 +131,20 @@ impl Shard {
     /// One turn: collects, reads, and visits the member.
     fn turn(&mut self, watch: &mut Watch, turn: Turn) {
         let port = Arc::clone(&watch.port);
-        if turn == Turn::QueuesFirst {
-            port.mail.take(1, |_| self.member.collect_mail());
+        let mut horizon = Look::new(&port).take_mail(1, |_| self.member.collect_mail());
+        match turn {
+            Turn::QueuesFirst => horizon = Horizon::at(&port.log, port.log.tail().position()),
+            Turn::WhileFilled => horizon = Horizon::at(&port.log, u64::MAX),
+            Turn::Right | Turn::IgnoresStamps => {}
         }
-        let mut end = port.log.tail().position();
-        if turn != Turn::QueuesFirst {
-            port.mail.take(1, |_| self.member.collect_mail());
-        }
-        if turn == Turn::WhileFilled {
-            end = u64::MAX;
-        }
-        self.visit(watch, end, turn == Turn::IgnoresStamps);
+        self.visit(watch, &horizon, turn == Turn::IgnoresStamps);
     }
 
-    /// Reads the log up to `end`, and visits the member.
-    pub(super) fn visit(&mut self, watch: &mut Watch, end: u64, ignores_stamps: bool) {
+    /// Reads the log up to the horizon, and visits the member.
+    pub(super) fn visit(&mut self, watch: &mut Watch, horizon: &Horizon<'_, Note>, ignores_stamps: bool) {
         let quota = Quota { messages: 8, bytes: u64::MAX };
         let mut intake = Intake::new(quota.messages);
-        watch.read(end, |seq, note| {
+        watch.read(horizon, |seq, note| {
             intake.push(seq, note.byte_len(), note, None);
         });
         let mut round = Round {
@@ -338,12 +335,12 @@ fn two_senders(guarded: bool) {
     let port = port(1);
     let mail = Arc::new(Mail::new(guarded));
     let shard = thread::spawn({
-        let (mail, mut watch) = (Arc::clone(&mail), Watch::new(&port, Sleeping::Right));
+        let (port, mail, mut watch) = (Arc::clone(&port), Arc::clone(&mail), Watch::new(&port, Sleeping::Right));
         move || {
             let mut delivered = Vec::new();
-            let tail = watch.port.log.tail();
+            let tail = port.log.tail();
             mail.collect(&mut delivered);
-            watch.read(tail.position(), |_, note| delivered.push(note));
+            watch.read(&Horizon::at(&port.log, tail.position()), |_, note| delivered.push(note));
             delivered
         }
     });

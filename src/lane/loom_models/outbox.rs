@@ -8,6 +8,7 @@ use super::order::{Shard, Viewer};
 use super::{Note, Sleeping, Watch, port};
 use crate::lane::account::EndReason;
 use crate::lane::outbox::{Limits, Outbox};
+use crate::lane::reader::{Horizon, Look};
 use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, caught, holds};
 use crate::sync::{ArrayQueue, AtomicU8, AtomicU64, Ordering, fence};
 
@@ -22,12 +23,12 @@ fn send_and_end() {
         move || {
             let mut reason = None;
             watch.run(|watch| {
-                let mut mail = false;
-                watch.port.mail.take(1, |_| mail = true);
+                let (port, mut mail) = (Arc::clone(&watch.port), false);
+                let horizon = Look::new(&port).take_mail(1, |_| mail = true);
                 reason = viewer.outbox.end_reason().filter(|_| mail);
                 if mail && reason.is_none() {
                     shard.member.collect_mail();
-                    shard.visit(watch, 0, false);
+                    shard.visit(watch, &horizon, false);
                 }
                 reason.is_some()
             });
@@ -97,9 +98,10 @@ fn send_two() {
     viewer.send("first");
     let shard = thread::spawn({
         let (mut watch, mut shard) = (Watch::new(&port, Sleeping::Right), Shard::new(&viewer, &port));
+        let port = Arc::clone(&port);
         move || {
             shard.member.collect_mail();
-            shard.visit(&mut watch, 0, false);
+            shard.visit(&mut watch, &Horizon::at(&port.log, 0), false);
         }
     });
     let accepted = viewer.outbox.try_send(Note("second")).is_ok();
@@ -200,7 +202,7 @@ fn end_at_admission() {
             }
             watch.run(|watch| {
                 let mut mail = false;
-                watch.port.mail.take(1, |_| mail = true);
+                Look::new(&watch.port).take_mail(1, |_| mail = true);
                 mail
             });
             assert_eq!(outbox.end_reason(), Some(EndReason::Refused));

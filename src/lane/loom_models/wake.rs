@@ -5,6 +5,7 @@ use std::sync::Arc;
 use loom::thread;
 
 use super::{Note, Sleeping, Watch, port};
+use crate::lane::reader::Look;
 use crate::lane::topic::Audience;
 use crate::sync::kit::{SLEEPS_FOR_EVER, SPINS, Weaken, caught, holds, holds_narrowly};
 
@@ -16,9 +17,9 @@ fn publisher_and_sender(sleeping: Sleeping) {
         move || {
             let (mut read, mut mail) = (0, 0);
             watch.run(|watch| {
-                let tail = watch.port.log.tail();
-                watch.port.mail.take(1, |_| mail += 1);
-                watch.read(tail.position(), |_, _| read += 1);
+                let port = Arc::clone(&watch.port);
+                let horizon = Look::new(&port).take_mail(1, |_| mail += 1);
+                watch.read(&horizon, |_, _| read += 1);
                 read == 1 && mail == 1
             });
         }
@@ -43,9 +44,10 @@ fn sink_and_publisher(sleeping: Sleeping) {
         move || {
             let (mut read, mut ready) = (0, 0);
             watch.run(|watch| {
-                let tail = watch.port.log.tail();
-                watch.port.ready.take(1, |_| ready += 1);
-                watch.read(tail.position(), |_, _| read += 1);
+                let port = Arc::clone(&watch.port);
+                let horizon = Look::new(&port).take_mail(1, |_| {});
+                port.ready.take(1, |_| ready += 1);
+                watch.read(&horizon, |_, _| read += 1);
                 read == 1 && ready == 1
             });
         }
@@ -69,8 +71,10 @@ fn publishers_and_seal(sleeping: Sleeping) {
         let mut watch = Watch::new(&port, sleeping);
         move || {
             watch.run(|watch| {
-                let tail = watch.port.log.tail();
-                watch.read(tail.position(), |_, _| {});
+                let port = Arc::clone(&watch.port);
+                let look = Look::new(&port);
+                let tail = look.tail();
+                watch.read(&look.take_mail(1, |_| {}), |_, _| {});
                 tail.is_sealed() && watch.position == tail.position()
             });
             assert_eq!(watch.position, 2);

@@ -267,6 +267,99 @@ fn who_ends_before_it_is_live_does_not_stay() {
     });
 }
 
+const HALF_IN: &str = "it is found live by its sid, and its identity has another instance or none";
+
+/// Registers a second connection of an identity, while another thread looks the connection up by its sid. `register`
+/// gives the connection its place; `find` says whether the sid has a live instance, and when the instance that the
+/// identity has then joined.
+fn look_up_while_registering(register: impl FnOnce() + 'static, find: impl FnOnce() -> (bool, Option<u64>)) {
+    let registering = thread::spawn(register);
+    let (is_live, joined_at) = find();
+    assert!(!is_live || joined_at == Some(2), "{HALF_IN}");
+    registering.join().expect("who registers doesn't panic");
+}
+
+#[test]
+fn an_instance_found_live_is_in_both_indexes() {
+    for is_first in [true, false] {
+        holds(move || {
+            let registry = Arc::new(Registry::new());
+            let (old, new) = (Visitor::new("PA_old", 1), Visitor::new("PA_new", 2));
+            if !is_first {
+                assert!(join(&registry, &old));
+            }
+            let register = {
+                let (registry, new) = (Arc::clone(&registry), new.clone());
+                move || assert!(join(&registry, &new))
+            };
+            look_up_while_registering(register, || {
+                let is_live = registry.by_sid(new.sid()).is_some();
+                (is_live, registry.by_identity(new.identity()).map(|found| found.joined_at()))
+            });
+        });
+    }
+}
+
+/// Refused as stale, it was never live: nobody has found it.
+#[test]
+fn a_stale_instance_is_never_found() {
+    holds(|| {
+        let registry = Arc::new(Registry::new());
+        let (late, new) = (Visitor::new("PA_late", 2), Visitor::new("PA_new", 3));
+        assert!(join(&registry, &new));
+        let register = {
+            let (registry, late) = (Arc::clone(&registry), late.clone());
+            move || assert!(!join(&registry, &late))
+        };
+        look_up_while_registering(register, || {
+            let is_live = registry.by_sid(late.sid()).is_some();
+            (is_live, registry.by_identity(late.identity()).map(|found| found.joined_at()))
+        });
+        assert_only(&registry, &new);
+    });
+}
+
+/// Both indexes, reduced to one identity, and one connection that comes.
+struct Indexes {
+    by_sid: DashMap<&'static str, ()>,
+    slots: DashMap<&'static str, u64>,
+    live: AtomicU8,
+}
+
+/// Broken if it goes live before it has its slot, which another instance may have.
+fn look_up_in_sketch(goes_live_last: bool, slot_of: Option<u64>) {
+    let live = AtomicU8::new(NEW);
+    let indexes = Arc::new(Indexes { by_sid: DashMap::default(), slots: DashMap::default(), live });
+    if let (Some(later), Entry::Vacant(vacant)) = (slot_of, indexes.slots.entry(IDENTITY)) {
+        vacant.insert(later);
+    }
+    let register = {
+        let indexes = Arc::clone(&indexes);
+        move || {
+            let go_live = || indexes.live.store(LIVE, Ordering::Release);
+            if let Entry::Vacant(vacant) = indexes.by_sid.entry("PA_new") {
+                vacant.insert(());
+            }
+            if !goes_live_last {
+                go_live();
+            }
+            match indexes.slots.entry(IDENTITY) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(2);
+                    go_live();
+                }
+                Entry::Occupied(_) => {
+                    indexes.by_sid.remove_if(&"PA_new", |_, ()| true);
+                }
+            }
+        }
+    };
+    look_up_while_registering(register, || {
+        let is_live = indexes.by_sid.get(&"PA_new").is_some() && indexes.live.load(Ordering::Acquire) == LIVE;
+        (is_live, indexes.slots.get(&IDENTITY).map(|slot| *slot))
+    });
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Breakage {
     /// Keeps the slot, not the guard, and swaps it when it may have left the map.
@@ -364,6 +457,8 @@ fn register_two(breakage: Breakage) {
 fn the_sketch_holds_unbroken() {
     holds(|| register_and_remove(Breakage::None));
     holds(|| register_two(Breakage::None));
+    holds(|| look_up_in_sketch(true, None));
+    holds(|| look_up_in_sketch(true, Some(3)));
 }
 
 #[test]
@@ -374,4 +469,10 @@ fn broken_without_its_guard_a_registration_lands_in_an_orphaned_slot() {
 #[test]
 fn broken_a_load_and_a_store_let_an_older_instance_win() {
     caught(Weaken::Nothing, OLDER_WON, || register_two(Breakage::LoadsThenStores));
+}
+
+#[test]
+fn broken_going_live_before_the_slot_is_claimed_shows_half_of_it() {
+    caught(Weaken::Nothing, HALF_IN, || look_up_in_sketch(false, None));
+    caught(Weaken::Nothing, HALF_IN, || look_up_in_sketch(false, Some(3)));
 }

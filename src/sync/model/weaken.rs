@@ -18,6 +18,8 @@ pub(crate) enum Weaken {
     Claim,
     /// Giving back room in a participant's bound is relaxed.
     Release,
+    /// The fall of a count is relaxed.
+    Fall,
 }
 
 thread_local! {
@@ -90,8 +92,8 @@ impl Deref for AtomicU64 {
     }
 }
 
-/// loom's, but for the subtraction, which is done by destructors: also while a model that failed unwinds, when loom
-/// isn't there any more.
+/// loom's, but for the subtraction, which [`Weaken`] weakens, and which is done by destructors: also while a model that
+/// failed unwinds, when loom isn't there any more.
 #[derive(Debug, Default)]
 pub(crate) struct AtomicUsize(loom::sync::atomic::AtomicUsize);
 
@@ -101,7 +103,10 @@ impl AtomicUsize {
     }
 
     pub(crate) fn fetch_sub(&self, value: usize, order: Ordering) -> usize {
-        if std::thread::panicking() { value } else { self.0.fetch_sub(value, order) }
+        if std::thread::panicking() {
+            return value;
+        }
+        self.0.fetch_sub(value, if Weaken::Fall.is_applied() { Relaxed } else { order })
     }
 }
 

@@ -1,0 +1,82 @@
+//! How a shard reads: the tail first, the mail second, and of the log what lies below that tail.
+//!
+//! The steps of a turn are types, so that a shard can't take them in another order. A [`Look`] reads the tail; taking
+//! the mail uses the look up and leaves a [`Horizon`]; only a horizon gives entries of the log to deliver. The order
+//! across the lanes needs these steps in this order (see [`shard`](super::shard)). The models run these very steps.
+
+use super::Message;
+use super::bits::Bits;
+use super::log::{BroadcastLog, Entry, Tail};
+use super::outbox::Port;
+
+/// Members with direct messages, or with an end to look at. Any thread sets; [`Look::take_mail`] alone takes.
+#[derive(Debug)]
+pub(crate) struct Mail(Bits);
+
+impl Mail {
+    /// For the slots below `capacity`.
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self(Bits::new(capacity))
+    }
+
+    /// Has the shard look at the member in `slot`.
+    pub(crate) fn set(&self, slot: usize) {
+        self.0.set(slot);
+    }
+
+    /// Whether a member below `extent` has mail.
+    pub(crate) fn any(&self, extent: usize) -> bool {
+        self.0.any(extent)
+    }
+}
+
+/// The first step of a turn: the tail as it stood when the turn began.
+pub(super) struct Look<'a, M> {
+    port: &'a Port<M>,
+    tail: Tail,
+}
+
+impl<'a, M: Message> Look<'a, M> {
+    pub(super) fn new(port: &'a Port<M>) -> Self {
+        Self { port, tail: port.log.tail() }
+    }
+
+    pub(super) fn tail(&self) -> Tail {
+        self.tail
+    }
+
+    /// The second step: hands every slot below `extent` that has mail to `each`.
+    pub(super) fn take_mail(self, extent: usize, each: impl FnMut(usize)) -> Horizon<'a, M> {
+        self.port.mail.0.take(extent, each);
+        Horizon { log: &self.port.log, end: self.tail.position() }
+    }
+}
+
+/// The last step: of the log, this turn delivers what lies below the horizon.
+pub(super) struct Horizon<'a, M> {
+    log: &'a BroadcastLog<M>,
+    end: u64,
+}
+
+impl<'a, M: Message> Horizon<'a, M> {
+    /// A horizon that no turn has looked for: for broken variants, and for models without mail.
+    #[cfg(all(test, lanecast_loom))]
+    pub(super) fn at(log: &'a BroadcastLog<M>, end: u64) -> Self {
+        Self { log, end }
+    }
+
+    /// The entry at `position`, if it is filled and below the horizon. A shard takes each position once.
+    pub(super) fn take(&self, position: u64) -> Option<Entry<M>> {
+        if position < self.end { self.log.take(position) } else { None }
+    }
+}
+
+/// Takes a command by `take`, and says at which position it takes effect.
+///
+/// The tail is read after the command was taken, so that what was published before the command was given lies below
+/// that position. The other way round, a message could be published, and the command given, between the two: whoever
+/// subscribes would get what was published before, and whoever unsubscribes would miss it.
+pub(super) fn take_command<M: Message, C>(log: &BroadcastLog<M>, take: impl FnOnce() -> Option<C>) -> Option<(u64, C)> {
+    let command = take()?;
+    Some((log.tail().position(), command))
+}
