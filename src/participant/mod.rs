@@ -306,7 +306,7 @@ impl<M: Message> Participant<M> {
         tokio::select! {
             biased;
             answer = answer => answer.ok(),
-            // A command may arrive when the shard takes none any more, and nobody drops it.
+            // The shard drops what it doesn't carry out, unless this was kept without being polled.
             () = self.0.home.commands.closed() => None,
         }
     }

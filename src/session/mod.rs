@@ -13,6 +13,8 @@ mod join;
 mod stats;
 mod stream;
 mod tenant;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::future::Future;
