@@ -469,10 +469,11 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     fn fail(&mut self, slot: usize, fault: Fault<SinkError<O, M>>) {
         let Some(member) = self.members.get(slot) else { return };
         let outbox = member.owner.outbox();
-        if outbox.end(fault.reason()) {
-            member.owner.faulted(fault.reason(), fault.detail());
+        let reason = fault.reason(O::has_vanished);
+        if outbox.end(reason) {
+            member.owner.faulted(reason, fault.detail());
         }
-        let reason = outbox.end_reason().unwrap_or(fault.reason());
+        let reason = outbox.end_reason().unwrap_or(reason);
         // What the sink said is code of others to the end.
         caught(|| drop(fault));
         self.retire(slot, reason);
