@@ -57,6 +57,7 @@ pub mod participant;
 #[cfg(feature = "telemetry")]
 pub mod protocol;
 pub mod room;
+mod runtime;
 mod semaphore;
 pub mod session;
 mod sync;

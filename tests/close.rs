@@ -13,11 +13,12 @@ use common::{
     Call, Stage, StageSink, State, Streams, Valve, assert_settled, close_settled, id, joined, live, memory, msg,
     presence, receives, settle, sid, size, texts, until, within,
 };
-use lanecast::room::RoomEvent;
+use futures_util::{Stream, stream};
 use lanecast::room::memory::{Conduct, MemoryRoom, Opening};
+use lanecast::room::{OpenError, Presence, Room, RoomEvent};
 use lanecast::{
-    BroadcastError, BuildError, CloseError, EndReason, SendError, Session, SessionBuilder, SessionEvent,
-    TryBroadcastError,
+    BroadcastError, BuildError, CloseError, EndReason, ParticipantIdentity, Progress, SendError, Session,
+    SessionBuilder, SessionEvent, TryBroadcastError,
 };
 use tokio::time::Instant;
 
@@ -320,16 +321,54 @@ async fn a_room_that_closes_ends_the_session() {
     assert!(matches!(session.try_broadcast(msg("x")), Err(TryBroadcastError::Closed(_))));
 }
 
-/// So does the end of its events, which it says no reason for: those of a room in memory go to its first session.
+/// So does the end of its events, which it says no reason for.
 #[tokio::test]
 async fn a_room_whose_events_end_ends_the_session() {
-    let (room, first) = memory(|builder| builder);
-    joined(&room, &first, "ada").await;
-    let second = Session::builder(room.clone()).build().expect("a test's settings make sense");
-    let report = within(second.ended()).await.expect("it ends in good order");
+    struct Ending;
+    impl Room for Ending {
+        type Message = Bytes;
+        type Sink = StageSink<Bytes>;
+        type Incoming = ();
+        fn events(&self) -> Option<impl Stream<Item = RoomEvent<()>> + Send + 'static> {
+            Some(stream::empty())
+        }
+        fn participants(&self) -> Vec<Presence> {
+            Vec::new()
+        }
+        fn present(&self, _: &ParticipantIdentity) -> Option<Presence> {
+            None
+        }
+        async fn open(&self, _: &Presence, _: Progress) -> Result<StageSink<Bytes>, OpenError> {
+            Err(OpenError::NotPresent)
+        }
+    }
+    let session = Session::builder(Ending).build().expect("a test's settings make sense");
+    let report = within(session.ended()).await.expect("it ends in good order");
     assert!(report.room_closed.is_some());
     assert_settled(&report.account);
-    assert_eq!(first.stats().participants, 1);
+}
+
+/// A room gives its events to one session: a second one isn't built, and the first goes on.
+#[tokio::test]
+async fn a_room_that_has_a_session_gets_no_second_one() {
+    let (room, first) = memory(|builder| builder);
+    assert_eq!(Session::builder(room.clone()).build().err(), Some(BuildError::RoomTaken));
+    joined(&room, &first, "ada").await;
+    first.broadcast(msg("x")).await.expect("the session is open");
+    receives(&room, "ada", &["x"]).await;
+    close_settled(&first).await;
+    assert_eq!(Session::builder(room).build().err(), Some(BuildError::RoomTaken), "its session has ended");
+}
+
+/// What can't be built takes no events away: the room is as good as new.
+#[tokio::test]
+async fn a_room_keeps_its_events_for_a_session_that_can_be_built() {
+    let room = MemoryRoom::<Bytes>::new();
+    let refused = Session::builder(room.clone()).shards(0).build();
+    assert!(matches!(refused, Err(BuildError::InvalidSetting { setting: "shards", .. })));
+    let session = Session::builder(room.clone()).build().expect("these settings make sense");
+    joined(&room, &session, "ada").await;
+    close_settled(&session).await;
 }
 
 /// `closed` answers only once the goodbye has let go of the sink, and not before.
@@ -395,6 +434,43 @@ fn a_runtime_that_goes_first_leaves_nobody_waiting() {
 fn outside_a_runtime_there_is_no_session() {
     let built = Session::builder(MemoryRoom::<Bytes>::new()).build();
     assert_eq!(built.err(), Some(BuildError::NoRuntime));
+}
+
+/// Nor in a runtime without timers, and the room can have one elsewhere.
+#[test]
+fn without_timers_there_is_no_session() {
+    let room = MemoryRoom::<Bytes>::new();
+    let without = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let built = without.block_on(async { Session::builder(room.clone()).build() });
+    assert_eq!(built.err(), Some(BuildError::NoTimers));
+    let with = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    with.block_on(async {
+        let session = Session::builder(room).build().expect("it has timers");
+        close_settled(&session).await;
+    });
+}
+
+/// A refusal shows what the caller gave, also where a session would make do with less.
+#[tokio::test]
+async fn a_refused_setting_is_shown_as_it_was_given() {
+    let years = |years: u64| Duration::from_secs(years * 365 * 24 * 3600);
+    let build = |set: &dyn Fn(SessionBuilder<MemoryRoom<Bytes>>) -> SessionBuilder<MemoryRoom<Bytes>>| match set(
+        Session::builder(MemoryRoom::new()),
+    )
+    .build()
+    {
+        Err(BuildError::InvalidSetting { setting, value, .. }) => Some((setting, value)),
+        Err(other) => panic!("{other}"),
+        Ok(_) => None,
+    };
+    let given = format!("{:?} to {:?}", years(3), years(2));
+    assert_eq!(build(&|builder| builder.reset_backoff(years(3), years(2))), Some(("reset_backoff", given)));
+    assert_eq!(build(&|builder| builder.reset_backoff(years(2), Duration::MAX)), None);
+    // Each is within its own bounds; what they would take together isn't.
+    let product = Some(("log_capacity × shards", "4194304 × 2".to_owned()));
+    assert_eq!(build(&|builder| builder.log_capacity(4_194_304).shards(2)), product);
+    let product = Some(("log_capacity × shards", "4097 × 1024".to_owned()));
+    assert_eq!(build(&|builder| builder.log_capacity(4_097).shards(1_024)), product);
 }
 
 #[tokio::test]

@@ -190,7 +190,7 @@ async fn keep_up(mut viewer: Viewer, id: u32, got: Arc<Semaphore>) {
 async fn stall(room: WebSocketRoom, mut viewer: Viewer, name: String, id: u32, mut events: Events) {
     loop {
         match soon("the reset", events.next()).await {
-            Some(SessionEvent::Reset { who, reason }) if who.identity.as_str() == name => {
+            Some(SessionEvent::Reset { who, reason, .. }) if who.identity.as_str() == name => {
                 assert_eq!(reason, EndReason::Overflow);
                 break;
             }

@@ -252,7 +252,7 @@ impl Room for Narrow {
     type Sink = StageSink<Bytes>;
     type Incoming = ();
 
-    fn events(&self) -> impl Stream<Item = RoomEvent<()>> + Send + 'static {
+    fn events(&self) -> Option<impl Stream<Item = RoomEvent<()>> + Send + 'static> {
         self.0.events()
     }
 

@@ -199,8 +199,8 @@ async fn many_overflow_at_once_and_nobody_else_notices() {
     let mut clients = std::collections::HashSet::new();
     while clients.len() < 100 {
         let client = event(&mut events, |event| match event {
-            SessionEvent::Reset { who, reason: EndReason::Overflow } => Some(who.client_id),
-            SessionEvent::Reset { who, reason } => panic!("{who:?} was reset: {reason}"),
+            SessionEvent::Reset { who, reason: EndReason::Overflow, .. } => Some(who.client_id),
+            SessionEvent::Reset { who, reason, .. } => panic!("{who:?} was reset: {reason}"),
             _ => None,
         });
         assert!(clients.insert(client.await), "reset twice");

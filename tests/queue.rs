@@ -72,7 +72,7 @@ async fn a_send_to_a_closed_participant_is_counted_and_resets_nobody() {
     settle().await;
     assert_eq!(session.stats().resets.total(), 0);
     // Only its leaving is told, no reset.
-    assert!(matches!(within(events.next()).await, Some(SessionEvent::Left(_))));
+    assert!(matches!(within(events.next()).await, Some(SessionEvent::Left { .. })));
     let account = close_settled(&session).await;
     assert_eq!(account.dropped.closed, 2);
     assert!(matches!(within(events.next()).await, Some(SessionEvent::Closed)));

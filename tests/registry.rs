@@ -37,7 +37,7 @@ async fn a_late_disconnect_after_a_reconnect_misses() {
     receives(&room, "ada", &["still here"]).await;
     assert!(matches!(within(events.next()).await, Some(SessionEvent::Joined(who)) if who.sid == sid("PA_1")));
     let replaced = within(events.next()).await;
-    assert!(matches!(replaced, Some(SessionEvent::Replaced { who, prior })
+    assert!(matches!(replaced, Some(SessionEvent::Replaced { who, prior, .. })
         if who.client_id == second.client_id() && prior.client_id == first.client_id()));
     assert_eq!((session.stats().joins, session.stats().replacements, session.stats().participants), (2, 1, 1));
     close_settled(&session).await;

@@ -37,7 +37,7 @@ async fn a_reset_keeps_the_sid_and_starts_afresh() {
     line.conduct(Conduct::Fail);
     session.broadcast(msg("fails")).await.expect("the session is open");
     let who = event(&mut events, |event| match event {
-        SessionEvent::Reset { who, reason: EndReason::WriteFailed } => Some(who.clone()),
+        SessionEvent::Reset { who, reason: EndReason::WriteFailed, .. } => Some(who.clone()),
         _ => None,
     });
     assert_eq!(who.await.client_id, old.client_id());
@@ -121,7 +121,7 @@ async fn a_reset_racing_with_a_disconnect_leaves_no_ghost() {
         loop {
             match within(events.next()).await {
                 Some(SessionEvent::Joined(_)) => joins += 1,
-                Some(SessionEvent::Left(_) | SessionEvent::Reset { .. }) => ends += 1,
+                Some(SessionEvent::Left { .. } | SessionEvent::Reset { .. }) => ends += 1,
                 Some(SessionEvent::Closed) => break,
                 other => panic!("not expected: {other:?}"),
             }
@@ -384,8 +384,8 @@ impl Room for Wavering {
     type Sink = StageSink<Bytes>;
     type Incoming = ();
 
-    fn events(&self) -> impl Stream<Item = RoomEvent<()>> + Send + 'static {
-        stream::pending()
+    fn events(&self) -> Option<impl Stream<Item = RoomEvent<()>> + Send + 'static> {
+        Some(stream::pending())
     }
 
     fn participants(&self) -> Vec<Presence> {
@@ -608,7 +608,7 @@ impl Room for Holding {
     type Sink = StageSink<Bytes>;
     type Incoming = ();
 
-    fn events(&self) -> impl Stream<Item = RoomEvent<()>> + Send + 'static {
+    fn events(&self) -> Option<impl Stream<Item = RoomEvent<()>> + Send + 'static> {
         self.stage.events()
     }
 

@@ -52,8 +52,8 @@ impl Room for Show {
     type Sink = ShowSink;
     type Incoming = ();
 
-    fn events(&self) -> impl Stream<Item = RoomEvent<()>> + Send + 'static {
-        stream::pending()
+    fn events(&self) -> Option<impl Stream<Item = RoomEvent<()>> + Send + 'static> {
+        Some(stream::pending())
     }
 
     fn participants(&self) -> Vec<Presence> {

@@ -158,7 +158,7 @@ impl Room for Shared {
     type Sink = StageSink<Bytes>;
     type Incoming = ();
 
-    fn events(&self) -> impl Stream<Item = RoomEvent<()>> + Send + 'static {
+    fn events(&self) -> Option<impl Stream<Item = RoomEvent<()>> + Send + 'static> {
         self.stage.events()
     }
 

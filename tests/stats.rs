@@ -233,10 +233,10 @@ async fn comings_and_goings_are_counted_and_told() {
         let event = within(events.next()).await.expect("closed comes last");
         told.push(match &event {
             SessionEvent::Joined(who) => format!("joined {}", who.sid),
-            SessionEvent::Replaced { who, prior } => format!("{} replaced {}", who.sid, prior.sid),
+            SessionEvent::Replaced { who, prior, .. } => format!("{} replaced {}", who.sid, prior.sid),
             SessionEvent::Refused { sid, error: JoinError::Stale, .. } => format!("stale {sid}"),
             SessionEvent::Refused { sid, error: JoinError::Incompatible(_), .. } => format!("incompatible {sid}"),
-            SessionEvent::Left(who) => format!("left {}", who.sid),
+            SessionEvent::Left { who, .. } => format!("left {}", who.sid),
             other => format!("{other:?}"),
         });
         if matches!(event, SessionEvent::Closed) {

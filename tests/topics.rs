@@ -8,11 +8,11 @@ use std::task::Poll;
 
 use common::{
     Call, Note, Stage, StageSink, Streams, Valve, close_settled, id, joined, live, memory, msg, presence, receives,
-    settle, sid, until, within,
+    settle, sid, size, until, within,
 };
 use lanecast::room::RoomEvent;
-use lanecast::room::memory::Conduct;
-use lanecast::{Subscribed, SubscriptionTag, Topic, TryBroadcastError, Unsubscribed};
+use lanecast::room::memory::{Conduct, MemoryRoom};
+use lanecast::{Session, Subscribed, SubscriptionTag, Topic, TryBroadcastError, Unsubscribed};
 
 const TAG: SubscriptionTag = SubscriptionTag(1);
 
@@ -279,4 +279,36 @@ async fn a_new_topic_has_no_subscribers_of_an_old_one() {
     }
     session.broadcast(msg("end")).await.expect("the session is open");
     receives(&room, "ada", &["end"]).await;
+}
+
+// 1. Four tasks subscribe and unsubscribe without a pause. 2. The session is cancelled, each time at another moment.
+// 3. Every count is given back, although the participant's handle lives on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_subscription_that_races_with_the_end_is_given_back() {
+    for round in 0..size(100, 5_000) {
+        let room = MemoryRoom::<bytes::Bytes>::new();
+        let session = Session::builder(room.clone()).shards(1).build().expect("a test's settings make sense");
+        let ada = joined(&room, &session, "ada").await;
+        let subscribers: Vec<_> = (0..4)
+            .map(|_| {
+                let ada = ada.clone();
+                tokio::spawn(async move {
+                    let topic = Topic::new();
+                    while ada.subscribe(&topic, TAG).await != Subscribed::Closed {
+                        ada.unsubscribe(&topic).await;
+                    }
+                    topic
+                })
+            })
+            .collect();
+        for _ in 0..round % 32 {
+            tokio::task::yield_now().await;
+        }
+        session.cancel();
+        within(session.ended()).await.expect("it ends in good order");
+        for subscriber in subscribers {
+            let topic = within(subscriber).await.expect("nobody panics");
+            assert_eq!(topic.subscribers(), 0, "round {round}");
+        }
+    }
 }

@@ -195,7 +195,7 @@ fn nobody_leaves_before_having_joined() {
         while told.len() < 2 {
             told.push(match within(events.next()).await {
                 Some(SessionEvent::Joined(_)) => "joined",
-                Some(SessionEvent::Left(_)) => "left",
+                Some(SessionEvent::Left { .. }) => "left",
                 other => panic!("not expected: {other:?}"),
             });
         }
@@ -259,8 +259,8 @@ fn a_warning_says_whose_and_nothing_else_is_formatted() {
         type Message = Bytes;
         type Sink = Failing;
         type Incoming = ();
-        fn events(&self) -> impl Stream<Item = RoomEvent<()>> + Send + 'static {
-            stream::pending()
+        fn events(&self) -> Option<impl Stream<Item = RoomEvent<()>> + Send + 'static> {
+            Some(stream::pending())
         }
         fn participants(&self) -> Vec<Presence> {
             vec![presence("ada", "PA_1", 1)]

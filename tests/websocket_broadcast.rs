@@ -40,7 +40,7 @@ type Open = (WebSocketRoom, Pin<Box<dyn Stream<Item = RoomEvent<<WebSocketRoom a
 /// A room without a session, the sink to one client, and that client.
 async fn pair() -> (Open, WebSocketSink, WebSocketStream<TcpStream>) {
     let room = room().await;
-    let mut open: Open = (room.clone(), Box::pin(room.events()));
+    let mut open: Open = (room.clone(), Box::pin(room.events().unwrap()));
     let client = connect(&room).await;
     let Some(RoomEvent::Active(presence)) = soon("the viewer", open.1.next()).await else { panic!("nobody came") };
     let sink = room.open(&presence, Progress::default()).await.unwrap();

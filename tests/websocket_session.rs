@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lanecast::protocol::Frame;
-use lanecast::room::websocket::{Admission, UpgradeRequest, WebSocketRoom};
-use lanecast::{EndReason, Events, Participant, Session, SessionEvent};
+use lanecast::room::websocket::{Admission, BindError, UpgradeRequest, WebSocketRoom};
+use lanecast::{BuildError, EndReason, Events, Participant, Session, SessionEvent};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -129,4 +129,72 @@ async fn the_session_ends_with_its_room() {
     soon("the goodbye", goodbye).await.unwrap();
     let report = soon("the end", session.ended()).await.expect("it ends in good order");
     assert!(report.room_closed.is_some());
+}
+
+// 1. A viewer's connection is reset. 2. At once something is broadcast, so that now the reader is the first to notice and
+// now the sink. 3. Either way the viewer has left: that is no fault, and no reset.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_viewer_that_is_cut_off_while_it_is_written_to_is_not_reset() {
+    let rounds = match std::env::var("LANECAST_TEST_SIZE").as_deref() {
+        Ok("full") => 2_000,
+        _ => 100,
+    };
+    let (session, room) = start().await;
+    let mut events = session.events();
+    for round in 0..rounds {
+        let mut client = connect(&room).await;
+        let MaybeTlsStream::Plain(socket) = client.get_mut() else { panic!("it is plain") };
+        socket.set_zero_linger().unwrap();
+        drop(client);
+        for _ in 0..3 {
+            session.broadcast(Frame::text("news")).await.unwrap();
+        }
+        loop {
+            match soon("the end", events.next()).await {
+                Some(SessionEvent::Joined(_)) => {}
+                Some(SessionEvent::Left { reason: EndReason::Vanished | EndReason::Disconnected, .. }) => break,
+                other => panic!("round {round}: {other:?}"),
+            }
+        }
+    }
+    let stats = session.stats();
+    assert_eq!((stats.resets.total(), stats.failed_joins), (0, 0), "{} vanished", stats.vanished);
+    session.close(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_room_that_has_a_session_gets_no_second_one() {
+    let (session, room) = start().await;
+    assert_eq!(Session::builder(room.clone()).build().err(), Some(BuildError::RoomTaken));
+    let mut client = connect(&room).await;
+    session.broadcast(Frame::text("news")).await.unwrap();
+    assert_eq!(next(&mut client).await, Message::text("news"));
+    drop(client);
+    session.close(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Where tokio would panic, the room says what is missing.
+#[test]
+fn outside_a_runtime_that_has_what_it_takes_nothing_is_bound() {
+    let bind = || WebSocketRoom::builder().bind("127.0.0.1:0");
+    let without = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    assert!(matches!(without.block_on(bind()), Err(BindError::NoTimers)));
+    let outside = bind().now_or_never().expect("it doesn't wait");
+    assert!(matches!(outside, Err(BindError::NoRuntime)));
+}
+
+#[tokio::test]
+async fn settings_that_let_nobody_in_are_refused() {
+    let builder = || WebSocketRoom::builder();
+    let wrong = [
+        (builder().handshake_timeout(Duration::ZERO), "handshake_timeout"),
+        (builder().send_buffer_bytes(0), "send_buffer_bytes"),
+        (builder().send_buffer_bytes(1 << 31), "send_buffer_bytes"),
+    ];
+    for (builder, setting) in wrong {
+        match soon("the refusal", builder.bind("127.0.0.1:0")).await {
+            Err(BindError::InvalidConfig(why)) => assert!(why.starts_with(setting), "{why}"),
+            other => panic!("{setting}: {other:?}"),
+        }
+    }
 }

@@ -39,7 +39,7 @@ impl<R: Room<Message = Bytes>> EventLoop<R> {
 
     pub(super) async fn run(mut self) {
         let session = Arc::clone(&self.session);
-        let mut events = pin!(session.room.events());
+        let mut events = pin!(session.room.events().expect("the room has no other session"));
         for presence in session.room.participants() {
             self.on_active(&presence);
         }

@@ -78,9 +78,9 @@ impl<S: Sinks> Room for BenchRoom<S> {
     type Sink = S::Sink;
     type Incoming = ();
 
-    fn events(&self) -> impl Stream<Item = RoomEvent<()>> + Send + 'static {
-        let taken = self.0.events_taken.lock().take().expect("asked for once");
-        stream::unfold(taken, async |mut taken| Some((taken.recv().await?, taken)))
+    fn events(&self) -> Option<impl Stream<Item = RoomEvent<()>> + Send + 'static> {
+        let taken = self.0.events_taken.lock().take()?;
+        Some(stream::unfold(taken, async |mut taken| Some((taken.recv().await?, taken))))
     }
 
     fn participants(&self) -> Vec<Presence> {

@@ -33,7 +33,14 @@
 //! no further poll of its sink, everything undelivered counted as dropped with that reason, the sink handed back to the
 //! room. The event loop then asks the room what it has for the identity now, and joins that: with a new
 //! [`ClientId`](crate::ClientId), its initial messages first, and no subscriptions. Nobody else notices. An identity
-//! that is reset again and again waits longer each time.
+//! that is reset again and again waits longer each time. Each fault of a registered instance is counted and told once,
+//! whatever took its place before anybody looked, and while the session closes, too.
+//!
+//! A participant whose connection a write finds gone has [vanished](crate::EndReason::Vanished), if its room [can
+//! tell](crate::room::Room::has_vanished): that is no fault. What was undelivered counts as abandoned, and listeners are
+//! told that it left. If the room still has the connection, it starts afresh as after a reset, and waits as long.
+//!
+//! What listeners are told of an end has the account of that instance: what was delivered, and what was lost and why.
 //!
 //! # Joins
 //! The newcomer's place in the log is fixed first, its initial messages are computed second, and every broadcast from
@@ -48,8 +55,8 @@
 //! # Accounting
 //! Every message is *offered* (a direct message when it is sent, a broadcast when its shard reaches it for that
 //! participant) and then either *delivered* (the flush after it succeeded), *dropped* (overflow, failure, or sent to a
-//! participant that had ended), *abandoned* (disconnect, replacement, refusal, close) or *waiting*. At rest the sum is
-//! exact, for each participant and for the session.
+//! participant that had ended), *abandoned* (disconnect, vanishing, replacement, refusal, close) or *waiting*. At rest
+//! the sum is exact, for each participant and for the session.
 //!
 //! # Ends
 //! [`close`](crate::Session::close) takes no more messages, delivers what it has until the deadline, and ends every

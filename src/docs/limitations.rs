@@ -2,8 +2,10 @@
 //!
 //! - **A shard must not be blocked.** A sink's `poll_*`, a waker, a message's `clone` and `drop`, and a `tracing` layer
 //!   run on a flush shard: what blocks there delays that shard's share of the participants. Only
-//!   [`try_broadcast`](crate::Session::try_broadcast) may be called there. A panic in a sink harms its participant alone;
-//!   a panic in a message's `drop` may end the session.
+//!   [`try_broadcast`](crate::Session::try_broadcast) may be called there. A panic in a sink harms its participant alone.
+//! - **A message's `drop` must not panic.** One that does may end the session. If a second one does while the first is
+//!   unwinding, for instance two messages that waited for one participant, the process aborts: that is Rust's rule for a
+//!   panic within a panic.
 //! - **A broadcast is cloned once per shard, and once per participant unless the room's sinks are
 //!   [shown](crate::room::Room::start_send_run) what goes to many.** A message that doesn't share its payload when it
 //!   is cloned makes that expensive.
@@ -21,9 +23,13 @@
 //!   let it have a [`WeakSession`](crate::WeakSession).
 //! - **A waiting broadcast that is kept and not polled holds up all others**, as they are served in order.
 //! - **A session needs a tokio runtime with time enabled**, for as long as it lives. If the runtime goes first, its
-//!   sinks are dropped and nothing is delivered.
+//!   sinks are dropped and nothing is delivered. Tokio tells by a panic alone that it has no timers:
+//!   [`build`](crate::SessionBuilder::build) catches that, and the process's panic hook hears it.
 //! - **[`Session::stats`](crate::Session::stats) looks at every participant** for the oldest message: some
 //!   microseconds per thousand. Ask a few times a second, not in a loop.
+//! - **Vanished or failed is the room's word.** The WebSocket room tells them apart by what the socket says. The LiveKit
+//!   room doesn't: a write there fails for our own connection or stream, not for a viewer that has gone, which the server
+//!   reports. A room of your own says so in [`has_vanished`](crate::room::Room::has_vanished).
 //! - **A viewer that stops reading is noticed late.** As long as the buffers between us and it take bytes, it keeps up:
 //!   on a WebSocket some megabytes in the kernels of both sides.
 //! - **A viewer that falls silent is reported, and that is all.** It is known only of one that pings, which WebSocket

@@ -17,7 +17,8 @@ use crate::sync::{AtomicU64, Ordering};
 /// Why an instance of a participant ended.
 ///
 /// The first four are faults: what waited is counted as *dropped*, and the participant is reset. The others are
-/// ordinary ends: what waited is counted as *abandoned*.
+/// ordinary ends: what waited is counted as *abandoned*. After [`Vanished`](Self::Vanished) the participant starts
+/// afresh like after a fault if its room still has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[repr(u8)]
@@ -34,6 +35,9 @@ pub enum EndReason {
     Replaced,
     /// Its room reported it gone.
     Disconnected,
+    /// A write found its connection gone, and its room hadn't reported that yet: see
+    /// [`Room::has_vanished`](crate::room::Room::has_vanished).
+    Vanished,
     /// It was never registered: stale, a duplicate, or superseded while it joined.
     Refused,
     /// The session ended.
@@ -42,13 +46,14 @@ pub enum EndReason {
 
 impl EndReason {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Overflow,
         Self::WriteFailed,
         Self::WritePanicked,
         Self::WriteTimedOut,
         Self::Replaced,
         Self::Disconnected,
+        Self::Vanished,
         Self::Refused,
         Self::SessionClosed,
     ];
@@ -57,6 +62,11 @@ impl EndReason {
     #[must_use]
     pub fn is_fault(self) -> bool {
         matches!(self, Self::Overflow | Self::WriteFailed | Self::WritePanicked | Self::WriteTimedOut)
+    }
+
+    /// Whether the session joins what its room has for the identity afterwards.
+    pub(crate) fn starts_afresh(self) -> bool {
+        self.is_fault() || self == Self::Vanished
     }
 
     /// As logs and close frames name it.
@@ -69,6 +79,7 @@ impl EndReason {
             Self::WriteTimedOut => "a write to it made no progress",
             Self::Replaced => "a newer connection of the same identity took its place",
             Self::Disconnected => "it disconnected",
+            Self::Vanished => "its connection was gone when it was written to",
             Self::Refused => "it was not admitted",
             Self::SessionClosed => "the session ended",
         }
@@ -113,6 +124,8 @@ pub struct Abandoned {
     pub replaced: u64,
     /// It disconnected.
     pub disconnected: u64,
+    /// A write found its connection gone.
+    pub vanished: u64,
     /// It was never registered.
     pub refused: u64,
     /// The session ended.
@@ -123,7 +136,7 @@ impl Abandoned {
     /// All of them.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.replaced + self.disconnected + self.refused + self.session_closed
+        self.replaced + self.disconnected + self.vanished + self.refused + self.session_closed
     }
 }
 
@@ -159,6 +172,7 @@ impl Account {
             EndReason::WriteTimedOut => &mut self.dropped.write_timed_out,
             EndReason::Replaced => &mut self.abandoned.replaced,
             EndReason::Disconnected => &mut self.abandoned.disconnected,
+            EndReason::Vanished => &mut self.abandoned.vanished,
             EndReason::Refused => &mut self.abandoned.refused,
             EndReason::SessionClosed => &mut self.abandoned.session_closed,
         } += count;

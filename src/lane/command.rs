@@ -1,6 +1,8 @@
 //! What a shard is told.
 
-use tokio::sync::oneshot;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
 
 use super::Message;
 use super::owner::{Newcomer, Owner};
@@ -9,6 +11,9 @@ use super::topic::{Counted, SubscriptionTag, TopicKey};
 
 /// How many commands wait for a shard before who gives more has to wait.
 pub(crate) const COMMAND_CAPACITY: usize = 1024;
+
+/// How long a shard that ends waits for commands that are on their way, which takes a few instructions.
+pub(super) const LAST_COMMANDS: Duration = Duration::from_millis(100);
 
 /// What a shard is asked to do at a position of the log.
 pub(crate) enum Command<M> {
@@ -37,4 +42,20 @@ pub(crate) enum Command<M> {
 pub(crate) struct Admission<O: Owner<M>, M: Message> {
     pub(crate) newcomer: Newcomer<O, M>,
     pub(crate) reply: oneshot::Sender<u64>,
+}
+
+/// Closes a channel and takes what is in it or on its way. This can't wait for the task of a sender, only for another
+/// thread, and not for long.
+pub(super) fn empty<T>(channel: &mut mpsc::Receiver<T>) -> Vec<T> {
+    channel.close();
+    let begun = Instant::now();
+    let mut taken = Vec::new();
+    loop {
+        taken.extend(std::iter::from_fn(|| channel.try_recv().ok()));
+        let nobody_has_a_place = channel.capacity() == channel.max_capacity();
+        if nobody_has_a_place || begun.elapsed() >= LAST_COMMANDS {
+            return taken;
+        }
+        std::thread::yield_now();
+    }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::account::EndReason;
+use super::caught::caught;
 
 /// Why a member can't go on. What its sink says comes with it, to be formatted if somebody listens.
 #[derive(Debug)]
@@ -14,8 +15,11 @@ pub(crate) enum Fault<E> {
 }
 
 impl<E: fmt::Debug> Fault<E> {
-    pub(crate) fn reason(&self) -> EndReason {
+    /// `has_vanished` says of a sink's error whether the peer is gone.
+    pub(crate) fn reason(&self, has_vanished: impl FnOnce(&E) -> bool) -> EndReason {
         match self {
+            // Code of others: what can't be told apart has failed.
+            Self::Failed(error) if caught(|| has_vanished(error)).unwrap_or(false) => EndReason::Vanished,
             Self::Overflow => EndReason::Overflow,
             Self::Failed(_) => EndReason::WriteFailed,
             Self::Panicked => EndReason::WritePanicked,

@@ -53,6 +53,9 @@ pub use self::uplink::{Uplink, UplinkWrite};
 /// A broadcast is cloned once per shard by the publisher and, unless the room
 /// [spares](crate::room::Room::start_send_run) it, once per participant by the shards, so a clone should share its
 /// payload, as [`Bytes`] does.
+///
+/// Its `drop` must not panic. Messages are dropped on the session's own tasks: one that panics may end the session, and
+/// a second one that panics while the first is unwinding aborts the process.
 pub trait Message: Clone + Send + 'static {
     /// Its length in bytes, as it counts against the byte limit and in the statistics.
     fn byte_len(&self) -> usize;

@@ -228,10 +228,17 @@ impl<M: Message> Outbox<M> {
         self.port.behind.load(Ordering::Relaxed)
     }
 
-    /// Counts a direct message that was offered and lost: the one that made the participant overflow.
-    pub(crate) fn lose_direct(&self) {
+    /// Ends the instance because of a direct message that is too much for it, and counts the message as offered and
+    /// lost. True for the one caller whose reason it is.
+    pub(crate) fn overflow(&self) -> bool {
         self.offer_direct();
-        self.lose(1);
+        // Before the end: whoever is told of that finds the message counted.
+        self.lost.fetch_add(1, Ordering::Release);
+        let first = self.end(EndReason::Overflow);
+        if let Some(reason) = self.end_reason() {
+            self.port.totals.lose(reason, 1);
+        }
+        first
     }
 
     fn offer_direct(&self) {

@@ -19,13 +19,16 @@ pub(crate) trait Owner<M: Message>: Send + 'static {
     /// Hands broadcasts to a sink that is ready for one. Says how many of the first it has taken.
     fn start_send_run(sink: Pin<&mut Self::Sink>, run: &BroadcastRun<'_, M>) -> Result<usize, SinkError<Self, M>>;
 
+    /// Whether the sink's error says that its peer is gone, rather than that something went wrong.
+    fn has_vanished(error: &SinkError<Self, M>) -> bool;
+
     /// Its sending side.
     fn outbox(&self) -> &Outbox<M>;
 
     /// What tells it from the one that had its slot before.
     fn key(&self) -> u64;
 
-    /// The shard has ended it for a fault; `detail` is what the sink said.
+    /// The shard has ended it for a fault, or as its peer has vanished; `detail` is what the sink said.
     fn faulted(&self, reason: EndReason, detail: Option<&dyn fmt::Debug>);
 
     /// It has ended and nothing more goes into its sink, which is handed back.

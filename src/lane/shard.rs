@@ -51,7 +51,7 @@ use super::Message;
 use super::account::EndReason;
 use super::brake::{Brake, Reading};
 use super::caught::caught;
-use super::command::{Admission, COMMAND_CAPACITY, Command};
+use super::command::{Admission, COMMAND_CAPACITY, Command, LAST_COMMANDS, empty};
 use super::fault::Fault;
 use super::log::Entry;
 use super::member::{Member, Round, Stand, Sum};
@@ -150,6 +150,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                     while let Some(admission) = self.parts.newcomers.recv().await {
                         self.admit_to_end(admission);
                     }
+                    self.answer_the_last().await;
                     return;
                 }
             }
@@ -472,10 +473,11 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     fn fail(&mut self, slot: usize, fault: Fault<SinkError<O, M>>) {
         let Some(member) = self.members.get(slot) else { return };
         let outbox = member.owner.outbox();
-        if outbox.end(fault.reason()) {
-            member.owner.faulted(fault.reason(), fault.detail());
+        let reason = fault.reason(O::has_vanished);
+        if outbox.end(reason) {
+            member.owner.faulted(reason, fault.detail());
         }
-        let reason = outbox.end_reason().unwrap_or(fault.reason());
+        let reason = outbox.end_reason().unwrap_or(reason);
         // What the sink said is code of others to the end.
         caught(|| drop(fault));
         self.retire(slot, reason);
@@ -575,9 +577,11 @@ impl<O: Owner<M>, M: Message> Drop for FlushShard<O, M> {
     /// However the task ends (its runtime shut down, a panic): nobody waits for ever, and every sink is handed back.
     fn drop(&mut self) {
         self.end_all();
-        self.parts.newcomers.close();
-        while let Ok(admission) = self.parts.newcomers.try_recv() {
+        for admission in empty(&mut self.parts.newcomers) {
             self.admit_to_end(admission);
+        }
+        for command in empty(&mut self.parts.commands) {
+            caught(|| drop(command));
         }
         while let Some((_, deferred)) = self.deferred.pop_front() {
             if let Deferred::Admit(admission) = deferred {
@@ -589,6 +593,20 @@ impl<O: Owner<M>, M: Message> Drop for FlushShard<O, M> {
 }
 
 impl<O: Owner<M>, M: Message> FlushShard<O, M> {
+    /// Answers the commands that are there or on their way: a subscription left in the channel would stand in its
+    /// topic's count for as long as anybody has a handle of the participant. A sender that has a place and is kept
+    /// without being polled isn't waited for any longer than [`LAST_COMMANDS`].
+    async fn answer_the_last(&mut self) {
+        self.parts.commands.close();
+        let answered = async {
+            while let Some(command) = self.parts.commands.recv().await {
+                // Every member is gone: what subscribes is told so.
+                caught(|| drop(command));
+            }
+        };
+        let _ = tokio::time::timeout(LAST_COMMANDS, answered).await;
+    }
+
     /// A newcomer that came too late: its sink goes straight back.
     fn admit_to_end(&mut self, admission: Admission<O, M>) {
         self.draining = true;

@@ -224,9 +224,7 @@ impl<M: Message> Participant<M> {
                 if self.is_held_up() {
                     return Err(SendError::UplinkFull(message));
                 }
-                let first = self.0.outbox.end(EndReason::Overflow);
-                self.0.outbox.lose_direct();
-                if first {
+                if self.0.outbox.overflow() {
                     self.ask_for_reset(EndReason::Overflow, None);
                 }
                 Err(SendError::Overflow)
@@ -306,7 +304,7 @@ impl<M: Message> Participant<M> {
         tokio::select! {
             biased;
             answer = answer => answer.ok(),
-            // A command may arrive when the shard takes none any more, and nobody drops it.
+            // The shard drops what it doesn't carry out, unless this was kept without being polled.
             () = self.0.home.commands.closed() => None,
         }
     }
@@ -365,11 +363,16 @@ impl<M: Message> Participant<M> {
         self.0.created.elapsed()
     }
 
-    /// Enters it into the pending resets. Called once, by who ended it for a fault.
+    /// Enters it into the pending resets. Called once, by who ended it for a fault or found its peer gone.
     pub(crate) fn ask_for_reset(&self, reason: EndReason, detail: Option<&dyn fmt::Debug>) {
         let detail = detail.map(tracing::field::debug);
         // What the sink has said may panic when it is formatted: it is reset all the same.
-        caught(|| self.log(|| tracing::info!(%reason, detail, "failed, reset pending")));
+        caught(|| {
+            self.log(|| match reason {
+                EndReason::Vanished => tracing::info!(%reason, detail, "vanished"),
+                _ => tracing::info!(%reason, detail, "failed, reset pending"),
+            });
+        });
         self.0.home.pending.insert(self.client_id(), self.sid().clone());
     }
 
@@ -417,6 +420,11 @@ impl<M: Message> Participant<M> {
     pub(crate) fn note_retired(&self, reason: EndReason) {
         // Set once by the one shard that had it; a second value would be the same.
         let _ = self.0.retired.set(reason);
+    }
+
+    /// Whether the sink has been handed back to the room: its messages are counted then.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.0.retired.get().is_some()
     }
 
     /// Waits until the sink has been handed back to the room.

@@ -47,7 +47,8 @@ impl PendingResets {
         }
     }
 
-    fn take(&self) -> Option<(ClientId, ParticipantSid)> {
+    /// Takes the oldest instance out, if there is one.
+    pub(crate) fn take(&self) -> Option<(ClientId, ParticipantSid)> {
         self.set.pop_front().map(|entry| entry.value().clone())
     }
 }

@@ -133,13 +133,12 @@ impl<M: Message> Room for MemoryRoom<M> {
     type Sink = MemorySink<M>;
     type Incoming = mpsc::Receiver<M>;
 
-    fn events(&self) -> impl Stream<Item = RoomEvent<Self::Incoming>> + Send + 'static {
-        let listener = lock(&self.inner.listener).take();
-        futures_util::stream::unfold(listener, |listener| async {
-            let mut listener = listener?;
+    fn events(&self) -> Option<impl Stream<Item = RoomEvent<Self::Incoming>> + Send + 'static> {
+        let listener = lock(&self.inner.listener).take()?;
+        Some(futures_util::stream::unfold(listener, |mut listener| async {
             let event = listener.recv().await?;
-            Some((event, Some(listener)))
-        })
+            Some((event, listener))
+        }))
     }
 
     fn participants(&self) -> Vec<Presence> {

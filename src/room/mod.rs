@@ -23,6 +23,7 @@ pub mod websocket;
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -52,8 +53,8 @@ use crate::participant::{Attributes, Participant, no_attributes};
 ///     type Sink = Pin<Box<dyn Sink<Bytes, Error = Infallible> + Send>>;
 ///     type Incoming = ();
 ///
-///     fn events(&self) -> impl Stream<Item = RoomEvent<()>> + Send + 'static {
-///         stream::pending()
+///     fn events(&self) -> Option<impl Stream<Item = RoomEvent<()>> + Send + 'static> {
+///         Some(stream::pending())
 ///     }
 ///     fn participants(&self) -> Vec<Presence> {
 ///         vec![self.0.clone()]
@@ -84,10 +85,15 @@ pub trait Room: Send + Sync + 'static {
     /// What a participant's own stream to us is; given to the embedder's handler as it is.
     type Incoming: Send + 'static;
 
-    /// What happens in the room. Asked for once, before [`participants`](Self::participants). The room updates its
-    /// list before it emits an event, and reports each connection that is gone once, also one that another has replaced:
-    /// what is kept of it goes with that. A stream that ends means that the room is closed.
-    fn events(&self) -> impl Stream<Item = RoomEvent<Self::Incoming>> + Send + 'static;
+    /// What happens in the room. A session asks for it once, when it is built, before
+    /// [`participants`](Self::participants). The room updates its list before it emits an event, and reports each
+    /// connection that is gone once, also one that another has replaced: what is kept of it goes with that. A stream
+    /// that ends means that the room is closed.
+    ///
+    /// `None` if another session has them, and the room can't serve two: then no session is
+    /// [built](crate::BuildError::RoomTaken). A room that can gives each a stream of its own, and is asked by each to
+    /// open streams of its own to the participants.
+    fn events(&self) -> Option<impl Stream<Item = RoomEvent<Self::Incoming>> + Send + 'static>;
 
     /// Who is here already when the session starts: those for whom no event will come.
     fn participants(&self) -> Vec<Presence>;
@@ -142,6 +148,19 @@ pub trait Room: Send + Sync + 'static {
         start_send_copy(sink, run)
     }
 
+    /// Whether a sink's error says that the participant's connection is gone (reset, closed, given up), rather than that
+    /// something went wrong.
+    ///
+    /// A participant that vanishes isn't counted as reset but as [vanished](EndReason::Vanished), with what waited for
+    /// it as abandoned, and listeners are told that it [left](crate::SessionEvent::Left): so a reset remains worth an
+    /// alarm. Everything else is as after a reset; if the room still has the connection, the participant starts afresh,
+    /// after the same back-off. By default every error is a failure. For errors of a socket, see
+    /// [`is_disconnect`]. Called on a flush shard. A room that wraps another one passes the call on.
+    fn has_vanished(error: &SinkError<Self>) -> bool {
+        let _ = error;
+        false
+    }
+
     /// Takes the sink of a participant that has ended, with the reason, to say goodbye and let go of it.
     ///
     /// Called on a flush shard: what takes time goes into the future, which the session runs (at most
@@ -151,6 +170,19 @@ pub trait Room: Send + Sync + 'static {
         drop(sink);
         None
     }
+}
+
+/// Whether an error of a socket says that the peer, or the way to it, is gone: what [`Room::has_vanished`] asks of a
+/// room whose sinks write to sockets.
+#[must_use]
+pub fn is_disconnect(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, HostUnreachable, NotConnected, TimedOut, UnexpectedEof,
+    };
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset | HostUnreachable | NotConnected | TimedOut | UnexpectedEof
+    )
 }
 
 /// What the sinks of a room say when they fail.

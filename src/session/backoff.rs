@@ -53,25 +53,28 @@ impl Streaks {
         Self { backoff, by_identity: HashMap::default(), forget: VecDeque::new() }
     }
 
-    /// Notes that an instance of `identity`, which lasted for `age` and came after `failures` failures, was reset.
-    pub(crate) fn note_reset(&mut self, identity: &ParticipantIdentity, failures: u32, age: Duration) {
-        let failures = if age > self.backoff.longest { 1 } else { failures.saturating_add(1) };
-        self.note(identity, failures, self.backoff.delay(failures));
+    /// Notes that an instance of `identity`, which lasted for `age` and came after `failures` failures, was reset. The
+    /// one that takes its place may have begun to join before that: what has been noted since counts too.
+    pub(crate) fn note_reset(&mut self, identity: &ParticipantIdentity, failures: u32, age: Duration) -> Streak {
+        let before = if age > self.backoff.longest { 0 } else { failures };
+        let noted = self.of(identity).map_or(0, |streak| streak.failures);
+        let failures = before.max(noted).saturating_add(1);
+        self.note(identity, failures, self.backoff.delay(failures))
     }
 
     /// Notes that a join of `identity` has failed, the last of `failures` failures. Says until when the next one waits.
     pub(crate) fn note_failure(&mut self, identity: &ParticipantIdentity, failures: u32) -> Instant {
         // Only a reset of an instance that worked may be followed by an attempt at once.
-        self.note(identity, failures, self.backoff.delay(failures.max(2)))
+        self.note(identity, failures, self.backoff.delay(failures.max(2))).until
     }
 
-    fn note(&mut self, identity: &ParticipantIdentity, failures: u32, wait: Duration) -> Instant {
+    fn note(&mut self, identity: &ParticipantIdentity, failures: u32, wait: Duration) -> Streak {
         let noted = Instant::now();
         self.expire(noted);
-        let until = noted + wait;
-        self.by_identity.insert(identity.clone(), Streak { failures, until, noted });
+        let streak = Streak { failures, until: noted + wait, noted };
+        self.by_identity.insert(identity.clone(), streak);
         self.forget.push_back((noted, identity.clone()));
-        until
+        streak
     }
 
     /// The streak of `identity`, if it has one.

@@ -9,7 +9,6 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Shared;
 use super::error::CloseError;
-use super::events::SessionEvent;
 use crate::lane::{Account, EndReason};
 use crate::participant::registry::Instance;
 use crate::room::{Room, RoomClosed};
@@ -105,7 +104,7 @@ impl<R: Room> Shared<R> {
         };
         // Only the one who set `closing` comes here.
         let _ = self.ended.set(outcome);
-        self.emit(SessionEvent::Closed);
+        self.events.close();
     }
 
     /// Whether `work` is done before the deadline, and before the session is cancelled.
@@ -157,7 +156,7 @@ impl<R: Room> Drop for Unended<R> {
         // Refused if there is an outcome, as there nearly always is.
         if self.0.ended.set(Err(CloseError::RuntimeEnded)).is_ok() {
             self.0.registry.clear();
-            self.0.emit(SessionEvent::Closed);
+            self.0.events.close();
         }
     }
 }

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use super::backoff::Backoff;
 use super::error::BuildError;
+use super::events::{Events, Listener};
 use super::stream::ControlStream;
 use super::{Session, start};
 use crate::lane::Message;
 use crate::lane::outbox::{LARGEST_LIMITS, Limits};
 use crate::participant::{InFlight, IncompatibleVersion, Participant};
 use crate::room::{Presence, Room};
+use crate::runtime;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -46,7 +48,19 @@ pub struct SessionBuilder<R: Room> {
     room: R,
     config: Config<R>,
     shards: Option<usize>,
+    listeners: Vec<Listener>,
 }
+
+/// As good as for ever: times are added to a clock, which overflows otherwise.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Each shard has a copy of what stands in the log: places, over all shards. Some 2 GB, allocated at once.
+const MOST_PLACES: usize = 1 << 22;
+
+const MOST_SHARDS: usize = 1024;
+
+/// Some 250 bytes each, allocated at once.
+const MOST_EVENTS: usize = 1 << 20;
 
 impl<R: Room> SessionBuilder<R> {
     pub(crate) fn new(room: R) -> Self {
@@ -70,7 +84,7 @@ impl<R: Room> SessionBuilder<R> {
                 Box::pin(std::future::ready(()))
             }),
         };
-        Self { room, config, shards: None }
+        Self { room, config, shards: None, listeners: Vec::new() }
     }
 
     /// How many messages may wait for one participant over both lanes before it is reset. Default 1,024: some seconds
@@ -88,7 +102,8 @@ impl<R: Room> SessionBuilder<R> {
     }
 
     /// How many broadcasts the log holds that some shard has yet to read. Default 1,024: a burst of that length
-    /// doesn't wait. More costs some 600 bytes a place, and what the messages hold.
+    /// doesn't wait. More costs some 600 bytes a place, and what the messages hold. At most 4,194,304, divided by the
+    /// number of [shards](Self::shards), each of which has a copy.
     pub fn log_capacity(mut self, broadcasts: usize) -> Self {
         self.config.log_capacity = broadcasts;
         self
@@ -142,8 +157,6 @@ impl<R: Room> SessionBuilder<R> {
     /// on: to reconnect changes nothing. An instance that lasted longer than `longest`, or comes that long after the
     /// last reset, starts anew; the first reset doesn't wait.
     pub fn reset_backoff(mut self, first: Duration, longest: Duration) -> Self {
-        // Times are added to a clock, which overflows otherwise.
-        let longest = longest.min(Duration::from_secs(365 * 24 * 3600));
         self.config.backoff = Backoff { first, longest };
         self
     }
@@ -160,10 +173,35 @@ impl<R: Room> SessionBuilder<R> {
         self
     }
 
-    /// How many events wait for a slow listener before it misses the oldest, at least. Default 1,024.
+    /// How many events wait for a slow listener before it misses the oldest, at least. Default 1,024. At most
+    /// 1,048,576.
     pub fn event_capacity(mut self, events: usize) -> Self {
         self.config.event_capacity = events;
         self
+    }
+
+    /// A listener that is told of everything from the start, the joins of all who are present at the build included. It
+    /// ends at once if nothing is built.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use lanecast::room::{Presence, memory::MemoryRoom};
+    /// use lanecast::{Session, SessionEvent};
+    ///
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let room: MemoryRoom<Bytes> = MemoryRoom::new();
+    /// room.place(Presence::new("ada".parse()?, "PA_1".parse()?, 1));
+    /// let mut builder = Session::builder(room);
+    /// let mut events = builder.events();
+    /// let session = builder.build()?;
+    /// assert!(matches!(events.next().await, Some(SessionEvent::Joined(_))));
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn events(&mut self) -> Events {
+        let (listener, events) = Events::before_build();
+        self.listeners.push(listener);
+        events
     }
 
     /// What a participant gets first of all, at its join and after every reset.
@@ -205,14 +243,21 @@ impl<R: Room> SessionBuilder<R> {
     /// Starts the session: its shards, its event loop, and the joins of all who are present.
     ///
     /// # Errors
-    /// [`BuildError`]: outside a tokio runtime, or if a setting makes no sense. Nothing has been started then.
+    /// [`BuildError`]: outside a tokio runtime or in one without timers, if a setting makes no sense, or if the room has
+    /// a session already. Nothing has been started then.
     pub fn build(mut self) -> Result<Session<R>, BuildError> {
-        self.check()?;
-        let runtime = tokio::runtime::Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
-        let spare = runtime.metrics().num_workers().saturating_sub(1).max(1);
+        let runtime = runtime::current()?;
+        // One less than the runtime has workers, within what is allowed.
+        let spare = runtime.metrics().num_workers().saturating_sub(1).clamp(1, MOST_SHARDS);
         self.config.shards = self.shards.unwrap_or(spare);
-        self.config.limits.largest = self.config.limits.bytes.min(self.config.largest_carried as u64);
-        Ok(start(self.room, self.config, &runtime))
+        self.check()?;
+        let config = &mut self.config;
+        config.limits.largest = config.limits.bytes.min(config.largest_carried as u64);
+        let Backoff { first, longest } = config.backoff;
+        config.backoff = Backoff { first: first.min(LONGEST), longest: longest.min(LONGEST) };
+        // Last: a room that gives its events away and sees them dropped takes its session for ended.
+        let events = Box::pin(self.room.events().ok_or(BuildError::RoomTaken)?);
+        Ok(start(self.room, self.config, &runtime, events, self.listeners))
     }
 
     fn check(&self) -> Result<(), BuildError> {
@@ -220,7 +265,8 @@ impl<R: Room> SessionBuilder<R> {
         // What is allocated at once, or counted by a semaphore, has to stay within what those can do.
         let (sane, within) = (1..=1 << 24, "from 1 to 16,777,216");
         let longer = "longer than zero";
-        let checks: [(&'static str, String, bool, &'static str); 9] = [
+        let places = config.log_capacity.saturating_mul(config.shards);
+        let checks: [(&'static str, String, bool, &'static str); 10] = [
             (
                 "queue_capacity",
                 config.limits.messages.to_string(),
@@ -233,15 +279,26 @@ impl<R: Room> SessionBuilder<R> {
                 (1..=LARGEST_LIMITS.bytes).contains(&config.limits.bytes),
                 "from 1 to 512 GiB less 1",
             ),
-            ("log_capacity", config.log_capacity.to_string(), sane.contains(&config.log_capacity), within),
             (
-                "shards",
-                format!("{:?}", self.shards),
-                self.shards.is_none_or(|shards| (1..=1024).contains(&shards)),
-                "from 1 to 1,024",
+                "log_capacity",
+                config.log_capacity.to_string(),
+                (1..=MOST_PLACES).contains(&config.log_capacity),
+                "from 1 to 4,194,304",
+            ),
+            ("shards", config.shards.to_string(), (1..=MOST_SHARDS).contains(&config.shards), "from 1 to 1,024"),
+            (
+                "log_capacity × shards",
+                format!("{} × {}", config.log_capacity, config.shards),
+                (1..=MOST_PLACES).contains(&places),
+                "at most 4,194,304, as each shard has a copy of what stands in the log",
             ),
             ("concurrent_joins", config.concurrent_joins.to_string(), sane.contains(&config.concurrent_joins), within),
-            ("event_capacity", config.event_capacity.to_string(), sane.contains(&config.event_capacity), within),
+            (
+                "event_capacity",
+                config.event_capacity.to_string(),
+                (1..=MOST_EVENTS).contains(&config.event_capacity),
+                "from 1 to 1,048,576",
+            ),
             ("write_timeout", format!("{:?}", config.write_timeout), !config.write_timeout.is_zero(), longer),
             ("open_timeout", format!("{:?}", config.open_timeout), !config.open_timeout.is_zero(), longer),
             (

@@ -8,6 +8,7 @@ use super::close::CloseReport;
 use crate::ids::ClientId;
 use crate::lane::EndReason;
 use crate::participant::IncompatibleVersion;
+use crate::runtime::Lacking;
 
 /// Why no session was built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +17,13 @@ pub enum BuildError {
     /// A session runs its tasks on tokio: build it inside a runtime (with time enabled).
     #[error("no tokio runtime here: build the session inside one")]
     NoRuntime,
+    /// The runtime has no timers: enable them with `enable_time` or `enable_all` where it is built.
+    #[error("this tokio runtime has no timers: enable them with `enable_time` where it is built")]
+    NoTimers,
+    /// The room gives its [events](crate::room::Room::events) to one session, and another has them; or it is closed.
+    /// Share that session (its clones are the same one), or give this one a room of its own.
+    #[error("the room has a session already, or is closed: share that session, or give this one a room of its own")]
+    RoomTaken,
     /// A setting makes no sense.
     #[error("{setting} is {value}: it must be {must}")]
     InvalidSetting {
@@ -26,6 +34,15 @@ pub enum BuildError {
         /// What is allowed.
         must: &'static str,
     },
+}
+
+impl From<Lacking> for BuildError {
+    fn from(lacking: Lacking) -> Self {
+        match lacking {
+            Lacking::Runtime => Self::NoRuntime,
+            Lacking::Timers => Self::NoTimers,
+        }
+    }
 }
 
 /// Why an attempt to join a participant ended without it being registered.
@@ -171,7 +188,8 @@ pub enum CloseError {
     /// for itself: call it from a task of your own.
     #[error("close was called from within the session it closes")]
     FromCallback,
-    /// A flush shard or the event loop panicked, in code of a message or a room, and the session ended with it.
+    /// A flush shard or the event loop panicked, in code of a message or a room, and the session ended with it. That is
+    /// one panic: a message whose drop panics while another's is unwinding aborts the process.
     #[error("a task of the session panicked and ended it")]
     Panicked(CloseReport),
     /// The runtime was shut down before the session had ended: what waited was not delivered.

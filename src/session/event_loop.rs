@@ -5,6 +5,9 @@
 //! most one per identity. It stands in `under_way` before anything is opened: a disconnect of its connection cancels
 //! it, a newer connection supersedes it. When it is done the loop asks the room once more, so that a disconnect that
 //! came while the stream opened leaves no ghost behind.
+//!
+//! How an instance ended is told by whoever takes it out of the registry, which happens once: the loop, when its reset
+//! comes up, its disconnect, or another connection of its identity; or the join of the instance that takes its place.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -13,12 +16,12 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use rustc_hash::FxHashMap;
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::error::JoinError;
-use super::events::{SessionEvent, Who};
 use super::join::{Declined, Join, Registered};
 use super::stream::ControlStream;
 use super::{INSIDE, Shared};
@@ -37,6 +40,8 @@ pub(crate) struct EventLoop<R: Room> {
     joins: JoinSet<Joined<R>>,
     identities: FxHashMap<Id, ParticipantIdentity>,
     connections: HashMap<ParticipantSid, Connection<R::Incoming>>,
+    /// Taken when it runs.
+    events: Option<BoxStream<'static, RoomEvent<R::Incoming>>>,
 }
 
 /// What is kept of a connection while it is present.
@@ -70,9 +75,10 @@ struct UnderWay {
 }
 
 impl<R: Room> EventLoop<R> {
-    pub(crate) fn new(session: Arc<Shared<R>>) -> Self {
+    pub(crate) fn new(session: Arc<Shared<R>>, events: BoxStream<'static, RoomEvent<R::Incoming>>) -> Self {
         Self {
             session,
+            events: Some(events),
             under_way: HashMap::default(),
             joins: JoinSet::new(),
             identities: FxHashMap::default(),
@@ -82,8 +88,9 @@ impl<R: Room> EventLoop<R> {
 
     pub(crate) async fn run(mut self) {
         let session = Arc::clone(&self.session);
-        // Listen first, then ask who is here: nobody falls between the two.
-        let mut events = pin!(session.room.events().fuse());
+        // They were listened to before anybody asks who is here: nobody falls between the two.
+        let mut events = self.events.take().expect("it runs once").fuse();
+        let mut outgoing = pin!(session.events.run());
         for presence in session.room.participants() {
             self.on_active(&presence);
         }
@@ -97,6 +104,7 @@ impl<R: Room> EventLoop<R> {
                 },
                 // Taken out and handed to a task in the same poll.
                 (client_id, sid) = poll_fn(|cx| session.pending.poll_take(cx)) => self.on_reset(client_id, &sid),
+                () = &mut outgoing => {}
                 Some(done) = self.joins.join_next_with_id() => match done {
                     Ok((id, joined)) => self.on_joined(id, joined),
                     Err(error) => {
@@ -116,12 +124,25 @@ impl<R: Room> EventLoop<R> {
         while let Some(done) = self.joins.join_next().await {
             if let Ok(Ok(registered)) = done {
                 self.session.note_joined(&registered);
+                registered.participant.note_told();
+                self.take_out(&registered.participant);
             }
         }
-        // A room may close with its stream of events, or block when nobody takes them: not before all is delivered.
-        let drained = async { while events.next().await.is_some() {} };
-        session.delivered.run_until_cancelled(drained).await;
-        session.delivered.cancelled().await;
+        loop {
+            tokio::select! {
+                // A room may close with its stream of events, or block when nobody takes them: not before all is
+                // delivered.
+                Some(_) = events.next() => {}
+                // Who fails while the rest is delivered is counted and told like all others, and not joined again.
+                (client_id, sid) = poll_fn(|cx| session.pending.poll_take(cx)) => drop(self.take_out_failed(client_id, &sid)),
+                () = &mut outgoing => {}
+                () = session.delivered.cancelled() => break,
+            }
+        }
+        // No shard is left that could end anybody.
+        while let Some((client_id, sid)) = session.pending.take() {
+            self.take_out_failed(client_id, &sid);
+        }
     }
 
     /// The room is gone: nothing can be delivered any more.
@@ -198,39 +219,36 @@ impl<R: Room> EventLoop<R> {
     }
 
     /// Takes out an instance whose connection is gone, or is no longer the one its room has for the identity.
-    fn dismiss(&mut self, participant: &Participant<R::Message>, reason: EndReason) {
-        if !self.session.registry.remove(participant) {
-            return;
+    fn dismiss(&self, participant: &Participant<R::Message>, reason: EndReason) {
+        if self.session.registry.remove(participant) {
+            // It may have failed before, and its reset still be to come, which finds nothing any more.
+            participant.end(reason);
+            self.session.note_end(participant);
         }
-        if participant.end(reason) {
-            participant.log(|| tracing::info!(%reason, "left"));
-            self.session.emit(SessionEvent::Left(Who::of(participant)));
-        } else if let Some(reason) = participant.end_reason().filter(|reason| reason.is_fault()) {
-            // It had failed, and left before its reset came up, which finds nothing any more.
-            self.tell_reset(participant, reason);
-        }
-    }
-
-    fn tell_reset(&mut self, participant: &Participant<R::Message>, reason: EndReason) {
-        self.session.streaks().note_reset(participant.identity(), participant.attempt(), participant.age());
-        self.session.note_reset(participant, reason);
     }
 
     fn on_reset(&mut self, client_id: ClientId, sid: &ParticipantSid) {
-        let session = Arc::clone(&self.session);
-        let stored = session.registry.stored_by_sid(sid).filter(|stored| stored.client_id() == client_id);
-        // Gone already, it left or was replaced; or registered a moment ago, then `on_joined` is due and sees to it.
-        let Some(participant) = stored.filter(Participant::is_told) else { return };
-        if self.take_out(&participant) && !self.under_way.contains_key(participant.identity()) {
+        if let Some(participant) = self.take_out_failed(client_id, sid)
+            && !self.under_way.contains_key(participant.identity())
+        {
             self.begin_again(participant);
         }
     }
 
-    /// Removes an instance that failed. False if it is gone already.
-    fn take_out(&mut self, participant: &Participant<R::Message>) -> bool {
-        let removed = self.session.registry.remove(participant);
+    /// Removes an instance whose reset is pending. `None` if it is gone already, it left or was replaced; or if it was
+    /// registered a moment ago, when `on_joined` is due and sees to it.
+    fn take_out_failed(&self, client_id: ClientId, sid: &ParticipantSid) -> Option<Participant<R::Message>> {
+        let stored = self.session.registry.stored_by_sid(sid).filter(|stored| stored.client_id() == client_id);
+        let participant = stored.filter(Participant::is_told)?;
+        self.take_out(&participant).then_some(participant)
+    }
+
+    /// Removes an instance that has ended by itself. False if it hasn't, or is gone already.
+    fn take_out(&self, participant: &Participant<R::Message>) -> bool {
+        let removed =
+            participant.end_reason().is_some_and(EndReason::starts_afresh) && self.session.registry.remove(participant);
         if removed {
-            self.tell_reset(participant, participant.end_reason().unwrap_or(EndReason::Overflow));
+            self.session.note_end(participant);
         }
         removed
     }
@@ -245,6 +263,8 @@ impl<R: Room> EventLoop<R> {
 
     fn begin(&mut self, presence: &Presence, after: Option<Participant<R::Message>>, detours: u32) {
         let identity = presence.identity.clone();
+        // An older instance that has failed, and whose reset is still to come, counts for the back-off of this one.
+        let after = after.or_else(|| self.session.registry.stored(&identity).filter(|failed| self.take_out(failed)));
         let join = Join {
             session: Arc::clone(&self.session),
             identity: identity.clone(),
@@ -276,7 +296,7 @@ impl<R: Room> EventLoop<R> {
                 self.handle(identity.clone(), participant.sid().clone(), stream);
             }
             // Its reset may have come before this.
-            failed = participant.end_reason().is_some_and(EndReason::is_fault) && self.take_out(participant);
+            failed = self.take_out(participant);
         }
         if let Err(Declined { error: JoinError::Incompatible(_), sid: Some(sid) }) = &joined
             && self.is_present(&identity, sid)

@@ -24,7 +24,7 @@ use super::{INSIDE, ShardHandle, Shared};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::lane::command::{Admission, Command};
 use crate::lane::owner::Newcomer;
-use crate::lane::{EndReason, Message, Progress};
+use crate::lane::{Account, EndReason, Message, Progress};
 use crate::participant::registry::{Instance, Registration};
 use crate::participant::{Home, IncompatibleVersion, Participant, Profile, Protocol, VERSION_ATTRIBUTE};
 use crate::room::{Presence, Room};
@@ -53,9 +53,10 @@ impl<R: Room> Join<R> {
     }
 
     async fn attempt_all(mut self) -> Result<Registered<R::Message>, Declined> {
-        let mut failures = self.streak.map_or(0, |streak| streak.failures);
+        let streak = self.streak_after_prior().await.or(self.streak);
+        let mut failures = streak.map_or(0, |streak| streak.failures);
         let mut until = Instant::now() + self.session.config.backoff.delay(self.detours);
-        until = self.streak.map_or(until, |streak| until.max(streak.until));
+        until = streak.map_or(until, |streak| until.max(streak.until));
         loop {
             if let Some(prior) = self.after.take() {
                 prior.retired().await;
@@ -88,6 +89,18 @@ impl<R: Room> Join<R> {
                 Ok(registered) => return Ok(registered),
             }
         }
+    }
+
+    /// Waits until the sink of the instance before is back with the room. If its connection has vanished, and the room
+    /// still has it, that counts as a reset does for the back-off: it may go on like that.
+    async fn streak_after_prior(&mut self) -> Option<Streak> {
+        let prior = self.after.take()?;
+        prior.retired().await;
+        let is_there = || self.session.room.present(&self.identity).is_some_and(|now| now.sid == *prior.sid());
+        if prior.end_reason() != Some(EndReason::Vanished) || !is_there() {
+            return None;
+        }
+        Some(self.session.streaks().note_reset(&self.identity, prior.attempt(), prior.age()))
     }
 
     async fn attempt(&mut self, presence: &Presence, failures: u32) -> Result<Registered<R::Message>, JoinError> {
@@ -273,16 +286,23 @@ fn register<R: Room>(
         Registration::Duplicate(present) => return Err(JoinError::Duplicate { by: present.client_id() }),
         Registration::Ended(prior) => {
             let Some(reason) = participant.end_reason() else { return Err(JoinError::SessionClosed) };
-            if prior.is_some() && reason.is_fault() {
-                // It failed in between. The event loop doesn't learn of it, so all that is told of it is told here.
-                session.note_joined(&Registered { participant: participant.clone(), prior });
-                session.note_reset(participant, reason);
+            // The event loop doesn't learn of it, so all that is told of it is told here.
+            match prior {
+                Some(_) if reason.is_fault() => {
+                    session.note_joined(&Registered { participant: participant.clone(), prior });
+                    session.note_reset(participant, reason);
+                }
+                Some(prior) => session.note_end(&prior),
+                None => {}
             }
             return Err(JoinError::Ended(reason));
         }
     };
     if session.log.tail().is_sealed() {
         session.registry.remove(participant);
+        if let Some(prior) = prior {
+            session.note_end(&prior);
+        }
         return Err(JoinError::SessionClosed);
     }
     Ok(prior)
@@ -322,20 +342,44 @@ impl<R: Room> Shared<R> {
         self.emit(SessionEvent::Refused { identity, sid, error: error.clone() });
     }
 
-    /// Counts and tells that an instance was reset.
-    pub(crate) fn note_reset(&self, participant: &Participant<R::Message>, reason: EndReason) {
-        participant.log(|| tracing::info!(%reason, "reset"));
-        self.counters.resets[reason as usize].add_one();
-        self.emit(SessionEvent::Reset { who: Who::of(participant), reason });
+    /// Counts and tells how an instance ended that was registered. Called once for each, by whoever took it out of the
+    /// registry; one that stayed until the session ended isn't told of.
+    pub(crate) fn note_end(&self, participant: &Participant<R::Message>) {
+        let Some(reason) = participant.end_reason().filter(|reason| *reason != EndReason::SessionClosed) else {
+            return;
+        };
+        if reason.is_fault() {
+            self.streaks().note_reset(participant.identity(), participant.attempt(), participant.age());
+            return self.note_reset(participant, reason);
+        }
+        if reason == EndReason::Vanished {
+            self.counters.vanished.add_one();
+        }
+        participant.log(|| tracing::info!(%reason, "left"));
+        let left = SessionEvent::Left { who: Who::of(participant), reason, account: Account::default() };
+        self.events.send_end(participant.clone(), left);
     }
 
-    /// Counts and tells that an instance was registered. The event loop does it, so that nothing else of the instance
-    /// is told before.
+    /// Counts and tells that an instance was reset.
+    fn note_reset(&self, participant: &Participant<R::Message>, reason: EndReason) {
+        participant.log(|| tracing::info!(%reason, "reset"));
+        self.counters.resets[reason as usize].add_one();
+        let reset = SessionEvent::Reset { who: Who::of(participant), reason, account: Account::default() };
+        self.events.send_end(participant.clone(), reset);
+    }
+
+    /// Counts and tells that an instance was registered, and what became of the one that had its place. The event loop
+    /// does it, so that nothing else of the instance is told before.
     pub(crate) fn note_joined(&self, registered: &Registered<R::Message>) {
         let Registered { participant, prior } = registered;
         self.counters.joins.add_one();
         let who = Who::of(participant);
-        let Some(prior) = prior else {
+        let replaced = prior.as_ref().filter(|prior| prior.end_reason() == Some(EndReason::Replaced));
+        let Some(prior) = replaced else {
+            // It had ended before it lost its place, and nobody had looked.
+            if let Some(prior) = prior {
+                self.note_end(prior);
+            }
             participant.log(|| tracing::info!(protocol = %participant.protocol(), "joined"));
             return self.emit(SessionEvent::Joined(who));
         };
@@ -343,6 +387,7 @@ impl<R: Room> Shared<R> {
         participant
             .log(|| tracing::info!(protocol = %participant.protocol(), %prior, "joined in place of an older one"));
         prior.log(|| tracing::info!(reason = %EndReason::Replaced, "replaced"));
-        self.emit(SessionEvent::Replaced { who, prior: Who::of(prior) });
+        let replaced = SessionEvent::Replaced { who, prior: Who::of(prior), account: Account::default() };
+        self.events.send_end(prior.clone(), replaced);
     }
 }

@@ -13,14 +13,17 @@ mod join;
 mod stats;
 mod stream;
 mod tenant;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::stream::BoxStream;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SetOnce, broadcast, mpsc};
+use tokio::sync::{Semaphore, SetOnce, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +39,7 @@ pub use self::stream::ControlStream;
 use self::backoff::Streaks;
 use self::config::{Config, fits};
 use self::event_loop::EventLoop;
+use self::events::{Listener, Outgoing};
 use self::stats::Counters;
 use self::tenant::Tenant;
 use crate::ids::{ParticipantIdentity, ParticipantSid};
@@ -55,7 +59,7 @@ use crate::lane::{Account, Topic, Uplink};
 use crate::participant::Participant;
 use crate::participant::pending::PendingResets;
 use crate::participant::registry::Registry;
-use crate::room::Room;
+use crate::room::{Room, RoomEvent};
 use crate::sync::{AtomicBool, Ordering};
 
 tokio::task_local! {
@@ -115,7 +119,7 @@ pub(crate) struct Shared<R: Room> {
     /// Locked when somebody joins or fails.
     streaks: Mutex<Streaks>,
     permits: Semaphore,
-    events: broadcast::Sender<SessionEvent>,
+    events: Outgoing<R::Message>,
     uplink: Option<Uplink>,
     uplink_stalled: AtomicBool,
     /// Ends event loop, joins and stream handlers.
@@ -143,7 +147,13 @@ pub(crate) struct ShardHandle<R: Room> {
 }
 
 /// Starts a session. `config` has been checked.
-fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
+fn start<R: Room>(
+    room: R,
+    config: Config<R>,
+    runtime: &Handle,
+    room_events: BoxStream<'static, RoomEvent<R::Incoming>>,
+    listeners: Vec<Listener>,
+) -> Session<R> {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     let epoch = Instant::now();
     let uplink = room.uplink();
@@ -153,6 +163,11 @@ fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
     let mut shards = Vec::new();
     let mut parts = Vec::new();
     let batch_bytes = room.batch_bytes();
+    let events = Outgoing::new(config.event_capacity);
+    for listener in listeners {
+        // One that was dropped since listens no more.
+        let _ = listener.send(events.subscribe());
+    }
     for (index, signal) in signals.into_iter().enumerate() {
         let port = Arc::new(Port {
             log: Arc::clone(&log),
@@ -192,7 +207,7 @@ fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
         counters: Counters::default(),
         streaks: Mutex::new(Streaks::new(config.backoff)),
         permits: Semaphore::new(config.concurrent_joins),
-        events: broadcast::channel(config.event_capacity).0,
+        events,
         uplink_stalled: AtomicBool::new(false),
         stop: CancellationToken::new(),
         delivered: CancellationToken::new(),
@@ -210,7 +225,7 @@ fn start<R: Room>(room: R, config: Config<R>, runtime: &Handle) -> Session<R> {
     shared.running.start(|| {
         let run = |parts| tokio::task::unconstrained(FlushShard::<Tenant<R>, R::Message>::new(parts).run());
         let mut tasks: Vec<_> = parts.into_iter().map(|parts| spawn_watched(&shared, run(parts))).collect();
-        tasks.push(spawn_watched(&shared, EventLoop::new(Arc::clone(&shared)).run()));
+        tasks.push(spawn_watched(&shared, EventLoop::new(Arc::clone(&shared), room_events).run()));
         tasks
     });
     Session(Arc::new(Owned(shared)))
@@ -340,7 +355,8 @@ impl<R: Room> Session<R> {
         live
     }
 
-    /// What happens from now on; nothing, if the session has ended.
+    /// What happens from now on; nothing, if the session has ended. Joins may have happened before: a listener made
+    /// [on the builder](SessionBuilder::events) is told of everything.
     #[must_use]
     pub fn events(&self) -> Events {
         let receiver = self.shared().events.subscribe();
@@ -389,8 +405,7 @@ impl<R: Room> Session<R> {
 
 impl<R: Room> Shared<R> {
     fn emit(&self, event: SessionEvent) {
-        // Nobody listens: fine.
-        let _ = self.events.send(event);
+        self.events.send(event);
     }
 
     fn streaks(&self) -> MutexGuard<'_, Streaks> {
@@ -453,6 +468,7 @@ impl<R: Room> Shared<R> {
             refused: self.counters.refused.get(),
             failed_joins: self.counters.failed_joins.get(),
             resets: Resets::of(&self.counters),
+            vanished: self.counters.vanished.get(),
             account,
             backlog: account.waiting(),
             oldest: since.map(|since| Duration::from_millis(now.saturating_sub(since))),

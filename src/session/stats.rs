@@ -26,6 +26,8 @@ pub struct SessionStats {
     pub failed_joins: u64,
     /// Instances that were reset, by reason.
     pub resets: Resets,
+    /// Instances whose connection a write found gone: see [`EndReason::Vanished`]. They don't count as reset.
+    pub vanished: u64,
     /// What became of all messages. `delivered` and `delivered_bytes` are what was sent.
     pub account: Account,
     /// Messages that wait, over all participants.
@@ -84,6 +86,7 @@ pub(crate) struct Counters {
     pub(crate) refused: Counter,
     pub(crate) failed_joins: Counter,
     pub(crate) resets: [Counter; EndReason::ALL.len()],
+    pub(crate) vanished: Counter,
     pub(crate) uplink_stalls: Counter,
     pub(crate) stray_streams: Counter,
 }

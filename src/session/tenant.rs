@@ -26,6 +26,10 @@ impl<R: Room> Owner<R::Message> for Tenant<R> {
         R::start_send_run(sink, run)
     }
 
+    fn has_vanished(error: &SinkError<R>) -> bool {
+        R::has_vanished(error)
+    }
+
     fn outbox(&self) -> &Outbox<R::Message> {
         self.participant.outbox()
     }

@@ -79,8 +79,10 @@ impl<R: Room<Message = Frame>> Announcer<R> {
                 None => break,
             }
         }
-        // Who still waits learns from its dropped reply.
         self.state.end();
+        // Who still waits learns from its dropped reply, also one whose operation is just on its way here.
+        self.ops.close();
+        while self.ops.recv().await.is_some() {}
     }
 
     async fn carry_out(&self, op: Op) {

@@ -19,7 +19,7 @@ use super::{Handle, Status, StatusLevel, Telemetry, viewer};
 use crate::protocol::server::{Capability, ServerInfo};
 use crate::protocol::{Frame, ServerMessage};
 use crate::room::Room;
-use crate::session::{BuildError, Session, SessionBuilder};
+use crate::session::{BuildError, Events, Session, SessionBuilder};
 
 /// Sets up [`Telemetry`]. What viewers are told they may ask for is exactly what was switched on here.
 #[must_use = "a builder does nothing until it builds"]
@@ -92,6 +92,12 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
     pub fn configure(mut self, configure: impl FnOnce(SessionBuilder<R>) -> SessionBuilder<R>) -> Self {
         self.session = configure(self.session);
         self
+    }
+
+    /// A listener that is told of everything from the start: see [`SessionBuilder::events`].
+    #[must_use]
+    pub fn events(&mut self) -> Events {
+        self.session.events()
     }
 
     /// Starts the session.

@@ -18,7 +18,7 @@ use lanecast::{
 };
 
 pub(crate) use message::{Note, Trap};
-pub(crate) use stage::{Call, Gate, Stage, StageSink};
+pub(crate) use stage::{Call, GONE, Gate, Stage, StageSink};
 pub(crate) use trace::{Capture, Captured};
 pub(crate) use valve::{State, Streams, Valve};
 

@@ -83,6 +83,11 @@ impl<M: Message> Stage<M> {
         self.emit(RoomEvent::Disconnected { identity, sid });
     }
 
+    /// Takes whatever connection the identity has away, without the event.
+    pub(crate) fn vanish(&self, identity: &str) {
+        self.present_map().remove(&super::id(identity));
+    }
+
     pub(crate) fn emit(&self, event: RoomEvent<()>) {
         // Nobody listens after the session has ended: fine.
         let _ = self.0.events.send(event);
@@ -109,13 +114,9 @@ impl<M: Message> Room for Stage<M> {
     type Sink = StageSink<M>;
     type Incoming = ();
 
-    fn events(&self) -> impl Stream<Item = RoomEvent<()>> + Send + 'static {
-        let listener = self.0.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
-        stream::unfold(listener, |listener| async {
-            let mut listener = listener?;
-            let event = listener.recv().await?;
-            Some((event, Some(listener)))
-        })
+    fn events(&self) -> Option<impl Stream<Item = RoomEvent<()>> + Send + 'static> {
+        let listener = self.0.listener.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(stream::unfold(listener, |mut listener| async { Some((listener.recv().await?, listener)) }))
     }
 
     fn participants(&self) -> Vec<Presence> {
@@ -146,10 +147,18 @@ impl<M: Message> Room for Stage<M> {
         Ok(run.messages().len())
     }
 
+    /// What the sink says when it is told that the viewer is gone.
+    fn has_vanished(error: &String) -> bool {
+        error == GONE
+    }
+
     fn retire(&self, sink: StageSink<M>, participant: &Participant<M>, reason: EndReason) -> Option<Goodbye> {
         (self.0.on_retire)(sink, participant, reason)
     }
 }
+
+/// The error of a sink whose viewer is gone; any other is a failure.
+pub(crate) const GONE: &str = "gone";
 
 /// Streams that hang while they are opened, until the test lets them.
 #[derive(Clone)]

@@ -218,7 +218,7 @@ impl Evidence<'_> {
             wrong.push((None, format!("the session's account:\n  sum {sum:?}\n  is  {:?}", self.totals.account)));
         }
         let ended = |reason: EndReason| all().filter(|figures| figures.ended == Some(reason)).count() as u64;
-        // One that failed before it was registered isn't reset, nor one that was replaced before its reset came up.
+        // One that failed before it was registered isn't reset.
         let faults: Vec<u64> = faults().map(ended).collect();
         if faults.iter().zip(self.totals.resets).any(|(failed, reset)| reset > *failed) {
             wrong.push((None, format!("{faults:?} have failed, by {:?}", self.totals)));
@@ -258,8 +258,9 @@ impl Evidence<'_> {
                 [first, Event::Left(..)] => {
                     came(inst, first) && matches!(ended, Some(EndReason::Disconnected | EndReason::Replaced))
                 }
-                // It may have failed before, and nobody had come to reset it.
-                [first, Event::Replaced { prior, .. }] => came(inst, first) && *prior == inst && !stayed,
+                [first, Event::Replaced { prior, .. }] => {
+                    came(inst, first) && *prior == inst && ended == Some(EndReason::Replaced)
+                }
                 _ => false,
             };
             if !fine {
@@ -292,6 +293,7 @@ fn lost_for(account: &Account, reason: EndReason) -> u64 {
         EndReason::WriteTimedOut => account.dropped.write_timed_out,
         EndReason::Replaced => account.abandoned.replaced,
         EndReason::Disconnected => account.abandoned.disconnected,
+        EndReason::Vanished => account.abandoned.vanished,
         EndReason::Refused => account.abandoned.refused,
         EndReason::SessionClosed => account.abandoned.session_closed,
         _ => 0,
@@ -310,6 +312,7 @@ fn add(sum: &mut Account, account: &Account) {
     dropped.closed += account.dropped.closed;
     abandoned.replaced += account.abandoned.replaced;
     abandoned.disconnected += account.abandoned.disconnected;
+    abandoned.vanished += account.abandoned.vanished;
     abandoned.refused += account.abandoned.refused;
     abandoned.session_closed += account.abandoned.session_closed;
 }

@@ -96,7 +96,7 @@ impl Room for Watched {
     type Sink = MemorySink<Msg>;
     type Incoming = mpsc::Receiver<Msg>;
 
-    fn events(&self) -> impl Events_<Item = RoomEvent<Self::Incoming>> + Send + 'static {
+    fn events(&self) -> Option<impl Events_<Item = RoomEvent<Self::Incoming>> + Send + 'static> {
         self.room.events()
     }
 
@@ -144,11 +144,11 @@ impl Lanecast {
         };
         match event {
             SessionEvent::Joined(who) => Event::Joined(inst(who), sid_of(&who.sid)),
-            SessionEvent::Replaced { who, prior } => {
+            SessionEvent::Replaced { who, prior, .. } => {
                 Event::Replaced { now: inst(who), sid: sid_of(&who.sid), prior: inst(prior) }
             }
-            SessionEvent::Left(who) => Event::Left(inst(who), sid_of(&who.sid)),
-            SessionEvent::Reset { who, reason } => Event::Reset(inst(who), sid_of(&who.sid), *reason),
+            SessionEvent::Left { who, .. } => Event::Left(inst(who), sid_of(&who.sid)),
+            SessionEvent::Reset { who, reason, .. } => Event::Reset(inst(who), sid_of(&who.sid), *reason),
             SessionEvent::Refused { identity, sid, error } => {
                 Event::Refused { who: who_is(identity), sid: sid_of(sid), why: refusal(error) }
             }

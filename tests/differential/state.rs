@@ -94,6 +94,7 @@ pub(crate) fn lose(account: &mut Account, reason: EndReason, count: u64) {
         EndReason::WriteTimedOut => &mut account.dropped.write_timed_out,
         EndReason::Replaced => &mut account.abandoned.replaced,
         EndReason::Disconnected => &mut account.abandoned.disconnected,
+        EndReason::Vanished => &mut account.abandoned.vanished,
         EndReason::Refused => &mut account.abandoned.refused,
         EndReason::SessionClosed => &mut account.abandoned.session_closed,
         other => panic!("an unknown reason: {other}"),

@@ -95,7 +95,7 @@ async fn a_late_disconnect_misses() {
     room.hold(is_disconnect);
     let new = server.viewer("ada").await;
     let (who, prior) = loop {
-        if let Some(SessionEvent::Replaced { who, prior }) = within(events.next()).await {
+        if let Some(SessionEvent::Replaced { who, prior, .. }) = within(events.next()).await {
             break (who, prior);
         }
     };

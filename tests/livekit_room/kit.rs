@@ -386,7 +386,7 @@ pub(crate) async fn settled<R: lanecast::room::Room>(session: &Session<R>) {
 /// The next reset.
 pub(crate) async fn reset_of(events: &mut Events) -> (Who, EndReason) {
     loop {
-        if let SessionEvent::Reset { who, reason } = events.next().await.expect("the session is open") {
+        if let SessionEvent::Reset { who, reason, .. } = events.next().await.expect("the session is open") {
             return (who, reason);
         }
     }

@@ -98,12 +98,12 @@ impl Room for Rigged {
     type Sink = RiggedSink;
     type Incoming = ByteStreamInbox;
 
-    fn events(&self) -> impl Stream<Item = Event> + Send + 'static {
+    fn events(&self) -> Option<impl Stream<Item = Event> + Send + 'static> {
         let (emit, emitted) = mpsc::unbounded_channel();
         *lock(&self.hands.emit) = Some(emit);
         let emitted = stream::unfold(emitted, |mut emitted| async { Some((emitted.recv().await?, emitted)) });
         let hands = Arc::clone(&self.hands);
-        let real = self.inner.events().filter_map(move |event| {
+        let real = self.inner.events()?.filter_map(move |event| {
             let holds = lock(&hands.holds).is_some_and(|which| which(&event));
             let passed = if holds {
                 lock(&hands.held).push(event);
@@ -113,7 +113,7 @@ impl Room for Rigged {
             };
             std::future::ready(passed)
         });
-        stream::select(real, emitted)
+        Some(stream::select(real, emitted))
     }
 
     fn participants(&self) -> Vec<Presence> {

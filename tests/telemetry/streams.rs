@@ -49,8 +49,9 @@ impl lanecast::room::Room for ChunkRoom {
     type Sink = MemorySink<Frame>;
     type Incoming = Chunks;
 
-    fn events(&self) -> impl Stream<Item = RoomEvent<Chunks>> + Send + 'static {
-        self.0.events().map(|event| match event {
+    fn events(&self) -> Option<impl Stream<Item = RoomEvent<Chunks>> + Send + 'static> {
+        let events = self.0.events()?;
+        Some(events.map(|event| match event {
             RoomEvent::Active(presence) => RoomEvent::Active(presence),
             RoomEvent::Disconnected { identity, sid } => RoomEvent::Disconnected { identity, sid },
             RoomEvent::StreamOpened { identity, sid, stream } => {
@@ -58,7 +59,7 @@ impl lanecast::room::Room for ChunkRoom {
                 RoomEvent::StreamOpened { identity, sid, stream }
             }
             other => panic!("{other:?}"),
-        })
+        }))
     }
 
     fn participants(&self) -> Vec<Presence> {

@@ -45,7 +45,7 @@ struct Server {
 impl Server {
     async fn start(builder: WebSocketRoomBuilder) -> Self {
         let room = builder.bind("127.0.0.1:0").await.unwrap();
-        let events = Box::pin(room.events());
+        let events = Box::pin(room.events().expect("nobody else has them"));
         Self { room, events }
     }
 

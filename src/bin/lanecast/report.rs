@@ -19,6 +19,7 @@ pub(crate) fn lines(report: &CloseReport, stats: &SessionStats) -> String {
             ("came back or were replaced", stats.replacements),
             ("refused", stats.refused + stats.stale_joins),
             ("failed attempts", stats.failed_joins),
+            ("vanished", stats.vanished),
         ],
     );
     let Resets { overflow, write_failed, write_panicked, write_timed_out, .. } = stats.resets;
@@ -55,6 +56,7 @@ pub(crate) fn lines(report: &CloseReport, stats: &SessionStats) -> String {
         &[
             ("replaced", abandoned.replaced),
             ("disconnected", abandoned.disconnected),
+            ("vanished", abandoned.vanished),
             ("not admitted", abandoned.refused),
             ("deadline passed", abandoned.session_closed),
         ],

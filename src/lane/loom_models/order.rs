@@ -80,6 +80,10 @@ impl Owner<Note> for Viewer {
         start_send_copy(sink, run)
     }
 
+    fn has_vanished(_: &Infallible) -> bool {
+        false
+    }
+
     fn outbox(&self) -> &Outbox<Note> {
         &self.outbox
     }

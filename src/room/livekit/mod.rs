@@ -237,13 +237,12 @@ impl Room for LiveKitRoom {
     type Sink = ByteStreamSink;
     type Incoming = ByteStreamInbox;
 
-    fn events(&self) -> impl Stream<Item = RoomEvent<ByteStreamInbox>> + Send + 'static {
-        let listener = self.0.shared.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
-        futures_util::stream::unfold(listener, |listener| async {
-            let mut listener = listener?;
+    fn events(&self) -> Option<impl Stream<Item = RoomEvent<ByteStreamInbox>> + Send + 'static> {
+        let listener = self.0.shared.listener.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(futures_util::stream::unfold(listener, |mut listener| async {
             let event = listener.recv().await?;
-            Some((event, Some(listener)))
-        })
+            Some((event, listener))
+        }))
     }
 
     fn participants(&self) -> Vec<Presence> {

@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, ToSocketAddrs};
 use super::WebSocketRoom;
 use super::listen::{self, Shared};
 use super::upgrade::{Admission, Rejection, UpgradeRequest};
+use crate::runtime::{self, Lacking};
 
 type Hook = Arc<dyn Fn(&UpgradeRequest) -> Result<Admission, Rejection> + Send + Sync>;
 
@@ -50,6 +51,10 @@ impl Config {
             "max_message_bytes is 0: no message would be accepted"
         } else if !(1..=tokio::sync::Semaphore::MAX_PERMITS).contains(&self.max_connections) {
             "max_connections is 0 or more than can be counted"
+        } else if self.handshake_timeout.is_zero() {
+            "handshake_timeout is 0: nobody could be let in"
+        } else if self.send_buffer_bytes.is_some_and(|bytes| !(1..=i32::MAX as usize).contains(&bytes)) {
+            "send_buffer_bytes is 0, or 2 GiB or more: the kernel takes neither for what it says"
         } else if self.ping_interval.is_zero() {
             "ping_interval is 0: give the time between pings"
         } else if self.idle_timeout <= self.ping_interval {
@@ -186,14 +191,16 @@ impl WebSocketRoomBuilder {
     /// [`local_addr`](WebSocketRoom::local_addr). Connections are let in from now on; they wait for the session.
     ///
     /// # Errors
-    /// [`BindError`], which says on which address and why.
+    /// [`BindError`], which says on which address and why; or that there is no Tokio runtime here, or one without
+    /// timers. The room lives in the runtime it is called in.
     ///
     /// # Panics
-    /// If called outside a Tokio runtime. The room lives in the one it is called in.
+    /// If the runtime has no IO (`enable_io`).
     ///
     /// # Cancel safety
     /// A future dropped before it is done has left nothing behind.
     pub async fn bind(mut self, address: impl ToSocketAddrs + fmt::Display) -> Result<WebSocketRoom, BindError> {
+        runtime::current()?;
         self.0.check()?;
         self.0.bound_times();
         let name = address.to_string();
@@ -226,9 +233,24 @@ pub enum BindError {
         /// What the system says.
         source: io::Error,
     },
+    /// The room runs its tasks on tokio: bind it inside a runtime (with io and time enabled).
+    #[error("no tokio runtime here: bind the room inside one")]
+    NoRuntime,
+    /// The runtime has no timers: enable them with `enable_time` or `enable_all` where it is built.
+    #[error("this tokio runtime has no timers: enable them with `enable_time` where it is built")]
+    NoTimers,
     /// The settings contradict each other.
     #[error("cannot listen with these settings: {0}")]
     InvalidConfig(&'static str),
+}
+
+impl From<Lacking> for BindError {
+    fn from(lacking: Lacking) -> Self {
+        match lacking {
+            Lacking::Runtime => Self::NoRuntime,
+            Lacking::Timers => Self::NoTimers,
+        }
+    }
 }
 
 impl BindError {

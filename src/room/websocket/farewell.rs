@@ -80,7 +80,7 @@ fn end_code(reason: EndReason) -> u16 {
         EndReason::Overflow | EndReason::WriteFailed | EndReason::WritePanicked | EndReason::WriteTimedOut => 1013,
         EndReason::Replaced => 4000,
         EndReason::Refused => 1008,
-        EndReason::Disconnected | EndReason::SessionClosed => 1001,
+        EndReason::Disconnected | EndReason::Vanished | EndReason::SessionClosed => 1001,
     }
 }
 

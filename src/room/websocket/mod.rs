@@ -126,19 +126,18 @@ impl Room for WebSocketRoom {
     type Sink = WebSocketSink;
     type Incoming = mpsc::Receiver<Frame>;
 
-    fn events(&self) -> impl Stream<Item = RoomEvent<Self::Incoming>> + Send + 'static {
+    fn events(&self) -> Option<impl Stream<Item = RoomEvent<Self::Incoming>> + Send + 'static> {
         let shared = &self.0.shared;
+        let events = shared.take_listener()?;
         // The guard is dropped with the stream: nobody is let into a room without a session.
-        let with_guard = |events| (events, shared.stopped.clone(), shared.shut.clone().drop_guard());
-        let listener = shared.take_listener().map(with_guard);
-        futures_util::stream::unfold(listener, |listener| async {
-            let (mut events, stopped, shut) = listener?;
+        let listener = (events, shared.stopped.clone(), shared.shut.clone().drop_guard());
+        Some(futures_util::stream::unfold(listener, |(mut events, stopped, shut)| async {
             let event = match stopped.run_until_cancelled(events.recv()).await {
                 Some(event) => event?,
                 None => events.try_recv().ok()?,
             };
-            Some((event, Some((events, stopped, shut))))
-        })
+            Some((event, (events, stopped, shut)))
+        }))
     }
 
     fn participants(&self) -> Vec<Presence> {
@@ -164,6 +163,10 @@ impl Room for WebSocketRoom {
         run: &BroadcastRun<'_, Frame>,
     ) -> Result<usize, WebSocketSinkError> {
         Ok(sink.get_mut().start_send_run(run))
+    }
+
+    fn has_vanished(error: &WebSocketSinkError) -> bool {
+        error.is_disconnect()
     }
 
     fn retire(&self, sink: WebSocketSink, _participant: &Participant<Frame>, reason: EndReason) -> Option<Goodbye> {

@@ -12,7 +12,7 @@ use super::connection::Connection;
 use super::farewell::Farewell;
 use crate::lane::{BroadcastRun, EndReason};
 use crate::protocol::Frame;
-use crate::room::Goodbye;
+use crate::room::{Goodbye, is_disconnect};
 
 /// The stream to one viewer of a [`WebSocketRoom`](super::WebSocketRoom); each message is one WebSocket frame.
 ///
@@ -38,6 +38,18 @@ pub enum WebSocketSinkError {
     /// Writing to the socket failed; mostly, the client is gone.
     #[error("writing to the socket failed: {0}")]
     Io(#[from] io::Error),
+}
+
+impl WebSocketSinkError {
+    /// Whether the client is gone: what the session counts as vanished, not as reset.
+    #[must_use]
+    pub fn is_disconnect(&self) -> bool {
+        match self {
+            // Whoever closes has told the session before, or is about to.
+            Self::Closed => true,
+            Self::Io(error) => is_disconnect(error),
+        }
+    }
 }
 
 impl WebSocketSink {

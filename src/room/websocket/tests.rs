@@ -34,7 +34,7 @@ struct Scene {
 impl Scene {
     async fn set(builder: WebSocketRoomBuilder) -> Self {
         let room = builder.send_buffer_bytes(8 << 10).bind("127.0.0.1:0").await.unwrap();
-        let mut events = Box::pin(room.events());
+        let mut events = Box::pin(room.events().unwrap());
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(8 << 10).unwrap();
         let mut client = socket.connect(room.local_addr()).await.unwrap();

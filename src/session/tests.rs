@@ -1,0 +1,36 @@
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::Session;
+use crate::lane::command::Command;
+use crate::lane::{SubscriptionTag, Topic};
+use crate::room::Presence;
+use crate::room::memory::MemoryRoom;
+
+// 1. A subscription has its place in the shard's channel, and isn't there yet. 2. The session is cancelled, and the
+// shard lets go of its last member. 3. The command comes. Its count is given back although the participant lives on.
+#[tokio::test(start_paused = true)]
+async fn a_command_on_its_way_at_the_end_is_not_left_in_the_channel() {
+    let room = MemoryRoom::<Bytes>::new();
+    let session = Session::builder(room.clone()).shards(1).build().unwrap();
+    room.join(Presence::new("ada".parse().unwrap(), "PA_1".parse().unwrap(), 1)).await.unwrap();
+    let ada = loop {
+        match session.participant(&"ada".parse().unwrap()) {
+            Some(ada) => break ada,
+            None => tokio::task::yield_now().await,
+        }
+    };
+    let topic = Topic::new();
+    let place = ada.commands().clone().reserve_owned().await.unwrap();
+    session.cancel();
+    ada.closed().await;
+    for _ in 0..64 {
+        tokio::task::yield_now().await;
+    }
+    let (reply, answer) = oneshot::channel();
+    let (slot, key) = (ada.outbox().slot(), ada.client_id().get());
+    place.send(Command::Subscribe { slot, key, counted: topic.raise(), tag: SubscriptionTag(1), reply });
+    session.ended().await.unwrap();
+    assert_eq!(topic.subscribers(), 0);
+    assert!(answer.await.is_err(), "nobody subscribed");
+}

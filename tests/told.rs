@@ -1,0 +1,427 @@
+//! What listeners are told: every instance once when it comes and once when it goes, with what was lost with it.
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::{
+    Call, GONE, Gate, PATIENCE, Stage, StageSink, Streams, Valve, assert_settled, close_settled, event, id, live, msg,
+    presence, settle, sid, until, within,
+};
+use futures_util::Stream;
+use lanecast::room::memory::MemoryRoom;
+use lanecast::room::{OpenError, Presence, Room, RoomEvent};
+use lanecast::{Account, EndReason, Events, ParticipantIdentity, Progress, Session, SessionEvent};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+/// A room in which the test can hold the session's event loop.
+struct Holding {
+    stage: Stage<Bytes>,
+    hold: Arc<Hold>,
+}
+
+struct Hold {
+    is_held: Semaphore,
+    /// The loop waits here for what the test sends.
+    go_on: Mutex<mpsc::Receiver<()>>,
+    release: mpsc::Sender<()>,
+}
+
+impl Holding {
+    fn new(stage: &Stage<Bytes>) -> (Self, Arc<Hold>) {
+        let (release, go_on) = mpsc::channel();
+        let hold = Arc::new(Hold { is_held: Semaphore::new(0), go_on: Mutex::new(go_on), release });
+        (Self { stage: stage.clone(), hold: Arc::clone(&hold) }, hold)
+    }
+}
+
+impl Hold {
+    /// Returns when the loop is held: it has nothing of its own to ask for this identity.
+    async fn hold(&self, stage: &Stage<Bytes>) {
+        stage.emit(RoomEvent::Disconnected { identity: id("hold"), sid: sid("PA_hold") });
+        within(self.is_held.acquire()).await.expect("it is never closed").forget();
+    }
+
+    fn let_go(&self) {
+        self.release.send(()).expect("the loop waits for it");
+    }
+}
+
+impl Room for Holding {
+    type Message = Bytes;
+    type Sink = StageSink<Bytes>;
+    type Incoming = ();
+
+    fn events(&self) -> Option<impl Stream<Item = RoomEvent<()>> + Send + 'static> {
+        self.stage.events()
+    }
+
+    fn participants(&self) -> Vec<Presence> {
+        self.stage.participants()
+    }
+
+    fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
+        if *identity == id("hold") {
+            self.hold.is_held.add_permits(1);
+            self.hold.go_on.lock().expect("no test panics with it").recv_timeout(PATIENCE).expect("the test goes on");
+        }
+        self.stage.present(identity)
+    }
+
+    async fn open(&self, to: &Presence, progress: Progress) -> Result<StageSink<Bytes>, OpenError> {
+        self.stage.open(to, progress).await
+    }
+}
+
+/// Streams that take nothing, and open when the gate says so.
+fn gated(gate: &Gate) -> Stage<Bytes> {
+    let gate = gate.clone();
+    Stage::new(move |_, _| {
+        let gate = gate.clone();
+        async move {
+            gate.pass().await;
+            Ok(Valve::shut().sink())
+        }
+    })
+}
+
+// 1. A second connection of Ada's is being joined. 2. The loop is held, and her first instance overflows. 3. The second
+// takes its place. 4. The loop goes on: the fault is told and counted all the same, with what was lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn an_instance_that_fails_and_is_replaced_unseen_was_reset() {
+    let gate = Gate::new();
+    let stage = gated(&gate);
+    let (room, hold) = Holding::new(&stage);
+    let mut builder = Session::builder(room).queue_capacity(4).open_timeout(Duration::from_secs(3_600));
+    let mut events = builder.events();
+    let session = builder.build().expect("a test's settings make sense");
+    gate.let_open(1);
+    stage.join(presence("ada", "PA_1", 1));
+    let first = live(&session, "ada").await;
+    stage.join(presence("ada", "PA_2", 2));
+    until(|| gate.opening() == 1).await;
+    hold.hold(&stage).await;
+    let mut sent = 1;
+    while first.send(msg("x")).is_ok() {
+        sent += 1;
+    }
+    gate.let_open(1);
+    until(|| session.participant_by_sid(&sid("PA_2")).is_some()).await;
+    hold.let_go();
+    assert!(matches!(within(events.next()).await, Some(SessionEvent::Joined(who)) if who.sid == sid("PA_1")));
+    match within(events.next()).await {
+        Some(SessionEvent::Reset { who, reason: EndReason::Overflow, account }) => {
+            assert_eq!(who.sid, sid("PA_1"));
+            assert_eq!((account.offered, account.dropped.overflow), (sent, sent));
+        }
+        other => panic!("not expected: {other:?}"),
+    }
+    assert!(matches!(within(events.next()).await, Some(SessionEvent::Joined(who)) if who.sid == sid("PA_2")));
+    let stats = session.stats();
+    assert_eq!((stats.joins, stats.replacements, stats.resets.overflow), (2, 0, 1));
+    close_settled(&session).await;
+}
+
+// The same twice in a row: the third connection of an identity that fails each time waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn to_be_replaced_in_time_evades_no_back_off() {
+    let gate = Gate::new();
+    let stage = gated(&gate);
+    let (room, hold) = Holding::new(&stage);
+    let first = Duration::from_millis(500);
+    let session = Session::builder(room)
+        .queue_capacity(1)
+        .open_timeout(Duration::from_secs(3_600))
+        .reset_backoff(first, Duration::from_secs(3_600))
+        .build()
+        .expect("a test's settings make sense");
+    gate.let_open(1);
+    stage.join(presence("ada", "PA_1", 1));
+    let mut failing = live(&session, "ada").await;
+    let mut begun = Instant::now();
+    for n in 2..=3 {
+        let connection = format!("PA_{n}");
+        stage.join(presence("ada", &connection, n));
+        until(|| gate.opening() == 1).await;
+        hold.hold(&stage).await;
+        while failing.send(msg("x")).is_ok() {}
+        gate.let_open(1);
+        until(|| session.participant_by_sid(&sid(&connection)).is_some()).await;
+        failing = session.participant_by_sid(&sid(&connection)).expect("it was there a moment ago");
+        begun = Instant::now();
+        hold.let_go();
+        until(|| session.stats().resets.overflow == n - 1).await;
+    }
+    stage.join(presence("ada", "PA_4", 4));
+    until(|| gate.opening() == 1).await;
+    assert!(begun.elapsed() >= first / 2, "it waited {:?}", begun.elapsed());
+    session.cancel();
+    within(session.ended()).await.expect("it ends in good order");
+}
+
+/// A sink that takes everything and flushes nothing, until it is told to answer.
+#[derive(Clone, Default)]
+struct Stuck {
+    answer: Arc<Mutex<Option<Result<(), String>>>>,
+    waker: Arc<Mutex<Option<Waker>>>,
+}
+
+impl Stuck {
+    fn sink(&self) -> StageSink<Bytes> {
+        let Self { answer, waker } = self.clone();
+        StageSink::new(move |call, cx| match (call, &*answer.lock().expect("no test panics with it")) {
+            (Call::Flush, Some(answer)) => Poll::Ready(answer.clone()),
+            (Call::Flush, None) => {
+                *waker.lock().expect("no test panics with it") = cx.map(|cx| cx.waker().clone());
+                Poll::Pending
+            }
+            _ => Poll::Ready(Ok(())),
+        })
+    }
+
+    /// Waits until somebody waits for the answer.
+    async fn waits(&self) {
+        until(|| self.waker.lock().expect("no test panics with it").is_some()).await;
+    }
+
+    fn answers(&self, result: Result<(), &str>) {
+        *self.answer.lock().expect("no test panics with it") = Some(result.map_err(str::to_owned));
+        let waker = self.waker.lock().expect("no test panics with it").take();
+        waker.expect("somebody waits").wake();
+    }
+}
+
+/// A room whose first stream to anybody is `stuck`; the others take everything.
+fn stuck_at_first(stuck: &Stuck) -> Stage<Bytes> {
+    let (stuck, first) = (stuck.clone(), AtomicBool::new(true));
+    Stage::new(move |_, _| {
+        let sink = if first.swap(false, Ordering::SeqCst) { stuck.sink() } else { Valve::open().sink() };
+        async move { Ok(sink) }
+    })
+}
+
+/// The end that is told next: whose, why, and the account.
+async fn end(events: &mut Events) -> (ParticipantIdentity, &'static str, EndReason, Account) {
+    event(events, |event| match event {
+        SessionEvent::Left { who, reason, account } => Some((who.identity.clone(), "left", *reason, *account)),
+        SessionEvent::Reset { who, reason, account } => Some((who.identity.clone(), "reset", *reason, *account)),
+        SessionEvent::Replaced { prior, account, .. } => {
+            Some((prior.identity.clone(), "replaced", EndReason::Replaced, *account))
+        }
+        _ => None,
+    })
+    .await
+}
+
+// 1. Three messages wait for Ada, one of them in her sink. 2. She fails, vanishes, leaves or is replaced. 3. What is
+// told has all three, with that reason.
+#[tokio::test]
+async fn what_is_told_of_an_end_has_what_was_lost() {
+    let cases = [
+        ("reset", EndReason::WriteFailed),
+        ("left", EndReason::Vanished),
+        ("left", EndReason::Disconnected),
+        ("replaced", EndReason::Replaced),
+    ];
+    for (how, reason) in cases {
+        let stuck = Stuck::default();
+        let stage = stuck_at_first(&stuck);
+        let session = stage.session(|builder| builder);
+        let mut events = session.events();
+        stage.join(presence("ada", "PA_1", 1));
+        let ada = live(&session, "ada").await;
+        session.broadcast(msg("one")).await.expect("the session is open");
+        stuck.waits().await;
+        session.broadcast(msg("two")).await.expect("the session is open");
+        ada.send(msg("three")).expect("there is room");
+        until(|| ada.stats().backlog == 3).await;
+        match reason {
+            EndReason::WriteFailed => stuck.answers(Err("no")),
+            EndReason::Vanished => stuck.answers(Err(GONE)),
+            EndReason::Disconnected => stage.leave("ada", "PA_1"),
+            _ => stage.join(presence("ada", "PA_2", 2)),
+        }
+        let (identity, told, why, account) = end(&mut events).await;
+        assert_eq!((identity, told, why), (id("ada"), how, reason));
+        assert_settled(&account);
+        assert_eq!((account.offered, account), (3, ada.stats().account));
+        let lost = match reason {
+            EndReason::WriteFailed => account.dropped.write_failed,
+            EndReason::Vanished => account.abandoned.vanished,
+            EndReason::Disconnected => account.abandoned.disconnected,
+            _ => account.abandoned.replaced,
+        };
+        assert_eq!(lost, 3, "{reason}");
+        close_settled(&session).await;
+    }
+}
+
+// 1. Ada's sink says that she is gone; her room has it otherwise. 2. That is no reset; she starts afresh all the same.
+#[tokio::test]
+async fn one_who_vanishes_is_not_reset_and_starts_afresh_if_there() {
+    let stuck = Stuck::default();
+    let stage = stuck_at_first(&stuck);
+    let session = stage.session(|builder| builder.initial(|_| async { vec![msg("state")] }));
+    let mut events = session.events();
+    stage.join(presence("ada", "PA_1", 1));
+    let old = live(&session, "ada").await;
+    stuck.waits().await;
+    stuck.answers(Err(GONE));
+    let (_, told, reason, account) = end(&mut events).await;
+    assert_eq!((told, reason, account.abandoned.vanished), ("left", EndReason::Vanished, 1));
+    assert_eq!(within(old.closed()).await, EndReason::Vanished);
+    let new = live(&session, "ada").await;
+    assert_eq!((new.sid(), new == old), (old.sid(), false));
+    until(|| new.stats().account.delivered == 1).await;
+    until(|| session.stats().joins == 2).await;
+    let stats = session.stats();
+    assert_eq!((stats.resets.total(), stats.vanished, stats.failed_joins), (0, 1, 0));
+    close_settled(&session).await;
+}
+
+// 1. Ada vanishes, and her room knows; its event comes late. 2. Nobody is joined in her place, and the event finds
+// nobody. 3. She comes back again and again, and never waits: to vanish is no fault.
+#[tokio::test(start_paused = true)]
+async fn one_who_vanishes_and_reconnects_does_not_wait() {
+    let fails = Arc::new(AtomicBool::new(false));
+    let failing = Arc::clone(&fails);
+    let stage = Stage::<Bytes>::new(move |_, _| {
+        let fails = Arc::clone(&failing);
+        async move {
+            Ok(StageSink::new(move |call, _| {
+                let gone = matches!(call, Call::Flush) && fails.load(Ordering::SeqCst);
+                Poll::Ready(if gone { Err(GONE.to_owned()) } else { Ok(()) })
+            }))
+        }
+    });
+    let session = stage.session(|builder| builder);
+    let begun = Instant::now();
+    for n in 1..=10 {
+        let connection = format!("PA_{n}");
+        stage.join(presence("ada", &connection, n));
+        live(&session, "ada").await;
+        stage.vanish("ada");
+        fails.store(true, Ordering::SeqCst);
+        session.broadcast(msg("x")).await.expect("the session is open");
+        until(|| session.stats().vanished == n).await;
+        fails.store(false, Ordering::SeqCst);
+        stage.leave("ada", &connection);
+        settle().await;
+        assert_eq!((session.stats().participants, session.stats().joins), (0, n));
+    }
+    assert_eq!((begun.elapsed(), session.stats().resets.total()), (Duration::ZERO, 0));
+    close_settled(&session).await;
+}
+
+/// One whose sink says again and again that she is gone, and whose room has her all the while, waits as after resets.
+#[tokio::test(start_paused = true)]
+async fn one_who_vanishes_and_is_there_waits_longer_each_time() {
+    let opened = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&opened);
+    let stage = Stage::<Bytes>::new(move |_, _| {
+        // The clock stands still as long as anybody can run: without a wait it would go on for ever.
+        let too_often = count.fetch_add(1, Ordering::SeqCst) > 1000;
+        async move {
+            if too_often {
+                std::future::pending::<()>().await;
+            }
+            Ok(StageSink::new(|call, _| {
+                Poll::Ready(if matches!(call, Call::Flush) { Err(GONE.to_owned()) } else { Ok(()) })
+            }))
+        }
+    });
+    let session = stage.session(|builder| builder.initial(|_| async { vec![msg("state")] }));
+    stage.join(presence("ada", "PA_1", 1));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let opened = opened.load(Ordering::SeqCst);
+    assert!((25..=60).contains(&opened), "{opened} attempts in ten minutes");
+    assert_eq!(session.stats().vanished, opened as u64);
+    session.cancel();
+    within(session.ended()).await.expect("it ends in good order");
+}
+
+// 1. The session closes, and waits for Ada. 2. She fails. 3. That is counted and told, and she isn't joined again.
+#[tokio::test]
+async fn a_fault_while_the_session_closes_is_told() {
+    let stuck = Stuck::default();
+    let stage = stuck_at_first(&stuck);
+    let session = stage.session(|builder| builder);
+    let mut events = session.events();
+    stage.join(presence("ada", "PA_1", 1));
+    live(&session, "ada").await;
+    session.broadcast(msg("x")).await.expect("the session is open");
+    stuck.waits().await;
+    let closing = session.clone();
+    let closing = tokio::spawn(async move { closing.close(Duration::from_secs(3_600)).await });
+    settle().await;
+    stuck.answers(Err("no"));
+    let report = within(closing).await.expect("it doesn't panic").expect("it closes in good order");
+    assert_eq!(report.account.dropped.write_failed, 1);
+    let (_, told, reason, account) = end(&mut events).await;
+    assert_eq!((told, reason, account.dropped.write_failed), ("reset", EndReason::WriteFailed, 1));
+    assert!(matches!(within(events.next()).await, Some(SessionEvent::Closed)));
+    assert_eq!((session.stats().resets.write_failed, session.stats().joins), (1, 1));
+}
+
+/// Sixty are there before the session is. A listener made on its builder is told of all of them, on whatever runtime.
+#[test]
+fn a_listener_made_on_the_builder_misses_nobody() {
+    let single = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let multi = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    for runtime in [single, multi] {
+        runtime.expect("a runtime").block_on(async {
+            let room = MemoryRoom::<Bytes>::new();
+            for n in 0..60 {
+                room.place(presence(&format!("p{n}"), &format!("PA_{n}"), 1));
+            }
+            let mut builder = Session::builder(room);
+            let mut events = builder.events();
+            let session = builder.build().expect("a test's settings make sense");
+            until(|| session.stats().joins == 60).await;
+            let mut told = std::collections::HashSet::new();
+            while told.len() < 60 {
+                match within(events.next()).await {
+                    Some(SessionEvent::Joined(who)) => assert!(told.insert(who.sid), "told twice"),
+                    other => panic!("not expected: {other:?}"),
+                }
+            }
+            assert_eq!(events.missed(), 0);
+            close_settled(&session).await;
+            assert!(matches!(within(events.next()).await, Some(SessionEvent::Closed)));
+            assert!(within(events.next()).await.is_none());
+        });
+    }
+}
+
+/// A listener whose session is never built isn't left waiting.
+#[tokio::test]
+async fn a_listener_to_what_is_never_built_ends() {
+    let mut builder = Session::builder(MemoryRoom::<Bytes>::new());
+    let mut events = builder.events();
+    assert!(builder.shards(0).build().is_err());
+    assert!(within(events.next()).await.is_none());
+    assert!(within(events.next()).await.is_none(), "nor at the second time");
+}
+
+/// A listener that is too slow for what comes at once at the build is told how many it missed.
+#[tokio::test]
+async fn a_slow_listener_made_on_the_builder_counts_what_it_missed() {
+    let (stage, _streams) = Streams::<Bytes>::stage(|_| Valve::open());
+    for n in 0..10 {
+        stage.place(presence(&format!("p{n}"), &format!("PA_{n}"), 1));
+    }
+    let mut builder = Session::builder(stage).event_capacity(4);
+    let mut events = builder.events();
+    let session = builder.build().expect("a test's settings make sense");
+    until(|| session.stats().joins == 10).await;
+    for _ in 0..4 {
+        assert!(matches!(within(events.next()).await, Some(SessionEvent::Joined(_))));
+    }
+    assert_eq!(events.missed(), 6);
+    close_settled(&session).await;
+}
