@@ -9,12 +9,21 @@ use tokio::net::{TcpListener, ToSocketAddrs};
 
 use super::WebSocketRoom;
 use super::listen::{self, Shared};
+use super::socket::Judge;
 use super::upgrade::{Admission, Rejection, UpgradeRequest};
 
 type Hook = Arc<dyn Fn(&UpgradeRequest) -> Result<Admission, Rejection> + Send + Sync>;
 
 /// As good as never: times are added to a clock, which overflows otherwise.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How long a client may acknowledge nothing. A window that was shut opens again when half of the client's buffer is free:
+/// a client that reads 8 kB/s into 128 KiB takes 8 to 16 s.
+const ACKNOWLEDGES_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long the kernel may take nothing. It takes bytes in steps of a third of a buffer that may have grown to
+/// megabytes, at 128 kbit/s every 11 s.
+const TAKES_WITHIN: Duration = Duration::from_secs(30);
 
 /// Sets up a [`WebSocketRoom`].
 #[derive(Debug)]
@@ -29,6 +38,8 @@ pub(super) struct Config {
     pub(super) idle_timeout: Duration,
     pub(super) close_timeout: Duration,
     pub(super) send_buffer_bytes: Option<usize>,
+    pub(super) unsent_bytes: u32,
+    stall_timeout: Option<Duration>,
     hook: Option<Hook>,
 }
 
@@ -38,11 +49,19 @@ impl Config {
         self.hook.as_ref().map_or_else(|| Ok(listen::anonymous(request, name)), |hook| hook(request))
     }
 
+    /// How long a viewer may take nothing of what it is sent, as `judge` sees it.
+    pub(super) fn stall_timeout(&self, judge: Judge) -> Duration {
+        self.stall_timeout.unwrap_or(match judge {
+            Judge::Kernel => ACKNOWLEDGES_WITHIN,
+            Judge::Writer => TAKES_WITHIN,
+        })
+    }
+
     /// Keeps times to what is as good as never.
     fn bound_times(&mut self) {
         let times =
             [&mut self.handshake_timeout, &mut self.ping_interval, &mut self.idle_timeout, &mut self.close_timeout];
-        times.into_iter().for_each(|time| *time = (*time).min(LONGEST));
+        times.into_iter().chain(&mut self.stall_timeout).for_each(|time| *time = (*time).min(LONGEST));
     }
 
     fn check(&self) -> Result<(), BindError> {
@@ -54,6 +73,10 @@ impl Config {
             "ping_interval is 0: give the time between pings"
         } else if self.idle_timeout <= self.ping_interval {
             "idle_timeout isn't longer than ping_interval: a silent viewer could never answer in time"
+        } else if self.stall_timeout.is_some_and(|timeout| timeout.is_zero()) {
+            "stall_timeout is 0: give the time in which a viewer has to take something"
+        } else if self.unsent_bytes == 0 {
+            "unsent_bytes is 0: nothing could be written"
         } else {
             return Ok(());
         };
@@ -71,6 +94,8 @@ impl fmt::Debug for Config {
             .field("idle_timeout", &self.idle_timeout)
             .field("close_timeout", &self.close_timeout)
             .field("send_buffer_bytes", &self.send_buffer_bytes)
+            .field("unsent_bytes", &self.unsent_bytes)
+            .field("stall_timeout", &self.stall_timeout)
             .field("hook", &self.hook.is_some())
             .finish()
     }
@@ -86,6 +111,8 @@ impl WebSocketRoomBuilder {
             idle_timeout: Duration::from_secs(40),
             close_timeout: Duration::from_secs(5),
             send_buffer_bytes: None,
+            unsent_bytes: 64 << 10,
+            stall_timeout: None,
             hook: None,
         })
     }

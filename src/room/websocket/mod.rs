@@ -50,6 +50,7 @@ mod writer;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_channel::mpsc;
 use futures_core::Stream;
@@ -57,6 +58,7 @@ use tokio_util::sync::DropGuard;
 
 use self::batch::SEGMENT_BYTES;
 use self::listen::Shared;
+use self::socket::Judge;
 use super::{Goodbye, OpenError, Presence, Room, RoomEvent};
 use crate::ids::ParticipantIdentity;
 use crate::lane::{BroadcastRun, EndReason, Progress};
@@ -151,6 +153,10 @@ impl Room for WebSocketRoom {
 
     async fn open(&self, to: &Presence, progress: Progress) -> Result<WebSocketSink, OpenError> {
         let connection = self.0.shared.directory.take(to).ok_or(OpenError::NotPresent)?;
+        progress.set_write_timeout(match connection.judge {
+            Judge::Kernel => Duration::MAX,
+            Judge::Writer => self.0.shared.config.stall_timeout(Judge::Writer),
+        });
         connection.writer().report_to(progress);
         Ok(WebSocketSink::new(connection))
     }

@@ -25,6 +25,7 @@ use std::io;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::batch::{self, Batch};
 use super::socket;
@@ -37,8 +38,9 @@ pub(super) struct Writer {
     backlog: Option<Box<Backlog>>,
     /// The goodbye has begun: no more data.
     closing: bool,
-    /// Bytes the kernel took after it had refused some: it took them because the client acknowledged others.
-    drained: u64,
+    /// When the kernel last took bytes after it had refused some, which it does because the client has acknowledged
+    /// others.
+    drained: Option<Instant>,
     progress: Progress,
 }
 
@@ -73,7 +75,8 @@ impl Writer {
         self.closing
     }
 
-    pub(super) fn drained(&self) -> u64 {
+    /// When the client was last seen to take what it is sent, if it was ever behind.
+    pub(super) fn drained(&self) -> Option<Instant> {
         self.drained
     }
 
@@ -140,8 +143,8 @@ impl Writer {
         let had_been_refused = backlog.refused;
         let written = backlog.write(stream)?;
         self.progress.report(written);
-        if had_been_refused {
-            self.drained += written as u64;
+        if had_been_refused && written > 0 {
+            self.drained = Some(Instant::now());
         }
         if backlog.is_empty() {
             self.backlog = None;
