@@ -47,9 +47,8 @@ impl Progress {
 
     /// Replaces the session's write time-out for this participant; at least one millisecond.
     ///
-    /// [`Duration::MAX`] is for a transport that finds out by itself that a peer is stuck, by what the peer has
-    /// acknowledged: the sink fails then, and the session has no clock of its own for it. Bytes that a buffer takes are
-    /// a poor measure of a slow peer: they go in large steps, seconds apart.
+    /// A buffer on the way to a slow peer takes bytes in large steps, which may be many seconds apart: a transport knows
+    /// how many. [`Duration::MAX`] is for one that finds out by itself that a peer is stuck, and makes its sink fail.
     ///
     /// A room calls this before [`open`](crate::room::Room::open) returns, or any time later: a shard looks at it when
     /// it looks for participants that are stuck, every two seconds at least while one of them is blocked.

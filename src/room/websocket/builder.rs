@@ -9,21 +9,12 @@ use tokio::net::{TcpListener, ToSocketAddrs};
 
 use super::WebSocketRoom;
 use super::listen::{self, Shared};
-use super::socket::Judge;
 use super::upgrade::{Admission, Rejection, UpgradeRequest};
 
 type Hook = Arc<dyn Fn(&UpgradeRequest) -> Result<Admission, Rejection> + Send + Sync>;
 
 /// As good as never: times are added to a clock, which overflows otherwise.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// How long a client may acknowledge nothing. A window that was shut opens again when half of the client's buffer is free:
-/// a client that reads 8 kB/s into 128 KiB takes 8 to 16 s.
-const ACKNOWLEDGES_WITHIN: Duration = Duration::from_secs(20);
-
-/// How long the kernel may take nothing. It takes bytes in steps of a third of a buffer that may have grown to
-/// megabytes, at 128 kbit/s every 11 s.
-const TAKES_WITHIN: Duration = Duration::from_secs(30);
 
 /// Sets up a [`WebSocketRoom`].
 #[derive(Debug)]
@@ -39,7 +30,7 @@ pub(super) struct Config {
     pub(super) close_timeout: Duration,
     pub(super) send_buffer_bytes: Option<usize>,
     pub(super) unsent_bytes: u32,
-    stall_timeout: Option<Duration>,
+    pub(super) stall_timeout: Duration,
     hook: Option<Hook>,
 }
 
@@ -49,19 +40,11 @@ impl Config {
         self.hook.as_ref().map_or_else(|| Ok(listen::anonymous(request, name)), |hook| hook(request))
     }
 
-    /// How long a viewer may take nothing of what it is sent, as `judge` sees it.
-    pub(super) fn stall_timeout(&self, judge: Judge) -> Duration {
-        self.stall_timeout.unwrap_or(match judge {
-            Judge::Kernel => ACKNOWLEDGES_WITHIN,
-            Judge::Writer => TAKES_WITHIN,
-        })
-    }
-
     /// Keeps times to what is as good as never.
     fn bound_times(&mut self) {
         let times =
             [&mut self.handshake_timeout, &mut self.ping_interval, &mut self.idle_timeout, &mut self.close_timeout];
-        times.into_iter().chain(&mut self.stall_timeout).for_each(|time| *time = (*time).min(LONGEST));
+        times.into_iter().chain([&mut self.stall_timeout]).for_each(|time| *time = (*time).min(LONGEST));
     }
 
     fn check(&self) -> Result<(), BindError> {
@@ -73,7 +56,7 @@ impl Config {
             "ping_interval is 0: give the time between pings"
         } else if self.idle_timeout <= self.ping_interval {
             "idle_timeout isn't longer than ping_interval: a silent viewer could never answer in time"
-        } else if self.stall_timeout.is_some_and(|timeout| timeout.is_zero()) {
+        } else if self.stall_timeout.is_zero() {
             "stall_timeout is 0: give the time in which a viewer has to take something"
         } else if self.unsent_bytes == 0 {
             "unsent_bytes is 0: nothing could be written"
@@ -111,8 +94,8 @@ impl WebSocketRoomBuilder {
             idle_timeout: Duration::from_secs(40),
             close_timeout: Duration::from_secs(5),
             send_buffer_bytes: None,
-            unsent_bytes: 64 << 10,
-            stall_timeout: None,
+            unsent_bytes: 128 << 10,
+            stall_timeout: Duration::from_secs(35),
             hook: None,
         })
     }
@@ -154,8 +137,9 @@ impl WebSocketRoomBuilder {
     /// How long a viewer may be silent before its connection is closed with 1011; longer than
     /// [`ping_interval`](Self::ping_interval).
     ///
-    /// Anything it sends counts, and so does taking bytes that its socket had refused before: a slow viewer in the
-    /// middle of a large message isn't silent. While the embedder doesn't take what the viewer has sent, and while
+    /// Anything it sends counts, and so does taking bytes that its socket had refused before: the answer of a slow viewer
+    /// stands behind what it is sent. Such a viewer is closed no earlier than the
+    /// [stall time-out](Self::stall_timeout) after the last bytes it took. While the embedder doesn't take what the viewer has sent, and while
     /// this process doesn't run, time stands still.
     ///
     /// 40 s by default: two pings and 10 s for the answer to the second.
@@ -167,17 +151,47 @@ impl WebSocketRoomBuilder {
     /// How long a goodbye may take: the rest of a frame, the close frame and the viewer's own end. Then the connection
     /// is reset, and a viewer that reads on finds no stale data. A viewer that is refused has as long to read why.
     ///
-    /// 5 s by default: a viewer that is there takes one round trip, and one that has stalled shall not hold a socket.
+    /// A viewer that is behind has the [stall time-out](Self::stall_timeout) instead, and again with whatever it takes,
+    /// for one minute in all; one that was ended because it takes nothing has no time at all. When the room is closed,
+    /// the close time-out holds for everybody.
+    ///
+    /// 5 s by default: a viewer that is there takes one round trip.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.0.close_timeout = timeout;
+        self
+    }
+
+    /// How long a viewer may take nothing while bytes wait for it; then it is reset. This replaces the session's
+    /// [`write_timeout`](crate::SessionBuilder::write_timeout), which doesn't apply to this room's viewers.
+    ///
+    /// A viewer takes bytes when our kernel does, after it had refused some. A kernel takes bytes in large steps: at
+    /// 64 kbit/s, and for a viewer that reads 8 kB/s into a buffer of 256 KiB, the steps are up to 18 s apart
+    /// (`perf/slow-links.md`). What waits meanwhile is bounded by the session.
+    ///
+    /// 35 s by default: twice the longest step of such a viewer, and less than the
+    /// [idle time-out](Self::idle_timeout).
+    pub fn stall_timeout(mut self, timeout: Duration) -> Self {
+        self.0.stall_timeout = timeout;
+        self
+    }
+
+    /// How many bytes the kernel may hold per connection that it hasn't sent yet (`TCP_NOTSENT_LOWAT`). Linux and Android
+    /// only; elsewhere it is ignored.
+    ///
+    /// 128 KiB by default. What the kernel holds is stale before it is sent, it stands before every answer to a ping,
+    /// and a stalled viewer costs so much; of less than half of it the kernel takes bytes in longer steps from a slow
+    /// viewer, which can't be told from a stuck one then. What is on its way and not acknowledged isn't limited by this,
+    /// so that the rate of a fast link with a long delay isn't either.
+    pub fn unsent_bytes(mut self, bytes: u32) -> Self {
+        self.0.unsent_bytes = bytes;
         self
     }
 
     /// How much the kernel may hold per connection of what its viewer hasn't acknowledged, in bytes (`SO_SNDBUF`; Linux
     /// doubles the number for its own bookkeeping).
     ///
-    /// Left to the kernel by default, which lets it grow with the link. A fixed, small buffer makes a slow viewer show
-    /// sooner, and bounds what thousands of them cost.
+    /// Left to the kernel by default, which lets it grow with the link. A fixed, small buffer bounds what thousands of
+    /// viewers cost, and the rate of each: so many bytes in a round trip.
     pub fn send_buffer_bytes(mut self, bytes: usize) -> Self {
         self.0.send_buffer_bytes = Some(bytes);
         self

@@ -10,7 +10,6 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::farewell::Farewell;
-use super::socket::Judge;
 use super::writer::Writer;
 use crate::room::Presence;
 
@@ -32,7 +31,6 @@ pub(super) struct Connection {
     pub(super) stream: TcpStream,
     pub(super) presence: Presence,
     pub(super) peer: SocketAddr,
-    pub(super) judge: Judge,
     /// The sink, waiting for the writer.
     pub(super) sink: AtomicWaker,
     /// The reading task.
@@ -42,12 +40,11 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, peer: SocketAddr, judge: Judge, presence: Presence) -> Self {
+    pub(super) fn new(stream: TcpStream, peer: SocketAddr, presence: Presence) -> Self {
         Self {
             stream,
             presence,
             peer,
-            judge,
             writer: Mutex::default(),
             sink: AtomicWaker::new(),
             reader: AtomicWaker::new(),

@@ -17,7 +17,7 @@ use super::builder::Config;
 use super::connection::Connection;
 use super::directory::Directory;
 use super::reader::Reader;
-use super::socket::{self, Judge};
+use super::socket;
 use super::upgrade::{Admission, Refusal, Rejection, UpgradeRequest, upgrade};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::protocol::{Frame, SUBPROTOCOLS, Subprotocol};
@@ -141,10 +141,10 @@ async fn refuse(shared: &Shared, stream: &TcpStream, rejection: &Rejection) {
 
 /// Takes a connection through the hand-shake, and hands it to a task of its own, which is a lot smaller than this one.
 async fn welcome(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
-    let judge = match prepare(&shared.config, &stream) {
-        Ok(judge) => judge,
-        Err(error) => return tracing::debug!(%peer, %error, "a connection can't be prepared"),
-    };
+    if let Err(error) = prepare(&shared.config, &stream) {
+        tracing::debug!(%peer, %error, "a connection can't be prepared");
+        return;
+    }
     let name = shared.names.next();
     let handshake = upgrade(&stream, peer, |request| shared.config.admit(request, &name));
     let handshake = timeout(shared.config.handshake_timeout, handshake);
@@ -163,7 +163,7 @@ async fn welcome(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, place
     };
     let entered = shared.directory.enter(|joined_at| {
         let presence = presence(&admission, &name, joined_at, subprotocol);
-        Connection::new(stream, peer, judge, presence)
+        Connection::new(stream, peer, presence)
     });
     let Some(connection) = entered else { return };
     let Presence { identity, sid, .. } = &connection.presence;
@@ -187,14 +187,14 @@ fn shared_name(subprotocol: Subprotocol) -> Arc<str> {
     Arc::clone(&NAMES[subprotocol as usize])
 }
 
-fn prepare(config: &Config, stream: &TcpStream) -> std::io::Result<Judge> {
+fn prepare(config: &Config, stream: &TcpStream) -> std::io::Result<()> {
     // A batch is one write: waiting for more to fill a packet would only delay it.
     stream.set_nodelay(true)?;
     if let Some(bytes) = config.send_buffer_bytes {
         SockRef::from(stream).set_send_buffer_size(bytes)?;
     }
     socket::limit_unsent(stream, config.unsent_bytes);
-    Ok(socket::judge_stalls(stream, config.stall_timeout(Judge::Kernel)))
+    Ok(())
 }
 
 /// The identity of a viewer when nobody says who it is.

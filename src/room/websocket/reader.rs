@@ -274,7 +274,7 @@ impl Reader {
         let config = &self.shared.config;
         let (ping_interval, idle_timeout) = (config.ping_interval, config.idle_timeout);
         // One that is behind may take nothing for as long as a stall may last.
-        let patience = drained.map(|at| at + config.stall_timeout(self.connection.judge));
+        let patience = drained.map(|at| at + config.stall_timeout);
         let given_up = patience.unwrap_or(now).max(self.last_heard + idle_timeout);
         if given_up <= now {
             return Err(Farewell::Silent);
@@ -327,11 +327,15 @@ impl Reader {
         let Some((code, reason)) = farewell.frame() else { return socket::shut(&self.connection.stream) };
         let now = Instant::now();
         let close_timeout = self.shared.config.close_timeout;
+        // One that is given up because it takes nothing won't take its leave.
+        let is_stuck = matches!(farewell, Farewell::Silent | Farewell::Ended(EndReason::WriteTimedOut));
+        if is_stuck && self.connection.writer().refused().is_some() {
+            return self.cut_off();
+        }
         timer.as_mut().reset(now + close_timeout);
         let begun = self.write(|writer, stream| writer.close(stream, code, reason));
         let mut parting = Parting {
             due: now + close_timeout,
-            behind: self.writable.is_some().then_some(now),
             latest: now + close_timeout.max(LONGEST_PARTING),
             hurried: false,
             finished: false,
@@ -354,6 +358,11 @@ impl Reader {
         if begun.is_err() || ended.await {
             return socket::shut(&self.connection.stream);
         }
+        self.cut_off();
+    }
+
+    /// Has the connection reset when it is dropped, so that nothing of it stays in the kernel.
+    fn cut_off(&self) {
         let presence = &self.connection.presence;
         tracing::info!(
             identity = %presence.identity, sid = %presence.sid,
@@ -363,12 +372,21 @@ impl Reader {
         let _ = self.connection.stream.set_zero_linger();
     }
 
+    /// Until when the goodbye of a client that is behind may take: as long as it could be behind without being ended.
+    fn patience(&self) -> Option<Instant> {
+        let config = &self.shared.config;
+        let writer = self.connection.writer();
+        let drains = writer.drained().map(|at| at + config.stall_timeout);
+        // One that has taken nothing since it is behind is as silent as before.
+        let refused = writer.refused().map(|at| (at + config.stall_timeout).min(self.last_heard + config.idle_timeout));
+        drains.max(refused)
+    }
+
     /// True when the client has taken its leave (or is gone), false when the time is up.
     fn poll_part(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, parting: &mut Parting) -> Poll<bool> {
         // First: a client that sends without pause uses up the task's budget below.
         while timer.as_mut().poll(cx).is_ready() {
-            let drained = self.connection.writer().drained().max(parting.behind);
-            let due = parting.due(drained.map(|at| at + self.shared.config.stall_timeout(self.connection.judge)));
+            let due = parting.due(self.patience());
             if due <= Instant::now() {
                 return Poll::Ready(false);
             }
@@ -419,8 +437,6 @@ impl Reader {
 struct Parting {
     /// Until when a client that keeps up has time.
     due: Instant,
-    /// When this began, if something waited for the client to take what stood before.
-    behind: Option<Instant>,
     /// Until when any client has time.
     latest: Instant,
     /// The room is closing.

@@ -2,7 +2,6 @@
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
-use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -15,34 +14,6 @@ const SHORT_IS_LAST: bool = cfg!(unix);
 /// The flag (`MSG_NOSIGNAL`) that makes writing to a connection that is gone an error and not a signal, where it is
 /// known.
 const NO_SIGNAL: Option<i32> = if cfg!(any(target_os = "linux", target_os = "android")) { Some(0x4000) } else { None };
-
-/// Who finds out that a client takes nothing any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Judge {
-    /// The kernel, by what the client acknowledges. The socket fails then.
-    Kernel,
-    /// Whoever writes, by what the kernel takes.
-    Writer,
-}
-
-/// The longest `TCP_USER_TIMEOUT`, 24 days: the kernel keeps it as a signed number of milliseconds.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const LONGEST_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
-
-/// Has the kernel fail the socket once the client has acknowledged nothing of what it was sent, or kept its window shut,
-/// for `timeout`, where the kernel can. Without a time-out nothing is set.
-pub(super) fn judge_stalls(stream: &TcpStream, timeout: Duration) -> Judge {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    {
-        let timeout = timeout.clamp(Duration::from_millis(1), LONGEST_USER_TIMEOUT);
-        match SockRef::from(stream).set_tcp_user_timeout(Some(timeout)) {
-            Ok(()) => return Judge::Kernel,
-            Err(error) => tracing::debug!(%error, "the kernel doesn't watch what a viewer acknowledges"),
-        }
-    }
-    let _ = (stream, timeout);
-    Judge::Writer
-}
 
 /// Has the kernel take no more while `bytes` of what it has taken aren't sent, where it can.
 pub(super) fn limit_unsent(stream: &TcpStream, bytes: u32) {

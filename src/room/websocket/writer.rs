@@ -58,8 +58,8 @@ struct Backlog {
     pong: Option<Vec<u8>>,
     ping: bool,
     close: Option<(u16, &'static str)>,
-    /// The kernel has refused bytes since this backlog came to be.
-    refused: bool,
+    /// When the kernel first refused bytes of this backlog, if it has.
+    refused: Option<Instant>,
 }
 
 /// A frame the reading task wants to send.
@@ -78,6 +78,11 @@ impl Writer {
     /// When the client was last seen to take what it is sent, if it was ever behind.
     pub(super) fn drained(&self) -> Option<Instant> {
         self.drained
+    }
+
+    /// When the client began not to take what waits now, if anything does.
+    pub(super) fn refused(&self) -> Option<Instant> {
+        self.backlog.as_ref()?.refused
     }
 
     pub(super) fn report_to(&mut self, progress: Progress) {
@@ -140,7 +145,7 @@ impl Writer {
     /// Writes what waits, as far as the kernel takes it.
     pub(super) fn carry_on(&mut self, stream: &TcpStream) -> io::Result<()> {
         let Some(backlog) = &mut self.backlog else { return Ok(()) };
-        let had_been_refused = backlog.refused;
+        let had_been_refused = backlog.refused.is_some();
         let written = backlog.write(stream)?;
         self.progress.report(written);
         if had_been_refused && written > 0 {
@@ -166,7 +171,7 @@ impl Backlog {
             bytes: bytes[own..].to_vec(),
             tail: tail.slice(written - own..),
             frame_end: frame_end - written,
-            refused: true,
+            refused: Some(Instant::now()),
             ..Self::default()
         }
     }
@@ -227,7 +232,7 @@ impl Backlog {
                 break;
             }
         }
-        self.refused = true;
+        self.refused.get_or_insert_with(Instant::now);
         Ok(before + encoded - self.control.len() - self.data_len())
     }
 
