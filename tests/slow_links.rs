@@ -399,14 +399,17 @@ async fn until_let_go(session: &Session<WebSocketRoom>, events: &mut Events, loa
     ));
 }
 
-/// The network between us and a viewer is gone.
+/// The network between us and a viewer is gone: in the middle of a message, or when all is delivered.
 async fn cut(busy: bool) {
     run(&shaping("10000"));
     let (session, mut events, address) = serve().await;
     let mut client = connect(address, TcpStream::connect(address).await.unwrap()).await;
     joined(&mut events).await;
-    let reading = tokio::spawn(async move { while let Some(Ok(_)) = client.next().await {} });
     session.broadcast(Frame::binary(Bytes::from(vec![0; 1 << 20]))).await.unwrap();
+    if !busy {
+        soon("the message", client.next()).await.unwrap().unwrap();
+    }
+    let reading = tokio::spawn(async move { while let Some(Ok(_)) = client.next().await {} });
     run("tc qdisc replace dev lo root tbf rate 8bit burst 1600 limit 3000");
     until_let_go(&session, &mut events, if busy { 4000 } else { 0 }, address.port()).await;
     reading.abort();
