@@ -147,7 +147,7 @@ fn way_in() -> Option<&'static [&'static str]> {
 fn shaping(kbit: &str) -> String {
     format!(
         "ip link set lo mtu 1500 && ip link set lo up && \
-         tc qdisc replace dev lo root tbf rate {kbit}kbit burst 3000 limit 200000"
+         tc qdisc replace dev lo root tbf rate {kbit}kbit burst 3000 latency 400ms"
     )
 }
 

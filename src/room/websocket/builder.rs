@@ -94,8 +94,8 @@ impl WebSocketRoomBuilder {
             idle_timeout: Duration::from_secs(40),
             close_timeout: Duration::from_secs(5),
             send_buffer_bytes: None,
-            unsent_bytes: 128 << 10,
-            stall_timeout: Duration::from_secs(35),
+            unsent_bytes: 64 << 10,
+            stall_timeout: Duration::from_secs(37),
             hook: None,
         })
     }
@@ -165,11 +165,10 @@ impl WebSocketRoomBuilder {
     /// [`write_timeout`](crate::SessionBuilder::write_timeout), which doesn't apply to this room's viewers.
     ///
     /// A viewer takes bytes when our kernel does, after it had refused some. A kernel takes bytes in large steps: at
-    /// 64 kbit/s, and for a viewer that reads 8 kB/s into a buffer of 256 KiB, the steps are up to 18 s apart
+    /// 64 kbit/s they are 9 to 19 s apart, and up to 33 s for a viewer that reads 8 kB/s into a buffer of 256 KiB
     /// (`perf/slow-links.md`). What waits meanwhile is bounded by the session.
     ///
-    /// 35 s by default: twice the longest step of such a viewer, and less than the
-    /// [idle time-out](Self::idle_timeout).
+    /// 37 s by default: longer than the longest step of such a viewer, and short enough to end a stuck one within 40 s.
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
         self.0.stall_timeout = timeout;
         self
@@ -178,10 +177,10 @@ impl WebSocketRoomBuilder {
     /// How many bytes the kernel may hold per connection that it hasn't sent yet (`TCP_NOTSENT_LOWAT`). Linux and Android
     /// only; elsewhere it is ignored.
     ///
-    /// 128 KiB by default. What the kernel holds is stale before it is sent, it stands before every answer to a ping,
-    /// and a stalled viewer costs so much; of less than half of it the kernel takes bytes in longer steps from a slow
-    /// viewer, which can't be told from a stuck one then. What is on its way and not acknowledged isn't limited by this,
-    /// so that the rate of a fast link with a long delay isn't either.
+    /// 64 KiB by default. What the kernel holds is stale before it is sent, it stands before every answer to a ping, and
+    /// a stalled viewer costs so much; of less than that the kernel takes bytes in longer steps from a slow viewer. What
+    /// is on its way and not acknowledged isn't limited by this, so that the rate of a fast link with a long delay isn't
+    /// either.
     pub fn unsent_bytes(mut self, bytes: u32) -> Self {
         self.0.unsent_bytes = bytes;
         self

@@ -24,7 +24,7 @@
 //!
 //! # Slow is not dead
 //! A viewer on a slow link keeps its connection for as long as its link drains: while bytes wait for it, it has to take
-//! some within the [stall time-out](WebSocketRoomBuilder::stall_timeout) of 35 s. The session's write time-out doesn't
+//! some within the [stall time-out](WebSocketRoomBuilder::stall_timeout) of 37 s. The session's write time-out doesn't
 //! apply. A viewer that takes everything has to be heard of within the
 //! [idle time-out](WebSocketRoomBuilder::idle_timeout) of 40 s, which it is because it answers pings; to take bytes
 //! that had to wait counts as well. So a viewer that is stuck is let go 40 s after the last that was seen of it at most.
@@ -36,7 +36,7 @@
 //! # What a connection costs
 //! An idle one has no buffers: what is read and written goes through one buffer per thread. A viewer that doesn't take
 //! what it is sent has at most one batch waiting here (64 KiB and a message; large payloads are shared by all), and what
-//! the kernel has sent or holds [unsent](WebSocketRoomBuilder::unsent_bytes) (128 KiB); the rest waits in the session,
+//! the kernel has sent or holds [unsent](WebSocketRoomBuilder::unsent_bytes) (64 KiB); the rest waits in the session,
 //! which bounds it. A viewer whose messages aren't taken has 16 of them waiting, and what
 //! one read brought; then its socket isn't read any more. A message that is still on its way takes what has come of it,
 //! [at most](WebSocketRoomBuilder::max_message_bytes) 1 MiB, for as long as the viewer answers pings.
