@@ -287,7 +287,8 @@ async fn a_transport_replaces_the_write_time_out() {
     settle().await;
     assert_eq!(bob.end_reason(), None);
     failed.store(1, Ordering::SeqCst);
-    fails.lock().expect("no test panics with it").take().map(Waker::wake);
+    let waker = fails.lock().expect("no test panics with it").take();
+    waker.expect("its flush was asked for").wake();
     assert_eq!(within(bob.closed()).await, EndReason::WriteFailed);
 }
 

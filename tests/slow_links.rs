@@ -255,13 +255,11 @@ impl AsyncRead for Paced {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let Self { stream, pace, at_once } = self.get_mut();
         ready!(pace.poll_tick(cx));
-        let mut some = buf.take(*at_once);
+        let most = buf.remaining().min(*at_once);
+        let mut some = ReadBuf::new(buf.initialize_unfilled_to(most));
         let outcome = Pin::new(stream).poll_read(cx, &mut some);
         let read = some.filled().len();
-        // What is read through a part of the buffer stands in it already.
-        let filled = buf.filled().len() + read;
-        buf.initialize_unfilled_to(read);
-        buf.set_filled(filled);
+        buf.advance(read);
         outcome
     }
 }

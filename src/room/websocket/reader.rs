@@ -330,6 +330,8 @@ impl Reader {
         // One that is given up because it takes nothing won't take its leave.
         let is_stuck = matches!(farewell, Farewell::Silent | Farewell::Ended(EndReason::WriteTimedOut));
         if is_stuck && self.connection.writer().refused().is_some() {
+            self.connection.writer().give_up();
+            self.connection.sink.wake();
             return self.cut_off();
         }
         timer.as_mut().reset(now + close_timeout);

@@ -142,6 +142,12 @@ impl Writer {
         self.carry_on(stream)
     }
 
+    /// Drops everything: there is no goodbye.
+    pub(super) fn give_up(&mut self) {
+        self.closing = true;
+        self.backlog = None;
+    }
+
     /// Writes what waits, as far as the kernel takes it.
     pub(super) fn carry_on(&mut self, stream: &TcpStream) -> io::Result<()> {
         let Some(backlog) = &mut self.backlog else { return Ok(()) };
