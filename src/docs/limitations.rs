@@ -26,7 +26,7 @@
 //!   microseconds per thousand. Ask a few times a second, not in a loop.
 //! - **A viewer that stops reading is noticed late.** As long as the buffers between us and it take bytes, it keeps up:
 //!   on a WebSocket what is on its way, 64 KiB unsent (on Linux), and what its own kernel or a proxy takes, which may be
-//!   megabytes. Then it has 37 s to take something: a slow viewer looks the same for that long.
+//!   megabytes. Then it has 34 s to take something: a slow viewer looks the same for that long.
 //! - **A viewer that falls silent is reported, and that is all.** It is known only of one that pings, which WebSocket
 //!   viewers never do; it is reset when its writes make no progress, not for saying nothing. An outage of our own looks
 //!   the same from here: every viewer that pings is silent then. Its round trip is its own word as much as ours: it is

@@ -95,7 +95,7 @@ impl WebSocketRoomBuilder {
             close_timeout: Duration::from_secs(5),
             send_buffer_bytes: None,
             unsent_bytes: 64 << 10,
-            stall_timeout: Duration::from_secs(37),
+            stall_timeout: Duration::from_secs(34),
             hook: None,
         })
     }
@@ -168,7 +168,8 @@ impl WebSocketRoomBuilder {
     /// 64 kbit/s they are 9 to 19 s apart, and up to 33 s for a viewer that reads 8 kB/s into a buffer of 256 KiB
     /// (`perf/slow-links.md`). What waits meanwhile is bounded by the session.
     ///
-    /// 37 s by default: longer than the longest step of such a viewer, and short enough to end a stuck one within 40 s.
+    /// 34 s by default: such a viewer has emptied its buffer by then, and a stuck one is ended within 40 s, even if its
+    /// buffers took some seconds to fill.
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
         self.0.stall_timeout = timeout;
         self

@@ -24,7 +24,7 @@
 //!
 //! # Slow is not dead
 //! A viewer on a slow link keeps its connection for as long as its link drains: while bytes wait for it, it has to take
-//! some within the [stall time-out](WebSocketRoomBuilder::stall_timeout) of 37 s. The session's write time-out doesn't
+//! some within the [stall time-out](WebSocketRoomBuilder::stall_timeout) of 34 s. The session's write time-out doesn't
 //! apply. A viewer that takes everything has to be heard of within the
 //! [idle time-out](WebSocketRoomBuilder::idle_timeout) of 40 s, which it is because it answers pings; to take bytes
 //! that had to wait counts as well. So a viewer that is stuck is let go 40 s after the last that was seen of it at most.
