@@ -301,9 +301,11 @@ async fn join(kbit: &str, channels: usize) {
     let address = room.local_addr();
     let telemetry = Telemetry::builder(room).build().unwrap();
     let mut events = telemetry.session().events();
+    // They are advertised for as long as these live.
+    let mut advertised = Vec::new();
     for number in 0..channels {
         // As long as they are with an ordinary schema.
-        telemetry.advertise(Channel::new(format!("/{number:0>380}"), "json")).await.unwrap();
+        advertised.push(telemetry.advertise(Channel::new(format!("/{number:0>380}"), "json")).await.unwrap());
     }
     let mut client = connect(address, TcpStream::connect(address).await.unwrap()).await;
     let started = Instant::now();
@@ -408,7 +410,8 @@ async fn cut(busy: bool) {
         soon("the message", client.next()).await.unwrap().unwrap();
     }
     let reading = tokio::spawn(async move { while let Some(Ok(_)) = client.next().await {} });
-    run("tc qdisc replace dev lo root tbf rate 8bit burst 1600 limit 3000");
+    // No packet fits into the bucket: all are dropped.
+    run("tc qdisc replace dev lo root tbf rate 8bit burst 10 limit 3000");
     until_let_go(&session, &mut events, if busy { 4000 } else { 0 }, address.port()).await;
     reading.abort();
 }
