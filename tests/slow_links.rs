@@ -159,7 +159,7 @@ fn run(script: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn figure(text: impl std::fmt::Display) {
+fn figure(text: std::fmt::Arguments<'_>) {
     // Not captured by the test harness, which is asked not to.
     writeln!(std::io::stdout(), "figure: {text}").unwrap();
 }
