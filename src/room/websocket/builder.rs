@@ -139,8 +139,8 @@ impl WebSocketRoomBuilder {
     ///
     /// Anything it sends counts, and so does taking bytes that its socket had refused before: the answer of a slow viewer
     /// stands behind what it is sent. Such a viewer is closed no earlier than the
-    /// [stall time-out](Self::stall_timeout) after the last bytes it took. While the embedder doesn't take what the viewer has sent, and while
-    /// this process doesn't run, time stands still.
+    /// [stall time-out](Self::stall_timeout) after the last bytes it took. While the embedder doesn't take what the viewer
+    /// has sent, and while this process doesn't run, time stands still.
     ///
     /// 40 s by default: two pings and 10 s for the answer to the second.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {

@@ -37,9 +37,8 @@
 //! An idle one has no buffers: what is read and written goes through one buffer per thread. A viewer that doesn't take
 //! what it is sent has at most one batch waiting here (64 KiB and a message; large payloads are shared by all), and what
 //! the kernel has sent or holds [unsent](WebSocketRoomBuilder::unsent_bytes) (64 KiB); the rest waits in the session,
-//! which bounds it. A viewer whose messages aren't taken has 16 of them waiting, and what
-//! one read brought; then its socket isn't read any more. A message that is still on its way takes what has come of it,
-//! [at most](WebSocketRoomBuilder::max_message_bytes) 1 MiB, for as long as the viewer answers pings.
+//! which bounds it. A viewer whose messages aren't taken has 16 of them waiting, and what one read brought; then its
+//! socket isn't read any more. A message that is still on its way takes what has come of it, [at most](WebSocketRoomBuilder::max_message_bytes) 1 MiB, for as long as the viewer answers pings.
 //!
 //! # Limits
 //! There is no TLS: put a proxy in front. No compression is negotiated: it would cost each viewer its own copy of each
