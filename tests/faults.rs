@@ -248,6 +248,50 @@ async fn bytes_reported_through_the_handle_are_progress() {
     assert!(last.elapsed() <= Duration::from_millis(4_600), "too late: {:?}", last.elapsed());
 }
 
+// 1. A transport gives its participant a time of its own: the session's doesn't count. 2. A transport that judges by
+// itself sets none at all: a write may take any time, until the sink fails.
+#[tokio::test(start_paused = true)]
+async fn a_transport_replaces_the_write_time_out() {
+    let fails = Arc::new(Mutex::new(None::<Waker>));
+    let failed = Arc::new(AtomicUsize::new(0));
+    let (waker, has_failed) = (Arc::clone(&fails), Arc::clone(&failed));
+    let stage = Stage::<Bytes>::new(move |presence, progress| {
+        let longer = presence.identity.as_str() == "ada";
+        progress.set_write_timeout(if longer { Duration::from_secs(16) } else { Duration::MAX });
+        let (waker, has_failed) = (Arc::clone(&waker), Arc::clone(&has_failed));
+        let sink = StageSink::new(move |call, cx| match call {
+            Call::Flush if !longer && has_failed.load(Ordering::SeqCst) > 0 => Poll::Ready(Err("timed out".into())),
+            Call::Flush => {
+                if !longer {
+                    *waker.lock().expect("no test panics with it") = cx.map(|cx| cx.waker().clone());
+                }
+                Poll::Pending
+            }
+            _ => Poll::Ready(Ok(())),
+        });
+        async move { Ok(sink) }
+    });
+    let session = stage.session(|builder| builder.write_timeout(Duration::from_secs(4)));
+    let mut events = session.events();
+    for (identity, sid) in [("ada", "PA_1"), ("bob", "PA_2")] {
+        stage.join(presence(identity, sid, 1));
+        live(&session, identity).await;
+    }
+    let begun = Instant::now();
+    session.broadcast(msg("a long one")).await.expect("the session is open");
+    assert_eq!(reset(&mut events).await, EndReason::WriteTimedOut);
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(16) && took <= Duration::from_secs(17), "after {took:?}");
+    let bob = live(&session, "bob").await;
+    advance(Duration::from_secs(100_000)).await;
+    settle().await;
+    assert_eq!(bob.end_reason(), None);
+    failed.store(1, Ordering::SeqCst);
+    let waker = fails.lock().expect("no test panics with it").take();
+    waker.expect("its flush was asked for").wake();
+    assert_eq!(within(bob.closed()).await, EndReason::WriteFailed);
+}
+
 /// A sink may be looked at twice in one visit, and have become writable in between: it notices by itself the second
 /// time and takes its waker back. Nothing of it waits any more, so nobody will wake anybody, and nothing may time out.
 #[tokio::test(start_paused = true)]

@@ -29,7 +29,8 @@
 //! they came, and [`try_broadcast`](crate::Session::try_broadcast) doesn't overtake them.
 //!
 //! # Faults
-//! A participant that overflows, whose sink fails or panics, or makes no progress for the write time-out, is *reset*:
+//! A participant that overflows, whose sink fails or panics, or makes no progress for the write time-out (the session's,
+//! or the one that [its transport sets](crate::Progress::set_write_timeout)), is *reset*:
 //! no further poll of its sink, everything undelivered counted as dropped with that reason, the sink handed back to the
 //! room. The event loop then asks the room what it has for the identity now, and joins that: with a new
 //! [`ClientId`](crate::ClientId), its initial messages first, and no subscriptions. Nobody else notices. An identity

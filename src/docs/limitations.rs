@@ -31,7 +31,8 @@
 //!   room doesn't: a write there fails for our own connection or stream, not for a viewer that has gone, which the server
 //!   reports. A room of your own says so in [`has_vanished`](crate::room::Room::has_vanished).
 //! - **A viewer that stops reading is noticed late.** As long as the buffers between us and it take bytes, it keeps up:
-//!   on a WebSocket some megabytes in the kernels of both sides.
+//!   on a WebSocket what is on its way, 64 KiB unsent (on Linux), and what its own kernel or a proxy takes, which may be
+//!   megabytes. Then it has 34 s to take something: a slow viewer looks the same for that long.
 //! - **A viewer that falls silent is reported, and that is all.** It is known only of one that pings, which WebSocket
 //!   viewers never do; it is reset when its writes make no progress, not for saying nothing. An outage of our own looks
 //!   the same from here: every viewer that pings is silent then. Its round trip is its own word as much as ours: it is

@@ -223,8 +223,8 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         self.in_hand = self.in_hand.saturating_add(broadcasts);
     }
 
-    /// Whether it has made no progress for `timeout` (ms). While `paused`, or while it waits for `uplink`, the time
-    /// doesn't run.
+    /// Whether it has made no progress for `timeout` (ms), or for the time that its transport has set. While `paused`,
+    /// or while it waits for `uplink`, the time doesn't run.
     pub(crate) fn is_stuck(&mut self, now: u64, timeout: u64, paused: bool, uplink: Option<&Uplink>) -> bool {
         if self.stand != Stand::Blocked {
             return false;
@@ -234,7 +234,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             self.progress_seen = reported;
             self.moved = now;
         }
-        now.saturating_sub(self.moved) >= timeout
+        now.saturating_sub(self.moved) >= self.progress.write_timeout().unwrap_or(timeout)
     }
 
     /// Whether it waits for the uplink that all share: what waits for it is no fault of its own.

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// The longest wait between two looks, however long the write time-out.
-const LONGEST: Duration = Duration::from_secs(60);
+/// The longest wait between two looks, however long the session's write time-out: a transport may have set a shorter one
+/// for its participants.
+const LONGEST: Duration = Duration::from_secs(2);
 
 /// Runs while it is armed.
 pub(super) struct Tick {

@@ -118,6 +118,9 @@ impl<R: Room> SessionBuilder<R> {
 
     /// How long a write may go without progress before the participant is reset. Default 5 s: longer than a network
     /// takes to retransmit, shorter than a viewer's patience.
+    ///
+    /// A room may have [a time of its own](crate::Progress::set_write_timeout) for its participants, which replaces this
+    /// one. The WebSocket room has: bytes that a kernel takes are no measure of a slow link.
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
         self.config.write_timeout = timeout;
         self
@@ -139,8 +142,8 @@ impl<R: Room> SessionBuilder<R> {
         self
     }
 
-    /// How long a room may take to say goodbye to a participant that has ended. Default 6 s: a second more than a
-    /// WebSocket's closing handshake may.
+    /// How long a room may take to say goodbye to a participant that has ended. Default 6 s: a second more than the
+    /// closing handshake of a WebSocket that keeps up may. What takes longer goes on in the room and isn't waited for.
     pub fn retire_timeout(mut self, timeout: Duration) -> Self {
         self.config.retire_timeout = timeout;
         self

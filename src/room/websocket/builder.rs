@@ -30,6 +30,8 @@ pub(super) struct Config {
     pub(super) idle_timeout: Duration,
     pub(super) close_timeout: Duration,
     pub(super) send_buffer_bytes: Option<usize>,
+    pub(super) unsent_bytes: u32,
+    pub(super) stall_timeout: Duration,
     hook: Option<Hook>,
 }
 
@@ -43,7 +45,7 @@ impl Config {
     fn bound_times(&mut self) {
         let times =
             [&mut self.handshake_timeout, &mut self.ping_interval, &mut self.idle_timeout, &mut self.close_timeout];
-        times.into_iter().for_each(|time| *time = (*time).min(LONGEST));
+        times.into_iter().chain([&mut self.stall_timeout]).for_each(|time| *time = (*time).min(LONGEST));
     }
 
     fn check(&self) -> Result<(), BindError> {
@@ -59,6 +61,10 @@ impl Config {
             "ping_interval is 0: give the time between pings"
         } else if self.idle_timeout <= self.ping_interval {
             "idle_timeout isn't longer than ping_interval: a silent viewer could never answer in time"
+        } else if self.stall_timeout.is_zero() {
+            "stall_timeout is 0: give the time in which a viewer has to take something"
+        } else if self.unsent_bytes == 0 {
+            "unsent_bytes is 0: nothing could be written"
         } else {
             return Ok(());
         };
@@ -76,6 +82,8 @@ impl fmt::Debug for Config {
             .field("idle_timeout", &self.idle_timeout)
             .field("close_timeout", &self.close_timeout)
             .field("send_buffer_bytes", &self.send_buffer_bytes)
+            .field("unsent_bytes", &self.unsent_bytes)
+            .field("stall_timeout", &self.stall_timeout)
             .field("hook", &self.hook.is_some())
             .finish()
     }
@@ -91,6 +99,8 @@ impl WebSocketRoomBuilder {
             idle_timeout: Duration::from_secs(40),
             close_timeout: Duration::from_secs(5),
             send_buffer_bytes: None,
+            unsent_bytes: 64 << 10,
+            stall_timeout: Duration::from_secs(34),
             hook: None,
         })
     }
@@ -132,9 +142,10 @@ impl WebSocketRoomBuilder {
     /// How long a viewer may be silent before its connection is closed with 1011; longer than
     /// [`ping_interval`](Self::ping_interval).
     ///
-    /// Anything it sends counts, and so does taking bytes that its socket had refused before: a slow viewer in the
-    /// middle of a large message isn't silent. While the embedder doesn't take what the viewer has sent, and while
-    /// this process doesn't run, time stands still.
+    /// Anything it sends counts, and so does taking bytes that its socket had refused before: the answer of a slow viewer
+    /// stands behind what it is sent. Such a viewer is closed no earlier than the
+    /// [stall time-out](Self::stall_timeout) after the last bytes it took. While the embedder doesn't take what the viewer
+    /// has sent, and while this process doesn't run, time stands still.
     ///
     /// 40 s by default: two pings and 10 s for the answer to the second.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
@@ -145,17 +156,47 @@ impl WebSocketRoomBuilder {
     /// How long a goodbye may take: the rest of a frame, the close frame and the viewer's own end. Then the connection
     /// is reset, and a viewer that reads on finds no stale data. A viewer that is refused has as long to read why.
     ///
-    /// 5 s by default: a viewer that is there takes one round trip, and one that has stalled shall not hold a socket.
+    /// A viewer that is behind has the [stall time-out](Self::stall_timeout) instead, and again with whatever it takes,
+    /// for one minute in all; one that was ended because it takes nothing has no time at all. When the room is closed,
+    /// the close time-out holds for everybody.
+    ///
+    /// 5 s by default: a viewer that is there takes one round trip.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.0.close_timeout = timeout;
+        self
+    }
+
+    /// How long a viewer may take nothing while bytes wait for it; then it is reset. This replaces the session's
+    /// [`write_timeout`](crate::SessionBuilder::write_timeout), which doesn't apply to this room's viewers.
+    ///
+    /// A viewer takes bytes when our kernel does, after it had refused some. A kernel takes bytes in large steps: at
+    /// 64 kbit/s they are 9 to 19 s apart, and up to 33 s for a viewer that reads 8 kB/s into a buffer of 256 KiB
+    /// (`perf/slow-links.md`). What waits meanwhile is bounded by the session.
+    ///
+    /// 34 s by default: such a viewer has emptied its buffer by then, and a stuck one is ended within 40 s, even if its
+    /// buffers took some seconds to fill.
+    pub fn stall_timeout(mut self, timeout: Duration) -> Self {
+        self.0.stall_timeout = timeout;
+        self
+    }
+
+    /// How many bytes the kernel may hold per connection that it hasn't sent yet (`TCP_NOTSENT_LOWAT`). Linux and Android
+    /// only; elsewhere it is ignored.
+    ///
+    /// 64 KiB by default. What the kernel holds is stale before it is sent, it stands before every answer to a ping, and
+    /// a stalled viewer costs so much; of less than that the kernel takes bytes in longer steps from a slow viewer. What
+    /// is on its way and not acknowledged isn't limited by this, so that the rate of a fast link with a long delay isn't
+    /// either.
+    pub fn unsent_bytes(mut self, bytes: u32) -> Self {
+        self.0.unsent_bytes = bytes;
         self
     }
 
     /// How much the kernel may hold per connection of what its viewer hasn't acknowledged, in bytes (`SO_SNDBUF`; Linux
     /// doubles the number for its own bookkeeping).
     ///
-    /// Left to the kernel by default, which lets it grow with the link. A fixed, small buffer makes a slow viewer show
-    /// sooner, and bounds what thousands of them cost.
+    /// Left to the kernel by default, which lets it grow with the link. A fixed, small buffer bounds what thousands of
+    /// viewers cost, and the rate of each: so many bytes in a round trip.
     pub fn send_buffer_bytes(mut self, bytes: usize) -> Self {
         self.0.send_buffer_bytes = Some(bytes);
         self

@@ -17,6 +17,7 @@ use super::builder::Config;
 use super::connection::Connection;
 use super::directory::Directory;
 use super::reader::Reader;
+use super::socket;
 use super::upgrade::{Admission, Refusal, Rejection, UpgradeRequest, upgrade};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::protocol::{Frame, SUBPROTOCOLS, Subprotocol};
@@ -192,6 +193,7 @@ fn prepare(config: &Config, stream: &TcpStream) -> std::io::Result<()> {
     if let Some(bytes) = config.send_buffer_bytes {
         SockRef::from(stream).set_send_buffer_size(bytes)?;
     }
+    socket::limit_unsent(stream, config.unsent_bytes);
     Ok(())
 }
 

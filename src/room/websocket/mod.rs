@@ -12,6 +12,7 @@
 //! | the session didn't admit it | 1008 |
 //! | the session, the room or the stream was closed | 1001 |
 //! | nothing was heard for the [idle time-out](WebSocketRoomBuilder::idle_timeout) | 1011 |
+//! | it took nothing for the [stall time-out](WebSocketRoomBuilder::stall_timeout) | none: it wouldn't reach the viewer |
 //! | the viewer broke the WebSocket protocol; text that isn't UTF-8; a message over the size limit | 1002; 1007; 1009 |
 //! | the viewer closed | its own code |
 //!
@@ -21,16 +22,27 @@
 //! else: what waited is discarded. A viewer that doesn't take its leave in time is
 //! [reset](WebSocketRoomBuilder::close_timeout).
 //!
+//! # Slow is not dead
+//! A viewer on a slow link keeps its connection for as long as its link drains: while bytes wait for it, it has to take
+//! some within the [stall time-out](WebSocketRoomBuilder::stall_timeout) of 34 s. The session's write time-out doesn't
+//! apply. A viewer that takes everything has to be heard of within the
+//! [idle time-out](WebSocketRoomBuilder::idle_timeout) of 40 s, which it is because it answers pings; to take bytes
+//! that had to wait counts as well. So a viewer that is stuck is let go 40 s after the last that was seen of it at most.
+//!
+//! What a proxy takes in place of the viewer counts as taken: how slow the viewer behind it is can't be seen from here.
+//! A proxy that buffers more than 40 s of the viewer's link can make it look silent; let it buffer less, or raise the
+//! idle time-out.
+//!
 //! # What a connection costs
 //! An idle one has no buffers: what is read and written goes through one buffer per thread. A viewer that doesn't take
-//! what it is sent has at most one batch waiting here (64 KiB and a message; large payloads are shared by all), the
-//! rest waits in the session, which bounds it. A viewer whose messages aren't taken has 16 of them waiting, and what
-//! one read brought; then its socket isn't read any more. A message that is still on its way takes what has come of it,
-//! [at most](WebSocketRoomBuilder::max_message_bytes) 1 MiB, for as long as the viewer answers pings.
+//! what it is sent has at most one batch waiting here (64 KiB and a message; large payloads are shared by all), and what
+//! the kernel has sent or holds [unsent](WebSocketRoomBuilder::unsent_bytes) (64 KiB); the rest waits in the session,
+//! which bounds it. A viewer whose messages aren't taken has 16 of them waiting, and what one read brought; then its
+//! socket isn't read any more. A message that is still on its way takes what has come of it, [at most](WebSocketRoomBuilder::max_message_bytes) 1 MiB, for as long as the viewer answers pings.
 //!
 //! # Limits
 //! There is no TLS: put a proxy in front. No compression is negotiated: it would cost each viewer its own copy of each
-//! payload. The dead are noticed by silence alone, so after the idle time-out at worst.
+//! payload.
 
 mod batch;
 mod builder;
@@ -150,6 +162,7 @@ impl Room for WebSocketRoom {
 
     async fn open(&self, to: &Presence, progress: Progress) -> Result<WebSocketSink, OpenError> {
         let connection = self.0.shared.directory.take(to).ok_or(OpenError::NotPresent)?;
+        progress.set_write_timeout(self.0.shared.config.stall_timeout);
         connection.writer().report_to(progress);
         Ok(WebSocketSink::new(connection))
     }

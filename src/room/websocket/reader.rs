@@ -10,6 +10,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_channel::mpsc;
 use tokio::net::TcpStream;
@@ -26,6 +27,10 @@ use super::writer::{ControlFrame, Writer};
 use crate::lane::EndReason;
 use crate::protocol::Frame;
 use crate::room::{Presence, RoomEvent};
+
+/// How long a goodbye may take, however steadily a slow client takes what stands before its close frame: at 64 kbit/s
+/// that is half a megabyte.
+const LONGEST_PARTING: Duration = Duration::from_secs(60);
 
 /// What is read at once.
 const READ_BYTES: usize = 16 << 10;
@@ -49,7 +54,6 @@ pub(super) struct Reader {
     /// Waits for the socket to take what the writer holds. The stream's own slot is the sink's.
     writable: Option<Waiting<()>>,
     last_heard: Instant,
-    drained_seen: u64,
 }
 
 struct Held {
@@ -78,7 +82,6 @@ impl Reader {
             held: None,
             writable: None,
             last_heard: Instant::now(),
-            drained_seen: 0,
         }
     }
 
@@ -263,26 +266,27 @@ impl Reader {
         let now = Instant::now();
         // While this process stood still, nobody could be heard: what the timer is late doesn't count as silence.
         let late = now - timer.deadline();
-        self.last_heard = now.min(self.last_heard + late);
         let drained = self.connection.writer().drained();
         // A client that takes what the socket had refused is alive, though an answer of it may be behind megabytes.
-        if self.held.is_some() || drained != self.drained_seen {
-            self.drained_seen = drained;
-            self.last_heard = now;
-        }
+        let alive =
+            if self.held.is_some() { now } else { drained.map_or(self.last_heard, |at| at.max(self.last_heard)) };
+        self.last_heard = now.min(alive + late);
         let config = &self.shared.config;
         let (ping_interval, idle_timeout) = (config.ping_interval, config.idle_timeout);
-        let silent = now - self.last_heard;
-        if silent >= idle_timeout {
+        // One that is behind may take nothing for as long as a stall may last.
+        let patience = drained.map(|at| at + config.stall_timeout);
+        let given_up = patience.unwrap_or(now).max(self.last_heard + idle_timeout);
+        if given_up <= now {
             return Err(Farewell::Silent);
         }
+        let silent = now - self.last_heard;
         let due = if silent >= ping_interval {
             self.write_control(ControlFrame::Ping)?;
             now + ping_interval
         } else {
             self.last_heard + ping_interval
         };
-        timer.as_mut().reset(due.min(self.last_heard + idle_timeout));
+        timer.as_mut().reset(due.min(given_up));
         Ok(())
     }
 
@@ -317,13 +321,25 @@ impl Reader {
     }
 
     /// Says goodbye: the frame that was begun, the close frame, the end of our side; then waits for the client's close
-    /// frame or end. All this takes no longer than the close time-out; a client that hasn't read it by then loses the
-    /// connection, and with it whatever is still on the way.
+    /// frame or end. A client that hasn't read it when the [time](Parting::due) is up loses the connection, and with
+    /// it whatever is still on the way.
     async fn part(&mut self, farewell: Farewell, mut timer: Pin<&mut Sleep>) {
         let Some((code, reason)) = farewell.frame() else { return socket::shut(&self.connection.stream) };
-        timer.as_mut().reset(Instant::now() + self.shared.config.close_timeout);
+        let now = Instant::now();
+        let close_timeout = self.shared.config.close_timeout;
+        // One that is given up because it takes nothing won't take its leave.
+        let is_stuck = matches!(farewell, Farewell::Silent | Farewell::Ended(EndReason::WriteTimedOut));
+        if is_stuck && self.connection.writer().refused().is_some() {
+            self.connection.writer().give_up();
+            self.connection.sink.wake();
+            return self.cut_off();
+        }
+        timer.as_mut().reset(now + close_timeout);
         let begun = self.write(|writer, stream| writer.close(stream, code, reason));
         let mut parting = Parting {
+            due: now + close_timeout,
+            latest: now + close_timeout.max(LONGEST_PARTING),
+            hurried: false,
             finished: false,
             answered: matches!(farewell, Farewell::PeerClosed(_)),
             listening: !matches!(farewell, Farewell::Violation(_)),
@@ -331,9 +347,24 @@ impl Reader {
         if let Some(held) = self.held.take() {
             self.listen_for_close(&held.behind, &mut parting);
         }
-        if begun.is_err() || poll_fn(|cx| self.poll_part(cx, timer.as_mut(), &mut parting)).await {
+        let stop = self.shared.stop.clone();
+        let mut stopped = std::pin::pin!(stop.cancelled());
+        let ended = poll_fn(|cx| {
+            if !parting.hurried && stopped.as_mut().poll(cx).is_ready() {
+                parting.hurry(Instant::now() + close_timeout);
+                let due = timer.deadline().min(parting.latest);
+                timer.as_mut().reset(due);
+            }
+            self.poll_part(cx, timer.as_mut(), &mut parting)
+        });
+        if begun.is_err() || ended.await {
             return socket::shut(&self.connection.stream);
         }
+        self.cut_off();
+    }
+
+    /// Has the connection reset when it is dropped, so that nothing of it stays in the kernel.
+    fn cut_off(&self) {
         let presence = &self.connection.presence;
         tracing::info!(
             identity = %presence.identity, sid = %presence.sid,
@@ -343,10 +374,25 @@ impl Reader {
         let _ = self.connection.stream.set_zero_linger();
     }
 
+    /// Until when the goodbye of a client that is behind may take: as long as it could be behind without being ended.
+    fn patience(&self) -> Option<Instant> {
+        let config = &self.shared.config;
+        let writer = self.connection.writer();
+        let drains = writer.drained().map(|at| at + config.stall_timeout);
+        // One that has taken nothing since it is behind is as silent as before.
+        let refused = writer.refused().map(|at| (at + config.stall_timeout).min(self.last_heard + config.idle_timeout));
+        drains.max(refused)
+    }
+
     /// True when the client has taken its leave (or is gone), false when the time is up.
-    fn poll_part(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>, parting: &mut Parting) -> Poll<bool> {
-        if timer.poll(cx).is_ready() {
-            return Poll::Ready(false);
+    fn poll_part(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, parting: &mut Parting) -> Poll<bool> {
+        // First: a client that sends without pause uses up the task's budget below.
+        while timer.as_mut().poll(cx).is_ready() {
+            let due = parting.due(self.patience());
+            if due <= Instant::now() {
+                return Poll::Ready(false);
+            }
+            timer.as_mut().reset(due);
         }
         while self.poll_writable(cx).is_ready() {
             if self.write(Writer::carry_on).is_err() {
@@ -391,12 +437,32 @@ impl Reader {
 /// How far a goodbye has got.
 #[derive(Debug)]
 struct Parting {
+    /// Until when a client that keeps up has time.
+    due: Instant,
+    /// Until when any client has time.
+    latest: Instant,
+    /// The room is closing.
+    hurried: bool,
     /// The close frame is written, and nothing comes after it.
     finished: bool,
     /// The client has sent its close frame.
     answered: bool,
     /// What the client sends still makes sense.
     listening: bool,
+}
+
+impl Parting {
+    /// When the time is up. A client that was behind has until `patience`, which moves on with what it takes: what stands
+    /// before the close frame may take longer than the close frame may.
+    fn due(&self, patience: Option<Instant>) -> Instant {
+        patience.map_or(self.due, |patience| patience.max(self.due)).min(self.latest)
+    }
+
+    /// The room waits for its connections to end: from now on even a slow client has no more than the close time-out.
+    fn hurry(&mut self, latest: Instant) {
+        self.hurried = true;
+        self.latest = self.latest.min(latest);
+    }
 }
 
 /// Waits for what is slow, or until the connection is to end.

@@ -15,6 +15,15 @@ const SHORT_IS_LAST: bool = cfg!(unix);
 /// known.
 const NO_SIGNAL: Option<i32> = if cfg!(any(target_os = "linux", target_os = "android")) { Some(0x4000) } else { None };
 
+/// Has the kernel take no more while `bytes` of what it has taken aren't sent, where it can.
+pub(super) fn limit_unsent(stream: &TcpStream, bytes: u32) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(bytes) {
+        tracing::debug!(%error, "the kernel doesn't limit what it holds unsent");
+    }
+    let _ = (stream, bytes);
+}
+
 /// Reads once: `None` if nothing is there, `Some(0)` at the end of the stream.
 pub(super) fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     let wanted = buffer.len();

@@ -151,11 +151,16 @@ async fn a_stalled_client_that_resumes_in_time_sees_a_whole_stream_and_1013() {
 }
 
 #[tokio::test]
-async fn a_stalled_client_that_doesnt_resume_is_reset() {
-    let builder = WebSocketRoom::builder().close_timeout(Duration::from_millis(50));
+async fn a_stalled_client_that_doesnt_resume_is_reset_when_the_room_closes() {
+    // It has the stall time-out for its goodbye, which the closing room cuts short.
+    let day = Duration::from_secs(86_400);
+    let builder = WebSocketRoom::builder().close_timeout(Duration::from_millis(50)).stall_timeout(day);
     let mut scene = Scene::set(builder).await;
     scene.stall(100_000);
-    soon("the goodbye", scene.sink.part(EndReason::WriteTimedOut)).await;
+    let goodbye = scene.sink.part(EndReason::Overflow);
+    assert!(matches!(soon("leaving", scene.events.next()).await, Some(RoomEvent::Disconnected { .. })));
+    soon("the room", scene.room.shutdown()).await;
+    soon("the goodbye", goodbye).await;
     let error = loop {
         if let Err(error) = soon("the end", read_frame(&mut scene.client)).await {
             break error;
@@ -288,17 +293,19 @@ fn follow(seen: usize, payload: &[u8]) -> usize {
 async fn a_viewer_that_takes_bytes_slowly_is_not_silent() {
     let builder =
         WebSocketRoom::builder().ping_interval(Duration::from_millis(20)).idle_timeout(Duration::from_millis(100));
+    // It may be still for longer than the idle time-out while bytes wait for it.
+    let builder = builder.stall_timeout(Duration::from_secs(3));
     let mut scene = Scene::set(builder).await;
     let started = tokio::time::Instant::now();
     let payload = Bytes::from(vec![0; 4 << 20]);
     let mut sink = scene.sink;
     let flushing = tokio::spawn(async move { sink.send(Frame::binary(payload)).await.map(|()| sink) });
-    // It never answers a ping, but takes some of the message all the time, for a lot longer than the time-out.
-    let mut pace = tokio::time::interval(Duration::from_millis(5));
-    while started.elapsed() < Duration::from_millis(500) {
+    // It never answers a ping, but takes some of the message now and then, and more seldom than the time-out.
+    let mut pace = tokio::time::interval(Duration::from_millis(150));
+    while started.elapsed() < Duration::from_millis(900) {
         pace.tick().await;
-        let mut some = [0; 8 << 10];
-        assert_ne!(scene.client.read(&mut some).await.unwrap(), 0);
+        let mut some = vec![0; 100 << 10];
+        scene.client.read_exact(&mut some).await.unwrap();
     }
     assert!(scene.room.present(&scene.presence.identity).is_some());
     assert!(!flushing.is_finished(), "it is still in the middle of it");

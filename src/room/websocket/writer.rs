@@ -25,6 +25,7 @@ use std::io;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::batch::{self, Batch};
 use super::socket;
@@ -37,8 +38,9 @@ pub(super) struct Writer {
     backlog: Option<Box<Backlog>>,
     /// The goodbye has begun: no more data.
     closing: bool,
-    /// Bytes the kernel took after it had refused some: it took them because the client acknowledged others.
-    drained: u64,
+    /// When the kernel last took bytes after it had refused some, which it does because the client has acknowledged
+    /// others.
+    drained: Option<Instant>,
     progress: Progress,
 }
 
@@ -56,8 +58,8 @@ struct Backlog {
     pong: Option<Vec<u8>>,
     ping: bool,
     close: Option<(u16, &'static str)>,
-    /// The kernel has refused bytes since this backlog came to be.
-    refused: bool,
+    /// When the kernel first refused bytes of this backlog, if it has.
+    refused: Option<Instant>,
 }
 
 /// A frame the reading task wants to send.
@@ -73,8 +75,14 @@ impl Writer {
         self.closing
     }
 
-    pub(super) fn drained(&self) -> u64 {
+    /// When the client was last seen to take what it is sent, if it was ever behind.
+    pub(super) fn drained(&self) -> Option<Instant> {
         self.drained
+    }
+
+    /// When the client began not to take what waits now, if anything does.
+    pub(super) fn refused(&self) -> Option<Instant> {
+        self.backlog.as_ref()?.refused
     }
 
     pub(super) fn report_to(&mut self, progress: Progress) {
@@ -134,14 +142,20 @@ impl Writer {
         self.carry_on(stream)
     }
 
+    /// Drops everything: there is no goodbye.
+    pub(super) fn give_up(&mut self) {
+        self.closing = true;
+        self.backlog = None;
+    }
+
     /// Writes what waits, as far as the kernel takes it.
     pub(super) fn carry_on(&mut self, stream: &TcpStream) -> io::Result<()> {
         let Some(backlog) = &mut self.backlog else { return Ok(()) };
-        let had_been_refused = backlog.refused;
+        let had_been_refused = backlog.refused.is_some();
         let written = backlog.write(stream)?;
         self.progress.report(written);
-        if had_been_refused {
-            self.drained += written as u64;
+        if had_been_refused && written > 0 {
+            self.drained = Some(Instant::now());
         }
         if backlog.is_empty() {
             self.backlog = None;
@@ -163,7 +177,7 @@ impl Backlog {
             bytes: bytes[own..].to_vec(),
             tail: tail.slice(written - own..),
             frame_end: frame_end - written,
-            refused: true,
+            refused: Some(Instant::now()),
             ..Self::default()
         }
     }
@@ -224,7 +238,7 @@ impl Backlog {
                 break;
             }
         }
-        self.refused = true;
+        self.refused.get_or_insert_with(Instant::now);
         Ok(before + encoded - self.control.len() - self.data_len())
     }
 
