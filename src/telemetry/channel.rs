@@ -35,7 +35,8 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// A channel called `topic` whose messages are encoded in `encoding`, for example `json` or `protobuf`.
+    /// A channel called `topic` whose messages are encoded in `encoding`, for example `json` or `protobuf`. Neither may
+    /// be empty, and a topic has one channel at a time.
     pub fn new(topic: impl Into<String>, encoding: impl Into<String>) -> Self {
         Self { topic: topic.into(), encoding: encoding.into(), schema: None }
     }
@@ -44,6 +45,17 @@ impl Channel {
     pub fn schema(mut self, schema: impl Into<Arc<Schema>>) -> Self {
         self.schema = Some(schema.into());
         self
+    }
+
+    /// Refuses what no viewer could show.
+    pub(super) fn check(&self) -> Result<(), AnnounceError> {
+        if self.topic.is_empty() {
+            return Err(AnnounceError::EmptyTopic);
+        }
+        if self.encoding.is_empty() {
+            return Err(AnnounceError::EmptyEncoding { topic: self.topic.clone() });
+        }
+        Ok(())
     }
 
     pub(super) fn numbered(self, id: u64) -> ChannelState {

@@ -54,6 +54,7 @@ mod pings;
 mod silence;
 mod state;
 mod subscriptions;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod viewer;
@@ -108,12 +109,13 @@ impl<R: Room<Message = Frame>> Telemetry<R> {
     /// Returns when its announcement has its place in the log: what is published from then on comes behind it.
     ///
     /// # Errors
-    /// [`AnnounceError`]: the session is closed, or the announcement larger than its byte limit. The channel then
-    /// doesn't exist.
+    /// [`AnnounceError`]: the session is closed, the announcement is larger than its byte limit, the topic is advertised
+    /// already, or topic or encoding is empty. The channel then doesn't exist, and no viewer has heard of it.
     ///
     /// # Cancel safety
     /// Dropped before it is done, the channel may be announced for a moment and is then unadvertised.
     pub async fn advertise(&self, channel: Channel) -> Result<AdvertisedChannel<R>, AnnounceError> {
+        channel.check()?;
         let advertised = AdvertisedChannel::new(Arc::clone(&self.0), self.0.state.number(channel));
         let channel = Arc::clone(advertised.inner());
         self.0.announce(|done| Op::Advertise { channel, done }).await?;
@@ -138,7 +140,7 @@ impl<R: Room<Message = Frame>> Telemetry<R> {
         self.0.announce(|done| Op::Status { status, done }).await
     }
 
-    /// Says that statuses no longer hold. Ids that don't are passed on all the same.
+    /// Says that statuses no longer hold. Ids that hold none are passed on all the same.
     ///
     /// # Errors
     /// As [`status`](Self::status).
