@@ -6,6 +6,7 @@
 
 mod announcing;
 mod assets;
+mod crossings;
 mod joining;
 mod lifetimes;
 mod pings;

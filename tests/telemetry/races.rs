@@ -8,8 +8,6 @@ const ADVERTISERS: usize = 3;
 const GATES: usize = 6;
 /// How many join at each gate.
 const JOINS: usize = 40;
-/// How many channels each advertiser lets come at least; three of four go again.
-const ROUNDS: usize = 1000;
 
 #[tokio::test]
 async fn an_announcement_waits_for_a_stalled_uplink_and_is_not_forgotten() {
@@ -112,7 +110,11 @@ async fn joins_that_race_with_thousands_of_changes_are_told_of_each_channel_once
     let exist: BTreeSet<u64> = channels.iter().map(AdvertisedChannel::id).collect();
     telemetry.status(StatusLevel::Info, "all is said", Some("end")).await.unwrap();
     for viewer in viewers {
-        viewer.until_status(StatusLevel::Info, "all is said").await;
+        let is_last = |received: &[Received<Frame>]| {
+            let last = received.last().and_then(|stream| stream.messages.last());
+            last.is_some_and(|frame| text(frame).contains("all is said"))
+        };
+        within(viewer.line.wait_for(is_last)).await;
         let seen = viewer.seen();
         assert_eq!(believed(&seen), exist, "{seen:#?}");
         assert_eq!(contradictions(&seen), [""; 0]);
@@ -123,11 +125,13 @@ async fn joins_that_race_with_thousands_of_changes_are_told_of_each_channel_once
 
 /// Advertises one channel after the other until everybody has joined, and lets most of them go.
 async fn churn(telemetry: Telemetry<Room>, n: usize, joined: Arc<AtomicUsize>) -> Vec<AdvertisedChannel<Room>> {
+    // Three of four go again. Each viewer's stream is decoded whole, which is what takes the time.
+    let rounds = if std::env::var("LANECAST_TEST_SIZE").is_ok_and(|size| size == "full") { 2000 } else { 250 };
     let mut kept = Vec::new();
     for round in 0.. {
         let joins = joined.load(Ordering::Relaxed);
         // Also when the viewers were fast: enough has changed for what is to be shown.
-        if joins == GATES * JOINS && round >= ROUNDS {
+        if joins == GATES * JOINS && round >= rounds {
             break;
         }
         let channel = telemetry.advertise(json_channel(&format!("/{n}/{round}"))).await.unwrap();
@@ -175,9 +179,8 @@ async fn subscriptions_that_race_with_an_unadvertise_leave_nothing_behind() {
         assert_eq!(next.subscribers(), viewers.len());
         next.unadvertise().await.unwrap();
     }
-    // 3. Only ever warned of channels that were gone.
+    // 3. Nobody has done anything wrong.
     for viewer in &viewers {
-        let warned = statuses(&viewer.told());
-        assert!(warned.iter().all(|(_, text)| text.contains("there is no channel")), "{warned:?}");
+        assert_eq!(statuses(&viewer.told()), []);
     }
 }
