@@ -162,7 +162,7 @@ async fn a_viewer_of_another_author_sees_this_hosts_telemetry() {
     let mut client = server.connect().await;
     // 1. Who it is, then what there is.
     let ServerMessage::ServerInfo(info) = next(&mut client).await else { panic!("not a serverInfo") };
-    assert_eq!((info.name.as_str(), info.capabilities.len()), ("the rig", 0));
+    assert_eq!((info.name.as_str(), info.capabilities.len()), ("the rig", 1));
     let ServerMessage::Advertise(Advertise { channels }) = next(&mut client).await else { panic!("not an advertise") };
     let topics: Vec<_> = channels.iter().map(|channel| channel.topic.as_str()).collect();
     assert_eq!(topics, ["/cpu", "/memory", "/network", "/disks", "/load", "/session"]);

@@ -58,11 +58,13 @@ impl Channel {
         Ok(())
     }
 
-    pub(super) fn numbered(self, id: u64) -> ChannelState {
+    /// `tells_time`: whether its messages' log times are the time of the server.
+    pub(super) fn numbered(self, id: u64, tells_time: bool) -> ChannelState {
         let Self { topic, encoding, schema } = self;
         ChannelState {
             described: server::Channel { id, topic, encoding, schema },
             audience: Topic::new(),
+            tells_time,
             stage: AtomicU8::new(ADVERTISED),
         }
     }
@@ -78,6 +80,7 @@ pub(super) struct ChannelState {
     pub(super) described: server::Channel,
     /// Who has subscribed.
     pub(super) audience: Topic,
+    tells_time: bool,
     stage: AtomicU8,
 }
 
@@ -254,7 +257,8 @@ impl<R: Room<Message = Frame>> AdvertisedChannel<R> {
             return Ok(None);
         }
         let (log_time_ns, payload) = message();
-        Ok(Some(Frame::message_data(channel.id(), log_time_ns, payload.into())))
+        let frame = Frame::message_data(channel.id(), log_time_ns, payload.into());
+        Ok(Some(if channel.tells_time { frame.live() } else { frame }))
     }
 
     /// Says that the channel is gone. From the call on publishing fails; subscriptions to it end. Returns when

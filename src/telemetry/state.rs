@@ -14,7 +14,7 @@ use super::channel::{Channel, ChannelState};
 use super::tables::{Joining, Tables};
 use crate::lane::{Subscribed, SubscriptionTag, Topic};
 use crate::participant::{Participant, Protocol};
-use crate::protocol::server::ServerInfo;
+use crate::protocol::server::{Capability, ServerInfo};
 use crate::protocol::{Frame, ServerMessage, Subprotocol, WireFormat};
 
 /// See the [module](self).
@@ -22,6 +22,7 @@ pub(super) struct State {
     /// By wire format.
     info: [Frame; 2],
     next_channel: AtomicU64,
+    tells_time: bool,
     tables: Mutex<Tables>,
     /// By form, the participants that are told of changes in it.
     announcements: [Topic; Form::COUNT],
@@ -68,9 +69,13 @@ impl Form {
 
 impl State {
     pub(super) fn new(info: ServerInfo, assets: Option<AssetHandler>, silence_timeout: Duration) -> Self {
-        let info = ServerMessage::ServerInfo(info).encode();
+        let tells_time = info.capabilities.contains(&Capability::Time);
+        // Only v1 has a message for it.
+        let capabilities = info.capabilities.iter().copied().filter(|each| *each != Capability::Time).collect();
+        let v2 = ServerInfo { capabilities, ..info.clone() };
         Self {
-            info: [info.clone(), info],
+            info: [info, v2].map(|info| ServerMessage::ServerInfo(info).encode()),
+            tells_time,
             next_channel: AtomicU64::new(FIRST_CHANNEL),
             tables: Mutex::default(),
             announcements: Default::default(),
@@ -83,7 +88,8 @@ impl State {
     /// Gives `channel` its number. It isn't in the table yet.
     pub(super) fn number(&self, channel: Channel) -> Arc<ChannelState> {
         // Relaxed: only the value has to be unique.
-        Arc::new(channel.numbered(self.next_channel.fetch_add(1, Ordering::Relaxed)))
+        let id = self.next_channel.fetch_add(1, Ordering::Relaxed);
+        Arc::new(channel.numbered(id, self.tells_time))
     }
 
     /// Whether there is, or was, a channel of this number.

@@ -326,7 +326,7 @@ mod tests {
             self.change = match self.change.take() {
                 None if self.present.is_empty() || random.bool() => {
                     self.next += 1;
-                    let channel = Channel::new(format!("/{}", self.next), "json").numbered(self.next);
+                    let channel = Channel::new(format!("/{}", self.next), "json").numbered(self.next, false);
                     self.tables.insert(&Arc::new(channel));
                     Some(Change::Came(self.next, 0))
                 }

@@ -26,8 +26,9 @@ use crate::{Failure, text};
 /// How long connecting may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long after `serverInfo` the channels may take to be listed. A server that has any sends them right behind.
-const LISTING: Duration = Duration::from_secs(1);
+/// How long after `serverInfo`, and after each piece, the channels may take to be listed. A server that has any sends them
+/// right behind.
+const LISTING: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: &WatchArgs) -> Result<(), Failure> {
     args.verbosity.apply();
@@ -230,7 +231,8 @@ impl<'a> View<'a> {
             self.channels.insert(channel.id, channel);
         }
         if self.list {
-            return Err(End::Quiet);
+            // More pieces may follow.
+            return Ok(Reply::Listing);
         }
         if subscriptions.is_empty() {
             return Ok(Reply::None);
