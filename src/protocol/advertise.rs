@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::wire::{self, Text};
 use super::{DecodeError, Frame, Schema, SchemaTable};
@@ -41,12 +42,19 @@ pub struct Channel {
 
 pub(super) const OP: &str = "advertise";
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct WireAdvertise<'a> {
-    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     schemas: Vec<WireSchema<'a>>,
-    #[serde(borrow)]
     channels: Vec<WireChannel<'a>>,
+}
+
+/// The same to be read, item by item.
+#[derive(Deserialize)]
+struct WireItems {
+    #[serde(default, deserialize_with = "wire::or_default")]
+    schemas: Vec<Value>,
+    channels: Vec<Value>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -129,16 +137,17 @@ impl Advertise {
         encode_piece(&channels)
     }
 
-    pub(super) fn decode(text: &Text<'_>) -> Result<Self, DecodeError> {
-        let wire: WireAdvertise<'_> = text.read()?;
-        let mut table = HashMap::new();
-        for schema in wire.schemas {
-            let WireSchema { id, name, encoding, data } = schema;
+    pub(super) fn decode(text: &Text<'_>, faults: &mut Vec<DecodeError>) -> Result<Self, DecodeError> {
+        let items: WireItems = text.read()?;
+        let schemas = wire::each("schema", items.schemas, faults, |schema| {
+            let WireSchema { id, name, encoding, data } = WireSchema::deserialize(schema)?;
             let schema = Schema::from_wire(name.into_owned(), encoding.into_owned(), data.into_owned())?;
-            table.insert(id, Arc::new(schema));
-        }
-        let channels = wire.channels.into_iter().map(|channel| channel.resolve(&table));
-        Ok(Self { channels: channels.collect::<Result<_, _>>()? })
+            Ok((id, Arc::new(schema)))
+        });
+        let table: HashMap<_, _> = schemas.into_iter().collect();
+        let channels =
+            wire::each("channel", items.channels, faults, |channel| WireChannel::deserialize(channel)?.resolve(&table));
+        Ok(Self { channels })
     }
 }
 

@@ -35,6 +35,10 @@
 //! - A participant whose transport negotiated a protocol speaks v1 of the format, every other v2: see
 //!   [`WireFormat`](crate::protocol::WireFormat) and [`Participant::protocol`](crate::Participant::protocol).
 //! - A viewer's answers wait while half of what may wait for it does, and what it asks for behind them.
+//! - A viewer is told of each channel once, in messages of at most 100 channels and 256 KiB, and of the end of a channel
+//!   only if it was told of the channel, whenever it joins.
+//! - A request that crosses the end of its channel on the way isn't warned of.
+//! - On request viewers are told the [time of the server](TelemetryBuilder::time) with their messages.
 //! - A viewer of v2 pings and is answered; its [round trip](crate::ParticipantStats::round_trip) and
 //!   whether it is still [heard of](TelemetryBuilder::silence_timeout) are known from then on.
 //!

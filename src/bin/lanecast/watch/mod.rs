@@ -180,10 +180,14 @@ impl<'a> View<'a> {
     }
 
     fn show(&mut self, kind: FrameKind, data: &Bytes) -> Result<Reply, End> {
-        let message = match ServerMessage::decode(self.format, kind, data) {
+        let mut faults = Vec::new();
+        let message = match ServerMessage::decode_each(self.format, kind, data, &mut faults) {
             Ok(message) => message,
             Err(error) => return note(&format!("unreadable message: {error}")),
         };
+        for fault in faults {
+            note(&format!("unreadable {fault}"))?;
+        }
         match message {
             ServerMessage::ServerInfo(info) => {
                 // A new beginning: what was known is void.
