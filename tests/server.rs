@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use lanecast::protocol::server::{Advertise, Channel};
+use lanecast::protocol::server::{Advertise, Channel, MessageData};
 use lanecast::protocol::{FrameKind, ServerMessage, WireFormat};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
@@ -119,6 +119,17 @@ fn decode(kind: FrameKind, data: &Bytes) -> ServerMessage {
     ServerMessage::decode(WireFormat::V1, kind, data).unwrap()
 }
 
+/// The next message of a channel; the time of the server goes before it, and never steps back.
+async fn next_data(client: &mut Client, clock: &mut u64) -> MessageData {
+    loop {
+        match next(client).await {
+            ServerMessage::MessageData(data) => return data,
+            ServerMessage::Time(time) if time.timestamp_ns > *clock => *clock = time.timestamp_ns,
+            other => panic!("neither a message nor a later time: {other:?}"),
+        }
+    }
+}
+
 async fn next(client: &mut Client) -> ServerMessage {
     loop {
         match soon(client.next()).await.expect("the connection is open").unwrap() {
@@ -162,7 +173,7 @@ async fn a_viewer_of_another_author_sees_this_hosts_telemetry() {
     let mut client = server.connect().await;
     // 1. Who it is, then what there is.
     let ServerMessage::ServerInfo(info) = next(&mut client).await else { panic!("not a serverInfo") };
-    assert_eq!((info.name.as_str(), info.capabilities.len()), ("the rig", 0));
+    assert_eq!((info.name.as_str(), info.capabilities.len()), ("the rig", 1));
     let ServerMessage::Advertise(Advertise { channels }) = next(&mut client).await else { panic!("not an advertise") };
     let topics: Vec<_> = channels.iter().map(|channel| channel.topic.as_str()).collect();
     assert_eq!(topics, ["/cpu", "/memory", "/network", "/disks", "/load", "/session"]);
@@ -175,8 +186,9 @@ async fn a_viewer_of_another_author_sees_this_hosts_telemetry() {
     // 3. Three messages of each channel come, each as its schema says.
     let by_number: BTreeMap<u32, &Channel> = channels.iter().map(|channel| (number(channel), channel)).collect();
     let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut clock = 0;
     while counts.len() < topics.len() || counts.values().any(|count| *count < 3) {
-        let ServerMessage::MessageData(data) = next(&mut client).await else { panic!("not a message") };
+        let data = next_data(&mut client, &mut clock).await;
         let channel = by_number[&data.subscription_id];
         assert_eq!(channel.encoding, "json");
         let schema = channel.schema.as_ref().unwrap();
@@ -185,6 +197,7 @@ async fn a_viewer_of_another_author_sees_this_hosts_telemetry() {
         let message: Value = serde_json::from_slice(&data.payload).unwrap();
         check(&schema, &message, &channel.topic);
         assert!(data.log_time_ns > 1_600_000_000_000_000_000);
+        assert!(clock.abs_diff(data.log_time_ns) < 1_000_000_000, "{clock}");
         match channel.topic.as_str() {
             "/cpu" => assert!(!message["cores"].as_array().unwrap().is_empty()),
             "/memory" => assert!(message["total_bytes"].as_u64().unwrap() > 0),
@@ -201,7 +214,7 @@ async fn a_viewer_of_another_author_sees_this_hosts_telemetry() {
     client.send(Message::text(r#"{"op":"getParameters","parameterNames":[]}"#)).await.unwrap();
     while !matches!(next(&mut client).await, ServerMessage::Status(_)) {}
     for _ in 0..5 {
-        let ServerMessage::MessageData(data) = next(&mut client).await else { panic!("not a message") };
+        let data = next_data(&mut client, &mut clock).await;
         assert_eq!(by_number[&data.subscription_id].topic, "/session");
     }
 }
@@ -418,6 +431,25 @@ async fn foreign_server(say: Vec<Message>) -> (String, tokio::task::JoinHandle<(
         while let Some(Ok(_)) = socket.next().await {}
     });
     (url, task)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watch_lists_channels_that_come_in_pieces() {
+    let piece = |id: u64| {
+        let channel = format!(r#"{{"id":{id},"topic":"/{id}","encoding":"json","schemaName":"","schema":""}}"#);
+        Message::text(format!(r#"{{"op":"advertise","channels":[{channel},7]}}"#))
+    };
+    let say = vec![Message::text(r#"{"op":"serverInfo","name":"x","capabilities":[]}"#), piece(1), piece(2)];
+    let (url, task) = foreign_server(say).await;
+    let run = move || Run::start(&["watch", "--list", &url]).end();
+    let (status, lines, stderr) = tokio::task::spawn_blocking(run).await.unwrap();
+    let channels: Vec<_> = lines.iter().filter(|line| line.starts_with('+')).collect();
+    assert_eq!(channels, ["+ /1  json  ", "+ /2  json  "]);
+    // What can't be read of a piece is named.
+    let all = lines.join("\n") + &stderr;
+    assert_eq!(all.matches("unreadable channel number 2").count(), 2, "{all}");
+    assert_eq!(status.code(), Some(0));
+    task.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

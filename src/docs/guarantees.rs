@@ -49,6 +49,15 @@
 //! newcomer up to date: a change that races with a join may be told twice, never not at all. Subscribing works the same
 //! way: it takes effect at one position of the log, and completes after that.
 //!
+//! # Announcements
+//! Telemetry goes further: a viewer is told of each channel and status once, and of the end of a channel only if it was
+//! told of the channel, whenever it joins. A change has its place in the log and a joiner's snapshot is made for a
+//! position, so that each change stands either in the snapshot or behind it. A channel or status that is refused was
+//! never heard of. Channels are told in messages of at most 100 channels and 256 KiB; a larger channel goes alone.
+//!
+//! A viewer that is told the time of the server (capability `time`) never sees it step back, and gets it only with
+//! messages.
+//!
 //! # Reconnects
 //! Of two connections of one identity the one that joined later wins, in whatever order the room reports them. An equal
 //! join time goes to the one registered later. A disconnect takes away only the connection it names.

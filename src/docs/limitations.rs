@@ -46,6 +46,15 @@
 //! - **Where an uplink is shared, a stuck stream holds the others up once**, for up to half a second if messages come
 //!   faster than half its queue in that time: so long it takes to tell it from the uplink. While the uplink itself is
 //!   congested, joins and subscriptions wait as publishers do.
+//! - **A topic has one channel at a time.** Viewers show one per topic and report a second one as an error, so it is
+//!   refused. Two sources of one topic share the handle of its channel.
+//! - **A log time far ahead stops a viewer's clock**, where the server tells its time: the clock stands still until the
+//!   other log times have caught up. Only the WebSocket room tells the time, and only in v1; it isn't coarser than a
+//!   millisecond, and costs a viewer of a thousand messages a second or less one more small message for each.
+//! - **A change is announced once for each form of advertisement that is in use** (with or without a schema table):
+//!   with viewers of both it takes two places in the log.
+//! - **Ended channels are kept while a viewer joins that began before**, for its snapshot: five seconds at most by
+//!   default, which is how long computing the initial messages may take.
 //! - **All channels are reliable.** There is no lossy mode in which a slow viewer gets the latest value only.
 //! - **Broadcasts with few participants gain little.** With some dozens of viewers a task per viewer is as fast; what
 //!   the log buys grows with their number.

@@ -28,7 +28,8 @@ pub(crate) enum Command<M> {
         key: u64,
         counted: Counted,
         tag: SubscriptionTag,
-        reply: oneshot::Sender<Subscribed>,
+        /// The outcome, and the first position at which it holds.
+        reply: oneshot::Sender<(Subscribed, u64)>,
     },
     Unsubscribe {
         slot: usize,

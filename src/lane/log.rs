@@ -113,6 +113,11 @@ impl<M: Message> BroadcastLog<M> {
 
     /// Writes `message` for `audience` at the next position.
     pub(crate) fn publish(&self, audience: &Audience, message: M) -> Result<(), PublishError<M>> {
+        self.place(audience, message).map(|_| ())
+    }
+
+    /// As [`publish`](Self::publish), and says which position that was.
+    pub(crate) fn place(&self, audience: &Audience, message: M) -> Result<u64, PublishError<M>> {
         // A first look spares a full log the allocations below.
         let first = self.tail();
         if first.is_sealed() {
@@ -139,7 +144,7 @@ impl<M: Message> BroadcastLog<M> {
         for reader in &self.readers {
             reader.wake_after_fence();
         }
-        Ok(())
+        Ok(seq)
     }
 
     /// Claims a position. `Err` says whether the log is sealed; else it is full.

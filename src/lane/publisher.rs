@@ -53,15 +53,38 @@ impl<M: Message> Publisher<M> {
     }
 
     async fn publish_in_turn(&self, audience: &Audience, message: M) -> Result<(), M> {
+        let mut message = Some(message);
+        self.in_turn(|log| match log.publish(audience, message.take().expect("taken once, put back below")) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(PublishError::Closed(back)) => Poll::Ready(Err(back)),
+            Err(PublishError::Full(back)) => {
+                message = Some(back);
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    /// Calls `attempt` until it is ready: now, if no publisher waits, and then in turn, each time the log has room. It
+    /// may lock what has to change together with its claim: nothing is held while this waits.
+    #[cfg(feature = "telemetry")]
+    pub(crate) async fn claim<T>(&self, mut attempt: impl FnMut(&BroadcastLog<M>) -> Poll<T>) -> T {
+        // Acquire: as in `try_publish`.
+        if (self.waiting.load(Ordering::Acquire) == 0 || self.log.tail().is_sealed())
+            && let Poll::Ready(claimed) = attempt(&self.log)
+        {
+            return claimed;
+        }
+        self.in_turn(attempt).await
+    }
+
+    async fn in_turn<T>(&self, mut attempt: impl FnMut(&BroadcastLog<M>) -> Poll<T>) -> T {
         let _waits = Waits::new(&self.waiting);
         let _turn = self.turnstile.acquire().await.expect("the turnstile is never closed");
-        let mut message = Some(message);
         poll_fn(|cx| {
             loop {
-                match self.log.publish(audience, message.take().expect("taken once, put back below")) {
-                    Ok(()) => return Poll::Ready(Ok(())),
-                    Err(PublishError::Closed(back)) => return Poll::Ready(Err(back)),
-                    Err(PublishError::Full(back)) => message = Some(back),
+                if let Poll::Ready(claimed) = attempt(&self.log) {
+                    return Poll::Ready(claimed);
                 }
                 let may_go_on = || {
                     let tail = self.log.tail();

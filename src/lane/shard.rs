@@ -454,7 +454,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                 let seat = u32::try_from(slot).expect("a shard holds fewer members");
                 let outcome = if known { self.roster.subscribe(seat, counted, tag) } else { Subscribed::Closed };
                 // Who asked may have stopped waiting: the subscription stands all the same.
-                let _ = reply.send(outcome);
+                let _ = reply.send((outcome, self.position));
             }
             Command::Unsubscribe { slot, key, topic, reply } => {
                 let known = self.member(slot, key).is_some();

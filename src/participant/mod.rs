@@ -280,11 +280,16 @@ impl<M: Message> Participant<M> {
     /// # Cancel safety
     /// A future dropped before it is done may or may not have subscribed.
     pub async fn subscribe(&self, topic: &Topic, tag: SubscriptionTag) -> Subscribed {
+        self.subscribe_from(topic, tag).await.0
+    }
+
+    /// As [`subscribe`](Self::subscribe), and says from which position of the log on it gets the topic's messages.
+    pub(crate) async fn subscribe_from(&self, topic: &Topic, tag: SubscriptionTag) -> (Subscribed, u64) {
         let (reply, answer) = oneshot::channel();
         let counted = topic.raise();
         let slot = self.0.outbox.slot();
         let command = Command::Subscribe { slot, key: self.0.client_id.get(), counted, tag, reply };
-        self.ask_shard(command, answer).await.unwrap_or(Subscribed::Closed)
+        self.ask_shard(command, answer).await.unwrap_or((Subscribed::Closed, 0))
     }
 
     /// Ends its subscription to `topic`: it gets nothing that is published there once this has returned.

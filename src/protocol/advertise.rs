@@ -1,10 +1,12 @@
 //! What a server says about its channels, in both forms.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::wire::{self, Text};
 use super::{DecodeError, Frame, Schema, SchemaTable};
@@ -40,12 +42,19 @@ pub struct Channel {
 
 pub(super) const OP: &str = "advertise";
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct WireAdvertise<'a> {
-    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     schemas: Vec<WireSchema<'a>>,
-    #[serde(borrow)]
     channels: Vec<WireChannel<'a>>,
+}
+
+/// The same to be read, item by item.
+#[derive(Deserialize)]
+struct WireItems {
+    #[serde(default, deserialize_with = "wire::or_default")]
+    schemas: Vec<Value>,
+    channels: Vec<Value>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -57,7 +66,7 @@ struct WireSchema<'a> {
 }
 
 /// The fields of both forms; the plain one always has name and schema, empty if there is none.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct WireChannel<'a> {
     id: u64,
@@ -73,56 +82,133 @@ struct WireChannel<'a> {
     schema_id: Option<u64>,
 }
 
+/// How much one message tells of at most: a viewer with the usual limit of 1 MiB for a message has to be able to read
+/// it, and one that draws while it reads shouldn't have to stop for long.
+const PIECE_CHANNELS: usize = 100;
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Bytes of a message besides its channels and schemas: `{"op":"advertise","schemas":[],"channels":[]}`.
+const FRAMING: usize = 43;
+
 impl Advertise {
     /// Encodes the form with a schema table, numbered by `table`.
     ///
     /// The message carries every schema that it refers to, once each, whether or not an earlier
     /// message did: it says the same to every viewer, whenever that viewer came.
     pub fn encode_with_table(&self, table: &mut SchemaTable) -> Frame {
-        let mut schemas = BTreeMap::new();
-        let channels = self.channels.iter().map(|channel| {
-            let schema_id = channel.schema.as_ref().map(|schema| {
-                let id = table.id(schema);
-                schemas.insert(id, &**schema);
-                id
-            });
-            WireChannel { schema_id, ..WireChannel::bare(channel) }
-        });
-        let channels = channels.collect();
-        let schemas = schemas.into_iter().map(|(id, schema)| WireSchema {
-            id,
-            name: Cow::Borrowed(&schema.name),
-            encoding: Cow::Borrowed(&schema.encoding),
-            data: schema.wire_data(),
-        });
-        wire::text(OP, &WireAdvertise { schemas: schemas.collect(), channels })
+        let channels: Vec<_> = self.channels.iter().map(|channel| Described::new(channel, Some(table))).collect();
+        encode_piece(&channels)
+    }
+
+    /// Encodes messages of at most 100 channels and 256 KiB each, in the form with a schema table if there is one. A
+    /// channel that is larger goes alone.
+    ///
+    /// Each message carries the schemas that it refers to.
+    pub fn encode_in_pieces(&self, mut table: Option<&mut SchemaTable>) -> Vec<Frame> {
+        let mut pieces = Vec::new();
+        let mut piece: Vec<Described<'_>> = Vec::new();
+        let (mut schemas, mut bytes) = (HashSet::new(), FRAMING);
+        for channel in &self.channels {
+            let described = Described::new(channel, table.as_deref_mut());
+            let mut more = 1 + json_len(&described.channel);
+            if let Some(schema) = described.schema.filter(|schema| !schemas.contains(&schema.0)) {
+                more += 1 + json_len(&WireSchema::from(schema));
+            }
+            if !piece.is_empty() && (piece.len() == PIECE_CHANNELS || bytes + more > PIECE_BYTES) {
+                pieces.push(encode_piece(&piece));
+                piece.clear();
+                schemas.clear();
+                bytes = FRAMING;
+                more = 1 + json_len(&described.channel);
+                more += described.schema.map_or(0, |schema| 1 + json_len(&WireSchema::from(schema)));
+            }
+            bytes += more;
+            schemas.extend(described.schema.map(|(id, _)| id));
+            piece.push(described);
+        }
+        if !piece.is_empty() {
+            pieces.push(encode_piece(&piece));
+        }
+        pieces
     }
 
     pub(super) fn encode_plain(&self) -> Frame {
-        let channels = self.channels.iter().map(|channel| {
-            let schema = channel.schema.as_deref();
-            WireChannel {
+        let channels: Vec<_> = self.channels.iter().map(|channel| Described::new(channel, None)).collect();
+        encode_piece(&channels)
+    }
+
+    pub(super) fn decode(text: &Text<'_>, faults: &mut Vec<DecodeError>) -> Result<Self, DecodeError> {
+        let items: WireItems = text.read()?;
+        let schemas = wire::each("schema", items.schemas, faults, |schema| {
+            let WireSchema { id, name, encoding, data } = WireSchema::deserialize(schema)?;
+            let schema = Schema::from_wire(name.into_owned(), encoding.into_owned(), data.into_owned())?;
+            Ok((id, Arc::new(schema)))
+        });
+        let table: HashMap<_, _> = schemas.into_iter().collect();
+        let channels =
+            wire::each("channel", items.channels, faults, |channel| WireChannel::deserialize(channel)?.resolve(&table));
+        Ok(Self { channels })
+    }
+}
+
+/// A channel as it stands in JSON, and the schema that it refers to in the table, by its number.
+#[derive(Clone)]
+struct Described<'a> {
+    channel: WireChannel<'a>,
+    schema: Option<(u64, &'a Schema)>,
+}
+
+impl<'a> Described<'a> {
+    fn new(channel: &'a Channel, table: Option<&mut SchemaTable>) -> Self {
+        let bare = WireChannel::bare(channel);
+        let schema = channel.schema.as_deref();
+        let Some(table) = table else {
+            let channel = WireChannel {
                 schema_name: Some(schema.map_or("", |schema| &schema.name).into()),
                 schema_encoding: schema
                     .map(|schema| Cow::from(&schema.encoding))
                     .filter(|encoding| !encoding.is_empty()),
                 schema: Some(schema.map_or(Cow::Borrowed(""), Schema::wire_data)),
-                ..WireChannel::bare(channel)
-            }
-        });
-        wire::text(OP, &WireAdvertise { schemas: Vec::new(), channels: channels.collect() })
+                ..bare
+            };
+            return Self { channel, schema: None };
+        };
+        let schema = channel.schema.as_ref().map(|schema| (table.id(schema), &**schema));
+        Self { channel: WireChannel { schema_id: schema.map(|(id, _)| id), ..bare }, schema }
     }
+}
 
-    pub(super) fn decode(text: &Text<'_>) -> Result<Self, DecodeError> {
-        let wire: WireAdvertise<'_> = text.read()?;
-        let mut table = HashMap::new();
-        for schema in wire.schemas {
-            let WireSchema { id, name, encoding, data } = schema;
-            let schema = Schema::from_wire(name.into_owned(), encoding.into_owned(), data.into_owned())?;
-            table.insert(id, Arc::new(schema));
+fn encode_piece(channels: &[Described<'_>]) -> Frame {
+    let schemas: BTreeMap<_, _> = channels.iter().filter_map(|channel| channel.schema).collect();
+    let schemas = schemas.into_iter().map(WireSchema::from).collect();
+    wire::text(OP, &WireAdvertise { schemas, channels: channels.iter().map(|each| each.channel.clone()).collect() })
+}
+
+/// How many bytes `value` takes as JSON, which isn't made for that.
+fn json_len(value: &impl Serialize) -> usize {
+    struct Count(usize);
+    impl io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
         }
-        let channels = wire.channels.into_iter().map(|channel| channel.resolve(&table));
-        Ok(Self { channels: channels.collect::<Result<_, _>>()? })
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    serde_json::to_writer(&mut count, value).expect("it is a struct of numbers and texts, which JSON can hold");
+    count.0
+}
+
+impl<'a> From<(u64, &'a Schema)> for WireSchema<'a> {
+    fn from((id, schema): (u64, &'a Schema)) -> Self {
+        Self {
+            id,
+            name: Cow::Borrowed(&schema.name),
+            encoding: Cow::Borrowed(&schema.encoding),
+            data: schema.wire_data(),
+        }
     }
 }
 

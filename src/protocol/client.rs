@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::parameter::WireParameters;
 use super::server::Capability;
 use super::wire::{self, Reader, Text};
-use super::{DecodeError, Frame, FrameKind, Parameter, Schema, WireFormat, frame, server};
+use super::{DecodeError, Frame, FrameKind, Parameter, Schema, WireFormat, frame, parameter, server};
 
 pub use super::service::ServiceCall;
 
@@ -89,7 +90,7 @@ pub struct ChannelRequest {
     /// The server's number for the channel.
     pub id: u64,
     /// Whether the client would rather have it as a video track. This crate has none to offer.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "wire::or_default")]
     pub request_video_track: bool,
 }
 
@@ -199,9 +200,15 @@ pub struct UnsubscribeParameterUpdates {
     pub parameter_names: Vec<String>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct WireAdvertise {
     channels: Vec<WireChannel>,
+}
+
+/// The same to be read, item by item.
+#[derive(Deserialize)]
+struct WireItems {
+    channels: Vec<Value>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -210,7 +217,7 @@ struct WireChannel {
     id: u32,
     topic: String,
     encoding: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "wire::or_default")]
     schema_name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     schema_encoding: Option<String>,
@@ -384,15 +391,21 @@ impl ClientMessage {
                 WireFormat::V2 => text.read().map(Self::UnsubscribeChannels),
             },
             ADVERTISE => {
-                let wire: WireAdvertise = text.read()?;
-                let channels = wire.channels.into_iter().map(Channel::try_from).collect::<Result<_, _>>()?;
+                let items: WireItems = text.read()?;
+                let channels = wire::any("channel", items.channels, |channel| {
+                    Channel::try_from(WireChannel::deserialize(channel)?)
+                })?;
                 Ok(Self::Advertise(Advertise { channels }))
             }
             UNADVERTISE => text.read().map(Self::Unadvertise),
             FETCH_ASSET => text.read().map(Self::FetchAsset),
             GET_PARAMETERS => text.read().map(Self::GetParameters),
             SET_PARAMETERS => {
-                let (id, parameters) = WireParameters::read(text)?;
+                let mut faults = Vec::new();
+                let (id, parameters) = parameter::read_all(text, &mut faults)?;
+                if let (true, Some(fault)) = (parameters.is_empty(), faults.pop()) {
+                    return Err(fault);
+                }
                 Ok(Self::SetParameters(SetParameters { id, parameters }))
             }
             SUBSCRIBE_PARAMETER_UPDATES => text.read().map(Self::SubscribeParameterUpdates),

@@ -77,6 +77,16 @@ pub enum DecodeError {
     /// A channel refers to a schema that its own message doesn't carry.
     #[error("unknown schema id {0}")]
     UnknownSchemaId(u64),
+    /// An item of a list can't be read. It is left out, and the others are read.
+    #[error("{kind} {name}: {fault}")]
+    InvalidItem {
+        /// What it is: a channel, a schema, a service or a parameter.
+        kind: &'static str,
+        /// The beginning of its topic or name, in quotes, or its place in the list.
+        name: String,
+        /// What is wrong with it.
+        fault: Box<Self>,
+    },
     /// A parameter's value doesn't go with its type.
     #[error("parameter \"{name}\": {reason}")]
     InvalidParameter {
@@ -90,6 +100,14 @@ pub enum DecodeError {
 impl DecodeError {
     pub(super) fn unknown_op(op: &str) -> Self {
         Self::UnknownOp { op: excerpt(op) }
+    }
+
+    /// An item of a list is unreadable for `fault`, which may name it already.
+    pub(super) fn item(kind: &'static str, name: String, fault: Self) -> Self {
+        match fault {
+            Self::InvalidParameter { .. } => fault,
+            fault => Self::InvalidItem { kind, name, fault: Box::new(fault) },
+        }
     }
 
     pub(super) fn parameter(name: &str, reason: &'static str) -> Self {
@@ -108,7 +126,12 @@ impl From<serde_json::Error> for DecodeError {
 }
 
 fn excerpt(text: &str) -> String {
-    text.chars().take(EXCERPT).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    cleaned(text, EXCERPT)
+}
+
+/// The first `most` characters of a peer's text.
+pub(super) fn cleaned(text: &str, most: usize) -> String {
+    text.chars().take(most).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -47,6 +47,8 @@ pub struct Frame {
     head: [u8; HEAD_CAPACITY],
     head_len: u8,
     kind: FrameKind,
+    /// Its log time is the server's time.
+    is_live: bool,
 }
 
 impl Frame {
@@ -76,7 +78,25 @@ impl Frame {
         const { assert!(N <= HEAD_CAPACITY) };
         let mut padded = [0; HEAD_CAPACITY];
         padded[..N].copy_from_slice(&head);
-        Self { payload, channel_id: 0, head: padded, head_len: N as u8, kind }
+        Self { payload, channel_id: 0, head: padded, head_len: N as u8, kind, is_live: false }
+    }
+
+    /// Has a frame made by [`Frame::message_data`] carry its log time as the time of the server, for v1 viewers of a
+    /// server with the capability `time`: see [`live_time_ns`](Self::live_time_ns).
+    #[must_use]
+    pub fn live(mut self) -> Self {
+        self.is_live = true;
+        self
+    }
+
+    /// The time of the server that goes with this frame, in nanoseconds; `None` of most frames.
+    ///
+    /// A transport of v1 writes a [time message](super::server::Time) of it right before the frame, when it hands that
+    /// over and if the time is later than all that it told this viewer before: a viewer takes an earlier one for a
+    /// jump. [`WebSocketRoom`](crate::room::websocket::WebSocketRoom) does.
+    pub fn live_time_ns(&self) -> Option<u64> {
+        let head: &[u8; MESSAGE_DATA_HEAD] = self.head().as_array().filter(|_| self.is_live)?;
+        head[LOG_TIME..].as_array().copied().map(u64::from_le_bytes)
     }
 
     /// Writes a v1 viewer's own subscription id into a frame made by [`Frame::message_data`]; any

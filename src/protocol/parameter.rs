@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use super::DecodeError;
-use super::wire::Text;
+use super::wire::{self, Text};
 
 /// A named value.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,10 +26,14 @@ pub struct Parameter {
 /// type where that is needed: `float64`, `float64_array` and `byte_array`, the last as base64.
 /// There is a variant for each, and the type follows from the variant. Inside an array or a
 /// dictionary no type is named, and so some values come back as what they look like: bytes as a
-/// string, an empty float array as an empty array.
+/// string, an empty float array as an empty array, an array that holds nothing but numbers as a float
+/// array if one of them is a float.
 ///
-/// JSON has no NaN and no infinities: they go out as `null`, which a reader takes for NaN inside a
-/// float array, and otherwise for no value.
+/// JSON has no NaN and no infinities: they go out as the texts `NaN`, `Infinity` and `-Infinity`, as
+/// protobuf writes them in JSON, and are read back from those where a float may stand: with the type
+/// `float64`, in a `float64_array`, and inside an array or a dictionary, where a text of that form
+/// therefore is read as a float. A `null` from a peer is read as NaN in an array, where many write it
+/// for one, and as no entry in a dictionary.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 #[non_exhaustive]
@@ -37,6 +41,7 @@ pub enum ParameterValue {
     /// An integer.
     Integer(i64),
     /// A float; also what an integer beyond `i64` is read as.
+    #[serde(serialize_with = "as_float")]
     Float64(f64),
     /// A truth value.
     Bool(bool),
@@ -46,11 +51,35 @@ pub enum ParameterValue {
     #[serde(serialize_with = "as_base64")]
     Bytes(Bytes),
     /// Numbers of which at least one is not an integer.
+    #[serde(serialize_with = "as_floats")]
     Float64Array(Vec<f64>),
     /// Any other array.
     Array(Vec<Self>),
     /// A dictionary.
     Dict(BTreeMap<String, Self>),
+}
+
+/// The floats that JSON can't carry, and the texts that stand for them.
+const NAMED: [(f64, &str); 3] = [(f64::NAN, "NaN"), (f64::INFINITY, "Infinity"), (f64::NEG_INFINITY, "-Infinity")];
+
+fn name_of(float: f64) -> Option<&'static str> {
+    let named = NAMED.iter().find(|(named, _)| *named == float || (named.is_nan() && float.is_nan()));
+    named.map(|(_, name)| *name)
+}
+
+fn float_of(text: &str) -> Option<f64> {
+    NAMED.iter().find(|(_, name)| *name == text).map(|(named, _)| *named)
+}
+
+fn as_float<S: Serializer>(float: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    match name_of(*float) {
+        Some(name) => serializer.serialize_str(name),
+        None => serializer.serialize_f64(*float),
+    }
+}
+
+fn as_floats<S: Serializer>(floats: &[f64], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(floats.iter().map(|float| ParameterValue::Float64(*float)))
 }
 
 fn as_base64<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
@@ -64,7 +93,7 @@ impl Parameter {
     }
 }
 
-/// A parameter as it stands in JSON; `V` is borrowed for writing, raw JSON for reading.
+/// A parameter as it stands in JSON; `V` is borrowed for writing, any JSON for reading.
 #[derive(Debug, Serialize, Deserialize)]
 struct WireParameter<S, V> {
     name: S,
@@ -75,25 +104,36 @@ struct WireParameter<S, V> {
 }
 
 /// A message of parameters as it stands in JSON, in either direction.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct WireParameters<S, V> {
-    parameters: Vec<WireParameter<S, V>>,
+#[derive(Debug, Serialize)]
+pub(super) struct WireParameters<'a> {
+    parameters: Vec<WireParameter<&'a str, &'a ParameterValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<S>,
+    id: Option<&'a str>,
 }
 
-impl<'a> WireParameters<&'a str, &'a ParameterValue> {
+/// The same to be read, item by item.
+#[derive(Deserialize)]
+struct WireItems {
+    parameters: Vec<Value>,
+    id: Option<String>,
+}
+
+impl<'a> WireParameters<'a> {
     pub(super) fn new(id: Option<&'a String>, parameters: &'a [Parameter]) -> Self {
         Self { parameters: parameters.iter().map(Into::into).collect(), id: id.map(String::as_str) }
     }
 }
 
-impl WireParameters<String, Value> {
-    pub(super) fn read(text: &Text<'_>) -> Result<(Option<String>, Vec<Parameter>), DecodeError> {
-        let wire: Self = text.read()?;
-        let parameters = wire.parameters.into_iter().map(Parameter::try_from);
-        Ok((wire.id, parameters.collect::<Result<_, _>>()?))
-    }
+/// The id of a message of parameters, and those of them that can be read; the others go to `faults`.
+pub(super) fn read_all(
+    text: &Text<'_>,
+    faults: &mut Vec<DecodeError>,
+) -> Result<(Option<String>, Vec<Parameter>), DecodeError> {
+    let items: WireItems = text.read()?;
+    let parameters = wire::each("parameter", items.parameters, faults, |parameter| {
+        Parameter::try_from(WireParameter::<String, Value>::deserialize(parameter)?)
+    });
+    Ok((items.id, parameters))
 }
 
 const FLOAT64: &str = "float64";
@@ -130,9 +170,14 @@ impl TryFrom<WireParameter<String, Value>> for Parameter {
 
 fn read(type_name: Option<&str>, value: Value) -> Result<ParameterValue, &'static str> {
     match (type_name, value) {
+        // A text of its own is a text: a float would have its type named.
+        (None, Value::String(text)) => Ok(ParameterValue::String(text)),
         (None, value) => untyped(value),
         (Some(FLOAT64), Value::Number(number)) => {
             number.as_f64().map(ParameterValue::Float64).ok_or("float64 out of range")
+        }
+        (Some(FLOAT64), Value::String(text)) => {
+            float_of(&text).map(ParameterValue::Float64).ok_or("float64 is not a number")
         }
         (Some(FLOAT64), _) => Err("float64 is not a number"),
         (Some(FLOAT64_ARRAY), Value::Array(items)) => {
@@ -148,23 +193,36 @@ fn read(type_name: Option<&str>, value: Value) -> Result<ParameterValue, &'stati
     }
 }
 
-/// `None` if an item is neither a number nor the `null` that stands for a NaN.
+/// `None` if an item is neither a number nor what stands for one that JSON can't carry.
 fn floats(items: &[Value]) -> Option<Vec<f64>> {
-    items.iter().map(|item| if item.is_null() { Some(f64::NAN) } else { item.as_f64() }).collect()
+    let float = |item: &Value| match item {
+        Value::Null => Some(f64::NAN),
+        Value::String(text) => float_of(text),
+        item => item.as_f64(),
+    };
+    items.iter().map(float).collect()
+}
+
+/// Whether this is a float, and can't be an integer.
+fn is_float(item: &Value) -> bool {
+    match item {
+        Value::String(text) => float_of(text).is_some(),
+        item => item.is_number() && item.as_i64().is_none(),
+    }
 }
 
 /// Recurses no deeper than the JSON parser allowed.
 fn untyped(value: Value) -> Result<ParameterValue, &'static str> {
     Ok(match value {
-        Value::Null => return Err("null inside a value"),
+        Value::Null => ParameterValue::Float64(f64::NAN),
         Value::Bool(truth) => ParameterValue::Bool(truth),
         Value::Number(number) => match number.as_i64() {
             Some(integer) => ParameterValue::Integer(integer),
             None => ParameterValue::Float64(number.as_f64().ok_or("number out of range")?),
         },
-        Value::String(text) => ParameterValue::String(text),
+        Value::String(text) => float_of(&text).map_or(ParameterValue::String(text), ParameterValue::Float64),
         Value::Array(items) => {
-            if items.iter().any(|item| item.is_number() && item.as_i64().is_none())
+            if items.iter().any(is_float)
                 && let Some(floats) = floats(&items)
             {
                 return Ok(ParameterValue::Float64Array(floats));
@@ -172,7 +230,10 @@ fn untyped(value: Value) -> Result<ParameterValue, &'static str> {
             ParameterValue::Array(items.into_iter().map(untyped).collect::<Result<_, _>>()?)
         }
         Value::Object(fields) => {
-            let fields = fields.into_iter().map(|(key, value)| Ok::<_, &'static str>((key, untyped(value)?)));
+            let fields = fields
+                .into_iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(key, value)| Ok::<_, &'static str>((key, untyped(value)?)));
             ParameterValue::Dict(fields.collect::<Result<_, _>>()?)
         }
     })
@@ -209,14 +270,91 @@ mod tests {
     }
 
     #[test]
-    fn a_nan_goes_out_as_null() {
-        assert_eq!(encode(ParameterValue::Float64(f64::NAN)), r#"{"name":"p","type":"float64","value":null}"#);
+    fn floats_that_json_cannot_carry_go_out_as_texts() {
+        assert_eq!(encode(ParameterValue::Float64(f64::NAN)), r#"{"name":"p","type":"float64","value":"NaN"}"#);
+        let infinite = ParameterValue::Float64Array(vec![1.0, f64::INFINITY, f64::NEG_INFINITY]);
+        let json = r#"{"name":"p","type":"float64_array","value":[1.0,"Infinity","-Infinity"]}"#;
+        assert_eq!((encode(infinite.clone()).as_str(), decode(json)), (json, Ok(Some(infinite))));
+        // By itself a text is a text.
+        assert_eq!(decode(r#"{"name":"p","value":"NaN"}"#), Ok(Some(ParameterValue::String("NaN".into()))));
+    }
+
+    #[test]
+    fn a_null_from_a_peer_is_absent_or_not_a_number() {
         assert_eq!(decode(r#"{"name":"p","type":"float64","value":null}"#), Ok(None));
-        let json = encode(ParameterValue::Float64Array(vec![1.0, f64::INFINITY]));
-        let Ok(Some(ParameterValue::Float64Array(read))) = decode(&json) else {
-            panic!("{json}");
+        assert_eq!(decode(r#"{"name":"p","type":null,"value":1}"#), Ok(Some(ParameterValue::Integer(1))));
+        let dict = ParameterValue::Dict(BTreeMap::from([("b".to_owned(), ParameterValue::Integer(1))]));
+        assert_eq!(decode(r#"{"name":"p","value":{"a":null,"b":1}}"#), Ok(Some(dict)));
+        let nan_at = |json: &str| match decode(json) {
+            Ok(Some(ParameterValue::Float64Array(read))) => read.iter().position(|float| float.is_nan()),
+            Ok(Some(ParameterValue::Array(read))) => {
+                read.iter().position(|item| matches!(item, ParameterValue::Float64(float) if float.is_nan()))
+            }
+            other => panic!("{other:?}"),
         };
-        assert!(read[0] == 1.0 && read[1].is_nan());
+        assert_eq!(nan_at(r#"{"name":"p","type":"float64_array","value":[1,null]}"#), Some(1));
+        assert_eq!(nan_at(r#"{"name":"p","value":[null,"x"]}"#), Some(0));
+    }
+
+    /// Any value, `depth` levels of arrays and dictionaries deep.
+    fn any(random: &mut fastrand::Rng, depth: u8) -> ParameterValue {
+        let float = |random: &mut fastrand::Rng| match random.usize(..8) {
+            at @ 0..3 => NAMED[at].0,
+            3 => f64::from(random.i8(..)),
+            _ => f64::from_bits(random.u64(..)),
+        };
+        let texts = ["", "x", "NaN", "Infinity", "-Infinity", "nan", "ü"];
+        let len = random.usize(..4);
+        match random.usize(..if depth > 0 { 8 } else { 6 }) {
+            0 => ParameterValue::Integer(random.i64(..)),
+            1 => ParameterValue::Float64(float(random)),
+            2 => ParameterValue::Bool(random.bool()),
+            3 => ParameterValue::String(texts[random.usize(..texts.len())].to_owned()),
+            4 => ParameterValue::Bytes(Bytes::from(vec![random.u8(..); len])),
+            5 => ParameterValue::Float64Array((0..len).map(|_| float(random)).collect()),
+            6 => ParameterValue::Array((0..len).map(|_| any(random, depth - 1)).collect()),
+            _ => ParameterValue::Dict((0..len).map(|n| (n.to_string(), any(random, depth - 1))).collect()),
+        }
+    }
+
+    /// What a value comes back as, by the documentation of [`ParameterValue`].
+    fn as_read(value: ParameterValue, is_nested: bool) -> ParameterValue {
+        use ParameterValue::{Array, Bytes, Dict, Float64, Float64Array, Integer, String};
+        match value {
+            String(text) if is_nested => float_of(&text).map_or(String(text), Float64),
+            Bytes(bytes) if is_nested => as_read(String(STANDARD.encode(&bytes)), true),
+            Float64Array(floats) if is_nested && floats.is_empty() => Array(vec![]),
+            Array(items) => {
+                let items: Vec<_> = items.into_iter().map(|item| as_read(item, true)).collect();
+                let floats = items.iter().map(|item| match item {
+                    Float64(float) => Some(*float),
+                    Integer(integer) => Some(*integer as f64),
+                    _ => None,
+                });
+                let has_float = items.iter().any(|item| matches!(item, Float64(_)));
+                floats.collect::<Option<_>>().filter(|_| has_float).map_or(Array(items), Float64Array)
+            }
+            Dict(fields) => Dict(fields.into_iter().map(|(key, value)| (key, as_read(value, true))).collect()),
+            other => other,
+        }
+    }
+
+    #[test]
+    fn every_value_is_read_back() {
+        let mut random = fastrand::Rng::with_seed(19);
+        let mut named = 0;
+        for _ in 0..20_000 {
+            let value = any(&mut random, 3);
+            let json = encode(value.clone());
+            let read = decode(&json).unwrap_or_else(|error| panic!("{error}: {json}")).expect("it has a value");
+            // By their texts, as a NaN equals nothing: bits of a NaN are all that is lost.
+            let expected = as_read(value, false);
+            assert_eq!(format!("{read:?}"), format!("{expected:?}"), "{json}");
+            // What was read once stays what it is.
+            assert_eq!(encode(read), encode(expected));
+            named += usize::from(json.contains(r#""NaN""#));
+        }
+        assert!(named > 1000, "{named}");
     }
 
     #[test]
@@ -228,7 +366,7 @@ mod tests {
             r#"{"name":"p","type":"byte_array","value":"?"}"#,
             r#"{"name":"p","type":"byte_array","value":[1]}"#,
             r#"{"name":"p","type":"complex","value":1}"#,
-            r#"{"name":"p","value":[null]}"#,
+            r#"{"name":"p","type":"float64","value":"nan"}"#,
         ] {
             assert!(matches!(decode(json), Err(DecodeError::InvalidParameter { .. })), "{json}");
         }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::parameter::WireParameters;
 use super::wire::{self, Reader, Text};
-use super::{DecodeError, Frame, FrameKind, Parameter, WireFormat, advertise, client, frame, service};
+use super::{DecodeError, Frame, FrameKind, Parameter, WireFormat, advertise, client, frame, parameter, service};
 
 pub use super::advertise::{Advertise, Channel};
 pub use super::service::{AdvertiseServices, Service, ServiceCall, ServiceSchema};
@@ -58,13 +58,13 @@ pub struct ServerInfo {
     /// What the server is called.
     pub name: String,
     /// What it can do beyond showing messages; unknown ones from a peer are left out.
-    #[serde(deserialize_with = "known_capabilities")]
+    #[serde(default, deserialize_with = "known_capabilities")]
     pub capabilities: Vec<Capability>,
     /// Encodings it understands in client messages and service calls.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     pub supported_encodings: Vec<String>,
     /// Whatever else is worth saying.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "known_values", skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
     /// Tells one run of the server from the next.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -119,8 +119,14 @@ impl Capability {
 
 /// What a newer peer can do besides is of no use here, and no reason to refuse it.
 fn known_capabilities<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Capability>, D::Error> {
-    let names = Vec::<Value>::deserialize(deserializer)?;
+    let names: Vec<Value> = wire::or_default(deserializer)?;
     Ok(names.iter().filter_map(|name| Capability::deserialize(name).ok()).collect())
+}
+
+/// A value that is `null` isn't there.
+fn known_values<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let values: BTreeMap<String, Option<String>> = wire::or_default(deserializer)?;
+    Ok(values.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
 }
 
 /// Something worth showing to the user.
@@ -268,14 +274,19 @@ pub struct ParameterValues {
 #[serde(rename_all = "camelCase", default)]
 pub struct ConnectionGraphUpdate {
     /// Topics whose publishers changed.
+    #[serde(deserialize_with = "wire::or_default")]
     pub published_topics: Vec<PublishedTopic>,
     /// Topics whose subscribers changed.
+    #[serde(deserialize_with = "wire::or_default")]
     pub subscribed_topics: Vec<SubscribedTopic>,
     /// Services whose providers changed.
+    #[serde(deserialize_with = "wire::or_default")]
     pub advertised_services: Vec<AdvertisedService>,
     /// Topics that are gone.
+    #[serde(deserialize_with = "wire::or_default")]
     pub removed_topics: Vec<String>,
     /// Services that are gone.
+    #[serde(deserialize_with = "wire::or_default")]
     pub removed_services: Vec<String>,
 }
 
@@ -375,30 +386,57 @@ impl ServerMessage {
 
     /// Decodes what a client that speaks `format` received; payloads share `data`.
     ///
-    /// Fields and trailing bytes that this crate doesn't know are ignored.
+    /// Fields and trailing bytes that this crate doesn't know are ignored, and `null` is read as a field that is absent
+    /// where it may be. A channel, service or parameter that can't be read is left out:
+    /// [`decode_each`](Self::decode_each) names it.
     ///
     /// # Errors
-    /// [`DecodeError`] says what is wrong; the connection is still in step.
+    /// [`DecodeError`] says what is wrong, if nothing of the message can be read; the connection is still in step.
     pub fn decode(format: WireFormat, kind: FrameKind, data: &Bytes) -> Result<Self, DecodeError> {
+        let mut faults = Vec::new();
+        let message = Self::decode_each(format, kind, data, &mut faults)?;
+        let is_empty = match &message {
+            Self::Advertise(advertise) => advertise.channels.is_empty(),
+            Self::AdvertiseServices(advertise) => advertise.services.is_empty(),
+            Self::ParameterValues(values) => values.parameters.is_empty(),
+            _ => false,
+        };
+        match faults.pop() {
+            Some(fault) if is_empty => Err(fault),
+            _ => Ok(message),
+        }
+    }
+
+    /// As [`decode`](Self::decode), and appends to `faults` what is wrong with the items of a list that can't be read: at
+    /// most 100 of a message, each by name. The message may be empty then.
+    ///
+    /// # Errors
+    /// [`DecodeError`]: nothing of the message can be read, for a reason that isn't one item's.
+    pub fn decode_each(
+        format: WireFormat,
+        kind: FrameKind,
+        data: &Bytes,
+        faults: &mut Vec<DecodeError>,
+    ) -> Result<Self, DecodeError> {
         match kind {
-            FrameKind::Text => Self::decode_text(data),
+            FrameKind::Text => Self::decode_text(data, faults),
             FrameKind::Binary => Self::decode_binary(format, data),
         }
     }
 
-    fn decode_text(data: &Bytes) -> Result<Self, DecodeError> {
+    fn decode_text(data: &Bytes, faults: &mut Vec<DecodeError>) -> Result<Self, DecodeError> {
         let text = Text::parse(data)?;
         match text.op.as_str() {
             SERVER_INFO => text.read().map(Self::ServerInfo),
             STATUS => text.read().map(Self::Status),
             REMOVE_STATUS => text.read().map(Self::RemoveStatus),
-            advertise::OP => Advertise::decode(&text).map(Self::Advertise),
+            advertise::OP => Advertise::decode(&text, faults).map(Self::Advertise),
             UNADVERTISE => text.read().map(Self::Unadvertise),
-            service::OP => AdvertiseServices::decode(&text).map(Self::AdvertiseServices),
+            service::OP => AdvertiseServices::decode(&text, faults).map(Self::AdvertiseServices),
             UNADVERTISE_SERVICES => text.read().map(Self::UnadvertiseServices),
             SERVICE_CALL_FAILURE => text.read().map(Self::ServiceCallFailure),
             PARAMETER_VALUES => {
-                let (id, parameters) = WireParameters::read(&text)?;
+                let (id, parameters) = parameter::read_all(&text, faults)?;
                 Ok(Self::ParameterValues(ParameterValues { id, parameters }))
             }
             CONNECTION_GRAPH_UPDATE => text.read().map(Self::ConnectionGraphUpdate),

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::wire::{self, Reader};
 use super::{DecodeError, Frame, Schema};
@@ -60,10 +61,15 @@ pub struct ServiceCall {
 
 pub(super) const OP: &str = "advertiseServices";
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct WireServices<'a> {
-    #[serde(borrow)]
     services: Vec<WireService<'a>>,
+}
+
+/// The same to be read, item by item.
+#[derive(Deserialize)]
+struct WireItems {
+    services: Vec<Value>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -109,9 +115,10 @@ impl AdvertiseServices {
         wire::text(OP, &WireServices { services: services.collect() })
     }
 
-    pub(super) fn decode(text: &wire::Text<'_>) -> Result<Self, DecodeError> {
-        let wire: WireServices<'_> = text.read()?;
-        let services = wire.services.into_iter().map(|service| {
+    pub(super) fn decode(text: &wire::Text<'_>, faults: &mut Vec<DecodeError>) -> Result<Self, DecodeError> {
+        let items: WireItems = text.read()?;
+        let services = wire::each("service", items.services, faults, |service| {
+            let service = WireService::deserialize(service)?;
             Ok(Service {
                 id: service.id,
                 name: service.name.into_owned(),
@@ -120,7 +127,7 @@ impl AdvertiseServices {
                 response: ServiceSchema::from_wire(service.response, service.response_schema)?,
             })
         });
-        Ok(Self { services: services.collect::<Result<_, DecodeError>>()? })
+        Ok(Self { services })
     }
 }
 

@@ -47,11 +47,144 @@ fn each_mistake_has_its_own_error() {
             Text,
             br#"{"op":"advertise","channels":[{"id":1,"topic":"","encoding":"","schemaEncoding":"protobuf","schema":"?"}]}"#
         ),
-        DecodeError::InvalidBase64 { what: "schema" }
+        in_channel("\"\"", DecodeError::InvalidBase64 { what: "schema" })
     );
     assert_eq!(
         server_error(Text, br#"{"op":"advertise","channels":[{"id":1,"topic":"","encoding":"","schemaId":9}]}"#),
-        DecodeError::UnknownSchemaId(9)
+        in_channel("\"\"", DecodeError::UnknownSchemaId(9))
+    );
+}
+
+fn in_channel(name: &str, fault: DecodeError) -> DecodeError {
+    DecodeError::InvalidItem { kind: "channel", name: name.into(), fault: Box::new(fault) }
+}
+
+/// Decodes, and says what it is told is wrong.
+fn with_faults(json: &'static str) -> (ServerMessage, Vec<String>) {
+    let (data, mut faults) = (Bytes::from_static(json.as_bytes()), Vec::new());
+    let message = ServerMessage::decode_each(WireFormat::V1, FrameKind::Text, &data, &mut faults).unwrap();
+    if faults.is_empty() {
+        assert_eq!(ServerMessage::decode(WireFormat::V1, FrameKind::Text, &data).as_ref(), Ok(&message));
+    }
+    (message, faults.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn a_bad_item_loses_itself_alone_and_is_named() {
+    let (message, faults) = with_faults(
+        r#"{"op":"advertise","channels":[
+            {"id":1,"topic":"/one","encoding":"json"},
+            {"id":2,"topic":"/two","encoding":"json","schemaEncoding":"protobuf","schema":"?"},
+            {"id":"3","topic":"/three","encoding":"json"},
+            7,
+            {"id":5,"topic":"/five","encoding":"json","schemaName":null,"schema":null}]}"#,
+    );
+    let ServerMessage::Advertise(advertise) = message else { panic!("{message:?}") };
+    assert_eq!(advertise.channels.iter().map(|channel| channel.id).collect::<Vec<_>>(), [1, 5]);
+    assert_eq!(faults.len(), 3);
+    assert_eq!(faults[0], r#"channel "/two": schema is not base64"#);
+    assert!(faults[1].starts_with(r#"channel "/three": invalid JSON message: invalid type"#), "{}", faults[1]);
+    assert!(faults[2].starts_with("channel number 4: invalid JSON message"), "{}", faults[2]);
+
+    // A schema of the table takes with it the channels that refer to it, and no other.
+    let (message, faults) = with_faults(
+        r#"{"op":"advertise","schemas":[
+            {"id":1,"name":"A","encoding":"jsonschema","data":"{}"},
+            {"id":2,"name":"B","encoding":"protobuf","data":"?"}],"channels":[
+            {"id":1,"topic":"/a","encoding":"json","schemaId":1},
+            {"id":2,"topic":"/b","encoding":"json","schemaId":2}]}"#,
+    );
+    let ServerMessage::Advertise(advertise) = message else { panic!("{message:?}") };
+    assert_eq!(advertise.channels.iter().map(|channel| channel.id).collect::<Vec<_>>(), [1]);
+    assert_eq!(faults, [r#"schema "B": schema is not base64"#, r#"channel "/b": unknown schema id 2"#]);
+
+    let (message, faults) = with_faults(
+        r#"{"op":"advertiseServices","services":[{"id":-1,"name":"/bad","type":"T"},
+            {"id":2,"name":"/good","type":"T","request":null,"requestSchema":null,"responseSchema":""}]}"#,
+    );
+    let ServerMessage::AdvertiseServices(advertise) = message else { panic!("{message:?}") };
+    assert_eq!(advertise.services[0].name, "/good");
+    assert!(faults[0].starts_with(r#"service "/bad": "#), "{faults:?}");
+
+    let (message, faults) = with_faults(
+        r#"{"op":"parameterValues","id":null,"parameters":[{"name":"a","type":"float64","value":"x"},{"value":1},
+            {"name":"b","value":2},{"name":"c","type":null,"value":null}]}"#,
+    );
+    let b = Parameter::new("b", ParameterValue::Integer(2));
+    let c = Parameter { name: "c".into(), value: None };
+    assert_eq!(message, ServerMessage::ParameterValues(ParameterValues { id: None, parameters: vec![b, c] }));
+    assert_eq!(faults[0], r#"parameter "a": float64 is not a number"#);
+    assert!(faults[1].starts_with("parameter number 2: invalid JSON message: missing field"), "{}", faults[1]);
+}
+
+#[test]
+fn faults_are_bounded_and_nothing_readable_is_an_error() {
+    let items = vec!["7"; 1000].join(",");
+    let data = Bytes::from(format!(r#"{{"op":"advertise","channels":[{items}]}}"#));
+    let mut faults = Vec::new();
+    let decoded = ServerMessage::decode_each(WireFormat::V1, FrameKind::Text, &data, &mut faults);
+    assert_eq!(decoded, Ok(ServerMessage::Advertise(server::Advertise { channels: vec![] })));
+    assert_eq!(faults.len(), 100);
+    let decoded = ServerMessage::decode(WireFormat::V1, FrameKind::Text, &data);
+    assert!(matches!(decoded, Err(DecodeError::InvalidItem { kind: "channel", .. })), "{decoded:?}");
+    let empty = Bytes::from_static(br#"{"op":"advertise","channels":[]}"#);
+    assert!(ServerMessage::decode(WireFormat::V1, FrameKind::Text, &empty).is_ok());
+}
+
+/// What the reference server in Python and others write for what they don't have.
+#[test]
+fn null_reads_as_absent() {
+    let (message, _) = with_faults(
+        r#"{"op":"serverInfo","name":"n","capabilities":null,"supportedEncodings":null,
+            "metadata":{"a":null,"b":"c"},"sessionId":null}"#,
+    );
+    let metadata = [("b".to_owned(), "c".to_owned())].into();
+    let expected = server::ServerInfo { name: "n".into(), metadata, ..Default::default() };
+    assert_eq!(message, ServerMessage::ServerInfo(expected));
+    let (message, _) = with_faults(r#"{"op":"serverInfo","name":"n","capabilities":[],"metadata":null}"#);
+    assert_eq!(message, ServerMessage::ServerInfo(server::ServerInfo { name: "n".into(), ..Default::default() }));
+    let (message, faults) = with_faults(
+        r#"{"op":"advertise","schemas":null,"channels":[{"id":1,"topic":"/a","encoding":"json","schemaName":null,
+            "schemaEncoding":null,"schema":null,"schemaId":null}]}"#,
+    );
+    let channel = server::Channel { id: 1, topic: "/a".into(), encoding: "json".into(), schema: None };
+    assert_eq!(message, ServerMessage::Advertise(server::Advertise { channels: vec![channel] }));
+    assert_eq!(faults, [""; 0]);
+    let (message, _) = with_faults(r#"{"op":"status","level":1,"message":"m","id":null}"#);
+    assert!(matches!(message, ServerMessage::Status(server::Status { id: None, .. })));
+    let (message, _) = with_faults(
+        r#"{"op":"connectionGraphUpdate","publishedTopics":null,"subscribedTopics":null,"advertisedServices":null,
+            "removedTopics":null,"removedServices":["/a"]}"#,
+    );
+    let expected = server::ConnectionGraphUpdate { removed_services: vec!["/a".into()], ..Default::default() };
+    assert_eq!(message, ServerMessage::ConnectionGraphUpdate(expected));
+
+    let client = |json: &'static str| {
+        ClientMessage::decode(WireFormat::V2, FrameKind::Text, &Bytes::from_static(json.as_bytes())).unwrap()
+    };
+    let channels = vec![client::ChannelRequest { id: 7, request_video_track: false }];
+    assert_eq!(
+        client(r#"{"op":"subscribe","channels":[{"id":7,"requestVideoTrack":null}]}"#),
+        ClientMessage::SubscribeChannels(client::SubscribeChannels { channels })
+    );
+    let channel = client::Channel { id: 1, topic: "/a".into(), encoding: "json".into(), schema: None };
+    assert_eq!(
+        client(
+            r#"{"op":"advertise","channels":[{"id":1,"topic":"/a","encoding":"json","schemaName":null,
+                "schemaEncoding":null,"schema":null},{"id":"x"}]}"#
+        ),
+        ClientMessage::Advertise(client::Advertise { channels: vec![channel] })
+    );
+    assert_eq!(
+        client(r#"{"op":"getParameters","parameterNames":[],"id":null}"#),
+        ClientMessage::GetParameters(client::GetParameters { parameter_names: vec![], id: None })
+    );
+    assert_eq!(
+        client(r#"{"op":"setParameters","parameters":[{"name":"a","type":null,"value":null},{}],"id":null}"#),
+        ClientMessage::SetParameters(client::SetParameters {
+            id: None,
+            parameters: vec![Parameter { name: "a".into(), value: None }]
+        })
     );
 }
 

@@ -1,8 +1,10 @@
 //! What the messages of both directions are read from and written to.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
+use super::error::cleaned;
 use super::{DecodeError, Frame, FrameKind};
 
 /// A text frame whose `op` is known and whose fields are still to be read.
@@ -29,6 +31,59 @@ impl<'a> Text<'a> {
 
     pub(super) fn read<T: Deserialize<'a>>(&self) -> Result<T, DecodeError> {
         Ok(serde_json::from_str(self.json)?)
+    }
+}
+
+/// Reads `null` as a field that is absent: some peers write it for what they don't have.
+pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+/// Most characters of an item's own name that an error repeats.
+const NAME: usize = 32;
+
+/// Most faults of one message that are told apart.
+pub(super) const FAULTS: usize = 100;
+
+/// Reads the items of a list one by one. What is wrong with those that can't be read goes to `faults`, as far as there
+/// are not more than [`FAULTS`].
+pub(super) fn each<T>(
+    kind: &'static str,
+    items: Vec<Value>,
+    faults: &mut Vec<DecodeError>,
+    mut read: impl FnMut(Value) -> Result<T, DecodeError>,
+) -> Vec<T> {
+    let mut readable = Vec::new();
+    for (at, item) in items.into_iter().enumerate() {
+        let name = ["topic", "name"].iter().find_map(|key| item.get(key)?.as_str());
+        let name = name.map(|name| cleaned(name, NAME));
+        match read(item) {
+            Ok(item) => readable.push(item),
+            Err(fault) if faults.len() < FAULTS => {
+                let name = name.map_or_else(|| format!("number {}", at + 1), |name| format!("\"{name}\""));
+                faults.push(DecodeError::item(kind, name, fault));
+            }
+            Err(_) => {}
+        }
+    }
+    readable
+}
+
+/// The same for who is told of no faults: an error if nothing of the list can be read.
+pub(super) fn any<T>(
+    kind: &'static str,
+    items: Vec<Value>,
+    read: impl FnMut(Value) -> Result<T, DecodeError>,
+) -> Result<Vec<T>, DecodeError> {
+    let mut faults = Vec::new();
+    let readable = each(kind, items, &mut faults, read);
+    match faults.into_iter().next() {
+        Some(fault) if readable.is_empty() => Err(fault),
+        _ => Ok(readable),
     }
 }
 

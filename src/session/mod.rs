@@ -19,6 +19,8 @@ mod tests;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+#[cfg(feature = "telemetry")]
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
@@ -333,6 +335,18 @@ impl<R: Room> Session<R> {
             PublishError::Full(message) => TryBroadcastError::Full(message),
             PublishError::Closed(message) => TryBroadcastError::Closed(message),
         })
+    }
+
+    /// Calls `attempt` until it has claimed its place in the log: see [`Publisher::claim`].
+    #[cfg(feature = "telemetry")]
+    pub(crate) async fn claim<T>(&self, attempt: impl FnMut(&BroadcastLog<R::Message>) -> Poll<T>) -> T {
+        self.shared().publisher.claim(attempt).await
+    }
+
+    /// The length of the longest message that isn't refused, in bytes.
+    #[cfg(feature = "telemetry")]
+    pub(crate) fn largest_message(&self) -> u64 {
+        self.shared().config.limits.largest
     }
 
     /// The registered instance of `identity`.

@@ -27,13 +27,20 @@ pub struct TelemetryBuilder<R: Room> {
     session: SessionBuilder<R>,
     info: ServerInfo,
     assets: Option<AssetHandler>,
+    time: bool,
     silence_timeout: Duration,
 }
 
 impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
     pub(super) fn new(room: R) -> Self {
         let info = ServerInfo { name: "lanecast".to_owned(), ..ServerInfo::default() };
-        Self { session: Session::builder(room), info, assets: None, silence_timeout: Duration::from_secs(15) }
+        Self {
+            session: Session::builder(room),
+            info,
+            assets: None,
+            time: false,
+            silence_timeout: Duration::from_secs(15),
+        }
     }
 
     /// What the server is called. Default: `lanecast`.
@@ -77,6 +84,23 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
         self
     }
 
+    /// Whether viewers of v1 are told the time of the server, by the capability `time`. Off by default; a viewer without
+    /// it stamps messages with its own clock, Lichtblick for one, and shows when they arrived and not when they were
+    /// logged.
+    ///
+    /// The time of the server is that of its messages: a viewer is told the log time of a live message right before the
+    /// message, if it is at least a millisecond later than what it was told before. So a viewer's clock never steps back,
+    /// which it would take for a jump and clear its plots, however the log times of messages jitter; a message that is
+    /// stamped far ahead has it stand still until the others have caught up. A viewer that gets no messages is told
+    /// nothing. The eleven bytes of it count against no limit.
+    ///
+    /// [`WebSocketRoom`](crate::room::websocket::WebSocketRoom) tells it. A room of your own whose viewers speak v1 does
+    /// so by [`Frame::live_time_ns`], or this stays off.
+    pub fn time(mut self, told: bool) -> Self {
+        self.time = told;
+        self
+    }
+
     /// How long a viewer that has pinged may say nothing at all before it is reported as
     /// [unresponsive](crate::SessionEvent::Unresponsive). It isn't reset for it. Default 15 s: a viewer that pings every
     /// few seconds has then missed several, and a network that lost something has sent it again.
@@ -108,12 +132,13 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
     where
         R::Incoming: Inbox,
     {
-        let Self { session, mut info, assets, silence_timeout } = self;
+        let Self { session, mut info, assets, time, silence_timeout } = self;
         if silence_timeout.is_zero() {
             let value = format!("{silence_timeout:?}");
             return Err(BuildError::InvalidSetting { setting: "silence_timeout", value, must: "longer than zero" });
         }
-        info.capabilities = assets.iter().map(|_| Capability::Assets).collect();
+        let offered = [(time, Capability::Time), (assets.is_some(), Capability::Assets)];
+        info.capabilities = offered.into_iter().filter(|(is_on, _)| *is_on).map(|(_, capability)| capability).collect();
         info.session_id.get_or_insert_with(|| format!("{:x}-{:08x}", now_ns() / 1_000_000, fastrand::u32(..)));
         let state = Arc::new(State::new(info, assets, silence_timeout));
         let (told, asked) = (Arc::clone(&state), Arc::clone(&state));
@@ -147,6 +172,7 @@ impl<R: Room> fmt::Debug for TelemetryBuilder<R> {
             .field("session", &self.session)
             .field("info", &self.info)
             .field("assets", &self.assets.is_some())
+            .field("time", &self.time)
             .field("silence_timeout", &self.silence_timeout)
             .finish()
     }

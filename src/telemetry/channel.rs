@@ -35,7 +35,8 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// A channel called `topic` whose messages are encoded in `encoding`, for example `json` or `protobuf`.
+    /// A channel called `topic` whose messages are encoded in `encoding`, for example `json` or `protobuf`. Neither may
+    /// be empty, and a topic has one channel at a time.
     pub fn new(topic: impl Into<String>, encoding: impl Into<String>) -> Self {
         Self { topic: topic.into(), encoding: encoding.into(), schema: None }
     }
@@ -46,11 +47,24 @@ impl Channel {
         self
     }
 
-    pub(super) fn numbered(self, id: u64) -> ChannelState {
+    /// Refuses what no viewer could show.
+    pub(super) fn check(&self) -> Result<(), AnnounceError> {
+        if self.topic.is_empty() {
+            return Err(AnnounceError::EmptyTopic);
+        }
+        if self.encoding.is_empty() {
+            return Err(AnnounceError::EmptyEncoding { topic: self.topic.clone() });
+        }
+        Ok(())
+    }
+
+    /// `tells_time`: whether its messages' log times are the time of the server.
+    pub(super) fn numbered(self, id: u64, tells_time: bool) -> ChannelState {
         let Self { topic, encoding, schema } = self;
         ChannelState {
             described: server::Channel { id, topic, encoding, schema },
             audience: Topic::new(),
+            tells_time,
             stage: AtomicU8::new(ADVERTISED),
         }
     }
@@ -66,6 +80,7 @@ pub(super) struct ChannelState {
     pub(super) described: server::Channel,
     /// Who has subscribed.
     pub(super) audience: Topic,
+    tells_time: bool,
     stage: AtomicU8,
 }
 
@@ -242,7 +257,8 @@ impl<R: Room<Message = Frame>> AdvertisedChannel<R> {
             return Ok(None);
         }
         let (log_time_ns, payload) = message();
-        Ok(Some(Frame::message_data(channel.id(), log_time_ns, payload.into())))
+        let frame = Frame::message_data(channel.id(), log_time_ns, payload.into());
+        Ok(Some(if channel.tells_time { frame.live() } else { frame }))
     }
 
     /// Says that the channel is gone. From the call on publishing fails; subscriptions to it end. Returns when

@@ -35,6 +35,10 @@
 //! - A participant whose transport negotiated a protocol speaks v1 of the format, every other v2: see
 //!   [`WireFormat`](crate::protocol::WireFormat) and [`Participant::protocol`](crate::Participant::protocol).
 //! - A viewer's answers wait while half of what may wait for it does, and what it asks for behind them.
+//! - A viewer is told of each channel once, in messages of at most 100 channels and 256 KiB, and of the end of a channel
+//!   only if it was told of the channel, whenever it joins.
+//! - A request that crosses the end of its channel on the way isn't warned of.
+//! - On request viewers are told the [time of the server](TelemetryBuilder::time) with their messages.
 //! - A viewer of v2 pings and is answered; its [round trip](crate::ParticipantStats::round_trip) and
 //!   whether it is still [heard of](TelemetryBuilder::silence_timeout) are known from then on.
 //!
@@ -54,6 +58,7 @@ mod pings;
 mod silence;
 mod state;
 mod subscriptions;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod viewer;
@@ -108,12 +113,13 @@ impl<R: Room<Message = Frame>> Telemetry<R> {
     /// Returns when its announcement has its place in the log: what is published from then on comes behind it.
     ///
     /// # Errors
-    /// [`AnnounceError`]: the session is closed, or the announcement larger than its byte limit. The channel then
-    /// doesn't exist.
+    /// [`AnnounceError`]: the session is closed, the announcement is larger than its byte limit, the topic is advertised
+    /// already, or topic or encoding is empty. The channel then doesn't exist, and no viewer has heard of it.
     ///
     /// # Cancel safety
     /// Dropped before it is done, the channel may be announced for a moment and is then unadvertised.
     pub async fn advertise(&self, channel: Channel) -> Result<AdvertisedChannel<R>, AnnounceError> {
+        channel.check()?;
         let advertised = AdvertisedChannel::new(Arc::clone(&self.0), self.0.state.number(channel));
         let channel = Arc::clone(advertised.inner());
         self.0.announce(|done| Op::Advertise { channel, done }).await?;
@@ -138,7 +144,7 @@ impl<R: Room<Message = Frame>> Telemetry<R> {
         self.0.announce(|done| Op::Status { status, done }).await
     }
 
-    /// Says that statuses no longer hold. Ids that don't are passed on all the same.
+    /// Says that statuses no longer hold. Ids that hold none are passed on all the same.
     ///
     /// # Errors
     /// As [`status`](Self::status).

@@ -1,13 +1,14 @@
 //! What one viewer has subscribed to.
 //!
 //! A viewer of v1 has a number of its own for each subscription, one of v2 names the channel. Apart from that the rules
-//! are the same: a channel is subscribed to once, and what is wrong with a request is said and changes nothing.
+//! are the same: a channel is subscribed to once, and what is wrong with a request is said and changes nothing. A request
+//! that crosses the end of its channel on the way isn't wrong, and nothing is said: a viewer keeps a warning listed.
 //!
 //! # Who is in an audience
 //! stands in this table, from before it enters until after it has left. Should the task go that waits for either, then
 //! [`forget_removed`](Subscriptions::forget_removed) completes the leaving, before anything else is asked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -30,6 +31,37 @@ pub(super) struct Subscriptions {
     by_id: HashMap<u32, u64>,
     /// Out of the tables, perhaps not yet out of the audience.
     leaving: Vec<Arc<ChannelState>>,
+    ended: Ended,
+}
+
+/// The viewer's numbers of subscriptions that ended with their channel, or came too late for it, and that it may still
+/// end itself.
+///
+/// A viewer learns of an unadvertise after it has happened, and many answer it with an unsubscribe: neither is a mistake.
+/// The latest are remembered, at least [`REMEMBERED`] of them.
+#[derive(Default)]
+struct Ended {
+    recent: HashSet<u32>,
+    older: HashSet<u32>,
+}
+
+/// More than the channels of a large robot, all of which may go at once. Some 200 kB at most, in two sets, for a viewer
+/// that never unsubscribes from what has gone.
+const REMEMBERED: usize = 10_000;
+
+impl Ended {
+    fn insert(&mut self, id: u32) {
+        self.recent.insert(id);
+        if self.recent.len() >= REMEMBERED {
+            self.older = std::mem::take(&mut self.recent);
+        }
+    }
+
+    /// Forgets `id`; true if it was remembered.
+    fn take(&mut self, id: u32) -> bool {
+        let is_recent = self.recent.remove(&id);
+        self.older.remove(&id) || is_recent
+    }
 }
 
 struct Held {
@@ -48,14 +80,29 @@ pub(super) struct Wanted {
 /// Why a subscription isn't made.
 #[derive(Clone, Copy, Debug)]
 enum Unmet {
-    NoChannel { number: u64, id: Option<u32> },
-    Subscribed { number: u64, id: Option<u32> },
-    IdInUse { id: u32, other: u64 },
+    /// It was there when the viewer asked, as far as the viewer knew.
+    JustEnded {
+        number: u64,
+        id: Option<u32>,
+    },
+    NoChannel {
+        number: u64,
+        id: Option<u32>,
+    },
+    Subscribed {
+        number: u64,
+        id: Option<u32>,
+    },
+    IdInUse {
+        id: u32,
+        other: u64,
+    },
 }
 
 impl fmt::Display for Unmet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
+            Self::JustEnded { number, .. } => write!(f, "channel {number} has ended"),
             Self::NoChannel { number, id: Some(id) } => write!(f, "subscription {id}: there is no channel {number}"),
             Self::NoChannel { number, id: None } => write!(f, "there is no channel {number}"),
             Self::Subscribed { number, id: Some(id) } => {
@@ -97,6 +144,10 @@ impl Subscriptions {
                     self.insert(Arc::clone(&channel), wanted.id);
                     new.push((wanted.id, channel));
                 }
+                Err(unmet @ Unmet::JustEnded { id, .. }) => {
+                    tracing::debug!(%participant, %unmet, "subscribed too late");
+                    id.into_iter().for_each(|id| self.ended.insert(id));
+                }
                 Err(unmet) => warnings.push(|| unmet.to_string()),
             }
         }
@@ -113,7 +164,14 @@ impl Subscriptions {
 
     /// The channel of a subscription that may be made, or why it may not.
     fn check(&mut self, state: &State, Wanted { channel: number, id }: Wanted) -> Result<Arc<ChannelState>, Unmet> {
-        let channel = state.channel(number).ok_or(Unmet::NoChannel { number, id })?;
+        let Some(channel) = state.channel(number) else {
+            let other = id.and_then(|id| self.by_id.get(&id)).and_then(|other| self.held.get(other));
+            let is_in_use = other.is_some_and(|held| held.channel.is_advertised());
+            return Err(match state.has_numbered(number) {
+                true if !is_in_use => Unmet::JustEnded { number, id },
+                _ => Unmet::NoChannel { number, id },
+            });
+        };
         if let Some(held) = self.held.get(&number) {
             return Err(Unmet::Subscribed { number, id: held.id });
         }
@@ -135,6 +193,7 @@ impl Subscriptions {
         for id in ids {
             match self.by_id.get(id).copied() {
                 Some(channel) => self.remove(channel),
+                None if self.ended.take(*id) => {}
                 None => warnings.push(|| format!("there is no subscription {id}")),
             }
         }
@@ -142,13 +201,19 @@ impl Subscriptions {
         warnings
     }
 
-    /// Ends subscriptions by the channels' numbers, and says what is wrong with them.
-    pub(super) async fn unsubscribe_channels(&mut self, participant: &Participant<Frame>, ids: &[u64]) -> Warnings {
+    /// Ends subscriptions by the channels' numbers, and says what is wrong with them. One that ended with its channel
+    /// isn't worth a word.
+    pub(super) async fn unsubscribe_channels(
+        &mut self,
+        participant: &Participant<Frame>,
+        state: &State,
+        ids: &[u64],
+    ) -> Warnings {
         let mut warnings = Warnings::default();
         for id in ids {
             if self.held.contains_key(id) {
                 self.remove(*id);
-            } else {
+            } else if state.channel(*id).is_some() || !state.has_numbered(*id) {
                 warnings.push(|| format!("channel {id} is not subscribed to"));
             }
         }
@@ -161,7 +226,9 @@ impl Subscriptions {
         let removed = self.held.values().map(|held| &held.channel).filter(|channel| !channel.is_advertised());
         let removed: Vec<_> = removed.map(|channel| channel.id()).collect();
         for channel in removed {
+            let id = self.held.get(&channel).and_then(|held| held.id);
             self.remove(channel);
+            id.into_iter().for_each(|id| self.ended.insert(id));
         }
         self.leave(participant).await;
     }
@@ -169,6 +236,7 @@ impl Subscriptions {
     fn insert(&mut self, channel: Arc<ChannelState>, id: Option<u32>) {
         if let Some(id) = id {
             self.by_id.insert(id, channel.id());
+            self.ended.take(id);
         }
         self.held.insert(channel.id(), Held { channel, id });
     }

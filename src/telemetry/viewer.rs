@@ -176,7 +176,8 @@ impl Viewer {
                 warn(participant, subscriptions.unsubscribe_ids(participant, &request.subscription_ids).await).await;
             }
             Ok(ClientMessage::UnsubscribeChannels(request)) => {
-                warn(participant, subscriptions.unsubscribe_channels(participant, &request.channel_ids).await).await;
+                warn(participant, subscriptions.unsubscribe_channels(participant, state, &request.channel_ids).await)
+                    .await;
             }
             Ok(ClientMessage::Ping(ping)) => {
                 answer(participant, ServerMessage::Pong(pings.pong(ping)).encode()).await;

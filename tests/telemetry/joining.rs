@@ -81,8 +81,12 @@ async fn server_info_names_what_is_switched_on() {
         .supported_encodings(["json"])
         .metadata([("host", "here")])
         .assets(|_| async { Ok(Bytes::new()) })
+        .time(true)
         .build()
         .unwrap();
+    // Only v1 has a message for the time.
+    let newer = Viewer::join(&room, "bob", V2).await;
+    assert!(matches!(&newer.seen()[0], ServerMessage::ServerInfo(info) if info.capabilities == [Capability::Assets]));
     let viewer = Viewer::join(&room, "ada", SDK_V1).await;
     let Some(ServerMessage::ServerInfo(ServerInfo { name, capabilities, supported_encodings, metadata, session_id })) =
         viewer.seen().into_iter().next()
@@ -90,7 +94,7 @@ async fn server_info_names_what_is_switched_on() {
         panic!("not a serverInfo");
     };
     assert_eq!(name, "rig-7");
-    assert_eq!(capabilities, [Capability::Assets]);
+    assert_eq!(capabilities, [Capability::Time, Capability::Assets]);
     assert_eq!(supported_encodings, ["json"]);
     assert_eq!(metadata["host"], "here");
     assert!(session_id.is_some_and(|id| !id.is_empty()));

@@ -4,7 +4,9 @@
 //! into a failure.
 #![cfg(feature = "telemetry")]
 
+mod announcing;
 mod assets;
+mod crossings;
 mod joining;
 mod lifetimes;
 mod pings;
@@ -21,7 +23,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lanecast::protocol::server::{Capability, ChannelData, FetchAssetResponse, MessageData, ServerInfo, StatusLevel};
+use lanecast::protocol::server::{
+    Advertise, Capability, ChannelData, FetchAssetResponse, MessageData, ServerInfo, StatusLevel,
+};
 use lanecast::protocol::stream::StreamDecoder;
 use lanecast::protocol::{ClientMessage, Frame, FrameKind, ServerMessage, WireFormat};
 use lanecast::room::memory::{Conduct, MemoryLine, MemoryRoom, Received};

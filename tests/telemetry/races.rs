@@ -1,5 +1,6 @@
 //! Announcements that wait, fail, or race with joins and subscriptions.
 
+use super::announcing::contradictions;
 use super::*;
 
 const ADVERTISERS: usize = 3;
@@ -36,6 +37,7 @@ async fn an_announcement_waits_for_a_stalled_uplink_and_is_not_forgotten() {
     for viewer in [&ada, &bob] {
         viewer.until_status(StatusLevel::Info, "done").await;
         assert_eq!(believed(&viewer.seen()), BTreeSet::from([kept.id()]), "{:#?}", viewer.seen());
+        assert_eq!(contradictions(&viewer.seen()), [""; 0]);
     }
 }
 
@@ -47,7 +49,7 @@ async fn an_announcement_too_large_is_taken_back() {
     // 1. A channel whose announcement is larger than anything may be.
     let large = Schema::new("Large", "jsonschema", "x".repeat(1000));
     let refused = telemetry.advertise(Channel::new("/large", "json").schema(large)).await;
-    assert!(matches!(refused, Err(AnnounceError::TooLarge { bytes }) if bytes > 1000));
+    assert!(matches!(refused, Err(AnnounceError::TooLarge { bytes, .. }) if bytes > 1000));
     let refused = telemetry.status(StatusLevel::Error, "x".repeat(1000), Some("large")).await;
     assert!(matches!(refused, Err(AnnounceError::TooLarge { .. })));
     // 2. And a message on one that is fine.
@@ -60,12 +62,13 @@ async fn an_announcement_too_large_is_taken_back() {
     bob.settle().await;
     for viewer in [&ada, &bob] {
         assert_eq!(believed(&viewer.seen()), BTreeSet::from([channel.id()]));
+        assert_eq!(contradictions(&viewer.seen()), [""; 0]);
         assert_eq!(statuses(&viewer.told()), []);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn joins_that_race_with_announcements_miss_nothing_and_keep_no_ghost() {
+async fn joins_that_race_with_thousands_of_changes_are_told_of_each_channel_once() {
     let room = Room::new();
     // A short log, so that announcements also find it full.
     let telemetry = Telemetry::builder(room.clone()).configure(|session| session.log_capacity(4)).build().unwrap();
@@ -107,9 +110,14 @@ async fn joins_that_race_with_announcements_miss_nothing_and_keep_no_ghost() {
     let exist: BTreeSet<u64> = channels.iter().map(AdvertisedChannel::id).collect();
     telemetry.status(StatusLevel::Info, "all is said", Some("end")).await.unwrap();
     for viewer in viewers {
-        viewer.until_status(StatusLevel::Info, "all is said").await;
+        let is_last = |received: &[Received<Frame>]| {
+            let last = received.last().and_then(|stream| stream.messages.last());
+            last.is_some_and(|frame| text(frame).contains("all is said"))
+        };
+        within(viewer.line.wait_for(is_last)).await;
         let seen = viewer.seen();
         assert_eq!(believed(&seen), exist, "{seen:#?}");
+        assert_eq!(contradictions(&seen), [""; 0]);
         assert!(matches!(seen[0], ServerMessage::ServerInfo(_)));
     }
     drop(channels);
@@ -117,10 +125,13 @@ async fn joins_that_race_with_announcements_miss_nothing_and_keep_no_ghost() {
 
 /// Advertises one channel after the other until everybody has joined, and lets most of them go.
 async fn churn(telemetry: Telemetry<Room>, n: usize, joined: Arc<AtomicUsize>) -> Vec<AdvertisedChannel<Room>> {
+    // Three of four go again. Each viewer's stream is decoded whole, which is what takes the time.
+    let rounds = if std::env::var("LANECAST_TEST_SIZE").is_ok_and(|size| size == "full") { 2000 } else { 250 };
     let mut kept = Vec::new();
     for round in 0.. {
         let joins = joined.load(Ordering::Relaxed);
-        if joins == GATES * JOINS {
+        // Also when the viewers were fast: enough has changed for what is to be shown.
+        if joins == GATES * JOINS && round >= rounds {
             break;
         }
         let channel = telemetry.advertise(json_channel(&format!("/{n}/{round}"))).await.unwrap();
@@ -168,9 +179,8 @@ async fn subscriptions_that_race_with_an_unadvertise_leave_nothing_behind() {
         assert_eq!(next.subscribers(), viewers.len());
         next.unadvertise().await.unwrap();
     }
-    // 3. Only ever warned of channels that were gone.
+    // 3. Nobody has done anything wrong.
     for viewer in &viewers {
-        let warned = statuses(&viewer.told());
-        assert!(warned.iter().all(|(_, text)| text.contains("there is no channel")), "{warned:?}");
+        assert_eq!(statuses(&viewer.told()), []);
     }
 }

@@ -143,13 +143,12 @@ async fn a_viewer_is_told_why_its_stream_has_ended_and_may_open_another() {
     one.publish("2").await.unwrap();
     viewer.until_channel_data(2).await;
     assert_eq!(statuses(&viewer.told()).len(), 2);
-    // 5. A channel goes while no stream is open: over the next one there is no such subscription.
+    // 5. A channel goes while no stream is open: over the next one there is no such subscription, and nothing to say.
     gone.unadvertise().await.unwrap();
     let third = viewer.open_another(&room, "ada").await;
     third.say_in_chunks(&format!(r#"{{"op":"unsubscribe","channelIds":[{}]}}"#, gone.id())).await;
     third.settle_in_chunks().await;
-    let expected = (StatusLevel::Warning, format!("channel {} is not subscribed to", gone.id()));
-    assert_eq!(statuses(&third.told())[2..], [expected]);
+    assert_eq!(statuses(&third.told()).len(), 2);
     // 6. All on one connection and one instance.
     assert_eq!(viewer.line.received().len(), 1);
     assert_eq!(telemetry.session().stats().joins, 1);

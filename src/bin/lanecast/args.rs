@@ -60,6 +60,9 @@ pub(crate) struct ServeArgs {
     /// What viewers see as the server's name [default: the host's]
     #[arg(long)]
     pub(crate) name: Option<String>,
+    /// Have viewers stamp messages with their own clocks
+    #[arg(long)]
+    pub(crate) no_time: bool,
     #[command(flatten)]
     pub(crate) verbosity: Verbosity,
 }

@@ -92,7 +92,7 @@ where
 {
     let host = host_name();
     let name = args.name.clone().unwrap_or_else(|| host.clone());
-    let telemetry = Telemetry::builder(room).name(name).metadata([("host", host)]).build();
+    let telemetry = Telemetry::builder(room).name(name).metadata([("host", host)]).time(!args.no_time).build();
     let telemetry = telemetry.map_err(|error| Failure::new(error.to_string()))?;
     let (sources, missing) = host::sources(telemetry.session());
     let mut samplers = JoinSet::new();

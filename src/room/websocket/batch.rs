@@ -5,7 +5,8 @@ use std::cell::Cell;
 use bytes::Bytes;
 
 use crate::lane::{BroadcastId, BroadcastRun, SubscriptionTag};
-use crate::protocol::{Frame, FrameKind};
+use crate::protocol::server::Time;
+use crate::protocol::{Frame, FrameKind, ServerMessage};
 
 /// A payload of this size or more isn't copied: the kernel takes it from where all viewers share it. Below, one copy
 /// costs less than a second piece in the write; and what a stalled viewer keeps of a large message is then a reference.
@@ -63,6 +64,26 @@ struct Known {
     /// Where it ends.
     end: usize,
     place: Place,
+    /// The time that goes with it, if one does, and whether it stands before it.
+    time: Option<(u64, bool)>,
+}
+
+/// The time that a viewer was told last.
+///
+/// It is told the time of a live message, right before the message, if that is at least [`TICK_NS`] later: so its clock
+/// never steps back, whatever the stamps do, and is never further behind the newest stamp than that. Viewers that keep
+/// up are told the same times, so that what is framed for one mostly serves the next.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Clock(Option<u64>);
+
+/// One millisecond: finer than anything that a viewer draws. Messages that come faster than that share a time message,
+/// which has eleven bytes and costs a viewer as much as any other message.
+const TICK_NS: u64 = 1_000_000;
+
+impl Clock {
+    fn is_due(self, time: u64) -> bool {
+        self.0.is_none_or(|told| time >= told.saturating_add(TICK_NS) && time > told)
+    }
 }
 
 /// Where in the bytes of a frame its viewer's tag stands.
@@ -100,13 +121,13 @@ impl Batch {
     }
 
     /// Appends `frame`, which is for this viewer alone.
-    pub(super) fn push(&mut self, frame: &Frame) {
-        self.work().push(frame, None);
+    pub(super) fn push(&mut self, frame: &Frame, clock: &mut Clock) {
+        self.work().push(frame, None, clock);
     }
 
     /// Appends the first of these broadcasts, and more until it is full. Says how many.
-    pub(super) fn push_run(&mut self, run: &BroadcastRun<'_, Frame>) -> usize {
-        self.work().push_run(run)
+    pub(super) fn push_run(&mut self, run: &BroadcastRun<'_, Frame>, clock: &mut Clock) -> usize {
+        self.work().push_run(run, clock)
     }
 
     fn work(&mut self) -> &mut Work {
@@ -129,20 +150,20 @@ impl Work {
         !self.tail.is_empty() || self.len >= BATCH_BYTES
     }
 
-    fn push_run(&mut self, run: &BroadcastRun<'_, Frame>) -> usize {
-        let mut taken = self.follow(run);
+    fn push_run(&mut self, run: &BroadcastRun<'_, Frame>, clock: &mut Clock) -> usize {
+        let mut taken = self.follow(run, clock);
         for frame in &run.messages()[taken..] {
             if taken > 0 && self.is_full() {
                 break;
             }
-            self.push_known(run.first_id().after(taken), frame, run.tag());
+            self.push_known(run.first_id().after(taken), frame, run.tag(), clock);
             taken += 1;
         }
         taken
     }
 
     /// Takes over what stands there already, addressed anew. Says how many messages that is.
-    fn follow(&mut self, run: &BroadcastRun<'_, Frame>) -> usize {
+    fn follow(&mut self, run: &BroadcastRun<'_, Frame>, clock: &mut Clock) -> usize {
         if !self.continues() {
             return 0;
         }
@@ -152,11 +173,18 @@ impl Work {
             if known.id != run.first_id().after(taken) || (taken > 0 && self.len >= BATCH_BYTES) {
                 break;
             }
+            // What was told the last viewer this one may know already.
+            let told = match known.time {
+                Some((time, is_told)) if clock.is_due(time) == is_told => is_told.then_some(time),
+                Some(_) => break,
+                None => None,
+            };
             match (known.place, run.tag()) {
                 (Place::Untagged, None) | (Place::None, Some(_)) => {}
                 (Place::At(at), Some(tag)) => self.bytes[at..at + 4].copy_from_slice(&tag.0.to_le_bytes()),
                 (Place::Untagged, Some(_)) | (Place::None | Place::At(_), None) => break,
             }
+            clock.0 = told.or(clock.0);
             self.len = known.end;
             taken += 1;
         }
@@ -170,26 +198,34 @@ impl Work {
         known == self.len && self.tail.is_empty()
     }
 
-    fn push_known(&mut self, id: BroadcastId, frame: &Frame, tag: Option<SubscriptionTag>) {
+    fn push_known(&mut self, id: BroadcastId, frame: &Frame, tag: Option<SubscriptionTag>, clock: &mut Clock) {
         let continues = self.continues();
-        self.push(frame, tag);
+        let time = self.push(frame, tag, clock);
         if continues && self.tail.is_empty() && self.known.len() < KNOWN_FRAMES {
             let head = self.len - frame.len();
             let place = match tag {
                 None => Place::Untagged,
                 Some(_) => frame.subscription_place().map_or(Place::None, |place| Place::At(head + place)),
             };
-            self.known.push(Known { id, end: self.len, place });
+            self.known.push(Known { id, end: self.len, place, time });
             self.followed += 1;
         }
     }
 
-    fn push(&mut self, frame: &Frame, tag: Option<SubscriptionTag>) {
+    /// Appends a frame, behind the time that goes with it if that is news. Says which time that is, and whether it was.
+    fn push(&mut self, frame: &Frame, tag: Option<SubscriptionTag>, clock: &mut Clock) -> Option<(u64, bool)> {
         self.known.truncate(self.followed);
         self.bytes.truncate(self.len);
         // Only a sink that is fed without being asked whether it is ready gets here with a tail.
         let tail = std::mem::take(&mut self.tail);
         self.bytes.extend_from_slice(&tail);
+        let time = frame.live_time_ns().map(|time| (time, clock.is_due(time)));
+        if let Some((timestamp_ns, true)) = time {
+            let message = ServerMessage::Time(Time { timestamp_ns }).encode();
+            put_header(&mut self.bytes, BINARY, message.len());
+            self.bytes.extend_from_slice(message.head());
+            clock.0 = Some(timestamp_ns);
+        }
         let opcode = match frame.kind() {
             FrameKind::Text => TEXT,
             FrameKind::Binary => BINARY,
@@ -204,6 +240,7 @@ impl Work {
             self.bytes.extend_from_slice(frame.payload());
         }
         self.len = self.bytes.len();
+        time
     }
 }
 
@@ -259,33 +296,34 @@ mod tests {
     }
 
     fn push_shared(batch: &mut Batch, frame: &Frame, tag: Option<u32>) {
-        batch.push_run(&BroadcastRun::new(std::slice::from_ref(frame), tag.map(SubscriptionTag)));
+        let run = BroadcastRun::new(std::slice::from_ref(frame), tag.map(SubscriptionTag));
+        batch.push_run(&run, &mut Clock::default());
     }
 
     #[test]
     fn a_large_payload_is_shared_and_a_small_one_joins_the_others() {
         let large = Bytes::from(vec![7; SHARED_PAYLOAD]);
         let mut batch = Batch::default();
-        batch.push(&Frame::text("ab"));
+        batch.push(&Frame::text("ab"), &mut Clock::default());
         push_shared(&mut batch, &Frame::message_data(1, 2, Bytes::from_static(b"cd")), Some(0x0304));
         assert_eq!(batch.bytes(), b"\x81\x02ab\x82\x0f\x01\x04\x03\0\0\x02\0\0\0\0\0\0\0cd");
         assert!(!batch.is_full());
         push_shared(&mut batch, &Frame::binary(large.clone()), None);
         assert!(batch.is_full());
         assert_eq!(batch.tail().as_ptr(), large.as_ptr());
-        batch.push(&Frame::text("e"));
+        batch.push(&Frame::text("e"), &mut Clock::default());
         assert!(batch.tail().is_empty() && batch.bytes().ends_with(b"\x07\x07\x81\x01e"));
     }
 
     #[test]
     fn one_buffer_serves_the_thread() {
         let mut first = Batch::default();
-        first.push(&Frame::text("one"));
+        first.push(&Frame::text("one"), &mut Clock::default());
         let address = first.bytes().as_ptr();
         first.recycle();
         assert!(first.0.is_none());
         let mut second = Batch::default();
-        second.push(&Frame::text("two"));
+        second.push(&Frame::text("two"), &mut Clock::default());
         assert_eq!(second.bytes().as_ptr(), address);
     }
 
@@ -293,6 +331,8 @@ mod tests {
     #[test]
     fn what_the_last_batch_left_never_shows() {
         let mut frames: Vec<Frame> = (0..6).map(shared).collect();
+        // Stamps that are news to some viewers and not to others.
+        frames.extend([3, 4, 4, 1, 9, 6].map(|number| shared(number * TICK_NS / 2).live()));
         frames.extend([Frame::text("no place for a tag"), Frame::binary(vec![9; SHARED_PAYLOAD].into())]);
         frames.extend((0..9).map(|number| Frame::binary(vec![number; SHARED_PAYLOAD - 1].into())));
         let runs = [BroadcastRun::new(&frames, None), BroadcastRun::new(&frames, Some(SubscriptionTag(0)))];
@@ -300,22 +340,25 @@ mod tests {
         for viewer in 0..5000_u32 {
             let (mut batch, mut fresh) = (Batch::default(), Batch(Some(Box::default())));
             let own = Frame::text(viewer.to_string());
+            let mut clocks = [Clock(Some(fastrand::u64(..6) * TICK_NS / 2).filter(|_| viewer % 5 > 0)); 2];
+            let before = clocks[0];
             let mut at = fastrand::usize(..3);
             while at < frames.len() {
                 let end = fastrand::usize(at + 1..=frames.len());
                 let kind = fastrand::usize(..20);
                 let tag = (kind % 2 == 1).then_some(SubscriptionTag(viewer));
                 let run = runs[kind % 2].part(at..end).addressed(tag);
-                let taken = [&mut batch, &mut fresh].map(|batch| match kind {
+                let [ours, theirs] = &mut clocks;
+                let taken = [(&mut batch, ours), (&mut fresh, theirs)].map(|(batch, clock)| match kind {
                     0 => {
-                        batch.push(&own);
+                        batch.push(&own, clock);
                         0
                     }
                     1 => {
-                        batch.push(&frames[at]);
+                        batch.push(&frames[at], clock);
                         1
                     }
-                    _ => batch.push_run(&run),
+                    _ => batch.push_run(&run, clock),
                 });
                 assert_eq!(taken[0], taken[1]);
                 at += taken[0];
@@ -325,6 +368,8 @@ mod tests {
             }
             assert_eq!((batch.bytes(), batch.tail()), (fresh.bytes(), fresh.tail()));
             assert_eq!(batch.is_empty(), fresh.is_empty());
+            assert_eq!(clocks[0].0, clocks[1].0);
+            assert!(clocks[0].0 >= before.0);
             assert!(at == frames.len() || batch.len() < BATCH_BYTES + 2 * SHARED_PAYLOAD);
             batch.recycle();
         }
@@ -337,7 +382,8 @@ mod tests {
         for viewer in 0..3 {
             let (mut batch, mut fresh) = (Batch::default(), Batch(Some(Box::default())));
             let run = run.addressed(Some(SubscriptionTag(viewer)));
-            assert_eq!((batch.push_run(&run), fresh.push_run(&run)), (frames.len(), frames.len()));
+            let [taken, anew] = [&mut batch, &mut fresh].map(|batch| batch.push_run(&run, &mut Clock::default()));
+            assert_eq!((taken, anew), (frames.len(), frames.len()));
             assert_eq!(batch.bytes(), fresh.bytes());
             assert_eq!(batch.0.as_ref().map(|work| work.known.len()), Some(KNOWN_FRAMES));
             batch.recycle();
@@ -349,12 +395,33 @@ mod tests {
         let frames: Vec<Frame> = (0..3).map(shared).collect();
         let run = BroadcastRun::new(&frames, Some(SubscriptionTag(5)));
         let mut batch = Batch::default();
-        assert_eq!(batch.push_run(&run), 3);
+        assert_eq!(batch.push_run(&run, &mut Clock::default()), 3);
         batch.recycle();
-        assert_eq!(batch.push_run(&run.part(0..1).addressed(Some(SubscriptionTag(6)))), 1);
+        let part = run.part(0..1).addressed(Some(SubscriptionTag(6)));
+        assert_eq!(batch.push_run(&part, &mut Clock::default()), 1);
         let work = batch.0.as_ref().expect("it isn't empty");
         assert_eq!((work.followed, work.known.len()), (1, 3));
         assert!(batch.len() < work.bytes.len());
         assert_eq!(batch.bytes()[3..7], 6_u32.to_le_bytes());
+    }
+
+    #[test]
+    fn live_messages_are_framed_once_for_all_who_know_the_same_time() {
+        let frames: Vec<Frame> = (1..4).map(|number| shared(number * TICK_NS).live()).collect();
+        let run = BroadcastRun::new(&frames, Some(SubscriptionTag(5)));
+        let mut batch = Batch::default();
+        batch.push_run(&run, &mut Clock::default());
+        batch.recycle();
+        let mut clock = Clock(Some(0));
+        batch.push_run(&run.addressed(Some(SubscriptionTag(6))), &mut clock);
+        let work = batch.0.as_ref().expect("it isn't empty");
+        assert_eq!((work.followed, work.known.len(), clock.0), (3, 3, Some(3 * TICK_NS)));
+        // A time message, and the message behind it.
+        assert_eq!(batch.bytes()[..11], *b"\x82\x09\x02\x40\x42\x0f\0\0\0\0\0");
+        assert_eq!(batch.bytes()[11..18], *b"\x82\x0f\x01\x06\0\0\0");
+        batch.recycle();
+        // One that knows a later time is told nothing.
+        batch.push_run(&run, &mut Clock(Some(4 * TICK_NS)));
+        assert_eq!(batch.len(), 3 * 17);
     }
 }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use futures_sink::Sink;
 
-use super::batch::Batch;
+use super::batch::{Batch, Clock};
 use super::connection::Connection;
 use super::farewell::Farewell;
 use crate::lane::{BroadcastRun, EndReason};
@@ -15,6 +15,9 @@ use crate::protocol::Frame;
 use crate::room::{Goodbye, is_disconnect};
 
 /// The stream to one viewer of a [`WebSocketRoom`](super::WebSocketRoom); each message is one WebSocket frame.
+///
+/// A [live](Frame::live) message goes behind a time message of its log time, which is no message of its own, if it is a
+/// millisecond later than what the viewer was told last.
 ///
 /// A flush is one write of everything sent since the last one. While the client takes nothing, the sink keeps what is
 /// left of that write, isn't ready, and is woken when the socket takes bytes again; otherwise it owns no buffer.
@@ -24,6 +27,7 @@ use crate::room::{Goodbye, is_disconnect};
 pub struct WebSocketSink {
     connection: Arc<Connection>,
     batch: Batch,
+    clock: Clock,
     /// Data of this sink may wait in the writer.
     stalled: bool,
 }
@@ -54,7 +58,7 @@ impl WebSocketSinkError {
 
 impl WebSocketSink {
     pub(super) fn new(connection: Arc<Connection>) -> Self {
-        Self { connection, batch: Batch::default(), stalled: false }
+        Self { connection, batch: Batch::default(), clock: Clock::default(), stalled: false }
     }
 
     /// Lets go of the connection, so that its task says goodbye for `reason`; resolves when the socket is closed.
@@ -73,7 +77,7 @@ impl WebSocketSink {
 
     /// Takes messages that others get as well, as many as one write is to carry. Says how many.
     pub(super) fn start_send_run(&mut self, run: &BroadcastRun<'_, Frame>) -> usize {
-        self.batch.push_run(run)
+        self.batch.push_run(run, &mut self.clock)
     }
 
     fn check(&self) -> Result<(), WebSocketSinkError> {
@@ -89,13 +93,14 @@ impl Sink<Frame> for WebSocketSink {
         if self.stalled || self.batch.is_full() { self.poll_flush(cx) } else { Poll::Ready(Ok(())) }
     }
 
-    fn start_send(mut self: Pin<&mut Self>, frame: Frame) -> Result<(), WebSocketSinkError> {
-        self.batch.push(&frame);
+    fn start_send(self: Pin<&mut Self>, frame: Frame) -> Result<(), WebSocketSinkError> {
+        let Self { batch, clock, .. } = self.get_mut();
+        batch.push(&frame, clock);
         Ok(())
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), WebSocketSinkError>> {
-        let Self { connection, batch, stalled } = self.get_mut();
+        let Self { connection, batch, stalled, .. } = self.get_mut();
         if batch.is_empty() && !*stalled {
             return Poll::Ready(Ok(()));
         }

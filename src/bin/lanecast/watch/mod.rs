@@ -26,8 +26,9 @@ use crate::{Failure, text};
 /// How long connecting may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long after `serverInfo` the channels may take to be listed. A server that has any sends them right behind.
-const LISTING: Duration = Duration::from_secs(1);
+/// How long after `serverInfo`, and after each piece, the channels may take to be listed. A server that has any sends them
+/// right behind.
+const LISTING: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: &WatchArgs) -> Result<(), Failure> {
     args.verbosity.apply();
@@ -179,10 +180,14 @@ impl<'a> View<'a> {
     }
 
     fn show(&mut self, kind: FrameKind, data: &Bytes) -> Result<Reply, End> {
-        let message = match ServerMessage::decode(self.format, kind, data) {
+        let mut faults = Vec::new();
+        let message = match ServerMessage::decode_each(self.format, kind, data, &mut faults) {
             Ok(message) => message,
             Err(error) => return note(&format!("unreadable message: {error}")),
         };
+        for fault in faults {
+            note(&format!("unreadable {fault}"))?;
+        }
         match message {
             ServerMessage::ServerInfo(info) => {
                 // A new beginning: what was known is void.
@@ -230,7 +235,8 @@ impl<'a> View<'a> {
             self.channels.insert(channel.id, channel);
         }
         if self.list {
-            return Err(End::Quiet);
+            // More pieces may follow.
+            return Ok(Reply::Listing);
         }
         if subscriptions.is_empty() {
             return Ok(Reply::None);

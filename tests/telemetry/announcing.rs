@@ -1,0 +1,241 @@
+//! Which channels viewers are told of: each once, in pieces they can read, and none that couldn't be shown.
+
+use super::*;
+
+/// What is wrong with a viewer's stream: ends of channels it was never told of, and channels it was told twice.
+pub(super) fn contradictions(seen: &[ServerMessage]) -> Vec<String> {
+    let (mut known, mut wrong) = (BTreeSet::new(), Vec::new());
+    for message in seen {
+        match message {
+            ServerMessage::ServerInfo(_) => known.clear(),
+            ServerMessage::Advertise(advertise) => {
+                let twice = advertise.channels.iter().filter(|channel| !known.insert(channel.id));
+                wrong.extend(twice.map(|channel| format!("channel {} is told twice", channel.id)));
+            }
+            ServerMessage::Unadvertise(gone) => {
+                let unknown = gone.channel_ids.iter().filter(|id| !known.remove(id));
+                wrong.extend(unknown.map(|id| format!("channel {id} ends unknown")));
+            }
+            _ => {}
+        }
+    }
+    wrong
+}
+
+async fn set_uplink(room: &Room, telemetry: &Telemetry<Room>, stalled: bool) {
+    let mut events = telemetry.session().events();
+    room.emit(if stalled { RoomEvent::UplinkStalled } else { RoomEvent::UplinkFlowing }).await.unwrap();
+    let is_due = |event: &SessionEvent| match event {
+        SessionEvent::UplinkStalled => stalled,
+        SessionEvent::UplinkFlowing => !stalled,
+        _ => false,
+    };
+    while !within(events.next()).await.is_some_and(|event| is_due(&event)) {}
+}
+
+#[tokio::test]
+async fn a_joiner_is_not_told_twice_of_a_channel_whose_announcement_waits() {
+    let (room, telemetry) = telemetry();
+    let early = Viewer::join(&room, "early", SDK_V1).await;
+    let early_table = Viewer::join(&room, "early-table", SDK_V1_1).await;
+    // 1. The log takes nothing; a channel is advertised and waits.
+    set_uplink(&room, &telemetry, true).await;
+    let advertising = tokio::spawn({
+        let telemetry = telemetry.clone();
+        async move { telemetry.advertise(json_channel("/one")).await.unwrap() }
+    });
+    tokio::task::yield_now().await;
+    // 2. Viewers of each form join meanwhile: they don't queue behind it.
+    let mut viewers = vec![early, early_table];
+    for (name, protocol) in [("a", SDK_V1), ("b", SDK_V1_1), ("c", V2), ("d", V2_3)] {
+        viewers.push(Viewer::join(&room, name, protocol).await);
+    }
+    assert!(!advertising.is_finished());
+    // 3. The log takes it.
+    set_uplink(&room, &telemetry, false).await;
+    let channel = within(advertising).await.unwrap();
+    for viewer in &viewers {
+        let seen = viewer.until("the channel", |seen| believed(seen).contains(&channel.id())).await;
+        assert_eq!(contradictions(&seen), [""; 0], "{seen:#?}");
+    }
+    // 4. It goes: each is told so, once.
+    channel.unadvertise().await.unwrap();
+    for viewer in &viewers {
+        let seen = viewer.until("the end", |seen| believed(seen).is_empty()).await;
+        assert_eq!(contradictions(&seen), [""; 0], "{seen:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_joiner_is_not_told_of_the_end_of_a_channel_it_never_knew() {
+    let (room, telemetry) = telemetry();
+    let early = Viewer::join(&room, "early", SDK_V1).await;
+    let kept = telemetry.advertise(json_channel("/kept")).await.unwrap();
+    let gone = telemetry.advertise(json_channel("/gone")).await.unwrap();
+    // 1. The log takes nothing; a channel goes, and the announcement waits.
+    set_uplink(&room, &telemetry, true).await;
+    let leaving = tokio::spawn(async move { gone.unadvertise().await });
+    tokio::task::yield_now().await;
+    // 2. Viewers join meanwhile.
+    let mut viewers = vec![early];
+    for (name, protocol) in [("a", SDK_V1), ("b", SDK_V1_1), ("c", V2), ("d", V2_3)] {
+        viewers.push(Viewer::join(&room, name, protocol).await);
+    }
+    assert!(!leaving.is_finished());
+    // 3. The log takes it: whoever was told of the channel is told of its end, nobody else.
+    set_uplink(&room, &telemetry, false).await;
+    within(leaving).await.unwrap().unwrap();
+    telemetry.status(StatusLevel::Info, "done", None).await.unwrap();
+    for viewer in &viewers {
+        viewer.until_status(StatusLevel::Info, "done").await;
+        let seen = viewer.seen();
+        assert_eq!(contradictions(&seen), [""; 0], "{seen:#?}");
+        assert_eq!(believed(&seen), BTreeSet::from([kept.id()]));
+    }
+}
+
+#[tokio::test]
+async fn statuses_are_told_once_and_end_for_those_who_know_them() {
+    let (room, telemetry) = telemetry();
+    telemetry.status(StatusLevel::Warning, "warm", Some("temperature")).await.unwrap();
+    telemetry.status(StatusLevel::Warning, "ajar", Some("door")).await.unwrap();
+    let early = Viewer::join(&room, "early", SDK_V1).await;
+    // 1. The log takes nothing; one status is to take the place of another.
+    set_uplink(&room, &telemetry, true).await;
+    let changing = tokio::spawn({
+        let telemetry = telemetry.clone();
+        async move { telemetry.status(StatusLevel::Error, "hot", Some("temperature")).await }
+    });
+    tokio::task::yield_now().await;
+    // 2. Somebody joins meanwhile.
+    let late = Viewer::join(&room, "late", SDK_V1_1).await;
+    assert!(!changing.is_finished());
+    set_uplink(&room, &telemetry, false).await;
+    within(changing).await.unwrap().unwrap();
+    // 3. Both have seen the same; who comes now sees what holds, in the order of first being told.
+    for viewer in [&early, &late] {
+        viewer.until_status(StatusLevel::Error, "hot").await;
+        let texts: Vec<_> = statuses(&viewer.seen()).into_iter().map(|(_, text)| text).collect();
+        assert_eq!(texts, ["warm", "ajar", "hot"]);
+    }
+    let last = Viewer::join(&room, "last", SDK_V1).await;
+    last.settle().await;
+    let texts: Vec<_> = statuses(&last.told()).into_iter().map(|(_, text)| text).collect();
+    assert_eq!(texts, ["hot", "ajar"]);
+}
+
+#[tokio::test]
+async fn a_refused_channel_is_never_heard_of() {
+    let room = Room::new();
+    let telemetry = Telemetry::builder(room.clone()).configure(|session| session.queue_bytes(600)).build().unwrap();
+    let viewers = [Viewer::join(&room, "ada", SDK_V1).await, Viewer::join(&room, "bob", SDK_V1_1).await];
+    // 1. A channel larger than a message may be is refused by its name.
+    let large = Schema::new("Large", "jsonschema", "x".repeat(1000));
+    let refused = telemetry.advertise(Channel::new("/large", "json").schema(large)).await.unwrap_err();
+    assert!(matches!(&refused, AnnounceError::TooLarge { bytes, limit: 600, .. } if *bytes > 1000));
+    assert!(refused.to_string().contains("\"/large\""), "{refused}");
+    // 2. So is a topic that another channel has, and one that can't be shown.
+    let one = telemetry.advertise(Channel::new("/one", "json")).await.unwrap();
+    let refused = telemetry.advertise(Channel::new("/one", "protobuf")).await.unwrap_err();
+    assert_eq!(refused, AnnounceError::DuplicateTopic { topic: "/one".into(), id: one.id() });
+    let refused = telemetry.advertise(Channel::new("", "json")).await.unwrap_err();
+    assert_eq!(refused, AnnounceError::EmptyTopic);
+    let refused = telemetry.advertise(Channel::new("/two", "")).await.unwrap_err();
+    assert_eq!(refused, AnnounceError::EmptyEncoding { topic: "/two".into() });
+    // 3. A topic is free once its channel has gone, in whatever way.
+    one.unadvertise().await.unwrap();
+    let again = telemetry.advertise(Channel::new("/one", "json")).await.unwrap();
+    drop(again);
+    let last = telemetry.advertise(Channel::new("/one", "json")).await.unwrap();
+    // 4. Nobody has heard of what was refused: neither of it, nor that it ended.
+    telemetry.status(StatusLevel::Info, "done", None).await.unwrap();
+    for viewer in &viewers {
+        viewer.until_status(StatusLevel::Info, "done").await;
+        let seen = viewer.seen();
+        assert_eq!(contradictions(&seen), [""; 0], "{seen:#?}");
+        assert_eq!(believed(&seen), BTreeSet::from([last.id()]));
+        let told = seen
+            .iter()
+            .filter(|message| matches!(message, ServerMessage::Advertise(_) | ServerMessage::Unadvertise(_)));
+        assert_eq!(told.count(), 5, "{seen:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_topic_whose_end_was_asked_for_is_free_at_once() {
+    let (room, telemetry) = telemetry();
+    let viewer = Viewer::join(&room, "ada", SDK_V1).await;
+    // 1. A channel's end is asked for, and stands in the queue behind another channel of its topic.
+    let one = telemetry.advertise(json_channel("/one")).await.unwrap();
+    let mut other = Box::pin(telemetry.advertise(json_channel("/one")));
+    assert!(futures_util::poll!(&mut other).is_pending());
+    let mut leaving = Box::pin(one.unadvertise());
+    assert!(futures_util::poll!(&mut leaving).is_pending());
+    // 2. The first ends before the second begins.
+    let other = within(other).await.unwrap();
+    within(leaving).await.unwrap();
+    let seen = viewer.until("the second", |seen| believed(seen) == BTreeSet::from([other.id()])).await;
+    assert_eq!(contradictions(&seen), [""; 0]);
+    assert!(matches!(&seen[2], ServerMessage::Unadvertise(gone) if gone.channel_ids == [one.id()]), "{seen:#?}");
+}
+
+#[tokio::test]
+async fn channels_are_told_in_pieces_that_any_viewer_can_read() {
+    const CHANNELS: usize = 1050;
+    /// What the schema makes a channel alone.
+    const LARGE: usize = 300 << 10;
+    let (room, telemetry) = telemetry();
+    // 1. Many small channels of one schema, one that is large, and some of a middling size.
+    let mut channels = Vec::new();
+    for n in 0..CHANNELS {
+        channels.push(telemetry.advertise(json_channel(&format!("/{n}"))).await.unwrap());
+        if n == 500 {
+            let large = Schema::new("Large", "protobuf", vec![7; LARGE]);
+            channels.push(telemetry.advertise(Channel::new("/large", "protobuf").schema(large)).await.unwrap());
+        }
+    }
+    for n in 0..8_u8 {
+        let schema = Schema::new(format!("Middling{n}"), "protobuf", vec![n; 60 << 10]);
+        channels.push(telemetry.advertise(Channel::new(format!("/m{n}"), "protobuf").schema(schema)).await.unwrap());
+    }
+    // 2. Viewers of each form are told of all, in pieces.
+    for (name, protocol) in [("a", SDK_V1), ("b", SDK_V1_1), ("c", V2), ("d", V2_3)] {
+        let viewer = Viewer::join(&room, name, protocol).await;
+        viewer.settle().await;
+        let seen = viewer.told();
+        assert_eq!(believed(&seen), channels.iter().map(AdvertisedChannel::id).collect());
+        assert_eq!(contradictions(&seen), [""; 0]);
+        let mut alone = 0;
+        for (message, frame) in seen.iter().zip(&viewer.line.received()[0].messages) {
+            let ServerMessage::Advertise(Advertise { channels }) = message else { continue };
+            assert!(channels.len() <= 100, "{}", channels.len());
+            if frame.len() > 256 << 10 {
+                assert_eq!(channels.iter().map(|channel| &channel.topic).collect::<Vec<_>>(), ["/large"]);
+                alone += 1;
+            }
+        }
+        assert_eq!(alone, 1);
+        // 3. Not in more pieces than it takes: what goes before the large one, it, and what follows.
+        assert!(seen.len() <= 1 + 6 + 1 + 6 + 4, "{}", seen.len());
+    }
+}
+
+#[tokio::test]
+async fn a_schema_that_channels_share_counts_once_for_a_piece() {
+    let (room, telemetry) = telemetry();
+    let shared = Arc::new(Schema::new("Shared", "protobuf", vec![7; 150 << 10]));
+    let mut channels = Vec::new();
+    for n in 0..50 {
+        let channel = Channel::new(format!("/{n}"), "protobuf").schema(Arc::clone(&shared));
+        channels.push(telemetry.advertise(channel).await.unwrap());
+    }
+    let advertisements =
+        |seen: &[ServerMessage]| seen.iter().filter(|message| matches!(message, ServerMessage::Advertise(_))).count();
+    let table = Viewer::join(&room, "table", SDK_V1_1).await;
+    table.settle().await;
+    assert_eq!(advertisements(&table.told()), 1);
+    // Where it stands in each channel it doesn't.
+    let plain = Viewer::join(&room, "plain", SDK_V1).await;
+    plain.settle().await;
+    assert_eq!(advertisements(&plain.told()), 50);
+}
