@@ -54,6 +54,7 @@ use super::fault::Fault;
 use super::log::Entry;
 use super::member::{Member, Round, Stand, Sum};
 use super::outbox::Stance;
+use super::occupied::{Occupied, Word};
 use super::owner::{Owner, SinkError};
 use super::pace::Pace;
 use super::parts::{Parts, now_ms, unless_given_up};
@@ -83,7 +84,9 @@ enum Deferred<O: Owner<M>, M: Message> {
 pub(crate) struct FlushShard<O: Owner<M>, M: Message> {
     parts: Parts<O, M>,
     members: Slab<Member<O, M>>,
-    /// Slots below this one have been used.
+    /// The slots that `members` holds one in.
+    occupied: Occupied,
+    /// There are no members at or above this slot.
     extent: usize,
     roster: Roster,
     shelf: Shelf<M>,
@@ -115,6 +118,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         Self {
             members: Slab::new(),
             extent: 0,
+            occupied: Occupied::default(),
             roster: Roster::default(),
             shelf: Shelf::new(),
             position: 0,
@@ -310,10 +314,16 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         loop {
             for _ in 0..STRIDE {
                 let at = self.turn.cursor;
-                let slot =
-                    if everybody { Some(at).filter(|at| *at < self.extent) } else { self.turn.noted.get(at).copied() };
+                let slot = if everybody {
+                    word.pop().or_else(|| {
+                        word = self.occupied.word(at)?;
+                        word.pop()
+                    })
+                } else {
+                    self.turn.noted.get(at).copied()
+                };
                 let Some(slot) = slot else { return true };
-                self.turn.cursor += 1;
+                self.turn.cursor = if everybody { slot } else { at } + 1;
                 self.visit(slot);
             }
             if std::time::Instant::now() >= until {
@@ -327,6 +337,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         let mut round = Round {
             shelf: &mut self.shelf,
             intake: &mut self.turn.intake,
+        // A visit ends no member but its own, so a word of slots stays right for as long as it is walked.
+        let mut word = Word::default();
             end: self.position,
             quota: self.pace.quota(),
             uplink: unless_given_up(&self.parts, self.turn.now),
@@ -381,9 +393,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         let tail = self.parts.port.log.tail();
         if self.turn.sealed && !self.draining && self.position == tail.position() {
             self.draining = true;
-            for slot in 0..self.extent {
-                self.drain(slot);
-            }
+            self.for_each_slot(Self::drain);
         }
     }
 
@@ -441,6 +451,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                     member.begin(initial, now);
                     self.pace.note(was_behind, true);
                     self.turn.sum.offered += count;
+        self.occupied.insert(slot);
                     self.again.push(slot);
                 }
             }
@@ -482,9 +493,9 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.roster.remove(u32::try_from(slot).expect("a shard holds fewer members"));
         let member = self.members.remove(slot);
         self.pace.note(member.is_behind(), false);
-        // After a peak the walks get short again.
-        while self.extent > 0 && !self.members.contains(self.extent - 1) {
-            self.extent -= 1;
+        self.occupied.remove(slot);
+        if slot + 1 == self.extent {
+            self.extent = self.occupied.extent();
         }
         self.parts.gauge.members.store(self.members.len(), Ordering::Relaxed);
         member.retire(&mut self.shelf, reason);
@@ -506,8 +517,15 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     /// Ends everybody. What the log still has for them counts as offered, and is lost with them.
     fn end_all(&mut self) {
         self.miss_the_rest();
-        for slot in 0..self.extent {
-            self.end(slot);
+        self.for_each_slot(Self::end);
+    }
+
+    /// Does `each` to every member, which may leave by it.
+    fn for_each_slot(&mut self, mut each: impl FnMut(&mut Self, usize)) {
+        let mut from = 0;
+        while let Some(slot) = self.occupied.next(from) {
+            from = slot + 1;
+            each(self, slot);
         }
     }
 
@@ -551,7 +569,10 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         let uplink = unless_given_up(&self.parts, self.turn.now);
         let mut stuck = Vec::new();
         let mut blocked = false;
-        for (slot, member) in &mut self.members {
+        let mut from = 0;
+        while let Some(slot) = self.occupied.next(from) {
+            from = slot + 1;
+            let member = &mut self.members[slot];
             if member.is_stuck(self.turn.now, timeout, paused, uplink) {
                 stuck.push(slot);
             } else {
