@@ -8,6 +8,8 @@ use super::account::EndReason;
 #[derive(Debug)]
 pub(crate) enum Fault<E> {
     Overflow,
+    /// More gathered for it while it joined than may.
+    Outpaced,
     Failed(E),
     Panicked,
     TimedOut,
@@ -16,7 +18,7 @@ pub(crate) enum Fault<E> {
 impl<E: fmt::Debug> Fault<E> {
     pub(crate) fn reason(&self) -> EndReason {
         match self {
-            Self::Overflow => EndReason::Overflow,
+            Self::Overflow | Self::Outpaced => EndReason::Overflow,
             Self::Failed(_) => EndReason::WriteFailed,
             Self::Panicked => EndReason::WritePanicked,
             Self::TimedOut => EndReason::WriteTimedOut,
@@ -26,7 +28,7 @@ impl<E: fmt::Debug> Fault<E> {
     pub(crate) fn detail(&self) -> Option<&dyn fmt::Debug> {
         match self {
             Self::Failed(error) => Some(error),
-            Self::Overflow | Self::Panicked | Self::TimedOut => None,
+            Self::Overflow | Self::Outpaced | Self::Panicked | Self::TimedOut => None,
         }
     }
 }

@@ -18,7 +18,8 @@
 //! # Positions
 //! A command (admit, subscribe, unsubscribe) takes effect at the tail that is read after the command was taken: the
 //! shard reads the log up to exactly there, applies it, and answers. Whatever was published before the command was
-//! given is below that position, whatever is published after the answer is at or above it.
+//! given is below that position, whatever is published after the answer is at or above it. That a newcomer begins, its
+//! initial messages computed, takes effect at once: its position is that of its admission.
 //!
 //! # Turns
 //! A turn visits all members if it carries a broadcast to everybody, else only those noted: with mail, woken by their
@@ -49,12 +50,12 @@ use super::Message;
 use super::account::EndReason;
 use super::brake::{Brake, Reading};
 use super::caught::caught;
-use super::command::{Admission, COMMAND_CAPACITY, Command};
+use super::command::{Admission, Begin, COMMAND_CAPACITY, Command};
 use super::fault::Fault;
 use super::log::Entry;
 use super::member::{Member, Round, Stand, Sum};
-use super::outbox::Stance;
 use super::occupied::{Occupied, Word};
+use super::outbox::Stance;
 use super::owner::{Owner, SinkError};
 use super::pace::Pace;
 use super::parts::{Parts, now_ms, unless_given_up};
@@ -77,7 +78,7 @@ const STRIDE: usize = 64;
 
 enum Deferred<O: Owner<M>, M: Message> {
     Admit(Admission<O, M>),
-    Command(Command<M>),
+    Command(Command),
 }
 
 /// See the [module](self).
@@ -117,8 +118,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         let pace = Pace::new(parts.limits, parts.batch_bytes);
         Self {
             members: Slab::new(),
-            extent: 0,
             occupied: Occupied::default(),
+            extent: 0,
             roster: Roster::default(),
             shelf: Shelf::new(),
             position: 0,
@@ -199,6 +200,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.turn.sealed = tail.is_sealed();
 
         let mut work = self.take_commands(cx);
+        self.take_begins(cx);
         if self.parts.gauge.abort.load(Ordering::Acquire) {
             self.end_all();
         }
@@ -267,6 +269,24 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.deferred.front().is_some_and(|(mark, _)| *mark <= self.position)
     }
 
+    /// Has newcomers whose initial messages are there begin: at once, as that takes no position.
+    fn take_begins(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(begin)) = self.parts.begins.poll_recv(cx) {
+            self.begin(begin);
+        }
+    }
+
+    fn begin(&mut self, begin: Begin<M>) {
+        let Begin { slot, key, initial } = begin;
+        let (now, count) = (self.turn.now, initial.len() as u64);
+        let Some(member) = self.members.get_mut(slot).filter(|member| member.owner.key() == key) else { return };
+        let was_behind = member.is_behind();
+        member.begin(initial, now);
+        self.pace.note(was_behind, true);
+        self.turn.sum.offered += count;
+        self.turn.note(member, slot);
+    }
+
     fn read_mail(&mut self, slot: usize) {
         let Some(member) = self.members.get_mut(slot) else { return };
         if let Some(reason) = member.owner.outbox().end_reason() {
@@ -311,6 +331,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     /// Visits members until the turn is done (true) or the time is up (false).
     fn walk(&mut self, until: std::time::Instant) -> bool {
         let everybody = !self.turn.intake.to_all().is_empty();
+        // A visit ends no member but its own, so a word of slots stays right for as long as it is walked.
+        let mut word = Word::default();
         loop {
             for _ in 0..STRIDE {
                 let at = self.turn.cursor;
@@ -337,10 +359,9 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         let mut round = Round {
             shelf: &mut self.shelf,
             intake: &mut self.turn.intake,
-        // A visit ends no member but its own, so a word of slots stays right for as long as it is walked.
-        let mut word = Word::default();
             end: self.position,
             quota: self.pace.quota(),
+            gathering: &self.parts.gathering,
             uplink: unless_given_up(&self.parts, self.turn.now),
             now: self.turn.now,
             sum: Sum::default(),
@@ -419,7 +440,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     }
 
     fn admit(&mut self, admission: Admission<O, M>) {
-        let Admission { newcomer, reply } = admission;
+        let Admission { newcomer, reply, on_the_way } = admission;
         let outbox = newcomer.owner.outbox();
         if self.draining {
             outbox.end(EndReason::SessionClosed);
@@ -430,8 +451,10 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         let slot = entry.key();
         let in_time = outbox.admit(slot);
         entry.insert(Member::new(newcomer, &self.parts.port, slot));
+        self.occupied.insert(slot);
         self.extent = self.extent.max(slot + 1);
         self.parts.gauge.members.store(self.members.len(), Ordering::Relaxed);
+        drop(on_the_way);
         if in_time {
             // Nobody waits for the answer: the join was cancelled and ends the participant itself.
             let _ = reply.send(self.position);
@@ -442,19 +465,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         }
     }
 
-    fn apply(&mut self, command: Command<M>) {
+    fn apply(&mut self, command: Command) {
         match command {
-            Command::Begin { slot, key, initial } => {
-                let (now, count) = (self.turn.now, initial.len() as u64);
-                if let Some(member) = self.member(slot, key) {
-                    let was_behind = member.is_behind();
-                    member.begin(initial, now);
-                    self.pace.note(was_behind, true);
-                    self.turn.sum.offered += count;
-        self.occupied.insert(slot);
-                    self.again.push(slot);
-                }
-            }
             Command::Subscribe { slot, key, counted, tag, reply } => {
                 let known = self.member(slot, key).is_some();
                 let seat = u32::try_from(slot).expect("a shard holds fewer members");
@@ -479,6 +491,9 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     fn fail(&mut self, slot: usize, fault: Fault<SinkError<O, M>>) {
         let Some(member) = self.members.get(slot) else { return };
         let outbox = member.owner.outbox();
+        if matches!(fault, Fault::Outpaced) {
+            outbox.note_outpaced();
+        }
         if outbox.end(fault.reason()) {
             member.owner.faulted(fault.reason(), fault.detail());
         }

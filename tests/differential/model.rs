@@ -314,9 +314,12 @@ impl Model {
 
     /// Offers a message to an instance that is there.
     fn offer(&mut self, inst: Inst, msg: Msg) {
-        let fits = self.has_room(inst, msg.size);
+        let instance = &self.viewers[inst.who].instances[inst.nth];
+        // What is broadcast while it joins has a bound of its own, which isn't reached here.
+        let gathers = self.setup.accounts && !instance.began && matches!(msg.lane, Lane::All | Lane::Topic(_));
+        let fits = gathers || self.has_room(inst, msg.size);
         let instance = &mut self.viewers[inst.who].instances[inst.nth];
-        instance.waiting.push_back(Waiting { msg, counts: true });
+        instance.waiting.push_back(Waiting { msg, counts: !gathers });
         instance.account.offered += 1;
         self.totals.account.offered += 1;
         if fits {
