@@ -58,7 +58,7 @@ impl Occupied {
 
     /// The first slot at or above `from` that holds a member.
     pub(super) fn next(&self, from: usize) -> Option<usize> {
-        self.word(from).map(|word| word.first())
+        self.word(from).map(Word::first)
     }
 
     /// The first members at or above `from`, at least one, whose slots stand in one word.
