@@ -1,7 +1,8 @@
 //! Bytes of memory per participant: idle; after one direct message; with a full backlog. Counted at the allocator.
 //!
 //! Not timed, so no criterion: prints a line per case, as `perf/compare.sh` does for the others; with `--growth` the
-//! idle session over the number of participants, as `perf/growth.sh` does.
+//! idle session over the number of participants, as `perf/growth.sh` does; with `--backlogs` full backlogs over the
+//! capacity of the queue.
 
 #[path = "baseline/mod.rs"]
 #[allow(dead_code, reason = "each bench uses its part")]
@@ -11,15 +12,17 @@ mod baseline;
 mod common;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use lanecast::{Session, SubscriptionTag, Topic};
 use tokio::runtime::Runtime;
 
 use self::baseline::Baseline;
 use self::common::contender::{Contender, Lanecast};
 use self::common::fit::fit;
 use self::common::room::BenchRoom;
-use self::common::sink::{Counts, Gated, Sinks};
+use self::common::sink::{Counts, Gated, INITIAL, Sinks};
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
@@ -39,6 +42,9 @@ fn main() {
     let runtime = Runtime::new().expect("a runtime");
     if mode("--growth") {
         return runtime.block_on(growth());
+    }
+    if mode("--backlogs") {
+        return runtime.block_on(backlogs());
     }
     let baseline = runtime.block_on(measure::<Baseline<_>>(participants));
     let lanecast = runtime.block_on(measure::<Lanecast<_>>(participants));
@@ -70,6 +76,68 @@ async fn growth() {
     for (name, line) in ["baseline", "lanecast"].into_iter().zip(lines) {
         println!("- {name}, kB = {:.1} + {:.3} × participants", line.at_zero, line.slope);
     }
+}
+
+/// Where the messages of a full backlog come from.
+#[derive(Clone, Copy)]
+enum Lane {
+    All,
+    Topic,
+    Direct,
+}
+
+/// Bytes per participant of full backlogs over the queue's capacity, without what the messages hold.
+async fn backlogs() {
+    println!("\n## A full backlog, bytes per participant\n");
+    println!("| queue_capacity | messages to all | to a topic | sent directly, at once |\n|---|---|---|---|");
+    for capacity in [1_024, 4_096, 8_192, 16_384, 32_768] {
+        let all = full_backlog(capacity, Lane::All, 500).await;
+        let topic = full_backlog(capacity, Lane::Topic, 500).await;
+        let direct = full_backlog(capacity, Lane::Direct, 20).await;
+        println!("| {capacity} | {all} | {topic} | {direct} |");
+    }
+}
+
+async fn full_backlog(capacity: u32, lane: Lane, participants: usize) -> i64 {
+    const MESSAGE: Bytes = Bytes::from_static(&[7; 64]);
+    settle().await;
+    let sinks = Gated::default();
+    sinks.shut(true);
+    let room = BenchRoom::new(sinks, participants, participants);
+    let counts = Arc::clone(room.sinks().counts());
+    let builder = Session::builder(room).queue_capacity(capacity).initial(async |_| vec![INITIAL]);
+    let session = builder.write_timeout(Duration::from_secs(3_600)).build().expect("inside a runtime");
+    counts.initial.reach(participants as u64).await;
+    let (everybody, topic) = (session.participants(), Topic::new());
+    for participant in &everybody {
+        participant.subscribe(&topic, SubscriptionTag(1)).await;
+    }
+    settle().await;
+    let before = allocated();
+    match lane {
+        Lane::All => {
+            for _ in 0..capacity {
+                session.broadcast(MESSAGE).await.expect("the session is open");
+            }
+        }
+        Lane::Topic => {
+            for _ in 0..capacity {
+                session.broadcast_to(&topic, MESSAGE).await.expect("the session is open");
+            }
+        }
+        Lane::Direct => {
+            for participant in &everybody {
+                (0..capacity).for_each(|_| participant.try_send(MESSAGE).expect("its queue is empty"));
+            }
+        }
+    }
+    while !everybody.iter().all(|participant| participant.stats().backlog == u64::from(capacity)) {
+        settle().await;
+    }
+    let each = (allocated() - before) / participants as i64;
+    session.cancel();
+    session.ended().await.expect("nothing is stuck");
+    each
 }
 
 fn allocated() -> i64 {
@@ -119,5 +187,5 @@ async fn stage<C: Contender<Gated>>(participants: usize, load: impl AsyncFnOnce(
 
 /// Lets what has been started come to rest.
 async fn settle() {
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
 }

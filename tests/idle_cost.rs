@@ -5,7 +5,10 @@
 
 mod common;
 
-use common::{id, live, memory, msg, presence, size, until};
+use std::task::Poll;
+
+use bytes::Bytes;
+use common::{Stage, StageSink, close_settled, id, live, memory, msg, presence, size, until};
 use lanecast::room::memory::MemoryRoom;
 
 #[global_allocator]
@@ -15,11 +18,10 @@ fn in_use() -> usize {
     dhat::HeapStats::get().curr_bytes
 }
 
-// 1. Thousands join; they get their initial message and a broadcast, and nothing directly. 2. None of them holds a
-// queue of 1,024 slots. 3. Nor does one that gets a direct message. 4. One for which many wait at once does: the
-// measure would have seen them.
+// 1. Thousands join; they get their initial message and a broadcast, and nothing directly: none of them holds a queue.
+// 2. One that gets direct messages holds a queue in proportion to how many have waited at once, however many may.
 #[tokio::test]
-async fn participants_not_sent_anything_directly_hold_no_queue() {
+async fn a_control_queue_is_in_proportion_to_what_waits() {
     let _counting = dhat::Profiler::builder().testing().trim_backtraces(Some(1)).build();
     let count = size(2_000, 10_000);
     let (room, session) = memory(|builder| builder.initial(|_| async { vec![msg("hello")] }));
@@ -35,23 +37,31 @@ async fn participants_not_sent_anything_directly_hold_no_queue() {
     session.broadcast(msg("to all")).await.expect("the session is open");
     until(|| session.stats().account.delivered == 2 * count as u64).await;
     let each = (in_use() - before) / count;
-    let queue = 1_024 * (size_of::<bytes::Bytes>() + 24);
-    println!("an idle participant takes {each} bytes, its queue would take {queue}");
+    println!("an idle participant takes {each} bytes");
     assert!(each <= 2_048, "an idle participant takes {each} bytes");
 
-    let before = in_use();
-    let first = live(&session, "p0").await;
-    first.send(msg("directly")).expect("there is room");
-    until(|| session.stats().account.delivered == 2 * count as u64 + 1).await;
-    let few = in_use() - before;
-    println!("one that got a direct message takes {few} more");
-    assert!(few < queue / 10, "one direct message takes {few} bytes");
-
-    // Nothing is awaited: all of them wait for the shard together.
-    (0..100).for_each(|_| first.send(msg("directly")).expect("there is room"));
-    until(|| session.stats().account.delivered == 2 * count as u64 + 101).await;
-    assert!(in_use() - before >= queue / 2, "the measure doesn't see a queue");
     drop(lines);
     assert!(session.participant(&id("p0")).is_some());
     let _: &MemoryRoom<_> = session.room();
+    close_settled(&session).await;
+    drop((room, session));
+
+    // A room that keeps no record of what it is given.
+    let stage = Stage::<Bytes>::new(|_, _| async { Ok(StageSink::new(|_, _| Poll::Ready(Ok(())))) });
+    let session = stage.session(|builder| builder);
+    stage.join(presence("ada", "PA_1", 1));
+    let ada = live(&session, "ada").await;
+    let slot = size_of::<Bytes>() + 24;
+    let (before, mut delivered) = (in_use(), 0);
+    for (at_once, slots) in [(1, 16), (20, 80), (100, 336), (1_000, 1_360), (4_000, 5_456)] {
+        // Nothing is awaited: all of them wait for the shard together.
+        (0..at_once).for_each(|_| ada.send(msg("directly")).expect("there is room"));
+        delivered += at_once;
+        until(|| session.stats().account.delivered == delivered).await;
+        let queue = in_use() - before;
+        println!("a participant that got {at_once} direct messages at once takes {queue} bytes more");
+        assert!(queue >= slots * slot, "the measure doesn't see a queue of {slots} slots: {queue} bytes");
+        assert!(queue < slots * slot + 8_192, "{at_once} direct messages take {queue} bytes");
+    }
+    close_settled(&session).await;
 }

@@ -14,7 +14,7 @@ use common::{
     presence, receives, reset, settle, sid, size, until, within,
 };
 use futures_util::{Stream, stream};
-use lanecast::room::memory::Conduct;
+use lanecast::room::memory::{Conduct, Opening};
 use lanecast::room::{OpenError, Presence, Room, RoomEvent};
 use lanecast::{
     EndReason, JoinError, ParticipantIdentity, Progress, Session, SessionEvent, Subscribed, SubscriptionTag, Topic,
@@ -34,6 +34,8 @@ async fn a_reset_keeps_the_sid_and_starts_afresh() {
     session.broadcast_to(&topic, msg("one")).await.expect("the session is open");
     receives(&room, "ada", &["state", "one"]).await;
     let line = room.line(&id("ada"));
+    // Her next stream is opened once it flows.
+    line.opening_is(Opening::Held);
     line.conduct(Conduct::Fail);
     session.broadcast(msg("fails")).await.expect("the session is open");
     let who = event(&mut events, |event| match event {
@@ -42,6 +44,7 @@ async fn a_reset_keeps_the_sid_and_starts_afresh() {
     });
     assert_eq!(who.await.client_id, old.client_id());
     line.conduct(Conduct::Flow);
+    line.opening_is(Opening::Ready);
     let new = live(&session, "ada").await;
     assert_eq!((new.sid(), new.joined_at()), (old.sid(), old.joined_at()));
     assert_ne!(new.client_id(), old.client_id());

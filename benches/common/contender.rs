@@ -62,7 +62,9 @@ impl<S: Sinks> Contender<S> for Lanecast<S> {
     type Topic = lanecast::Topic;
 
     async fn start(room: BenchRoom<S>) -> Self {
-        Self(Session::builder(room).initial(async |_| vec![INITIAL]).build().expect("inside a runtime"))
+        // As many may wait as in the baseline: by default it is more.
+        let builder = Session::builder(room).queue_capacity(baseline::QUEUE_CAPACITY as u32);
+        Self(builder.initial(async |_| vec![INITIAL]).build().expect("inside a runtime"))
     }
 
     async fn end(self) {

@@ -12,11 +12,14 @@
 //! # Bound
 //! What waits for one participant, over both lanes, never exceeds the session's
 //! [`queue_capacity`](crate::SessionBuilder::queue_capacity) and [`queue_bytes`](crate::SessionBuilder::queue_bytes).
-//! The message that would exceed it makes the participant *overflow*. Initial messages don't count. A burst longer than
-//! the capacity resets nobody who keeps up: whoever becomes busy has the reactor run four times before more than the
-//! capacity (of four or more) can wait for it, of messages larger than a twelfth of `queue_bytes` at least once. A
-//! shard hands on a quarter of the capacity, of the default one half while all keep up, before it flushes and lets the
-//! reactor run.
+//! The message that would exceed it makes the participant *overflow*. Initial messages don't count, nor does what
+//! gathered while they were computed. A burst longer than the capacity resets nobody who keeps up: a participant that
+//! becomes busy has the reactor run at least four times before more than the capacity (of four or more) can wait for it,
+//! of messages larger than a twelfth of `queue_bytes` at least once. A shard hands on a quarter of the capacity, at most
+//! 512 messages, before it flushes and lets the reactor run; of a capacity from 1,024 to 2,047 it hands on 512 while all
+//! keep up.
+//!
+//! [`SessionStats::half_full`](crate::SessionStats::half_full) says how many participants have half of their bound taken.
 //!
 //! Where the room's sinks [share an uplink](crate::room::Room::uplink), a participant that waits for the uplink doesn't
 //! overflow: with half of its bound taken its shard reads no more of the log, and [`send`](crate::Participant::send)
@@ -49,6 +52,13 @@
 //! newcomer up to date: a change that races with a join may be told twice, never not at all. Subscribing works the same
 //! way: it takes effect at one position of the log, and completes after that.
 //!
+//! What is broadcast while the initial messages are computed gathers under a bound of its own,
+//! [`joining_bytes`](crate::SessionBuilder::joining_bytes) and twice the
+//! [`open_timeout`](crate::SessionBuilder::open_timeout), and never counts against the ordinary one. By default a closure
+//! may use its whole time-out while 5,000 messages of 10 kB are broadcast a second. Beyond the bound the attempt has failed
+//! ([`JoinError::Outpaced`](crate::JoinError::Outpaced)); it is told, and tried again after a back-off. Once the initial
+//! messages are there the newcomer begins at once, however full the log is.
+//!
 //! # Announcements
 //! Telemetry goes further: a viewer is told of each channel and status once, and of the end of a channel only if it was
 //! told of the channel, whenever it joins. A change has its place in the log and a joiner's snapshot is made for a
@@ -75,10 +85,10 @@
 //!
 //! # How it is checked
 //! The algorithms where threads meet (the claim and seal of the log, sleep and wake of the shards, the order across the
-//! lanes, the position of a command, the waits for room in the log and for capacity in a queue, the count of a topic,
-//! the teardown of a queue, the pending resets, the registry) are run through the model checker `loom`, each with a
-//! variant that must fail: `RUSTFLAGS="--cfg lanecast_loom" cargo test --lib --release loom`. The models check our
-//! algorithms on top of what `ArrayQueue`, `ArcSwap`, `SkipSet`, `DashMap` and tokio's `Notify` promise; they don't
-//! look into those crates. A differential test runs random operations against a plain sequential model. What tells a
-//! congested uplink from a stuck stream has tests on a pipe that all share, by a paused clock; the LiveKit room is
-//! tried on a real server, with viewers of the official SDK and of another author's.
+//! lanes and through a participant's chain of queues, the position of a command, the waits for room in the log and for
+//! capacity in a queue, the count of a topic, the teardown of a queue, the pending resets, the registry) are run through
+//! the model checker `loom`, each with a variant that must fail: `RUSTFLAGS="--cfg lanecast_loom" cargo test --lib
+//! --release loom`. The models check our algorithms on top of what `ArrayQueue`, `ArcSwap`, `SkipSet`, `DashMap` and
+//! tokio's `Notify` promise; they don't look into those crates. A differential test runs random operations against a
+//! plain sequential model. What tells a congested uplink from a stuck stream has tests on a pipe that all share, by a
+//! paused clock; the LiveKit room is tried on a real server, with viewers of the official SDK and of another author's.

@@ -12,9 +12,13 @@
 //! - **Concurrent messages have no order**, and two participants may see them differently.
 //! - **Delivered means taken by the transport**: the flush of the sink succeeded. What a network does with it
 //!   afterwards is the transport's.
-//! - **The queue of direct messages is allocated whole** for a participant for which more than sixteen wait at once,
-//!   and stays as long as it does: queue capacity × (message size + 24) bytes. One that gets a message now and then has
-//!   sixteen slots, one that is never sent anything directly none.
+//! - **The queue of direct messages grows and never shrinks**: from sixteen slots of (message size + 24) bytes, fourfold
+//!   whenever more messages wait for the shard at once, up to some 1.3 times the queue capacity. It stays as long as its
+//!   participant does. A participant that is never sent anything directly has none.
+//! - **A backlog costs eight bytes per message to a topic**, for each participant that is behind: 131 kB of the default
+//!   queue capacity. Messages to everybody cost eight bytes per uninterrupted run. The messages themselves are kept once.
+//! - **A shard's memory for members doesn't shrink after a peak**, some hundred bytes for each vacant place. A broadcast
+//!   costs what is there.
 //! - **Identities are hashed by foldhash**, seeded by chance in each process. That keeps ordinary names apart, and
 //!   doesn't claim to withstand a peer that measures and searches for names that collide: let the server choose
 //!   identities, or check their form.

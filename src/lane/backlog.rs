@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use super::Message;
+use super::load::Gathering;
 use super::outbox::Direct;
 use super::shelf::{Shelf, Taken};
 use super::topic::SubscriptionTag;
@@ -14,6 +15,10 @@ pub(super) struct Backlog<M> {
     order: VecDeque<Item>,
     /// How many messages `order` names.
     placed: usize,
+    /// How many of the first broadcasts in `order` gathered while the member joined. The bound doesn't count them.
+    gathered: usize,
+    /// What they counted as when they gathered.
+    gathered_bytes: u64,
     /// The member's own messages, in the order in which `order` refers to them.
     own: VecDeque<Own<M>>,
     /// Direct messages whose place among the broadcasts isn't known yet: stamped above the shard's position.
@@ -29,7 +34,8 @@ struct Own<M> {
 
 /// The first message of a backlog.
 pub(super) struct Popped<'a, M> {
-    pub(super) kind: Kind,
+    /// Whether the bound doesn't count it: an initial message, or one that gathered while the member joined.
+    pub(super) is_exempt: bool,
     pub(super) message: Taken<'a, M>,
     pub(super) bytes: usize,
     pub(super) tag: Option<SubscriptionTag>,
@@ -93,7 +99,14 @@ impl Item {
 
 impl<M: Message> Backlog<M> {
     pub(super) fn new() -> Box<Self> {
-        Box::new(Self { order: VecDeque::new(), placed: 0, own: VecDeque::new(), unplaced: VecDeque::new() })
+        Box::new(Self {
+            order: VecDeque::new(),
+            placed: 0,
+            gathered: 0,
+            gathered_bytes: 0,
+            own: VecDeque::new(),
+            unplaced: VecDeque::new(),
+        })
     }
 
     /// Whether nothing waits that has its place.
@@ -114,6 +127,19 @@ impl<M: Message> Backlog<M> {
         }
     }
 
+    /// Whether a broadcast of so many bytes may gather for a member that joins; if so, it is to be
+    /// [pushed](Self::push_shelved).
+    pub(super) fn gather(&mut self, bytes: usize, may: &Gathering, shelf: &Shelf<M>, now: u64) -> bool {
+        let bytes = self.gathered_bytes.saturating_add(bytes as u64).saturating_add(Gathering::PER_MESSAGE);
+        let is_old = self.oldest(shelf).is_some_and(|since| now.saturating_sub(since) > may.age);
+        let fits = bytes <= may.bytes && !is_old;
+        if fits {
+            self.gathered += 1;
+            self.gathered_bytes = bytes;
+        }
+        fits
+    }
+
     pub(super) fn push_own(&mut self, kind: Kind, message: M, bytes: usize, since: u64) {
         self.placed += 1;
         self.order.push_back(Item::own(kind));
@@ -129,7 +155,7 @@ impl<M: Message> Backlog<M> {
         }
     }
 
-    /// Takes the first message, with its kind, its bytes, and the tag it is to be addressed by.
+    /// Takes the first message, with its bytes, and the tag it is to be addressed by.
     pub(super) fn pop<'a>(&mut self, shelf: &'a mut Shelf<M>) -> Option<Popped<'a, M>> {
         let first = self.order.front_mut()?;
         let item = *first;
@@ -148,7 +174,15 @@ impl<M: Message> Backlog<M> {
                 (Taken::Own(own.message), own.bytes)
             }
         };
-        Some(Popped { kind, message, bytes, tag: (kind == Kind::Topic).then_some(SubscriptionTag(item.more)) })
+        let is_exempt = match kind {
+            Kind::All | Kind::Topic if self.gathered > 0 => {
+                self.gathered -= 1;
+                true
+            }
+            Kind::All | Kind::Topic | Kind::Direct => false,
+            Kind::Initial => true,
+        };
+        Some(Popped { is_exempt, message, bytes, tag: (kind == Kind::Topic).then_some(SubscriptionTag(item.more)) })
     }
 
     /// Since when its first message waits.

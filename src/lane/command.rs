@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Message;
+use super::gauge::OnTheWay;
 use super::owner::{Newcomer, Owner};
 use super::roster::{Subscribed, Unsubscribed};
 use super::topic::{Counted, SubscriptionTag, TopicKey};
@@ -16,13 +17,7 @@ pub(crate) const COMMAND_CAPACITY: usize = 1024;
 pub(super) const LAST_COMMANDS: Duration = Duration::from_millis(100);
 
 /// What a shard is asked to do at a position of the log.
-pub(crate) enum Command<M> {
-    /// Deliver the initial messages, given with their lengths, then everything that has gathered.
-    Begin {
-        slot: usize,
-        key: u64,
-        initial: Vec<(M, usize)>,
-    },
+pub(crate) enum Command {
     Subscribe {
         slot: usize,
         key: u64,
@@ -43,6 +38,19 @@ pub(crate) enum Command<M> {
 pub(crate) struct Admission<O: Owner<M>, M: Message> {
     pub(crate) newcomer: Newcomer<O, M>,
     pub(crate) reply: oneshot::Sender<u64>,
+    /// Counts the newcomer as on its way until the shard counts it as a member.
+    pub(crate) on_the_way: OnTheWay,
+}
+
+/// Deliver the initial messages, given with their lengths, then everything that has gathered.
+///
+/// It has a channel of its own, because it takes effect at once: the newcomer's position was fixed when it was
+/// admitted. Behind commands that wait for the shard to have read a full log, what is published meanwhile would gather
+/// against the newcomer's bound.
+pub(crate) struct Begin<M> {
+    pub(crate) slot: usize,
+    pub(crate) key: u64,
+    pub(crate) initial: Vec<(M, usize)>,
 }
 
 /// Closes a channel and takes what is in it or on its way. This can't wait for the task of a sender, only for another

@@ -9,6 +9,8 @@ use super::caught::caught;
 #[derive(Debug)]
 pub(crate) enum Fault<E> {
     Overflow,
+    /// More gathered for it while it joined than may.
+    Outpaced,
     Failed(E),
     Panicked,
     TimedOut,
@@ -20,7 +22,7 @@ impl<E: fmt::Debug> Fault<E> {
         match self {
             // Code of others: what can't be told apart has failed.
             Self::Failed(error) if caught(|| has_vanished(error)).unwrap_or(false) => EndReason::Vanished,
-            Self::Overflow => EndReason::Overflow,
+            Self::Overflow | Self::Outpaced => EndReason::Overflow,
             Self::Failed(_) => EndReason::WriteFailed,
             Self::Panicked => EndReason::WritePanicked,
             Self::TimedOut => EndReason::WriteTimedOut,
@@ -30,7 +32,7 @@ impl<E: fmt::Debug> Fault<E> {
     pub(crate) fn detail(&self) -> Option<&dyn fmt::Debug> {
         match self {
             Self::Failed(error) => Some(error),
-            Self::Overflow | Self::Panicked | Self::TimedOut => None,
+            Self::Overflow | Self::Outpaced | Self::Panicked | Self::TimedOut => None,
         }
     }
 }

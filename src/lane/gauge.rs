@@ -1,5 +1,7 @@
 //! A shard's figures and switches.
 
+use std::sync::Arc;
+
 use super::account::Tally;
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -10,6 +12,8 @@ pub(crate) struct Gauge {
     pub(crate) delivered: Tally,
     pub(crate) delivered_bytes: Tally,
     pub(crate) members: AtomicUsize,
+    /// Newcomers that the shard was chosen for and hasn't admitted yet.
+    on_the_way: AtomicUsize,
     /// Until when nobody is reset because the uplink is stalled, in the session's milliseconds; 0 while it isn't.
     /// Relaxed throughout: it is compared with a clock, and orders nothing else.
     pub(crate) stalled_until: AtomicU64,
@@ -24,9 +28,15 @@ impl Gauge {
             delivered: Tally::new(),
             delivered_bytes: Tally::new(),
             members: AtomicUsize::new(0),
+            on_the_way: AtomicUsize::new(0),
             stalled_until: AtomicU64::new(0),
             abort: AtomicBool::new(false),
         }
+    }
+
+    /// Members, and newcomers on their way. Relaxed: shards are compared by it, and nothing is ordered by it.
+    pub(crate) fn population(&self) -> usize {
+        self.members.load(Ordering::Relaxed) + self.on_the_way.load(Ordering::Relaxed)
     }
 
     /// Whether the uplink is stalled, and nobody is reset for it yet.
@@ -38,5 +48,23 @@ impl Gauge {
     pub(super) fn is_given_up(&self, now: u64) -> bool {
         let until = self.stalled_until.load(Ordering::Relaxed);
         until > 0 && until <= now
+    }
+}
+
+/// A newcomer on its way to a shard, for as long as this lives: until the shard has admitted it, or the join was given
+/// up. Joins that run at the same time see each other's choice by it.
+#[derive(Debug)]
+pub(crate) struct OnTheWay(Arc<Gauge>);
+
+impl OnTheWay {
+    pub(crate) fn to(gauge: &Arc<Gauge>) -> Self {
+        gauge.on_the_way.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(gauge))
+    }
+}
+
+impl Drop for OnTheWay {
+    fn drop(&mut self) {
+        self.0.on_the_way.fetch_sub(1, Ordering::Relaxed);
     }
 }

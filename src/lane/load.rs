@@ -43,3 +43,17 @@ impl Quota {
         }
     }
 }
+
+/// How much may gather for a member that joins, whose initial messages are being computed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gathering {
+    pub(crate) bytes: u64,
+    /// How long the first of it may wait, in milliseconds.
+    pub(crate) age: u64,
+}
+
+impl Gathering {
+    /// What each message counts as beside its own bytes: its place on the shelf, so that empty messages are bounded as
+    /// well.
+    pub(crate) const PER_MESSAGE: u64 = 64;
+}

@@ -17,7 +17,7 @@ use super::backlog::{Backlog, Kind, Popped};
 use super::fault::Fault;
 use super::inbox::Inbox;
 use super::intake::{Intake, Mark};
-use super::load::{Load, Quota};
+use super::load::{Gathering, Load, Quota};
 use super::outbox::Port;
 use super::owner::{Newcomer, Owner, SinkError};
 use super::progress::Progress;
@@ -96,6 +96,8 @@ pub(crate) struct Round<'a, M> {
     pub(crate) end: u64,
     /// How much one visit may hand on.
     pub(crate) quota: Quota,
+    /// How much may gather for a member that joins.
+    pub(crate) gathering: &'a Gathering,
     /// The uplink that all members share, if they do, and it isn't given up.
     pub(crate) uplink: Option<&'a Uplink>,
     pub(crate) now: u64,
@@ -327,6 +329,9 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         if self.is_open(round.quota)? {
             return self.start_send_run(range, tag, round);
         }
+        if self.stand == Stand::Joining {
+            return self.gather(range.start, tag, round);
+        }
         // It had its share of this visit, and nobody has asked it whether it is busy: what it holds may be gone.
         if self.stand == Stand::Clear {
             self.flush(round)?;
@@ -345,6 +350,19 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         fits?;
         let key = round.shelf.keep(round.intake, range.start, round.now);
         self.backlog.get_or_insert_with(Backlog::new).push_shelved(key, tag);
+        self.in_hand = 0;
+        Ok(1)
+    }
+
+    /// Puts a broadcast that is in hand in the backlog of a member that joins, within a bound of its own.
+    #[cold]
+    fn gather(&mut self, at: usize, tag: Option<SubscriptionTag>, round: &mut Round<'_, M>) -> Outcome<usize, O, M> {
+        let bytes = round.intake.marks[at].bytes;
+        let backlog = self.backlog.get_or_insert_with(Backlog::new);
+        if !backlog.gather(bytes, round.gathering, round.shelf, round.now) {
+            return Err(Fault::Outpaced);
+        }
+        backlog.push_shelved(round.shelf.keep(round.intake, at, round.now), tag);
         self.in_hand = 0;
         Ok(1)
     }
@@ -421,8 +439,8 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             self.in_hand += 1;
             let backlog = self.backlog.as_mut().expect("it was just looked at");
             let since = backlog.oldest(round.shelf).unwrap_or(round.now);
-            let Popped { kind, message, bytes, tag } = backlog.pop(round.shelf).expect("it isn't empty");
-            self.start_send(message, tag, bytes, kind == Kind::Initial, since)?;
+            let Popped { is_exempt, message, bytes, tag } = backlog.pop(round.shelf).expect("it isn't empty");
+            self.start_send(message, tag, bytes, is_exempt, since)?;
         }
         Ok(())
     }
@@ -453,13 +471,13 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     }
 
     /// Gives the message in hand, a direct one or one that has waited, to the sink, addressed by `tag`. The bound
-    /// counts it, unless it is an initial one.
+    /// counts it unless it `is_exempt`.
     fn start_send(
         &mut self,
         message: Taken<'_, M>,
         tag: Option<SubscriptionTag>,
         bytes: usize,
-        is_initial: bool,
+        is_exempt: bool,
         since: u64,
     ) -> Outcome<(), O, M> {
         let sink = Pin::new(&mut self.sink);
@@ -479,7 +497,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         self.in_hand -= 1;
         let load = Load::of_one(bytes);
         self.note_handed(load, since);
-        let counted = if is_initial { &mut self.exempt } else { &mut self.held };
+        let counted = if is_exempt { &mut self.exempt } else { &mut self.held };
         counted.add(load);
         self.uncommon = true;
         Ok(())

@@ -21,6 +21,7 @@ pub(crate) mod log;
 #[cfg(all(test, lanecast_loom))]
 mod loom_models;
 pub(crate) mod member;
+mod occupied;
 pub(crate) mod outbox;
 pub(crate) mod owner;
 mod pace;

@@ -113,6 +113,8 @@ pub(crate) struct Outbox<M> {
     port: Arc<Port<M>>,
     limits: Limits,
     state: AtomicU8,
+    /// It overflowed by what gathered while it joined. Set before it ends, which orders it.
+    outpaced: AtomicBool,
     /// Where its shard keeps it; written once, at admission.
     slot: AtomicU32,
     waiting: Waiting,
@@ -135,6 +137,7 @@ impl<M: Message> Outbox<M> {
             port,
             limits,
             state: AtomicU8::new(NEW),
+            outpaced: AtomicBool::new(false),
             slot: AtomicU32::new(NO_SLOT),
             waiting: Waiting(AtomicU64::new(0)),
             queue: ControlQueue::new(limits.messages),
@@ -192,6 +195,11 @@ impl<M: Message> Outbox<M> {
         }
         self.relief.note();
         true
+    }
+
+    /// Whether it ended by what gathered for it while it joined.
+    pub(crate) fn is_outpaced(&self) -> bool {
+        self.end_reason() == Some(EndReason::Overflow) && self.outpaced.load(Ordering::Relaxed)
     }
 
     /// Sends, or gives the message back. Never blocks, asks for nothing.
@@ -286,6 +294,11 @@ impl<M: Message> Outbox<M> {
         self.slot.store(slot, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         !self.has_ended()
+    }
+
+    /// Says that it is about to end by what gathered for it while it joined.
+    pub(crate) fn note_outpaced(&self) {
+        self.outpaced.store(true, Ordering::Relaxed);
     }
 
     /// Where the shard keeps it.

@@ -7,8 +7,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Message;
-use super::command::{Admission, Command};
+use super::command::{Admission, Begin, Command};
 use super::gauge::Gauge;
+use super::load::Gathering;
 use super::outbox::{Limits, Port};
 use super::owner::Owner;
 use super::uplink::Uplink;
@@ -19,8 +20,10 @@ pub(crate) struct Parts<O: Owner<M>, M: Message> {
     pub(crate) port: Arc<Port<M>>,
     pub(crate) gauge: Arc<Gauge>,
     pub(crate) newcomers: mpsc::Receiver<Admission<O, M>>,
-    pub(crate) commands: mpsc::Receiver<Command<M>>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) begins: mpsc::Receiver<Begin<M>>,
     pub(crate) limits: Limits,
+    pub(crate) gathering: Gathering,
     /// How much a flush of its sinks carries best.
     pub(crate) batch_bytes: usize,
     pub(crate) write_timeout: Duration,

@@ -20,7 +20,8 @@
 //! # Positions
 //! A command (admit, subscribe, unsubscribe) takes effect at the tail that is read after the command was taken: the
 //! shard reads the log up to exactly there, applies it, and answers. Whatever was published before the command was
-//! given is below that position, whatever is published after the answer is at or above it.
+//! given is below that position, whatever is published after the answer is at or above it. That a newcomer begins, its
+//! initial messages computed, takes effect at once: its position is that of its admission.
 //!
 //! # Turns
 //! A turn visits all members if it carries a broadcast to everybody, else only those noted: with mail, woken by their
@@ -51,10 +52,11 @@ use super::Message;
 use super::account::EndReason;
 use super::brake::{Brake, Reading};
 use super::caught::caught;
-use super::command::{Admission, COMMAND_CAPACITY, Command, LAST_COMMANDS, empty};
+use super::command::{Admission, Begin, COMMAND_CAPACITY, Command, LAST_COMMANDS, empty};
 use super::fault::Fault;
 use super::log::Entry;
 use super::member::{Member, Round, Stand, Sum};
+use super::occupied::{Occupied, Word};
 use super::outbox::Stance;
 use super::owner::{Owner, SinkError};
 use super::pace::Pace;
@@ -79,14 +81,16 @@ const STRIDE: usize = 64;
 
 enum Deferred<O: Owner<M>, M: Message> {
     Admit(Admission<O, M>),
-    Command(Command<M>),
+    Command(Command),
 }
 
 /// See the [module](self).
 pub(crate) struct FlushShard<O: Owner<M>, M: Message> {
     parts: Parts<O, M>,
     members: Slab<Member<O, M>>,
-    /// Slots below this one have been used.
+    /// The slots that `members` holds one in.
+    occupied: Occupied,
+    /// There are no members at or above this slot.
     extent: usize,
     roster: Roster,
     shelf: Shelf<M>,
@@ -117,6 +121,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         let pace = Pace::new(parts.limits, parts.batch_bytes);
         Self {
             members: Slab::new(),
+            occupied: Occupied::default(),
             extent: 0,
             roster: Roster::default(),
             shelf: Shelf::new(),
@@ -200,6 +205,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.turn.sealed = tail.is_sealed();
 
         let mut work = self.take_commands(cx);
+        self.take_begins(cx);
         if self.parts.gauge.abort.load(Ordering::Acquire) {
             self.end_all();
         }
@@ -268,6 +274,24 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.deferred.front().is_some_and(|(mark, _)| *mark <= self.position)
     }
 
+    /// Has newcomers whose initial messages are there begin: at once, as that takes no position.
+    fn take_begins(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(begin)) = self.parts.begins.poll_recv(cx) {
+            self.begin(begin);
+        }
+    }
+
+    fn begin(&mut self, begin: Begin<M>) {
+        let Begin { slot, key, initial } = begin;
+        let (now, count) = (self.turn.now, initial.len() as u64);
+        let Some(member) = self.members.get_mut(slot).filter(|member| member.owner.key() == key) else { return };
+        let was_behind = member.is_behind();
+        member.begin(initial, now);
+        self.pace.note(was_behind, true);
+        self.turn.sum.offered += count;
+        self.turn.note(member, slot);
+    }
+
     fn read_mail(&mut self, slot: usize) {
         let Some(member) = self.members.get_mut(slot) else { return };
         if let Some(reason) = member.owner.outbox().end_reason() {
@@ -312,13 +336,21 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     /// Visits members until the turn is done (true) or the time is up (false).
     fn walk(&mut self, until: std::time::Instant) -> bool {
         let everybody = !self.turn.intake.to_all().is_empty();
+        // A visit ends no member but its own, so a word of slots stays right for as long as it is walked.
+        let mut word = Word::default();
         loop {
             for _ in 0..STRIDE {
                 let at = self.turn.cursor;
-                let slot =
-                    if everybody { Some(at).filter(|at| *at < self.extent) } else { self.turn.noted.get(at).copied() };
+                let slot = if everybody {
+                    word.pop().or_else(|| {
+                        word = self.occupied.word(at)?;
+                        word.pop()
+                    })
+                } else {
+                    self.turn.noted.get(at).copied()
+                };
                 let Some(slot) = slot else { return true };
-                self.turn.cursor += 1;
+                self.turn.cursor = if everybody { slot } else { at } + 1;
                 self.visit(slot);
             }
             if std::time::Instant::now() >= until {
@@ -334,6 +366,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             intake: &mut self.turn.intake,
             end: self.position,
             quota: self.pace.quota(),
+            gathering: &self.parts.gathering,
             uplink: unless_given_up(&self.parts, self.turn.now),
             now: self.turn.now,
             sum: Sum::default(),
@@ -386,9 +419,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         let tail = self.parts.port.log.tail();
         if self.turn.sealed && !self.draining && self.position == tail.position() {
             self.draining = true;
-            for slot in 0..self.extent {
-                self.drain(slot);
-            }
+            self.for_each_slot(Self::drain);
         }
     }
 
@@ -414,7 +445,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     }
 
     fn admit(&mut self, admission: Admission<O, M>) {
-        let Admission { newcomer, reply } = admission;
+        let Admission { newcomer, reply, on_the_way } = admission;
         let outbox = newcomer.owner.outbox();
         if self.draining {
             outbox.end(EndReason::SessionClosed);
@@ -425,8 +456,10 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         let slot = entry.key();
         let in_time = outbox.admit(slot);
         entry.insert(Member::new(newcomer, &self.parts.port, slot));
+        self.occupied.insert(slot);
         self.extent = self.extent.max(slot + 1);
         self.parts.gauge.members.store(self.members.len(), Ordering::Relaxed);
+        drop(on_the_way);
         if in_time {
             // Nobody waits for the answer: the join was cancelled and ends the participant itself.
             let _ = reply.send(self.position);
@@ -437,18 +470,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         }
     }
 
-    fn apply(&mut self, command: Command<M>) {
+    fn apply(&mut self, command: Command) {
         match command {
-            Command::Begin { slot, key, initial } => {
-                let (now, count) = (self.turn.now, initial.len() as u64);
-                if let Some(member) = self.member(slot, key) {
-                    let was_behind = member.is_behind();
-                    member.begin(initial, now);
-                    self.pace.note(was_behind, true);
-                    self.turn.sum.offered += count;
-                    self.again.push(slot);
-                }
-            }
             Command::Subscribe { slot, key, counted, tag, reply } => {
                 let known = self.member(slot, key).is_some();
                 let seat = u32::try_from(slot).expect("a shard holds fewer members");
@@ -473,6 +496,9 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     fn fail(&mut self, slot: usize, fault: Fault<SinkError<O, M>>) {
         let Some(member) = self.members.get(slot) else { return };
         let outbox = member.owner.outbox();
+        if matches!(fault, Fault::Outpaced) {
+            outbox.note_outpaced();
+        }
         let reason = fault.reason(O::has_vanished);
         if outbox.end(reason) {
             member.owner.faulted(reason, fault.detail());
@@ -488,9 +514,9 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.roster.remove(u32::try_from(slot).expect("a shard holds fewer members"));
         let member = self.members.remove(slot);
         self.pace.note(member.is_behind(), false);
-        // After a peak the walks get short again.
-        while self.extent > 0 && !self.members.contains(self.extent - 1) {
-            self.extent -= 1;
+        self.occupied.remove(slot);
+        if slot + 1 == self.extent {
+            self.extent = self.occupied.extent();
         }
         self.parts.gauge.members.store(self.members.len(), Ordering::Relaxed);
         member.retire(&mut self.shelf, reason);
@@ -512,8 +538,15 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     /// Ends everybody. What the log still has for them counts as offered, and is lost with them.
     fn end_all(&mut self) {
         self.miss_the_rest();
-        for slot in 0..self.extent {
-            self.end(slot);
+        self.for_each_slot(Self::end);
+    }
+
+    /// Does `each` to every member, which may leave by it.
+    fn for_each_slot(&mut self, mut each: impl FnMut(&mut Self, usize)) {
+        let mut from = 0;
+        while let Some(slot) = self.occupied.next(from) {
+            from = slot + 1;
+            each(self, slot);
         }
     }
 
@@ -557,7 +590,10 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         let uplink = unless_given_up(&self.parts, self.turn.now);
         let mut stuck = Vec::new();
         let mut blocked = false;
-        for (slot, member) in &mut self.members {
+        let mut from = 0;
+        while let Some(slot) = self.occupied.next(from) {
+            from = slot + 1;
+            let member = &mut self.members[slot];
             if member.is_stuck(self.turn.now, timeout, paused, uplink) {
                 stuck.push(slot);
             } else {

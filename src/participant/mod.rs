@@ -84,7 +84,7 @@ pub(crate) struct Profile {
 /// What a participant needs of the session and shard it lives in.
 pub(crate) struct Home<M> {
     pub(crate) port: Arc<Port<M>>,
-    pub(crate) commands: mpsc::Sender<Command<M>>,
+    pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) pending: Arc<PendingResets>,
     /// What it shares with all others, if it does, and how its own writes in there stand.
     pub(crate) uplink: Option<(Uplink, Progress)>,
@@ -304,7 +304,7 @@ impl<M: Message> Participant<M> {
     }
 
     /// Gives its shard a command and waits for the answer. `None` if the shard has ended.
-    async fn ask_shard<T>(&self, command: Command<M>, answer: oneshot::Receiver<T>) -> Option<T> {
+    async fn ask_shard<T>(&self, command: Command, answer: oneshot::Receiver<T>) -> Option<T> {
         self.0.home.commands.send(command).await.ok()?;
         tokio::select! {
             biased;
@@ -353,10 +353,6 @@ impl<M: Message> Participant<M> {
 
     pub(crate) fn outbox(&self) -> &Outbox<M> {
         &self.0.outbox
-    }
-
-    pub(crate) fn commands(&self) -> &mpsc::Sender<Command<M>> {
-        &self.0.home.commands
     }
 
     pub(crate) fn attempt(&self) -> u32 {

@@ -25,6 +25,8 @@ pub(crate) type OnStream<R> = Arc<dyn Fn(ControlStream<R>) -> BoxFuture<()> + Se
 /// The settings, checked.
 pub(crate) struct Config<R: Room> {
     pub(crate) limits: Limits,
+    /// How many bytes may gather for a participant that joins.
+    pub(crate) joining_bytes: u64,
     /// The longest message the room can carry, in bytes.
     pub(crate) largest_carried: usize,
     pub(crate) in_flight: InFlight,
@@ -40,6 +42,14 @@ pub(crate) struct Config<R: Room> {
     pub(crate) initial: Initial<R::Message>,
     pub(crate) refusal: Refusal<R::Message>,
     pub(crate) on_stream: OnStream<R>,
+}
+
+impl<R: Room> Config<R> {
+    /// How long the first broadcast may wait that gathers for a participant that joins: longer than its initial messages
+    /// may take.
+    pub(crate) fn joining_age(&self) -> Duration {
+        self.open_timeout.saturating_mul(2)
+    }
 }
 
 /// Sets up a [`Session`]. Every setting has a default that suits thousands of viewers.
@@ -65,7 +75,8 @@ const MOST_EVENTS: usize = 1 << 20;
 impl<R: Room> SessionBuilder<R> {
     pub(crate) fn new(room: R) -> Self {
         let config = Config {
-            limits: Limits { messages: 1024, bytes: 64 << 20, largest: 0 },
+            limits: Limits { messages: 16_384, bytes: 64 << 20, largest: 0 },
+            joining_bytes: 256 << 20,
             largest_carried: room.largest_message(),
             in_flight: InFlight { calls: 32, assets: 32 },
             log_capacity: 1024,
@@ -87,8 +98,13 @@ impl<R: Room> SessionBuilder<R> {
         Self { room, config, shards: None, listeners: Vec::new() }
     }
 
-    /// How many messages may wait for one participant over both lanes before it is reset. Default 1,024: some seconds
-    /// of telemetry. At most 8,388,607.
+    /// How many messages may wait for one participant over both lanes before it is reset. Default 16,384: nine seconds of
+    /// an ordinary robot's 1,820 messages a second, three seconds of 5,000. [`queue_bytes`](Self::queue_bytes) bounds
+    /// larger messages. At most 8,388,607.
+    ///
+    /// A full backlog of messages to everybody costs each participant a few hundred bytes, of messages to topics eight
+    /// bytes each (131 kB), as the messages themselves are kept once for all. Direct messages are the participant's own:
+    /// their queue grows with what has waited at once.
     pub fn queue_capacity(mut self, messages: u32) -> Self {
         self.config.limits.messages = messages;
         self
@@ -98,6 +114,22 @@ impl<R: Room> SessionBuilder<R> {
     /// Default 64 MiB: four of the largest frames of the wire formats. At most 512 GiB.
     pub fn queue_bytes(mut self, bytes: u64) -> Self {
         self.config.limits.bytes = bytes;
+        self
+    }
+
+    /// How many bytes of broadcasts may gather for a participant while its [initial messages](Self::initial) are computed.
+    /// Default 256 MiB, where each message counts 64 bytes more than its length: in the 5 s that the closure has by
+    /// default, that is 5,000 messages a second of 10 kB.
+    ///
+    /// This bound is the newcomer's own: what has gathered doesn't count against [`queue_capacity`](Self::queue_capacity)
+    /// and [`queue_bytes`](Self::queue_bytes), neither while it joins nor when it is delivered behind the initial messages.
+    /// If more is broadcast, or the first of it has waited for twice the [open time-out](Self::open_timeout) (a closure
+    /// that blocks its thread isn't ended by the time-out), the attempt has failed:
+    /// [`JoinError::Outpaced`](crate::JoinError::Outpaced) is told, the closure's future is dropped, and the next attempt
+    /// waits for its [back-off](Self::reset_backoff). What gathers is kept once for all newcomers of a shard, and costs
+    /// each of them eight bytes per message to a topic, next to nothing for messages to everybody. At least 1.
+    pub fn joining_bytes(mut self, bytes: u64) -> Self {
+        self.config.joining_bytes = bytes;
         self
     }
 
@@ -213,7 +245,8 @@ impl<R: Room> SessionBuilder<R> {
     /// initial messages. So change your state first and broadcast the change second; a change that races with a join
     /// may be told twice, by the initial messages and by the broadcast, never not at all. The closure may send and
     /// broadcast (with a [`WeakSession`](super::WeakSession): one that owned its session would keep it for ever). It is
-    /// given the session's open time-out; if it panics or takes longer, the join is tried again.
+    /// given the session's open time-out; if it panics or takes longer, the join is tried again. If its participant ends
+    /// meanwhile, its future is dropped.
     pub fn initial<F, Fut>(mut self, initial: F) -> Self
     where
         F: Fn(Participant<R::Message>) -> Fut + Send + Sync + 'static,
@@ -269,7 +302,7 @@ impl<R: Room> SessionBuilder<R> {
         let (sane, within) = (1..=1 << 24, "from 1 to 16,777,216");
         let longer = "longer than zero";
         let places = config.log_capacity.saturating_mul(config.shards);
-        let checks: [(&'static str, String, bool, &'static str); 10] = [
+        let checks: [(&'static str, String, bool, &'static str); 11] = [
             (
                 "queue_capacity",
                 config.limits.messages.to_string(),
@@ -282,6 +315,7 @@ impl<R: Room> SessionBuilder<R> {
                 (1..=LARGEST_LIMITS.bytes).contains(&config.limits.bytes),
                 "from 1 to 512 GiB less 1",
             ),
+            ("joining_bytes", config.joining_bytes.to_string(), config.joining_bytes > 0, "at least 1"),
             (
                 "log_capacity",
                 config.log_capacity.to_string(),

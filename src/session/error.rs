@@ -90,6 +90,19 @@ pub enum JoinError {
     /// It failed or overflowed while it joined. Tried again while it is present.
     #[error("it ended while it joined: {0}")]
     Ended(EndReason),
+    /// What was broadcast while its initial messages were computed was more than may gather for it meanwhile. Tried again
+    /// while it is present: make the closure faster, or
+    /// [`joining_bytes`](crate::SessionBuilder::joining_bytes) larger.
+    #[error(
+        "more than {bytes} bytes, 64 for each message included, were broadcast while its initial messages were \
+         computed, or that took longer than {age:?}: make the closure faster, or joining_bytes larger"
+    )]
+    Outpaced {
+        /// How much may gather.
+        bytes: u64,
+        /// How long the first of it may wait.
+        age: Duration,
+    },
     /// A newer connection of the same identity came while it joined, or it left. Nothing to do.
     #[error("its join was superseded")]
     Superseded,
@@ -109,6 +122,7 @@ impl JoinError {
                 | Self::InitialTooLarge { .. }
                 | Self::Panicked
                 | Self::Ended(_)
+                | Self::Outpaced { .. }
         )
     }
 }

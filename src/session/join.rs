@@ -22,7 +22,8 @@ use super::events::{SessionEvent, Who};
 use super::tenant::Tenant;
 use super::{INSIDE, ShardHandle, Shared};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
-use crate::lane::command::{Admission, Command};
+use crate::lane::command::{Admission, Begin};
+use crate::lane::gauge::OnTheWay;
 use crate::lane::owner::Newcomer;
 use crate::lane::{Account, EndReason, Message, Progress};
 use crate::participant::registry::{Instance, Registration};
@@ -116,17 +117,17 @@ impl<R: Room> Join<R> {
         let permit = session.permits.acquire().await.map_err(|_| JoinError::SessionClosed)?;
         let progress = Progress::default();
         let sink = open(session, presence, progress.clone()).await?;
-        let shard = session.emptiest_shard();
+        let (shard, on_the_way) = session.emptiest_shard();
         let participant = &self.participant(presence, failures, protocol, shard, progress.clone());
         let provisional = Provisional(Some(participant));
-        self.admit(participant, shard, sink, progress).await?;
+        self.admit(participant, shard, on_the_way, sink, progress).await?;
         // If this comes to nothing, the next attempt waits for its sink to be gone.
         self.after = Some(participant.clone());
         let initial = self.initial_messages(participant).await?;
-        let place = participant.commands().reserve().await.map_err(|_| JoinError::SessionClosed)?;
+        let place = shard.begins.reserve().await.map_err(|_| JoinError::SessionClosed)?;
         drop(permit);
         let prior = register(session, participant)?;
-        place.send(Command::Begin { slot: participant.outbox().slot(), key: participant.client_id().get(), initial });
+        place.send(Begin { slot: participant.outbox().slot(), key: participant.client_id().get(), initial });
         provisional.keep();
         Ok(Registered { participant: participant.clone(), prior })
     }
@@ -162,13 +163,14 @@ impl<R: Room> Join<R> {
         &self,
         participant: &Participant<R::Message>,
         shard: &ShardHandle<R>,
+        on_the_way: OnTheWay,
         sink: R::Sink,
         progress: Progress,
     ) -> Result<(), JoinError> {
         let owner = Tenant { participant: participant.clone(), session: Arc::downgrade(&self.session) };
         let (reply, answer) = oneshot::channel();
         let newcomer = Newcomer { owner, sink, progress };
-        if shard.newcomers.send(Admission { newcomer, reply }).await.is_err() {
+        if shard.newcomers.send(Admission { newcomer, reply, on_the_way }).await.is_err() {
             return Err(JoinError::SessionClosed);
         }
         // If the shard takes nobody in any more the answer may never come: the event loop ends all joins then.
@@ -177,18 +179,23 @@ impl<R: Room> Join<R> {
                 participant.log(|| tracing::debug!(position, "admitted"));
                 Ok(())
             }
-            Err(_) => Err(participant.end_reason().map_or(JoinError::SessionClosed, JoinError::Ended)),
+            Err(_) => Err(ended(&self.session, participant)),
         }
     }
 
     /// The initial messages with their lengths, which are asked for here, where one that panics fails this join alone.
+    /// A participant that has ended isn't worth computing them any longer.
     async fn initial_messages(
         &self,
         participant: &Participant<R::Message>,
     ) -> Result<Vec<(R::Message, usize)>, JoinError> {
         let limit = self.session.config.open_timeout;
         let computed = (self.session.config.initial)(participant.clone());
-        let messages = within(limit, computed).await.ok_or(JoinError::InitialTimedOut(limit))?;
+        let messages = tokio::select! {
+            biased;
+            messages = within(limit, computed) => messages.ok_or(JoinError::InitialTimedOut(limit))?,
+            () = participant.retired() => return Err(ended(&self.session, participant)),
+        };
         let largest = self.session.config.largest_carried;
         let measured = messages.into_iter().map(|message| match message.byte_len() {
             bytes if bytes > largest => Err(JoinError::InitialTooLarge { bytes, largest }),
@@ -276,8 +283,8 @@ fn register<R: Room>(
     participant: &Participant<R::Message>,
 ) -> Result<Option<Participant<R::Message>>, JoinError> {
     // Before it takes anybody's place: an attempt that has failed changes nothing.
-    if let Some(reason) = participant.end_reason() {
-        return Err(JoinError::Ended(reason));
+    if participant.end_reason().is_some() {
+        return Err(ended(session, participant));
     }
     let prior = match session.registry.register(participant) {
         Registration::Inserted => None,
@@ -295,7 +302,7 @@ fn register<R: Room>(
                 Some(prior) => session.note_end(&prior),
                 None => {}
             }
-            return Err(JoinError::Ended(reason));
+            return Err(ended(session, participant));
         }
     };
     if session.log.tail().is_sealed() {
@@ -306,6 +313,17 @@ fn register<R: Room>(
         return Err(JoinError::SessionClosed);
     }
     Ok(prior)
+}
+
+/// Why a participant that has ended can't be registered.
+fn ended<R: Room>(session: &Shared<R>, participant: &Participant<R::Message>) -> JoinError {
+    match participant.end_reason() {
+        None => JoinError::SessionClosed,
+        Some(_) if participant.outbox().is_outpaced() => {
+            JoinError::Outpaced { bytes: session.config.joining_bytes, age: session.config.joining_age() }
+        }
+        Some(reason) => JoinError::Ended(reason),
+    }
 }
 
 /// A participant that isn't registered yet: dropped before it is, it ends as refused.

@@ -47,8 +47,9 @@ use self::tenant::Tenant;
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::lane::account::Totals;
 use crate::lane::bits::Bits;
-use crate::lane::command::{Admission, COMMAND_CAPACITY, Command};
-use crate::lane::gauge::Gauge;
+use crate::lane::command::{Admission, Begin, COMMAND_CAPACITY, Command};
+use crate::lane::gauge::{Gauge, OnTheWay};
+use crate::lane::load::Gathering;
 use crate::lane::log::{BroadcastLog, PublishError};
 use crate::lane::outbox::Port;
 use crate::lane::parts::{Parts, now_ms};
@@ -145,7 +146,8 @@ pub(crate) struct ShardHandle<R: Room> {
     port: Arc<Port<R::Message>>,
     gauge: Arc<Gauge>,
     newcomers: mpsc::Sender<Admission<Tenant<R>, R::Message>>,
-    commands: mpsc::Sender<Command<R::Message>>,
+    commands: mpsc::Sender<Command>,
+    begins: mpsc::Sender<Begin<R::Message>>,
 }
 
 /// Starts a session. `config` has been checked.
@@ -170,6 +172,8 @@ fn start<R: Room>(
         // One that was dropped since listens no more.
         let _ = listener.send(events.subscribe());
     }
+    let age = u64::try_from(config.joining_age().as_millis()).unwrap_or(u64::MAX);
+    let gathering = Gathering { bytes: config.joining_bytes, age };
     for (index, signal) in signals.into_iter().enumerate() {
         let port = Arc::new(Port {
             log: Arc::clone(&log),
@@ -182,19 +186,22 @@ fn start<R: Room>(
         let gauge = Arc::new(Gauge::new());
         let (newcomers, newcomers_taken) = mpsc::channel(COMMAND_CAPACITY);
         let (commands, commands_taken) = mpsc::channel(COMMAND_CAPACITY);
+        let (begins, begins_taken) = mpsc::channel(COMMAND_CAPACITY);
         parts.push(Parts {
             index,
             port: Arc::clone(&port),
             gauge: Arc::clone(&gauge),
             newcomers: newcomers_taken,
             commands: commands_taken,
+            begins: begins_taken,
             limits: config.limits,
+            gathering,
             batch_bytes,
             write_timeout: config.write_timeout,
             uplink: uplink.clone(),
             epoch,
         });
-        shards.push(ShardHandle { port, gauge, newcomers, commands });
+        shards.push(ShardHandle { port, gauge, newcomers, commands, begins });
     }
     let shared = Arc::new(Shared {
         // Relaxed: only the value has to be unique.
@@ -427,9 +434,12 @@ impl<R: Room> Shared<R> {
         self.streaks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn emptiest_shard(&self) -> &ShardHandle<R> {
-        let members = |shard: &&ShardHandle<R>| shard.gauge.members.load(Ordering::Relaxed);
-        self.shards.iter().min_by_key(members).expect("the builder asks for at least one shard")
+    /// The shard for a newcomer, which is counted as on its way there. Of joins that choose at the very same moment, on
+    /// several threads, some may choose the same.
+    fn emptiest_shard(&self) -> (&ShardHandle<R>, OnTheWay) {
+        let emptiest = self.shards.iter().min_by_key(|shard| shard.gauge.population());
+        let shard = emptiest.expect("the builder asks for at least one shard");
+        (shard, OnTheWay::to(&shard.gauge))
     }
 
     /// Holds publishers back while the uplink is stalled, and spares everybody from being reset for as long as that is
@@ -470,9 +480,11 @@ impl<R: Room> Shared<R> {
         let account = self.account();
         let now = now_ms(self.epoch);
         let mut since: Option<u64> = None;
+        let mut half_full = 0;
         self.registry.for_each_live(|participant| {
             let oldest = participant.outbox().oldest();
             since = since.into_iter().chain(oldest).min();
+            half_full += usize::from(participant.outbox().is_half_full());
         });
         SessionStats {
             participants: self.registry.len(),
@@ -485,6 +497,7 @@ impl<R: Room> Shared<R> {
             vanished: self.counters.vanished.get(),
             account,
             backlog: account.waiting(),
+            half_full,
             oldest: since.map(|since| Duration::from_millis(now.saturating_sub(since))),
             shard_lag: (0..self.shards.len()).map(|shard| self.log.lag(shard)).max().unwrap_or(0),
             uplink_stalled: self.uplink_stalled.load(Ordering::Relaxed),

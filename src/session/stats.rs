@@ -32,6 +32,10 @@ pub struct SessionStats {
     pub account: Account,
     /// Messages that wait, over all participants.
     pub backlog: u64,
+    /// Participants with half of their [`queue_capacity`](crate::SessionBuilder::queue_capacity) or
+    /// [`queue_bytes`](crate::SessionBuilder::queue_bytes) taken, who may overflow next. If most are, it isn't they who
+    /// are slow: the publisher, the machine or the network is.
+    pub half_full: usize,
     /// How long the oldest of them has waited since its shard saw it (±1 ms).
     pub oldest: Option<Duration>,
     /// Broadcasts that the shard furthest behind has yet to read. What a shard has read and is just handing on stands

@@ -149,9 +149,6 @@ impl Model {
             self.end(inst, EndReason::Refused);
             return self.join_failed(who, conn, Refusal::Panicked);
         }
-        if let Some(reason) = viewer.instances[nth].ended {
-            return self.join_failed(who, conn, Refusal::Ended(reason));
-        }
         let prior = viewer.registered.replace(nth);
         self.totals.joins += 1;
         if let Some(prior) = prior {
@@ -243,10 +240,13 @@ impl Model {
         viewer.streams[instance.stream].closed = true;
     }
 
-    /// Ends an instance for a fault; if it was registered, it is joined afresh.
+    /// Ends an instance for a fault; if it was registered, it is joined afresh, if it was joining, that has failed.
     fn fault(&mut self, inst: Inst, reason: EndReason) {
         self.end(inst, reason);
         let viewer = &mut self.viewers[inst.who];
+        if let Some(failed) = viewer.joining.take_if(|joining| joining.stage == Stage::Initial(inst.nth)) {
+            return self.join_failed(inst.who, failed.conn, Refusal::Ended(reason));
+        }
         if viewer.registered.take_if(|nth| *nth == inst.nth).is_some() {
             self.totals.resets[reason as usize] += 1;
             self.events.push(Event::Reset(inst, viewer.instances[inst.nth].conn.sid, reason));
@@ -314,9 +314,12 @@ impl Model {
 
     /// Offers a message to an instance that is there.
     fn offer(&mut self, inst: Inst, msg: Msg) {
-        let fits = self.has_room(inst, msg.size);
+        let instance = &self.viewers[inst.who].instances[inst.nth];
+        // What is broadcast while it joins has a bound of its own, which isn't reached here.
+        let gathers = self.setup.accounts && !instance.began && matches!(msg.lane, Lane::All | Lane::Topic(_));
+        let fits = gathers || self.has_room(inst, msg.size);
         let instance = &mut self.viewers[inst.who].instances[inst.nth];
-        instance.waiting.push_back(Waiting { msg, counts: true });
+        instance.waiting.push_back(Waiting { msg, counts: !gathers });
         instance.account.offered += 1;
         self.totals.account.offered += 1;
         if fits {

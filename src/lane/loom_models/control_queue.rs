@@ -1,4 +1,4 @@
-//! What one thread sends to a participant, or has sent before another, comes out in that order, whichever of the two
+//! What one thread sends to a participant, or has sent before another, comes out in that order, whichever of the
 //! queues it went through.
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use loom::thread;
 use super::Note;
 use crate::lane::control_queue::{ControlQueue, FEW};
 use crate::lane::outbox::Direct;
-use crate::sync::kit::{Weaken, caught, holds};
+use crate::sync::kit::{Weaken, caught, holds, holds_narrowly};
 use crate::sync::{ArrayQueue, AtomicBool, AtomicU64, Ordering};
 
 /// What the model asks of a queue: the production one and the broken ones.
@@ -29,54 +29,83 @@ impl Queue for ControlQueue<Note> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Breakage {
-    /// Empties the first queue before the second.
-    FewFirst,
+    /// Empties the queues from the oldest on.
+    OldestFirst,
+    /// Holds a message of the newest queue alone, and empties the others from the oldest on: what is right for two.
+    HoldsTheNewestAlone,
     /// Pushes to the first queue whenever that has room.
-    BackToFew,
+    BackToTheFirst,
     /// None: shows that the sketch fails for nothing but what is broken in it.
     None,
 }
 
-/// Two queues as the production ones, reduced to what can break.
+/// A chain of three queues as the production one, reduced to what can break.
 struct Sketch {
-    few: ArrayQueue<&'static str>,
-    all: ArrayQueue<&'static str>,
-    overflown: AtomicBool,
+    queues: [ArrayQueue<&'static str>; 3],
+    /// Whether the second and the third are in use.
+    used: [AtomicBool; 2],
     breakage: Breakage,
 }
 
 impl Sketch {
     fn new(breakage: Breakage) -> Self {
-        let (few, all) = (ArrayQueue::new(FEW), ArrayQueue::new(LIMIT as usize));
-        Self { few, all, overflown: AtomicBool::new(false), breakage }
+        let queues = [FEW, FEW, LIMIT as usize].map(ArrayQueue::new);
+        Self { queues, used: [AtomicBool::new(false), AtomicBool::new(false)], breakage }
+    }
+
+    /// Empties a queue and all that are older, as it should.
+    fn empty(&self, at: usize, into: &mut Vec<&'static str>) {
+        while let Some(held) = self.queues[at].pop() {
+            self.empty_older(at, into);
+            into.push(held);
+        }
+        self.empty_older(at, into);
+    }
+
+    fn empty_older(&self, at: usize, into: &mut Vec<&'static str>) {
+        if at > 0 {
+            self.empty(at - 1, into);
+        }
+    }
+
+    fn empty_from_the_oldest(queues: &[ArrayQueue<&'static str>], into: &mut Vec<&'static str>) {
+        queues.iter().for_each(|queue| into.extend(std::iter::from_fn(|| queue.pop())));
     }
 }
 
 impl Queue for Sketch {
     fn push(&self, name: &'static str) {
-        let to_all = self.breakage != Breakage::BackToFew && self.overflown.load(Ordering::Acquire);
-        if !to_all && self.few.push(name).is_ok() {
-            return;
+        let mut at = 0;
+        loop {
+            while self.breakage != Breakage::BackToTheFirst && at < 2 && self.used[at].load(Ordering::Acquire) {
+                at += 1;
+            }
+            if self.queues[at].push(name).is_ok() {
+                return;
+            }
+            self.used[at].store(true, Ordering::Release);
+            at += 1;
         }
-        self.overflown.store(true, Ordering::Release);
-        self.all.push(name).expect("it has room for all");
     }
 
     fn drain(&self, into: &mut Vec<&'static str>) {
-        if self.breakage == Breakage::FewFirst {
-            into.extend(std::iter::from_fn(|| self.few.pop()));
-        }
-        while let Some(held) = self.all.pop() {
-            if self.breakage != Breakage::FewFirst {
-                into.extend(std::iter::from_fn(|| self.few.pop()));
+        let [older @ .., newest] = &self.queues;
+        match self.breakage {
+            Breakage::OldestFirst => Self::empty_from_the_oldest(&self.queues, into),
+            Breakage::HoldsTheNewestAlone => {
+                while let Some(held) = newest.pop() {
+                    Self::empty_from_the_oldest(older, into);
+                    into.push(held);
+                }
+                self.empty(1, into);
             }
-            into.push(held);
+            Breakage::BackToTheFirst | Breakage::None => self.empty(2, into),
         }
-        into.extend(std::iter::from_fn(|| self.few.pop()));
     }
 }
 
-const LIMIT: u32 = 3;
+/// As many as a model sends.
+const LIMIT: u32 = 5;
 
 const INVERTED: &str = "what was sent before came out after";
 
@@ -129,27 +158,52 @@ fn handed_over<Q: Queue>(queue: Q) {
     }
 }
 
+/// Two senders. The first has made all queues when the shard comes; the second may know of one, two or all of them at each
+/// of its pushes.
+fn two_senders<Q: Queue>(queue: Q) {
+    let queue = Arc::new(queue);
+    let second = thread::spawn({
+        let queue = Arc::clone(&queue);
+        move || ["before", "after"].iter().for_each(|name| queue.push(name))
+    });
+    ["first", "second", "third"].iter().for_each(|name| queue.push(name));
+    let drained = drain_while(&queue, 1, || second.join().expect("the sender doesn't panic"));
+    assert_order(&drained, &["before", "after"]);
+    assert_order(&drained, &["first", "second", "third"]);
+}
+
 #[test]
-fn a_senders_messages_keep_their_order_through_both_queues() {
+fn a_senders_messages_keep_their_order_through_all_queues() {
     holds(|| one_sender(ControlQueue::new(LIMIT)));
 }
 
 #[test]
-fn messages_handed_over_keep_their_order_through_both_queues() {
+fn messages_handed_over_keep_their_order_through_all_queues() {
     holds(|| handed_over(ControlQueue::new(LIMIT)));
+}
+
+#[test]
+fn two_senders_messages_keep_their_order_through_three_queues() {
+    holds_narrowly(|| two_senders(ControlQueue::new(LIMIT)));
 }
 
 #[test]
 fn the_sketch_holds_unbroken() {
     holds(|| one_sender(Sketch::new(Breakage::None)));
+    holds_narrowly(|| two_senders(Sketch::new(Breakage::None)));
 }
 
 #[test]
-fn broken_emptying_the_first_queue_first_inverts() {
-    caught(Weaken::Nothing, INVERTED, || one_sender(Sketch::new(Breakage::FewFirst)));
+fn broken_emptying_the_oldest_queue_first_inverts() {
+    caught(Weaken::Nothing, INVERTED, || one_sender(Sketch::new(Breakage::OldestFirst)));
+}
+
+#[test]
+fn broken_holding_a_message_of_the_newest_queue_alone_inverts() {
+    caught(Weaken::Nothing, INVERTED, || two_senders(Sketch::new(Breakage::HoldsTheNewestAlone)));
 }
 
 #[test]
 fn broken_going_back_to_the_first_queue_inverts() {
-    caught(Weaken::Nothing, INVERTED, || one_sender(Sketch::new(Breakage::BackToFew)));
+    caught(Weaken::Nothing, INVERTED, || one_sender(Sketch::new(Breakage::BackToTheFirst)));
 }

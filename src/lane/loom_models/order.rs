@@ -15,7 +15,7 @@ use super::{Note, Sleeping, Watch, port};
 use crate::lane::Message;
 use crate::lane::account::EndReason;
 use crate::lane::intake::Intake;
-use crate::lane::load::Quota;
+use crate::lane::load::{Gathering, Quota};
 use crate::lane::member::{Member, Round, Sum};
 use crate::lane::outbox::{Limits, Outbox, Port};
 use crate::lane::owner::{Newcomer, Owner};
@@ -156,6 +156,7 @@ impl Shard {
             intake: &mut intake,
             end: if ignores_stamps { u64::MAX } else { watch.position },
             quota,
+            gathering: &Gathering { bytes: u64::MAX, age: u64::MAX },
             uplink: None,
             now: 0,
             sum: Sum::default(),

@@ -9,7 +9,7 @@ use loom::sync::atomic::Ordering::{AcqRel, Acquire};
 /// A value that the first to come makes; who makes one at the same time throws its own away.
 pub(crate) struct OnceBox<T> {
     made: AtomicBool,
-    value: OnceLock<T>,
+    value: OnceLock<Box<T>>,
 }
 
 impl<T> OnceBox<T> {
@@ -18,7 +18,7 @@ impl<T> OnceBox<T> {
     }
 
     pub(crate) fn get(&self) -> Option<&T> {
-        if self.made.load(Acquire) { self.value.get() } else { None }
+        if self.made.load(Acquire) { self.value.get().map(AsRef::as_ref) } else { None }
     }
 
     pub(crate) fn get_or_init(&self, make: impl FnOnce() -> Box<T>) -> &T {
@@ -26,7 +26,7 @@ impl<T> OnceBox<T> {
             let value = make();
             if self.made.compare_exchange(false, true, AcqRel, Acquire).is_ok() {
                 // No operation of loom's in between: nobody sees the flag without the value.
-                assert!(self.value.set(*value).is_ok(), "only who set the flag sets the value");
+                assert!(self.value.set(value).is_ok(), "only who set the flag sets the value");
             }
         }
         self.value.get().expect("the flag is set together with the value")
