@@ -9,6 +9,8 @@ use tokio::sync::mpsc;
 use crate::protocol::Frame;
 #[cfg(feature = "byte-stream")]
 use crate::room::byte_stream::ByteStreamInbox;
+#[cfg(feature = "websocket")]
+use crate::room::websocket::WebSocketInbox;
 
 /// What a room's [`Incoming`](crate::room::Room::Incoming) has to be for telemetry: the frames of one viewer, in order.
 ///
@@ -52,6 +54,13 @@ impl Inbox for ByteStreamInbox {
 
 #[cfg(feature = "websocket")]
 impl Inbox for futures_channel::mpsc::Receiver<Frame> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+        Pin::new(self).poll_next(cx)
+    }
+}
+
+#[cfg(feature = "websocket")]
+impl Inbox for WebSocketInbox {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
         Pin::new(self).poll_next(cx)
     }

@@ -17,6 +17,7 @@ use crate::lane::{SubscriptionTag, Topic};
 use crate::participant::{Participant, Protocol};
 use crate::protocol::server::{Advertise, ServerInfo};
 use crate::protocol::{Frame, SchemaTable, ServerMessage, Subprotocol, WireFormat};
+use crate::room::PeerLimits;
 
 /// See the [module](self).
 pub(super) struct State {
@@ -30,6 +31,7 @@ pub(super) struct State {
     pub(super) assets: Option<AssetHandler>,
     /// How long a viewer that pings may say nothing.
     pub(super) silence_timeout: Duration,
+    pub(super) limits: PeerLimits,
 }
 
 /// Which format who speaks `protocol` is spoken to in: what a WebSocket negotiates is v1.
@@ -75,7 +77,12 @@ struct Tables {
 }
 
 impl State {
-    pub(super) fn new(info: ServerInfo, assets: Option<AssetHandler>, silence_timeout: Duration) -> Self {
+    pub(super) fn new(
+        info: ServerInfo,
+        assets: Option<AssetHandler>,
+        silence_timeout: Duration,
+        limits: PeerLimits,
+    ) -> Self {
         Self {
             info: ServerMessage::ServerInfo(info).encode(),
             next_channel: AtomicU64::new(1),
@@ -84,6 +91,7 @@ impl State {
             removals: watch::Sender::new(0),
             assets,
             silence_timeout,
+            limits,
         }
     }
 

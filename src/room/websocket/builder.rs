@@ -11,6 +11,8 @@ use super::WebSocketRoom;
 use super::listen::{self, Shared};
 use super::upgrade::{Admission, Rejection, UpgradeRequest};
 
+use crate::room::PeerLimits;
+
 type Hook = Arc<dyn Fn(&UpgradeRequest) -> Result<Admission, Rejection> + Send + Sync>;
 
 /// As good as never: times are added to a clock, which overflows otherwise.
@@ -29,6 +31,7 @@ pub(super) struct Config {
     pub(super) idle_timeout: Duration,
     pub(super) close_timeout: Duration,
     pub(super) send_buffer_bytes: Option<usize>,
+    pub(super) limits: PeerLimits,
     hook: Option<Hook>,
 }
 
@@ -71,6 +74,7 @@ impl fmt::Debug for Config {
             .field("idle_timeout", &self.idle_timeout)
             .field("close_timeout", &self.close_timeout)
             .field("send_buffer_bytes", &self.send_buffer_bytes)
+            .field("limits", &self.limits)
             .field("hook", &self.hook.is_some())
             .finish()
     }
@@ -86,6 +90,7 @@ impl WebSocketRoomBuilder {
             idle_timeout: Duration::from_secs(40),
             close_timeout: Duration::from_secs(5),
             send_buffer_bytes: None,
+            limits: PeerLimits::default(),
             hook: None,
         })
     }
@@ -93,10 +98,19 @@ impl WebSocketRoomBuilder {
     /// The longest message from a viewer, in bytes, fragments put together; a longer one closes its connection with
     /// 1009. Memory is taken as bytes arrive, whatever a header announces.
     ///
-    /// 1 MiB by default: a request for some thirty thousand channels. So much may be held for each connection while the
-    /// rest is on its way, and reading it takes some 20 ms of a worker's time. Raise it where viewers publish.
+    /// 1 MiB by default: a request for some thirty thousand channels. All messages on their way take from one
+    /// [budget](Self::peer_limits). Raise it where viewers publish.
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.0.max_message_bytes = bytes;
+        self
+    }
+
+    /// What all viewers together may have under way towards this process, and the time that those who send without pause
+    /// may take of it. Rooms that are given clones of one value share it.
+    ///
+    /// 64 MiB by default, for this room alone.
+    pub fn peer_limits(mut self, limits: PeerLimits) -> Self {
+        self.0.limits = limits;
         self
     }
 
