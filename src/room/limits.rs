@@ -7,8 +7,8 @@
 //! # Why nobody waits for ever
 //! A message that has its claim needs nothing more to become complete, and one that has none holds nothing: there is no
 //! circle of peers each of which waits for what another one holds. Claims are granted in order. A peer that has its claim
-//! and doesn't complete its message loses its connection after the [patience](PeerLimits::with_patience), if others wait
-//! by then. Turns are granted in order too, and end by themselves.
+//! and doesn't complete its message loses its connection after the [patience](PeerLimits::with_patience), or sends
+//! nothing of it for a quarter of that, if others wait by then. Turns are granted in order too, and end by themselves.
 //!
 //! A peer that has asked for little lately doesn't wait behind those who ask for much: of these only the first one
 //! stands in the queue, the others wait in a queue before it.
@@ -36,8 +36,9 @@ const REST: u32 = 3;
 /// The longest message that claims nothing of the budget.
 pub(crate) const SMALL_MESSAGE: usize = 2 << 10;
 
-/// A late message that nobody waits for yet is looked at again so often within the patience.
-const LATE_AGAIN: u32 = 4;
+/// One part in so many of the patience is how long nothing may come of a message that others wait for: 5 s, in which a lost
+/// packet has been sent again several times.
+const STALLED: u32 = 4;
 
 /// How much work a peer may cause at once before it has to wait for turns: that of a request for 10,000 channels, once.
 const BURST: Duration = Duration::from_millis(5);
@@ -58,8 +59,9 @@ const REFILL: u32 = 500;
 ///
 /// # When it is used up
 /// Peers that send long messages aren't read for a while, which holds them up by TCP's back-pressure. Short messages go
-/// on, and so do pings. Nobody waits for ever: messages are admitted in order, and a peer that doesn't complete
-/// its message within the [patience](Self::with_patience) while others wait is closed (on a WebSocket with 1013).
+/// on, and so do pings. Nobody waits for ever: messages are admitted in order, and a peer that doesn't complete its
+/// message within the [patience](Self::with_patience), or sends nothing of it for a quarter of that, while others wait is
+/// closed (on a WebSocket with 1013).
 #[derive(Clone)]
 pub struct PeerLimits(Arc<Shared>);
 
@@ -84,7 +86,8 @@ impl PeerLimits {
         Self::with_patience(bytes, DEFAULT_PATIENCE)
     }
 
-    /// A budget of `bytes` under which a message that others wait for has to be complete within `patience`.
+    /// A budget of `bytes` under which a message that others wait for has to be complete within `patience`, and to go on
+    /// within a quarter of it.
     ///
     /// 20 s by default: a request for 10,000 channels takes as long at 120 kbit/s. As long as nobody waits, no message is
     /// too slow.
@@ -177,36 +180,47 @@ impl fmt::Debug for PeerLimits {
 #[derive(Debug)]
 pub(crate) struct Claim(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
-/// How long a message has had that has its claim.
+/// How long a message has had that has its claim, and how long nothing of it has come.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     limits: PeerLimits,
-    due: Pin<Box<Sleep>>,
+    begun: Instant,
+    heard: Instant,
+    check: Pin<Box<Sleep>>,
 }
 
 impl Deadline {
-    /// One that lies behind the patience.
     pub(crate) fn new(limits: &PeerLimits) -> Self {
-        Self { limits: limits.clone(), due: Box::pin(sleep_until(later(limits.patience()))) }
+        let now = Instant::now();
+        let check = Box::pin(sleep_until(later(now, limits.patience() / STALLED)));
+        Self { limits: limits.clone(), begun: now, heard: now, check }
     }
 
-    /// Ready once the patience is over and others wait.
+    /// Something of the message has come.
+    pub(crate) fn heard(&mut self) {
+        self.heard = Instant::now();
+    }
+
+    /// Ready once the message is late and others wait for memory.
     pub(crate) fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let patience = self.limits.patience();
         loop {
-            ready!(self.due.as_mut().poll(cx));
-            if self.limits.waiting() > 0 {
+            ready!(self.check.as_mut().poll(cx));
+            let now = Instant::now();
+            let late_at = later(self.begun, patience).min(later(self.heard, patience / STALLED));
+            if late_at <= now && self.limits.waiting() > 0 {
                 return Poll::Ready(());
             }
-            self.due.as_mut().reset(later(self.limits.patience() / LATE_AGAIN));
+            // One that is late, and that nobody waits for, is looked at again now and then.
+            let next = if late_at <= now { later(now, patience / STALLED) } else { late_at };
+            self.check.as_mut().reset(next.max(now + Duration::from_millis(1)));
         }
     }
 }
 
-/// After so long, a millisecond at least, or never: a clock can't say every time.
-fn later(time: Duration) -> Instant {
-    let now = Instant::now();
-    let never = now + Duration::from_secs(365 * 24 * 3600);
-    now.checked_add(time.max(Duration::from_millis(1))).unwrap_or(never)
+/// So long after `from`, or never: a clock can't say every time.
+fn later(from: Instant, time: Duration) -> Instant {
+    from.checked_add(time).unwrap_or_else(|| from + Duration::from_secs(365 * 24 * 3600))
 }
 
 /// One who waits, as long as this lives.
@@ -294,6 +308,7 @@ impl Allowance {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::pin::pin;
 
     use futures_util::FutureExt;
@@ -345,6 +360,34 @@ mod tests {
         drop(turn);
         drop(other.await);
         assert_eq!(begun.elapsed().as_millis(), 30 + 5 + 15);
+    }
+
+    /// A message that goes on is late after the patience, one that doesn't after a quarter of it, and either only once
+    /// somebody waits.
+    #[tokio::test(start_paused = true)]
+    async fn a_message_is_late_when_others_wait() {
+        let limits = PeerLimits::with_patience(1, Duration::from_secs(8));
+        let is_late = |deadline: &mut Deadline| poll_fn(|cx| deadline.poll_late(cx)).now_or_never().is_some();
+        let (mut slow, mut stalled) = (Deadline::new(&limits), Deadline::new(&limits));
+        let _all = limits.try_claim(1).expect("it is free");
+        let mut waiting = Box::pin(limits.claim(1, true));
+        assert!((&mut waiting).now_or_never().is_none());
+        for second in 0..8 {
+            slow.heard();
+            assert_eq!((is_late(&mut slow), is_late(&mut stalled)), (false, second >= 2), "{second}");
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert!(is_late(&mut slow));
+        drop(waiting);
+        let (mut again, begun) = (Deadline::new(&limits), Instant::now());
+        while begun.elapsed() < Duration::from_secs(30) {
+            assert!(!is_late(&mut again), "nobody waits");
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        let mut waiting = Box::pin(limits.claim(1, true));
+        assert!((&mut waiting).now_or_never().is_none());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(is_late(&mut again));
     }
 
     #[tokio::test(start_paused = true)]

@@ -93,6 +93,7 @@ where
                     // itself.
                     Box::pin(async {
                         let message = decode(viewer.participant.protocol(), &state, &mut allowance, frame).await;
+                        stream.stream.release();
                         viewer.handle(&state, &mut fetches, &mut silence, message).await;
                         yield_now().await;
                     })

@@ -75,6 +75,13 @@ impl ByteStreamInbox {
         Poll::Ready(None)
     }
 
+    /// The frame that was handed out last isn't needed any more: gives back what it takes.
+    pub(crate) fn release(&mut self) {
+        if let Claiming::HandedOut(_) = self.claim {
+            self.claim = Claiming::Nothing;
+        }
+    }
+
     /// Waits until what a long frame takes is claimed. `false` if it has been under way for too long.
     fn poll_claim(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if let Claiming::Nothing = self.claim {
@@ -106,9 +113,7 @@ impl Stream for ByteStreamInbox {
         if self.ended {
             return Poll::Ready(None);
         }
-        if let Claiming::HandedOut(_) = self.claim {
-            self.claim = Claiming::Nothing;
-        }
+        self.release();
         loop {
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => {
@@ -128,7 +133,12 @@ impl Stream for ByteStreamInbox {
                 return self.end();
             }
             match ready!(self.poll_chunk(cx)) {
-                Some(Ok(chunk)) => self.decoder.push(chunk),
+                Some(Ok(chunk)) => {
+                    if let Claiming::Granted(_, deadline) = &mut self.claim {
+                        deadline.heard();
+                    }
+                    self.decoder.push(chunk);
+                }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "a participant's stream to us broke off");
                     return self.end();

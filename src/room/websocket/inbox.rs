@@ -99,11 +99,18 @@ fn own_part(bytes: usize) -> u32 {
     if bytes > SMALL_MESSAGE { OWN_BYTES } else { (bytes as u32).max(OVERHEAD) }
 }
 
+impl WebSocketInbox {
+    /// The message that was handed out last isn't needed any more: gives back what it takes.
+    pub(crate) fn release(&mut self) {
+        self.taken = None;
+    }
+}
+
 impl Stream for WebSocketInbox {
     type Item = Frame;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
-        self.taken = None;
+        self.release();
         let Some(Parcel { frame, hold }) = ready!(Pin::new(&mut self.parcels).poll_next(cx)) else {
             return Poll::Ready(None);
         };

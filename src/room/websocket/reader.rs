@@ -286,6 +286,9 @@ impl Reader {
             Ok(Some(count)) => {
                 self.last_heard = Instant::now();
                 self.yields = true;
+                if let Some(long) = &mut self.long {
+                    long.deadline.heard();
+                }
                 self.take_in(&buffer[..count])
             }
             Err(error) => Err(self.lost(&error)),
