@@ -519,7 +519,8 @@ impl Reader {
                 }
             });
             self.charge(begun.elapsed());
-            if !ended && !(parting.finished && parting.answered) {
+            let over = ended || (parting.finished && parting.answered);
+            if !over {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
