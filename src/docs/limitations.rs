@@ -33,6 +33,8 @@
 //! - **Bytes are counted by the longer of a frame's two forms.** A message of a channel has four bytes less on a
 //!   WebSocket than limits and figures say; what a transport adds of its own (a WebSocket's header, the prefix of five
 //!   on a stream) stands in none.
+//! - **A hundred peers that flood at once are felt.** 120 that send 64 KiB of JSON without pause raise the others' 99th
+//!   percentile to some 100 ms in the first seconds, and lower what can be published (perf/floods.md).
 //! - **Under attack a long request waits.** While peers flood a server with long messages, a viewer's own request of more
 //!   than 2 KiB may wait for some of theirs, for a fraction of a second to some seconds. A viewer that needs more than 20 s
 //!   for one long message may lose its connection then.
