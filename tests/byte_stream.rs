@@ -7,12 +7,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::{settle, within};
-use futures_util::{Sink, SinkExt, StreamExt};
+use futures_util::{FutureExt, Sink, SinkExt, StreamExt};
 use lanecast::protocol::Frame;
 use lanecast::protocol::stream::MAX_STREAM_FRAME;
+use lanecast::room::PeerLimits;
 use lanecast::room::byte_stream::{ByteStreamInbox, ByteStreamSink, ByteStreamSinkError, StreamLimits};
 use lanecast::{Progress, Uplink};
 use livekit_data_stream::api::{
@@ -416,4 +418,34 @@ async fn an_inbox_puts_frames_together() {
         assert_eq!(wire([&within(inbox.next()).await.expect("a frame")]), wire([frame]));
     }
     assert!(within(inbox.next()).await.is_none() && inbox.failure().is_none());
+}
+
+// 1. Half of a long frame comes: it has claimed all there is. 2. A second stream's long frame waits, its short one
+// doesn't. 3. The first has had its time, and ends; the second is read.
+#[tokio::test]
+async fn an_unfinished_frame_starves_nobody() {
+    let limits = PeerLimits::with_patience(100_000, Duration::from_millis(50));
+    let (mut way, mut another) = (Loop::open(), Loop::open());
+    let ((writer, reader), (other_writer, other)) = (way.stream().await, another.stream().await);
+    let inbox = |reader| ByteStreamInbox::new(reader).with_limits(limits.clone());
+    let (mut unfinished, mut honest) = (inbox(reader), inbox(other));
+    let long = wire([&Frame::binary(Bytes::from(vec![7; 100_000]))]);
+    writer.write(&long[..50_000]).await.expect("the way is open");
+    let mut ending = Box::pin(unfinished.next());
+    within(async {
+        while limits.claimed() == 0 {
+            assert!((&mut ending).now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    other_writer.write(&wire([&Frame::text("{}")])).await.expect("the way is open");
+    assert_eq!(within(honest.next()).await.expect("a frame").payload(), "{}");
+    other_writer.write(&long).await.expect("the way is open");
+    let (ended, read) = within(futures_util::future::join(ending, honest.next())).await;
+    assert!(ended.is_none());
+    assert_eq!(read.expect("a frame").len(), 100_000);
+    assert!(unfinished.failure().is_some_and(|failure| failure.contains("too long")), "{:?}", unfinished.failure());
+    drop(honest);
+    assert_eq!(limits.claimed(), 0);
 }

@@ -46,6 +46,15 @@
 //!
 //! What listeners are told of an end has the account of that instance: what was delivered, and what was lost and why.
 //!
+//! # Rude peers
+//! What a viewer sends is bounded in what it takes of the process. Of a WebSocket viewer one read is done at a time, and a viewer that sends without
+//! pause is read in turns with others of its kind, which take a quarter of a core together. Its requests are parsed once;
+//! those of more than 4 KiB on a thread apart, one at a time for all viewers of a telemetry. All long messages that
+//! viewers have under way fit one [budget](crate::room::PeerLimits), which rooms may share, whoever of them sends or
+//! stalls; besides, each connection has some 10 KiB of its own. A viewer whose long message finds the budget used up isn't
+//! read for a while, and never for ever: messages are admitted in order, and one that isn't completed in time while others
+//! wait ends its connection.
+//!
 //! # Joins
 //! The newcomer's place in the log is fixed first, its initial messages are computed second, and every broadcast from
 //! that place on follows them. So an embedder that changes its state first and broadcasts the change second has every

@@ -44,6 +44,13 @@
 //! - **Bytes are counted by the longer of a frame's two forms.** A message of a channel has four bytes less on a
 //!   WebSocket than limits and figures say; what a transport adds of its own (a WebSocket's header, the prefix of five
 //!   on a stream) stands in none.
+//! - **A hundred peers that flood at once are felt.** 120 that send 64 KiB of JSON without pause raise the others' 99th
+//!   percentile to some 100 ms in the first seconds, and lower what can be published (perf/floods.md).
+//! - **Under attack a long request waits.** While peers flood a server with long messages, a viewer's own request of more
+//!   than 2 KiB may wait for some of theirs, for a fraction of a second to some seconds. A viewer that needs more than 20 s
+//!   for one long message may lose its connection then.
+//! - **The SDK of a LiveKit room reads whatever comes.** The [budget](crate::room::PeerLimits) there bounds what this crate
+//!   puts together of it; a participant that isn't read is held up by nothing.
 //! - **A frame that lies within one chunk of a stream keeps the chunk**, however small the frame, until it is dropped.
 //! - **In a LiveKit room a slow viewer is the server's to bear.** It takes what we send whether or not a viewer keeps
 //!   up, and keeps it: see [the room](crate::room).

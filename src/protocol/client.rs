@@ -1,6 +1,7 @@
 //! What a client says to a server.
 
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -410,8 +411,8 @@ impl ClientMessage {
             }
             SUBSCRIBE_PARAMETER_UPDATES => text.read().map(Self::SubscribeParameterUpdates),
             UNSUBSCRIBE_PARAMETER_UPDATES => text.read().map(Self::UnsubscribeParameterUpdates),
-            SUBSCRIBE_CONNECTION_GRAPH => Ok(Self::SubscribeConnectionGraph),
-            UNSUBSCRIBE_CONNECTION_GRAPH => Ok(Self::UnsubscribeConnectionGraph),
+            SUBSCRIBE_CONNECTION_GRAPH => text.read().map(|_: IgnoredAny| Self::SubscribeConnectionGraph),
+            UNSUBSCRIBE_CONNECTION_GRAPH => text.read().map(|_: IgnoredAny| Self::UnsubscribeConnectionGraph),
             op => Err(wire::stray_op(op, &server::OPS)),
         }
     }

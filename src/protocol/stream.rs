@@ -147,6 +147,16 @@ impl StreamDecoder {
         !matches!(self.state, State::Prefix { have: 0, .. })
     }
 
+    /// How long the payload is of which only the beginning has come, once [`next_frame`](Self::next_frame) has given
+    /// `None`.
+    #[cfg(feature = "byte-stream")]
+    pub(crate) fn announced(&self) -> Option<usize> {
+        match self.state {
+            State::Payload { len, .. } => Some(len),
+            State::Prefix { .. } => None,
+        }
+    }
+
     fn advance(&mut self) -> Result<Option<Frame>, StreamError> {
         loop {
             match &mut self.state {

@@ -267,3 +267,37 @@ fn floats_survive_to_the_last_bit() {
     let bits = |floats: &[f64]| floats.iter().map(|float| float.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(&read), bits(&floats));
 }
+
+/// What comes behind an op that is refused isn't looked at; what comes behind one that is served is looked at once, and
+/// where the op stands makes no difference to what is read.
+#[test]
+fn a_request_is_parsed_once() {
+    let decode = |json: &str| {
+        let data = Bytes::copy_from_slice(json.as_bytes());
+        ClientMessage::decode_offered(WireFormat::V1, FrameKind::Text, &data, &[])
+    };
+    let unread = decode(r#"{"op":"getParameters", none of this is JSON"#);
+    assert_eq!(unread, Err(DecodeError::NotOffered { capability: Capability::Parameters }));
+    let unread = decode(r#" { "op" : "getParameters\u0021", nor this"#);
+    assert_eq!(unread, Err(DecodeError::UnknownOp { op: "getParameters!".into() }));
+
+    let first = decode(r#"{"op":"unsubscribe","subscriptionIds":[1,2]}"#);
+    assert_eq!(first, decode(r#"{"subscriptionIds":[1,2],"op":"unsubscribe"}"#));
+    assert!(first.is_ok(), "{first:?}");
+    for malformed in [
+        r#"{"op":"unsubscribe","subscriptionIds":[1,2}"#,
+        r#"{"op":"unsubscribe","subscriptionIds":[1,2]} and more"#,
+        r#"{"op":"unsubscribe""#,
+        r#"{"op":7}"#,
+        r#"{"op"}"#,
+        "{",
+    ] {
+        assert!(matches!(decode(malformed), Err(DecodeError::InvalidJson { .. })), "{malformed}");
+    }
+    for nameless in ["{}", r#"{"Op":"subscribe"}"#, r#"{"op":null}"#, r#"["unsubscribe"]"#] {
+        assert_eq!(decode(nameless), Err(DecodeError::MissingOp), "{nameless}");
+    }
+    let graph = br#"{"op":"subscribeConnectionGraph", none of this is JSON"#;
+    let graph = ClientMessage::decode(WireFormat::V1, FrameKind::Text, &Bytes::from_static(graph));
+    assert!(matches!(graph, Err(DecodeError::InvalidJson { .. })), "{graph:?}");
+}

@@ -1,6 +1,9 @@
 //! What the messages of both directions are read from and written to.
 
+use std::fmt;
+
 use bytes::{BufMut, Bytes, BytesMut};
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
@@ -14,6 +17,8 @@ pub(super) struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
+    /// Reads no further than the op, if it comes first, as it does in what every known peer sends: a message is parsed
+    /// once. Otherwise all of it is looked through.
     pub(super) fn parse(data: &'a [u8]) -> Result<Self, DecodeError> {
         #[derive(Deserialize)]
         struct Tag {
@@ -23,6 +28,9 @@ impl<'a> Text<'a> {
         // The parser would take an array for a struct, field by field.
         if json.trim_start().starts_with('[') {
             return Err(DecodeError::MissingOp);
+        }
+        if let Some(op) = first_op(json) {
+            return Ok(Self { op, json });
         }
         let tag: Tag = serde_json::from_str(json)?;
         let op = tag.op.ok_or(DecodeError::MissingOp)?;
@@ -85,6 +93,31 @@ pub(super) fn any<T>(
         Some(fault) if readable.is_empty() => Err(fault),
         _ => Ok(readable),
     }
+}
+
+/// The op of an object that begins with it.
+fn first_op(json: &str) -> Option<String> {
+    struct FirstOp<'a>(&'a mut Option<String>);
+
+    impl<'de> Visitor<'de> for FirstOp<'_> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<(), M::Error> {
+            if map.next_key::<&str>()? == Some("op") {
+                *self.0 = Some(map.next_value()?);
+            }
+            // The rest isn't read here.
+            Err(M::Error::custom("no further"))
+        }
+    }
+
+    let mut op = None;
+    let _ = serde_json::Deserializer::from_str(json).deserialize_map(FirstOp(&mut op));
+    op
 }
 
 /// Encodes a struct as a JSON object with a tag.

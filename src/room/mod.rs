@@ -14,6 +14,9 @@
 
 #[cfg(feature = "byte-stream")]
 pub mod byte_stream;
+#[cfg(feature = "telemetry")]
+#[cfg_attr(not(feature = "websocket"), allow(dead_code, reason = "only a room that reads by itself needs all of it"))]
+pub(crate) mod limits;
 #[cfg(feature = "livekit")]
 pub mod livekit;
 pub mod memory;
@@ -34,6 +37,9 @@ use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::lane::run::start_send_copy;
 use crate::lane::{BroadcastRun, EndReason, Message, Progress, Uplink};
 use crate::participant::{Attributes, Participant, no_attributes};
+
+#[cfg(feature = "telemetry")]
+pub use self::limits::PeerLimits;
 
 /// What a transport implements.
 ///

@@ -18,7 +18,7 @@ use super::state::State;
 use super::{Handle, Status, StatusLevel, Telemetry, viewer};
 use crate::protocol::server::{Capability, ServerInfo};
 use crate::protocol::{Frame, ServerMessage};
-use crate::room::Room;
+use crate::room::{PeerLimits, Room};
 use crate::session::{BuildError, Events, Session, SessionBuilder};
 
 /// Sets up [`Telemetry`]. What viewers are told they may ask for is exactly what was switched on here.
@@ -29,6 +29,7 @@ pub struct TelemetryBuilder<R: Room> {
     assets: Option<AssetHandler>,
     time: bool,
     silence_timeout: Duration,
+    limits: PeerLimits,
 }
 
 impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
@@ -40,6 +41,7 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
             assets: None,
             time: false,
             silence_timeout: Duration::from_secs(15),
+            limits: PeerLimits::default(),
         }
     }
 
@@ -111,6 +113,16 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
         self
     }
 
+    /// In what turns viewers' long requests are decoded: one at a time of all who share `limits`, each followed by a rest
+    /// of three times what it took. Give what the [room](crate::room::websocket::WebSocketRoomBuilder::peer_limits) has,
+    /// or what other telemetry of this process has, to share it.
+    ///
+    /// By default these turns are this telemetry's own.
+    pub fn peer_limits(mut self, limits: PeerLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Settings of the session: capacities, time-outs, shards. Its initial messages, stream handler and refusal are
     /// telemetry's own, whatever is set here.
     pub fn configure(mut self, configure: impl FnOnce(SessionBuilder<R>) -> SessionBuilder<R>) -> Self {
@@ -132,7 +144,7 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
     where
         R::Incoming: Inbox,
     {
-        let Self { session, mut info, assets, time, silence_timeout } = self;
+        let Self { session, mut info, assets, time, silence_timeout, limits } = self;
         if silence_timeout.is_zero() {
             let value = format!("{silence_timeout:?}");
             return Err(BuildError::InvalidSetting { setting: "silence_timeout", value, must: "longer than zero" });
@@ -140,7 +152,7 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
         let offered = [(time, Capability::Time), (assets.is_some(), Capability::Assets)];
         info.capabilities = offered.into_iter().filter(|(is_on, _)| *is_on).map(|(_, capability)| capability).collect();
         info.session_id.get_or_insert_with(|| format!("{:x}-{:08x}", now_ns() / 1_000_000, fastrand::u32(..)));
-        let state = Arc::new(State::new(info, assets, silence_timeout));
+        let state = Arc::new(State::new(info, assets, silence_timeout, limits));
         let (told, asked) = (Arc::clone(&state), Arc::clone(&state));
         let session = session
             .initial(move |participant| {
@@ -174,6 +186,7 @@ impl<R: Room> fmt::Debug for TelemetryBuilder<R> {
             .field("assets", &self.assets.is_some())
             .field("time", &self.time)
             .field("silence_timeout", &self.silence_timeout)
+            .field("limits", &self.limits)
             .finish()
     }
 }

@@ -16,6 +16,7 @@ use crate::lane::{Subscribed, SubscriptionTag, Topic};
 use crate::participant::{Participant, Protocol};
 use crate::protocol::server::{Capability, ServerInfo};
 use crate::protocol::{Frame, ServerMessage, Subprotocol, WireFormat};
+use crate::room::PeerLimits;
 
 /// See the [module](self).
 pub(super) struct State {
@@ -31,6 +32,7 @@ pub(super) struct State {
     pub(super) assets: Option<AssetHandler>,
     /// How long a viewer that pings may say nothing.
     pub(super) silence_timeout: Duration,
+    pub(super) limits: PeerLimits,
 }
 
 /// The lowest number of a channel. Numbers are never used again.
@@ -68,7 +70,12 @@ impl Form {
 }
 
 impl State {
-    pub(super) fn new(info: ServerInfo, assets: Option<AssetHandler>, silence_timeout: Duration) -> Self {
+    pub(super) fn new(
+        info: ServerInfo,
+        assets: Option<AssetHandler>,
+        silence_timeout: Duration,
+        limits: PeerLimits,
+    ) -> Self {
         let tells_time = info.capabilities.contains(&Capability::Time);
         // Only v1 has a message for it.
         let capabilities = info.capabilities.iter().copied().filter(|each| *each != Capability::Time).collect();
@@ -82,6 +89,7 @@ impl State {
             removals: watch::Sender::new(0),
             assets,
             silence_timeout,
+            limits,
         }
     }
 

@@ -129,8 +129,7 @@ impl From<ChannelRequest> for Wanted {
 impl Subscriptions {
     /// Subscribes to what is wanted, and says what is wrong with it.
     ///
-    /// All of a request's subscriptions are asked for at once, so that a long list costs one turn of the shard. A
-    /// channel that is unadvertised meanwhile is told of afterwards, by [`State::removals`].
+    /// All of them are asked for at once, so that they cost one turn of the shard together. A channel that is unadvertised meanwhile is told of afterwards, by [`State::removals`].
     pub(super) async fn subscribe(
         &mut self,
         participant: &Participant<Frame>,

@@ -12,15 +12,21 @@
 //! until less than half of what may wait for the viewer does, and so does what the viewer asks for behind it: one that
 //! asks much and reads is slowed down, one that doesn't read is found stuck like any other. What needs no answer is
 //! done meanwhile: who is behind can ask for less.
+//!
+//! No request keeps a worker: a long one is decoded on a thread apart, in [turns](PeerLimits) with those of all others,
+//! and what it asks for is done some at a time.
 
 use std::future::{Future, pending, poll_fn};
+use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Mutex;
+use tokio::task::{spawn_blocking, yield_now};
 
 use super::answer::answer;
 use super::assets::{self, AssetRequest};
@@ -31,15 +37,24 @@ use super::state::{State, format_of};
 use super::subscriptions::{Subscriptions, Wanted};
 use super::warnings::Warnings;
 use super::{Status, StatusLevel};
-use crate::participant::Participant;
-use crate::protocol::client::{FetchAsset, ServiceCall};
+use crate::participant::{Participant, Protocol};
+use crate::protocol::client::{FetchAsset, ServiceCall, Subscribe};
 use crate::protocol::server::{Capability, ServiceCallFailure};
-use crate::protocol::{ClientMessage, Frame, ServerMessage};
+use crate::protocol::{ClientMessage, DecodeError, Frame, ServerMessage};
+#[cfg(doc)]
+use crate::room::PeerLimits;
 use crate::room::Room;
+use crate::room::limits::Allowance;
 use crate::session::{ControlStream, SessionEvent, Who};
 
 /// What viewers may ask for. (A service call and a fetch are refused by their number, which is read for that.)
 const OFFERED: &[Capability] = &[Capability::Services, Capability::Assets];
+
+/// The longest request that is decoded where it is handled: it takes some 50 µs.
+const DECODED_HERE: usize = 4 << 10;
+
+/// Of the things that one request names so many are done before others run.
+const AT_ONCE: usize = 256;
 
 type Fetches = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
@@ -52,6 +67,7 @@ where
     let mut viewer: Option<Viewer> = None;
     let mut fetches = Fetches::new();
     let mut silence = Silence::new(state.silence_timeout);
+    let mut allowance = Allowance::new();
     let mut open = true;
     loop {
         tokio::select! {
@@ -75,7 +91,13 @@ where
                     viewer.report_heard(&stream);
                     // Boxed: this lasts as long as the connection, and what it does for a request is larger than
                     // itself.
-                    Box::pin(viewer.handle(&state, &mut fetches, &mut silence, &frame)).await;
+                    Box::pin(async {
+                        let message = decode(viewer.participant.protocol(), &state, &mut allowance, frame).await;
+                        stream.stream.release();
+                        viewer.handle(&state, &mut fetches, &mut silence, message).await;
+                        yield_now().await;
+                    })
+                    .await;
                 }
                 Heard::End => {
                     // Nothing more to ask for; subscriptions and fetches go on.
@@ -158,26 +180,43 @@ impl Viewer {
         Self { participant, asked }
     }
 
-    async fn handle(&self, state: &State, fetches: &mut Fetches, silence: &mut Silence, frame: &Frame) {
+    async fn handle(
+        &self,
+        state: &State,
+        fetches: &mut Fetches,
+        silence: &mut Silence,
+        message: Result<ClientMessage, DecodeError>,
+    ) {
         let participant = &self.participant;
         let Asked { subscriptions, pings } = &mut *self.asked.lock().await;
-        let format = format_of(participant.protocol());
-        match ClientMessage::decode_offered(format, frame.kind(), &frame.to_bytes(), OFFERED) {
+        let mut warnings = Warnings::default();
+        match message {
             Err(error) => tell(participant, StatusLevel::Error, error.to_string()).await,
-            Ok(ClientMessage::Subscribe(request)) => {
-                let wanted = request.subscriptions.into_iter().map(Wanted::from);
-                warn(participant, subscriptions.subscribe(participant, state, wanted).await).await;
+            Ok(ClientMessage::Subscribe(Subscribe { subscriptions: wanted })) => {
+                for wanted in wanted.chunks(AT_ONCE) {
+                    let wanted = wanted.iter().copied().map(Wanted::from);
+                    warnings.append(subscriptions.subscribe(participant, state, wanted).await);
+                    yield_now().await;
+                }
             }
             Ok(ClientMessage::SubscribeChannels(request)) => {
-                let wanted = request.channels.into_iter().map(Wanted::from);
-                warn(participant, subscriptions.subscribe(participant, state, wanted).await).await;
+                for wanted in request.channels.chunks(AT_ONCE) {
+                    let wanted = wanted.iter().copied().map(Wanted::from);
+                    warnings.append(subscriptions.subscribe(participant, state, wanted).await);
+                    yield_now().await;
+                }
             }
             Ok(ClientMessage::Unsubscribe(request)) => {
-                warn(participant, subscriptions.unsubscribe_ids(participant, &request.subscription_ids).await).await;
+                for ids in request.subscription_ids.chunks(AT_ONCE) {
+                    warnings.append(subscriptions.unsubscribe_ids(participant, ids).await);
+                    yield_now().await;
+                }
             }
             Ok(ClientMessage::UnsubscribeChannels(request)) => {
-                warn(participant, subscriptions.unsubscribe_channels(participant, state, &request.channel_ids).await)
-                    .await;
+                for ids in request.channel_ids.chunks(AT_ONCE) {
+                    warnings.append(subscriptions.unsubscribe_channels(participant, state, ids).await);
+                    yield_now().await;
+                }
             }
             Ok(ClientMessage::Ping(ping)) => {
                 answer(participant, ServerMessage::Pong(pings.pong(ping)).encode()).await;
@@ -191,6 +230,7 @@ impl Viewer {
             // What isn't offered isn't decoded.
             Ok(_) => tell(participant, StatusLevel::Error, "this server doesn't offer that").await,
         }
+        warn(participant, warnings).await;
         if pings.has_pinged() {
             silence.watch();
         }
@@ -215,6 +255,42 @@ impl Viewer {
     /// Ends the subscriptions to channels that were unadvertised.
     async fn forget_removed(&self) {
         self.asked.lock().await.subscriptions.forget_removed(&self.participant).await;
+    }
+}
+
+/// Decodes what a viewer that speaks `protocol` has sent; on a thread apart, in turns with others, if it is long. Dropped
+/// before it is done, the turn lasts until that thread has done its work.
+async fn decode(
+    protocol: &Protocol,
+    state: &State,
+    allowance: &mut Allowance,
+    frame: Frame,
+) -> Result<ClientMessage, DecodeError> {
+    let (format, kind, data) = (format_of(protocol), frame.kind(), frame.to_bytes());
+    let length = data.len();
+    drop(frame);
+    let decode = move || ClientMessage::decode_offered(format, kind, &data, OFFERED);
+    if length <= DECODED_HERE {
+        return decode();
+    }
+    let turn = state.limits.decoding().turn(allowance.is_left()).await;
+    let decoding = spawn_blocking(move || {
+        let begun = Instant::now();
+        let message = decode();
+        let work = begun.elapsed();
+        turn.end(work);
+        (message, work)
+    });
+    match decoding.await {
+        Ok((message, work)) => {
+            allowance.spend(work);
+            message
+        }
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The runtime ends, and with it this task.
+            Err(_) => pending().await,
+        },
     }
 }
 

@@ -21,6 +21,12 @@ impl Warnings {
         }
     }
 
+    /// Those of another part of the same request.
+    pub(super) fn append(&mut self, others: Self) {
+        self.more += others.more;
+        others.texts.into_iter().for_each(|text| self.push(|| text));
+    }
+
     /// What is said, in order.
     pub(super) fn into_texts(self) -> impl Iterator<Item = String> {
         let more = (self.more > 0).then(|| format!("{} more warnings of this kind", self.more));

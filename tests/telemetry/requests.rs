@@ -236,3 +236,16 @@ async fn who_opens_another_stream_in_a_burst_is_answered() {
         assert!(viewer.until_asset(77).await.is_err());
     }
 }
+
+/// A long request keeps nobody else waiting, not even where one thread does everything: it is decoded on another.
+#[tokio::test]
+async fn a_long_request_of_one_viewer_delays_no_other() {
+    let (room, _telemetry) = telemetry();
+    let (rude, honest) = (Viewer::join(&room, "rude", SDK_V1).await, Viewer::join(&room, "ada", SDK_V1).await);
+    let more = r#",{"id":1,"channelId":9}"#.repeat(300_000);
+    rude.say(format!(r#"{{"op":"subscribe","subscriptions":[{{"id":1,"channelId":9}}{more}]}}"#)).await;
+    honest.unsubscribe(10).await;
+    honest.until_status(StatusLevel::Warning, "there is no subscription 10").await;
+    assert_eq!(statuses(&rude.told()), [], "the long request came first, and was done first");
+    rude.until_status(StatusLevel::Warning, "299985 more warnings").await;
+}

@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::time::Instant;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, select_all};
+use lanecast::room::PeerLimits;
 
 use super::*;
 
@@ -51,6 +52,142 @@ async fn of_many_pings_the_last_one_is_answered() {
         last = u16::from_be_bytes([pong[2], pong[3]]);
     }
     assert!(pongs < count / 10, "{pongs} pongs");
+}
+
+/// The first bytes of a frame of `length`, masked with zeroes.
+fn header(first: u8, length: usize) -> Vec<u8> {
+    let mut bytes = vec![first, 0xff];
+    bytes.extend((length as u64).to_be_bytes());
+    bytes.extend([0; 4]);
+    bytes
+}
+
+fn long(length: usize) -> Vec<u8> {
+    [header(0x82, length), vec![7; length]].concat()
+}
+
+/// For conditions that nothing announces.
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    soon(what, async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+// 1. Peers send nearly all of their long messages, and stop: they have the whole budget.
+// 2. Others want to send long messages: they wait. Short messages and pings don't.
+// 3. Those that had the budget are closed with 1013 once they have had their time; the others get in.
+#[tokio::test]
+async fn unfinished_messages_starve_nobody() {
+    const LENGTH: usize = 1 << 20;
+    let limits = PeerLimits::with_patience(4 * LENGTH, Duration::from_millis(300));
+    let mut server = Server::start(WebSocketRoom::builder().peer_limits(limits.clone())).await;
+    let mut unfinished = Vec::new();
+    for _ in 0..4 {
+        let mut client = server.raw().await;
+        client.write_all(&long(LENGTH)[..LENGTH - 10_000]).await.unwrap();
+        unfinished.push((client, server.joined().await));
+    }
+    until("all of the budget to be claimed", || limits.claimed() == limits.bytes()).await;
+    assert_eq!(limits.waiting(), 0);
+
+    let mut honest = server.raw().await;
+    let (_, mut incoming) = server.joined().await;
+    honest.write_all(&[masked(0x82, b"short"), long(300_000), masked(0x82, b"after")].concat()).await.unwrap();
+    assert_eq!(soon("what is short", incoming.next()).await.unwrap().len(), 5);
+    let reading = tokio::spawn(async move {
+        let long = soon("what is long", incoming.next()).await.unwrap();
+        (long.len(), soon("what is behind it", incoming.next()).await.unwrap().len())
+    });
+    until("the long one to wait", || limits.waiting() == 1).await;
+    let mut other = server.raw().await;
+    let (_, mut also) = server.joined().await;
+    other.write_all(&[masked(0x82, b"short"), masked(0x89, b"there?")].concat()).await.unwrap();
+    assert_eq!(soon("what is short", also.next()).await.unwrap().len(), 5);
+    assert_eq!(soon("the pong", read_frame(&mut other)).await.unwrap(), (0x8a, b"there?".to_vec()));
+
+    assert_eq!(reading.await.unwrap(), (300_000, 5));
+    let closing = unfinished.iter_mut().map(|(client, _joined)| Box::pin(read_close(client)));
+    let ((code, reason), ..) = select_all(closing).await;
+    assert_eq!(code, 1013, "{reason}");
+}
+
+/// A message that nobody waits for may take as long as it likes, and be longer than the whole budget.
+#[tokio::test]
+async fn a_slow_message_that_nobody_waits_for_arrives() {
+    let patience = Duration::from_millis(20);
+    let limits = PeerLimits::with_patience(1, patience);
+    let mut server = Server::start(WebSocketRoom::builder().peer_limits(limits.clone())).await;
+    let mut client = server.raw().await;
+    let (_, mut incoming) = server.joined().await;
+    for part in long(1 << 20).chunks((1 << 20) / 3) {
+        client.write_all(part).await.unwrap();
+        tokio::time::sleep(2 * patience).await;
+    }
+    assert_eq!(soon("the message", incoming.next()).await.unwrap().len(), 1 << 20);
+    // What it claimed is given back when the next one is asked for.
+    assert_eq!(limits.claimed(), 1);
+    assert!(incoming.next().now_or_never().is_none());
+    assert_eq!(limits.claimed(), 0);
+}
+
+// 1. A viewer sends several long messages, and nobody takes them: it has the memory of one of them.
+// 2. A viewer of another room that shares the budget waits for it.
+// 3. They are taken: all arrive, in order.
+#[tokio::test]
+async fn rooms_share_a_budget_in_which_a_viewer_has_one_long_message() {
+    let limits = PeerLimits::new(100_000);
+    let builder = || WebSocketRoom::builder().peer_limits(limits.clone());
+    let (mut first, mut second) = (Server::start(builder()).await, Server::start(builder()).await);
+    let (mut client, mut other) = (first.raw().await, second.raw().await);
+    let (_, mut incoming) = first.joined().await;
+    let (_, mut elsewhere) = second.joined().await;
+    let sending = tokio::spawn(async move {
+        for length in 60_000..60_005 {
+            client.write_all(&long(length)).await.unwrap();
+        }
+        client
+    });
+    until("a claim", || limits.claimed() == 60_000).await;
+    other.write_all(&long(60_000)).await.unwrap();
+    until("the other one to wait", || limits.waiting() == 1).await;
+    assert_eq!(limits.claimed(), 100_000, "what is left is kept for who waits");
+    let all = async {
+        for length in 60_000..60_005 {
+            assert_eq!(soon("a message", incoming.next()).await.unwrap().len(), length);
+        }
+        drop(incoming);
+    };
+    let the_other = async {
+        assert_eq!(soon("the other one", elsewhere.next()).await.unwrap().len(), 60_000);
+        drop(elsewhere);
+    };
+    tokio::join!(all, the_other);
+    assert_eq!((limits.claimed(), limits.waiting()), (0, 0));
+    drop(sending.await.unwrap());
+}
+
+/// A viewer that nobody listens to claims nothing, and is answered.
+#[tokio::test]
+async fn what_is_discarded_claims_nothing() {
+    let limits = PeerLimits::with_patience(1, Duration::MAX);
+    let mut server = Server::start(WebSocketRoom::builder().peer_limits(limits.clone())).await;
+    let mut holder = server.raw().await;
+    holder.write_all(&header(0x82, 5000)).await.unwrap();
+    let _holds = server.joined().await;
+    until("the budget to be used up", || limits.claimed() == 1).await;
+    let mut client = server.raw().await;
+    let (_, incoming) = server.joined().await;
+    drop(incoming);
+    // The first of them shows that nobody listens.
+    client.write_all(&masked(0x82, b"lost")).await.unwrap();
+    for _ in 0..3 {
+        client.write_all(&long(1 << 20)).await.unwrap();
+    }
+    client.write_all(&masked(0x89, b"still there?")).await.unwrap();
+    assert_eq!(soon("the pong", read_frame(&mut client)).await.unwrap(), (0x8a, b"still there?".to_vec()));
 }
 
 /// Times that never come are as good as none: nobody is given up, and a goodbye is said.

@@ -9,9 +9,9 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_channel::mpsc::Receiver;
 use futures_util::{FutureExt, SinkExt, Stream, StreamExt};
 use lanecast::protocol::{Frame, FrameKind};
+use lanecast::room::websocket::WebSocketInbox;
 use lanecast::room::websocket::{
     Admission, BindError, Rejection, UpgradeRequest, WebSocketRoom, WebSocketRoomBuilder, WebSocketSink,
     WebSocketSinkError,
@@ -39,7 +39,7 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 /// A room and its events, as a session has them.
 struct Server {
     room: WebSocketRoom,
-    events: Pin<Box<dyn Stream<Item = RoomEvent<Receiver<Frame>>> + Send>>,
+    events: Pin<Box<dyn Stream<Item = RoomEvent<WebSocketInbox>> + Send>>,
 }
 
 impl Server {
@@ -49,12 +49,12 @@ impl Server {
         Self { room, events }
     }
 
-    async fn event(&mut self) -> RoomEvent<Receiver<Frame>> {
+    async fn event(&mut self) -> RoomEvent<WebSocketInbox> {
         soon("an event", self.events.next()).await.expect("the room is open")
     }
 
     /// The next one to come, with its own stream.
-    async fn joined(&mut self) -> (Presence, Receiver<Frame>) {
+    async fn joined(&mut self) -> (Presence, WebSocketInbox) {
         let RoomEvent::Active(presence) = self.event().await else { panic!("nobody became active") };
         let RoomEvent::StreamOpened { identity, sid, stream } = self.event().await else { panic!("no stream") };
         assert_eq!((&identity, &sid), (&presence.identity, &presence.sid));

@@ -1,7 +1,8 @@
 //! The frames of a byte stream that a participant has opened to us.
 
+use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_core::Stream;
@@ -9,24 +10,55 @@ use livekit_data_stream::api::{ByteStreamReader, StreamError as ReadError};
 
 use crate::protocol::Frame;
 use crate::protocol::stream::StreamDecoder;
+use crate::room::PeerLimits;
+use crate::room::limits::{Claim, Deadline, SMALL_MESSAGE};
 
 /// A participant's own stream to us, as a sequence of frames. It ends with the participant's stream, or with the first
 /// thing in it that is no frame; then [`failure`](Self::failure) says what.
 ///
-/// Holds at most what is missing of a frame; what the SDK holds before it is the SDK's.
-#[derive(Debug)]
+/// It holds one frame at most, of more than 2 KiB only with a claim on its [limits](Self::with_limits); what the SDK holds
+/// before it is the SDK's. A frame's claim is given back when the next one is asked for.
 pub struct ByteStreamInbox {
     reader: ByteStreamReader,
     decoder: StreamDecoder,
+    limits: PeerLimits,
+    claim: Claiming,
     failure: Option<String>,
     ended: bool,
+}
+
+/// What the frame that is being read takes of the limits.
+#[derive(Default)]
+enum Claiming {
+    /// Nothing: it hasn't begun, or is short.
+    #[default]
+    Nothing,
+    Waiting(Pin<Box<dyn Future<Output = Claim> + Send>>),
+    Granted(Claim, Deadline),
+    /// The frame was handed out.
+    HandedOut(#[expect(dead_code, reason = "held for its drop")] Claim),
 }
 
 impl ByteStreamInbox {
     /// Reads frames from `reader`.
     #[must_use]
     pub fn new(reader: ByteStreamReader) -> Self {
-        Self { reader, decoder: StreamDecoder::default(), failure: None, ended: false }
+        Self {
+            reader,
+            decoder: StreamDecoder::default(),
+            limits: PeerLimits::default(),
+            claim: Claiming::Nothing,
+            failure: None,
+            ended: false,
+        }
+    }
+
+    /// The same with limits that it shares with others. While they are used up, a frame of more than 2 KiB waits; one that
+    /// isn't complete within the limits' patience while others wait is a [failure](Self::failure).
+    #[must_use]
+    pub fn with_limits(mut self, limits: PeerLimits) -> Self {
+        self.limits = limits;
+        self
     }
 
     /// What was wrong with what the participant sent, if the stream ended because of that.
@@ -37,9 +69,36 @@ impl ByteStreamInbox {
 
     fn end(&mut self) -> Poll<Option<Frame>> {
         self.ended = true;
+        self.claim = Claiming::Nothing;
         // The rest is of no use to anybody, and the SDK needn't gather it.
         self.reader.closer().close();
         Poll::Ready(None)
+    }
+
+    /// The frame that was handed out last isn't needed any more: gives back what it takes.
+    pub(crate) fn release(&mut self) {
+        if let Claiming::HandedOut(_) = self.claim {
+            self.claim = Claiming::Nothing;
+        }
+    }
+
+    /// Waits until what a long frame takes is claimed. `false` if it has been under way for too long.
+    fn poll_claim(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if let Claiming::Nothing = self.claim {
+            let Some(bytes) = self.decoder.announced().filter(|bytes| *bytes > SMALL_MESSAGE) else {
+                return Poll::Ready(true);
+            };
+            let limits = self.limits.clone();
+            self.claim = Claiming::Waiting(Box::pin(async move { limits.claim(bytes, true).await }));
+        }
+        if let Claiming::Waiting(claim) = &mut self.claim {
+            let claim = ready!(claim.as_mut().poll(cx));
+            self.claim = Claiming::Granted(claim, Deadline::new(&self.limits));
+        }
+        match &mut self.claim {
+            Claiming::Granted(_, deadline) => Poll::Ready(deadline.poll_late(cx).is_pending()),
+            _ => Poll::Ready(true),
+        }
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ReadError>>> {
@@ -54,17 +113,32 @@ impl Stream for ByteStreamInbox {
         if self.ended {
             return Poll::Ready(None);
         }
+        self.release();
         loop {
             match self.decoder.next_frame() {
-                Ok(Some(frame)) => return Poll::Ready(Some(frame)),
+                Ok(Some(frame)) => {
+                    if let Claiming::Granted(claim, _) = std::mem::take(&mut self.claim) {
+                        self.claim = Claiming::HandedOut(claim);
+                    }
+                    return Poll::Ready(Some(frame));
+                }
                 Ok(None) => {}
                 Err(error) => {
                     self.failure = Some(error.to_string());
                     return self.end();
                 }
             }
-            match std::task::ready!(self.poll_chunk(cx)) {
-                Some(Ok(chunk)) => self.decoder.push(chunk),
+            if !ready!(self.poll_claim(cx)) {
+                self.failure = Some("a long frame took too long while others waited for the memory".to_owned());
+                return self.end();
+            }
+            match ready!(self.poll_chunk(cx)) {
+                Some(Ok(chunk)) => {
+                    if let Claiming::Granted(_, deadline) = &mut self.claim {
+                        deadline.heard();
+                    }
+                    self.decoder.push(chunk);
+                }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "a participant's stream to us broke off");
                     return self.end();
@@ -72,5 +146,16 @@ impl Stream for ByteStreamInbox {
                 None => return self.end(),
             }
         }
+    }
+}
+
+impl fmt::Debug for ByteStreamInbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ByteStreamInbox")
+            .field("decoder", &self.decoder)
+            .field("limits", &self.limits)
+            .field("failure", &self.failure)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
     }
 }

@@ -133,7 +133,7 @@ impl Driver {
         let (identity, sid) = (presence.identity.clone(), presence.sid.clone());
         self.emit(RoomEvent::Active(presence)).await;
         if let Some(reader) = self.early.remove(&sid) {
-            self.emit(RoomEvent::StreamOpened { identity, sid, stream: ByteStreamInbox::new(reader) }).await;
+            self.emit(RoomEvent::StreamOpened { identity, sid, stream: self.inbox(reader) }).await;
         }
     }
 
@@ -155,7 +155,7 @@ impl Driver {
         };
         let presence = self.shared.present().get(&identity).cloned();
         if presence.is_some_and(|presence| presence.sid == sid) {
-            self.emit(RoomEvent::StreamOpened { identity, sid, stream: ByteStreamInbox::new(reader) }).await;
+            self.emit(RoomEvent::StreamOpened { identity, sid, stream: self.inbox(reader) }).await;
         } else {
             // One for each who is in the room; a later one takes its place, as it would there.
             self.early.insert(sid, reader);
@@ -185,6 +185,10 @@ impl Driver {
     }
 
     /// Waits for the session if it is behind, but not for one that has ended.
+    fn inbox(&self, reader: ByteStreamReader) -> ByteStreamInbox {
+        ByteStreamInbox::new(reader).with_limits(self.shared.options.limits.clone())
+    }
+
     async fn emit(&self, event: RoomEvent<ByteStreamInbox>) {
         let sent = self.shared.stop.run_until_cancelled(self.events.send(event)).await;
         if !matches!(sent, Some(Ok(()))) {

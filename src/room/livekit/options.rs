@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::room::PeerLimits;
+
 type Configure = Arc<dyn Fn(&mut livekit::RoomOptions) + Send + Sync>;
 
 /// Settings of a [`LiveKitRoom`](super::LiveKitRoom), each with a default.
@@ -14,6 +16,7 @@ pub struct LiveKitOptions {
     pub(super) stall_after: Duration,
     pub(super) lost_after: Duration,
     pub(super) stream_bytes: u64,
+    pub(super) limits: PeerLimits,
     pub(super) configure: Option<Configure>,
 }
 
@@ -25,6 +28,7 @@ impl Default for LiveKitOptions {
             stall_after: Duration::from_secs(1),
             lost_after: Duration::from_secs(30),
             stream_bytes: 4_000_000_000,
+            limits: PeerLimits::default(),
             configure: None,
         }
     }
@@ -70,6 +74,14 @@ impl LiveKitOptions {
         self
     }
 
+    /// What all participants together may have under way towards this process. Default: 64 MiB, for this room alone. What
+    /// the SDK has received and this room hasn't read yet doesn't count.
+    #[must_use]
+    pub fn peer_limits(mut self, limits: PeerLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Settings of the SDK's own: encryption, ICE servers. Applied at each connect, behind ours, which subscribe to no
     /// media.
     #[must_use]
@@ -87,6 +99,7 @@ impl fmt::Debug for LiveKitOptions {
             .field("stall_after", &self.stall_after)
             .field("lost_after", &self.lost_after)
             .field("stream_bytes", &self.stream_bytes)
+            .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
 }

@@ -12,6 +12,8 @@ use super::listen::{self, Shared};
 use super::upgrade::{Admission, Rejection, UpgradeRequest};
 use crate::runtime::{self, Lacking};
 
+use crate::room::PeerLimits;
+
 type Hook = Arc<dyn Fn(&UpgradeRequest) -> Result<Admission, Rejection> + Send + Sync>;
 
 /// As good as never: times are added to a clock, which overflows otherwise.
@@ -32,6 +34,7 @@ pub(super) struct Config {
     pub(super) send_buffer_bytes: Option<usize>,
     pub(super) unsent_bytes: u32,
     pub(super) stall_timeout: Duration,
+    pub(super) limits: PeerLimits,
     hook: Option<Hook>,
 }
 
@@ -84,6 +87,7 @@ impl fmt::Debug for Config {
             .field("send_buffer_bytes", &self.send_buffer_bytes)
             .field("unsent_bytes", &self.unsent_bytes)
             .field("stall_timeout", &self.stall_timeout)
+            .field("limits", &self.limits)
             .field("hook", &self.hook.is_some())
             .finish()
     }
@@ -101,6 +105,7 @@ impl WebSocketRoomBuilder {
             send_buffer_bytes: None,
             unsent_bytes: 64 << 10,
             stall_timeout: Duration::from_secs(34),
+            limits: PeerLimits::default(),
             hook: None,
         })
     }
@@ -108,10 +113,19 @@ impl WebSocketRoomBuilder {
     /// The longest message from a viewer, in bytes, fragments put together; a longer one closes its connection with
     /// 1009. Memory is taken as bytes arrive, whatever a header announces.
     ///
-    /// 1 MiB by default: a request for some thirty thousand channels. So much may be held for each connection while the
-    /// rest is on its way, and reading it takes some 20 ms of a worker's time. Raise it where viewers publish.
+    /// 1 MiB by default: a request for some thirty thousand channels. All messages on their way take from one
+    /// [budget](Self::peer_limits). Raise it where viewers publish.
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.0.max_message_bytes = bytes;
+        self
+    }
+
+    /// What all viewers together may have under way towards this process, and the time that those who send without pause
+    /// may take of it. Rooms that are given clones of one value share it.
+    ///
+    /// 64 MiB by default, for this room alone.
+    pub fn peer_limits(mut self, limits: PeerLimits) -> Self {
+        self.0.limits = limits;
         self
     }
 

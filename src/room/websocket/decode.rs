@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control
 
 use super::farewell::Violation;
 use crate::protocol::Frame;
+use crate::room::limits::SMALL_MESSAGE;
 
 /// The longest header of a client's frame: two bytes, eight of length, four of mask.
 const MAX_HEADER: usize = 14;
@@ -28,6 +29,9 @@ const NORMAL: u16 = 1000;
 pub(super) enum Item {
     /// A whole message.
     Message(Frame),
+    /// A message of more than [`SMALL_MESSAGE`] bytes comes, of so many at most. It takes memory as it is read on: not
+    /// before that is claimed.
+    Long(usize),
     /// To be answered with the same payload.
     Ping(Vec<u8>),
     Pong,
@@ -39,6 +43,8 @@ pub(super) enum Item {
 #[derive(Debug)]
 pub(super) struct Decoder {
     max_message: usize,
+    /// What messages hold is dropped as it comes.
+    discards: bool,
     /// Nearly always none: what a client says is short, and comes in one piece.
     begun: Option<Box<Begun>>,
 }
@@ -54,6 +60,8 @@ struct Begun {
     /// The message that is being put together.
     message: Vec<u8>,
     message_kind: Option<Kind>,
+    /// It was said that the message is long.
+    is_long: bool,
     /// The payload of a control frame, which may come between the fragments of a message.
     control: Vec<u8>,
 }
@@ -75,14 +83,27 @@ enum Kind {
 
 impl Decoder {
     pub(super) fn new(max_message: usize) -> Self {
-        Self { max_message, begun: None }
+        Self { max_message, discards: false, begun: None }
+    }
+
+    /// Drops what has come of a message, and from now on what messages hold: each of them comes to an empty one.
+    pub(super) fn discard(&mut self) {
+        self.discards = true;
+        if let Some(begun) = &mut self.begun {
+            begun.message = Vec::new();
+        }
+    }
+
+    /// How much of the frame that is being read is still to come.
+    pub(super) fn missing(&self) -> usize {
+        self.begun.as_ref().and_then(|begun| begun.frame).map_or(0, |frame| frame.missing)
     }
 
     /// Takes what it needs from the front of `input` for one item; `None` when the input is used up. Not to be asked
     /// again after a violation.
     pub(super) fn next(&mut self, input: &mut &[u8]) -> Result<Option<Item>, Violation> {
         let mut begun = self.begun.take().map_or_else(Begun::default, |begun| *begun);
-        let item = begun.next(input, self.max_message)?;
+        let item = begun.next(input, self.max_message, self.discards)?;
         if begun.header_len > 0 || begun.frame.is_some() || begun.message_kind.is_some() {
             self.begun = Some(Box::new(begun));
         }
@@ -91,12 +112,15 @@ impl Decoder {
 }
 
 impl Begun {
-    fn next(&mut self, input: &mut &[u8], max_message: usize) -> Result<Option<Item>, Violation> {
+    fn next(&mut self, input: &mut &[u8], max_message: usize, discards: bool) -> Result<Option<Item>, Violation> {
         loop {
             if self.frame.is_none() && !self.begin_frame(input, max_message)? {
                 return Ok(None);
             }
-            if !self.fill(input) {
+            if !discards && let Some(bytes) = self.becomes_long(max_message) {
+                return Ok(Some(Item::Long(bytes)));
+            }
+            if !self.fill(input, max_message, discards) {
                 return Ok(None);
             }
             if let Some(item) = self.end_frame()? {
@@ -152,17 +176,37 @@ impl Begun {
         Ok(Payload { opcode: header.opcode, last: header.is_final, mask, missing })
     }
 
+    /// How long the message may become that grows long by the frame that is being read; once for each message. How long
+    /// a fragmented one will be isn't known before its last fragment.
+    fn becomes_long(&mut self, max_message: usize) -> Option<usize> {
+        let frame = self.frame.filter(|frame| !self.is_long && matches!(frame.opcode, OpCode::Data(_)))?;
+        let so_far = self.message.len() + frame.missing;
+        self.is_long = so_far > SMALL_MESSAGE;
+        let most = if frame.last { so_far } else { max_message };
+        self.is_long.then_some(most)
+    }
+
     /// Moves what has arrived of the frame's payload. False if more is to come.
-    fn fill(&mut self, input: &mut &[u8]) -> bool {
+    fn fill(&mut self, input: &mut &[u8], max_message: usize, discards: bool) -> bool {
         let Some(frame) = &mut self.frame else { return false };
         let (arrived, after) = input.split_at(input.len().min(frame.missing));
         *input = after;
-        let into = match frame.opcode {
-            OpCode::Control(_) => &mut self.control,
-            OpCode::Data(_) => &mut self.message,
+        let (into, most) = match frame.opcode {
+            OpCode::Data(_) if discards => {
+                frame.missing -= arrived.len();
+                return frame.missing == 0;
+            }
+            OpCode::Data(_) => {
+                let whole = self.message.len() + frame.missing;
+                (&mut self.message, if frame.last { whole } else { max_message })
+            }
+            OpCode::Control(_) => (&mut self.control, MAX_CONTROL),
         };
-        // Grows with what arrives, never to what was announced.
-        let start = into.len();
+        // Doubles as it fills, and never grows above what the message may become: that much was claimed.
+        let (start, filled) = (into.len(), into.len() + arrived.len());
+        if filled > into.capacity() {
+            into.reserve_exact(filled.max((2 * into.capacity()).min(most)) - start);
+        }
         into.extend_from_slice(arrived);
         unmask(&mut into[start..], frame.mask);
         frame.mask.rotate_left(arrived.len() % 4);
@@ -182,6 +226,7 @@ impl Begun {
 
     fn end_message(&mut self) -> Result<Item, Violation> {
         let message = std::mem::take(&mut self.message);
+        self.is_long = false;
         let frame = match self.message_kind.take() {
             Some(Kind::Text) => Frame::text(String::from_utf8(message).map_err(|_| Violation::Utf8)?),
             Some(Kind::Binary) | None => Frame::binary(Bytes::from(message)),
@@ -256,7 +301,9 @@ mod tests {
         let mut items = Vec::new();
         for mut input in bytes.chunks(piece) {
             while let Some(item) = decoder.next(&mut input)? {
-                items.push(item);
+                if !matches!(item, Item::Long(_)) {
+                    items.push(item);
+                }
             }
             assert!(input.is_empty());
         }
@@ -319,8 +366,54 @@ mod tests {
     fn an_announcement_costs_nothing() {
         let mut decoder = Decoder::new(16 << 20);
         let mut header = &frame(0x82, &vec![0; 16 << 20])[..20];
+        let Some(Item::Long(bytes)) = decoder.next(&mut header).unwrap() else { panic!("it is long") };
+        assert_eq!(bytes, 16 << 20);
         assert!(decoder.next(&mut header).unwrap().is_none());
         let begun = decoder.begun.expect("a payload is to come");
         assert!(begun.message.capacity() < 64, "{}", begun.message.capacity());
+    }
+
+    /// A message is said to be long before memory is taken for it: once, however many frames it has.
+    #[test]
+    fn a_long_message_is_told_of_before_it_is_gathered() {
+        let mut decoder = Decoder::new(10_000);
+        let quarter = SMALL_MESSAGE / 4;
+        let mut bytes = frame(0x02, &vec![0; quarter]);
+        bytes.extend(frame(0x00, &vec![0; 3 * quarter]));
+        bytes.extend(frame(0x00, &[7]));
+        bytes.extend(frame(0x80, &[8]));
+        bytes.extend(frame(0x82, &vec![9; SMALL_MESSAGE + 1]));
+        bytes.extend(frame(0x82, &[0; SMALL_MESSAGE]));
+        let mut input = &bytes[..];
+        let mut items = Vec::new();
+        while let Some(item) = decoder.next(&mut input).unwrap() {
+            if let Item::Long(_) = item {
+                assert!(decoder.begun.as_ref().unwrap().message.len() <= SMALL_MESSAGE);
+            }
+            items.push(item);
+        }
+        let [Item::Long(10_000), Item::Message(whole), Item::Long(exact), Item::Message(_), Item::Message(_)] =
+            &items[..]
+        else {
+            panic!("{items:?}");
+        };
+        assert_eq!(whole.len(), SMALL_MESSAGE + 2);
+        assert_eq!(*exact, SMALL_MESSAGE + 1);
+    }
+
+    /// Who isn't listened to any more takes no memory, and its close frame is found.
+    #[test]
+    fn what_is_discarded_takes_no_memory() {
+        let mut decoder = Decoder::new(1 << 20);
+        let bytes = [frame(0x81, &vec![0xff; 1 << 20]), frame(0x89, b"ping"), frame(0x88, b"")].concat();
+        let mut begun = &bytes[..100_000];
+        assert!(matches!(decoder.next(&mut begun), Ok(Some(Item::Long(_)))));
+        assert!(decoder.next(&mut begun).unwrap().is_none());
+        decoder.discard();
+        let mut rest = &bytes[100_000..];
+        let Ok(Some(Item::Message(empty))) = decoder.next(&mut rest) else { panic!("no message") };
+        assert!(empty.is_empty());
+        assert!(matches!(decoder.next(&mut rest), Ok(Some(Item::Ping(_)))));
+        assert!(matches!(decoder.next(&mut rest), Ok(Some(Item::Close(NORMAL)))));
     }
 }

@@ -13,6 +13,8 @@ pub(super) enum Farewell {
     RoomClosed,
     /// Nothing was heard of the client for too long.
     Silent,
+    /// The client didn't complete a long message while others waited for the memory.
+    Dawdled,
     /// The client sent what it must not send.
     Violation(Violation),
     /// The client closed, with this code.
@@ -48,6 +50,7 @@ impl Farewell {
             Self::SinkDropped => (1001, "the server let go of the connection"),
             Self::RoomClosed => (1001, "the room is closed"),
             Self::Silent => (1011, "nothing was heard, not even an answer to a ping"),
+            Self::Dawdled => (1013, "a long message took too long while others waited for the memory: try again"),
             Self::Violation(violation) => violation.frame(),
             Self::PeerClosed(code) => (code, "closed by the client"),
             Self::PeerGone => return None,
@@ -61,7 +64,7 @@ impl Farewell {
             Self::Ended(reason) => Some(reason as u8 + 1),
             Self::SinkDropped => Some(SINK_DROPPED),
             Self::RoomClosed => Some(ROOM_CLOSED),
-            Self::Silent | Self::Violation(_) | Self::PeerClosed(_) | Self::PeerGone => None,
+            Self::Silent | Self::Dawdled | Self::Violation(_) | Self::PeerClosed(_) | Self::PeerGone => None,
         }
     }
 

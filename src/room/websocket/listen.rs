@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_channel::mpsc::Receiver;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -16,14 +15,15 @@ use tokio_util::task::TaskTracker;
 use super::builder::Config;
 use super::connection::Connection;
 use super::directory::Directory;
+use super::inbox::WebSocketInbox;
 use super::reader::Reader;
 use super::socket;
 use super::upgrade::{Admission, Refusal, Rejection, UpgradeRequest, upgrade};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
-use crate::protocol::{Frame, SUBPROTOCOLS, Subprotocol};
+use crate::protocol::{SUBPROTOCOLS, Subprotocol};
 use crate::room::{Presence, RoomEvent};
 
-pub(super) type Event = RoomEvent<Receiver<Frame>>;
+pub(super) type Event = RoomEvent<WebSocketInbox>;
 
 /// Events that wait for the session before connections that cause more have to wait.
 const EVENT_CAPACITY: usize = 1024;

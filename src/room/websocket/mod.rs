@@ -11,6 +11,7 @@
 //! | a newer connection of the same identity took its place | 4000 |
 //! | the session didn't admit it | 1008 |
 //! | the session, the room or the stream was closed | 1001 |
+//! | a message took too long [while others waited](super::PeerLimits) for memory: try again | 1013 |
 //! | nothing was heard for the [idle time-out](WebSocketRoomBuilder::idle_timeout) | 1011 |
 //! | it took nothing for the [stall time-out](WebSocketRoomBuilder::stall_timeout) | none: it wouldn't reach the viewer |
 //! | the viewer broke the WebSocket protocol; text that isn't UTF-8; a message over the size limit | 1002; 1007; 1009 |
@@ -37,8 +38,13 @@
 //! An idle one has no buffers: what is read and written goes through one buffer per thread. A viewer that doesn't take
 //! what it is sent has at most one batch waiting here (64 KiB and a message; large payloads are shared by all), and what
 //! the kernel has sent or holds [unsent](WebSocketRoomBuilder::unsent_bytes) (64 KiB); the rest waits in the session,
-//! which bounds it. A viewer whose messages aren't taken has 16 of them waiting, and what one read brought; then its
-//! socket isn't read any more. A message that is still on its way takes what has come of it, [at most](WebSocketRoomBuilder::max_message_bytes) 1 MiB, for as long as the viewer answers pings.
+//! which bounds it. What a viewer sends takes 10 KiB at most while it isn't taken, of no more than 16 messages; then its
+//! socket isn't read any more. A message of more than 2 KiB takes its length besides, of a
+//! [budget](WebSocketRoomBuilder::peer_limits) of 64 MiB for all, and each viewer has one such message at a time.
+//!
+//! # Viewers that send without pause
+//! One that has caused more than 5 ms of work in the last seconds is read in turns with others of its kind, and with
+//! rests, so that all together they take a quarter of a core. Everybody else is read at once.
 //!
 //! # Limits
 //! There is no TLS: put a proxy in front. No compression is negotiated: it would cost each viewer its own copy of each
@@ -50,6 +56,7 @@ mod connection;
 mod decode;
 mod directory;
 mod farewell;
+mod inbox;
 mod listen;
 mod reader;
 mod sink;
@@ -63,7 +70,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_channel::mpsc;
 use futures_core::Stream;
 use tokio_util::sync::DropGuard;
 
@@ -76,11 +82,9 @@ use crate::participant::Participant;
 use crate::protocol::Frame;
 
 pub use self::builder::{BindError, WebSocketRoomBuilder};
+pub use self::inbox::WebSocketInbox;
 pub use self::sink::{WebSocketSink, WebSocketSinkError};
 pub use self::upgrade::{Admission, Rejection, UpgradeRequest};
-
-/// Messages of one viewer that wait for the embedder before its socket isn't read any more.
-const INCOMING_MESSAGES: usize = 16;
 
 /// See the [module](self). Clones are the same room.
 ///
@@ -136,7 +140,7 @@ impl WebSocketRoom {
 impl Room for WebSocketRoom {
     type Message = Frame;
     type Sink = WebSocketSink;
-    type Incoming = mpsc::Receiver<Frame>;
+    type Incoming = WebSocketInbox;
 
     fn events(&self) -> Option<impl Stream<Item = RoomEvent<Self::Incoming>> + Send + 'static> {
         let shared = &self.0.shared;

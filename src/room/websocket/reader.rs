@@ -1,18 +1,23 @@
 //! The task that serves one connection: reads it, keeps it alive, says goodbye.
 //!
 //! It has one place where it waits, and no buffer while it does: bytes are read into one buffer per thread and decoded
-//! from there. If the embedder hasn't taken the messages before, the one that doesn't fit and the bytes behind it are
-//! kept, and the socket isn't read until it does; that holds up this client alone.
+//! from there. If a message can't be admitted yet, because the embedder hasn't taken those before or because other
+//! clients have the memory for long ones, then it and the bytes behind it are kept, and the socket isn't read until it
+//! can; that holds up this client alone.
+//!
+//! # What one client may take of a worker's time
+//! Each poll reads once, and lets everybody else run before the next. A client that has used up its
+//! [allowance](Allowance) is read in [turns](Ration::turn) only. What its messages cost behind the reader is charged by
+//! their number; long ones have a ration of their own, where they are decoded.
 
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_channel::mpsc;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::error::TrySendError;
@@ -21,19 +26,27 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::connection::Connection;
 use super::decode::{Decoder, Item};
 use super::farewell::Farewell;
+use super::inbox::{Hold, Intake};
 use super::listen::{Event, Shared};
 use super::socket;
 use super::writer::{ControlFrame, Writer};
 use crate::lane::EndReason;
 use crate::protocol::Frame;
+#[cfg(doc)]
+use crate::room::limits::Ration;
+use crate::room::limits::{Allowance, Deadline, Turn};
 use crate::room::{Presence, RoomEvent};
 
 /// How long a goodbye may take, however steadily a slow client takes what stands before its close frame: at 64 kbit/s
 /// that is half a megabyte.
 const LONGEST_PARTING: Duration = Duration::from_secs(60);
 
-/// What is read at once.
-const READ_BYTES: usize = 16 << 10;
+/// What is read at once; of a long message the second, as its memory is claimed already.
+const READ_BYTES: usize = 4 << 10;
+const MOST_READ_BYTES: usize = 64 << 10;
+
+/// What a message costs behind this task, about: to hand it over, to decode it, to answer it.
+const COST_OF_MESSAGE: Duration = Duration::from_micros(20);
 
 thread_local! {
     /// One buffer per thread, used by whichever connection is being read.
@@ -48,17 +61,40 @@ pub(super) struct Reader {
     connection: Arc<Connection>,
     decoder: Decoder,
     /// `None` once the embedder has dropped the other end: what comes is read and discarded.
-    incoming: Option<mpsc::Sender<Frame>>,
-    /// A message that `incoming` had no room for, and the bytes read behind it.
+    incoming: Option<Intake>,
+    /// What waits to be admitted, and the bytes read behind it.
     held: Option<Box<Held>>,
+    /// What the message takes that is being read, if it is a long one.
+    long: Option<Box<Long>>,
+    /// To let others run before more is read.
+    yields: bool,
+    allowance: Allowance,
+    /// Work that was done since the allowance was used up, and outside of turns.
+    debt: Duration,
+    /// Waits for a turn, or has it.
+    turn: Option<Queued>,
     /// Waits for the socket to take what the writer holds. The stream's own slot is the sink's.
     writable: Option<Waiting<()>>,
     last_heard: Instant,
 }
 
 struct Held {
-    message: Frame,
+    /// A message that is complete; `None` if a long one begins.
+    message: Option<Frame>,
+    admission: Waiting<Hold>,
+    admitted: Option<Hold>,
     behind: Vec<u8>,
+}
+
+/// A long message that is being read.
+struct Long {
+    hold: Hold,
+    deadline: Deadline,
+}
+
+enum Queued {
+    Waiting(Waiting<Turn>),
+    Begun(Turn),
 }
 
 /// What the task wakes up for.
@@ -67,8 +103,8 @@ enum Step {
     Ending(Farewell),
     Readable,
     Writable,
-    /// The embedder has room for what is held.
-    Room,
+    /// What is held is admitted.
+    Admitted,
     Tick,
 }
 
@@ -80,6 +116,11 @@ impl Reader {
             connection,
             incoming: None,
             held: None,
+            long: None,
+            yields: false,
+            allowance: Allowance::new(),
+            debt: Duration::ZERO,
+            turn: None,
             writable: None,
             last_heard: Instant::now(),
         }
@@ -119,7 +160,7 @@ impl Reader {
         let farewell = self.in_truth(farewell);
         // The list is up to date before anybody is told, and the session is told before the sink fails.
         self.shared.directory.leave(&self.connection);
-        self.incoming = None;
+        self.stop_listening();
         let presence = &self.connection.presence;
         tracing::info!(
             identity = %presence.identity, sid = %presence.sid, peer = %self.connection.peer, reason = ?farewell,
@@ -154,8 +195,8 @@ impl Reader {
 
     /// Gives the session the client's own stream.
     fn open_stream(&mut self) -> Option<Waiting<()>> {
-        let (sender, stream) = mpsc::channel(super::INCOMING_MESSAGES);
-        self.incoming = Some(sender);
+        let (intake, stream) = Intake::new(self.shared.config.limits.clone());
+        self.incoming = Some(intake);
         let presence = &self.connection.presence;
         let (identity, sid) = (presence.identity.clone(), presence.sid.clone());
         self.emit(RoomEvent::StreamOpened { identity, sid, stream })
@@ -178,14 +219,46 @@ impl Reader {
         if self.poll_writable(cx).is_ready() {
             return Poll::Ready(Step::Writable);
         }
-        if self.held.is_none() {
-            if self.connection.stream.poll_read_ready(cx).is_ready() {
-                return Poll::Ready(Step::Readable);
+        if let Some(held) = &mut self.held {
+            if let Poll::Ready(hold) = held.admission.as_mut().poll(cx) {
+                held.admitted = Some(hold);
+                return Poll::Ready(Step::Admitted);
             }
-        } else if self.incoming.as_mut().is_none_or(|incoming| incoming.poll_ready(cx).is_ready()) {
-            return Poll::Ready(Step::Room);
+        } else if self.poll_readable(cx).is_ready() {
+            return Poll::Ready(Step::Readable);
+        }
+        if self.poll_dawdled(cx).is_ready() {
+            return Poll::Ready(Step::Ending(Farewell::Dawdled));
         }
         timer.poll(cx).map(|()| Step::Tick)
+    }
+
+    /// Ready when there is something to read and it is this client's turn.
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if std::mem::take(&mut self.yields) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        // An error shows in the read that follows.
+        let _ = ready!(self.connection.stream.poll_read_ready(cx));
+        if self.turn.is_none() && self.allowance.is_left() {
+            return Poll::Ready(());
+        }
+        let queued = self.turn.get_or_insert_with(|| {
+            let limits = self.shared.config.limits.clone();
+            Queued::Waiting(Box::pin(async move { limits.reading().turn(false).await }))
+        });
+        if let Queued::Waiting(turn) = queued {
+            *queued = Queued::Begun(ready!(turn.as_mut().poll(cx)));
+            // It wasn't listened to meanwhile.
+            self.last_heard = Instant::now();
+        }
+        Poll::Ready(())
+    }
+
+    /// Ready when a long message has taken too long while others wait for memory.
+    fn poll_dawdled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.long.as_mut().map_or(Poll::Pending, |long| long.deadline.poll_late(cx))
     }
 
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -200,65 +273,139 @@ impl Reader {
             Step::Ending(farewell) => Err(farewell),
             Step::Readable => self.read(),
             Step::Writable => self.write(Writer::carry_on),
-            Step::Room => self.release(),
+            Step::Admitted => self.release(),
             Step::Tick => self.keep_alive(timer),
         }
     }
 
     /// Reads once, and hands on what that completes.
     fn read(&mut self) -> Result<(), Farewell> {
-        with_scratch(|buffer| match socket::read(&self.connection.stream, buffer) {
-            Ok(None) => Ok(()),
+        let most = self.decoder.missing().clamp(READ_BYTES, MOST_READ_BYTES);
+        let begun = std::time::Instant::now();
+        let taken = with_scratch(|buffer| match socket::read(&self.connection.stream, &mut buffer[..most]) {
+            Ok(None) => Ok(0),
             Ok(Some(0)) => Err(Farewell::PeerGone),
             Ok(Some(count)) => {
                 self.last_heard = Instant::now();
+                self.yields = true;
+                if let Some(long) = &mut self.long {
+                    long.deadline.heard();
+                }
                 self.take_in(&buffer[..count])
             }
             Err(error) => Err(self.lost(&error)),
-        })
+        });
+        self.charge(begun.elapsed() + COST_OF_MESSAGE * *taken.as_ref().unwrap_or(&0));
+        taken.map(|_messages| ())
     }
 
-    /// Hands on what `input` completes. Of several pings in it the last one is answered (RFC 6455, 5.5.3), so that a
-    /// flood of them costs no more writes than reads.
-    fn take_in(&mut self, mut input: &[u8]) -> Result<(), Farewell> {
-        let mut ping = None;
+    /// Hands on what `input` completes, and says how many messages that was. Of several pings in it the last one is
+    /// answered (RFC 6455, 5.5.3), so that a flood of them costs no more writes than reads.
+    fn take_in(&mut self, mut input: &[u8]) -> Result<u32, Farewell> {
+        let (mut ping, mut messages) = (None, 0);
         while let Some(item) = self.decoder.next(&mut input).map_err(Farewell::Violation)? {
-            match item {
+            let admitted = match item {
                 Item::Message(message) => {
-                    if let Some(message) = self.deliver(message) {
-                        self.held = Some(Box::new(Held { message, behind: input.to_vec() }));
-                        break;
-                    }
+                    messages += 1;
+                    self.pass_on(message)
                 }
-                Item::Ping(payload) => ping = Some(payload),
-                Item::Pong => {}
+                Item::Long(bytes) => self.begin_long(bytes),
+                Item::Ping(payload) => {
+                    ping = Some(payload);
+                    Ok(())
+                }
+                Item::Pong => Ok(()),
                 Item::Close(code) => return Err(Farewell::PeerClosed(code)),
+            };
+            if let Err(mut held) = admitted {
+                held.behind = input.to_vec();
+                self.held = Some(held);
+                break;
             }
         }
-        ping.map_or(Ok(()), |payload| self.write_control(ControlFrame::Pong(payload)))
+        if let Some(payload) = ping {
+            self.write_control(ControlFrame::Pong(payload))?;
+        }
+        Ok(messages)
     }
 
-    /// Gives a message to the embedder, or gives it back if there is no room.
-    fn deliver(&mut self, message: Frame) -> Option<Frame> {
-        let refused = self.incoming.as_mut()?.try_send(message).err()?;
-        if refused.is_disconnected() {
-            self.incoming = None;
-            return None;
+    /// Gives a message to the embedder, or says that it has to wait.
+    fn pass_on(&mut self, message: Frame) -> Result<(), Box<Held>> {
+        let Some(intake) = &self.incoming else { return Ok(()) };
+        let claimed = self.long.take().map(|long| long.hold);
+        match claimed.or_else(|| intake.try_hold(message.len())) {
+            Some(hold) => self.deliver(message, hold),
+            None => return Err(self.wait_for(message.len(), Some(message))),
         }
-        Some(refused.into_inner())
+        Ok(())
+    }
+
+    /// Claims what a message of `bytes` takes that begins, or says that it has to wait.
+    fn begin_long(&mut self, bytes: usize) -> Result<(), Box<Held>> {
+        let Some(intake) = &self.incoming else { return Ok(()) };
+        match intake.try_hold(bytes) {
+            Some(hold) => self.go_on_with_long(hold),
+            None => return Err(self.wait_for(bytes, None)),
+        }
+        Ok(())
+    }
+
+    fn wait_for(&self, bytes: usize, message: Option<Frame>) -> Box<Held> {
+        let intake = self.incoming.as_ref().expect("asked for while there is one");
+        let admission = Box::pin(intake.hold(bytes, self.allowance.is_left()));
+        Box::new(Held { message, admission, admitted: None, behind: Vec::new() })
+    }
+
+    fn go_on_with_long(&mut self, hold: Hold) {
+        let deadline = Deadline::new(&self.shared.config.limits);
+        self.long = Some(Box::new(Long { hold, deadline }));
+    }
+
+    fn deliver(&mut self, message: Frame, hold: Hold) {
+        let Some(intake) = &mut self.incoming else { return };
+        if intake.deliver(message, hold).is_err() {
+            self.stop_listening();
+        }
+    }
+
+    /// What comes from now on is read and discarded, and takes no memory.
+    fn stop_listening(&mut self) {
+        self.incoming = None;
+        self.long = None;
+        self.decoder.discard();
     }
 
     /// Goes on with what was held back.
     fn release(&mut self) -> Result<(), Farewell> {
         // It wasn't listened to meanwhile.
         self.last_heard = Instant::now();
-        let Some(held) = self.held.take() else { return Ok(()) };
-        let Held { message, behind } = *held;
-        if let Some(message) = self.deliver(message) {
-            self.held = Some(Box::new(Held { message, behind }));
-            return Ok(());
+        let Some(mut held) = self.held.take() else { return Ok(()) };
+        let begun = std::time::Instant::now();
+        match (held.message.take(), held.admitted.take()) {
+            (Some(message), Some(hold)) => self.deliver(message, hold),
+            (None, Some(hold)) => self.go_on_with_long(hold),
+            (_, None) => {}
         }
-        self.take_in(&behind)
+        let messages = self.take_in(&held.behind)?;
+        self.yields = true;
+        self.charge(begun.elapsed() + COST_OF_MESSAGE * messages);
+        Ok(())
+    }
+
+    /// Counts `work` against the turn in which it was done, with what has gathered outside of turns; without a turn
+    /// against the allowance, as long as there is one.
+    fn charge(&mut self, work: Duration) {
+        match self.turn.take() {
+            Some(Queued::Begun(turn)) => turn.end(std::mem::take(&mut self.debt) + work),
+            waiting if self.allowance.is_left() => {
+                self.turn = waiting;
+                self.allowance.spend(work);
+            }
+            waiting => {
+                self.turn = waiting;
+                self.debt += work;
+            }
+        }
     }
 
     /// Pings a client that has been silent, and gives up one that stays it.
@@ -268,8 +415,8 @@ impl Reader {
         let late = now - timer.deadline();
         let drained = self.connection.writer().drained();
         // A client that takes what the socket had refused is alive, though an answer of it may be behind megabytes.
-        let alive =
-            if self.held.is_some() { now } else { drained.map_or(self.last_heard, |at| at.max(self.last_heard)) };
+        let is_held_up = self.held.is_some() || self.turn.is_some();
+        let alive = if is_held_up { now } else { drained.map_or(self.last_heard, |at| at.max(self.last_heard)) };
         self.last_heard = now.min(alive + late);
         let config = &self.shared.config;
         let (ping_interval, idle_timeout) = (config.ping_interval, config.idle_timeout);
@@ -344,6 +491,7 @@ impl Reader {
             answered: matches!(farewell, Farewell::PeerClosed(_)),
             listening: !matches!(farewell, Farewell::Violation(_)),
         };
+        self.turn = None;
         if let Some(held) = self.held.take() {
             self.listen_for_close(&held.behind, &mut parting);
         }
@@ -403,11 +551,11 @@ impl Reader {
             parting.finished = true;
             socket::finish(&self.connection.stream);
         }
-        while !(parting.finished && parting.answered) {
-            if self.connection.stream.poll_read_ready(cx).is_pending() {
-                return Poll::Pending;
-            }
-            let ended = with_scratch(|buffer| match socket::read(&self.connection.stream, buffer) {
+        if !(parting.finished && parting.answered) {
+            // One read in a poll, and in turns if there are many: whoever takes leave may be flooding still.
+            ready!(self.poll_readable(cx));
+            let begun = std::time::Instant::now();
+            let ended = with_scratch(|buffer| match socket::read(&self.connection.stream, &mut buffer[..READ_BYTES]) {
                 Ok(None) => false,
                 Ok(Some(0)) | Err(_) => true,
                 Ok(Some(count)) => {
@@ -415,8 +563,11 @@ impl Reader {
                     false
                 }
             });
-            if ended {
-                break;
+            self.charge(begun.elapsed());
+            let over = ended || (parting.finished && parting.answered);
+            if !over {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
         }
         Poll::Ready(true)
@@ -477,7 +628,7 @@ fn until_ending(connection: &Connection, mut slow: Waiting<()>) -> impl Future<O
 fn with_scratch<T>(f: impl FnOnce(&mut [u8]) -> T) -> T {
     // A thread that is being torn down has none any more; whoever is called from `f` finds an empty one.
     let mut buffer = SCRATCH.try_with(Cell::take).unwrap_or_default();
-    buffer.resize(READ_BYTES, 0);
+    buffer.resize(MOST_READ_BYTES, 0);
     let result = f(&mut buffer);
     let _ = SCRATCH.try_with(|scratch| scratch.set(buffer));
     result
