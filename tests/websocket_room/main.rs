@@ -107,7 +107,7 @@ impl Server {
 
 fn request(line: &str, more: &str) -> String {
     format!(
-        "{line}\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        "{line}\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {SDK}\r\n{more}\r\n"
     )
 }
@@ -217,7 +217,7 @@ async fn what_is_no_upgrade_is_answered() {
     let good = request("GET / HTTP/1.1", "");
     let long = format!("X-Long: {}\r\n", "x".repeat(20_000));
     for (bytes, status) in [
-        ("GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "426"),
+        ("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), "426"),
         (request("POST / HTTP/1.1", ""), "405"),
         (good.replace("13", "8"), "426"),
         (good.replace("dGhl", ""), "400"),

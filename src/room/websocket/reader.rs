@@ -13,7 +13,6 @@ use std::task::{Context, Poll};
 
 use futures_channel::mpsc;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -21,6 +20,7 @@ use super::connection::Connection;
 use super::decode::{Decoder, Item};
 use super::farewell::Farewell;
 use super::listen::{Event, Shared};
+use super::places::Place;
 use super::socket;
 use super::writer::{ControlFrame, Writer};
 use crate::lane::EndReason;
@@ -82,9 +82,9 @@ impl Reader {
         }
     }
 
-    /// Serves the connection until it has ended; `permit` is its place among those that are allowed.
+    /// Serves the connection until it has ended; `place` is its own among those that are allowed.
     #[expect(clippy::manual_async_fn, reason = "an async fn keeps what it is called with twice, as it came and in use")]
-    pub(super) fn run(mut self, permit: OwnedSemaphorePermit) -> impl Future<Output = ()> + Send {
+    pub(super) fn run(mut self, place: Place) -> impl Future<Output = ()> + Send {
         async move {
             // Boxed, beginning and end: they pass, and the task lasts.
             Box::pin(self.introduce()).await;
@@ -96,7 +96,7 @@ impl Reader {
                 }
             };
             Box::pin(self.leave(farewell, timer)).await;
-            drop(permit);
+            drop(place);
         }
     }
 
