@@ -2,9 +2,13 @@
 //! not.
 #![cfg(feature = "websocket")]
 
+mod addresses;
 mod connections;
 mod floods;
+mod handshake;
+mod origins;
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -120,6 +124,17 @@ fn refused(outcome: Result<(Client, String), Error>) -> (u16, String) {
         }
         other => panic!("not refused: {other:?}"),
     }
+}
+
+/// An address of this machine that others have too, by which its own programs don't count as its own. Nothing is sent.
+fn own_address() -> Option<IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    let own = socket.connect("198.51.100.1:9").and_then(|()| socket.local_addr()).map(|address| address.ip());
+    let own = own.ok().filter(|ip| !ip.is_loopback() && !ip.is_unspecified());
+    if own.is_none() {
+        eprintln!("left out: this machine has no address but loopback");
+    }
+    own
 }
 
 /// What the server answers to these bytes until it closes.
