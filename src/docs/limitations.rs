@@ -39,6 +39,14 @@
 //! - **Where an uplink is shared, a stuck stream holds the others up once**, for up to half a second if messages come
 //!   faster than half its queue in that time: so long it takes to tell it from the uplink. While the uplink itself is
 //!   congested, joins and subscriptions wait as publishers do.
+//! - **Web pages are known by what their browser says of them.** A WebSocket room turns foreign ones away by `Origin`
+//!   and `Host`, which a program can write as it likes: that keeps a user's browser from being used against that user,
+//!   and is no authentication. A page whose own name is made to point to this server (DNS rebinding) is told on a
+//!   loopback address only, since elsewhere the server's names aren't known; name them in the
+//!   [hook](crate::room::websocket::WebSocketRoomBuilder::on_upgrade). A local file has the origin `null` in Chromium,
+//!   as every sandboxed page has, and isn't let in; desktop viewers send `file://`.
+//! - **Places for connections are kept by address, and nothing else is.** Ten addresses together can take all of them, as
+//!   can one behind a trusted proxy, whose viewers aren't told apart.
 //! - **All channels are reliable.** There is no lossy mode in which a slow viewer gets the latest value only.
 //! - **Broadcasts with few participants gain little.** With some dozens of viewers a task per viewer is as fast; what
 //!   the log buys grows with their number.

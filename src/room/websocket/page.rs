@@ -23,7 +23,7 @@ pub(super) fn urls(request: &Request, policy: &Policy) -> Vec<String> {
 pub(super) fn text(urls: &[String]) -> String {
     format!(
         "this is a telemetry server, and it speaks WebSocket: open {} in Foxglove or Lichtblick (Open connection > \
-         Foxglove WebSocket), or with `lanecast watch`",
+         Foxglove WebSocket)",
         urls.join(" or ")
     )
 }
@@ -31,7 +31,10 @@ pub(super) fn text(urls: &[String]) -> String {
 pub(super) fn html(urls: &[String]) -> String {
     let urls: Vec<_> = urls.iter().map(|url| escape(url)).collect();
     let addresses: String = urls.iter().map(|url| format!("<pre>{url}</pre>\n")).collect();
-    let watched = urls.first().map_or("", String::as_str);
+    // There is no TLS in it.
+    let watched = urls.iter().find(|url| url.starts_with("ws://"));
+    let watch = watched.map(|url| format!("<dt>A terminal</dt>\n<dd><code>lanecast watch {url}</code></dd>\n"));
+    let watch = watch.unwrap_or_default();
     let [subprotocols @ .., last] = SUBPROTOCOLS.map(|name| format!("<code>{name}</code>"));
     let subprotocols = subprotocols.join(", ");
     format!(
@@ -57,9 +60,7 @@ footer {{ margin-top: 3em; opacity: 0.7 }}
 {addresses}<dl>
 <dt>Foxglove or Lichtblick</dt>
 <dd>Open connection &rsaquo; Foxglove WebSocket &rsaquo; the address above</dd>
-<dt>A terminal</dt>
-<dd><code>lanecast watch {watched}</code></dd>
-<dt>A program</dt>
+{watch}<dt>A program</dt>
 <dd>A WebSocket that offers one of the subprotocols {subprotocols} and {last}</dd>
 </dl>
 <footer>lanecast</footer>
