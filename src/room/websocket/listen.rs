@@ -126,7 +126,10 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
 fn admit(shared: &Arc<Shared>, stream: TcpStream, visit: Visit) {
     let peer = visit.peer;
     let full = match shared.places.take(peer.ip()) {
-        Ok(place) => return drop(shared.tasks.spawn(welcome(Arc::clone(shared), stream, visit, place))),
+        Ok(place) => {
+            shared.tasks.spawn(welcome(Arc::clone(shared), stream, visit, place));
+            return;
+        }
         Err(full) => full,
     };
     let Ok(permit) = Arc::clone(&shared.refusals).try_acquire_owned() else {

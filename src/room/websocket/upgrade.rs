@@ -324,9 +324,10 @@ fn accept(request: &Request, policy: &Policy) -> Result<Response, Rejection> {
     })
 }
 
-/// Whether a header that is a list, in however many lines, has this element.
+/// Whether a header that is a list, in however many lines, has this element. A space in place of a comma is forgiven:
+/// the elements asked for here have none.
 fn lists(headers: &HeaderMap, name: &HeaderName, element: &str) -> bool {
-    elements(headers, name).any(|listed| listed.eq_ignore_ascii_case(element))
+    elements(headers, name).flat_map(str::split_ascii_whitespace).any(|listed| listed.eq_ignore_ascii_case(element))
 }
 
 /// The elements of a header that is a list: lines are as good as commas (RFC 9110, 5.3).
