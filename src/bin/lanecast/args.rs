@@ -54,7 +54,7 @@ pub(crate) struct ServeArgs {
     pub(crate) livekit: Option<String>,
     /// Where to listen: HOST:PORT, on all addresses of HOST; port 0 picks one that is free
     #[arg(long, value_name = "HOST:PORT", default_value = DEFAULT_ADDR)]
-    pub(crate) addr: String,
+    addr: String,
     #[command(flatten)]
     pub(crate) visitors: Visitors,
     /// Messages a second on each channel, from 0.1 to 50

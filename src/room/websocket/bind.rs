@@ -55,7 +55,7 @@ fn try_listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, Failed> {
         let mut address = given;
         address.set_port(port.unwrap_or(given.port()));
         // Where addresses of IPv4 are asked for by themselves, `::` must not take them as well.
-        let only_v6 = given.is_ipv6() && addresses.iter().any(SocketAddr::is_ipv4);
+        let only_v6 = given.is_ipv6() && given.ip().is_unspecified() && addresses.iter().any(SocketAddr::is_ipv4);
         match listen_on(address, only_v6) {
             Ok(listener) => {
                 if given.port() == 0 {
