@@ -66,6 +66,14 @@
 //!   with viewers of both it takes two places in the log.
 //! - **Ended channels are kept while a viewer joins that began before**, for its snapshot: five seconds at most by
 //!   default, which is how long computing the initial messages may take.
+//! - **Web pages are known by what their browser says of them.** A WebSocket room turns foreign ones away by `Origin`
+//!   and `Host`, which a program can write as it likes: that keeps a user's browser from being used against that user,
+//!   and is no authentication. A page whose own name is made to point to this server (DNS rebinding) is told on a
+//!   loopback address only, since elsewhere the server's names aren't known: there, check `Host` in the room's hook. A
+//!   local file has the origin `null` in Chromium, as every sandboxed page has, and isn't let in; desktop viewers send
+//!   `file://`.
+//! - **Places for connections are kept by address, and nothing else is.** Ten addresses together can take all of them, as
+//!   can one behind a trusted proxy, whose viewers aren't told apart.
 //! - **All channels are reliable.** There is no lossy mode in which a slow viewer gets the latest value only.
 //! - **Broadcasts with few participants gain little.** With some dozens of viewers a task per viewer is as fast; what
 //!   the log buys grows with their number.

@@ -1,7 +1,7 @@
 //! What may be said on the command line.
 
 use std::fmt;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use clap::error::ErrorKind;
@@ -14,6 +14,10 @@ use crate::livekit::livekit_variables;
 
 /// Where `serve` listens and `watch` connects unless told otherwise.
 const DEFAULT_ADDR: &str = "127.0.0.1:8765";
+
+/// The arguments of `serve` that say how it listens.
+#[cfg(feature = "server-livekit")]
+const LISTENING: [&str; 5] = ["addr", "insecure", "public_urls", "allowed_origins", "trusted_proxies"];
 
 #[cfg(feature = "server-livekit")]
 const LIVEKIT_SERVE: &str = concat!(
@@ -46,11 +50,13 @@ pub(crate) enum Command {
 pub(crate) struct ServeArgs {
     /// Join a LiveKit room on this server instead of listening
     #[cfg(feature = "server-livekit")]
-    #[arg(long, value_name = "URL", conflicts_with_all = ["addr", "insecure"], long_help = LIVEKIT_SERVE)]
+    #[arg(long, value_name = "URL", conflicts_with_all = LISTENING, long_help = LIVEKIT_SERVE)]
     pub(crate) livekit: Option<String>,
-    /// Where to listen: HOST:PORT; port 0 picks one that is free
+    /// Where to listen: HOST:PORT, on all addresses of HOST; port 0 picks one that is free
     #[arg(long, value_name = "HOST:PORT", default_value = DEFAULT_ADDR)]
     addr: String,
+    #[command(flatten)]
+    pub(crate) visitors: Visitors,
     /// Messages a second on each channel, from 0.1 to 50
     #[arg(long, value_name = "HZ", default_value = "2")]
     pub(crate) rate: Rate,
@@ -65,6 +71,20 @@ pub(crate) struct ServeArgs {
     pub(crate) no_time: bool,
     #[command(flatten)]
     pub(crate) verbosity: Verbosity,
+}
+
+/// Whom to let in that wouldn't be by default.
+#[derive(Debug, Args)]
+pub(crate) struct Visitors {
+    /// A URL under which viewers reach this server, through a proxy for example; may be repeated
+    #[arg(long = "public-url", value_name = "URL")]
+    pub(crate) public_urls: Vec<String>,
+    /// Let web pages of this origin connect, such as https://app.example.com; may be repeated
+    #[arg(long = "allow-origin", value_name = "ORIGIN")]
+    pub(crate) allowed_origins: Vec<String>,
+    /// A proxy's address, from which any number of viewers may connect; may be repeated
+    #[arg(long = "trusted-proxy", value_name = "IP")]
+    pub(crate) trusted_proxies: Vec<IpAddr>,
 }
 
 #[derive(Debug, Args)]
@@ -150,19 +170,26 @@ fn in_one_line(message: &str) -> String {
 
 impl ServeArgs {
     /// Where to listen: on this host alone, unless `--insecure` says otherwise.
-    pub(crate) fn addr(&self) -> Result<SocketAddr, Failure> {
+    pub(crate) fn addrs(&self) -> Result<Vec<SocketAddr>, Failure> {
         let given = &self.addr;
-        let Some(addr) = given.to_socket_addrs().ok().and_then(|mut found| found.next()) else {
-            let message = format!("{given:?} is no address to listen on: give HOST:PORT, like {DEFAULT_ADDR}");
+        let found: Vec<_> = given.to_socket_addrs().into_iter().flatten().collect();
+        if found.is_empty() {
+            let message = format!("--addr {given:?} is no address to listen on: give HOST:PORT, like {DEFAULT_ADDR}");
             return Err(Failure::new(message));
-        };
-        if addr.ip().is_loopback() || self.insecure {
-            return Ok(addr);
+        }
+        if self.insecure || found.iter().all(is_loopback) {
+            return Ok(found);
         }
         Err(Failure::new(format!(
-            "{given} can be reached from other hosts, and viewers aren't asked who they are: add --insecure if that is fine"
+            "--addr {given} can be reached from other hosts, and viewers aren't asked who they are: add --insecure if \
+             that is fine"
         )))
     }
+}
+
+/// Whether an address can be reached from this host alone.
+pub(crate) fn is_loopback(address: &SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
 }
 
 impl WatchArgs {

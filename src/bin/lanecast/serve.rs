@@ -9,15 +9,19 @@ use lanecast::protocol::Frame;
 use lanecast::room::Room;
 #[cfg(feature = "server-livekit")]
 use lanecast::room::livekit::{LiveKitOptions, LiveKitRoom};
-use lanecast::room::websocket::WebSocketRoom;
+use lanecast::room::websocket::{BindError, WebSocketRoom};
 use lanecast::telemetry::{AdvertisedChannel, Channel, Inbox, Schema, Telemetry};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::args::{Rate, ServeArgs};
+use crate::args::{Rate, ServeArgs, is_loopback};
 use crate::host::{self, Source};
 use crate::interrupts::Interrupts;
 use crate::{Failure, report};
+
+/// Pages that may read what a host shows to itself: those of viewers that people use for it. `file://` is what desktop
+/// viewers send.
+const VIEWERS: [&str; 3] = ["file://", "https://app.foxglove.dev", "https://embed.foxglove.dev"];
 
 /// How long viewers have to take what is on its way to them once the end was asked for.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -35,7 +39,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
 
 /// Where viewers are.
 enum Place {
-    Listen(SocketAddr),
+    Listen(Vec<SocketAddr>),
     #[cfg(feature = "server-livekit")]
     LiveKit {
         url: String,
@@ -50,16 +54,16 @@ impl Place {
             let access = crate::livekit::Access::of_environment(&host_name())?;
             return Ok(Self::LiveKit { url: url.clone(), access });
         }
-        args.addr().map(Self::Listen)
+        args.addrs().map(Self::Listen)
     }
 }
 
 async fn serve(args: &ServeArgs, place: Place) -> Result<(), Failure> {
     let interrupts = Interrupts::new()?;
     match place {
-        Place::Listen(addr) => {
-            let room = WebSocketRoom::builder().bind(addr).await.map_err(|error| Failure::new(error.to_string()))?;
-            let introduction = listening(room.local_addr());
+        Place::Listen(addrs) => {
+            let room = listen(args, &addrs)?;
+            let introduction = listening(&room);
             let leave = room.clone();
             show(args, room, interrupts, &introduction, async move { leave.shutdown().await }).await
         }
@@ -73,6 +77,27 @@ async fn serve(args: &ServeArgs, place: Place) -> Result<(), Failure> {
             show(args, room, interrupts, &introduction, async move { leave.close().await }).await
         }
     }
+}
+
+/// A room on these addresses. On this host alone, it lets in the pages of viewers that people use there.
+fn listen(args: &ServeArgs, addrs: &[SocketAddr]) -> Result<WebSocketRoom, Failure> {
+    let mut builder = WebSocketRoom::builder();
+    if addrs.iter().all(is_loopback) {
+        builder =
+            VIEWERS.into_iter().fold(builder.allow_loopback_origins(), |builder, page| builder.allow_origin(page));
+    }
+    let visitors = &args.visitors;
+    builder = visitors.public_urls.iter().fold(builder, |builder, url| builder.public_url(url));
+    builder = visitors.allowed_origins.iter().fold(builder, |builder, origin| builder.allow_origin(origin));
+    builder = visitors.trusted_proxies.iter().fold(builder, |builder, proxy| builder.trusted_proxy(*proxy));
+    builder.bind_all(addrs).map_err(|error| {
+        let flag = match error {
+            BindError::InvalidPublicUrl { .. } => "--public-url",
+            BindError::InvalidOrigin { .. } => "--allow-origin",
+            _ => "--addr",
+        };
+        Failure::new(format!("{flag}: {error}"))
+    })
 }
 
 fn host_name() -> String {
@@ -184,7 +209,10 @@ impl Introduction {
     }
 }
 
-fn listening(addr: SocketAddr) -> Introduction {
+fn listening(room: &WebSocketRoom) -> Introduction {
+    let addrs = room.local_addrs();
+    // Those of IPv4 are understood everywhere.
+    let addr = addrs.iter().copied().find(SocketAddr::is_ipv4).unwrap_or(room.local_addr());
     let port = addr.port();
     let url = if addr.ip().is_unspecified() { format!("ws://127.0.0.1:{port}") } else { format!("ws://{addr}") };
     let mut ways = vec![
@@ -192,10 +220,11 @@ fn listening(addr: SocketAddr) -> Introduction {
         format!("from sources   cargo run --release --features server -- watch {url}"),
         format!("in Foxglove    Open connection > Foxglove WebSocket > {url}"),
     ];
-    if !addr.ip().is_loopback() {
+    if !addrs.iter().all(is_loopback) {
         ways.push("--insecure: whoever reaches this port sees everything".to_owned());
     }
-    Introduction { place: format!("listening on {addr}"), ways }
+    let addrs: Vec<_> = addrs.iter().map(SocketAddr::to_string).collect();
+    Introduction { place: format!("listening on {}", addrs.join(" and ")), ways }
 }
 
 #[cfg(feature = "server-livekit")]

@@ -2,17 +2,19 @@
 
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, ToSocketAddrs};
+use tokio::net::ToSocketAddrs;
 
 use super::WebSocketRoom;
+use super::bind;
 use super::listen::{self, Shared};
+use super::origin::Policy;
 use super::upgrade::{Admission, Rejection, UpgradeRequest};
-use crate::runtime::{self, Lacking};
-
 use crate::room::PeerLimits;
+use crate::runtime::{self, Lacking};
 
 type Hook = Arc<dyn Fn(&UpgradeRequest) -> Result<Admission, Rejection> + Send + Sync>;
 
@@ -35,6 +37,10 @@ pub(super) struct Config {
     pub(super) unsent_bytes: u32,
     pub(super) stall_timeout: Duration,
     pub(super) limits: PeerLimits,
+    pub(super) trusted_proxies: Vec<IpAddr>,
+    pub(super) policy: Policy,
+    /// The first origin or URL that was given and makes no sense.
+    wrong: Option<BindError>,
     hook: Option<Hook>,
 }
 
@@ -51,7 +57,10 @@ impl Config {
         times.into_iter().chain([&mut self.stall_timeout]).for_each(|time| *time = (*time).min(LONGEST));
     }
 
-    fn check(&self) -> Result<(), BindError> {
+    fn check(&mut self) -> Result<(), BindError> {
+        if let Some(wrong) = self.wrong.take() {
+            return Err(wrong);
+        }
         let wrong = if self.max_message_bytes == 0 {
             "max_message_bytes is 0: no message would be accepted"
         } else if !(1..=tokio::sync::Semaphore::MAX_PERMITS).contains(&self.max_connections) {
@@ -88,6 +97,9 @@ impl fmt::Debug for Config {
             .field("unsent_bytes", &self.unsent_bytes)
             .field("stall_timeout", &self.stall_timeout)
             .field("limits", &self.limits)
+            .field("trusted_proxies", &self.trusted_proxies)
+            .field("policy", &self.policy)
+            .field("wrong", &self.wrong)
             .field("hook", &self.hook.is_some())
             .finish()
     }
@@ -106,6 +118,9 @@ impl WebSocketRoomBuilder {
             unsent_bytes: 64 << 10,
             stall_timeout: Duration::from_secs(34),
             limits: PeerLimits::default(),
+            trusted_proxies: Vec::new(),
+            policy: Policy::default(),
+            wrong: None,
             hook: None,
         })
     }
@@ -131,7 +146,12 @@ impl WebSocketRoomBuilder {
 
     /// How many connections there may be, those in the hand-shake included; beyond, a viewer gets HTTP 503.
     ///
-    /// 10,000 by default: the size this crate is made and measured for. The process needs as many open files.
+    /// The last tenth of them is kept for many: an address that has a tenth or more gets none of it, so that one alone
+    /// can't take all. An IPv6 address stands for its network of 64 bits. This machine's own programs aren't counted
+    /// by address, nor are [proxies](Self::trusted_proxy). Fewer than ten places have no such part.
+    ///
+    /// 10,000 by default: the size this crate is made and measured for. The process needs as many open files, and 64
+    /// for viewers that are being refused, one for each address it listens on, and the program's own.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.0.max_connections = connections;
         self
@@ -216,8 +236,60 @@ impl WebSocketRoomBuilder {
         self
     }
 
+    /// Names an address that connections of many viewers come from, because a proxy of this server's has it. It may take
+    /// all [connections](Self::max_connections). May be called several times; nothing else is believed of it: what a
+    /// proxy says of the viewers behind it (`X-Forwarded-For`) isn't read.
+    ///
+    /// None by default; a proxy on this machine needs no mention.
+    pub fn trusted_proxy(mut self, proxy: IpAddr) -> Self {
+        self.0.trusted_proxies.push(proxy);
+        self
+    }
+
+    /// Names a URL under which viewers reach this server, such as `https://robot.example.com/telemetry`: pages of that
+    /// host and port are its own, and requests may name that host. The scheme is one of `http`, `https`, `ws` and
+    /// `wss`. May be called several times; see [web pages](super#web-pages).
+    ///
+    /// None by default. Behind a proxy for browsers it is needed: a proxy names itself, or whom it was asked for, and
+    /// neither can be known here.
+    pub fn public_url(mut self, url: impl Into<String>) -> Self {
+        let url = url.into();
+        if let Err(reason) = self.0.policy.add_public_url(&url) {
+            self.0.wrong.get_or_insert(BindError::InvalidPublicUrl { url, reason });
+        }
+        self
+    }
+
+    /// Lets pages of this origin connect, such as `https://app.example.com`: scheme, host, and port unless it is the
+    /// scheme's own. `file://` is that of local pages and of some desktop viewers. May be called several times; see
+    /// [web pages](super#web-pages).
+    pub fn allow_origin(mut self, origin: impl Into<String>) -> Self {
+        let origin = origin.into();
+        if let Err(reason) = self.0.policy.allow_origin(&origin) {
+            self.0.wrong.get_or_insert(BindError::InvalidOrigin { origin, reason });
+        }
+        self
+    }
+
+    /// Lets pages connect that were fetched from the machine they are shown on: `localhost`, `127.0.0.1` and the like,
+    /// on any port, by `http` or `https`. For a page under development, and for tools.
+    pub fn allow_loopback_origins(mut self) -> Self {
+        self.0.policy.allow_loopback_origins();
+        self
+    }
+
+    /// Lets every page of every site connect, by whatever name. For what everybody may see, or where the
+    /// [hook](Self::on_upgrade) asks each viewer for something that a foreign page can't know; a cookie isn't.
+    pub fn allow_any_origin(mut self) -> Self {
+        self.0.policy.allow_any_origin();
+        self
+    }
+
     /// Says who a viewer is, by its request, or turns it away. Runs in the connection's task, within the hand-shake:
     /// it must not block. If it panics, that connection is dropped.
+    ///
+    /// It has the last word: it is asked about viewers that the room turns away by their `Origin` or `Host` as well
+    /// ([`refusal`](UpgradeRequest::refusal)), and can let them in by [`Admission::from_any_origin`].
     ///
     /// Without it, every connection is somebody else: an identity of its own, at random.
     ///
@@ -245,6 +317,10 @@ impl WebSocketRoomBuilder {
     /// Listens on `address`, for example `"0.0.0.0:8765"`; port 0 picks one, see
     /// [`local_addr`](WebSocketRoom::local_addr). Connections are let in from now on; they wait for the session.
     ///
+    /// If a name such as `localhost:8765` has several addresses, the room listens on [all](WebSocketRoom::local_addrs):
+    /// viewers may try any. One port is picked for all of them if it is 0. An address that this machine doesn't have,
+    /// as `::1` where IPv6 is off, is left out unless it is the only one; any other failure is an error.
+    ///
     /// # Errors
     /// [`BindError`], which says on which address and why; or that there is no Tokio runtime here, or one without
     /// timers. The room lives in the runtime it is called in.
@@ -257,14 +333,43 @@ impl WebSocketRoomBuilder {
     pub async fn bind(mut self, address: impl ToSocketAddrs + fmt::Display) -> Result<WebSocketRoom, BindError> {
         runtime::current()?;
         self.0.check()?;
-        self.0.bound_times();
         let name = address.to_string();
-        let listening = TcpListener::bind(address).await.and_then(|listener| Ok((listener.local_addr()?, listener)));
-        let (local_addr, listener) = listening.map_err(|source| BindError::of(name, source))?;
+        let addresses = tokio::net::lookup_host(address).await.map(Iterator::collect::<Vec<_>>);
+        let addresses = addresses.map_err(|source| BindError::of(name.clone(), source))?;
+        self.listen(&addresses, |address| if address == name { name } else { format!("{address} ({name})") })
+    }
+
+    /// Listens on all of these addresses, as [`bind`](Self::bind) does on those of a name. Those whose port is 0 get
+    /// one port, the same for all.
+    ///
+    /// # Errors
+    /// As those of [`bind`](Self::bind).
+    ///
+    /// # Panics
+    /// If the runtime has no IO (`enable_io`).
+    pub fn bind_all(mut self, addresses: &[SocketAddr]) -> Result<WebSocketRoom, BindError> {
+        runtime::current()?;
+        self.0.check()?;
+        self.listen(addresses, |address| address)
+    }
+
+    /// `name` says how an address is to be called in an error.
+    fn listen(
+        mut self,
+        addresses: &[SocketAddr],
+        name: impl FnOnce(String) -> String,
+    ) -> Result<WebSocketRoom, BindError> {
+        if addresses.is_empty() {
+            return Err(BindError::InvalidConfig("there is no address to listen on: give one"));
+        }
+        self.0.bound_times();
+        let listeners =
+            bind::listen(addresses).map_err(|(address, source)| BindError::of(name(address.to_string()), source))?;
+        let local_addrs: Box<[_]> = listeners.iter().map(|listener| listener.address).collect();
         let shared = Arc::new(Shared::new(self.0));
-        tokio::spawn(listen::run(Arc::clone(&shared), listener));
-        tracing::info!(address = %local_addr, "listening for WebSockets");
-        Ok(WebSocketRoom::new(shared, local_addr))
+        tokio::spawn(listen::run(Arc::clone(&shared), listeners));
+        tracing::info!(addresses = ?local_addrs, "listening for WebSockets");
+        Ok(WebSocketRoom::new(shared, local_addrs))
     }
 }
 
@@ -294,6 +399,22 @@ pub enum BindError {
     /// The runtime has no timers: enable them with `enable_time` or `enable_all` where it is built.
     #[error("this tokio runtime has no timers: enable them with `enable_time` where it is built")]
     NoTimers,
+    /// What was given to [`public_url`](WebSocketRoomBuilder::public_url) is no URL of a server.
+    #[error("{url:?} is no public URL: {reason}")]
+    InvalidPublicUrl {
+        /// What was given.
+        url: String,
+        /// What to give instead.
+        reason: &'static str,
+    },
+    /// What was given to [`allow_origin`](WebSocketRoomBuilder::allow_origin) is no origin that can be allowed.
+    #[error("{origin:?} is no origin that can be allowed: {reason}")]
+    InvalidOrigin {
+        /// What was given.
+        origin: String,
+        /// What to give instead.
+        reason: &'static str,
+    },
     /// The settings contradict each other.
     #[error("cannot listen with these settings: {0}")]
     InvalidConfig(&'static str),

@@ -24,6 +24,9 @@ const MAX_CONTROL: usize = 125;
 /// The code of a close frame that has none, as if it said "normal".
 const NORMAL: u16 = 1000;
 
+/// "Bad gateway": registered with IANA after RFC 6455, and not known to tungstenite.
+const BAD_GATEWAY: u16 = 1014;
+
 /// What a client has sent.
 #[derive(Debug)]
 pub(super) enum Item {
@@ -250,7 +253,7 @@ fn close_code(payload: &[u8]) -> Result<u16, Violation> {
         return if payload.is_empty() { Ok(NORMAL) } else { Err(Violation::CloseFrame) };
     };
     let code = u16::from_be_bytes(*code);
-    if !CloseCode::from(code).is_allowed() {
+    if code != BAD_GATEWAY && !CloseCode::from(code).is_allowed() {
         return Err(Violation::CloseFrame);
     }
     match std::str::from_utf8(reason) {
@@ -360,6 +363,17 @@ mod tests {
             }
         }
         assert_eq!(decode_in_pieces(&frame(0x82, b"xxx"), 99, 3).unwrap().len(), 1, "the limit itself is allowed");
+    }
+
+    #[test]
+    fn a_registered_code_may_close() {
+        let close = |code: u16| decode_in_pieces(&frame(0x88, &code.to_be_bytes()), 99, 3);
+        for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999] {
+            assert!(matches!(close(code).as_deref(), Ok([Item::Close(got)]) if *got == code), "{code}");
+        }
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, u16::MAX] {
+            assert_eq!(close(code).unwrap_err(), Violation::CloseFrame, "{code}");
+        }
     }
 
     #[test]

@@ -1,24 +1,26 @@
 //! Lets connections in.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use socket2::SockRef;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::bind::Listener;
 use super::builder::Config;
 use super::connection::Connection;
 use super::directory::Directory;
 use super::inbox::WebSocketInbox;
+use super::places::{Full, Place, Places};
 use super::reader::Reader;
 use super::socket;
-use super::upgrade::{Admission, Refusal, Rejection, UpgradeRequest, upgrade};
+use super::upgrade::{Admission, Refusal, Rejection, UpgradeRequest, Visit, upgrade};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::protocol::{SUBPROTOCOLS, Subprotocol};
 use crate::room::{Presence, RoomEvent};
@@ -49,7 +51,7 @@ pub(super) struct Shared {
     /// It is: every connection has ended.
     pub(super) stopped: CancellationToken,
     tasks: TaskTracker,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     refusals: Arc<Semaphore>,
     names: Names,
 }
@@ -66,7 +68,7 @@ impl Shared {
             stop,
             stopped: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            places: Arc::new(Semaphore::new(config.max_connections)),
+            places: Places::new(config.max_connections, config.trusted_proxies.iter().copied()),
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
             names: Names::new(),
             config,
@@ -81,25 +83,10 @@ impl Shared {
 
 /// Accepts connections as long as somebody is let in, then sees everybody off: those whom no session has opened at
 /// once, the others when the session lets go of them or when the room is closed.
-pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
+pub(super) async fn run(shared: Arc<Shared>, listeners: Vec<Listener>) {
     // However this task ends, whoever waits for the room to be closed is told.
     let _stopped = shared.stopped.clone().drop_guard();
-    let mut rest = FIRST_REST;
-    while let Some(accepted) = shared.shut.run_until_cancelled(listener.accept()).await {
-        match accepted {
-            Ok((stream, peer)) => {
-                rest = FIRST_REST;
-                admit(&shared, stream, peer);
-            }
-            Err(error) if is_of_one_connection(&error) => tracing::debug!(%error, "a connection ended in the queue"),
-            Err(error) => {
-                tracing::warn!(%error, ?rest, "no connection can be accepted, resting");
-                shared.shut.run_until_cancelled(sleep(rest)).await;
-                rest = (rest * 2).min(LONGEST_REST);
-            }
-        }
-    }
-    drop(listener);
+    join_all(listeners.into_iter().map(|listener| accept(&shared, listener))).await;
     shared.directory.shut();
     shared.tasks.close();
     if shared.stop.run_until_cancelled(shared.tasks.wait()).await.is_none() {
@@ -111,25 +98,54 @@ pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
     tracing::debug!("the room is closed");
 }
 
+/// Accepts connections of one listener as long as somebody is let in.
+async fn accept(shared: &Arc<Shared>, listener: Listener) {
+    let on_loopback = listener.address.ip().to_canonical().is_loopback();
+    let mut rest = FIRST_REST;
+    while let Some(accepted) = shared.shut.run_until_cancelled(listener.socket.accept()).await {
+        match accepted {
+            Ok((stream, peer)) => {
+                rest = FIRST_REST;
+                admit(shared, stream, Visit { peer, on_loopback });
+            }
+            Err(error) if is_of_one_connection(&error) => tracing::debug!(%error, "a connection ended in the queue"),
+            Err(error) => {
+                tracing::warn!(%error, ?rest, "no connection can be accepted, resting");
+                shared.shut.run_until_cancelled(sleep(rest)).await;
+                rest = (rest * 2).min(LONGEST_REST);
+            }
+        }
+    }
+}
+
 /// Whether `accept` failed because of the connection it was about to return.
 fn is_of_one_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-fn admit(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
-    if let Ok(place) = Arc::clone(&shared.places).try_acquire_owned() {
-        shared.tasks.spawn(welcome(Arc::clone(shared), stream, peer, place));
-    } else if let Ok(permit) = Arc::clone(&shared.refusals).try_acquire_owned() {
-        tracing::debug!(%peer, max = shared.config.max_connections, "too many connections, one is refused");
-        let shared_too = Arc::clone(shared);
-        shared.tasks.spawn(async move {
-            refuse(&shared_too, &stream, &Rejection::full()).await;
-            drop(permit);
-        });
-    } else {
-        tracing::debug!(%peer, "too many connections, one is closed");
-    }
+fn admit(shared: &Arc<Shared>, stream: TcpStream, visit: Visit) {
+    let peer = visit.peer;
+    let full = match shared.places.take(peer.ip()) {
+        Ok(place) => {
+            shared.tasks.spawn(welcome(Arc::clone(shared), stream, visit, place));
+            return;
+        }
+        Err(full) => full,
+    };
+    let Ok(permit) = Arc::clone(&shared.refusals).try_acquire_owned() else {
+        return tracing::debug!(%peer, ?full, "too many connections, one is closed");
+    };
+    tracing::debug!(%peer, ?full, max = shared.config.max_connections, "too many connections, one is refused");
+    let rejection = match full {
+        Full::All => Rejection::full(),
+        Full::Address => Rejection::too_many_of_one_address(peer.ip()),
+    };
+    let shared_too = Arc::clone(shared);
+    shared.tasks.spawn(async move {
+        refuse(&shared_too, &stream, &rejection).await;
+        drop(permit);
+    });
 }
 
 /// Answers with an HTTP error, within the time for a goodbye.
@@ -140,13 +156,15 @@ async fn refuse(shared: &Shared, stream: &TcpStream, rejection: &Rejection) {
 }
 
 /// Takes a connection through the hand-shake, and hands it to a task of its own, which is a lot smaller than this one.
-async fn welcome(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
+async fn welcome(shared: Arc<Shared>, stream: TcpStream, visit: Visit, place: Place) {
+    let peer = visit.peer;
     if let Err(error) = prepare(&shared.config, &stream) {
         tracing::debug!(%peer, %error, "a connection can't be prepared");
         return;
     }
     let name = shared.names.next();
-    let handshake = upgrade(&stream, peer, |request| shared.config.admit(request, &name));
+    let config = &shared.config;
+    let handshake = upgrade(&stream, visit, &config.policy, |request| config.admit(request, &name));
     let handshake = timeout(shared.config.handshake_timeout, handshake);
     let outcome = match shared.shut.run_until_cancelled(handshake).await {
         Some(Ok(outcome)) => outcome,

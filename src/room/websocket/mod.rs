@@ -1,4 +1,4 @@
-//! A room over WebSockets: a server on a TCP address.
+//! A room over WebSockets: a server on one or more TCP addresses.
 //!
 //! Each viewer has one connection, and on it one stream in either direction: a [`Frame`] is a message, text or binary.
 //! Which dialect it speaks is negotiated as a WebSocket subprotocol, the best of those it offers; who it is, an
@@ -46,11 +46,26 @@
 //! One that has caused more than 5 ms of work in the last seconds is read in turns with others of its kind, and with
 //! rests, so that all together they take a quarter of a core. Everybody else is read at once.
 //!
+//! # Web pages
+//! A browser lets any page that its user visits open a WebSocket to any address, this machine's own included. So a
+//! connection is let in, with the default settings,
+//! - if it has no `Origin` header: it comes from a program that isn't a browser;
+//! - or if its `Origin` is the server itself: the host and port that its `Host` header names, or a
+//!   [public URL](WebSocketRoomBuilder::public_url), since behind a proxy `Host` may be the proxy's own name for us;
+//! - or if its `Origin` is [allowed](WebSocketRoomBuilder::allow_origin).
+//!
+//! Anything else, `null` included, gets 403, which names the header and what to set. Where all can be reached from this
+//! machine alone, on a loopback address, `Host` has to be a loopback name or a public URL's too: else a page could
+//! have its own name point to 127.0.0.1 and pass for the server's own (DNS rebinding). On other addresses that isn't
+//! checked, as their names aren't known. No header that a proxy adds is trusted. The
+//! [hook](WebSocketRoomBuilder::on_upgrade) has the last word.
+//!
 //! # Limits
 //! There is no TLS: put a proxy in front. No compression is negotiated: it would cost each viewer its own copy of each
 //! payload.
 
 mod batch;
+mod bind;
 mod builder;
 mod connection;
 mod decode;
@@ -58,6 +73,9 @@ mod directory;
 mod farewell;
 mod inbox;
 mod listen;
+mod origin;
+mod page;
+mod places;
 mod reader;
 mod sink;
 mod socket;
@@ -98,7 +116,7 @@ pub struct WebSocketRoom(Arc<Handle>);
 #[derive(Debug)]
 struct Handle {
     shared: Arc<Shared>,
-    local_addr: SocketAddr,
+    local_addrs: Box<[SocketAddr]>,
     _stop: DropGuard,
 }
 
@@ -108,15 +126,23 @@ impl WebSocketRoom {
         WebSocketRoomBuilder::new()
     }
 
-    fn new(shared: Arc<Shared>, local_addr: SocketAddr) -> Self {
+    /// A room that listens on one address at least.
+    fn new(shared: Arc<Shared>, local_addrs: Box<[SocketAddr]>) -> Self {
         let stop = shared.stop.clone().drop_guard();
-        Self(Arc::new(Handle { shared, local_addr, _stop: stop }))
+        Self(Arc::new(Handle { shared, local_addrs, _stop: stop }))
     }
 
-    /// Where it listens, with the port that was picked if it was to be any.
+    /// Where it listens, with the port that was picked if it was to be any; the first address if there are several.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.0.local_addr
+        self.0.local_addrs[0]
+    }
+
+    /// All addresses on which it listens, at least one. Their ports are the same, unless
+    /// [`bind_all`](WebSocketRoomBuilder::bind_all) was given different ones.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.0.local_addrs
     }
 
     /// How many viewers are connected, those the session hasn't admitted yet included.

@@ -19,7 +19,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -28,6 +27,7 @@ use super::decode::{Decoder, Item};
 use super::farewell::Farewell;
 use super::inbox::{Hold, Intake};
 use super::listen::{Event, Shared};
+use super::places::Place;
 use super::socket;
 use super::writer::{ControlFrame, Writer};
 use crate::lane::EndReason;
@@ -126,9 +126,9 @@ impl Reader {
         }
     }
 
-    /// Serves the connection until it has ended; `permit` is its place among those that are allowed.
+    /// Serves the connection until it has ended; `place` is its own among those that are allowed.
     #[expect(clippy::manual_async_fn, reason = "an async fn keeps what it is called with twice, as it came and in use")]
-    pub(super) fn run(mut self, permit: OwnedSemaphorePermit) -> impl Future<Output = ()> + Send {
+    pub(super) fn run(mut self, place: Place) -> impl Future<Output = ()> + Send {
         async move {
             // Boxed, beginning and end: they pass, and the task lasts.
             Box::pin(self.introduce()).await;
@@ -140,7 +140,7 @@ impl Reader {
                 }
             };
             Box::pin(self.leave(farewell, timer)).await;
-            drop(permit);
+            drop(place);
         }
     }
 

@@ -1,0 +1,137 @@
+//! The addresses a room listens on, and those its viewers come from.
+
+use std::net::{SocketAddr, TcpListener, TcpStream as StdStream};
+
+use super::*;
+
+#[tokio::test]
+async fn a_name_is_listened_on_at_all_its_addresses() {
+    let resolved: Vec<_> = tokio::net::lookup_host("localhost:0").await.unwrap().collect();
+    let has = |address: &SocketAddr| TcpListener::bind(address).is_ok();
+    let expected: std::collections::BTreeSet<_> =
+        resolved.into_iter().filter(has).map(|address| address.ip()).collect();
+    let room = WebSocketRoom::builder().bind("localhost:0").await.unwrap();
+    let ips: std::collections::BTreeSet<_> = room.local_addrs().iter().map(SocketAddr::ip).collect();
+    assert_eq!(ips, expected);
+    assert!(room.local_addrs().iter().all(|address| address.port() == room.local_addr().port()));
+    assert_eq!(room.local_addr(), room.local_addrs()[0]);
+}
+
+/// What can't be listened on, on a machine without IPv6, is left out.
+fn loopbacks() -> Vec<SocketAddr> {
+    ["127.0.0.1:0", "[::1]:0", "127.0.0.1:0"].map(|address| address.parse().unwrap()).to_vec()
+}
+
+#[tokio::test]
+async fn viewers_come_by_all_addresses_and_none_is_left_behind() {
+    let room = WebSocketRoom::builder().bind_all(&loopbacks()).unwrap();
+    let mut server = Server { events: Box::pin(room.events()), room };
+    let addresses = server.room.local_addrs().to_vec();
+    if addresses.len() == 1 {
+        eprintln!("left out in part: this machine has no ::1");
+    }
+    assert!(addresses.len() <= 2, "what is given twice counts once: {addresses:?}");
+    let mut clients = Vec::new();
+    for address in &addresses {
+        let mut request = format!("ws://{address}").into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", SDK.parse().unwrap());
+        clients.push(soon("the hand-shake", connect_async(request)).await.unwrap().0);
+        server.joined().await;
+    }
+    let (_, closed) = tokio::join!(
+        soon("the room", server.room.shutdown()),
+        futures_util::future::join_all(clients.iter_mut().map(close_of))
+    );
+    assert!(closed.iter().all(|(code, _)| *code == 1001), "{closed:?}");
+    for address in addresses {
+        assert!(TcpStream::connect(address).await.is_err(), "nobody listens");
+    }
+}
+
+/// A port that is taken at one address is an error, and which one is said; what was listened on before is let go.
+#[tokio::test]
+async fn an_address_in_use_among_several_is_an_error() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let addresses = [SocketAddr::from(([127, 0, 0, 2], port)), taken.local_addr().unwrap()];
+    if TcpListener::bind(addresses[0]).is_err() {
+        return eprintln!("left out: this machine has one loopback address only");
+    }
+    let error = WebSocketRoom::builder().bind_all(&addresses).unwrap_err();
+    assert!(
+        matches!(&error, BindError::AddressInUse { address, .. } if *address == addresses[1].to_string()),
+        "{error}"
+    );
+    assert!(TcpListener::bind(addresses[0]).is_ok());
+    let none = WebSocketRoom::builder().bind_all(&[]).unwrap_err();
+    assert!(matches!(none, BindError::InvalidConfig(_)), "{none}");
+    // By name: both are said.
+    let error = WebSocketRoom::builder().bind(format!("localhost:{port}")).await.unwrap_err();
+    assert!(error.to_string().contains(&format!("127.0.0.1:{port} (localhost:{port})")), "{error}");
+}
+
+// 1. The only thread of the runtime is busy, so that nobody accepts. 2. More connections come at once than the 128 that
+// a listener keeps by habit. 3. None is made to wait by the kernel.
+#[tokio::test]
+async fn many_may_come_at_once() {
+    const MANY: usize = 600;
+    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|most| most.trim().parse().ok());
+    if !most.is_some_and(|most: usize| most >= 1024) {
+        return eprintln!("left out: this kernel keeps fewer connections, or doesn't say how many");
+    }
+    let room = WebSocketRoom::builder().bind("127.0.0.1:0").await.unwrap();
+    let address = room.local_addr();
+    let come = || StdStream::connect_timeout(&address, Duration::from_millis(900));
+    let waited: Vec<_> = (0..MANY).map(|_| come()).filter(Result::is_err).collect();
+    assert_eq!(waited.len(), 0, "of {MANY}: {:?}", waited.first());
+}
+
+// 1. An address that isn't this machine's loopback takes what it gets. 2. The last tenth is kept from it, and it is
+// told when to come back. 3. Others get it: this machine's own programs. 4. Places that are given back can be taken.
+#[tokio::test]
+async fn one_address_cannot_take_all_places() {
+    let Some(own) = own_address() else { return };
+    let room = WebSocketRoom::builder().max_connections(20).bind("0.0.0.0:0").await.unwrap();
+    let mut server = Server { events: Box::pin(room.events()), room };
+    let from = async |ip: IpAddr| {
+        let mut stream = TcpStream::connect((ip, server.room.local_addr().port())).await.unwrap();
+        stream.write_all(request("GET / HTTP/1.1", "").as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        soon("the answer", stream.read_exact(&mut answer)).await.unwrap();
+        (String::from_utf8_lossy(&answer[9..]).into_owned(), stream)
+    };
+    let mut greedy = Vec::new();
+    for _ in 0..18 {
+        let (status, stream) = from(own).await;
+        assert_eq!(status, "101", "{}", greedy.len());
+        greedy.push(stream);
+    }
+    let (status, mut stream) = from(own).await;
+    assert_eq!(status, "503");
+    let mut rest = String::new();
+    soon("the rest", stream.read_to_string(&mut rest)).await.unwrap();
+    assert!(rest.contains("\r\nRetry-After: ") && rest.contains(&format!("--trusted-proxy {own}")), "{rest}");
+    drop(stream);
+    let others = [from([127, 0, 0, 1].into()).await, from([127, 0, 0, 1].into()).await];
+    assert!(others.iter().all(|(status, _)| status == "101"));
+    assert_eq!(from([127, 0, 0, 1].into()).await.0, "503", "now it is full");
+    drop((greedy.pop(), greedy.pop(), others));
+    soon("a free place", async { while from(own).await.0 != "101" {} }).await;
+    while server.events.next().now_or_never().is_some() {}
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_may_take_all_places() {
+    let Some(own) = own_address() else { return };
+    let room = WebSocketRoom::builder().max_connections(20).trusted_proxy(own).bind("0.0.0.0:0").await.unwrap();
+    let mut server = Server { events: Box::pin(room.events()), room };
+    let mut viewers = Vec::new();
+    for _ in 0..20 {
+        let url = format!("ws://{}", SocketAddr::new(own, server.room.local_addr().port()));
+        let mut request = url.into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", SDK.parse().unwrap());
+        viewers.push(soon("the hand-shake", connect_async(request)).await.unwrap());
+        server.joined().await;
+    }
+    assert_eq!(server.room.connections(), 20);
+}
