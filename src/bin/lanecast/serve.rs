@@ -1,6 +1,6 @@
 //! `lanecast serve`: this host's telemetry for whoever looks.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,18 +9,23 @@ use lanecast::protocol::Frame;
 use lanecast::room::Room;
 #[cfg(feature = "server-livekit")]
 use lanecast::room::livekit::{LiveKitOptions, LiveKitRoom};
-use lanecast::room::websocket::WebSocketRoom;
-use lanecast::telemetry::{AdvertisedChannel, Channel, Inbox, Schema, Telemetry};
+use lanecast::room::websocket::{BindError, WebSocketRoom};
+use lanecast::telemetry::{AdvertisedChannel, Channel, Inbox, Schema, StatusLevel, Telemetry};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::args::{Rate, ServeArgs};
 use crate::host::{self, Source};
 use crate::interrupts::Interrupts;
-use crate::{Failure, report};
+#[cfg(feature = "server-livekit")]
+use crate::secrets;
+use crate::{Failure, descriptors, output, report};
 
 /// How long viewers have to take what is on its way to them once the end was asked for.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How many viewers there may be, if the process may open as many files: what the room has as its default.
+const MAX_CONNECTIONS: usize = 10_000;
 
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     args.verbosity.apply();
@@ -58,8 +63,10 @@ async fn serve(args: &ServeArgs, place: Place) -> Result<(), Failure> {
     let interrupts = Interrupts::new()?;
     match place {
         Place::Listen(addr) => {
-            let room = WebSocketRoom::builder().bind(addr).await.map_err(|error| Failure::new(error.to_string()))?;
-            let introduction = listening(room.local_addr());
+            let (connections, open_files) = descriptors::connections(MAX_CONNECTIONS);
+            let room = WebSocketRoom::builder().max_connections(connections).bind(addr).await.map_err(not_listening)?;
+            let mut introduction = listening(room.local_addr());
+            introduction.ways.extend(open_files.map(|limit| few_files(connections, limit)));
             let leave = room.clone();
             show(args, room, interrupts, &introduction, async move { leave.shutdown().await }).await
         }
@@ -68,7 +75,7 @@ async fn serve(args: &ServeArgs, place: Place) -> Result<(), Failure> {
             let introduction = joined(&url, &access);
             let tokens = move || std::future::ready(access.token());
             let room = LiveKitRoom::supervised(&url, tokens, LiveKitOptions::default()).await;
-            let room = room.map_err(|error| Failure::new(error.to_string()))?;
+            let room = room.map_err(|error| Failure::new(format!("--livekit {}: {error}", secrets::public(&url))))?;
             let leave = room.clone();
             show(args, room, interrupts, &introduction, async move { leave.close().await }).await
         }
@@ -102,7 +109,7 @@ where
         let channel = telemetry.advertise(Channel::new(source.topic, "json").schema(schema)).await;
         let channel = channel.map_err(|error| Failure::new(error.to_string()))?;
         topics.push(source.topic);
-        samplers.spawn(sample(source, channel, args.rate));
+        samplers.spawn(sample(source, channel, args.rate, telemetry.clone()));
     }
     say(&introduction.with(&topics, args.rate, &missing));
 
@@ -140,8 +147,14 @@ where
 
 /// Samples and publishes for as long as anybody can be interested; each source by itself, so that one that hangs
 /// keeps nobody.
-async fn sample<R: Room<Message = Frame>>(source: Source, channel: AdvertisedChannel<R>, rate: Rate) {
+async fn sample<R: Room<Message = Frame>>(
+    source: Source,
+    channel: AdvertisedChannel<R>,
+    rate: Rate,
+    telemetry: Telemetry<R>,
+) {
     let Source { topic, mut sample, .. } = source;
+    let mut trouble = Trouble { telemetry, topic, told: None };
     let mut ticks = interval(rate.period());
     // After a long sample the next one is due at its usual time, not at once.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -150,17 +163,64 @@ async fn sample<R: Room<Message = Frame>>(source: Source, channel: AdvertisedCha
         if !channel.has_subscribers() {
             continue;
         }
-        let sampled = spawn_blocking(move || {
-            let message = sample().to_string();
-            (message, sample)
-        });
-        let message;
-        (message, sample) = match sampled.await {
-            Ok(sampled) => sampled,
-            Err(error) => return tracing::error!(topic, %error, "the source failed, its channel is silent from now on"),
+        let sampled = spawn_blocking(move || (sample(), sample));
+        let sampled = match sampled.await {
+            Ok((sampled, source)) => {
+                sample = source;
+                sampled
+            }
+            Err(error) => {
+                tracing::error!(topic, %error, "the source failed, its channel is silent from now on");
+                trouble.tell(StatusLevel::Error, format!("{topic} has failed and is silent from now on")).await;
+                return;
+            }
         };
+        let message = match sampled {
+            Ok(message) => message.to_string(),
+            // No message at all: an old or empty one with a fresh time would be taken for the truth.
+            Err(error) => {
+                tracing::debug!(topic, error, "no sample");
+                trouble.tell(StatusLevel::Warning, format!("{topic} can't be read: {error}")).await;
+                continue;
+            }
+        };
+        trouble.is_over().await;
         if let Err(error) = channel.publish(message).await {
             return tracing::debug!(topic, %error, "sampling ends");
+        }
+    }
+}
+
+/// What viewers are told about a source that can't be read.
+struct Trouble<R: Room> {
+    telemetry: Telemetry<R>,
+    topic: &'static str,
+    told: Option<String>,
+}
+
+impl<R: Room<Message = Frame>> Trouble<R> {
+    /// The name of the status.
+    fn id(&self) -> String {
+        format!("source {}", self.topic)
+    }
+
+    /// Shows a status, unless it is shown already.
+    async fn tell(&mut self, level: StatusLevel, message: String) {
+        if self.told.as_ref() == Some(&message) {
+            return;
+        }
+        match self.telemetry.status(level, &message, Some(&self.id())).await {
+            Ok(()) => self.told = Some(message),
+            Err(error) => tracing::debug!(topic = self.topic, %error, "a status isn't shown"),
+        }
+    }
+
+    /// Takes the status away.
+    async fn is_over(&mut self) {
+        if self.told.take().is_some()
+            && let Err(error) = self.telemetry.remove_status([self.id()]).await
+        {
+            tracing::debug!(topic = self.topic, %error, "a status isn't removed");
         }
     }
 }
@@ -198,8 +258,35 @@ fn listening(addr: SocketAddr) -> Introduction {
     Introduction { place: format!("listening on {addr}"), ways }
 }
 
+fn few_files(connections: usize, limit: u64) -> String {
+    format!("at most {connections} viewers at once: the process may open {limit} files (`ulimit -n` raises that)")
+}
+
+/// Names what to change in the command line.
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` has")]
+fn not_listening(error: BindError) -> Failure {
+    let advice = match &error {
+        BindError::AddressInUse { .. } => "choose another port with --addr HOST:PORT; port 0 picks one that is free",
+        BindError::Unavailable { source, .. } => match source.kind() {
+            io::ErrorKind::AddrNotAvailable => "give an address of this host with --addr HOST:PORT",
+            io::ErrorKind::PermissionDenied => {
+                "choose a port from 1024 on with --addr HOST:PORT; those below are the system's"
+            }
+            _ => "give another address with --addr HOST:PORT",
+        },
+        // What the room says names the setting.
+        _ => return Failure::new(error.to_string()),
+    };
+    let what = match &error {
+        BindError::AddressInUse { address, .. } => format!("cannot listen on {address}: another program does"),
+        error => error.to_string(),
+    };
+    Failure::new(format!("{what}: {advice}"))
+}
+
 #[cfg(feature = "server-livekit")]
 fn joined(url: &str, access: &crate::livekit::Access) -> Introduction {
+    let url = secrets::public(url);
     let ways = vec![
         format!("in a terminal  lanecast watch --livekit {url}"),
         format!("from sources   cargo run --release --features server-livekit -- watch --livekit {url}"),
@@ -209,6 +296,5 @@ fn joined(url: &str, access: &crate::livekit::Access) -> Introduction {
 
 /// Writes to standard output; that nobody reads it is no reason to stop serving.
 fn say(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    output::stdout().write(text);
 }
