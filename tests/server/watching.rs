@@ -146,6 +146,33 @@ fn json_can_be_piped_into_jq() {
     assert!(status.success() && notes.lines().all(|note| note.starts_with(['!', '+'])), "{notes}");
 }
 
+/// Nothing is printed that could fail, nor is there a server any more, and yet it is noticed that nobody reads.
+#[cfg(unix)]
+#[test]
+fn a_closed_pipe_is_noticed_without_printing() {
+    let ends_quietly = |watch: Child, notes: &mut dyn Iterator<Item = String>| {
+        for note in notes {
+            assert!(note.starts_with(['!', '+']), "{note}");
+        }
+        assert!(watch.wait_with_output().unwrap().status.success());
+    };
+    let server = Server::start(&[]);
+    let start = || {
+        let mut watch = lanecast(&["watch", &server.addr, "/nothing"]).spawn().unwrap();
+        let mut notes = BufReader::new(watch.stderr.take().unwrap()).lines().map_while(Result::ok);
+        assert!(notes.any(|note| note.starts_with("! nothing is called /nothing")));
+        (watch, notes)
+    };
+    let (mut first, mut first_notes) = start();
+    let (mut second, mut second_notes) = start();
+    drop(first.stdout.take());
+    ends_quietly(first, &mut first_notes);
+    drop(server);
+    assert!(second_notes.any(|note| note.contains("nobody listens")));
+    drop(second.stdout.take());
+    ends_quietly(second, &mut second_notes);
+}
+
 #[tokio::test]
 async fn the_list_is_json_too() {
     let (addr, task) = scripted(vec![Step::Serve(vec![text(INFO), text(CHANNELS)], None)]).await;

@@ -25,6 +25,8 @@ use lanecast::protocol::client::{ChannelRequest, Subscribe, SubscribeChannels, S
 use lanecast::protocol::server::{Channel, Status, StatusLevel};
 use lanecast::protocol::{ClientMessage, FrameKind, ServerMessage, WireFormat};
 use serde_json::{Value, json};
+#[cfg(unix)]
+use tokio::io::{Interest, unix::AsyncFd};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +51,8 @@ pub(crate) fn run(args: &WatchArgs) -> Result<(), Failure> {
     let watching = async {
         // On the worker: this thread may be printing, to somebody who doesn't read.
         tokio::spawn(end_at_second(Interrupts::new()?, interrupted.clone()));
+        #[cfg(unix)]
+        tokio::spawn(end_without_reader(interrupted.clone()));
         watch_any(args, &interrupted).await
     };
     let ended = runtime.block_on(watching);
@@ -67,6 +71,16 @@ async fn end_at_second(mut interrupts: Interrupts, first: CancellationToken) {
     first.cancel();
     interrupts.next().await;
     std::process::exit(130);
+}
+
+/// Ends the program when the pipe that it prints to is closed, also while there is nothing to print.
+#[cfg(unix)]
+async fn end_without_reader(ended: CancellationToken) {
+    // A file isn't a thing to wait for, and has no reader that could go.
+    let Ok(stdout) = AsyncFd::with_interest(io::stdout(), Interest::ERROR) else { return };
+    if stdout.ready(Interest::ERROR).await.is_ok() {
+        ended.cancel();
+    }
 }
 
 /// Why watching ends.
