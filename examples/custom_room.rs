@@ -110,12 +110,9 @@ impl Room for LineRoom {
     type Sink = FramedWrite<OwnedWriteHalf, BytesCodec>;
     type Incoming = Infallible;
 
-    fn events(&self) -> impl Stream<Item = RoomEvent<Infallible>> + Send + 'static {
-        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
-        stream::unfold(listener, |listener| async {
-            let mut listener = listener?;
-            Some((listener.recv().await?, Some(listener)))
-        })
+    fn events(&self) -> Option<impl Stream<Item = RoomEvent<Infallible>> + Send + 'static> {
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(stream::unfold(listener, |mut listener| async { Some((listener.recv().await?, listener)) }))
     }
 
     fn participants(&self) -> Vec<Presence> {

@@ -20,6 +20,12 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, accept_hdr_async, connect_async};
 
+#[cfg(unix)]
+#[path = "server/burdens.rs"]
+mod burdens;
+#[path = "server/watching.rs"]
+mod watching;
+
 type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Nothing here takes longer unless it hangs.
@@ -39,7 +45,10 @@ struct Run {
 
 impl Run {
     fn start(args: &[&str]) -> Self {
-        let mut child = lanecast(args).spawn().unwrap();
+        Self::of(lanecast(args).spawn().unwrap())
+    }
+
+    fn of(mut child: Child) -> Self {
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -71,8 +80,12 @@ impl Run {
 
     #[cfg(unix)]
     fn interrupt(&self) {
-        let sent = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
+        self.signal("-INT");
+    }
+
+    #[cfg(unix)]
+    fn signal(&self, signal: &str) {
+        signal_to(&self.child, signal);
     }
 }
 
@@ -84,6 +97,11 @@ impl Drop for Run {
     }
 }
 
+#[cfg(unix)]
+fn signal_to(child: &Child, signal: &str) {
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+}
+
 /// A server on a port of its own.
 struct Server {
     run: Run,
@@ -92,7 +110,10 @@ struct Server {
 
 impl Server {
     fn start(more: &[&str]) -> Self {
-        let run = Run::start(&[&["serve", "--addr", "127.0.0.1:0", "--rate", "20"], more].concat());
+        Self::of(Run::start(&[&["serve", "--addr", "127.0.0.1:0", "--rate", "20"], more].concat()))
+    }
+
+    fn of(run: Run) -> Self {
         let line = run.line(|line| line.starts_with("listening on "));
         let addr = line["listening on ".len()..].split(": ").next().unwrap().to_owned();
         assert!(addr.parse::<std::net::SocketAddr>().unwrap().port() != 0, "{line}");
@@ -223,11 +244,11 @@ async fn a_viewer_of_another_author_sees_this_hosts_telemetry() {
 fn watch_lists_and_prints() {
     let server = Server::start(&["--name", "the rig"]);
     // 1. Everything, until there was enough.
-    let (status, lines, stderr) = Run::start(&["watch", &server.url(), "--count", "12"]).end();
-    assert!(status.success() && stderr.is_empty(), "{stderr}");
-    assert_eq!(lines[0], "! connected to the rig");
-    assert_eq!(lines[1], "+ /cpu  json  lanecast.Cpu");
-    let messages: Vec<_> = lines.iter().filter(|line| line.starts_with('/')).collect();
+    let (status, messages, notes) = Run::start(&["watch", &server.url(), "--count", "12"]).end();
+    assert!(status.success(), "{notes}");
+    let notes: Vec<_> = notes.lines().collect();
+    assert_eq!(notes[..2], ["! connected to the rig", "+ /cpu  json  lanecast.Cpu"]);
+    assert_eq!(notes.len(), 7, "{notes:?}");
     assert_eq!(messages.len(), 12);
     for line in messages {
         let [topic, time, content] = line.splitn(3, ' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
@@ -235,17 +256,21 @@ fn watch_lists_and_prints() {
         assert!(time.len() == "2026-01-01T00:00:00.000Z".len() && time.ends_with('Z'), "{line}");
         assert!(serde_json::from_str::<Value>(content).unwrap().is_object());
     }
-    // 2. Some, by name; one of them isn't there.
-    let run = Run::start(&["watch", &server.addr, "/load", "/nothing"]);
-    run.line(|line| line == "! nothing is called /nothing so far");
+    // 2. Some, by name; others aren't there, one of them nearly.
+    let mut run = Run::start(&["watch", &server.addr, "/load", "/nothing", "/mmeory"]);
+    let mut notes = BufReader::new(run.child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let missing: Vec<_> = notes.by_ref().filter(|note| note.starts_with("! nothing")).take(2).collect();
+    let meant = "! nothing is called /mmeory so far: did you mean /memory?";
+    assert_eq!(missing, ["! nothing is called /nothing so far", meant]);
     for _ in 0..3 {
-        let line = run.line(|line| line.starts_with('/'));
+        let line = run.line(|_| true);
         assert!(line.starts_with("/load "), "{line}");
     }
     // 3. Only the list.
-    let (status, lines, stderr) = Run::start(&["watch", "--list", &server.url()]).end();
-    assert!(status.success() && stderr.is_empty(), "{stderr}");
-    assert_eq!(lines.len(), 7, "{lines:?}");
+    let (status, lines, notes) = Run::start(&["watch", "--list", &server.url()]).end();
+    assert!(status.success() && notes == "! connected to the rig\n", "{notes}");
+    assert_eq!(lines.len(), 6, "{lines:?}");
+    assert_eq!(lines[0], "+ /cpu  json  lanecast.Cpu");
 }
 
 #[test]
@@ -255,10 +280,11 @@ fn watch_ends_quietly_when_nobody_reads() {
     // 1. One line is read, then the pipe is closed.
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    // 2. It ends by itself, without a word.
+    // 2. It ends by itself, without a complaint.
     let Output { status, stderr, .. } = child.wait_with_output().unwrap();
     assert!(status.success(), "{status}");
-    assert_eq!(String::from_utf8(stderr).unwrap(), "");
+    let notes = String::from_utf8(stderr).unwrap();
+    assert!(notes.lines().all(|note| note.starts_with(['!', '+'])), "{notes}");
 }
 
 #[cfg(unix)]
@@ -328,7 +354,10 @@ async fn a_watch_that_nobody_reads_can_be_interrupted() {
     let much = "x".repeat(1 << 20);
     let say = vec![
         Message::text(r#"{"op":"serverInfo","name":"x","capabilities":[]}"#),
-        Message::text(format!(r#"{{"op":"status","level":0,"message":"{much}"}}"#)),
+        Message::text(
+            r#"{"op":"advertise","channels":[{"id":1,"topic":"/a","encoding":"json","schemaName":"","schema":""}]}"#,
+        ),
+        Message::binary([&[1, 1, 0, 0, 0][..], &0_u64.to_le_bytes(), format!("\"{much}\"").as_bytes()].concat()),
     ];
     let (url, _task) = foreign_server(say).await;
     let mut child = lanecast(&["watch", &url]).spawn().unwrap();
@@ -341,7 +370,7 @@ async fn a_watch_that_nobody_reads_can_be_interrupted() {
     })
     .await
     .unwrap();
-    assert!(begun.starts_with(b"! connected to x"));
+    assert!(begun.starts_with(b"/a 1970"));
     let id = child.id().to_string();
     let interrupt = || assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     let ended = soon(async {
@@ -365,11 +394,14 @@ fn what_goes_wrong_takes_one_line() {
     let deaf = tokio::net::TcpSocket::new_v4().unwrap();
     deaf.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let nobody = format!("ws://{}", deaf.local_addr().unwrap());
-    let mistakes: [(&[&str], &str); 17] = [
-        (&["serve", "--addr", &server.addr], "cannot listen on"),
-        (&["serve", "--addr", "nonsense"], "no address"),
-        (&["serve", "--addr", "127.0.0.1:99999"], "no address"),
-        (&["serve", "--addr", "192.0.2.1:0", "--insecure"], "cannot listen on 192.0.2.1:0"),
+    let mistakes: &[(&[&str], &str)] = &[
+        (&["serve", "--addr", &server.addr], "another program does: choose another port with --addr"),
+        (&["serve", "--addr", "nonsense"], "--addr \"nonsense\" is no address"),
+        (&["serve", "--addr", "127.0.0.1:99999"], "no address to listen on: the port has to be a number"),
+        (&["serve", "--addr", ":8765"], "--addr"),
+        (&["serve", "--addr", "no such host:0"], "--addr"),
+        (&["serve", "--addr", "192.0.2.1:0", "--insecure"], "give an address of this host with --addr"),
+        (&["serve", "--addr", "0.0.0.0:0"], "--addr 0.0.0.0:0"),
         (&["serve", "--addr", "0.0.0.0:0"], "--insecure"),
         (&["serve", "--addr", "[::]:0"], "--insecure"),
         (&["serve", "--rate", "0"], "from 0.1 to 50"),
@@ -381,10 +413,17 @@ fn what_goes_wrong_takes_one_line() {
         (&["watch", "wss://127.0.0.1"], "TLS"),
         (&["watch", "ws://127.0.0.1:99999"], "port"),
         (&["watch", "ws://[::1]:99999"], "port"),
+        (&["watch", "127.0.0.1:99999", "/load"], "port"),
+        (&["watch", "http://127.0.0.1:1/live"], "did you mean ws://127.0.0.1:1/live?"),
+        (&["watch", "ws//localhost"], "did you mean ws://localhost:8765?"),
+        (&["watch", "localhost"], "did you mean ws://localhost:8765?"),
+        (&["watch", "ws://no such host"], "ws://HOST:PORT"),
+        (&["watch", "ws://host.invalid:1"], "can't connect to ws://host.invalid:1"),
+        (&["watch", "--lsit"], "--lsit"),
         (&["watch", &nobody], "nobody listens"),
         (&["watch", "--count", "x"], "--count"),
     ];
-    for (args, part) in mistakes {
+    for &(args, part) in mistakes {
         let Output { status, stdout, stderr } = lanecast(args).output().unwrap();
         let stderr = String::from_utf8(stderr).unwrap();
         assert!(!status.success(), "{args:?}");
@@ -477,21 +516,24 @@ async fn watch_follows_channels_and_makes_what_it_prints_harmless() {
         Message::Close(Some(CloseFrame { code: CloseCode::Again, reason: "too slow\u{1b}[31m".into() })),
     ];
     let (url, task) = foreign_server(say).await;
-    let (status, lines, stderr) =
-        tokio::task::spawn_blocking(move || Run::start(&["watch", &url]).end()).await.unwrap();
-    let all = lines.join("\n") + &stderr;
+    let watched = move || Run::start(&["watch", &url, "--no-reconnect"]).end();
+    let (status, lines, notes) = tokio::task::spawn_blocking(watched).await.unwrap();
+    let all = lines.join("\n") + &notes;
     assert!(!all.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}'), "{all:?}");
     let shown = "\\u001b]0;owned\\u0007\\u009b2J\\u202e";
-    assert_eq!(lines[0], format!("! connected to x{shown}"));
-    assert_eq!(lines[1], format!("+ /a{shown}  json{shown}  {shown}"));
-    assert_eq!(lines[2], "+ /j  json  ");
-    assert_eq!(lines[3], format!("! error: hot\\u000ahot {shown}"));
-    assert!(lines[4].starts_with("! unreadable message: invalid JSON"), "{}", lines[4]);
-    assert_eq!(lines[5], format!("/a{shown} 1970-01-01T00:00:00.000Z 20 bytes: {}...", "ff ".repeat(16)));
-    assert_eq!(lines[6], r#"/j 1970-01-01T00:00:01.500Z {"a":"\u009bx"}"#);
-    assert_eq!(lines[7], format!("- /a{shown}"));
-    assert_eq!(lines.len(), 8, "{lines:?}");
+    let notes: Vec<_> = notes.lines().collect();
+    assert_eq!(notes[0], format!("! connected to x{shown}"));
+    assert_eq!(notes[1], format!("+ /a{shown}  json{shown}  {shown}"));
+    assert_eq!(notes[2], "+ /j  json  ");
+    assert_eq!(notes[3], format!("! error: hot\\u000ahot {shown}"));
+    assert!(notes[4].starts_with("! unreadable message: invalid JSON"), "{}", notes[4]);
+    assert_eq!(notes[5], format!("- /a{shown}"));
+    assert_eq!(notes[6], "lanecast: the server closed the connection: 1013 (too slow\\u001b[31m)");
+    assert_eq!(notes.len(), 7, "{notes:?}");
+    let hex = "ff ".repeat(16);
+    assert_eq!(lines[0], format!("/a{shown} 1970-01-01T00:00:00.000Z 20 bytes: {hex}..."));
+    assert_eq!(lines[1], r#"/j 1970-01-01T00:00:01.500Z {"a":"\u009bx"}"#);
+    assert_eq!(lines.len(), 2, "{lines:?}");
     assert_eq!(status.code(), Some(1));
-    assert_eq!(stderr, "lanecast: the server closed the connection: 1013 (too slow\\u001b[31m)\n");
     task.await.unwrap();
 }

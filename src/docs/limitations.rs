@@ -41,6 +41,14 @@
 //!   viewers never do; it is reset when its writes make no progress, not for saying nothing. An outage of our own looks
 //!   the same from here: every viewer that pings is silent then. Its round trip is its own word as much as ours: it is
 //!   the viewer who ends it.
+//! - **A `tracing` subscriber that blocks stops the workers.** The crate logs on the tasks that serve viewers. A
+//!   subscriber that writes to a pipe, as `tracing_subscriber::fmt` does to standard output, waits there while nobody
+//!   reads it. Give it a writer with a thread of its own that drops what it has no space for, such as
+//!   `tracing_appender::non_blocking`. `lanecast serve` does so: its log and its reports never hold up a viewer.
+//! - **A room takes one file descriptor per connection**, and leaves the limit of the process as it is. When none is
+//!   left, the WebSocket room tries again after 10 ms to 1 s, and warns once a minute; whatever else of the process
+//!   opens files fails too. Raise the limit (`RLIMIT_NOFILE`), or set the room's `max_connections` below it; `lanecast
+//!   serve` does both.
 //! - **Bytes are counted by the longer of a frame's two forms.** A message of a channel has four bytes less on a
 //!   WebSocket than limits and figures say; what a transport adds of its own (a WebSocket's header, the prefix of five
 //!   on a stream) stands in none.

@@ -21,7 +21,7 @@ async fn a_command_on_its_way_at_the_end_is_not_left_in_the_channel() {
         }
     };
     let topic = Topic::new();
-    let place = ada.commands().clone().reserve_owned().await.unwrap();
+    let place = session.0.0.shards[0].commands.clone().reserve_owned().await.unwrap();
     session.cancel();
     ada.closed().await;
     for _ in 0..64 {

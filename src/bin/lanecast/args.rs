@@ -11,6 +11,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::Failure;
 #[cfg(feature = "server-livekit")]
 use crate::livekit::livekit_variables;
+use crate::output;
 
 /// Where `serve` listens and `watch` connects unless told otherwise.
 const DEFAULT_ADDR: &str = "127.0.0.1:8765";
@@ -93,6 +94,12 @@ pub(crate) struct WatchArgs {
     #[cfg(feature = "server-livekit")]
     #[arg(long, value_name = "URL", long_help = LIVEKIT_WATCH)]
     pub(crate) livekit: Option<String>,
+    /// Print lines of JSON, a message a line; what isn't a message or a gap goes to standard error all the same
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// End when the connection is lost, instead of connecting again
+    #[arg(long)]
+    pub(crate) no_reconnect: bool,
     /// Print the channels and end
     #[arg(long, conflicts_with = "count")]
     pub(crate) list: bool,
@@ -172,10 +179,9 @@ impl ServeArgs {
     /// Where to listen: on this host alone, unless `--insecure` says otherwise.
     pub(crate) fn addrs(&self) -> Result<Vec<SocketAddr>, Failure> {
         let given = &self.addr;
-        let found: Vec<_> = given.to_socket_addrs().into_iter().flatten().collect();
+        let found: Vec<_> = given.to_socket_addrs().map_err(|error| no_address(given, &error))?.collect();
         if found.is_empty() {
-            let message = format!("--addr {given:?} is no address to listen on: give HOST:PORT, like {DEFAULT_ADDR}");
-            return Err(Failure::new(message));
+            return Err(no_address(given, &"the name has no address"));
         }
         if self.insecure || found.iter().all(is_loopback) {
             return Ok(found);
@@ -192,6 +198,16 @@ pub(crate) fn is_loopback(address: &SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
+/// Says what is wrong with what `--addr` says.
+fn no_address(given: &str, error: &dyn fmt::Display) -> Failure {
+    let why = match given.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => error.to_string(),
+        Some((host, _)) if !host.is_empty() => "the port has to be a number from 0 to 65535".to_owned(),
+        _ => "it has to be HOST:PORT".to_owned(),
+    };
+    Failure::new(format!("--addr {given:?} is no address to listen on: {why}; give HOST:PORT, like {DEFAULT_ADDR}"))
+}
+
 impl WatchArgs {
     /// The topics, if there is no server among the words.
     #[cfg(feature = "server-livekit")]
@@ -205,27 +221,40 @@ impl WatchArgs {
         match self.first.as_deref() {
             Some(first) if first.contains("://") => (first.to_owned(), topics.collect()),
             Some(first) if is_host_and_port(first) => (format!("ws://{first}"), topics.collect()),
+            // No server, and hardly a topic: refused for what it was meant to be.
+            Some(first) if is_like_server(first) => (first.to_owned(), topics.collect()),
             first => (format!("ws://{DEFAULT_ADDR}"), first.into_iter().chain(topics).collect()),
         }
     }
 }
 
+/// Whether it begins with a host and a port, which need not be one that there is.
 fn is_host_and_port(word: &str) -> bool {
-    let Some((host, port)) = word.rsplit_once(':') else { return false };
-    !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok()
+    let authority = &word[..word.find(['/', '?', '#']).unwrap_or(word.len())];
+    let Some((host, port)) = authority.rsplit_once(':') else { return false };
+    !host.is_empty() && !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether it is a host without a port, or begins as a URL does.
+fn is_like_server(word: &str) -> bool {
+    let begins = |start: &str| word.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start));
+    let schemes = ["ws:", "wss:", "http:", "https:", "ws//", "wss//"];
+    schemes.into_iter().any(begins)
+        || word.eq_ignore_ascii_case("localhost")
+        || word.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
 impl Verbosity {
     /// Has what the library traces written to standard error, down to the level asked for.
     pub(crate) fn apply(&self) {
         let level = match self.times {
-            0 => LevelFilter::ERROR,
+            0 => LevelFilter::WARN,
             1 => LevelFilter::INFO,
             2 => LevelFilter::DEBUG,
             _ => LevelFilter::TRACE,
         };
-        // A line that can't be written is lost; told of there, that would be a panic where it was logged.
-        let log = tracing_subscriber::fmt().log_internal_errors(false).with_writer(std::io::stderr).with_ansi(false);
+        // What the library traces is written by a thread of its own: a log that nobody reads must not stop a worker.
+        let log = tracing_subscriber::fmt().log_internal_errors(false).with_writer(output::stderr).with_ansi(false);
         log.with_max_level(level).init();
     }
 }
@@ -255,6 +284,12 @@ mod tests {
         assert_eq!(target(&["ws://h:1", "/cpu"]), ("ws://h:1".to_owned(), vec!["/cpu".to_owned()]));
         assert_eq!(target(&["h:1"]), ("ws://h:1".to_owned(), vec![]));
         assert_eq!(target(&["[::1]:80"]), ("ws://[::1]:80".to_owned(), vec![]));
+        assert_eq!(target(&["h:1/live?a=b"]), ("ws://h:1/live?a=b".to_owned(), vec![]));
+        // No servers, and no topics either.
+        assert_eq!(target(&["h:99999", "/cpu"]), ("ws://h:99999".to_owned(), vec!["/cpu".to_owned()]));
+        for word in ["localhost", "127.0.0.1", "[::1]", "ws:/h:x", "WS//h"] {
+            assert_eq!(target(&[word]), (word.to_owned(), vec![]));
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What this host has to tell: one source per channel, each with its schema beside its sample.
 //!
 //! A source is sampled on a thread that may block, one sample at a time, and only while somebody has subscribed. What a
-//! rate is computed from is what changed since the sample before.
+//! rate is computed from is what changed since the sample before. What can't be read is no sample: nothing stands in for
+//! it.
 
 use std::time::Instant;
 
@@ -16,7 +17,25 @@ pub(crate) struct Source {
     /// The name of its schema.
     pub(crate) name: &'static str,
     pub(crate) schema: Value,
-    pub(crate) sample: Box<dyn FnMut() -> Value + Send>,
+    /// Takes a sample, or says why there is none.
+    pub(crate) sample: Box<dyn FnMut() -> Result<Value, String> + Send>,
+}
+
+/// Says whether these files can be read, all of them at once.
+///
+/// The `sysinfo` crate reads them and doesn't say when it can't: it keeps what it has, or takes zero for the value. So
+/// they are tried before and after it has been at work.
+#[cfg(target_os = "linux")]
+fn readable(files: &[&str]) -> Result<(), String> {
+    let open = |file: &&str| std::fs::File::open(file).map_err(|error| format!("{file}: {error}"));
+    let opened: Result<Vec<_>, _> = files.iter().map(open).collect();
+    opened.map(drop)
+}
+
+/// Other systems are asked without files.
+#[cfg(not(target_os = "linux"))]
+fn readable(_files: &[&str]) -> Result<(), String> {
+    Ok(())
 }
 
 /// All sources. Where the system doesn't tell, a source is left out, with the reason.
@@ -35,8 +54,10 @@ pub(crate) fn sources<R: Room>(session: &Session<R>) -> (Vec<Source>, Vec<String
     (sources, missing)
 }
 
-fn cpu() -> Result<Source, sysinfo::Error> {
-    let mut system = System::new()?;
+fn cpu() -> Result<Source, String> {
+    const FILES: &[&str] = &["/proc/stat"];
+    readable(FILES)?;
+    let mut system = System::new().map_err(|error| error.to_string())?;
     let kind = CpuRefreshKind::nothing().with_usage().with_frequency();
     // Usage is what changed since the last look: this is the first.
     system.refresh_cpu_specifics(kind);
@@ -55,7 +76,9 @@ fn cpu() -> Result<Source, sysinfo::Error> {
             ),
         ]),
         sample: Box::new(move || {
+            readable(FILES)?;
             system.refresh_cpu_specifics(kind);
+            readable(FILES)?;
             let core = |cpu: &sysinfo::Cpu| {
                 json!({
                     "name": cpu.name(),
@@ -63,16 +86,16 @@ fn cpu() -> Result<Source, sysinfo::Error> {
                     "frequency_mhz": cpu.frequency(),
                 })
             };
-            json!({
+            Ok(json!({
                 "usage_percent": round(f64::from(system.global_cpu_usage())),
                 "cores": system.cpus().iter().map(core).collect::<Value>(),
-            })
+            }))
         }),
     })
 }
 
-fn memory() -> Result<Source, sysinfo::Error> {
-    let mut system = System::new()?;
+fn memory() -> Result<Source, String> {
+    memory_now()?;
     Ok(Source {
         topic: "/memory",
         name: "lanecast.Memory",
@@ -84,23 +107,34 @@ fn memory() -> Result<Source, sysinfo::Error> {
             ("swap_total_bytes", integer("of swap space")),
             ("swap_used_bytes", integer("of swap space")),
         ]),
-        sample: Box::new(move || {
-            system.refresh_memory_specifics(MemoryRefreshKind::everything());
-            json!({
+        sample: Box::new(|| {
+            let system = memory_now()?;
+            Ok(json!({
                 "total_bytes": system.total_memory(),
                 "used_bytes": system.used_memory(),
                 "available_bytes": system.available_memory(),
                 "used_percent": percent(system.used_memory(), system.total_memory()),
                 "swap_total_bytes": system.total_swap(),
                 "swap_used_bytes": system.used_swap(),
-            })
+            }))
         }),
     })
 }
 
-fn network() -> Result<Source, sysinfo::Error> {
-    let mut networks = Networks::new_with_refreshed_list()?;
-    let mut since = Instant::now();
+/// Looked at afresh each time: where the system doesn't tell, zero stands there, not what it told before.
+fn memory_now() -> Result<System, String> {
+    let mut system = System::new().map_err(|error| error.to_string())?;
+    system.refresh_memory_specifics(MemoryRefreshKind::everything());
+    if system.total_memory() == 0 {
+        readable(&["/proc/meminfo"])?;
+        return Err("the system doesn't tell".to_owned());
+    }
+    Ok(system)
+}
+
+fn network() -> Result<Source, String> {
+    // What the next sample is compared with; none after one that failed, which may have left zeros.
+    let mut before = Some(networks_now()?);
     let one_way = |what: &str| number(&format!("{what} since the sample before"));
     Ok(Source {
         topic: "/network",
@@ -119,9 +153,15 @@ fn network() -> Result<Source, sysinfo::Error> {
             ]),
         )]),
         sample: Box::new(move || {
+            let Some((mut networks, since)) = before.take() else {
+                before = Some(networks_now()?);
+                return Err("there are no figures yet to compare with".to_owned());
+            };
+            readable(NETWORK_FILES)?;
             networks.refresh(true);
-            let seconds = since.elapsed().as_secs_f64().max(0.001);
-            since = Instant::now();
+            readable(NETWORK_FILES)?;
+            let now = Instant::now();
+            let seconds = (now - since).as_secs_f64().max(0.001);
             let mut interfaces: Vec<_> = networks.iter().collect();
             interfaces.sort_by_key(|(name, _)| *name);
             let interface = |(name, data): (&std::ffi::OsString, &sysinfo::NetworkData)| {
@@ -136,15 +176,28 @@ fn network() -> Result<Source, sysinfo::Error> {
                     "errors": data.total_errors_on_received() + data.total_errors_on_transmitted(),
                 })
             };
-            json!({ "interfaces": interfaces.into_iter().map(interface).collect::<Value>() })
+            let sample = json!({ "interfaces": interfaces.into_iter().map(interface).collect::<Value>() });
+            before = Some((networks, now));
+            Ok(sample)
         }),
     })
 }
 
-fn disks() -> Result<Source, sysinfo::Error> {
+/// The list of interfaces is open while the figures of each are read.
+const NETWORK_FILES: &[&str] = &["/sys/class/net", "/sys/class/net"];
+
+/// All interfaces as they are, and when that is.
+fn networks_now() -> Result<(Networks, Instant), String> {
+    readable(NETWORK_FILES)?;
+    let networks = Networks::new_with_refreshed_list().map_err(|error| error.to_string())?;
+    readable(NETWORK_FILES)?;
+    Ok((networks, Instant::now()))
+}
+
+fn disks() -> Result<Source, String> {
+    const FILES: &[&str] = &["/proc/mounts"];
     let kind = DiskRefreshKind::nothing().with_storage().with_io_usage();
-    // Listed by the first sample: a dead network disk may block for long.
-    let mut disks = Disks::new()?;
+    readable(FILES)?;
     Ok(Source {
         topic: "/disks",
         name: "lanecast.Disks",
@@ -162,7 +215,12 @@ fn disks() -> Result<Source, sysinfo::Error> {
             ]),
         )]),
         sample: Box::new(move || {
+            // Listed by the sample: a dead network disk may block for long. Afresh each time: the space of one that
+            // doesn't tell is zero then, not what it told before.
+            readable(FILES)?;
+            let mut disks = Disks::new().map_err(|error| error.to_string())?;
             disks.refresh_specifics(true, kind);
+            readable(FILES)?;
             let disk = |disk: &sysinfo::Disk| {
                 let (total, available) = (disk.total_space(), disk.available_space());
                 let usage = disk.usage();
@@ -177,13 +235,14 @@ fn disks() -> Result<Source, sysinfo::Error> {
                     "written_bytes": usage.total_written_bytes,
                 })
             };
-            json!({ "disks": disks.iter().map(disk).collect::<Value>() })
+            let telling = disks.iter().filter(|disk| disk.total_space() > 0);
+            Ok(json!({ "disks": telling.map(disk).collect::<Value>() }))
         }),
     })
 }
 
-fn load() -> Result<Source, sysinfo::Error> {
-    System::load_average()?;
+fn load() -> Result<Source, String> {
+    System::load_average().map_err(|error| error.to_string())?;
     Ok(Source {
         topic: "/load",
         name: "lanecast.Load",
@@ -194,13 +253,14 @@ fn load() -> Result<Source, sysinfo::Error> {
             ("uptime_s", integer("since the system came up")),
         ]),
         sample: Box::new(|| {
-            let load = System::load_average().unwrap_or_default();
-            json!({
+            let load = System::load_average().map_err(|error| error.to_string())?;
+            let uptime = System::uptime().map_err(|error| error.to_string())?;
+            Ok(json!({
                 "one": round(load.one),
                 "five": round(load.five),
                 "fifteen": round(load.fifteen),
-                "uptime_s": System::uptime().unwrap_or_default(),
-            })
+                "uptime_s": uptime,
+            }))
         }),
     })
 }
@@ -225,7 +285,7 @@ fn session_figures<R: Room>(session: Session<R>) -> Source {
             ("oldest_ms", integer("how long the oldest of them has waited")),
             ("shard_lag", integer("broadcasts the slowest shard has yet to read")),
         ]),
-        sample: Box::new(move || figures(&session.stats())),
+        sample: Box::new(move || Ok(figures(&session.stats()))),
     }
 }
 

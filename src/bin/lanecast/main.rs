@@ -1,11 +1,14 @@
 //! The command line: `lanecast serve` shows this host's telemetry, `lanecast watch` prints what a server shows.
 
 mod args;
+mod descriptors;
 mod host;
 mod interrupts;
 #[cfg(feature = "server-livekit")]
 mod livekit;
+mod output;
 mod report;
+mod secrets;
 mod serve;
 mod text;
 mod watch;
@@ -26,6 +29,8 @@ impl Failure {
 }
 
 fn main() -> ExitCode {
+    secrets::collect();
+    output::report_panics();
     let done = match args::parse() {
         Ok(Command::Serve(args)) => serve::run(&args),
         Ok(Command::Watch(args)) => watch::run(&args),
@@ -36,20 +41,22 @@ fn main() -> ExitCode {
         }
         Err(args::Exit::Usage(message)) => {
             complain(&message);
+            output::finish();
             return ExitCode::from(2);
         }
     };
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(message)) => {
             complain(&message);
             ExitCode::FAILURE
         }
-    }
+    };
+    output::finish();
+    code
 }
 
 /// Exactly one line, whatever a peer or the system has put into the message.
 fn complain(message: &str) {
-    // Standard error is gone: nothing is left to complain to.
-    let _ = writeln!(io::stderr(), "lanecast: {}", text::escape(message));
+    output::stderr().write(&format!("lanecast: {}\n", text::escape(message)));
 }

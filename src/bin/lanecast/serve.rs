@@ -1,6 +1,6 @@
 //! `lanecast serve`: this host's telemetry for whoever looks.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,14 +10,16 @@ use lanecast::room::Room;
 #[cfg(feature = "server-livekit")]
 use lanecast::room::livekit::{LiveKitOptions, LiveKitRoom};
 use lanecast::room::websocket::{BindError, WebSocketRoom};
-use lanecast::telemetry::{AdvertisedChannel, Channel, Inbox, Schema, Telemetry};
+use lanecast::telemetry::{AdvertisedChannel, Channel, Inbox, Schema, StatusLevel, Telemetry};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::args::{Rate, ServeArgs, is_loopback};
 use crate::host::{self, Source};
 use crate::interrupts::Interrupts;
-use crate::{Failure, report};
+#[cfg(feature = "server-livekit")]
+use crate::secrets;
+use crate::{Failure, descriptors, output, report};
 
 /// Pages that may read what a host shows to itself: those of viewers that people use for it. `file://` is what desktop
 /// viewers send.
@@ -25,6 +27,9 @@ const VIEWERS: [&str; 3] = ["file://", "https://app.foxglove.dev", "https://embe
 
 /// How long viewers have to take what is on its way to them once the end was asked for.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How many viewers there may be, if the process may open as many files: what the room has as its default.
+const MAX_CONNECTIONS: usize = 10_000;
 
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     args.verbosity.apply();
@@ -62,8 +67,10 @@ async fn serve(args: &ServeArgs, place: Place) -> Result<(), Failure> {
     let interrupts = Interrupts::new()?;
     match place {
         Place::Listen(addrs) => {
-            let room = listen(args, &addrs)?;
-            let introduction = listening(&room);
+            let (connections, open_files) = descriptors::connections(MAX_CONNECTIONS);
+            let room = listen(args, &addrs, connections)?;
+            let mut introduction = listening(&room);
+            introduction.ways.extend(open_files.map(|limit| few_files(connections, limit)));
             let leave = room.clone();
             show(args, room, interrupts, &introduction, async move { leave.shutdown().await }).await
         }
@@ -72,7 +79,7 @@ async fn serve(args: &ServeArgs, place: Place) -> Result<(), Failure> {
             let introduction = joined(&url, &access);
             let tokens = move || std::future::ready(access.token());
             let room = LiveKitRoom::supervised(&url, tokens, LiveKitOptions::default()).await;
-            let room = room.map_err(|error| Failure::new(error.to_string()))?;
+            let room = room.map_err(|error| Failure::new(format!("--livekit {}: {error}", secrets::public(&url))))?;
             let leave = room.clone();
             show(args, room, interrupts, &introduction, async move { leave.close().await }).await
         }
@@ -80,8 +87,8 @@ async fn serve(args: &ServeArgs, place: Place) -> Result<(), Failure> {
 }
 
 /// A room on these addresses. On this host alone, it lets in the pages of viewers that people use there.
-fn listen(args: &ServeArgs, addrs: &[SocketAddr]) -> Result<WebSocketRoom, Failure> {
-    let mut builder = WebSocketRoom::builder();
+fn listen(args: &ServeArgs, addrs: &[SocketAddr], connections: usize) -> Result<WebSocketRoom, Failure> {
+    let mut builder = WebSocketRoom::builder().max_connections(connections);
     if addrs.iter().all(is_loopback) {
         builder =
             VIEWERS.into_iter().fold(builder.allow_loopback_origins(), |builder, page| builder.allow_origin(page));
@@ -90,14 +97,7 @@ fn listen(args: &ServeArgs, addrs: &[SocketAddr]) -> Result<WebSocketRoom, Failu
     builder = visitors.public_urls.iter().fold(builder, |builder, url| builder.public_url(url));
     builder = visitors.allowed_origins.iter().fold(builder, |builder, origin| builder.allow_origin(origin));
     builder = visitors.trusted_proxies.iter().fold(builder, |builder, proxy| builder.trusted_proxy(*proxy));
-    builder.bind_all(addrs).map_err(|error| {
-        let flag = match error {
-            BindError::InvalidPublicUrl { .. } => "--public-url",
-            BindError::InvalidOrigin { .. } => "--allow-origin",
-            _ => "--addr",
-        };
-        Failure::new(format!("{flag}: {error}"))
-    })
+    builder.bind_all(addrs).map_err(not_listening)
 }
 
 fn host_name() -> String {
@@ -127,7 +127,7 @@ where
         let channel = telemetry.advertise(Channel::new(source.topic, "json").schema(schema)).await;
         let channel = channel.map_err(|error| Failure::new(error.to_string()))?;
         topics.push(source.topic);
-        samplers.spawn(sample(source, channel, args.rate));
+        samplers.spawn(sample(source, channel, args.rate, telemetry.clone()));
     }
     say(&introduction.with(&topics, args.rate, &missing));
 
@@ -165,8 +165,14 @@ where
 
 /// Samples and publishes for as long as anybody can be interested; each source by itself, so that one that hangs
 /// keeps nobody.
-async fn sample<R: Room<Message = Frame>>(source: Source, channel: AdvertisedChannel<R>, rate: Rate) {
+async fn sample<R: Room<Message = Frame>>(
+    source: Source,
+    channel: AdvertisedChannel<R>,
+    rate: Rate,
+    telemetry: Telemetry<R>,
+) {
     let Source { topic, mut sample, .. } = source;
+    let mut trouble = Trouble { telemetry, topic, told: None };
     let mut ticks = interval(rate.period());
     // After a long sample the next one is due at its usual time, not at once.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -175,17 +181,64 @@ async fn sample<R: Room<Message = Frame>>(source: Source, channel: AdvertisedCha
         if !channel.has_subscribers() {
             continue;
         }
-        let sampled = spawn_blocking(move || {
-            let message = sample().to_string();
-            (message, sample)
-        });
-        let message;
-        (message, sample) = match sampled.await {
-            Ok(sampled) => sampled,
-            Err(error) => return tracing::error!(topic, %error, "the source failed, its channel is silent from now on"),
+        let sampled = spawn_blocking(move || (sample(), sample));
+        let sampled = match sampled.await {
+            Ok((sampled, source)) => {
+                sample = source;
+                sampled
+            }
+            Err(error) => {
+                tracing::error!(topic, %error, "the source failed, its channel is silent from now on");
+                trouble.tell(StatusLevel::Error, format!("{topic} has failed and is silent from now on")).await;
+                return;
+            }
         };
+        let message = match sampled {
+            Ok(message) => message.to_string(),
+            // No message at all: an old or empty one with a fresh time would be taken for the truth.
+            Err(error) => {
+                tracing::debug!(topic, error, "no sample");
+                trouble.tell(StatusLevel::Warning, format!("{topic} can't be read: {error}")).await;
+                continue;
+            }
+        };
+        trouble.is_over().await;
         if let Err(error) = channel.publish(message).await {
             return tracing::debug!(topic, %error, "sampling ends");
+        }
+    }
+}
+
+/// What viewers are told about a source that can't be read.
+struct Trouble<R: Room> {
+    telemetry: Telemetry<R>,
+    topic: &'static str,
+    told: Option<String>,
+}
+
+impl<R: Room<Message = Frame>> Trouble<R> {
+    /// The name of the status.
+    fn id(&self) -> String {
+        format!("source {}", self.topic)
+    }
+
+    /// Shows a status, unless it is shown already.
+    async fn tell(&mut self, level: StatusLevel, message: String) {
+        if self.told.as_ref() == Some(&message) {
+            return;
+        }
+        match self.telemetry.status(level, &message, Some(&self.id())).await {
+            Ok(()) => self.told = Some(message),
+            Err(error) => tracing::debug!(topic = self.topic, %error, "a status isn't shown"),
+        }
+    }
+
+    /// Takes the status away.
+    async fn is_over(&mut self) {
+        if self.told.take().is_some()
+            && let Err(error) = self.telemetry.remove_status([self.id()]).await
+        {
+            tracing::debug!(topic = self.topic, %error, "a status isn't removed");
         }
     }
 }
@@ -227,8 +280,37 @@ fn listening(room: &WebSocketRoom) -> Introduction {
     Introduction { place: format!("listening on {}", addrs.join(" and ")), ways }
 }
 
+fn few_files(connections: usize, limit: u64) -> String {
+    format!("at most {connections} viewers at once: the process may open {limit} files (`ulimit -n` raises that)")
+}
+
+/// Names what to change in the command line.
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` has")]
+fn not_listening(error: BindError) -> Failure {
+    let advice = match &error {
+        BindError::AddressInUse { .. } => "choose another port with --addr HOST:PORT; port 0 picks one that is free",
+        BindError::Unavailable { source, .. } => match source.kind() {
+            io::ErrorKind::AddrNotAvailable => "give an address of this host with --addr HOST:PORT",
+            io::ErrorKind::PermissionDenied => {
+                "choose a port from 1024 on with --addr HOST:PORT; those below are the system's"
+            }
+            _ => "give another address with --addr HOST:PORT",
+        },
+        BindError::InvalidPublicUrl { .. } => return Failure::new(format!("--public-url: {error}")),
+        BindError::InvalidOrigin { .. } => return Failure::new(format!("--allow-origin: {error}")),
+        // What the room says names the setting.
+        _ => return Failure::new(error.to_string()),
+    };
+    let what = match &error {
+        BindError::AddressInUse { address, .. } => format!("cannot listen on {address}: another program does"),
+        error => error.to_string(),
+    };
+    Failure::new(format!("{what}: {advice}"))
+}
+
 #[cfg(feature = "server-livekit")]
 fn joined(url: &str, access: &crate::livekit::Access) -> Introduction {
+    let url = secrets::public(url);
     let ways = vec![
         format!("in a terminal  lanecast watch --livekit {url}"),
         format!("from sources   cargo run --release --features server-livekit -- watch --livekit {url}"),
@@ -238,6 +320,5 @@ fn joined(url: &str, access: &crate::livekit::Access) -> Introduction {
 
 /// Writes to standard output; that nobody reads it is no reason to stop serving.
 fn say(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    output::stdout().write(text);
 }

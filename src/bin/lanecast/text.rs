@@ -27,6 +27,11 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
+/// The first `most` characters.
+pub(crate) fn beginning(text: &str, most: usize) -> Cow<'_, str> {
+    text.char_indices().nth(most).map_or(Cow::Borrowed(text), |(end, _)| Cow::Owned(format!("{} ...", &text[..end])))
+}
+
 /// Control characters of both sets, line and paragraph separators, directional marks, what has no width, tags.
 fn steers(c: char) -> bool {
     c.is_control()
@@ -37,11 +42,8 @@ fn steers(c: char) -> bool {
 
 /// A message in one line: JSON without the spaces between its parts, anything else by its length and first bytes.
 pub(crate) fn message(encoding: &str, payload: &[u8]) -> String {
-    if encoding == "json"
-        && let Ok(json) = std::str::from_utf8(payload)
-        && serde_json::from_str::<IgnoredAny>(json).is_ok()
-    {
-        return escape(&compact(json)).into_owned();
+    if let Some(json) = json(encoding, payload) {
+        return json;
     }
     let mut shown = format!("{} bytes", payload.len());
     for (n, byte) in payload.iter().take(HEX_BYTES).enumerate() {
@@ -51,6 +53,12 @@ pub(crate) fn message(encoding: &str, payload: &[u8]) -> String {
         shown.push_str(" ...");
     }
     shown
+}
+
+/// A message that is JSON, in one line.
+pub(crate) fn json(encoding: &str, payload: &[u8]) -> Option<String> {
+    let json = std::str::from_utf8(payload).ok().filter(|_| encoding == "json")?;
+    serde_json::from_str::<IgnoredAny>(json).ok().map(|_| escape(&compact(json)).into_owned())
 }
 
 /// Takes the white space out of valid JSON, and keeps everything else as it was written.
@@ -72,12 +80,20 @@ fn compact(json: &str) -> String {
 
 /// A time in nanoseconds since the epoch, in UTC to the millisecond.
 pub(crate) fn time(ns: u64) -> String {
+    format!("{}.{:03}Z", seconds(ns), ns / 1_000_000 % 1000)
+}
+
+/// The same to the nanosecond.
+pub(crate) fn exact_time(ns: u64) -> String {
+    format!("{}.{:09}Z", seconds(ns), ns % 1_000_000_000)
+}
+
+fn seconds(ns: u64) -> String {
     let seconds = ns / 1_000_000_000;
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = date(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let milli = ns / 1_000_000 % 1000;
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
 }
 
 /// Year, month and day, `days` after 1970-01-01.
@@ -161,6 +177,7 @@ mod tests {
         assert_eq!(time(951_782_400_000_000_000), "2000-02-29T00:00:00.000Z");
         assert_eq!(time(1_735_689_599_999_999_999), "2024-12-31T23:59:59.999Z");
         assert_eq!(time(u64::MAX), "2554-07-21T23:34:33.709Z");
+        assert_eq!(exact_time(1_735_689_599_000_000_001), "2024-12-31T23:59:59.000000001Z");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,6 +36,9 @@ const MAX_REFUSALS: usize = 64;
 /// How long the listener rests after an error that may last, such as too many open files: the first time, and at most.
 const FIRST_REST: Duration = Duration::from_millis(10);
 const LONGEST_REST: Duration = Duration::from_secs(1);
+
+/// How often such an error is told.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What the room, its listener and its connections share.
 #[derive(Debug)]
@@ -102,6 +105,7 @@ pub(super) async fn run(shared: Arc<Shared>, listeners: Vec<Listener>) {
 async fn accept(shared: &Arc<Shared>, listener: Listener) {
     let on_loopback = listener.address.ip().to_canonical().is_loopback();
     let mut rest = FIRST_REST;
+    let mut told: Option<Instant> = None;
     while let Some(accepted) = shared.shut.run_until_cancelled(listener.socket.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
@@ -110,7 +114,11 @@ async fn accept(shared: &Arc<Shared>, listener: Listener) {
             }
             Err(error) if is_of_one_connection(&error) => tracing::debug!(%error, "a connection ended in the queue"),
             Err(error) => {
-                tracing::warn!(%error, ?rest, "no connection can be accepted, resting");
+                // It may last for hours: told once a minute.
+                if told.is_none_or(|told| told.elapsed() >= WARNING_INTERVAL) {
+                    tracing::warn!(%error, "no connection can be accepted, and so it is tried again up to a second later");
+                    told = Some(Instant::now());
+                }
                 shared.shut.run_until_cancelled(sleep(rest)).await;
                 rest = (rest * 2).min(LONGEST_REST);
             }

@@ -8,12 +8,15 @@ use lanecast::protocol::{ClientMessage, FrameKind, WireFormat};
 use lanecast::room::byte_stream::ByteStreamInbox;
 use livekit::data_stream::api::{ByteStreamWriter, StreamByteOptions, StreamError, StreamWriter};
 use livekit::id::ParticipantIdentity;
-use livekit::{Room, RoomEvent, RoomOptions};
+use livekit::rtc_engine::EngineError;
+use livekit::{DisconnectReason, Room, RoomError, RoomEvent, RoomOptions};
+use livekit_signaling::SignalError;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{End, PATIENCE, Wire};
 use crate::livekit::Access;
+use crate::secrets;
 
 /// The topic of the streams in either direction.
 const CONTROL: &str = "control";
@@ -37,14 +40,16 @@ impl LiveKit {
         let token = access.token().map_err(End::failed)?;
         let mut options = RoomOptions::default();
         options.auto_subscribe = false;
+        let shown = secrets::public(url);
         match timeout(PATIENCE, Room::connect(url, &token, options)).await {
             Ok(Ok((room, events))) => Ok(Self { room, events, inbox: None, device: None, control: None }),
             Ok(Err(error)) => {
                 // A server repeats the token when it refuses it.
                 let said = error.to_string().replace(&token, "(the token)");
-                Err(End::failed(format!("can't connect to {url}: {said}")))
+                let said = format!("--livekit: can't connect to {shown}: {said}");
+                Err(if is_refusal(&error) { End::failed(said) } else { End::lost(said) })
             }
-            Err(_) => Err(End::failed(format!("{url} didn't answer for {} s", PATIENCE.as_secs()))),
+            Err(_) => Err(End::lost(format!("--livekit: {shown} didn't answer for {} s", PATIENCE.as_secs()))),
         }
     }
 
@@ -63,10 +68,16 @@ impl LiveKit {
                 Ok(())
             }
             Some(RoomEvent::Disconnected { reason }) => {
-                Err(End::failed(format!("disconnected from the room: {}", reason.as_str_name())))
+                use DisconnectReason::{DuplicateIdentity, ParticipantRemoved, RoomDeleted};
+                let said = format!("disconnected from the room: {}", reason.as_str_name());
+                Err(match reason {
+                    // Coming back would drive another out, or defy the one who sent us away.
+                    DuplicateIdentity | ParticipantRemoved | RoomDeleted => End::failed(said),
+                    _ => End::lost(said),
+                })
             }
             Some(_) => Ok(()),
-            None => Err(End::failed("the connection to the room ended")),
+            None => Err(End::lost("the connection to the room ended")),
         }
     }
 
@@ -78,6 +89,18 @@ impl LiveKit {
             self.control = Some(self.room.local_participant().stream_bytes(options).await?);
         }
         Ok(self.control.as_ref().expect("it was just opened"))
+    }
+}
+
+/// Whether the server would say the same again: it refused the request, and not because there are too many just now.
+fn is_refusal(error: &RoomError) -> bool {
+    let RoomError::Engine(EngineError::Signal(error)) = error else { return false };
+    match error {
+        SignalError::Client(status, _) | SignalError::Handshake { status } => {
+            matches!(status.as_u16(), 400..=407 | 409..=428 | 430..=499)
+        }
+        SignalError::TokenFormat => true,
+        _ => false,
     }
 }
 
@@ -102,7 +125,7 @@ impl Wire for LiveKit {
         let mut bytes = Vec::new();
         message.encode().append_to_stream(&mut bytes);
         let sent = async { self.control().await?.write(&bytes).await };
-        sent.await.map_err(|error| End::failed(format!("the device can't be asked: {error}")))
+        sent.await.map_err(|error| End::lost(format!("the device can't be asked: {error}")))
     }
 
     async fn close(self) {

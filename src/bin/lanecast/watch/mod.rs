@@ -1,27 +1,41 @@
 //! `lanecast watch`: prints what a server shows.
 //!
-//! A message is a line: topic, time, content. Lines that begin with `+`, `-` or `!` say that a channel came, that one
-//! went, or what else is worth knowing. Whatever the server sends is made harmless before it reaches the terminal.
+//! Standard output carries the data. A message is a line: topic, time, content; with `--json` it is an object, and so is
+//! a gap, which a lost connection leaves behind. With `--list` the data are the channels.
+//!
+//! Standard error carries notes. Lines that begin with `+`, `-` or `!` say that a channel came, that one went, or what
+//! else is worth knowing.
+//!
+//! Whatever the server sends is made harmless before it reaches the terminal.
 
 #[cfg(feature = "server-livekit")]
 mod livekit;
+mod pause;
+mod similar;
 mod websocket;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use lanecast::protocol::client::{ChannelRequest, Subscribe, SubscribeChannels, Subscription};
 use lanecast::protocol::server::{Channel, Status, StatusLevel};
 use lanecast::protocol::{ClientMessage, FrameKind, ServerMessage, WireFormat};
-use tokio::time::{Instant, sleep_until};
+use serde_json::{Value, json};
+#[cfg(unix)]
+use tokio::io::{Interest, unix::AsyncFd};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::pause::Pause;
+use self::similar::similar;
 use crate::args::WatchArgs;
 use crate::interrupts::Interrupts;
 use crate::text::escape;
-use crate::{Failure, text};
+use crate::{Failure, output, secrets, text};
 
 /// How long connecting may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,6 +52,8 @@ pub(crate) fn run(args: &WatchArgs) -> Result<(), Failure> {
     let watching = async {
         // On the worker: this thread may be printing, to somebody who doesn't read.
         tokio::spawn(end_at_second(Interrupts::new()?, interrupted.clone()));
+        #[cfg(unix)]
+        tokio::spawn(end_without_reader(interrupted.clone()));
         watch_any(args, &interrupted).await
     };
     let ended = runtime.block_on(watching);
@@ -45,7 +61,7 @@ pub(crate) fn run(args: &WatchArgs) -> Result<(), Failure> {
     runtime.shutdown_background();
     match ended {
         Ok(()) | Err(End::Quiet) => Ok(()),
-        Err(End::Failed(failure)) => Err(failure),
+        Err(End::Failed(failure) | End::Lost { failure, .. }) => Err(failure),
     }
 }
 
@@ -58,11 +74,27 @@ async fn end_at_second(mut interrupts: Interrupts, first: CancellationToken) {
     std::process::exit(130);
 }
 
+/// Ends the program when the pipe that it prints to is closed, also while there is nothing to print.
+#[cfg(unix)]
+async fn end_without_reader(ended: CancellationToken) {
+    // A file isn't a thing to wait for, and has no reader that could go.
+    let Ok(stdout) = AsyncFd::with_interest(io::stdout(), Interest::ERROR) else { return };
+    if stdout.ready(Interest::ERROR).await.is_ok() {
+        ended.cancel();
+    }
+}
+
 /// Why watching ends.
 enum End {
     /// Nobody reads any more, or all that was asked for is done.
     Quiet,
     Failed(Failure),
+    /// The connection is gone, or there was none: that may be different later.
+    Lost {
+        failure: Failure,
+        /// How long the server asks to be left alone.
+        wait: Option<Duration>,
+    },
 }
 
 impl From<Failure> for End {
@@ -84,6 +116,14 @@ impl End {
     fn failed(message: impl Into<String>) -> Self {
         Self::Failed(Failure::new(message))
     }
+
+    fn lost(message: impl Into<String>) -> Self {
+        Self::lost_for(message, None)
+    }
+
+    fn lost_for(message: impl Into<String>, wait: Option<Duration>) -> Self {
+        Self::Lost { failure: Failure::new(message), wait }
+    }
 }
 
 /// How frames come from a server, and requests go to it.
@@ -102,21 +142,48 @@ trait Wire {
 async fn watch_any(args: &WatchArgs, interrupted: &CancellationToken) -> Result<(), End> {
     #[cfg(feature = "server-livekit")]
     if let Some(url) = &args.livekit {
-        let connected = interrupted.run_until_cancelled(livekit::LiveKit::connect(url)).await;
-        return watch(args, args.topics(), connected.ok_or(End::Quiet)??, interrupted).await;
+        return keep_watching(args, args.topics(), async || livekit::LiveKit::connect(url).await, interrupted).await;
     }
     let (url, topics) = args.target();
-    let connected = interrupted.run_until_cancelled(websocket::WebSocket::connect(&url)).await;
-    watch(args, topics, connected.ok_or(End::Quiet)??, interrupted).await
+    let server = websocket::Server::of(&url)?;
+    keep_watching(args, topics, async || server.connect().await, interrupted).await
 }
 
-async fn watch<W: Wire>(
+/// Watches, and connects again when a connection is lost, if there was one at all: a server that has never been there is
+/// more likely a mistake.
+async fn keep_watching<W: Wire>(
     args: &WatchArgs,
     topics: Vec<&str>,
-    mut wire: W,
+    connect: impl AsyncFn() -> Result<W, End>,
     interrupted: &CancellationToken,
 ) -> Result<(), End> {
     let mut view = View::new(args, topics, W::FORMAT);
+    let mut pause = Pause::new();
+    let mut was_connected = false;
+    loop {
+        let begun = Instant::now();
+        let ended = match interrupted.run_until_cancelled(connect()).await {
+            Some(Ok(wire)) => {
+                was_connected = true;
+                watch(&mut view, wire, interrupted).await
+            }
+            Some(Err(end)) => Err(end),
+            None => Ok(()),
+        };
+        let Err(End::Lost { failure: Failure(lost), wait }) = ended else { return ended };
+        if !was_connected || args.list || args.no_reconnect {
+            return Err(End::failed(lost));
+        }
+        let wait = pause.next(begun.elapsed(), wait);
+        note(&format!("{lost}; connecting again in {}", text::span(wait)));
+        view.lost.get_or_insert(lost);
+        if interrupted.run_until_cancelled(sleep(wait)).await.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+async fn watch<W: Wire>(view: &mut View<'_>, mut wire: W, interrupted: &CancellationToken) -> Result<(), End> {
     let mut listed_by: Option<Instant> = None;
     let ended = loop {
         let shown = tokio::select! {
@@ -138,9 +205,8 @@ async fn watch<W: Wire>(
             Err(end) => break Err(end),
         }
     };
-    if !matches!(ended, Err(End::Failed(_))) {
-        wire.close().await;
-    }
+    // Also if the server has said goodbye: it waits for ours.
+    wire.close().await;
     ended
 }
 
@@ -156,6 +222,7 @@ enum Reply {
 struct View<'a> {
     format: WireFormat,
     list: bool,
+    json: bool,
     /// Messages that are still wanted.
     left: Option<u64>,
     /// Empty: all.
@@ -164,6 +231,10 @@ struct View<'a> {
     /// Channels by subscription.
     subscriptions: BTreeMap<u32, u64>,
     next_id: u32,
+    /// When something was last heard, in nanoseconds since the epoch; `None` before the first `serverInfo`.
+    heard: Option<u64>,
+    /// Why the last connection was lost, until there is another.
+    lost: Option<String>,
 }
 
 impl<'a> View<'a> {
@@ -171,11 +242,14 @@ impl<'a> View<'a> {
         Self {
             format,
             list: args.list,
+            json: args.json,
             left: args.count,
             topics,
             channels: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             next_id: 1,
+            heard: None,
+            lost: None,
         }
     }
 
@@ -183,21 +257,31 @@ impl<'a> View<'a> {
         let mut faults = Vec::new();
         let message = match ServerMessage::decode_each(self.format, kind, data, &mut faults) {
             Ok(message) => message,
-            Err(error) => return note(&format!("unreadable message: {error}")),
+            Err(error) => {
+                note(&format!("unreadable message: {error}"));
+                return Ok(Reply::None);
+            }
         };
         for fault in faults {
-            note(&format!("unreadable {fault}"))?;
+            note(&format!("unreadable {fault}"));
+        }
+        if let Some(heard) = &mut self.heard {
+            let before = std::mem::replace(heard, now());
+            if matches!(message, ServerMessage::ServerInfo(_)) {
+                self.gap(before)?;
+            }
         }
         match message {
             ServerMessage::ServerInfo(info) => {
                 // A new beginning: what was known is void.
                 self.channels.clear();
                 self.subscriptions.clear();
-                note(&format!("connected to {}", info.name))?;
+                self.heard = Some(now());
+                note(&format!("connected to {}", info.name));
                 Ok(Reply::Listing)
             }
             ServerMessage::Advertise(advertise) => self.advertise(advertise.channels),
-            ServerMessage::Unadvertise(gone) => self.unadvertise(&gone.channel_ids),
+            ServerMessage::Unadvertise(gone) => Ok(self.unadvertise(&gone.channel_ids)),
             ServerMessage::MessageData(data) => match self.subscriptions.get(&data.subscription_id) {
                 Some(channel) => self.message(*channel, data.log_time_ns, &data.payload),
                 // Of a channel that has just gone.
@@ -210,11 +294,27 @@ impl<'a> View<'a> {
                     StatusLevel::Warning => "warning",
                     StatusLevel::Error => "error",
                 };
-                note(&format!("{level}: {message}"))
+                note(&format!("{level}: {message}"));
+                Ok(Reply::None)
             }
-            ServerMessage::RemoveStatus(over) => note(&format!("no longer: {}", over.status_ids.join(", "))),
+            ServerMessage::RemoveStatus(over) => {
+                note(&format!("no longer: {}", over.status_ids.join(", ")));
+                Ok(Reply::None)
+            }
             _ => Ok(Reply::None),
         }
+    }
+
+    /// The server has started afresh, for us at least: what it has published since `from` may be missing.
+    fn gap(&mut self, from: u64) -> Result<(), End> {
+        let reason = self.lost.take().unwrap_or_else(|| "the server started afresh".to_owned());
+        let (from, to) = (text::exact_time(from), text::exact_time(now()));
+        note(&format!("gap from {from} to {to}: {reason}"));
+        if self.json && !self.list {
+            let gap = json!({ "gap": { "reason": secrets::hide(&reason), "from": from, "to": to } });
+            print(&escape(&gap.to_string()))?;
+        }
+        Ok(())
     }
 
     fn advertise(&mut self, channels: Vec<Channel>) -> Result<Reply, End> {
@@ -224,8 +324,7 @@ impl<'a> View<'a> {
             if self.channels.contains_key(&channel.id) {
                 continue;
             }
-            let schema = channel.schema.as_ref().map_or("", |schema| &schema.name);
-            print(&format!("+ {}  {}  {}", escape(&channel.topic), escape(&channel.encoding), escape(schema)))?;
+            self.found(&channel)?;
             if !self.list && (self.topics.is_empty() || self.topics.contains(&&*channel.topic)) {
                 let subscription = Subscription { id: self.next_id, channel_id: channel.id };
                 self.next_id = self.next_id.wrapping_add(1);
@@ -252,21 +351,46 @@ impl<'a> View<'a> {
         }))
     }
 
-    fn unadvertise(&mut self, ids: &[u64]) -> Result<Reply, End> {
+    /// A channel has come: the data of a list, else a note.
+    fn found(&self, channel: &Channel) -> io::Result<()> {
+        let schema = channel.schema.as_ref().map_or("", |schema| &schema.name);
+        let line = format!("+ {}  {}  {}", channel.topic, channel.encoding, schema);
+        if !self.list {
+            say(&line);
+            return Ok(());
+        }
+        if !self.json {
+            return print(&escape(&line));
+        }
+        let encoding = channel.schema.as_ref().map_or("", |schema| &schema.encoding);
+        let line = json!({
+            "topic": channel.topic,
+            "encoding": channel.encoding,
+            "schema_name": schema,
+            "schema_encoding": encoding,
+        });
+        print(&escape(&line.to_string()))
+    }
+
+    fn unadvertise(&mut self, ids: &[u64]) -> Reply {
         for id in ids {
             if let Some(channel) = self.channels.remove(id) {
-                print(&format!("- {}", escape(&channel.topic)))?;
+                say(&format!("- {}", channel.topic));
             }
             self.subscriptions.retain(|_, channel| channel != id);
         }
-        Ok(Reply::None)
+        Reply::None
     }
 
     fn message(&mut self, channel: u64, log_time_ns: u64, payload: &Bytes) -> Result<Reply, End> {
         // Else of a channel that has just gone.
         let Some(channel) = self.channels.get(&channel) else { return Ok(Reply::None) };
-        let content = text::message(&channel.encoding, payload);
-        print(&format!("{} {} {content}", escape(&channel.topic), text::time(log_time_ns)))?;
+        if self.json {
+            print(&json_line(channel, log_time_ns, payload))?;
+        } else {
+            let content = text::message(&channel.encoding, payload);
+            print(&format!("{} {} {content}", escape(&channel.topic), text::time(log_time_ns)))?;
+        }
         if let Some(left) = &mut self.left {
             *left -= 1;
             if *left == 0 {
@@ -279,23 +403,51 @@ impl<'a> View<'a> {
     /// The time for listing channels is over: says what isn't there.
     fn listed(&self) -> Result<(), End> {
         if self.channels.is_empty() {
-            note("no channels so far")?;
+            note("no channels so far");
         }
+        let known = || self.channels.values().map(|channel| &*channel.topic);
         for topic in &self.topics {
-            if !self.channels.values().any(|channel| channel.topic == *topic) {
-                note(&format!("nothing is called {topic} so far"))?;
+            if !known().any(|known| known == *topic) {
+                let meant =
+                    similar(topic, known()).map_or_else(String::new, |meant| format!(": did you mean {meant}?"));
+                note(&format!("nothing is called {topic} so far{meant}"));
             }
         }
         if self.list { Err(End::Quiet) } else { Ok(()) }
     }
 }
 
-fn note(text: &str) -> Result<Reply, End> {
-    print(&format!("! {}", escape(text)))?;
-    Ok(Reply::None)
+/// A message as an object. JSON stands in it as it was written, anything else as Base64.
+fn json_line(channel: &Channel, log_time_ns: u64, payload: &Bytes) -> String {
+    let content = text::json(&channel.encoding, payload).map_or_else(
+        || format!("\"payload_base64\":\"{}\"", BASE64_STANDARD.encode(payload)),
+        |message| format!("\"message\":{message}"),
+    );
+    let (topic, encoding) = (Value::from(&*channel.topic), Value::from(&*channel.encoding));
+    let head = format!(
+        "\"topic\":{topic},\"time\":\"{}\",\"log_time_ns\":{log_time_ns},\"encoding\":{encoding}",
+        text::exact_time(log_time_ns)
+    );
+    format!("{{{},{content}}}", escape(&head))
 }
 
-/// Prints a line. Blocks while the terminal does: then the server sees a slow viewer, as it should.
+/// Nanoseconds since the epoch.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Says something that isn't data.
+fn note(text: &str) {
+    say(&format!("! {text}"));
+}
+
+/// A line on standard error, which must not hold up the data if nobody reads it.
+fn say(line: &str) {
+    output::stderr().note(&escape(line));
+}
+
+/// Prints a line of data. Blocks while the terminal does: then the server sees a slow viewer, as it should.
 fn print(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")
