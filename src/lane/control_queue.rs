@@ -46,7 +46,7 @@ pub(super) struct ControlQueue<M> {
 #[derive(Debug)]
 struct Link<M> {
     queue: ArrayQueue<Direct<M>>,
-    next: OnceBox<Link<M>>,
+    next: OnceBox<Self>,
 }
 
 impl<M: Send> ControlQueue<M> {
