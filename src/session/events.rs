@@ -242,7 +242,7 @@ impl<M: Message> Outgoing<M> {
     }
 
     fn send_ready(&self, waiting: MutexGuard<'_, VecDeque<Waiting<M>>>) {
-        self.release(waiting, |ended, count| ended.is_none_or(|ended| ended.is_retired()) || count > self.capacity);
+        self.release(waiting, |ended, count| ended.is_none_or(Participant::is_retired) || count > self.capacity);
     }
 
     /// Sends the first events as long as `may` says so of one, given who ended and how many wait.
