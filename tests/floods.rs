@@ -246,7 +246,7 @@ impl Viewers {
         }
         let all = async {
             while server.channel.subscribers() < VIEWERS {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(PATIENCE, all).await.expect("everybody subscribes");
