@@ -122,7 +122,7 @@ impl Attackers {
 fn send_until(stop: &AtomicBool, server: SocketAddr, bytes: &[u8], sent: &AtomicU64) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(server)?;
     stream.write_all(
-        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
           Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: foxglove.sdk.v1\r\n\r\n",
     )?;
     let mut reading = stream.try_clone()?;

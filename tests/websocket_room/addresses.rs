@@ -25,7 +25,7 @@ fn loopbacks() -> Vec<SocketAddr> {
 #[tokio::test]
 async fn viewers_come_by_all_addresses_and_none_is_left_behind() {
     let room = WebSocketRoom::builder().bind_all(&loopbacks()).unwrap();
-    let mut server = Server { events: Box::pin(room.events()), room };
+    let mut server = Server { events: Box::pin(room.events().expect("it is asked for once")), room };
     let addresses = server.room.local_addrs().to_vec();
     if addresses.len() == 1 {
         eprintln!("left out in part: this machine has no ::1");
@@ -92,7 +92,7 @@ async fn many_may_come_at_once() {
 async fn one_address_cannot_take_all_places() {
     let Some(own) = own_address() else { return };
     let room = WebSocketRoom::builder().max_connections(20).bind("0.0.0.0:0").await.unwrap();
-    let mut server = Server { events: Box::pin(room.events()), room };
+    let mut server = Server { events: Box::pin(room.events().expect("it is asked for once")), room };
     let from = async |ip: IpAddr| {
         let mut stream = TcpStream::connect((ip, server.room.local_addr().port())).await.unwrap();
         stream.write_all(request("GET / HTTP/1.1", "").as_bytes()).await.unwrap();
@@ -124,7 +124,7 @@ async fn one_address_cannot_take_all_places() {
 async fn a_trusted_proxy_may_take_all_places() {
     let Some(own) = own_address() else { return };
     let room = WebSocketRoom::builder().max_connections(20).trusted_proxy(own).bind("0.0.0.0:0").await.unwrap();
-    let mut server = Server { events: Box::pin(room.events()), room };
+    let mut server = Server { events: Box::pin(room.events().expect("it is asked for once")), room };
     let mut viewers = Vec::new();
     for _ in 0..20 {
         let url = format!("ws://{}", SocketAddr::new(own, server.room.local_addr().port()));

@@ -64,7 +64,7 @@ async fn a_foreign_page_is_refused_whatever_else_is_wrong() {
 async fn a_room_for_others_goes_by_the_host_it_is_called() {
     let Some(own) = own_address() else { return };
     let room = WebSocketRoom::builder().bind(std::net::SocketAddr::new(own, 0)).await.unwrap();
-    let server = Server { events: Box::pin(room.events()), room };
+    let server = Server { events: Box::pin(room.events().expect("it is asked for once")), room };
     for (host, origin, status) in [
         ("robot:8765", "http://robot:8765", 101),
         ("robot:8765", "http://robot", 403),

@@ -25,8 +25,6 @@ use lanecast::protocol::client::{ChannelRequest, Subscribe, SubscribeChannels, S
 use lanecast::protocol::server::{Channel, Status, StatusLevel};
 use lanecast::protocol::{ClientMessage, FrameKind, ServerMessage, WireFormat};
 use serde_json::{Value, json};
-#[cfg(unix)]
-use tokio::io::{Interest, unix::AsyncFd};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -53,7 +51,7 @@ pub(crate) fn run(args: &WatchArgs) -> Result<(), Failure> {
         // On the worker: this thread may be printing, to somebody who doesn't read.
         tokio::spawn(end_at_second(Interrupts::new()?, interrupted.clone()));
         #[cfg(unix)]
-        tokio::spawn(end_without_reader(interrupted.clone()));
+        end_without_reader(interrupted.clone());
         watch_any(args, &interrupted).await
     };
     let ended = runtime.block_on(watching);
@@ -76,12 +74,21 @@ async fn end_at_second(mut interrupts: Interrupts, first: CancellationToken) {
 
 /// Ends the program when the pipe that it prints to is closed, also while there is nothing to print.
 #[cfg(unix)]
-async fn end_without_reader(ended: CancellationToken) {
-    // A file isn't a thing to wait for, and has no reader that could go.
-    let Ok(stdout) = AsyncFd::with_interest(io::stdout(), Interest::ERROR) else { return };
-    if stdout.ready(Interest::ERROR).await.is_ok() {
-        ended.cancel();
-    }
+fn end_without_reader(ended: CancellationToken) {
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::io::Errno;
+
+    // A thread of its own: tokio's safe ways to wait for a descriptor would switch the terminal or pipe, which other
+    // programs share, to non-blocking writes. That the reader is gone is told without being asked for; a file has none,
+    // and nothing is told of it.
+    std::thread::spawn(move || {
+        let stdout = io::stdout();
+        let mut waited_for = [PollFd::new(&stdout, PollFlags::empty())];
+        while poll(&mut waited_for, None) == Err(Errno::INTR) {}
+        if waited_for[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+            ended.cancel();
+        }
+    });
 }
 
 /// Why watching ends.
