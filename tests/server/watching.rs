@@ -185,15 +185,16 @@ async fn the_list_is_json_too() {
 
 #[tokio::test]
 async fn a_lost_connection_is_made_again_and_leaves_a_gap() {
-    let serve = |close| Step::Serve(vec![text(INFO), text(CHANNELS), data(1, b"1")], close);
+    // Subscriptions are numbered over all connections, and there are two channels.
+    let serve = |id, close| Step::Serve(vec![text(INFO), text(CHANNELS), data(id, b"1")], close);
     let scripts = [
         vec![
-            serve(Some((1013, "too slow"))),
+            serve(1, Some((1013, "too slow"))),
             refuse("503 Service Unavailable", "not yet"),
             refuse("429 Too Many Requests", "wait"),
-            serve(None),
+            serve(3, None),
         ],
-        vec![serve(Some((1001, ""))), refuse("408 Request Timeout", ""), Step::Refuse(vec![]), serve(None)],
+        vec![serve(1, Some((1001, ""))), refuse("408 Request Timeout", ""), Step::Refuse(vec![]), serve(3, None)],
     ];
     let notes_of = [
         ["1013 (too slow); connecting again in", "503 Service Unavailable: not yet;", "429 Too Many Requests: wait;"],
