@@ -30,7 +30,8 @@ const DEFAULT_BYTES: usize = 64 << 20;
 /// The default for how long a message that others wait for may take: 300 kB at 120 kbit/s.
 const DEFAULT_PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long a ration rests behind a turn, in terms of what the turn took: peers that flood take a quarter of one core.
+/// How long a ration rests behind a turn, as a multiple of that turn: each ration takes at most a quarter of one core. Rests
+/// are rounded up to the timer's millisecond, so short turns take less.
 const REST: u32 = 3;
 
 /// The longest message that claims nothing of the budget.
@@ -40,12 +41,16 @@ pub(crate) const SMALL_MESSAGE: usize = 2 << 10;
 /// packet has been sent again several times.
 const STALLED: u32 = 4;
 
-/// How much work a peer may cause at once before it has to wait for turns: that of a request for 10,000 channels, once.
-const BURST: Duration = Duration::from_millis(5);
+/// How much work a peer may cause at once before it has to wait for turns: some fifty short requests. A hundred peers that
+/// come at the same moment then take a tenth of a second of one core before they have to wait, not half a second.
+const BURST: Duration = Duration::from_millis(1);
 
-/// One part in so many of the time that passes is added to a peer's allowance again: 2 ms in a second, some hundred
+/// One part in so many of the time that passes is added to a peer's allowance again: 0.5 ms in a second, some twenty-five
 /// short requests.
-const REFILL: u32 = 500;
+const REFILL: u32 = 2000;
+
+/// The most that one piece of work is charged.
+const MOST_CHARGED: Duration = Duration::from_millis(10);
 
 /// One budget for what all peers of one room, or of several, may have under way, and for the time that they may take.
 ///
@@ -301,8 +306,8 @@ impl Allowance {
     }
 
     pub(crate) fn spend(&mut self, work: Duration) {
-        // A second of work would take minutes to be paid: no need to count further than that.
-        self.paid_at = self.paid_at.max(Instant::now()) + REFILL * work.min(Duration::from_secs(1));
+        // A thread that was put aside in the middle of its work is charged for the pause as well: not for more than this.
+        self.paid_at = self.paid_at.max(Instant::now()) + REFILL * work.min(MOST_CHARGED);
     }
 }
 
@@ -397,13 +402,13 @@ mod tests {
         assert!(allowance.is_left());
         allowance.spend(Duration::from_micros(100));
         assert!(!allowance.is_left());
-        tokio::time::advance(Duration::from_millis(49)).await;
+        tokio::time::advance(Duration::from_millis(199)).await;
         assert!(!allowance.is_left());
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(allowance.is_left());
-        // However much is spent, it is back within minutes.
+        // However much is spent at once, it is back within seconds.
         allowance.spend(Duration::MAX);
-        tokio::time::advance(REFILL * Duration::from_secs(1)).await;
+        tokio::time::advance(REFILL * MOST_CHARGED).await;
         assert!(allowance.is_left());
     }
 }

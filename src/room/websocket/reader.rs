@@ -252,6 +252,9 @@ impl Reader {
             *queued = Queued::Begun(ready!(turn.as_mut().poll(cx)));
             // It wasn't listened to meanwhile.
             self.last_heard = Instant::now();
+            if let Some(long) = &mut self.long {
+                long.deadline.heard();
+            }
         }
         Poll::Ready(())
     }

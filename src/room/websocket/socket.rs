@@ -110,11 +110,26 @@ pub(super) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Resul
     Ok(())
 }
 
+/// How much is read of a peer that has been refused and goes on sending. Ten times what a viewer may send before it has
+/// seen the answer, and a fraction of a millisecond's work.
+const MOST_DRAINED: usize = 128 << 10;
+
 /// Reads what comes and drops it until the peer has ended its side. A socket that is closed with bytes unread resets
 /// the connection, and the peer may never see what was written last.
+///
+/// Of a peer that sends more than [`MOST_DRAINED`] nothing more is read: it is kept waiting until the caller's time-out,
+/// since one that is thrown out comes back at once.
 pub(super) async fn drain(stream: &TcpStream) {
-    let mut scrap = [0; 512];
-    while stream.readable().await.is_ok() && !matches!(read(stream, &mut scrap), Ok(Some(0)) | Err(_)) {
+    let mut scrap = [0; 2048];
+    let mut drained = 0;
+    while stream.readable().await.is_ok() {
+        match read(stream, &mut scrap) {
+            Ok(Some(0)) | Err(_) => return,
+            Ok(count) => drained += count.unwrap_or(0),
+        }
+        if drained > MOST_DRAINED {
+            return std::future::pending().await;
+        }
         // Waiting to read costs no budget: a peer that sends without pause would keep the thread, time-outs included.
         tokio::task::coop::consume_budget().await;
     }
