@@ -271,13 +271,11 @@ impl<M: Message> Outbox<M> {
 
     /// Empties the control queue of an instance that has ended.
     pub(crate) fn lose_queue(&self) {
-        let mut count = 0;
         self.take_queue(|direct| {
-            count += 1;
-            // Here, where it counts even if its drop panics.
+            // Before the drop, which is code of others: it may take long, and the event of the end tells what was lost.
+            self.lose(1);
             caught(|| drop(direct));
         });
-        self.lose(count);
     }
 
     /// Hands everything in the control queue to `each`, oldest first.

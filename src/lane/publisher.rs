@@ -69,8 +69,8 @@ impl<M: Message> Publisher<M> {
     /// may lock what has to change together with its claim: nothing is held while this waits.
     #[cfg(feature = "telemetry")]
     pub(crate) async fn claim<T>(&self, mut attempt: impl FnMut(&BroadcastLog<M>) -> Poll<T>) -> T {
-        // Acquire: as in `try_publish`.
-        if (self.waiting.load(Ordering::Acquire) == 0 || self.log.tail().is_sealed())
+        // Relaxed: as in `try_publish`.
+        if (self.waiting.load(Ordering::Relaxed) == 0 || self.log.tail().is_sealed())
             && let Poll::Ready(claimed) = attempt(&self.log)
         {
             return claimed;

@@ -39,6 +39,9 @@ pub(super) enum Taken<'a, M> {
 /// Places of the first shelf that is needed.
 const FEWEST: usize = 64;
 
+/// Places that stay when nothing is kept: some hundred kilobytes.
+const MOST_IDLE: usize = 4096;
+
 const THERE: &str = "what is needed is there";
 
 impl<M: Message> Shelf<M> {
@@ -116,5 +119,9 @@ impl<M: Message> Shelf<M> {
     pub(crate) fn end_turn(&mut self, intake: &mut Intake<M>) {
         intake.marks.iter().filter_map(|mark| mark.shelved).for_each(|key| self.release(key, 1));
         intake.clear();
+        // After a peak nothing is kept, so no backlog names a place: all can go.
+        if self.taken == 0 && self.places.len() > MOST_IDLE {
+            *self = Self::new();
+        }
     }
 }

@@ -183,11 +183,20 @@ pub trait Room: Send + Sync + 'static {
 #[must_use]
 pub fn is_disconnect(error: &io::Error) -> bool {
     use io::ErrorKind::{
-        BrokenPipe, ConnectionAborted, ConnectionReset, HostUnreachable, NotConnected, TimedOut, UnexpectedEof,
+        BrokenPipe, ConnectionAborted, ConnectionReset, HostUnreachable, NetworkDown, NetworkUnreachable, NotConnected,
+        TimedOut, UnexpectedEof,
     };
     matches!(
         error.kind(),
-        BrokenPipe | ConnectionAborted | ConnectionReset | HostUnreachable | NotConnected | TimedOut | UnexpectedEof
+        BrokenPipe
+            | ConnectionAborted
+            | ConnectionReset
+            | HostUnreachable
+            | NetworkDown
+            | NetworkUnreachable
+            | NotConnected
+            | TimedOut
+            | UnexpectedEof
     )
 }
 

@@ -318,7 +318,7 @@ fn register<R: Room>(
 /// Why a participant that has ended can't be registered.
 fn ended<R: Room>(session: &Shared<R>, participant: &Participant<R::Message>) -> JoinError {
     match participant.end_reason() {
-        None => JoinError::SessionClosed,
+        None | Some(EndReason::SessionClosed) => JoinError::SessionClosed,
         Some(_) if participant.outbox().is_outpaced() => {
             JoinError::Outpaced { bytes: session.config.joining_bytes, age: session.config.joining_age() }
         }
