@@ -38,7 +38,7 @@ use super::subscriptions::{Subscriptions, Wanted};
 use super::warnings::Warnings;
 use super::{Status, StatusLevel};
 use crate::participant::{Participant, Protocol};
-use crate::protocol::client::{FetchAsset, ServiceCall, Subscribe};
+use crate::protocol::client::{FetchAsset, Subscribe};
 use crate::protocol::server::{Capability, ServiceCallFailure};
 use crate::protocol::{ClientMessage, DecodeError, Frame, ServerMessage};
 #[cfg(doc)]
@@ -226,7 +226,7 @@ impl Viewer {
                 None => tracing::debug!(%participant, ?ack, "acknowledges no pong that is open"),
             },
             Ok(ClientMessage::FetchAsset(fetch)) => fetch_asset(participant, state, fetches, fetch).await,
-            Ok(ClientMessage::ServiceCallRequest(call)) => fail_call(participant, &call).await,
+            Ok(ClientMessage::ServiceCallRequest(call)) => fail_call(participant, call.service_id, call.call_id).await,
             // What isn't offered isn't decoded.
             Ok(_) => tell(participant, StatusLevel::Error, "this server doesn't offer that").await,
         }
@@ -294,9 +294,13 @@ async fn decode(
     }
 }
 
+/// The longest URI of an asset that is looked at, in bytes: as many of them are held as fetches are under way.
+const LONGEST_URI: usize = 4096;
+
 async fn fetch_asset(participant: &Participant<Frame>, state: &State, fetches: &mut Fetches, fetch: FetchAsset) {
     let FetchAsset { request_id, uri } = fetch;
     let refusal = match (&state.assets, participant.admit_asset_fetch()) {
+        _ if uri.len() > LONGEST_URI => format!("the URI is longer than {LONGEST_URI} bytes"),
         (Some(handler), Ok(permit)) => {
             let request = AssetRequest { participant: participant.clone(), uri };
             fetches.push(Box::pin(assets::fetch(Arc::clone(handler), request, request_id, permit)));
@@ -305,15 +309,13 @@ async fn fetch_asset(participant: &Participant<Frame>, state: &State, fetches: &
         (Some(_), Err(error)) => error.to_string(),
         (None, _) => "this server has no assets".to_owned(),
     };
+    // The answer may wait for long, and the budget for what viewers send doesn't count the request any more.
+    drop(uri);
     answer(participant, assets::encode(request_id, Err(refusal))).await;
 }
 
-async fn fail_call(participant: &Participant<Frame>, call: &ServiceCall) {
-    let failure = ServiceCallFailure {
-        service_id: call.service_id,
-        call_id: call.call_id,
-        message: "this server has no services".to_owned(),
-    };
+async fn fail_call(participant: &Participant<Frame>, service_id: u32, call_id: u32) {
+    let failure = ServiceCallFailure { service_id, call_id, message: "this server has no services".to_owned() };
     answer(participant, ServerMessage::ServiceCallFailure(failure).encode()).await;
 }
 

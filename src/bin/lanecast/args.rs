@@ -61,7 +61,7 @@ pub(crate) struct ServeArgs {
     /// Messages a second on each channel, from 0.1 to 50
     #[arg(long, value_name = "HZ", default_value = "2")]
     pub(crate) rate: Rate,
-    /// Listen beyond this host, although viewers aren't asked who they are
+    /// Allow --addr to name an address that other hosts can reach: viewers are not authenticated
     #[arg(long)]
     insecure: bool,
     /// What viewers see as the server's name [default: the host's]

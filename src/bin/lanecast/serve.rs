@@ -9,7 +9,7 @@ use lanecast::protocol::Frame;
 use lanecast::room::Room;
 #[cfg(feature = "server-livekit")]
 use lanecast::room::livekit::{LiveKitOptions, LiveKitRoom};
-use lanecast::room::websocket::{BindError, WebSocketRoom};
+use lanecast::room::websocket::{BindError, WebSocketRoom, WebSocketRoomBuilder};
 use lanecast::telemetry::{AdvertisedChannel, Channel, Inbox, Schema, StatusLevel, Telemetry};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
@@ -90,12 +90,11 @@ async fn serve(args: &ServeArgs, place: Place) -> Result<(), Failure> {
 fn listen(args: &ServeArgs, addrs: &[SocketAddr], connections: usize) -> Result<WebSocketRoom, Failure> {
     let mut builder = WebSocketRoom::builder().max_connections(connections);
     if addrs.iter().all(is_loopback) {
-        builder =
-            VIEWERS.into_iter().fold(builder.allow_loopback_origins(), |builder, page| builder.allow_origin(page));
+        builder = VIEWERS.into_iter().fold(builder.allow_loopback_origins(), WebSocketRoomBuilder::allow_origin);
     }
     let visitors = &args.visitors;
-    builder = visitors.public_urls.iter().fold(builder, |builder, url| builder.public_url(url));
-    builder = visitors.allowed_origins.iter().fold(builder, |builder, origin| builder.allow_origin(origin));
+    builder = visitors.public_urls.iter().fold(builder, WebSocketRoomBuilder::public_url);
+    builder = visitors.allowed_origins.iter().fold(builder, WebSocketRoomBuilder::allow_origin);
     builder = visitors.trusted_proxies.iter().fold(builder, |builder, proxy| builder.trusted_proxy(*proxy));
     builder.bind_all(addrs).map_err(not_listening)
 }
@@ -178,7 +177,8 @@ async fn sample<R: Room<Message = Frame>>(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        if !channel.has_subscribers() {
+        // A status that is shown has to be true, also while nobody looks at the channel.
+        if !channel.has_subscribers() && trouble.told.is_none() {
             continue;
         }
         let sampled = spawn_blocking(move || (sample(), sample));
@@ -274,6 +274,7 @@ fn listening(room: &WebSocketRoom) -> Introduction {
         format!("in Foxglove    Open connection > Foxglove WebSocket > {url}"),
     ];
     if !addrs.iter().all(is_loopback) {
+        ways.push("viewers in a browser or on a desktop need --allow-origin, for example file://".to_owned());
         ways.push("--insecure: whoever reaches this port sees everything".to_owned());
     }
     let addrs: Vec<_> = addrs.iter().map(SocketAddr::to_string).collect();

@@ -113,6 +113,8 @@ impl Server {
         let body =
             if is_text { read_body(response.into_body().unwrap_or_default(), length, rest).await } else { vec![] };
         let body = String::from_utf8_lossy(&body);
+        // Before it is cut: of half a secret nobody knows any more that it is one.
+        let body = secrets::hide(&body);
         let said = text::beginning(body.trim(), REFUSAL_SHOWN);
         if !said.is_empty() {
             message += &format!(": {said}");
