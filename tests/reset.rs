@@ -187,10 +187,13 @@ async fn a_reset_joins_what_the_room_has_now() {
     let mut events = session.events();
     let old = joined(&room, &session, "ada").await;
     room.place(presence("ada", "PA_2", 2).with_attribute("colour", "red"));
+    // Her next stream is opened once it flows.
+    room.line(&id("ada")).opening_is(Opening::Held);
     room.line(&id("ada")).conduct(Conduct::Fail);
     old.send(msg("x")).expect("there is room");
     reset(&mut events).await;
     room.line(&id("ada")).conduct(Conduct::Flow);
+    room.line(&id("ada")).opening_is(Opening::Ready);
     let new = live(&session, "ada").await;
     assert_eq!((new.sid(), new.joined_at()), (&sid("PA_2"), 2));
     assert_eq!(new.attributes().get("colour").map(String::as_str), Some("red"));

@@ -7,7 +7,6 @@
 
 mod common;
 
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::process::{Command, Stdio};
@@ -160,8 +159,7 @@ fn run(script: &str) -> String {
 }
 
 fn figure(text: std::fmt::Arguments<'_>) {
-    // Not captured by the test harness, which is asked not to.
-    writeln!(std::io::stdout(), "figure: {text}").unwrap();
+    println!("figure: {text}");
 }
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {

@@ -12,7 +12,7 @@ use common::{
     settle, sid, size, until, within,
 };
 use lanecast::room::RoomEvent;
-use lanecast::room::memory::Conduct;
+use lanecast::room::memory::{Conduct, Opening};
 use lanecast::{JoinError, SessionEvent, SubscriptionTag, Topic};
 use tokio::time::advance;
 
@@ -38,6 +38,8 @@ async fn at_rest_everything_offered_has_one_outcome_or_waits() {
         participant.send(msg("direct")).expect("there is room");
     }
     until(|| session.stats().backlog == 43).await;
+    // Its next stream is opened once it flows.
+    room.line(&id("fails")).opening_is(Opening::Held);
     room.line(&id("fails")).conduct(Conduct::Fail);
     room.leave(&id("leaves"), &sid("PA_leaves")).await.expect("the session listens");
     room.join(presence("back", "PA_again", 2)).await.expect("the session listens");
@@ -45,8 +47,9 @@ async fn at_rest_everything_offered_has_one_outcome_or_waits() {
     within(all[5].closed()).await;
     while all[4].send(msg("direct")).is_ok() {}
     session.broadcast(msg("last")).await.expect("the session is open");
-    until(|| session.stats().joins == 9).await;
+    until(|| session.stats().joins == 8 && session.stats().resets.total() == 2).await;
     room.line(&id("fails")).conduct(Conduct::Flow);
+    room.line(&id("fails")).opening_is(Opening::Ready);
     until(|| session.stats().participants == 5 && session.stats().resets.total() == 2).await;
     settle().await;
 

@@ -133,7 +133,8 @@ fn json_can_be_piped_into_jq() {
     let jq = Command::new("jq").args(filter).stdin(piped).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let Ok(jq) = jq else {
         eprintln!("jq isn't installed here: left out");
-        let _ = watch.kill();
+        watch.kill().unwrap();
+        watch.wait().unwrap();
         return;
     };
     // 1. Every line is JSON for another program too.
