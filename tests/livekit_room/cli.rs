@@ -37,6 +37,24 @@ async fn a_host_is_served_and_watched() {
     assert_eq!(printed.lines().filter(|line| line.starts_with("/session ")).count(), 3, "{printed}");
 }
 
+/// `.ci/livekit` has built it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_can_be_watched() {
+    let Some(server) = Server::of_environment() else { return };
+    let mut example = Command::new(env!("CARGO"));
+    example.args(["run", "--quiet", "--locked", "--offline", "--features", "server-livekit", "--example", "livekit"]);
+    example.current_dir(env!("CARGO_MANIFEST_DIR")).kill_on_drop(true).stdout(Stdio::piped());
+    example.env("LIVEKIT_URL", &server.url).env("LIVEKIT_TOKEN", server.token("host"));
+    let mut example = example.spawn().expect("cargo is there");
+    let mut lines = BufReader::new(example.stdout.take().expect("it is piped")).lines();
+    let said = within(lines.next_line()).await.expect("it writes text").expect("it runs");
+    assert_eq!(said, "publishing /temperature");
+    let watched = within(lanecast(&server, &["watch", "--count", "2", "/temperature"]).output()).await;
+    let watched = watched.expect("the program is built");
+    let printed = String::from_utf8_lossy(&watched.stdout);
+    assert_eq!(printed.lines().filter(|line| line.contains("celsius")).count(), 2, "{printed}");
+}
+
 /// Secrets come from the environment or from files; an error takes one line, and repeats none of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_is_said_in_a_line() {
