@@ -31,7 +31,8 @@ const POSITION: &str = r#"{
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8765".to_owned());
-    let room = WebSocketRoom::builder().bind(address).await?;
+    // What desktop viewers send; a web page's origin would have to be named as well.
+    let room = WebSocketRoom::builder().allow_origin("file://").bind(address).await?;
     println!("ws://{}", room.local_addr());
     let telemetry = Telemetry::builder(room).name("example").build()?;
 

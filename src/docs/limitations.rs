@@ -52,11 +52,14 @@
 //! - **Bytes are counted by the longer of a frame's two forms.** A message of a channel has four bytes less on a
 //!   WebSocket than limits and figures say; what a transport adds of its own (a WebSocket's header, the prefix of five
 //!   on a stream) stands in none.
-//! - **A hundred peers that flood at once are felt.** 120 that send 64 KiB of JSON without pause raise the others' 99th
-//!   percentile to some 100 ms in the first seconds, and lower what can be published (perf/floods.md).
-//! - **Under attack a long request waits.** While peers flood a server with long messages, a viewer's own request of more
-//!   than 2 KiB may wait for some of theirs, for a fraction of a second to some seconds. A viewer that needs more than 20 s
-//!   for one long message may lose its connection then.
+//! - **A hundred peers that flood at once slow the others down at first.** 120 peers that begin to send 64 KiB of JSON without
+//!   pause raise the others' p99 latency to some 100 ms in their first second (perf/floods.md).
+//! - **Viewers that send often are read in turns**, also without an attack: more than some 25 messages a second for long use
+//!   up a viewer's allowance, and all such viewers of a room together get some 900 reads of 4 KiB a second.
+//! - **Under attack a long request waits.** A viewer's own request of more than 2 KiB then waits for some of the attackers',
+//!   usually for some seconds. Peers that send one long request each, ask for much and don't read the answers hold the budget
+//!   until their write time-out. A viewer that needs more than 20 s for one long message, or sends nothing of it for 5 s, may
+//!   lose its connection then.
 //! - **The SDK of a LiveKit room reads whatever comes.** The [budget](crate::room::PeerLimits) there bounds what this crate
 //!   puts together of it; a participant that isn't read is held up by nothing.
 //! - **A frame that lies within one chunk of a stream keeps the chunk**, however small the frame, until it is dropped.
@@ -80,8 +83,8 @@
 //!   loopback address only, since elsewhere the server's names aren't known: there, check `Host` in the room's hook. A
 //!   local file has the origin `null` in Chromium, as every sandboxed page has, and isn't let in; desktop viewers send
 //!   `file://`.
-//! - **Places for connections are kept by address, and nothing else is.** Ten addresses together can take all of them, as
-//!   can one behind a trusted proxy, whose viewers aren't told apart.
+//! - **Connections are limited by address, and by nothing else.** One address can't take every place, but two can, and so can
+//!   a trusted proxy: the viewers behind it aren't told apart.
 //! - **All channels are reliable.** There is no lossy mode in which a slow viewer gets the latest value only.
 //! - **Broadcasts with few participants gain little.** With some dozens of viewers a task per viewer is as fast; what
 //!   the log buys grows with their number.

@@ -146,9 +146,9 @@ impl WebSocketRoomBuilder {
 
     /// How many connections there may be, those in the hand-shake included; beyond, a viewer gets HTTP 503.
     ///
-    /// The last tenth of them is kept for many: an address that has a tenth or more gets none of it, so that one alone
-    /// can't take all. An IPv6 address stands for its network of 64 bits. This machine's own programs aren't counted
-    /// by address, nor are [proxies](Self::trusted_proxy). Fewer than ten places have no such part.
+    /// The last tenth is reserved for addresses that hold less than a tenth, so a single address can't take every place.
+    /// An IPv6 address counts as its /64 network. Loopback and [proxies](Self::trusted_proxy) aren't counted by address.
+    /// With fewer than ten places nothing is reserved.
     ///
     /// 10,000 by default: the size this crate is made and measured for. The process needs as many open files, and 64
     /// for viewers that are being refused, one for each address it listens on, and the program's own.

@@ -43,8 +43,9 @@
 //! [budget](WebSocketRoomBuilder::peer_limits) of 64 MiB for all, and each viewer has one such message at a time.
 //!
 //! # Viewers that send without pause
-//! One that has caused more than 5 ms of work in the last seconds is read in turns with others of its kind, and with
-//! rests, so that all together they take a quarter of a core. Everybody else is read at once.
+//! A viewer that has used up its allowance (1 ms of work, refilled at 0.5 ms per second) is read in turns with other such
+//! viewers. A pause of a millisecond at least follows each turn: reading them all takes at most a quarter of a core, and
+//! decoding their long requests at most another quarter. Every other viewer is read at once.
 //!
 //! # Web pages
 //! A browser lets any page that its user visits open a WebSocket to any address, this machine's own included. So a
