@@ -117,7 +117,7 @@ fn what_the_bound_lets_in_fits_into_the_queue() {
 
 #[test]
 fn broken_room_given_back_relaxed_finds_no_free_slot() {
-    caught(Weaken::Release, "a queue has a slot for each message", send_two);
+    caught(Weaken::Release, "the last queue has a slot for each message", send_two);
 }
 
 /// What the outbox does in the way of state and queue, and nothing else. In the outbox both sides also set the mail
