@@ -48,7 +48,7 @@
 //!
 //! # Rude peers
 //! What a viewer sends is bounded in what it takes of the process. Of a WebSocket viewer one read is done at a time, and a viewer that sends without
-//! pause is read in turns with others of its kind, which take a quarter of a core together. Its requests are parsed once;
+//! pause is read in turns with others of its kind, which take at most a quarter of a core together. Its requests are parsed once;
 //! those of more than 4 KiB on a thread apart, one at a time for all viewers of a telemetry. All long messages that
 //! viewers have under way fit one [budget](crate::room::PeerLimits), which rooms may share, whoever of them sends or
 //! stalls; besides, each connection has some 10 KiB of its own. A viewer whose long message finds the budget used up isn't
