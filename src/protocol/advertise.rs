@@ -6,7 +6,6 @@ use std::io;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::wire::{self, Text};
 use super::{DecodeError, Frame, Schema, SchemaTable};
@@ -47,14 +46,6 @@ struct WireAdvertise<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     schemas: Vec<WireSchema<'a>>,
     channels: Vec<WireChannel<'a>>,
-}
-
-/// The same to be read, item by item.
-#[derive(Deserialize)]
-struct WireItems {
-    #[serde(default, deserialize_with = "wire::or_default")]
-    schemas: Vec<Value>,
-    channels: Vec<Value>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -138,15 +129,13 @@ impl Advertise {
     }
 
     pub(super) fn decode(text: &Text<'_>, faults: &mut Vec<DecodeError>) -> Result<Self, DecodeError> {
-        let items: WireItems = text.read()?;
-        let schemas = wire::each("schema", items.schemas, faults, |schema| {
-            let WireSchema { id, name, encoding, data } = WireSchema::deserialize(schema)?;
+        let schemas = text.list_if_any("schemas", "schema", faults, |schema: WireSchema<'_>| {
+            let WireSchema { id, name, encoding, data } = schema;
             let schema = Schema::from_wire(name.into_owned(), encoding.into_owned(), data.into_owned())?;
             Ok((id, Arc::new(schema)))
-        });
-        let table: HashMap<_, _> = schemas.into_iter().collect();
-        let channels =
-            wire::each("channel", items.channels, faults, |channel| WireChannel::deserialize(channel)?.resolve(&table));
+        })?;
+        let table: HashMap<_, _> = schemas.into_iter().flatten().collect();
+        let channels = text.list("channels", "channel", faults, |channel: WireChannel<'_>| channel.resolve(&table))?;
         Ok(Self { channels })
     }
 }

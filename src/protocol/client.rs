@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::parameter::WireParameters;
 use super::server::Capability;
@@ -53,7 +52,7 @@ pub enum ClientMessage {
 }
 
 /// Asks for the messages of channels, in v1.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Subscribe {
     /// One for each channel.
     pub subscriptions: Vec<Subscription>,
@@ -70,7 +69,7 @@ pub struct Subscription {
 }
 
 /// Ends subscriptions, in v1.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Unsubscribe {
     /// The client's numbers for them.
@@ -78,7 +77,7 @@ pub struct Unsubscribe {
 }
 
 /// Asks for the messages of channels, in v2.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SubscribeChannels {
     /// The channels.
     pub channels: Vec<ChannelRequest>,
@@ -96,7 +95,7 @@ pub struct ChannelRequest {
 }
 
 /// Asks no longer for the messages of channels, in v2.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnsubscribeChannels {
     /// The server's numbers for them.
@@ -139,7 +138,7 @@ pub struct Channel {
 }
 
 /// Channels of a client that are gone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Unadvertise {
     /// The client's numbers for them.
@@ -166,7 +165,7 @@ pub struct FetchAsset {
 }
 
 /// Asks for parameters.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GetParameters {
     /// Their names; none means all.
@@ -186,7 +185,7 @@ pub struct SetParameters {
 }
 
 /// Asks to be told when parameters change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SubscribeParameterUpdates {
     /// Their names; none means all.
@@ -194,7 +193,7 @@ pub struct SubscribeParameterUpdates {
 }
 
 /// Asks no longer to be told when parameters change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnsubscribeParameterUpdates {
     /// Their names; none means all.
@@ -204,12 +203,6 @@ pub struct UnsubscribeParameterUpdates {
 #[derive(Serialize)]
 struct WireAdvertise {
     channels: Vec<WireChannel>,
-}
-
-/// The same to be read, item by item.
-#[derive(Deserialize)]
-struct WireItems {
-    channels: Vec<Value>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -304,6 +297,17 @@ fn needed_by_opcode(opcode: u8) -> Option<Capability> {
     }
 }
 
+/// The names in a request for parameters. As no name means all of them, names of which none can be read are an error.
+fn read_names(text: &Text<'_>, faults: &mut Vec<DecodeError>) -> Result<Vec<String>, DecodeError> {
+    let mut unreadable = Vec::new();
+    let names = text.list("parameterNames", "parameter name", &mut unreadable, Ok)?;
+    if names.is_empty() && !unreadable.is_empty() {
+        return Err(unreadable.swap_remove(0));
+    }
+    faults.append(&mut unreadable);
+    Ok(names)
+}
+
 /// The fields of a message that has none.
 #[derive(Serialize)]
 struct Nothing {}
@@ -343,24 +347,35 @@ impl ClientMessage {
 
     /// Decodes what a server received from a client that speaks `format`; payloads share `data`.
     ///
-    /// Fields that this crate doesn't know are ignored.
+    /// Fields that this crate doesn't know are ignored. An item of a list that can't be read is left out:
+    /// [`decode_each`](Self::decode_each) names it.
     ///
     /// # Errors
-    /// [`DecodeError`] says what is wrong; the connection is still in step.
+    /// [`DecodeError`] says what is wrong, if nothing of the message can be read; the connection is still in step.
     pub fn decode(format: WireFormat, kind: FrameKind, data: &Bytes) -> Result<Self, DecodeError> {
-        Self::decode_offered(format, kind, data, &Capability::ALL)
+        let mut faults = Vec::new();
+        let message = Self::decode_each(format, kind, data, &Capability::ALL, &mut faults)?;
+        match faults.pop() {
+            Some(fault) if message.is_empty() => Err(fault),
+            _ => Ok(message),
+        }
     }
 
-    /// The same for a server that offers no more than `offered`: what needs another capability is refused before its
+    /// Decodes it for a server that offers no more than `offered`: what needs another capability is refused before its
     /// fields are read, which may take many times its length.
     ///
+    /// What is wrong with the items of a list that can't be read is appended to `faults`: at most 100 of a message, each
+    /// by name or by its place in the list. The message may be empty then.
+    ///
     /// # Errors
-    /// As [`decode`](Self::decode), and [`DecodeError::NotOffered`].
-    pub fn decode_offered(
+    /// [`DecodeError`], among them [`DecodeError::NotOffered`]: nothing of the message can be read, for a reason that isn't
+    /// one item's.
+    pub fn decode_each(
         format: WireFormat,
         kind: FrameKind,
         data: &Bytes,
         offered: &[Capability],
+        faults: &mut Vec<DecodeError>,
     ) -> Result<Self, DecodeError> {
         let check = |needed: Option<Capability>| match needed {
             Some(capability) if !offered.contains(&capability) => Err(DecodeError::NotOffered { capability }),
@@ -370,7 +385,7 @@ impl ClientMessage {
             FrameKind::Text => {
                 let text = Text::parse(data)?;
                 check(needed_by_op(&text.op))?;
-                Self::decode_text(format, &text)
+                Self::decode_text(format, &text, faults)
             }
             FrameKind::Binary => {
                 // Costs nothing to speak of: a payload is shared.
@@ -381,36 +396,70 @@ impl ClientMessage {
         }
     }
 
-    fn decode_text(format: WireFormat, text: &Text<'_>) -> Result<Self, DecodeError> {
+    /// Whether it is a list of nothing.
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Subscribe(request) => request.subscriptions.is_empty(),
+            Self::Unsubscribe(request) => request.subscription_ids.is_empty(),
+            Self::SubscribeChannels(request) => request.channels.is_empty(),
+            Self::UnsubscribeChannels(request) => request.channel_ids.is_empty(),
+            Self::Advertise(advertise) => advertise.channels.is_empty(),
+            Self::Unadvertise(unadvertise) => unadvertise.channel_ids.is_empty(),
+            Self::GetParameters(get) => get.parameter_names.is_empty(),
+            Self::SetParameters(set) => set.parameters.is_empty(),
+            Self::SubscribeParameterUpdates(request) => request.parameter_names.is_empty(),
+            Self::UnsubscribeParameterUpdates(request) => request.parameter_names.is_empty(),
+            _ => false,
+        }
+    }
+
+    fn decode_text(format: WireFormat, text: &Text<'_>, faults: &mut Vec<DecodeError>) -> Result<Self, DecodeError> {
         match text.op.as_str() {
             SUBSCRIBE => match format {
-                WireFormat::V1 => text.read().map(Self::Subscribe),
-                WireFormat::V2 => text.read().map(Self::SubscribeChannels),
+                WireFormat::V1 => {
+                    let subscriptions = text.list("subscriptions", "subscription", faults, Ok)?;
+                    Ok(Self::Subscribe(Subscribe { subscriptions }))
+                }
+                WireFormat::V2 => {
+                    let channels = text.list("channels", "channel", faults, Ok)?;
+                    Ok(Self::SubscribeChannels(SubscribeChannels { channels }))
+                }
             },
             UNSUBSCRIBE => match format {
-                WireFormat::V1 => text.read().map(Self::Unsubscribe),
-                WireFormat::V2 => text.read().map(Self::UnsubscribeChannels),
+                WireFormat::V1 => {
+                    let subscription_ids = text.list("subscriptionIds", "subscription id", faults, Ok)?;
+                    Ok(Self::Unsubscribe(Unsubscribe { subscription_ids }))
+                }
+                WireFormat::V2 => {
+                    let channel_ids = text.list("channelIds", "channel id", faults, Ok)?;
+                    Ok(Self::UnsubscribeChannels(UnsubscribeChannels { channel_ids }))
+                }
             },
             ADVERTISE => {
-                let items: WireItems = text.read()?;
-                let channels = wire::any("channel", items.channels, |channel| {
-                    Channel::try_from(WireChannel::deserialize(channel)?)
-                })?;
+                let channels = text.list("channels", "channel", faults, |channel: WireChannel| channel.try_into())?;
                 Ok(Self::Advertise(Advertise { channels }))
             }
-            UNADVERTISE => text.read().map(Self::Unadvertise),
+            UNADVERTISE => {
+                let channel_ids = text.list("channelIds", "channel id", faults, Ok)?;
+                Ok(Self::Unadvertise(Unadvertise { channel_ids }))
+            }
             FETCH_ASSET => text.read().map(Self::FetchAsset),
-            GET_PARAMETERS => text.read().map(Self::GetParameters),
+            GET_PARAMETERS => {
+                let parameter_names = read_names(text, faults)?;
+                Ok(Self::GetParameters(GetParameters { parameter_names, id: text.id()? }))
+            }
             SET_PARAMETERS => {
-                let mut faults = Vec::new();
-                let (id, parameters) = parameter::read_all(text, &mut faults)?;
-                if let (true, Some(fault)) = (parameters.is_empty(), faults.pop()) {
-                    return Err(fault);
-                }
+                let (id, parameters) = parameter::read_all(text, faults)?;
                 Ok(Self::SetParameters(SetParameters { id, parameters }))
             }
-            SUBSCRIBE_PARAMETER_UPDATES => text.read().map(Self::SubscribeParameterUpdates),
-            UNSUBSCRIBE_PARAMETER_UPDATES => text.read().map(Self::UnsubscribeParameterUpdates),
+            SUBSCRIBE_PARAMETER_UPDATES => {
+                let parameter_names = read_names(text, faults)?;
+                Ok(Self::SubscribeParameterUpdates(SubscribeParameterUpdates { parameter_names }))
+            }
+            UNSUBSCRIBE_PARAMETER_UPDATES => {
+                let parameter_names = read_names(text, faults)?;
+                Ok(Self::UnsubscribeParameterUpdates(UnsubscribeParameterUpdates { parameter_names }))
+            }
             SUBSCRIBE_CONNECTION_GRAPH => text.read().map(|_: IgnoredAny| Self::SubscribeConnectionGraph),
             UNSUBSCRIBE_CONNECTION_GRAPH => text.read().map(|_: IgnoredAny| Self::UnsubscribeConnectionGraph),
             op => Err(wire::stray_op(op, &server::OPS)),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use super::DecodeError;
-use super::wire::{self, Text};
+use super::wire::Text;
 
 /// A named value.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,13 +111,6 @@ pub(super) struct WireParameters<'a> {
     id: Option<&'a str>,
 }
 
-/// The same to be read, item by item.
-#[derive(Deserialize)]
-struct WireItems {
-    parameters: Vec<Value>,
-    id: Option<String>,
-}
-
 impl<'a> WireParameters<'a> {
     pub(super) fn new(id: Option<&'a String>, parameters: &'a [Parameter]) -> Self {
         Self { parameters: parameters.iter().map(Into::into).collect(), id: id.map(String::as_str) }
@@ -129,11 +122,9 @@ pub(super) fn read_all(
     text: &Text<'_>,
     faults: &mut Vec<DecodeError>,
 ) -> Result<(Option<String>, Vec<Parameter>), DecodeError> {
-    let items: WireItems = text.read()?;
-    let parameters = wire::each("parameter", items.parameters, faults, |parameter| {
-        Parameter::try_from(WireParameter::<String, Value>::deserialize(parameter)?)
-    });
-    Ok((items.id, parameters))
+    let parameters =
+        text.list("parameters", "parameter", faults, |parameter: WireParameter<_, _>| parameter.try_into());
+    Ok((text.id()?, parameters?))
 }
 
 const FLOAT64: &str = "float64";

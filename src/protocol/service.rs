@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::wire::{self, Reader};
 use super::{DecodeError, Frame, Schema};
@@ -66,12 +65,6 @@ struct WireServices<'a> {
     services: Vec<WireService<'a>>,
 }
 
-/// The same to be read, item by item.
-#[derive(Deserialize)]
-struct WireItems {
-    services: Vec<Value>,
-}
-
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct WireService<'a> {
@@ -116,9 +109,7 @@ impl AdvertiseServices {
     }
 
     pub(super) fn decode(text: &wire::Text<'_>, faults: &mut Vec<DecodeError>) -> Result<Self, DecodeError> {
-        let items: WireItems = text.read()?;
-        let services = wire::each("service", items.services, faults, |service| {
-            let service = WireService::deserialize(service)?;
+        let services = text.list("services", "service", faults, |service: WireService<'_>| {
             Ok(Service {
                 id: service.id,
                 name: service.name.into_owned(),
@@ -126,7 +117,7 @@ impl AdvertiseServices {
                 request: ServiceSchema::from_wire(service.request, service.request_schema)?,
                 response: ServiceSchema::from_wire(service.response, service.response_schema)?,
             })
-        });
+        })?;
         Ok(Self { services })
     }
 }

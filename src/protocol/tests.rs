@@ -131,6 +131,104 @@ fn faults_are_bounded_and_nothing_readable_is_an_error() {
     assert!(ServerMessage::decode(WireFormat::V1, FrameKind::Text, &empty).is_ok());
 }
 
+#[test]
+fn a_bad_item_of_a_request_loses_itself_alone_and_is_named() {
+    let decode = |format, json: &'static str| {
+        let (data, mut faults) = (Bytes::from_static(json.as_bytes()), Vec::new());
+        let message = ClientMessage::decode_each(format, FrameKind::Text, &data, &Capability::ALL, &mut faults);
+        if message.is_ok() {
+            assert_eq!(ClientMessage::decode(format, FrameKind::Text, &data), message, "the same without names");
+        }
+        (message, faults.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let invalid = "invalid JSON message: invalid ";
+    for (format, json, expected, kind) in [
+        (
+            WireFormat::V1,
+            r#"{"op":"subscribe","subscriptions":[{"id":1},{"id":2,"channelId":3}]}"#,
+            ClientMessage::Subscribe(client::Subscribe {
+                subscriptions: vec![client::Subscription { id: 2, channel_id: 3 }],
+            }),
+            "subscription number 1: invalid JSON message: missing field `channelId`",
+        ),
+        (
+            WireFormat::V1,
+            r#"{"op":"unsubscribe","subscriptionIds":[1,-2,3]}"#,
+            ClientMessage::Unsubscribe(client::Unsubscribe { subscription_ids: vec![1, 3] }),
+            "subscription id number 2: ",
+        ),
+        (
+            WireFormat::V2,
+            r#"{"op":"subscribe","channels":[{"id":1},{"id":"2"}]}"#,
+            ClientMessage::SubscribeChannels(client::SubscribeChannels {
+                channels: vec![client::ChannelRequest { id: 1, request_video_track: false }],
+            }),
+            "channel number 2: ",
+        ),
+        (
+            WireFormat::V2,
+            r#"{"op":"unsubscribe","channelIds":[null,7]}"#,
+            ClientMessage::UnsubscribeChannels(client::UnsubscribeChannels { channel_ids: vec![7] }),
+            "channel id number 1: ",
+        ),
+        (
+            WireFormat::V1,
+            r#"{"op":"unadvertise","channelIds":[1,{},2]}"#,
+            ClientMessage::Unadvertise(client::Unadvertise { channel_ids: vec![1, 2] }),
+            "channel id number 2: ",
+        ),
+        (
+            WireFormat::V1,
+            r#"{"op":"advertise","channels":[{"id":1,"topic":"/a"},{"id":2,"topic":"/b","encoding":"json"}]}"#,
+            ClientMessage::Advertise(client::Advertise {
+                channels: vec![client::Channel { id: 2, topic: "/b".into(), encoding: "json".into(), schema: None }],
+            }),
+            r#"channel "/a": invalid JSON message: missing field `encoding`"#,
+        ),
+        (
+            WireFormat::V1,
+            r#"{"op":"getParameters","parameterNames":["a",1],"id":"x"}"#,
+            ClientMessage::GetParameters(client::GetParameters {
+                parameter_names: vec!["a".into()],
+                id: Some("x".into()),
+            }),
+            "parameter name number 2: ",
+        ),
+        (
+            WireFormat::V1,
+            r#"{"op":"subscribeParameterUpdates","parameterNames":["a",1]}"#,
+            ClientMessage::SubscribeParameterUpdates(client::SubscribeParameterUpdates {
+                parameter_names: vec!["a".into()],
+            }),
+            "parameter name number 2: ",
+        ),
+        (
+            WireFormat::V1,
+            r#"{"op":"unsubscribeParameterUpdates","parameterNames":[{},"a"]}"#,
+            ClientMessage::UnsubscribeParameterUpdates(client::UnsubscribeParameterUpdates {
+                parameter_names: vec!["a".into()],
+            }),
+            "parameter name number 1: ",
+        ),
+    ] {
+        let (message, faults) = decode(format, json);
+        assert_eq!(message, Ok(expected), "{json}");
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].starts_with(kind), "{faults:?}");
+        assert!(faults[0].contains(invalid) || faults[0].contains("missing field"), "{faults:?}");
+    }
+
+    // No name means all parameters: who named some, and none that can be read, doesn't mean that.
+    for op in ["getParameters", "subscribeParameterUpdates", "unsubscribeParameterUpdates"] {
+        let json = format!(r#"{{"op":"{op}","parameterNames":[1,2]}}"#);
+        let (message, faults) = decode(WireFormat::V1, json.leak());
+        assert!(matches!(message, Err(DecodeError::InvalidItem { kind: "parameter name", .. })), "{message:?}");
+        assert_eq!(faults, [""; 0], "it is told once");
+    }
+    let (message, faults) = decode(WireFormat::V2, r#"{"op":"subscribe","channels":[]}"#);
+    assert!(message.is_ok() && faults.is_empty(), "{message:?}");
+}
+
 /// What the reference server in Python and others write for what they don't have.
 #[test]
 fn null_reads_as_absent() {
@@ -274,7 +372,7 @@ fn floats_survive_to_the_last_bit() {
 fn a_request_is_parsed_once() {
     let decode = |json: &str| {
         let data = Bytes::copy_from_slice(json.as_bytes());
-        ClientMessage::decode_offered(WireFormat::V1, FrameKind::Text, &data, &[])
+        ClientMessage::decode_each(WireFormat::V1, FrameKind::Text, &data, &[], &mut Vec::new())
     };
     let unread = decode(r#"{"op":"getParameters", none of this is JSON"#);
     assert_eq!(unread, Err(DecodeError::NotOffered { capability: Capability::Parameters }));

@@ -1,11 +1,13 @@
 //! What the messages of both directions are read from and written to.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::de::{Error as _, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::error::cleaned;
 use super::{DecodeError, Frame, FrameKind};
@@ -40,6 +42,42 @@ impl<'a> Text<'a> {
     pub(super) fn read<T: Deserialize<'a>>(&self) -> Result<T, DecodeError> {
         Ok(serde_json::from_str(self.json)?)
     }
+
+    /// The id that some requests and their answers have.
+    pub(super) fn id(&self) -> Result<Option<String>, DecodeError> {
+        #[derive(Deserialize)]
+        struct Identified {
+            id: Option<String>,
+        }
+        self.read().map(|Identified { id }| id)
+    }
+
+    /// Reads the list in the field `name`, items of a `kind` that `read` takes on from what stands in JSON. What is wrong
+    /// with those that can't be read goes to `faults`, as far as there are not more than [`FAULTS`].
+    pub(super) fn list<T: Deserialize<'a>, U>(
+        &self,
+        name: &'static str,
+        kind: &'static str,
+        faults: &mut Vec<DecodeError>,
+        read: impl FnMut(T) -> Result<U, DecodeError>,
+    ) -> Result<Vec<U>, DecodeError> {
+        let list = self.list_if_any(name, kind, faults, read)?;
+        list.ok_or_else(|| serde_json::Error::missing_field(name).into())
+    }
+
+    /// The same for a field that may be absent.
+    pub(super) fn list_if_any<T: Deserialize<'a>, U>(
+        &self,
+        name: &'static str,
+        kind: &'static str,
+        faults: &mut Vec<DecodeError>,
+        read: impl FnMut(T) -> Result<U, DecodeError>,
+    ) -> Result<Option<Vec<U>>, DecodeError> {
+        let mut json = serde_json::Deserializer::from_str(self.json);
+        let list = json.deserialize_map(Field { name, seed: Items { kind, faults, read, item: PhantomData } })?;
+        json.end()?;
+        Ok(list)
+    }
 }
 
 /// Reads `null` as a field that is absent: some peers write it for what they don't have.
@@ -57,42 +95,107 @@ const NAME: usize = 32;
 /// Most faults of one message that are told apart.
 pub(super) const FAULTS: usize = 100;
 
-/// Reads the items of a list one by one. What is wrong with those that can't be read goes to `faults`, as far as there
-/// are not more than [`FAULTS`].
-pub(super) fn each<T>(
+/// Reads a field that is a list item by item; its value is `None` if it is null.
+///
+/// Each item is parsed from its own JSON, so that one that can't be read doesn't end the list. None is kept beside what it
+/// is read to: a peer's list may have any number of items.
+struct Items<'f, T, F> {
     kind: &'static str,
-    items: Vec<Value>,
-    faults: &mut Vec<DecodeError>,
-    mut read: impl FnMut(Value) -> Result<T, DecodeError>,
-) -> Vec<T> {
-    let mut readable = Vec::new();
-    for (at, item) in items.into_iter().enumerate() {
-        let name = ["topic", "name"].iter().find_map(|key| item.get(key)?.as_str());
-        let name = name.map(|name| cleaned(name, NAME));
-        match read(item) {
-            Ok(item) => readable.push(item),
-            Err(fault) if faults.len() < FAULTS => {
-                let name = name.map_or_else(|| format!("number {}", at + 1), |name| format!("\"{name}\""));
-                faults.push(DecodeError::item(kind, name, fault));
-            }
-            Err(_) => {}
-        }
-    }
-    readable
+    faults: &'f mut Vec<DecodeError>,
+    read: F,
+    item: PhantomData<T>,
 }
 
-/// The same for who is told of no faults: an error if nothing of the list can be read.
-pub(super) fn any<T>(
-    kind: &'static str,
-    items: Vec<Value>,
-    read: impl FnMut(Value) -> Result<T, DecodeError>,
-) -> Result<Vec<T>, DecodeError> {
-    let mut faults = Vec::new();
-    let readable = each(kind, items, &mut faults, read);
-    match faults.into_iter().next() {
-        Some(fault) if readable.is_empty() => Err(fault),
-        _ => Ok(readable),
+impl<'de, T, U, F> DeserializeSeed<'de> for Items<'_, T, F>
+where
+    T: Deserialize<'de>,
+    F: FnMut(T) -> Result<U, DecodeError>,
+{
+    type Value = Option<Vec<U>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_option(self)
     }
+}
+
+impl<'de, T, U, F> Visitor<'de> for Items<'_, T, F>
+where
+    T: Deserialize<'de>,
+    F: FnMut(T) -> Result<U, DecodeError>,
+{
+    type Value = Option<Vec<U>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_none<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let Self { kind, faults, mut read, item: _ } = self;
+        let mut readable = Vec::new();
+        let mut number = 0_usize;
+        while let Some(item) = items.next_element::<&RawValue>()? {
+            number += 1;
+            match serde_json::from_str(item.get()).map_err(DecodeError::from).and_then(&mut read) {
+                Ok(item) => readable.push(item),
+                Err(fault) if faults.len() < FAULTS => {
+                    let name = name_of(item).map_or_else(|| format!("number {number}"), |name| format!("\"{name}\""));
+                    faults.push(DecodeError::item(kind, name, fault));
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(Some(readable))
+    }
+}
+
+/// Finds the one field of an object that a seed is for.
+struct Field<S> {
+    name: &'static str,
+    seed: S,
+}
+
+impl<'de, V, S: DeserializeSeed<'de, Value = Option<V>>> Visitor<'de> for Field<S> {
+    type Value = Option<V>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+        let (mut seed, mut found) = (Some(self.seed), None);
+        while let Some(name) = map.next_key::<Cow<'_, str>>()? {
+            if name == self.name {
+                let seed = seed.take().ok_or_else(|| M::Error::duplicate_field(self.name))?;
+                found = map.next_value_seed(seed)?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// What an item calls itself, for an error.
+fn name_of(item: &RawValue) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        topic: Option<&'a RawValue>,
+        #[serde(borrow)]
+        name: Option<&'a RawValue>,
+    }
+    let named: Named<'_> = serde_json::from_str(item.get()).ok()?;
+    let names = [named.topic, named.name].into_iter().flatten();
+    let name = names.filter_map(|name| serde_json::from_str::<String>(name.get()).ok()).next()?;
+    Some(cleaned(&name, NAME))
 }
 
 /// The op of an object that begins with it.

@@ -92,9 +92,9 @@ where
                     // Boxed: this lasts as long as the connection, and what it does for a request is larger than
                     // itself.
                     Box::pin(async {
-                        let message = decode(viewer.participant.protocol(), &state, &mut allowance, frame).await;
+                        let decoded = decode(viewer.participant.protocol(), &state, &mut allowance, frame).await;
                         stream.stream.release();
-                        viewer.handle(&state, &mut fetches, &mut silence, message).await;
+                        viewer.handle(&state, &mut fetches, &mut silence, decoded).await;
                         yield_now().await;
                     })
                     .await;
@@ -185,10 +185,11 @@ impl Viewer {
         state: &State,
         fetches: &mut Fetches,
         silence: &mut Silence,
-        message: Result<ClientMessage, DecodeError>,
+        Decoded { message, faults }: Decoded,
     ) {
         let participant = &self.participant;
         let Asked { subscriptions, pings } = &mut *self.asked.lock().await;
+        warn(participant, StatusLevel::Error, faults).await;
         let mut warnings = Warnings::default();
         match message {
             Err(error) => tell(participant, StatusLevel::Error, error.to_string()).await,
@@ -230,7 +231,7 @@ impl Viewer {
             // What isn't offered isn't decoded.
             Ok(_) => tell(participant, StatusLevel::Error, "this server doesn't offer that").await,
         }
-        warn(participant, warnings).await;
+        warn(participant, StatusLevel::Warning, warnings).await;
         if pings.has_pinged() {
             silence.watch();
         }
@@ -258,33 +259,41 @@ impl Viewer {
     }
 }
 
+/// What a request came to.
+struct Decoded {
+    message: Result<ClientMessage, DecodeError>,
+    /// What is wrong with single items of it.
+    faults: Warnings,
+}
+
 /// Decodes what a viewer that speaks `protocol` has sent; on a thread apart, in turns with others, if it is long. Dropped
 /// before it is done, the turn lasts until that thread has done its work.
-async fn decode(
-    protocol: &Protocol,
-    state: &State,
-    allowance: &mut Allowance,
-    frame: Frame,
-) -> Result<ClientMessage, DecodeError> {
+async fn decode(protocol: &Protocol, state: &State, allowance: &mut Allowance, frame: Frame) -> Decoded {
     let (format, kind, data) = (format_of(protocol), frame.kind(), frame.to_bytes());
     let length = data.len();
     drop(frame);
-    let decode = move || ClientMessage::decode_offered(format, kind, &data, OFFERED);
+    let decode = move || {
+        let mut faults = Vec::new();
+        let message = ClientMessage::decode_each(format, kind, &data, OFFERED, &mut faults);
+        let mut told = Warnings::default();
+        faults.iter().for_each(|fault| told.push(|| fault.to_string()));
+        Decoded { message, faults: told }
+    };
     if length <= DECODED_HERE {
         return decode();
     }
     let turn = state.limits.decoding().turn(allowance.is_left()).await;
     let decoding = spawn_blocking(move || {
         let begun = Instant::now();
-        let message = decode();
+        let decoded = decode();
         let work = begun.elapsed();
         turn.end(work);
-        (message, work)
+        (decoded, work)
     });
     match decoding.await {
-        Ok((message, work)) => {
+        Ok((decoded, work)) => {
             allowance.spend(work);
-            message
+            decoded
         }
         Err(error) => match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
@@ -319,9 +328,9 @@ async fn fail_call(participant: &Participant<Frame>, service_id: u32, call_id: u
     answer(participant, ServerMessage::ServiceCallFailure(failure).encode()).await;
 }
 
-async fn warn(participant: &Participant<Frame>, warnings: Warnings) {
+async fn warn(participant: &Participant<Frame>, level: StatusLevel, warnings: Warnings) {
     for warning in warnings.into_texts() {
-        tell(participant, StatusLevel::Warning, warning).await;
+        tell(participant, level, warning).await;
     }
 }
 

@@ -29,7 +29,7 @@ impl Warnings {
 
     /// What is said, in order.
     pub(super) fn into_texts(self) -> impl Iterator<Item = String> {
-        let more = (self.more > 0).then(|| format!("{} more warnings of this kind", self.more));
+        let more = (self.more > 0).then(|| format!("{} more of this kind", self.more));
         self.texts.into_iter().chain(more)
     }
 }

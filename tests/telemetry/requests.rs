@@ -41,8 +41,30 @@ async fn what_is_wrong_with_a_subscription_is_a_warning() {
     // 3. A request that is wrong a thousand times is answered with a few statuses.
     let many: Vec<_> = (0..1000).map(|id| format!(r#"{{"id":{id},"channelId":77}}"#)).collect();
     viewer.say(format!(r#"{{"op":"subscribe","subscriptions":[{}]}}"#, many.join(","))).await;
-    viewer.until_status(StatusLevel::Warning, "984 more warnings").await;
+    viewer.until_status(StatusLevel::Warning, "984 more of this kind").await;
     assert_eq!(statuses(&viewer.told()).len(), 5 + 17);
+}
+
+// One thing of several that a request names can't be read: it is named, and the others are done.
+#[tokio::test]
+async fn what_cannot_be_read_of_a_request_loses_itself_alone() {
+    let (room, telemetry) = telemetry();
+    let channel = telemetry.advertise(json_channel("/one")).await.unwrap();
+    let viewer = Viewer::join(&room, "ada", SDK_V1).await;
+    let id = channel.id();
+    let wanted = format!(r#"[{{"id":"7","channelId":{id}}},{{"id":8,"channelId":{id}}}]"#);
+    viewer.say(format!(r#"{{"op":"subscribe","subscriptions":{wanted}}}"#)).await;
+    viewer.until_status(StatusLevel::Error, "subscription number 1: invalid JSON").await;
+    viewer.settle().await;
+    channel.publish("1").await.unwrap();
+    assert_eq!(viewer.until_data(1).await[0].subscription_id, 8);
+    viewer.say(r#"{"op":"unsubscribe","subscriptionIds":[null,8]}"#).await;
+    viewer.until_status(StatusLevel::Error, "subscription id number 1: invalid JSON").await;
+    viewer.settle().await;
+    assert_eq!(channel.subscribers(), 0);
+    // However many there are, a few are named.
+    viewer.say(format!(r#"{{"op":"unsubscribe","subscriptionIds":[1{}]}}"#, ",{}".repeat(1000))).await;
+    viewer.until_status(StatusLevel::Error, "84 more of this kind").await;
 }
 
 #[tokio::test]
@@ -247,5 +269,5 @@ async fn a_long_request_of_one_viewer_delays_no_other() {
     honest.unsubscribe(10).await;
     honest.until_status(StatusLevel::Warning, "there is no subscription 10").await;
     assert_eq!(statuses(&rude.told()), [], "the long request came first, and was done first");
-    rude.until_status(StatusLevel::Warning, "299985 more warnings").await;
+    rude.until_status(StatusLevel::Warning, "299985 more of this kind").await;
 }

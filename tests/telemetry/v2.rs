@@ -96,7 +96,7 @@ async fn what_is_wrong_with_a_subscription_to_a_channel_is_a_warning() {
     // 4. A request that is wrong a thousand times is answered with a few statuses.
     let many: Vec<_> = (1000..2000).map(|id| id.to_string()).collect();
     viewer.say(format!(r#"{{"op":"unsubscribe","channelIds":[{}]}}"#, many.join(","))).await;
-    viewer.until_status(StatusLevel::Warning, "984 more warnings").await;
+    viewer.until_status(StatusLevel::Warning, "984 more of this kind").await;
     assert_eq!(statuses(&viewer.told()).len(), 5 + 17);
     assert_eq!(viewer.line.received().len(), 1);
 }
