@@ -1,12 +1,14 @@
 //! A session over the WebSocket room: what a viewer sees of resets, replacements and the end.
 #![cfg(feature = "websocket")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use lanecast::protocol::Frame;
+use lanecast::room::PeerLimits;
 use lanecast::room::websocket::{Admission, BindError, UpgradeRequest, WebSocketRoom};
+use lanecast::telemetry::{Channel, Telemetry};
 use lanecast::{BuildError, EndReason, Events, Participant, Session, SessionEvent};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -160,6 +162,50 @@ async fn a_viewer_that_is_cut_off_while_it_is_written_to_is_not_reset() {
     let stats = session.stats();
     assert_eq!((stats.resets.total(), stats.failed_joins), (0, 0), "{} vanished", stats.vanished);
     session.close(Duration::from_secs(5)).await.unwrap();
+}
+
+// 1. A viewer asks for something, and its answers wait behind a message of ours that it doesn't read. 2. It sends a long
+// request, which takes all that viewers may have under way. 3. Another one's long request is answered all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_no_answers_keeps_nothing_from_others() {
+    const LONG: usize = 60_000;
+    let limits = PeerLimits::new(LONG);
+    let room = WebSocketRoom::builder().peer_limits(limits.clone()).bind("127.0.0.1:0").await.unwrap();
+    let telemetry = Telemetry::builder(room.clone())
+        .peer_limits(limits.clone())
+        .configure(|session| session.queue_capacity(4))
+        .build()
+        .unwrap();
+    let channel = telemetry.advertise(Channel::new("/long", "bytes")).await.unwrap();
+    let url = format!("ws://{}", room.local_addr());
+    let viewer = || async {
+        let mut request = url.as_str().into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", "foxglove.sdk.v1".parse().unwrap());
+        soon("the hand-shake", connect_async(request)).await.unwrap().0
+    };
+    let (mut stuck, mut other) = (viewer().await, viewer().await);
+    let subscribe = format!(r#"{{"op":"subscribe","subscriptions":[{{"id":1,"channelId":{}}}]}}"#, channel.id());
+    stuck.send(Message::text(subscribe)).await.unwrap();
+    soon("the subscription", async {
+        while channel.subscribers() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // More than the kernel takes.
+    channel.publish(vec![0; 16 << 20]).await.unwrap();
+    let long = Message::text(format!(r#"{{"op":"unsubscribe","subscriptionIds":[9{}]}}"#, " ".repeat(LONG)));
+    // Answered with a warning each: a few of them take what may wait for it.
+    stuck.send(Message::text(r#"{"op":"unsubscribe","subscriptionIds":[9,9,9,9,9,9,9,9]}"#)).await.unwrap();
+    soon("what it sends to be taken", stuck.send(long.clone())).await.unwrap();
+    // Many in turn: the stuck one's has had its chance in between.
+    for _ in 0..20 {
+        let begun = Instant::now();
+        other.send(long.clone()).await.unwrap();
+        while !matches!(next(&mut other).await, Message::Text(text) if text.contains("there is no subscription 9")) {}
+        assert!(begun.elapsed() < Duration::from_secs(10), "it waited {:?}", begun.elapsed());
+    }
+    assert_eq!(telemetry.session().stats().participants, 2, "the other is still there, and still stuck");
 }
 
 #[tokio::test]

@@ -57,8 +57,7 @@
 //! - **Viewers that send often are read in turns**, also without an attack: more than some 25 messages a second for long use
 //!   up a viewer's allowance, and all such viewers of a room together get some 900 reads of 4 KiB a second.
 //! - **Under attack a long request waits.** A viewer's own request of more than 2 KiB then waits for some of the attackers',
-//!   usually for some seconds. Peers that send one long request each, ask for much and don't read the answers hold the budget
-//!   until their write time-out. A viewer that needs more than 20 s for one long message, or sends nothing of it for 5 s, may
+//!   usually for some seconds. A viewer that needs more than 20 s for one long message, or sends nothing of it for 5 s, may
 //!   lose its connection then.
 //! - **The SDK of a LiveKit room reads whatever comes.** The [budget](crate::room::PeerLimits) there bounds what this crate
 //!   puts together of it; a participant that isn't read is held up by nothing.

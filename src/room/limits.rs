@@ -59,7 +59,7 @@ const MOST_CHARGED: Duration = Duration::from_millis(10);
 ///
 /// # What counts
 /// A message of more than 2 KiB, with its whole length, from its first byte until the one that reads it (for
-/// [telemetry](crate::telemetry): until it has been decoded and has taken effect). What a connection may hold besides is
+/// [telemetry](crate::telemetry): until it has been decoded). What a connection may hold besides is
 /// some 10 KiB of its own: short messages that nobody has taken yet, and what one read brought.
 ///
 /// # When it is used up

@@ -5,7 +5,8 @@
 //! connection has one long message at most under way, or some short ones; what it sends meanwhile isn't read.
 //!
 //! What a message takes is given back when the next one is asked for: a reader that asks for messages one by one has
-//! decoded the one before by then.
+//! decoded the one before by then. What it shares with others may be given back before. Only then is the next long message
+//! claimed for: a peer whose answers wait, as it doesn't read them, has no claim that others wait for.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -49,7 +50,7 @@ struct Parcel {
 #[derive(Debug)]
 pub(super) struct Hold {
     _own: OwnedSemaphorePermit,
-    _shared: Option<Claim>,
+    shared: Option<Claim>,
 }
 
 /// The embedder has dropped its end.
@@ -76,7 +77,7 @@ impl Intake {
     pub(super) fn try_hold(&self, bytes: usize) -> Option<Hold> {
         let own = Arc::clone(&self.own).try_acquire_many_owned(own_part(bytes)).ok()?;
         let shared = if bytes > SMALL_MESSAGE { Some(self.limits.try_claim(bytes)?) } else { None };
-        Some(Hold { _own: own, _shared: shared })
+        Some(Hold { _own: own, shared })
     }
 
     /// Waits for it. First for the connection's own part: nothing is held that others need while the embedder is waited
@@ -86,7 +87,7 @@ impl Intake {
         async move {
             let own = own.acquire_many_owned(own_part(bytes)).await.expect("the semaphore is never closed");
             let shared = if bytes > SMALL_MESSAGE { Some(limits.claim(bytes, has_allowance).await) } else { None };
-            Hold { _own: own, _shared: shared }
+            Hold { _own: own, shared }
         }
     }
 
@@ -100,9 +101,11 @@ fn own_part(bytes: usize) -> u32 {
 }
 
 impl WebSocketInbox {
-    /// The message that was handed out last isn't needed any more: gives back what it takes.
+    /// The message that was handed out last isn't needed any more: gives back what it takes of what all share.
     pub(crate) fn release(&mut self) {
-        self.taken = None;
+        if let Some(taken) = &mut self.taken {
+            taken.shared = None;
+        }
     }
 }
 
@@ -110,7 +113,7 @@ impl Stream for WebSocketInbox {
     type Item = Frame;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
-        self.release();
+        self.taken = None;
         let Some(Parcel { frame, hold }) = ready!(Pin::new(&mut self.parcels).poll_next(cx)) else {
             return Poll::Ready(None);
         };
