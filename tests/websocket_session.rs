@@ -1,6 +1,9 @@
 //! A session over the WebSocket room: what a viewer sees of resets, replacements and the end.
 #![cfg(feature = "websocket")]
 
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -122,6 +125,40 @@ async fn a_newer_connection_takes_the_place_and_the_end_is_told_to_all() {
 }
 
 /// A room that shuts down ends its session in good order.
+// What goes wrong with a join on our side is no reason for the viewer to stay away.
+#[tokio::test]
+async fn whose_join_fails_is_asked_to_come_back() {
+    let room = WebSocketRoom::builder().bind("127.0.0.1:0").await.unwrap();
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let initial = {
+        let attempts = Arc::clone(&attempts);
+        move |_| {
+            let attempt = attempts.fetch_add(1, Ordering::Relaxed);
+            async move {
+                match attempt {
+                    0 => panic!("once"),
+                    1 => pending().await,
+                    _ => vec![Frame::text("hello")],
+                }
+            }
+        }
+    };
+    let session = Session::builder(room.clone()).initial(initial).open_timeout(Duration::from_millis(50));
+    let session = session.reset_backoff(Duration::from_millis(1), Duration::from_millis(1)).build().unwrap();
+    let viewer = || async {
+        let mut request = format!("ws://{}", room.local_addr()).into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", "foxglove.sdk.v1".parse().unwrap());
+        soon("the hand-shake", connect_async(request)).await.unwrap().0
+    };
+    for _ in 0..2 {
+        let (_, code, reason) = close_of(&mut viewer().await).await;
+        assert_eq!((code, reason.as_str()), (1013, EndReason::JoinFailed.as_str()));
+    }
+    let mut client = viewer().await;
+    assert_eq!(next(&mut client).await, Message::text("hello"));
+    assert_eq!(session.stats().failed_joins, 2);
+}
+
 #[tokio::test]
 async fn the_session_ends_with_its_room() {
     let (session, room) = start().await;

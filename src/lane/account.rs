@@ -38,15 +38,19 @@ pub enum EndReason {
     /// A write found its connection gone, and its room hadn't reported that yet: see
     /// [`Room::has_vanished`](crate::room::Room::has_vanished).
     Vanished,
-    /// It was never registered: stale, a duplicate, or superseded while it joined.
+    /// It was never registered, for a reason that another attempt of the same connection doesn't change: it was stale, a
+    /// duplicate, or superseded while it joined.
     Refused,
+    /// It was never registered, as its join failed for a reason that may pass: see
+    /// [`JoinError`](crate::JoinError).
+    JoinFailed,
     /// The session ended.
     SessionClosed,
 }
 
 impl EndReason {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Overflow,
         Self::WriteFailed,
         Self::WritePanicked,
@@ -55,6 +59,7 @@ impl EndReason {
         Self::Disconnected,
         Self::Vanished,
         Self::Refused,
+        Self::JoinFailed,
         Self::SessionClosed,
     ];
 
@@ -81,6 +86,7 @@ impl EndReason {
             Self::Disconnected => "it disconnected",
             Self::Vanished => "its connection was gone when it was written to",
             Self::Refused => "it was not admitted",
+            Self::JoinFailed => "its join failed: try again",
             Self::SessionClosed => "the session ended",
         }
     }
@@ -126,7 +132,7 @@ pub struct Abandoned {
     pub disconnected: u64,
     /// A write found its connection gone.
     pub vanished: u64,
-    /// It was never registered.
+    /// It was never registered: refused, or its join failed.
     pub refused: u64,
     /// The session ended.
     pub session_closed: u64,
@@ -173,7 +179,7 @@ impl Account {
             EndReason::Replaced => &mut self.abandoned.replaced,
             EndReason::Disconnected => &mut self.abandoned.disconnected,
             EndReason::Vanished => &mut self.abandoned.vanished,
-            EndReason::Refused => &mut self.abandoned.refused,
+            EndReason::Refused | EndReason::JoinFailed => &mut self.abandoned.refused,
             EndReason::SessionClosed => &mut self.abandoned.session_closed,
         } += count;
     }

@@ -6,10 +6,12 @@
 //! participant in the registry sends behind them.
 
 use std::future::poll_fn;
+use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::thread;
 use std::time::Duration;
 
 use futures_util::{FutureExt, SinkExt};
@@ -119,11 +121,11 @@ impl<R: Room> Join<R> {
         let sink = open(session, presence, progress.clone()).await?;
         let (shard, on_the_way) = session.emptiest_shard();
         let participant = &self.participant(presence, failures, protocol, shard, progress.clone());
-        let provisional = Provisional(Some(participant));
+        let provisional = Provisional(participant);
         self.admit(participant, shard, on_the_way, sink, progress).await?;
         // If this comes to nothing, the next attempt waits for its sink to be gone.
         self.after = Some(participant.clone());
-        let initial = self.initial_messages(participant).await?;
+        let initial = self.initial_messages(participant).await.inspect_err(|error| provisional.end(error))?;
         let place = shard.begins.reserve().await.map_err(|_| JoinError::SessionClosed)?;
         drop(permit);
         let prior = register(session, participant)?;
@@ -326,20 +328,24 @@ fn ended<R: Room>(session: &Shared<R>, participant: &Participant<R::Message>) ->
     }
 }
 
-/// A participant that isn't registered yet: dropped before it is, it ends as refused.
-struct Provisional<'a, M: Message>(Option<&'a Participant<M>>);
+/// A participant that isn't registered yet: dropped before it is, it ends.
+struct Provisional<'a, M: Message>(&'a Participant<M>);
 
 impl<M: Message> Provisional<'_, M> {
-    fn keep(mut self) {
-        self.0 = None;
+    fn keep(self) {
+        mem::forget(self);
+    }
+
+    /// Its join has failed.
+    fn end(&self, error: &JoinError) {
+        self.0.end(if error.may_pass() { EndReason::JoinFailed } else { EndReason::Refused });
     }
 }
 
 impl<M: Message> Drop for Provisional<'_, M> {
     fn drop(&mut self) {
-        if let Some(participant) = self.0 {
-            participant.end(EndReason::Refused);
-        }
+        // A closure of the embedder's that panics once may not panic the next time.
+        self.0.end(if thread::panicking() { EndReason::JoinFailed } else { EndReason::Refused });
     }
 }
 

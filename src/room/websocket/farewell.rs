@@ -80,7 +80,11 @@ impl Farewell {
 
 fn end_code(reason: EndReason) -> u16 {
     match reason {
-        EndReason::Overflow | EndReason::WriteFailed | EndReason::WritePanicked | EndReason::WriteTimedOut => 1013,
+        EndReason::Overflow
+        | EndReason::WriteFailed
+        | EndReason::WritePanicked
+        | EndReason::WriteTimedOut
+        | EndReason::JoinFailed => 1013,
         EndReason::Replaced => 4000,
         EndReason::Refused => 1008,
         EndReason::Disconnected | EndReason::Vanished | EndReason::SessionClosed => 1001,
@@ -123,10 +127,10 @@ mod tests {
     }
 
     #[test]
-    fn faults_ask_the_client_to_come_back() {
+    fn what_may_pass_asks_the_client_to_come_back() {
         for reason in EndReason::ALL {
             let code = Farewell::Ended(reason).frame().map(|(code, _)| code);
-            assert_eq!(code == Some(1013), reason.is_fault(), "{reason}");
+            assert_eq!(code == Some(1013), reason.is_fault() || reason == EndReason::JoinFailed, "{reason}");
         }
     }
 }

@@ -106,6 +106,7 @@ async fn every_end_has_its_code_and_reason() {
         (EndReason::WriteTimedOut, 1013),
         (EndReason::Replaced, 4000),
         (EndReason::Refused, 1008),
+        (EndReason::JoinFailed, 1013),
         (EndReason::SessionClosed, 1001),
     ] {
         let Scene { room, mut events, presence, mut sink, mut client, .. } = Scene::set(WebSocketRoom::builder()).await;
