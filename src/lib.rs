@@ -50,6 +50,8 @@
 //! # Ok(()) }
 //! ```
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod docs;
 pub mod ids;
 mod lane;

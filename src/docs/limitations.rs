@@ -52,8 +52,6 @@
 //! - **Bytes are counted by the longer of a frame's two forms.** A message of a channel has four bytes less on a
 //!   WebSocket than limits and figures say; what a transport adds of its own (a WebSocket's header, the prefix of five
 //!   on a stream) stands in none.
-//! - **A hundred peers that flood at once slow the others down at first.** 120 peers that begin to send 64 KiB of JSON without
-//!   pause raise the others' p99 latency to some 100 ms in their first second (perf/floods.md).
 //! - **Viewers that send often are read in turns**, also without an attack: more than some 25 messages a second for long use
 //!   up a viewer's allowance, and all such viewers of a room together get some 900 reads of 4 KiB a second.
 //! - **Under attack a long request waits.** A viewer's own request of more than 2 KiB then waits for some of the attackers',

@@ -62,8 +62,11 @@ impl Streaks {
         self.note(identity, failures, self.backoff.delay(failures))
     }
 
-    /// Notes that a join of `identity` has failed, the last of `failures` failures. Says until when the next one waits.
+    /// Notes that a join of `identity` has failed, the last of `failures` failures that it knows of. Says until when the next
+    /// one waits.
     pub(crate) fn note_failure(&mut self, identity: &ParticipantIdentity, failures: u32) -> Instant {
+        let noted = self.of(identity).map_or(0, |streak| streak.failures);
+        let failures = failures.max(noted.saturating_add(1));
         // Only a reset of an instance that worked may be followed by an attempt at once.
         self.note(identity, failures, self.backoff.delay(failures.max(2))).until
     }

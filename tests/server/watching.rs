@@ -174,6 +174,15 @@ fn a_closed_pipe_is_noticed_without_printing() {
     ends_quietly(second, &mut second_notes);
 }
 
+/// A WebSocket server of another kind.
+#[tokio::test]
+async fn a_server_that_says_nothing_of_itself_is_not_waited_for() {
+    let (addr, _server) = scripted(vec![Step::Serve(vec![], None)]).await;
+    let (code, lines, notes) = watch(&["--list", &addr]).await;
+    assert_eq!((code, lines.len()), (Some(1), 0), "{notes}");
+    assert!(notes.contains("no serverInfo within 10s"), "{notes}");
+}
+
 #[tokio::test]
 async fn the_list_is_json_too() {
     let (addr, task) = scripted(vec![Step::Serve(vec![text(INFO), text(CHANNELS)], None)]).await;

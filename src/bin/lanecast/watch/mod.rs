@@ -35,7 +35,7 @@ use crate::interrupts::Interrupts;
 use crate::text::escape;
 use crate::{Failure, output, secrets, text};
 
-/// How long connecting may take.
+/// How long connecting may take, and then the server's first word of itself.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long after `serverInfo`, and after each piece, the channels may take to be listed. A server that has any sends them
@@ -191,19 +191,26 @@ async fn keep_watching<W: Wire>(
 }
 
 async fn watch<W: Wire>(view: &mut View<'_>, mut wire: W, interrupted: &CancellationToken) -> Result<(), End> {
-    let mut listed_by: Option<Instant> = None;
+    let mut is_known = false;
+    let mut due = Some(Instant::now() + PATIENCE);
     let ended = loop {
         let shown = tokio::select! {
             next = wire.next() => next.and_then(|(kind, data)| view.show(kind, &data)),
-            () = sleep_until(listed_by.unwrap_or_else(Instant::now)), if listed_by.is_some() => {
-                listed_by = None;
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                due = None;
+                if !is_known {
+                    break Err(End::lost(format!("the server says nothing of itself: no serverInfo within {PATIENCE:?}")));
+                }
                 view.listed().map(|()| Reply::None)
             }
             () = interrupted.cancelled() => break Ok(()),
         };
         match shown {
             Ok(Reply::None) => {}
-            Ok(Reply::Listing) => listed_by = Some(Instant::now() + LISTING),
+            Ok(Reply::Listing) => {
+                is_known = true;
+                due = Some(Instant::now() + LISTING);
+            }
             Ok(Reply::Request(message)) => {
                 if let Err(end) = wire.send(&message).await {
                     break Err(end);
