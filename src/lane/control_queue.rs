@@ -55,17 +55,21 @@ impl<M: Send> ControlQueue<M> {
         Self { limit: limit as usize, first: OnceBox::new(), second: OnceBox::new() }
     }
 
+    #[inline]
     pub(super) fn push(&self, direct: Direct<M>) {
+        let (newest, ..) = self.newest();
+        if let Err(back) = newest.push(direct) {
+            self.grow(back);
+        }
+    }
+
+    /// Pushes, and makes the next queue if the newest is full.
+    #[cold]
+    fn grow(&self, direct: Direct<M>) {
         let mut direct = direct;
-        let mut step = 0;
-        let mut queue = self.first.get_or_init(|| Box::new(ArrayQueue::new(self.slots(step))));
-        let mut next = &self.second;
         loop {
-            while let Some(newer) = next.get() {
-                (queue, next) = (&newer.queue, &newer.next);
-                step += 1;
-            }
-            match queue.push(direct) {
+            let (newest, next, step) = self.newest();
+            match newest.push(direct) {
                 Ok(()) => return,
                 Err(back) => direct = back,
             }
@@ -73,6 +77,17 @@ impl<M: Send> ControlQueue<M> {
             // Whoever else makes it at the same time: the message goes to the newest, which may be another by then.
             next.get_or_init(|| Box::new(Link { queue: ArrayQueue::new(self.slots(step + 1)), next: OnceBox::new() }));
         }
+    }
+
+    /// The newest queue that this thread sees, where the one after it would be, and how many come before it.
+    fn newest(&self) -> (&ArrayQueue<Direct<M>>, &OnceBox<Link<M>>, u32) {
+        let first = self.first.get_or_init(|| Box::new(ArrayQueue::new(self.slots(0))));
+        let (mut newest, mut next, mut step): (&ArrayQueue<_>, _, _) = (first, &self.second, 0);
+        while let Some(newer) = next.get() {
+            (newest, next) = (&newer.queue, &newer.next);
+            step += 1;
+        }
+        (newest, next, step)
     }
 
     /// How many slots the queue has that so many others come before.
