@@ -126,7 +126,7 @@ impl WebSocketRoomBuilder {
     }
 
     /// The longest message from a viewer, in bytes, fragments put together; a longer one closes its connection with
-    /// 1009. Memory is taken as bytes arrive, whatever a header announces.
+    /// 1009. Memory is taken as bytes arrive, whatever a header announces. More than 4 GiB count as 4 GiB.
     ///
     /// 1 MiB by default: a request for some thirty thousand channels. All messages on their way take from one
     /// [budget](Self::peer_limits). Raise it where viewers publish.

@@ -45,7 +45,7 @@ pub(super) enum Item {
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Decoder {
-    max_message: usize,
+    max_message: u32,
     /// What messages hold is dropped as it comes.
     discards: bool,
     /// Nearly always none: what a client says is short, and comes in one piece.
@@ -85,8 +85,9 @@ enum Kind {
 }
 
 impl Decoder {
+    /// A decoder of messages of `max_message` bytes at most, and of 4 GiB.
     pub(super) fn new(max_message: usize) -> Self {
-        Self { max_message, discards: false, begun: None }
+        Self { max_message: u32::try_from(max_message).unwrap_or(u32::MAX), discards: false, begun: None }
     }
 
     /// Drops what has come of a message, and from now on what messages hold: each of them comes to an empty one.
@@ -106,7 +107,7 @@ impl Decoder {
     /// again after a violation.
     pub(super) fn next(&mut self, input: &mut &[u8]) -> Result<Option<Item>, Violation> {
         let mut begun = self.begun.take().map_or_else(Begun::default, |begun| *begun);
-        let item = begun.next(input, self.max_message, self.discards)?;
+        let item = begun.next(input, self.max_message as usize, self.discards)?;
         if begun.header_len > 0 || begun.frame.is_some() || begun.message_kind.is_some() {
             self.begun = Some(Box::new(begun));
         }

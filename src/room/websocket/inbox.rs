@@ -46,9 +46,12 @@ struct Parcel {
     hold: Hold,
 }
 
-/// What one message takes; dropped, it is given back.
+/// What one message takes; dropped, it is given back. Boxed: as long as an idle viewer is connected, there is a place for it.
 #[derive(Debug)]
-pub(super) struct Hold {
+pub(super) struct Hold(Box<Taken>);
+
+#[derive(Debug)]
+struct Taken {
     _own: OwnedSemaphorePermit,
     shared: Option<Claim>,
 }
@@ -62,32 +65,36 @@ pub(super) struct Dropped;
 pub(super) struct Intake {
     parcels: mpsc::Sender<Parcel>,
     own: Arc<Semaphore>,
-    limits: PeerLimits,
 }
 
 impl Intake {
-    pub(super) fn new(limits: PeerLimits) -> (Self, WebSocketInbox) {
+    pub(super) fn new() -> (Self, WebSocketInbox) {
         // Never full: what a message takes of the connection's own is had before it is sent.
         let (sender, parcels) = mpsc::channel(MOST_MESSAGES);
         let own = Arc::new(Semaphore::new(OWN_BYTES as usize));
-        (Self { parcels: sender, own, limits }, WebSocketInbox { parcels, taken: None })
+        (Self { parcels: sender, own }, WebSocketInbox { parcels, taken: None })
     }
 
     /// What a message of `bytes` takes, if it is there. All of a long message's is claimed before its bytes are read.
-    pub(super) fn try_hold(&self, bytes: usize) -> Option<Hold> {
+    pub(super) fn try_hold(&self, bytes: usize, limits: &PeerLimits) -> Option<Hold> {
         let own = Arc::clone(&self.own).try_acquire_many_owned(own_part(bytes)).ok()?;
-        let shared = if bytes > SMALL_MESSAGE { Some(self.limits.try_claim(bytes)?) } else { None };
-        Some(Hold { _own: own, shared })
+        let shared = if bytes > SMALL_MESSAGE { Some(limits.try_claim(bytes)?) } else { None };
+        Some(Hold(Box::new(Taken { _own: own, shared })))
     }
 
     /// Waits for it. First for the connection's own part: nothing is held that others need while the embedder is waited
     /// for.
-    pub(super) fn hold(&self, bytes: usize, has_allowance: bool) -> impl Future<Output = Hold> + Send + 'static {
-        let (own, limits) = (Arc::clone(&self.own), self.limits.clone());
+    pub(super) fn hold(
+        &self,
+        bytes: usize,
+        limits: PeerLimits,
+        has_allowance: bool,
+    ) -> impl Future<Output = Hold> + Send + 'static {
+        let own = Arc::clone(&self.own);
         async move {
             let own = own.acquire_many_owned(own_part(bytes)).await.expect("the semaphore is never closed");
             let shared = if bytes > SMALL_MESSAGE { Some(limits.claim(bytes, has_allowance).await) } else { None };
-            Hold { _own: own, shared }
+            Hold(Box::new(Taken { _own: own, shared }))
         }
     }
 
@@ -103,7 +110,7 @@ fn own_part(bytes: usize) -> u32 {
 impl WebSocketInbox {
     /// The message that was handed out last isn't needed any more: gives back what it takes of what all share.
     pub(crate) fn release(&mut self) {
-        if let Some(taken) = &mut self.taken {
+        if let Some(Hold(taken)) = &mut self.taken {
             taken.shared = None;
         }
     }

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::connection::Connection;
@@ -62,20 +63,31 @@ pub(super) struct Reader {
     decoder: Decoder,
     /// `None` once the embedder has dropped the other end: what comes is read and discarded.
     incoming: Option<Intake>,
-    /// What waits to be admitted, and the bytes read behind it.
-    held: Option<Box<Held>>,
-    /// What the message takes that is being read, if it is a long one.
-    long: Option<Box<Long>>,
-    /// To let others run before more is read.
-    yields: bool,
     allowance: Allowance,
+    last_heard: Instant,
+    /// What only a client has that is busy or slow. Boxed, as most are neither.
+    busy: Option<Box<Busy>>,
+}
+
+#[derive(Default)]
+struct Busy {
+    /// What waits to be admitted, and the bytes read behind it.
+    held: Option<Held>,
+    /// What the message takes that is being read, if it is a long one.
+    long: Option<Long>,
     /// Work that was done since the allowance was used up, and outside of turns.
     debt: Duration,
     /// Waits for a turn, or has it.
     turn: Option<Queued>,
     /// Waits for the socket to take what the writer holds. The stream's own slot is the sink's.
     writable: Option<Waiting<()>>,
-    last_heard: Instant,
+}
+
+impl Busy {
+    fn is_over(&self) -> bool {
+        let Self { held, long, debt, turn, writable } = self;
+        held.is_none() && long.is_none() && debt.is_zero() && turn.is_none() && writable.is_none()
+    }
 }
 
 struct Held {
@@ -108,6 +120,13 @@ enum Step {
     Tick,
 }
 
+impl Step {
+    /// Whether others run before more is read.
+    fn reads(self) -> bool {
+        matches!(self, Self::Readable | Self::Admitted)
+    }
+}
+
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, connection: Arc<Connection>) -> Self {
         Self {
@@ -115,15 +134,19 @@ impl Reader {
             shared,
             connection,
             incoming: None,
-            held: None,
-            long: None,
-            yields: false,
             allowance: Allowance::new(),
-            debt: Duration::ZERO,
-            turn: None,
-            writable: None,
             last_heard: Instant::now(),
+            busy: None,
         }
+    }
+
+    fn busy(&mut self) -> &mut Busy {
+        self.busy.get_or_insert_default()
+    }
+
+    /// Lets go of what a client that isn't busy any more doesn't need.
+    fn rest(&mut self) {
+        self.busy.take_if(|busy| busy.is_over());
     }
 
     /// Serves the connection until it has ended; `place` is its own among those that are allowed.
@@ -137,6 +160,9 @@ impl Reader {
                 let step = poll_fn(|cx| self.poll_step(cx, timer.as_mut())).await;
                 if let Err(farewell) = self.take_step(step, timer.as_mut()) {
                     break farewell;
+                }
+                if step.reads() {
+                    yield_now().await;
                 }
             };
             Box::pin(self.leave(farewell, timer)).await;
@@ -195,7 +221,7 @@ impl Reader {
 
     /// Gives the session the client's own stream.
     fn open_stream(&mut self) -> Option<Waiting<()>> {
-        let (intake, stream) = Intake::new(self.shared.config.limits.clone());
+        let (intake, stream) = Intake::new();
         self.incoming = Some(intake);
         let presence = &self.connection.presence;
         let (identity, sid) = (presence.identity.clone(), presence.sid.clone());
@@ -219,7 +245,7 @@ impl Reader {
         if self.poll_writable(cx).is_ready() {
             return Poll::Ready(Step::Writable);
         }
-        if let Some(held) = &mut self.held {
+        if let Some(held) = self.busy.as_mut().and_then(|busy| busy.held.as_mut()) {
             if let Poll::Ready(hold) = held.admission.as_mut().poll(cx) {
                 held.admitted = Some(hold);
                 return Poll::Ready(Step::Admitted);
@@ -235,50 +261,55 @@ impl Reader {
 
     /// Ready when there is something to read and it is this client's turn.
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if std::mem::take(&mut self.yields) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
         // An error shows in the read that follows.
         let _ = ready!(self.connection.stream.poll_read_ready(cx));
-        if self.turn.is_none() && self.allowance.is_left() {
+        if self.allowance.is_left() && self.busy.as_ref().is_none_or(|busy| busy.turn.is_none()) {
             return Poll::Ready(());
         }
-        let queued = self.turn.get_or_insert_with(|| {
+        let busy = self.busy.get_or_insert_default();
+        let queued = busy.turn.get_or_insert_with(|| {
             let limits = self.shared.config.limits.clone();
             Queued::Waiting(Box::pin(async move { limits.reading().turn(false).await }))
         });
         if let Queued::Waiting(turn) = queued {
             *queued = Queued::Begun(ready!(turn.as_mut().poll(cx)));
             // It wasn't listened to meanwhile.
-            self.last_heard = Instant::now();
-            if let Some(long) = &mut self.long {
-                long.deadline.heard();
-            }
+            self.note_heard();
         }
         Poll::Ready(())
     }
 
+    fn note_heard(&mut self) {
+        self.last_heard = Instant::now();
+        if let Some(long) = self.busy.as_mut().and_then(|busy| busy.long.as_mut()) {
+            long.deadline.heard();
+        }
+    }
+
     /// Ready when a long message has taken too long while others wait for memory.
     fn poll_dawdled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.long.as_mut().map_or(Poll::Pending, |long| long.deadline.poll_late(cx))
+        let long = self.busy.as_mut().and_then(|busy| busy.long.as_mut());
+        long.map_or(Poll::Pending, |long| long.deadline.poll_late(cx))
     }
 
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(writable) = &mut self.writable else { return Poll::Pending };
-        std::task::ready!(writable.as_mut().poll(cx));
-        self.writable = None;
+        let Some(busy) = &mut self.busy else { return Poll::Pending };
+        let Some(writable) = &mut busy.writable else { return Poll::Pending };
+        ready!(writable.as_mut().poll(cx));
+        busy.writable = None;
         Poll::Ready(())
     }
 
     fn take_step(&mut self, step: Step, timer: Pin<&mut Sleep>) -> Result<(), Farewell> {
-        match step {
+        let taken = match step {
             Step::Ending(farewell) => Err(farewell),
             Step::Readable => self.read(),
             Step::Writable => self.write(Writer::carry_on),
             Step::Admitted => self.release(),
             Step::Tick => self.keep_alive(timer),
-        }
+        };
+        self.rest();
+        taken
     }
 
     /// Reads once, and hands on what that completes.
@@ -289,11 +320,7 @@ impl Reader {
             Ok(None) => Ok(0),
             Ok(Some(0)) => Err(Farewell::PeerGone),
             Ok(Some(count)) => {
-                self.last_heard = Instant::now();
-                self.yields = true;
-                if let Some(long) = &mut self.long {
-                    long.deadline.heard();
-                }
+                self.note_heard();
                 self.take_in(&buffer[..count])
             }
             Err(error) => Err(self.lost(&error)),
@@ -322,7 +349,7 @@ impl Reader {
             };
             if let Err(mut held) = admitted {
                 held.behind = input.to_vec();
-                self.held = Some(held);
+                self.busy().held = Some(held);
                 break;
             }
         }
@@ -333,10 +360,10 @@ impl Reader {
     }
 
     /// Gives a message to the embedder, or says that it has to wait.
-    fn pass_on(&mut self, message: Frame) -> Result<(), Box<Held>> {
+    fn pass_on(&mut self, message: Frame) -> Result<(), Held> {
         let Some(intake) = &self.incoming else { return Ok(()) };
-        let claimed = self.long.take().map(|long| long.hold);
-        match claimed.or_else(|| intake.try_hold(message.len())) {
+        let claimed = self.busy.as_mut().and_then(|busy| busy.long.take()).map(|long| long.hold);
+        match claimed.or_else(|| intake.try_hold(message.len(), &self.shared.config.limits)) {
             Some(hold) => self.deliver(message, hold),
             None => return Err(self.wait_for(message.len(), Some(message))),
         }
@@ -344,24 +371,24 @@ impl Reader {
     }
 
     /// Claims what a message of `bytes` takes that begins, or says that it has to wait.
-    fn begin_long(&mut self, bytes: usize) -> Result<(), Box<Held>> {
+    fn begin_long(&mut self, bytes: usize) -> Result<(), Held> {
         let Some(intake) = &self.incoming else { return Ok(()) };
-        match intake.try_hold(bytes) {
+        match intake.try_hold(bytes, &self.shared.config.limits) {
             Some(hold) => self.go_on_with_long(hold),
             None => return Err(self.wait_for(bytes, None)),
         }
         Ok(())
     }
 
-    fn wait_for(&self, bytes: usize, message: Option<Frame>) -> Box<Held> {
+    fn wait_for(&self, bytes: usize, message: Option<Frame>) -> Held {
         let intake = self.incoming.as_ref().expect("asked for while there is one");
-        let admission = Box::pin(intake.hold(bytes, self.allowance.is_left()));
-        Box::new(Held { message, admission, admitted: None, behind: Vec::new() })
+        let admission = intake.hold(bytes, self.shared.config.limits.clone(), self.allowance.is_left());
+        Held { message, admission: Box::pin(admission), admitted: None, behind: Vec::new() }
     }
 
     fn go_on_with_long(&mut self, hold: Hold) {
         let deadline = Deadline::new(&self.shared.config.limits);
-        self.long = Some(Box::new(Long { hold, deadline }));
+        self.busy().long = Some(Long { hold, deadline });
     }
 
     fn deliver(&mut self, message: Frame, hold: Hold) {
@@ -374,7 +401,9 @@ impl Reader {
     /// What comes from now on is read and discarded, and takes no memory.
     fn stop_listening(&mut self) {
         self.incoming = None;
-        self.long = None;
+        if let Some(busy) = &mut self.busy {
+            busy.long = None;
+        }
         self.decoder.discard();
     }
 
@@ -382,7 +411,7 @@ impl Reader {
     fn release(&mut self) -> Result<(), Farewell> {
         // It wasn't listened to meanwhile.
         self.last_heard = Instant::now();
-        let Some(mut held) = self.held.take() else { return Ok(()) };
+        let Some(mut held) = self.take_held() else { return Ok(()) };
         let begun = std::time::Instant::now();
         match (held.message.take(), held.admitted.take()) {
             (Some(message), Some(hold)) => self.deliver(message, hold),
@@ -390,24 +419,25 @@ impl Reader {
             (_, None) => {}
         }
         let messages = self.take_in(&held.behind)?;
-        self.yields = true;
         self.charge(begun.elapsed() + COST_OF_MESSAGE * messages);
         Ok(())
+    }
+
+    fn take_held(&mut self) -> Option<Held> {
+        self.busy.as_mut()?.held.take()
     }
 
     /// Counts `work` against the turn in which it was done, with what has gathered outside of turns; without a turn
     /// against the allowance, as long as there is one.
     fn charge(&mut self, work: Duration) {
-        match self.turn.take() {
-            Some(Queued::Begun(turn)) => turn.end(std::mem::take(&mut self.debt) + work),
-            waiting if self.allowance.is_left() => {
-                self.turn = waiting;
-                self.allowance.spend(work);
+        match &mut self.busy {
+            Some(busy) if matches!(busy.turn, Some(Queued::Begun(_))) => {
+                if let Some(Queued::Begun(turn)) = busy.turn.take() {
+                    turn.end(std::mem::take(&mut busy.debt) + work);
+                }
             }
-            waiting => {
-                self.turn = waiting;
-                self.debt += work;
-            }
+            _ if self.allowance.is_left() => self.allowance.spend(work),
+            _ => self.busy().debt += work,
         }
     }
 
@@ -418,7 +448,7 @@ impl Reader {
         let late = now - timer.deadline();
         let drained = self.connection.writer().drained();
         // A client that takes what the socket had refused is alive, though an answer of it may be behind megabytes.
-        let is_held_up = self.held.is_some() || self.turn.is_some();
+        let is_held_up = self.busy.as_ref().is_some_and(|busy| busy.held.is_some() || busy.turn.is_some());
         let alive = if is_held_up { now } else { drained.map_or(self.last_heard, |at| at.max(self.last_heard)) };
         self.last_heard = now.min(alive + late);
         let config = &self.shared.config;
@@ -454,14 +484,18 @@ impl Reader {
         drop(writer);
         connection.sink.wake();
         written.map_err(|error| self.lost(&error))?;
-        if !idle && self.writable.is_none() {
-            let connection = Arc::clone(connection);
-            self.writable = Some(Box::pin(async move {
+        if !idle && !self.awaits_writable() {
+            let connection = Arc::clone(&self.connection);
+            self.busy().writable = Some(Box::pin(async move {
                 // An error shows in the write that follows.
                 let _ = connection.stream.writable().await;
             }));
         }
         Ok(())
+    }
+
+    fn awaits_writable(&self) -> bool {
+        self.busy.as_ref().is_some_and(|busy| busy.writable.is_some())
     }
 
     fn lost(&self, error: &io::Error) -> Farewell {
@@ -494,9 +528,11 @@ impl Reader {
             answered: matches!(farewell, Farewell::PeerClosed(_)),
             listening: !matches!(farewell, Farewell::Violation(_)),
         };
-        self.turn = None;
-        if let Some(held) = self.held.take() {
+        if let Some(held) = self.take_held() {
             self.listen_for_close(&held.behind, &mut parting);
+        }
+        if let Some(busy) = &mut self.busy {
+            busy.turn = None;
         }
         let stop = self.shared.stop.clone();
         let mut stopped = std::pin::pin!(stop.cancelled());
@@ -550,7 +586,7 @@ impl Reader {
                 return Poll::Ready(true);
             }
         }
-        if self.writable.is_none() && !parting.finished {
+        if !self.awaits_writable() && !parting.finished {
             parting.finished = true;
             socket::finish(&self.connection.stream);
         }
