@@ -1,11 +1,12 @@
-//! What became of every message: the counters and the reasons.
+//! Message accounting: the counters, and the reasons why messages were not delivered.
 //!
 //! At rest, `offered = delivered + dropped + abandoned + waiting` holds exactly, for each participant and for the
-//! session. In motion a reader takes the outcomes first and what was offered last, so that no difference is negative.
+//! session. While messages are moving, a reader takes the outcomes first and the offered messages last, so that no
+//! difference is negative.
 //!
 //! # Orderings
-//! Outcomes are written with `Release` after what they are the outcome of was counted as offered, and read with
-//! `Acquire` before it: whoever sees an outcome sees the offer it belongs to.
+//! An outcome is written with `Release`, after its message was counted as offered. A reader loads the outcomes with
+//! `Acquire`, before it loads the offered messages: a reader that sees an outcome also sees the offer it belongs to.
 
 use std::cell::Cell;
 use std::fmt;
@@ -16,32 +17,32 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// Why an instance of a participant ended.
 ///
-/// The first four are faults: what waited is counted as *dropped*, and the participant is reset. The others are
-/// ordinary ends: what waited is counted as *abandoned*. After [`Vanished`](Self::Vanished) the participant starts
-/// afresh like after a fault if its room still has it.
+/// The first four are faults: undelivered messages are counted as *dropped*, and the participant is reset. The others
+/// are ordinary ends: undelivered messages are counted as *abandoned*. After [`Vanished`](Self::Vanished), the
+/// participant starts afresh as after a fault, if its room still has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[repr(u8)]
 pub enum EndReason {
-    /// More waited for it than the queue capacity or the byte limit allows.
+    /// One more message would have exceeded the participant's queue capacity or byte limit.
     Overflow,
-    /// Its sink returned an error.
+    /// The participant's sink returned an error.
     WriteFailed,
-    /// Its sink panicked.
+    /// The participant's sink panicked.
     WritePanicked,
-    /// Its sink made no progress for the write time-out.
+    /// The participant's sink made no progress for the write time-out.
     WriteTimedOut,
-    /// A newer instance of the same identity took its place.
+    /// A newer instance of the same identity took the participant's place.
     Replaced,
-    /// Its room reported it gone.
+    /// The room reported the participant gone.
     Disconnected,
-    /// A write found its connection gone, and its room hadn't reported that yet: see
+    /// A write found the participant's connection gone before the room had reported that: see
     /// [`Room::has_vanished`](crate::room::Room::has_vanished).
     Vanished,
-    /// It was never registered, for a reason that another attempt of the same connection doesn't change: it was stale, a
-    /// duplicate, or superseded while it joined.
+    /// The participant was never registered, for a reason that another attempt of the same connection doesn't change:
+    /// the connection was stale, a duplicate, or superseded while it joined.
     Refused,
-    /// It was never registered, as its join failed for a reason that may pass: see
+    /// The participant was never registered, because its join failed for a reason that may pass: see
     /// [`JoinError`](crate::JoinError).
     JoinFailed,
     /// The session ended.
@@ -49,7 +50,7 @@ pub enum EndReason {
 }
 
 impl EndReason {
-    /// All of them, in the order of their discriminants.
+    /// All reasons, in the order of their discriminants.
     pub const ALL: [Self; 10] = [
         Self::Overflow,
         Self::WriteFailed,
@@ -63,30 +64,30 @@ impl EndReason {
         Self::SessionClosed,
     ];
 
-    /// Whether it is a fault, which resets the participant.
+    /// Whether the reason is a fault, which resets the participant.
     #[must_use]
     pub fn is_fault(self) -> bool {
         matches!(self, Self::Overflow | Self::WriteFailed | Self::WritePanicked | Self::WriteTimedOut)
     }
 
-    /// Whether the session joins what its room has for the identity afterwards.
+    /// Whether the session afterwards joins whatever connection its room has for the identity.
     pub(crate) fn starts_afresh(self) -> bool {
         self.is_fault() || self == Self::Vanished
     }
 
-    /// As logs and close frames name it.
+    /// The reason in words, as it appears in logs and close frames.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Overflow => "too slow: more waits for it than its queue may hold",
-            Self::WriteFailed => "a write to it failed",
-            Self::WritePanicked => "a write to it panicked",
-            Self::WriteTimedOut => "a write to it made no progress",
-            Self::Replaced => "a newer connection of the same identity took its place",
-            Self::Disconnected => "it disconnected",
-            Self::Vanished => "its connection was gone when it was written to",
-            Self::Refused => "it was not admitted",
-            Self::JoinFailed => "its join failed: try again",
+            Self::Overflow => "too slow: the backlog exceeded the queue capacity or byte limit",
+            Self::WriteFailed => "a write to the participant failed",
+            Self::WritePanicked => "a write to the participant panicked",
+            Self::WriteTimedOut => "a write to the participant made no progress",
+            Self::Replaced => "replaced by a newer connection of the same identity",
+            Self::Disconnected => "the participant disconnected",
+            Self::Vanished => "a write found the connection gone",
+            Self::Refused => "the participant was not admitted",
+            Self::JoinFailed => "the join failed: try again",
             Self::SessionClosed => "the session ended",
         }
     }
@@ -98,63 +99,64 @@ impl fmt::Display for EndReason {
     }
 }
 
-/// Messages that were not delivered, by why.
+/// Messages that were dropped, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Dropped {
-    /// The participant overflowed.
+    /// Dropped because the participant overflowed.
     pub overflow: u64,
-    /// Its sink returned an error.
+    /// Dropped because the participant's sink returned an error.
     pub write_failed: u64,
-    /// Its sink panicked.
+    /// Dropped because the participant's sink panicked.
     pub write_panicked: u64,
-    /// Its sink made no progress.
+    /// Dropped because the participant's sink made no progress for the write time-out.
     pub write_timed_out: u64,
     /// Sent to a participant that had ended.
     pub closed: u64,
 }
 
 impl Dropped {
-    /// All of them.
+    /// The sum over all reasons.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.overflow + self.write_failed + self.write_panicked + self.write_timed_out + self.closed
     }
 }
 
-/// Messages that an ordinary end left undelivered, by which.
+/// Messages that an ordinary end of their participant left undelivered, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Abandoned {
     /// A newer instance took the participant's place.
     pub replaced: u64,
-    /// It disconnected.
+    /// The participant disconnected.
     pub disconnected: u64,
-    /// A write found its connection gone.
+    /// A write found the participant's connection gone.
     pub vanished: u64,
-    /// It was never registered: refused, or its join failed.
+    /// The participant was never registered: it was refused, or its join failed.
     pub refused: u64,
     /// The session ended.
     pub session_closed: u64,
 }
 
 impl Abandoned {
-    /// All of them.
+    /// The sum over all reasons.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.replaced + self.disconnected + self.vanished + self.refused + self.session_closed
     }
 }
 
-/// What became of the messages of one participant, or of all.
+/// What became of the messages of one participant, or of the whole session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Account {
-    /// Direct messages sent to it, its initial messages, and broadcasts its shard reached for it.
+    /// Direct messages sent to the participant, its initial messages, and the broadcasts that its shard has reached for
+    /// it.
     pub offered: u64,
     /// Messages whose flush succeeded.
     pub delivered: u64,
-    /// Their bytes.
+    /// Bytes of the delivered messages.
     pub delivered_bytes: u64,
     /// Messages that were dropped, by reason.
     pub dropped: Dropped,
@@ -163,7 +165,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// What has been offered and has no outcome yet.
+    /// Messages that were offered and have no outcome yet.
     #[must_use]
     pub fn waiting(&self) -> u64 {
         self.offered.saturating_sub(self.delivered + self.dropped.total() + self.abandoned.total())
@@ -185,7 +187,7 @@ impl Account {
     }
 }
 
-/// A counter with one writer at a time, readable by all: no read-modify-write.
+/// A counter that one thread at a time writes and any thread reads, without a read-modify-write.
 #[derive(Debug)]
 pub(crate) struct Tally(AtomicU64);
 
@@ -207,7 +209,7 @@ impl Tally {
 #[derive(Debug)]
 pub(crate) struct Striped(Box<[CachePadded<AtomicU64>]>);
 
-/// Enough that two of a few busy threads seldom share one.
+/// Enough stripes that, of a few busy threads, two seldom share one.
 const STRIPES: usize = 16;
 
 impl Striped {
@@ -224,13 +226,13 @@ impl Striped {
     }
 }
 
-/// This thread's stripe: threads take them in turn.
+/// The stripe of the calling thread; threads are assigned to stripes round-robin.
 fn stripe() -> usize {
     static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     thread_local! {
         static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
     }
-    // A thread that is being torn down has no cell any more: it shares the first stripe.
+    // The cell of a thread that is being torn down is gone: that thread uses the first stripe.
     MINE.try_with(|mine| {
         if mine.get() == usize::MAX {
             mine.set(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % STRIPES);
@@ -240,7 +242,7 @@ fn stripe() -> usize {
     .unwrap_or(0)
 }
 
-/// The session's side of the account that isn't written by its shards.
+/// The part of the session's account that its shards don't write.
 #[derive(Debug)]
 pub(crate) struct Totals {
     /// Direct messages, counted when they are sent.

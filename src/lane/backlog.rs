@@ -1,5 +1,5 @@
-//! What waits for a busy member outside its sink: eight bytes per message, or per run of broadcasts, and its own
-//! messages.
+//! The backlog of a busy member: what waits for it outside its sink. It takes eight bytes per message or per run of
+//! broadcasts, plus the member's own messages.
 
 use std::collections::VecDeque;
 
@@ -9,19 +9,19 @@ use super::outbox::Direct;
 use super::shelf::{Shelf, Taken};
 use super::topic::SubscriptionTag;
 
-/// See the [module](self).
+/// The messages that wait for one member, in the order in which they are to be delivered.
 #[derive(Debug)]
 pub(super) struct Backlog<M> {
     order: VecDeque<Item>,
-    /// How many messages `order` names.
+    /// How many messages `order` names; a run of broadcasts is one item.
     placed: usize,
     /// How many of the first broadcasts in `order` gathered while the member joined. The bound doesn't count them.
     gathered: usize,
-    /// What they counted as when they gathered.
+    /// Bytes that the gathered broadcasts counted as, with [`Gathering::PER_MESSAGE`] for each.
     gathered_bytes: u64,
     /// The member's own messages, in the order in which `order` refers to them.
     own: VecDeque<Own<M>>,
-    /// Direct messages whose place among the broadcasts isn't known yet: stamped above the shard's position.
+    /// Direct messages whose place among the broadcasts isn't known yet: their stamp is above the shard's position.
     pub(super) unplaced: VecDeque<Direct<M>>,
 }
 
@@ -32,32 +32,32 @@ struct Own<M> {
     since: u64,
 }
 
-/// The first message of a backlog.
+/// The first message of a backlog, taken out of it.
 pub(super) struct Popped<'a, M> {
-    /// Whether the bound doesn't count it: an initial message, or one that gathered while the member joined.
+    /// True if the bound doesn't count the message: an initial message, or one that gathered while the member joined.
     pub(super) is_exempt: bool,
     pub(super) message: Taken<'a, M>,
     pub(super) bytes: usize,
     pub(super) tag: Option<SubscriptionTag>,
 }
 
-/// A place in the order: two bits of kind and thirty of shelf key; and what the kind says.
+/// A place in the order, packed: 2 bits kind, 30 bits shelf key, 32 bits run length or tag.
 #[derive(Clone, Copy, Debug)]
 struct Item {
     word: u32,
-    /// Of a run its length, of a topic's message the tag.
+    /// The length of a run of broadcasts to everybody, or the tag of a topic's message.
     more: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Broadcasts to everybody, on the shelf under keys in a row.
+    /// Broadcasts to everybody, on the shelf under consecutive keys.
     All,
     /// A broadcast to a topic, on the shelf, with the subscriber's tag.
     Topic,
-    /// The next of the member's own: a direct message.
+    /// A direct message, the next of the member's own messages.
     Direct,
-    /// The next of the member's own: an initial message, which the bound doesn't count.
+    /// An initial message, the next of the member's own messages. The bound doesn't count it.
     Initial,
 }
 
@@ -91,7 +91,7 @@ impl Item {
         (self.word & ((1 << KEY_BITS) - 1)) as usize
     }
 
-    /// Whether it is a run that `key` goes on with.
+    /// Whether this is a run that `key` continues.
     fn is_followed_by(self, key: usize) -> bool {
         self.kind() == Kind::All && self.key() + self.more as usize == key
     }
@@ -109,12 +109,12 @@ impl<M: Message> Backlog<M> {
         })
     }
 
-    /// Whether nothing waits that has its place.
+    /// Whether no message waits that has a place in the order.
     pub(super) fn is_empty(&self) -> bool {
         self.placed == 0
     }
 
-    /// All messages in it, with those that have no place yet.
+    /// All messages of the backlog, including those that have no place yet.
     pub(super) fn len(&self) -> usize {
         self.placed + self.unplaced.len()
     }
@@ -127,8 +127,8 @@ impl<M: Message> Backlog<M> {
         }
     }
 
-    /// Whether a broadcast of so many bytes may gather for a member that joins; if so, it is to be
-    /// [pushed](Self::push_shelved).
+    /// Whether a broadcast of `bytes` may gather for a joining member. If so, the caller then
+    /// [pushes](Self::push_shelved) it.
     pub(super) fn gather(&mut self, bytes: usize, may: &Gathering, shelf: &Shelf<M>, now: u64) -> bool {
         let bytes = self.gathered_bytes.saturating_add(bytes as u64).saturating_add(Gathering::PER_MESSAGE);
         let is_old = self.oldest(shelf).is_some_and(|since| now.saturating_sub(since) > may.age);
@@ -146,7 +146,7 @@ impl<M: Message> Backlog<M> {
         self.own.push_back(Own { message, bytes, since });
     }
 
-    /// Puts initial messages ahead of all else.
+    /// Puts initial messages ahead of everything else.
     pub(super) fn push_initial(&mut self, initial: Vec<(M, usize)>, since: u64) {
         self.placed += initial.len();
         for (message, bytes) in initial.into_iter().rev() {
@@ -155,7 +155,7 @@ impl<M: Message> Backlog<M> {
         }
     }
 
-    /// Takes the first message, with its bytes, and the tag it is to be addressed by.
+    /// Takes the first message out, with its length and the tag by which it is to be addressed.
     pub(super) fn pop<'a>(&mut self, shelf: &'a mut Shelf<M>) -> Option<Popped<'a, M>> {
         let first = self.order.front_mut()?;
         let item = *first;
@@ -185,7 +185,7 @@ impl<M: Message> Backlog<M> {
         Some(Popped { is_exempt, message, bytes, tag: (kind == Kind::Topic).then_some(SubscriptionTag(item.more)) })
     }
 
-    /// Since when its first message waits.
+    /// The time since which the first message waits, in the session's milliseconds.
     pub(super) fn oldest(&self, shelf: &Shelf<M>) -> Option<u64> {
         let first = self.order.front()?;
         match first.kind() {
@@ -194,7 +194,7 @@ impl<M: Message> Backlog<M> {
         }
     }
 
-    /// Lets go of all that it needs of the shelf.
+    /// Releases everything that the backlog needs on the shelf.
     pub(super) fn release(self, shelf: &mut Shelf<M>) {
         for item in self.order {
             match item.kind() {
@@ -210,6 +210,6 @@ impl<M: Message> Backlog<M> {
     }
 }
 
-/// An empty backlog with room for no more than this is kept for the next time, but for one that has held the member's
-/// own messages: the initial ones come once, and their room is as much as half of an idle member.
+/// An empty backlog with capacity for no more than this many items is kept for reuse, unless it has held messages of
+/// the member's own. The initial messages come once, and the capacity they took is as much as half of an idle member.
 const SMALL_BACKLOG: usize = 64;

@@ -1,20 +1,21 @@
-//! A set of small numbers that many threads add to and one takes from: which members want a look.
+//! A concurrent set of small numbers that many threads add to and one takes from. It names the members that their shard
+//! has to look at.
 //!
-//! Promises: once `set(i)` has returned, a `take` that starts after it, in the order of happens-before, reports `i`.
-//! Anybody may `set`; only the shard that owns the set may `take`.
+//! Any thread may `set`; only the shard that owns the set may `take`. Promise: once `set(i)` has returned, a `take`
+//! that starts after it, in happens-before order, reports `i`.
 //!
 //! # Orderings
-//! `set` writes the leaf first and the summary second, both unconditionally and with `AcqRel`; `take` swaps the
-//! summary first and the leaf second. So whoever's summary bit is taken has its leaf bit seen, and with it everything
-//! it did before (the message it pushed). Both writes are unconditional on purpose: if a second sender returned early
-//! because the bit is set already, its message could be overtaken by a broadcast it sends next, while the first sender
-//! is still between leaf and summary.
+//! `set` writes the leaf first and the summary second, both unconditionally and with `AcqRel`. `take` swaps the summary
+//! first and the leaf second. So a `take` that takes a sender's summary bit also sees that sender's leaf bit, and
+//! everything the sender did before it (the message it pushed). Both writes are unconditional on purpose. Otherwise a
+//! second sender could return early because the bit is already set, while the first sender is still between leaf and
+//! summary. A broadcast that the second sender publishes next could then overtake its message.
 
 use crate::sync::{AtomicU64, Ordering};
 
 const WORD: usize = 64;
 
-/// See the [module](self).
+/// A set of numbers below a fixed capacity, as two levels of bits.
 #[derive(Debug)]
 pub(crate) struct Bits {
     summary: Box<[AtomicU64]>,
@@ -22,30 +23,30 @@ pub(crate) struct Bits {
 }
 
 impl Bits {
-    /// A set for the numbers below `capacity`; takes `capacity / 8` bytes and a little.
+    /// Creates a set for the numbers below `capacity`; it takes a little more than `capacity / 8` bytes.
     pub(crate) fn new(capacity: usize) -> Self {
         let words = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect::<Box<[_]>>();
         let leaves = capacity.div_ceil(WORD);
         Self { summary: words(leaves.div_ceil(WORD)), leaves: words(leaves) }
     }
 
-    /// Adds `i`. Returns after both levels are written.
+    /// Adds `i`, and returns after both levels are written.
     pub(crate) fn set(&self, i: usize) {
         let leaf = i / WORD;
         self.leaves[leaf].fetch_or(1 << (i % WORD), Ordering::AcqRel);
         self.summary[leaf / WORD].fetch_or(1 << (leaf % WORD), Ordering::AcqRel);
     }
 
-    /// Whether anything is in the set, among the numbers below `extent`.
+    /// Whether anything is in the set, among the numbers below `extent` rounded up to a multiple of 4,096.
     pub(crate) fn any(&self, extent: usize) -> bool {
         self.summary_words(extent).iter().any(|word| word.load(Ordering::Acquire) != 0)
     }
 
-    /// Takes out every number below `extent` and hands it to `each`, ascending.
+    /// Takes out every number below `extent` (rounded up as in [`any`](Self::any)) and hands it to `each`, ascending.
     pub(crate) fn take(&self, extent: usize, mut each: impl FnMut(usize)) {
         for (s, summary) in self.summary_words(extent).iter().enumerate() {
-            // A plain look first: a swap would take the line from its senders each turn. What it misses was set
-            // concurrently, and the look before sleeping finds it.
+            // A plain load first: a swap would take the cache line from its senders in every turn. A bit that the load
+            // misses was set concurrently, and the check before sleeping finds it.
             if summary.load(Ordering::Acquire) == 0 {
                 continue;
             }

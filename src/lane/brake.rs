@@ -1,4 +1,4 @@
-//! What keeps a shard from reading the log while members wait for an uplink that all share.
+//! The brake, which keeps a shard from reading the log while members wait for a shared uplink.
 
 use slab::Slab;
 
@@ -9,35 +9,35 @@ use super::owner::Owner;
 use super::uplink::Uplink;
 use crate::sync::Ordering;
 
-/// Members whose bound is half taken, and whether they are waited for.
+/// The members whose bound is half taken, and whether the shard waits for them.
 ///
-/// # Who learns of it
-/// While the log isn't read, direct messages to everybody wait for their place in it, and fill queues of participants
-/// who have nothing to do with the uplink. So senders look at the [port](Port::behind): it is set while the brake is
-/// on, and until the shard has read up to where the log stood when it came off.
+/// # How senders learn of it
+/// While the log isn't read, direct messages to every member wait for their place in it, and fill the queues of
+/// participants that have nothing to do with the uplink. Senders therefore look at the [port](Port::behind): its flag
+/// is set while the brake is on, and until the shard has read up to the tail that the log had when the brake came off.
 #[derive(Debug, Default)]
 pub(super) struct Brake {
     heavy: Vec<usize>,
-    /// The log isn't read for now.
+    /// The log isn't read for now, except for a [trickle](Reading::Trickle).
     pub(super) is_on: bool,
-    /// What the port says.
+    /// The last value written to [`Port::behind`].
     told: bool,
-    /// Where the log stood when it was last on.
+    /// The log's tail when the brake was last on.
     tail: u64,
 }
 
-/// How much of the log may be read.
+/// How much of the log the shard may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reading {
     Free,
-    /// Nothing, but now and then an entry: nobody else has anything under way that would show how things stand, and
-    /// those who wait have room for one.
+    /// One entry at each tick: no other write is under way that would show whether the uplink flows, and the members
+    /// that wait have capacity for one more message.
     Trickle,
     Nothing,
 }
 
 impl Brake {
-    /// Looks at a member that is blocked.
+    /// Remembers a blocked member if its bound is half taken.
     pub(super) fn weigh<O: Owner<M>, M: Message>(&mut self, slot: usize, member: &mut Member<O, M>) {
         if !member.heavy && member.owner.outbox().is_half_full() {
             member.heavy = true;
@@ -45,7 +45,7 @@ impl Brake {
         }
     }
 
-    /// Tells senders how things stand, with the shard at `position` and the log at `tail`. True if that is news.
+    /// Updates [`Port::behind`], with the shard at `position` and the log at `tail`. True if the flag has changed.
     pub(super) fn tell<M>(&mut self, port: &Port<M>, position: u64, tail: u64) -> bool {
         if self.is_on {
             self.tail = tail;
@@ -54,13 +54,14 @@ impl Brake {
         let news = behind != self.told;
         if news {
             self.told = behind;
-            // Relaxed: who fills a queue in the same moment is as right to find it full.
+            // Relaxed: a sender racing with this store may see either value.
             port.behind.store(behind, Ordering::Relaxed);
         }
         news
     }
 
-    /// Says how much may be read now. With `uplink` given up, or none, nobody is waited for.
+    /// Decides how much may be read now. No member is waited for if `uplink` is `None`: there is none, or it was given
+    /// up.
     pub(super) fn apply<O: Owner<M>, M: Message>(
         &mut self,
         members: &mut Slab<Member<O, M>>,

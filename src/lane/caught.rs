@@ -1,9 +1,9 @@
-//! Code of messages, sinks and rooms, which may panic.
+//! Calls to code of messages, sinks and rooms, which may panic.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What `work` comes to; `None` if it panics. What the panic carries is dropped in here as well: that is code of others
-/// too.
+/// Runs `work` and returns its result, or `None` if it panics. The panic's payload is dropped in here as well, because
+/// its `drop` is foreign code, too.
 pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(done) => Some(done),

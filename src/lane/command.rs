@@ -1,4 +1,4 @@
-//! What a shard is told.
+//! The commands that a shard takes.
 
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,13 @@ use super::owner::{Newcomer, Owner};
 use super::roster::{Subscribed, Unsubscribed};
 use super::topic::{Counted, SubscriptionTag, TopicKey};
 
-/// How many commands wait for a shard before who gives more has to wait.
+/// Capacity of each of a shard's command channels; further senders wait.
 pub(crate) const COMMAND_CAPACITY: usize = 1024;
 
-/// How long a shard that ends waits for commands that are on their way, which takes a few instructions.
+/// How long a shard that ends waits for commands that are still being sent, which takes a few instructions.
 pub(super) const LAST_COMMANDS: Duration = Duration::from_millis(100);
 
-/// What a shard is asked to do at a position of the log.
+/// A request that a shard carries out at a position of the log.
 pub(crate) enum Command {
     Subscribe {
         slot: usize,
@@ -34,7 +34,7 @@ pub(crate) enum Command {
     },
 }
 
-/// A newcomer, and whom to tell where it was admitted.
+/// A newcomer for a shard to admit, and the channel for its answer: the position of the admission.
 pub(crate) struct Admission<O: Owner<M>, M: Message> {
     pub(crate) newcomer: Newcomer<O, M>,
     pub(crate) reply: oneshot::Sender<u64>,
@@ -42,19 +42,20 @@ pub(crate) struct Admission<O: Owner<M>, M: Message> {
     pub(crate) on_the_way: OnTheWay,
 }
 
-/// Deliver the initial messages, given with their lengths, then everything that has gathered.
+/// Starts the delivery to a newcomer: the initial messages, given with their lengths, then everything that has
+/// gathered.
 ///
-/// It has a channel of its own, because it takes effect at once: the newcomer's position was fixed when it was
-/// admitted. Behind commands that wait for the shard to have read a full log, what is published meanwhile would gather
-/// against the newcomer's bound.
+/// This command has a channel of its own, because it takes effect at once: the newcomer's position was fixed when it
+/// was admitted. If it waited behind commands until the shard has read a full log, everything published in the meantime
+/// would gather against the newcomer's bound.
 pub(crate) struct Begin<M> {
     pub(crate) slot: usize,
     pub(crate) key: u64,
     pub(crate) initial: Vec<(M, usize)>,
 }
 
-/// Closes a channel and takes what is in it or on its way. This can't wait for the task of a sender, only for another
-/// thread, and not for long.
+/// Closes a channel and takes everything that is in it or still being sent. This can't wait for the task of a sender,
+/// only for another thread, and for at most [`LAST_COMMANDS`].
 pub(super) fn empty<T>(channel: &mut mpsc::Receiver<T>) -> Vec<T> {
     channel.close();
     let begun = Instant::now();

@@ -1,40 +1,42 @@
-//! The direct messages that wait for one participant's shard to take them.
+//! The control queue: the direct messages that wait for one participant's shard to take them.
 //!
-//! The queue grows in steps, as a chain of bounded queues: the first message makes one of [`FEW`] slots, and whenever
-//! the newest is full, one of [`GROWTH`] times as many follows, up to as many as may wait. So the memory is in
-//! proportion to what has waited at once, and an idle participant holds none. None of the queues is freed while the
-//! participant lives. Promises, as those of one queue:
+//! The queue grows in steps, as a chain of bounded queues. The first message creates a queue of [`FEW`] slots. Whenever
+//! the newest queue is full, one with [`GROWTH`] times as many slots follows, up to as many as may wait. So the memory
+//! is proportional to how many messages have waited at once, and a participant that never got a direct message holds
+//! none. None of the queues is freed while the participant lives. Promises, the same as those of a single queue:
 //! - If one push happens before another, [`drain`](ControlQueue::drain) hands over the first before the second.
-//! - A push finds a free slot if no more wait than the limit.
+//! - A push finds a free slot if no more messages wait than the limit.
 //!
 //! # The order of the queues
 //! A push goes to the newest queue that it sees. So nothing in an older queue was pushed after (in the sense of
-//! happens-before) something in a newer one. A drain takes a message out of a queue, then empties all older ones *by the
-//! same rule*, and hands over what it found there before the message that it holds: what was pushed before that one is
-//! in there by then. The other way round, a message that came to an older queue after that was emptied would be
-//! overtaken by one that its sender pushed to a newer queue thereafter.
+//! happens-before) something in a newer one. A drain takes a message out of a queue, then empties all older queues *by
+//! the same rule*, and hands over what it found there before the message that it holds: everything that was pushed
+//! before the held message is in the older queues by then. In the other order, a message could reach an older queue
+//! after that queue was emptied, and its sender could then push another one to a newer queue: the later message would
+//! overtake the earlier one.
 //!
-//! It isn't enough to hold a message of the newest queue, and then to empty the others from the oldest on: a sender that
-//! knows only the first queue pushes there when that has been emptied, learns of the second and pushes there next, and
-//! that message comes out first. So each queue of the chain is emptied with one of its messages held back.
+//! It isn't enough to hold a message of the newest queue and then to empty the others from the oldest on. A sender that
+//! knows only the first queue pushes there after it has been emptied, then learns of the second queue and pushes there
+//! next: the message in the second queue comes out first. So each queue of the chain is emptied with one of its
+//! messages held back.
 
 use super::outbox::Direct;
 use crate::sync::{ArrayQueue, OnceBox};
 
-/// Slots of the first queue. The models make do with one.
+/// Slots of the first queue. The loom models use one.
 pub(super) const FEW: usize = if cfg!(lanecast_loom) { 1 } else { 16 };
 
-/// How many times as many slots as the one before a queue has. With 4, no more than five times as many slots are
-/// allocated as messages have waited at once, and eleven queues reach the largest limit.
+/// How many times as many slots a queue has as the one before it. With 4, fewer than 5⅓ times as many slots are
+/// allocated as messages have waited at once (beyond the first queue), and eleven queues reach the largest limit.
 const GROWTH: usize = if cfg!(lanecast_loom) { 1 } else { 4 };
 
-/// Queues that grow; the one after them has as many slots as may wait. More than the largest limit needs; the models
-/// make do with two.
+/// How many queues grow; the one after them has as many slots as messages may wait. Ten are enough for the largest
+/// limit; the loom models use two.
 const GROWING: u32 = if cfg!(lanecast_loom) { 2 } else { 10 };
 
 const FREE: &str = "the last queue has a slot for each message the limit lets wait";
 
-/// See the [module](self).
+/// A queue of direct messages that grows as a chain of bounded queues.
 #[derive(Debug)]
 pub(super) struct ControlQueue<M> {
     limit: usize,
@@ -42,7 +44,7 @@ pub(super) struct ControlQueue<M> {
     second: OnceBox<Link<M>>,
 }
 
-/// A queue of the chain, from the second on, and the one after it.
+/// A queue of the chain, from the second on, and the link to the next.
 #[derive(Debug)]
 struct Link<M> {
     queue: ArrayQueue<Direct<M>>,
@@ -50,7 +52,7 @@ struct Link<M> {
 }
 
 impl<M: Send> ControlQueue<M> {
-    /// A queue in which no more than `limit` will wait.
+    /// Creates a queue in which no more than `limit` messages will wait.
     pub(super) fn new(limit: u32) -> Self {
         Self { limit: limit as usize, first: OnceBox::new(), second: OnceBox::new() }
     }
@@ -63,7 +65,7 @@ impl<M: Send> ControlQueue<M> {
         }
     }
 
-    /// Pushes, and makes the next queue if the newest is full.
+    /// Pushes, and creates the next queue if the newest is full.
     #[cold]
     fn grow(&self, direct: Direct<M>) {
         let mut direct = direct;
@@ -74,12 +76,13 @@ impl<M: Send> ControlQueue<M> {
                 Err(back) => direct = back,
             }
             assert!(self.slots(step) < self.limit, "{FREE}");
-            // Whoever else makes it at the same time: the message goes to the newest, which may be another by then.
+            // Another thread may create the next queue at the same time. The message goes to the newest queue, which
+            // may be yet another one by then.
             next.get_or_init(|| Box::new(Link { queue: ArrayQueue::new(self.slots(step + 1)), next: OnceBox::new() }));
         }
     }
 
-    /// The newest queue that this thread sees, where the one after it would be, and how many come before it.
+    /// The newest queue that this thread sees, the place for the one after it, and how many queues come before it.
     fn newest(&self) -> (&ArrayQueue<Direct<M>>, &OnceBox<Link<M>>, u32) {
         let first = self.first.get_or_init(|| Box::new(ArrayQueue::new(self.slots(0))));
         let (mut newest, mut next, mut step): (&ArrayQueue<_>, _, _) = (first, &self.second, 0);
@@ -90,12 +93,12 @@ impl<M: Send> ControlQueue<M> {
         (newest, next, step)
     }
 
-    /// How many slots the queue has that so many others come before.
+    /// Slots of the queue that `step` others come before.
     fn slots(&self, step: u32) -> usize {
         if step < GROWING { self.limit.min(FEW * GROWTH.pow(step)) } else { self.limit }
     }
 
-    /// Hands everything in it to `each`, oldest first.
+    /// Hands everything in the queue to `each`, oldest first.
     pub(super) fn drain(&self, mut each: impl FnMut(Direct<M>)) {
         if let Some(first) = self.first.get() {
             Drain { queue: first, older: None }.run(&self.second, &mut each);
@@ -103,7 +106,7 @@ impl<M: Send> ControlQueue<M> {
     }
 }
 
-/// A queue that is being drained, with all that are older.
+/// A queue that is being drained, together with all older ones.
 struct Drain<'a, M> {
     queue: &'a ArrayQueue<Direct<M>>,
     older: Option<&'a Self>,
@@ -129,7 +132,7 @@ impl<M: Send> Drain<'_, M> {
     fn empty_older(&self, each: &mut impl FnMut(Direct<M>)) {
         let mut next = self.older;
         while let Some(older) = next {
-            // A look is cheaper than a pop in vain.
+            // Checking is cheaper than a `pop` that finds nothing.
             if !older.queue.is_empty() {
                 return older.empty(each);
             }

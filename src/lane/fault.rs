@@ -1,15 +1,15 @@
-//! What ends a member from within its shard.
+//! The faults that end a member from within its shard.
 
 use std::fmt;
 
 use super::account::EndReason;
 use super::caught::caught;
 
-/// Why a member can't go on. What its sink says comes with it, to be formatted if somebody listens.
+/// Why a member can't go on. The sink's error comes with it, and is formatted only if it is logged.
 #[derive(Debug)]
 pub(crate) enum Fault<E> {
     Overflow,
-    /// More gathered for it while it joined than may.
+    /// More gathered for the member while it joined than is allowed.
     Outpaced,
     Failed(E),
     Panicked,
@@ -17,10 +17,11 @@ pub(crate) enum Fault<E> {
 }
 
 impl<E: fmt::Debug> Fault<E> {
-    /// `has_vanished` says of a sink's error whether the peer is gone.
+    /// The reason for which the participant ends; `has_vanished` tells whether a sink's error means that its peer is
+    /// gone.
     pub(crate) fn reason(&self, has_vanished: impl FnOnce(&E) -> bool) -> EndReason {
         match self {
-            // Code of others: what can't be told apart has failed.
+            // `has_vanished` is foreign code: if it panics, the write counts as failed.
             Self::Failed(error) if caught(|| has_vanished(error)).unwrap_or(false) => EndReason::Vanished,
             Self::Overflow | Self::Outpaced => EndReason::Overflow,
             Self::Failed(_) => EndReason::WriteFailed,

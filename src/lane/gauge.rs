@@ -1,23 +1,23 @@
-//! A shard's figures and switches.
+//! A shard's counters and switches.
 
 use std::sync::Arc;
 
 use super::account::Tally;
 use crate::sync::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// What others read of a shard, and how they steer it.
+/// What other tasks read of a shard, and how they steer it.
 #[derive(Debug)]
 pub(crate) struct Gauge {
     pub(crate) offered: Tally,
     pub(crate) delivered: Tally,
     pub(crate) delivered_bytes: Tally,
     pub(crate) members: AtomicUsize,
-    /// Newcomers that the shard was chosen for and hasn't admitted yet.
+    /// Newcomers that the shard was chosen for and has not admitted yet.
     on_the_way: AtomicUsize,
-    /// Until when nobody is reset because the uplink is stalled, in the session's milliseconds; 0 while it isn't.
-    /// Relaxed throughout: it is compared with a clock, and orders nothing else.
+    /// Until when no member is reset because the uplink is stalled, in the session's milliseconds; 0 while the uplink
+    /// isn't stalled. Relaxed throughout: the value is compared with a clock, and orders nothing else.
     pub(crate) stalled_until: AtomicU64,
-    /// Tear everything down at once.
+    /// Tells the shard to end all its members at once.
     pub(crate) abort: AtomicBool,
 }
 
@@ -34,25 +34,25 @@ impl Gauge {
         }
     }
 
-    /// Members, and newcomers on their way. Relaxed: shards are compared by it, and nothing is ordered by it.
+    /// Members, plus newcomers on their way. Relaxed: the value is only used to compare shards, and orders nothing.
     pub(crate) fn population(&self) -> usize {
         self.members.load(Ordering::Relaxed) + self.on_the_way.load(Ordering::Relaxed)
     }
 
-    /// Whether the uplink is stalled, and nobody is reset for it yet.
+    /// Whether the uplink is stalled and no member is reset because of it yet.
     pub(super) fn is_waited_for(&self, now: u64) -> bool {
         now < self.stalled_until.load(Ordering::Relaxed)
     }
 
-    /// Whether the uplink has been stalled for longer than anybody is spared for.
+    /// Whether the uplink has been stalled for longer than `uplink_patience`.
     pub(super) fn is_given_up(&self, now: u64) -> bool {
         let until = self.stalled_until.load(Ordering::Relaxed);
         until > 0 && until <= now
     }
 }
 
-/// A newcomer on its way to a shard, for as long as this lives: until the shard has admitted it, or the join was given
-/// up. Joins that run at the same time see each other's choice by it.
+/// Counts a newcomer as on its way to a shard, for as long as this lives: until the shard has admitted it, or the join
+/// was given up. Joins that run at the same time see each other's choice of shard in this count.
 #[derive(Debug)]
 pub(crate) struct OnTheWay(Arc<Gauge>);
 

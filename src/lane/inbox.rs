@@ -1,9 +1,9 @@
-//! What a turn has for one member by a topic.
+//! What a turn has for one member by topic.
 
 use super::topic::SubscriptionTag;
 
-/// Runs of a turn that are for one member by a topic: index and tag, ascending. The first stands in the member itself:
-/// a turn mostly has one, and thousands of members then have no memory of their own for it, and none to load.
+/// The runs of a turn that reach one member by a topic: index and tag, ascending. The first is stored inline: a turn
+/// usually has only one, so thousands of members need no memory of their own for it, and a walk has none to load.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     first: Option<(u32, SubscriptionTag)>,

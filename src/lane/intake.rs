@@ -1,35 +1,35 @@
-//! What a turn of a shard has read of the log.
+//! What a turn of a shard has read from the log.
 
 use std::ops::Range;
 
 use super::run::BroadcastId;
 use super::topic::TopicKey;
 
-/// Messages in the order of the log, and the runs they form: as many in a row as have one audience. A member is told of
-/// a run, whatever its length.
+/// Messages in the order of the log, and the runs they form. A run is a sequence of adjacent messages with one
+/// audience. A member is told of a whole run, whatever its length.
 pub(crate) struct Intake<M> {
     pub(super) messages: Vec<M>,
-    /// By message.
+    /// One for each message.
     pub(super) marks: Vec<Mark>,
     runs: Vec<Range<usize>>,
-    /// Which runs are for everybody, ascending.
+    /// The runs that are for everybody, ascending.
     to_all: Vec<u32>,
-    /// The audience of the last run: a topic, or everybody.
+    /// The audience of the last run: a topic, or everybody (`None`).
     last: Option<TopicKey>,
-    /// Whose is the first message's.
+    /// The id of the first message.
     pub(super) first_id: BroadcastId,
-    /// Messages that a turn reads at most.
+    /// The most messages that a turn reads.
     most: u32,
 }
 
-/// A broadcast's place.
+/// A broadcast's place in the log, in the intake and on the shelf.
 #[derive(Debug)]
 pub(crate) struct Mark {
     pub(super) seq: u64,
     pub(super) bytes: usize,
-    /// Bytes of those before it in the intake.
+    /// Bytes of the messages before it in the intake.
     pub(super) before: usize,
-    /// Where it stands on the shelf, once a busy member needs it.
+    /// The broadcast's key on the shelf, once a busy member needs it.
     pub(super) shelved: Option<usize>,
 }
 
@@ -46,7 +46,7 @@ impl<M> Intake<M> {
         }
     }
 
-    /// Takes the message at `seq`, for `topic` or for everybody. If a run begins with it, says which.
+    /// Adds the message at `seq`, for `topic` or for everybody. If a run begins with it, returns the index of the run.
     pub(crate) fn push(&mut self, seq: u64, bytes: usize, message: M, topic: Option<TopicKey>) -> Option<u32> {
         let at = self.messages.len();
         assert!(at < self.most as usize, "a turn reads at most the quota, and has ids for no more");
@@ -73,7 +73,7 @@ impl<M> Intake<M> {
         }
     }
 
-    /// Which messages are in a run.
+    /// The messages of a run.
     pub(crate) fn run(&self, index: u32) -> Range<usize> {
         self.runs[index as usize].clone()
     }
@@ -82,7 +82,7 @@ impl<M> Intake<M> {
         &self.to_all
     }
 
-    /// Whether some of them are for topics.
+    /// Whether some of the messages are for topics.
     pub(crate) fn is_addressed(&self) -> bool {
         self.runs.len() > self.to_all.len()
     }

@@ -1,6 +1,6 @@
-//! How much has been handed on, and how much may be.
+//! Amounts of messages and bytes: how much has been handed on, and how much may be.
 
-/// Messages and their bytes.
+/// An amount of messages and their bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Load {
     pub(crate) messages: u32,
@@ -8,7 +8,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// One message of so many bytes.
+    /// One message of `bytes`.
     pub(crate) fn of_one(bytes: usize) -> Self {
         Self { messages: 1, bytes }
     }
@@ -18,13 +18,13 @@ impl Load {
         self.bytes = self.bytes.saturating_add(more.bytes);
     }
 
-    /// Whether it is as much as `quota` allows. One message is always allowed, however large.
+    /// Whether the load is as much as `quota` allows. One message is always allowed, however large.
     pub(crate) fn reaches(self, quota: Quota) -> bool {
         self.messages >= quota.messages || self.bytes as u64 >= quota.bytes
     }
 }
 
-/// How much is handed on, or read from the log, before the reactor has to run.
+/// How much may be handed on, or read from the log, before the reactor has to run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Quota {
     pub(crate) messages: u32,
@@ -35,7 +35,7 @@ impl Quota {
     /// No quota at all.
     pub(crate) const UNBOUNDED: Self = Self { messages: u32::MAX, bytes: u64::MAX };
 
-    /// What `load` leaves of it: one message at least.
+    /// What `load` leaves of the quota: at least one message.
     pub(crate) fn after(self, load: Load) -> Self {
         Self {
             messages: self.messages.saturating_sub(load.messages).max(1),
@@ -44,16 +44,16 @@ impl Quota {
     }
 }
 
-/// How much may gather for a member that joins, whose initial messages are being computed.
+/// How much may gather for a joining member while its initial messages are computed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gathering {
     pub(crate) bytes: u64,
-    /// How long the first of it may wait, in milliseconds.
+    /// How long the first gathered message may wait, in milliseconds.
     pub(crate) age: u64,
 }
 
 impl Gathering {
-    /// What each message counts as beside its own bytes: its place on the shelf, so that empty messages are bounded as
-    /// well.
+    /// What each message counts as in addition to its own bytes: its place on the shelf, so that empty messages are
+    /// bounded as well.
     pub(crate) const PER_MESSAGE: u64 = 64;
 }

@@ -1,26 +1,28 @@
-//! The broadcast log: a bounded ring that a broadcast is written to once, whatever the number of participants.
+//! The broadcast log: a bounded ring to which a broadcast is written once, whatever the number of participants.
 //!
-//! Any thread may [publish](BroadcastLog::publish); each of the shards reads every entry, in order, and nobody else
-//! reads. Promises:
-//! - A publish claims the next sequence number and fills its slot, or answers [`PublishError`] and leaves no trace:
-//!   no hole in the sequence, the message handed back.
-//! - Each shard takes its own copy of each entry once; a slot is written again only after all shards have read it.
-//! - After [`seal`](BroadcastLog::seal), whose result is the final tail, no publish succeeds.
+//! Any thread may [publish](BroadcastLog::publish). Each shard reads every entry, in order, and nothing else reads.
+//! Promises:
+//! - A publish claims the next sequence number and fills its slot, or returns [`PublishError`] with the message. A
+//!   failed publish leaves no trace, in particular no hole in the sequence.
+//! - Each shard takes its own copy of each entry once. A slot is written again only after all shards have read it.
+//! - After [`seal`](BroadcastLog::seal), which returns the final tail, no publish succeeds.
 //!
-//! A claim is a compare-exchange after the capacity check, so that a full log can say so without leaving a hole, and
-//! the seal is the top bit of the very word that is claimed, so that nothing is answered `Ok` above the final tail.
-//! Between claim and store there is no await, no user code and no drop: a hole would stall every shard. A slot holds a
-//! copy of the message for each shard, as sending to another thread asks less of a message than sharing it, in a queue
-//! that is there from the start: publishing allocates nothing but the copies for a second shard and on. Shards take the
-//! copies out, so that a payload lives until the last of them has read it, not until the ring comes round.
+//! A claim is a compare-exchange after the capacity check, so that a full log can refuse a message without leaving a
+//! hole. The seal is the top bit of the same word that is claimed, so that no publish above the final tail returns
+//! `Ok`. Between claim and store there is no await, no user code and no drop: a hole would stall every shard. A slot
+//! holds a copy of the message for each shard, because sending a message to another thread requires less of its type
+//! than sharing it. The copies are in a queue that is allocated up front: publishing allocates only the copies for the
+//! second and further shards. Shards take the copies out, so a payload lives until the last shard has read it, not
+//! until the ring wraps around.
 //!
 //! # Orderings
-//! - `tail` is claimed with `AcqRel` and read with `Acquire`: claims and the stamps of direct messages are ordered
-//!   with what happened before them (the order across the lanes, see [`shard`](super::shard)).
-//! - A slot is filled by storing its position (`Release`) behind the copies, and looked at by a load (`Acquire`): who
-//!   sees the position sees the copies. A slot that still names the lap before isn't filled.
-//! - A shard's head is stored with `Release` after it has read up to it and loaded with `Acquire` before a slot is
-//!   claimed anew. `room_until` caches the smallest; it only rises.
+//! - `tail` is claimed with `AcqRel` and read with `Acquire`: claims and the stamps of direct messages are ordered with
+//!   what happened before them (the order across the lanes, see [`shard`](super::shard)).
+//! - A slot is filled by storing its position (`Release`) after the copies are pushed, and checked with a load
+//!   (`Acquire`): a shard that sees the position sees the copies. A slot that still names the previous lap isn't
+//!   filled.
+//! - A shard stores its head with `Release` after it has read up to it. A publisher loads the heads with `Acquire`
+//!   before a slot is claimed again. `room_until` caches the smallest head plus the capacity; it only rises.
 
 use std::sync::Arc;
 
@@ -31,35 +33,35 @@ use super::signal::Signal;
 use super::topic::Audience;
 use crate::sync::{ArrayQueue, AtomicBool, AtomicU64, Ordering, fence};
 
-/// Set in the tail when the log takes no more.
+/// The bit of the tail that is set once the log takes no more messages.
 const SEALED: u64 = 1 << 63;
 
-/// See the [module](self).
+/// A bounded ring of broadcasts, each of which every shard reads.
 #[derive(Debug)]
 pub(crate) struct BroadcastLog<M> {
     tail: CachePadded<AtomicU64>,
-    /// No position at or above this one may be claimed.
+    /// No position at or above this one may be claimed before the heads are read again.
     room_until: CachePadded<AtomicU64>,
-    /// The uplink is stalled: nothing may be claimed for now.
+    /// True while the uplink is stalled: no position may be claimed for now.
     held: AtomicBool,
-    /// Per shard, the first position it hasn't read.
+    /// For each shard, the first position that it hasn't read.
     heads: Box<[CachePadded<AtomicU64>]>,
     slots: Box<[Slot<M>]>,
-    /// Per shard, how it is woken.
+    /// For each shard, the signal that wakes it.
     readers: Box<[Arc<Signal>]>,
-    /// How the publisher that waits for room is woken.
+    /// Wakes the publisher that waits for capacity.
     pub(crate) room: Signal,
 }
 
 #[derive(Debug)]
 struct Slot<M> {
-    /// The position whose entry it holds or held last.
+    /// The position whose entry the slot holds or held last.
     filled: AtomicU64,
-    /// A copy for each shard that hasn't read it.
+    /// One copy for each shard that hasn't read the entry.
     copies: ArrayQueue<Entry<M>>,
 }
 
-/// What one shard takes.
+/// One shard's copy of a broadcast.
 #[derive(Debug)]
 pub(crate) struct Entry<M> {
     pub(crate) audience: Audience,
@@ -67,16 +69,16 @@ pub(crate) struct Entry<M> {
     pub(crate) message: M,
 }
 
-/// Why a message was not published; it comes back.
+/// Why a message was not published; the message comes back.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PublishError<M> {
-    /// Some shard has yet to read the slot, or the uplink is stalled.
+    /// Some shard hasn't read the slot yet, or the uplink is stalled.
     Full(M),
     /// The log is sealed.
     Closed(M),
 }
 
-/// A reading of the tail.
+/// A value of the tail at the time it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tail(u64);
 
@@ -92,7 +94,7 @@ impl Tail {
 }
 
 impl<M: Message> BroadcastLog<M> {
-    /// A log of `capacity` slots (at least 1), read by the shards that `readers` wake.
+    /// Creates a log of `capacity` slots (at least 1), read by the shards that `readers` wake.
     pub(crate) fn new(capacity: usize, readers: Box<[Arc<Signal>]>) -> Self {
         assert!(capacity > 0 && !readers.is_empty(), "the builder checks both");
         Self {
@@ -106,7 +108,7 @@ impl<M: Message> BroadcastLog<M> {
         }
     }
 
-    /// The claim counter. Reading it stamps a direct message.
+    /// The claim counter. A direct message is stamped with it.
     pub(crate) fn tail(&self) -> Tail {
         Tail(self.tail.load(Ordering::Acquire))
     }
@@ -116,9 +118,9 @@ impl<M: Message> BroadcastLog<M> {
         self.place(audience, message).map(|_| ())
     }
 
-    /// As [`publish`](Self::publish), and says which position that was.
+    /// Like [`publish`](Self::publish), and returns the position.
     pub(crate) fn place(&self, audience: &Audience, message: M) -> Result<u64, PublishError<M>> {
-        // A first look spares a full log the allocations below.
+        // An early check spares a full log the allocations below.
         let first = self.tail();
         if first.is_sealed() {
             return Err(PublishError::Closed(message));
@@ -135,11 +137,11 @@ impl<M: Message> BroadcastLog<M> {
             Err(false) => return Err(PublishError::Full(message)),
         };
         let slot = self.slot(seq);
-        // Drained, not consumed: the list's own memory is given back when all is done.
+        // Drained, not consumed: the list's own memory is freed only when the function returns.
         others.drain(..).for_each(|other| slot.put(other));
         slot.put(entry(message));
         slot.filled.store(seq, Ordering::Release);
-        // The fence of the wake-up protocol, once for all shards: see `signal`.
+        // The fence of the wake-up protocol, one for all shards: see `signal`.
         fence(Ordering::SeqCst);
         for reader in &self.readers {
             reader.wake_after_fence();
@@ -147,7 +149,7 @@ impl<M: Message> BroadcastLog<M> {
         Ok(seq)
     }
 
-    /// Claims a position. `Err` says whether the log is sealed; else it is full.
+    /// Claims a position. `Err(true)` means that the log is sealed, `Err(false)` that it is full.
     fn claim(&self, mut tail: Tail) -> Result<u64, bool> {
         loop {
             if tail.is_sealed() {
@@ -163,7 +165,7 @@ impl<M: Message> BroadcastLog<M> {
         }
     }
 
-    /// Whether the position `tail` stands at may be claimed.
+    /// Whether the position at `tail` may be claimed.
     pub(crate) fn has_room(&self, tail: Tail) -> bool {
         if self.held.load(Ordering::Acquire) {
             return false;
@@ -179,18 +181,18 @@ impl<M: Message> BroadcastLog<M> {
         until
     }
 
-    /// Whether the entry at `position` is there to be taken.
+    /// Whether the entry at `position` is ready to be taken.
     pub(crate) fn is_filled(&self, position: u64) -> bool {
         self.slot(position).filled.load(Ordering::Acquire) == position
     }
 
-    /// The entry at `position`, if it is filled. A shard takes each position once.
+    /// Takes the entry at `position`, if it is filled. A shard takes each position once.
     pub(crate) fn take(&self, position: u64) -> Option<Entry<M>> {
         let filled = self.is_filled(position);
         filled.then(|| self.slot(position).copies.pop().expect("it holds a copy for each shard, and each takes one"))
     }
 
-    /// Says that `shard` has read everything below `position`, and lets a waiting publisher know.
+    /// Notes that `shard` has read everything below `position`, and wakes a waiting publisher.
     pub(crate) fn advance(&self, shard: usize, position: u64) {
         self.heads[shard].store(position, Ordering::Release);
         self.room.wake();
@@ -202,7 +204,8 @@ impl<M: Message> BroadcastLog<M> {
         self.tail().position().saturating_sub(head)
     }
 
-    /// Takes no more, and wakes everybody who has to know. Returns the final tail; harmless when repeated.
+    /// Closes the log for publishers, wakes all tasks that have to know, and returns the final tail. It is safe to
+    /// repeat.
     pub(crate) fn seal(&self) -> u64 {
         let tail = Tail(self.tail.fetch_or(SEALED, Ordering::AcqRel));
         self.readers.iter().for_each(|reader| reader.wake());
@@ -210,7 +213,7 @@ impl<M: Message> BroadcastLog<M> {
         tail.position()
     }
 
-    /// Holds publishers back while the uplink is stalled, or lets them go on.
+    /// Holds publishers back while the uplink is stalled (`true`), or lets them continue (`false`).
     pub(crate) fn hold(&self, held: bool) {
         self.held.store(held, Ordering::Release);
         self.room.wake();

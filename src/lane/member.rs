@@ -1,8 +1,8 @@
-//! One participant as its shard sees it: its sink, and what waits for it while the sink is busy.
+//! One participant as its shard sees it: its sink, and its backlog while the sink is busy.
 //!
-//! A member whose sink is idle stores nothing: what comes is handed straight on. For a busy one the backlog keeps, in
-//! order, what points to the broadcasts on the shard's shelf, which all busy members share, and to the member's own
-//! messages.
+//! A member whose sink is idle stores nothing: its messages are handed straight to the sink. The backlog of a busy
+//! member keeps, in delivery order, references to the broadcasts on the shard's shelf, which all busy members share,
+//! and to the member's own messages.
 
 use std::ops::Range;
 use std::pin::Pin;
@@ -28,20 +28,20 @@ use super::uplink::Uplink;
 
 type Outcome<T, O, M> = Result<T, Fault<SinkError<O, M>>>;
 
-/// Where a member stands after it was driven.
+/// The state of a member between two visits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stand {
-    /// Everything it was given is delivered.
+    /// Everything that the member was given is delivered.
     Clear,
-    /// Its sink will wake it.
+    /// The sink is busy and will wake the member.
     Blocked,
-    /// It had its share of this turn and wants another.
+    /// The member had its share of this turn and needs another one.
     More,
-    /// It waits for its initial messages.
+    /// The member waits for its initial messages.
     Joining,
 }
 
-/// What visits came to, for the figures.
+/// What one or more visits did, for the accounts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sum {
     pub(crate) offered: u64,
@@ -49,59 +49,60 @@ pub(crate) struct Sum {
     pub(crate) delivered_bytes: u64,
 }
 
-/// See the [module](self).
+/// A participant in its shard.
 ///
-/// In this order in memory: what a visit to a clear member touches stands together at the start of a cache line, as a
-/// walk over thousands of members is bound by the lines it loads. The rest is touched only if something waits.
+/// The order of the fields in memory matters: what a visit to a clear member touches is together at the start of a
+/// cache line, because a walk over thousands of members is bound by the lines it loads. The other fields are touched
+/// only if something waits.
 #[repr(C, align(64))]
 pub(crate) struct Member<O: Owner<M>, M: Message> {
     pub(crate) stand: Stand,
-    /// Whether the shard has it among those that wait for a broadcast to be filled in.
+    /// Whether the shard lists the member among those that wait for a broadcast to be filled in.
     pub(crate) lagging: bool,
-    /// Whether the shard has it among those whose bound is half taken.
+    /// Whether the shard lists the member among those whose bound is half taken.
     pub(crate) heavy: bool,
-    /// There is more to note at the next completed flush than that nothing is in the sink any more.
+    /// The next completed flush has more to record than that the sink is empty.
     uncommon: bool,
-    /// Messages that pass from hand to hand: offered, and neither in the sink nor in the backlog.
+    /// Messages between two places: offered, and neither in the sink nor in the backlog.
     in_hand: u32,
-    /// Handed over in this visit.
+    /// Handed to the sink in this visit.
     handed_now: Load,
-    /// In the sink, not flushed.
+    /// In the sink, not flushed yet.
     handed: Load,
     backlog: Option<Box<Backlog<M>>>,
     pub(crate) owner: O,
     sink: O::Sink,
-    /// The turn it was last noted for a visit in.
+    /// The number of the turn that last noted the member for a visit.
     pub(crate) noted: u64,
-    /// Runs of this turn that are for it by a topic.
+    /// The runs of this turn that reach the member by a topic.
     pub(crate) inbox: Inbox,
     waker: Waker,
     /// The part of `handed` that the bound counts.
     held: Load,
     /// The part of `handed` that the bound never counts.
     exempt: Load,
-    /// Since when the oldest message in the sink waits.
+    /// The time since which the oldest message in the sink waits, in the session's milliseconds.
     handed_since: u64,
     progress: Progress,
     progress_seen: u64,
-    /// When it last made progress, in the session's milliseconds; kept while it isn't clear.
+    /// When the member last made progress, in the session's milliseconds; maintained only while the member isn't clear.
     moved: u64,
 }
 
-/// What a visit needs of the shard.
+/// What a visit needs from the shard.
 pub(crate) struct Round<'a, M> {
     pub(crate) shelf: &'a mut Shelf<M>,
     pub(crate) intake: &'a mut Intake<M>,
-    /// The position the shard has read up to: direct messages stamped at or below it have their place.
+    /// The position up to which the shard has read. Direct messages stamped at or below it have their place.
     pub(crate) end: u64,
     /// How much one visit may hand on.
     pub(crate) quota: Quota,
-    /// How much may gather for a member that joins.
+    /// How much may gather for a joining member.
     pub(crate) gathering: &'a Gathering,
-    /// The uplink that all members share, if they do, and it isn't given up.
+    /// The uplink that all members share; `None` if there is none, or it was given up.
     pub(crate) uplink: Option<&'a Uplink>,
     pub(crate) now: u64,
-    /// What this visit has come to so far.
+    /// What this visit has done so far.
     pub(crate) sum: Sum,
 }
 
@@ -131,7 +132,8 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         }
     }
 
-    /// Takes what is in the control queue; it has its place when the broadcasts sent before it have theirs.
+    /// Takes everything out of the control queue. A direct message gets its place when the broadcasts sent before it
+    /// have theirs.
     pub(crate) fn collect_mail(&mut self) {
         let backlog = &mut self.backlog;
         self.owner.outbox().take_queue(|direct| {
@@ -139,12 +141,12 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         });
     }
 
-    /// Whether it holds direct messages that wait for a broadcast to be filled in.
+    /// Whether the member has direct messages that wait for a broadcast to be filled in.
     pub(crate) fn has_unplaced(&self) -> bool {
         self.backlog.as_ref().is_some_and(|backlog| !backlog.unplaced.is_empty())
     }
 
-    /// Gives it its initial messages, ahead of everything that has gathered.
+    /// Gives the member its initial messages, ahead of everything that has gathered.
     pub(crate) fn begin(&mut self, initial: Vec<(M, usize)>, now: u64) {
         self.owner.outbox().offer_from_lane(initial.len() as u64);
         self.stand = Stand::More;
@@ -155,22 +157,22 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         self.backlog.get_or_insert_with(Backlog::new).push_initial(initial, now);
     }
 
-    /// Whether it waits for its sink, or has more to get.
+    /// Whether the member waits for its sink, or has more to deliver.
     pub(crate) fn is_behind(&self) -> bool {
         matches!(self.stand, Stand::Blocked | Stand::More)
     }
 
-    /// Its sink has woken it.
+    /// Notes that the sink has woken the member.
     pub(crate) fn unblock(&mut self) {
         if self.stand == Stand::Blocked {
             self.stand = Stand::More;
         }
     }
 
-    /// Delivers what waits and what this round has for it, as far as its sink takes it. [`settle`](Self::settle) with
-    /// the round's sum follows, also after a panic.
+    /// Delivers what waits and what this round has for the member, as far as the sink takes it. The caller then calls
+    /// [`settle`](Self::settle) with the round's sum, also after a panic.
     pub(crate) fn visit(&mut self, round: &mut Round<'_, M>) -> Outcome<(), O, M> {
-        // It has ended, and its shard is about to learn of it: nothing more goes into its sink.
+        // The participant has ended, and the shard is about to learn of it: nothing more goes into the sink.
         if self.owner.outbox().has_ended() {
             self.inbox.clear();
             return Ok(());
@@ -183,7 +185,8 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         }
         self.place_all(round)?;
         self.drive(round)?;
-        // A member that was woken and is blocked again has moved only if a flush completed, which notes it.
+        // A member that was woken and is blocked again has made progress only if a flush completed, and the flush
+        // records that.
         if self.stand == Stand::Blocked && was == Stand::Clear {
             self.moved = round.now;
             self.progress_seen = self.progress.total();
@@ -194,7 +197,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         Ok(())
     }
 
-    /// Enters what a visit came to into the participant's account.
+    /// Adds what a visit did to the participant's account.
     pub(crate) fn settle(&self, sum: &Sum) {
         let outbox = self.owner.outbox();
         if sum.offered > 0 {
@@ -205,7 +208,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         }
     }
 
-    /// Ends its time here: counts what it leaves undelivered and gives the sink back.
+    /// Ends the member: counts what it leaves undelivered and gives the sink back to its owner.
     pub(crate) fn retire(self, shelf: &mut Shelf<M>, reason: EndReason) {
         let outbox = self.owner.outbox();
         let waits = self.backlog.as_ref().map_or(0, |backlog| backlog.len() as u64);
@@ -213,20 +216,21 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         outbox.lose_queue();
         outbox.set_oldest(None);
         self.owner.retire(self.sink, reason);
-        // Last: a message's drop may panic, and what it had was counted and handed back then.
+        // Last, because a message's drop may panic: by then everything is counted and the sink is handed back.
         if let Some(backlog) = self.backlog {
             backlog.release(shelf);
         }
     }
 
-    /// So many broadcasts are for it that its shard, which is ending, won't hand on. They are counted when it retires.
+    /// Counts `broadcasts` that are for the member, but that the shard, which is ending, won't hand on. They count as
+    /// offered now, and as lost when the member retires.
     pub(crate) fn miss(&mut self, broadcasts: u32) {
         self.owner.outbox().offer_from_lane(u64::from(broadcasts));
         self.in_hand = self.in_hand.saturating_add(broadcasts);
     }
 
-    /// Whether it has made no progress for `timeout` (ms), or for the time that its transport has set. While `paused`,
-    /// or while it waits for `uplink`, the time doesn't run.
+    /// Whether the member has made no progress for `timeout` (ms), or for the time-out that its transport has set. The
+    /// time doesn't run while `paused`, or while the member waits for `uplink`.
     pub(crate) fn is_stuck(&mut self, now: u64, timeout: u64, paused: bool, uplink: Option<&Uplink>) -> bool {
         if self.stand != Stand::Blocked {
             return false;
@@ -239,12 +243,12 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         now.saturating_sub(self.moved) >= self.progress.write_timeout().unwrap_or(timeout)
     }
 
-    /// Whether it waits for the uplink that all share: what waits for it is no fault of its own.
+    /// Whether the member waits for the uplink that all share. Its backlog is then no fault of its own.
     pub(crate) fn is_held_up(&self, uplink: Option<&Uplink>) -> bool {
         uplink.is_some_and(|uplink| uplink.holds(&self.progress))
     }
 
-    /// Makes room in the bound for messages from the log.
+    /// Reserves capacity in the bound for messages from the log, beyond the bound if the uplink holds the member up.
     fn reserve(&self, messages: u32, bytes: usize, uplink: Option<&Uplink>) -> Outcome<(), O, M> {
         let outbox = self.owner.outbox();
         let fits =
@@ -252,13 +256,13 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         if fits { Ok(()) } else { Err(Fault::Overflow) }
     }
 
-    /// Puts what the round has for it and the direct messages in their one order.
+    /// Merges what the round has for the member with its direct messages, in one order.
     fn place_all(&mut self, round: &mut Round<'_, M>) -> Outcome<(), O, M> {
         let (mut by_all, mut by_topic) = (0, 0);
         let is_addressed = round.intake.is_addressed();
         loop {
             let all = round.intake.to_all().get(by_all).copied();
-            // Not looked at in vain: it stands on another cache line.
+            // Not read without need: the inbox is on another cache line.
             let topic = if is_addressed { self.inbox.get(by_topic) } else { None };
             let (run, tag) = match (all, topic) {
                 (Some(all), Some((run, _))) if all < run => (all, None),
@@ -276,7 +280,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         if self.has_unplaced() { self.place_directs(round.end, round) } else { Ok(()) }
     }
 
-    /// Places a run of broadcasts, and the direct messages that stand before any of them.
+    /// Places a run of broadcasts, and the direct messages that come before any of them.
     fn place_run(
         &mut self,
         mut run: Range<usize>,
@@ -292,7 +296,8 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         Ok(())
     }
 
-    /// Places the direct messages that stand before the first of a run; says before which of it the next one stands.
+    /// Places the direct messages that come before the first broadcast of a run. Returns the index of the broadcast
+    /// before which the next direct message comes, or the end of the run if there is none.
     #[cold]
     fn place_directs_before(&mut self, run: &Range<usize>, round: &Round<'_, M>) -> Outcome<usize, O, M> {
         let marks = &round.intake.marks[run.clone()];
@@ -301,7 +306,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         Ok(next.map_or(run.end, |direct| run.start + marks.partition_point(|mark| mark.seq < direct.stamp)))
     }
 
-    /// Places every direct message up to the first stamped above `seq`.
+    /// Places every direct message up to the first one stamped above `seq`.
     fn place_directs(&mut self, seq: u64, round: &Round<'_, M>) -> Outcome<(), O, M> {
         while let Some(backlog) = &mut self.backlog {
             let Some(direct) = backlog.unplaced.pop_front_if(|direct| direct.stamp <= seq) else { break };
@@ -317,7 +322,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         Ok(())
     }
 
-    /// Hands on the first of these broadcasts, or puts the first in the backlog. Says how many that were.
+    /// Hands on the first of these broadcasts, or puts the first one in the backlog. Returns how many were placed.
     fn place_broadcasts(
         &mut self,
         range: Range<usize>,
@@ -332,14 +337,14 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         if self.stand == Stand::Joining {
             return self.gather(range.start, tag, round);
         }
-        // It had its share of this visit, and nobody has asked it whether it is busy: what it holds may be gone.
+        // The member had its share of this visit, and its sink wasn't asked whether it is busy: a flush may empty it.
         if self.stand == Stand::Clear {
             self.flush(round)?;
         }
         let bytes = round.intake.marks[range.start].bytes;
         let mut fits = self.reserve(1, bytes, round.uplink);
         if fits.is_err() && matches!(self.stand, Stand::Clear | Stand::More) {
-            // It isn't busy: rather more in one visit than an overflow.
+            // The member isn't busy: exceeding the quota of a visit is better than an overflow.
             round.quota = Quota::UNBOUNDED;
             self.drive(round)?;
             if self.is_open(round.quota)? {
@@ -354,7 +359,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         Ok(1)
     }
 
-    /// Puts a broadcast that is in hand in the backlog of a member that joins, within a bound of its own.
+    /// Puts a broadcast that is in hand in the backlog of a joining member, within the bound for gathering.
     #[cold]
     fn gather(&mut self, at: usize, tag: Option<SubscriptionTag>, round: &mut Round<'_, M>) -> Outcome<usize, O, M> {
         let bytes = round.intake.marks[at].bytes;
@@ -367,8 +372,8 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         Ok(1)
     }
 
-    /// Gives as many of the first of these broadcasts, of which one is in hand, to the sink as it takes and the quota
-    /// allows.
+    /// Gives the sink as many of the first of these broadcasts as it takes and the quota allows. One of them is in
+    /// hand.
     fn start_send_run(
         &mut self,
         range: Range<usize>,
@@ -392,10 +397,10 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         Ok(taken)
     }
 
-    /// How many of the first of these broadcasts the quota, which isn't reached, allows.
+    /// How many of the first of these broadcasts the quota allows. The quota must not be reached yet.
     fn allowed(&self, marks: &[Mark], quota: Quota) -> usize {
         if self.handed_now.messages == 0 {
-            // A turn reads no more than the quota.
+            // A turn reads no more than the quota, so all are allowed.
             return marks.len();
         }
         let left = quota.after(self.handed_now);
@@ -404,7 +409,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         if begins_below(&marks[messages - 1]) { messages } else { marks.partition_point(begins_below) }
     }
 
-    /// Flushes, and hands on the backlog as far as quota and sink allow.
+    /// Flushes, and hands on the backlog as far as the quota and the sink allow.
     fn drive(&mut self, round: &mut Round<'_, M>) -> Outcome<(), O, M> {
         if self.stand == Stand::Joining || (self.stand == Stand::Blocked && self.handed_now.messages == 0) {
             return Ok(());
@@ -421,7 +426,8 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             }
             if self.handed_now.reaches(round.quota) {
                 self.stand = Stand::More;
-                // All that it was handed is flushed. If it is found busy next, the time-out runs from here.
+                // Everything handed to the sink is flushed. If the sink is found busy next, the time-out runs from
+                // here.
                 self.moved = round.now;
                 return Ok(());
             }
@@ -445,7 +451,8 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         Ok(())
     }
 
-    /// Whether a message may go straight into the sink: nothing stands before it and the sink is ready.
+    /// Whether a message may go straight into the sink: nothing comes before it, the quota isn't reached and the sink
+    /// is ready.
     fn is_open(&mut self, quota: Quota) -> Outcome<bool, O, M> {
         let first = matches!(self.stand, Stand::Clear)
             && !self.handed_now.reaches(quota)
@@ -453,7 +460,8 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         Ok(first && self.poll_ready()?)
     }
 
-    /// Whether the sink is ready; if not, the member is blocked. So is one that has ended meanwhile, for good.
+    /// Whether the sink is ready; if not, the member is blocked. A member that has ended in the meantime is blocked as
+    /// well, and stays so.
     fn poll_ready(&mut self) -> Outcome<bool, O, M> {
         if self.owner.outbox().has_ended() {
             self.stand = Stand::Blocked;
@@ -471,7 +479,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     }
 
     /// Gives the message in hand, a direct one or one that has waited, to the sink, addressed by `tag`. The bound
-    /// counts it unless it `is_exempt`.
+    /// counts the message unless it `is_exempt`.
     fn start_send(
         &mut self,
         message: Taken<'_, M>,
@@ -503,7 +511,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         Ok(())
     }
 
-    /// Notes that the sink has taken `load`, the oldest of which waits since `since`.
+    /// Notes that the sink has taken `load`, whose oldest message waits since `since`.
     fn note_handed(&mut self, load: Load, since: u64) {
         self.handed_now.add(load);
         if self.handed.messages == 0 {
@@ -512,8 +520,8 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         self.handed.add(load);
     }
 
-    /// Flushes what the sink holds, if anything; if that isn't done at once, the member is blocked and the bound
-    /// counts it.
+    /// Flushes what the sink holds, if anything. If the flush doesn't complete at once, the member is blocked, and the
+    /// bound also counts the broadcasts that went straight into the sink.
     fn flush(&mut self, round: &mut Round<'_, M>) -> Outcome<(), O, M> {
         if self.handed.messages == 0 {
             return Ok(());
@@ -524,11 +532,12 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
                 round.sum.delivered += u64::from(self.handed.messages);
                 round.sum.delivered_bytes += self.handed.bytes as u64;
                 self.handed = Load::default();
-                // Of a clear member that was handed nothing but broadcasts there is no more to note.
+                // For a clear member that was handed nothing but broadcasts, there is no more to record.
                 if self.uncommon {
                     self.flushed(round.now);
                 }
-                // It may have found the sink busy earlier in this visit. Nobody owes it a wake-up any more.
+                // The sink may have been found busy earlier in this visit. After a completed flush it owes the member
+                // no wake-up.
                 if self.stand == Stand::Blocked {
                     self.stand = Stand::More;
                 }
@@ -549,7 +558,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         }
     }
 
-    /// Notes a completed flush of a member that wasn't clear, or was handed more than broadcasts.
+    /// Records a completed flush of a member that wasn't clear, or that was handed more than broadcasts.
     #[cold]
     fn flushed(&mut self, now: u64) {
         self.uncommon = false;
@@ -561,7 +570,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         self.moved = now;
     }
 
-    /// Keeps the age of its oldest message, and lets a large backlog go once it is empty.
+    /// Records the age of the oldest message, and frees a large backlog once it is empty.
     fn tidy(&mut self, shelf: &Shelf<M>) {
         let outbox = self.owner.outbox();
         let oldest = if self.handed.messages > 0 {

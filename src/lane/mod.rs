@@ -1,9 +1,9 @@
-//! How a message travels: control queue, broadcast log, flush shard.
+//! The path of a message: control queue, broadcast log, flush shard.
 //!
-//! Two lanes lead to a participant. A broadcast is written once to the [log](log::BroadcastLog), whatever the number
-//! of participants; a direct message goes to the participant's own control queue in its [outbox](outbox::Outbox). A
-//! [flush shard](shard::FlushShard) carries both, in one order, into the sinks of its share of the participants. This
-//! module knows bytes and sequence numbers, and nothing of rooms, formats or telemetry.
+//! Two lanes lead to a participant. A broadcast is written once to the [log](log::BroadcastLog), whatever the number of
+//! participants. A direct message goes to the participant's own control queue in its [outbox](outbox::Outbox). A [flush
+//! shard](shard::FlushShard) takes messages from both lanes, in one order, and hands them to the sinks of its share of
+//! the participants. This module knows bytes and sequence numbers, and nothing of rooms, formats or telemetry.
 
 pub(crate) mod account;
 mod backlog;
@@ -49,23 +49,23 @@ pub use self::run::{BroadcastId, BroadcastRun};
 pub use self::topic::{SubscriptionTag, Topic};
 pub use self::uplink::{Uplink, UplinkWrite};
 
-/// What a session carries: cheap to clone, and able to tell its length.
+/// A message that a session carries: cheap to clone, and able to tell its length.
 ///
-/// A broadcast is cloned once per shard by the publisher and, unless the room
-/// [spares](crate::room::Room::start_send_run) it, once per participant by the shards, so a clone should share its
-/// payload, as [`Bytes`] does.
+/// The publisher clones a broadcast once for each shard but the first. The shards clone it once per participant, unless
+/// the room [spares](crate::room::Room::start_send_run) them that. So a clone should share its payload, as [`Bytes`]
+/// does.
 ///
-/// Its `drop` must not panic. Messages are dropped on the session's own tasks: one that panics may end the session, and
-/// a second one that panics while the first is unwinding aborts the process.
+/// Its `drop` must not panic. Messages are dropped on the session's own tasks: a panic there may end the session, and a
+/// second panic while the first is unwinding aborts the process.
 pub trait Message: Clone + Send + 'static {
-    /// Its length in bytes, as it counts against the byte limit and in the statistics.
+    /// The length in bytes, as it counts against the byte limit and in the statistics.
     fn byte_len(&self) -> usize;
 
-    /// Makes this copy the one of a single subscriber, by the tag that subscriber gave when it subscribed.
+    /// Addresses this copy to a single subscriber, by the tag that the subscriber gave when it subscribed.
     ///
-    /// Called once for each copy of a broadcast to a topic, never for a broadcast to everybody or a direct message.
-    /// A format whose header names the subscription patches it here; the payload stays shared. Does nothing unless
-    /// overridden.
+    /// This method is called once for each copy of a broadcast to a topic, and never for a broadcast to everybody or a
+    /// direct message. A format whose header names the subscription patches the header here; the payload stays shared.
+    /// The default does nothing.
     fn address(&mut self, tag: SubscriptionTag) {
         let _ = tag;
     }

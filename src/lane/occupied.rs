@@ -1,21 +1,22 @@
-//! Which slots of a shard hold a member, so that a walk over the members costs what is there.
+//! The slots of a shard that hold a member. A walk over the members costs in proportion to the members, not to the
+//! slots.
 //!
-//! A slot keeps its number for as long as its member lives, so a peak of members leaves vacant slots behind, among which
-//! a latecomer may sit at the far end. Two levels of bits find the next member past 4,096 vacant slots in one word, and
-//! hand them out in the order of the slots, which is that of the memory.
+//! A slot keeps its number for as long as its member lives. So a peak of members leaves vacant slots behind, and a
+//! latecomer may sit at the far end of them. Two levels of bits skip 4,096 vacant slots with one word. They yield the
+//! slots in ascending order, which is their order in memory.
 
 const WORD: usize = u64::BITS as usize;
 
-/// See the [module](self).
+/// A set of slots, as two levels of bits.
 #[derive(Debug, Default)]
 pub(super) struct Occupied {
-    /// A bit per slot.
+    /// One bit per slot.
     leaves: Vec<u64>,
-    /// A bit per leaf that isn't zero.
+    /// One bit per leaf, set if the leaf isn't zero.
     summary: Vec<u64>,
 }
 
-/// Slots that stand in one word and hold a member, when it was looked at.
+/// The slots of one word that held a member when the word was read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Word {
     base: usize,
@@ -23,12 +24,12 @@ pub(super) struct Word {
 }
 
 impl Word {
-    /// The first of them, which there is.
+    /// The first of these slots. There must be one.
     fn first(self) -> usize {
         self.base + self.bits.trailing_zeros() as usize
     }
 
-    /// Takes the first of them out.
+    /// Takes the first of these slots out.
     #[inline]
     pub(super) fn pop(&mut self) -> Option<usize> {
         let first = (self.bits != 0).then(|| self.first())?;
@@ -61,7 +62,7 @@ impl Occupied {
         self.word(from).map(Word::first)
     }
 
-    /// The first members at or above `from`, at least one, whose slots stand in one word.
+    /// The occupied slots at or above `from` in the first word that has any.
     pub(super) fn word(&self, from: usize) -> Option<Word> {
         let leaf = from / WORD;
         let bits = self.leaves.get(leaf)? & (u64::MAX << (from % WORD));

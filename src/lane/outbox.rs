@@ -1,23 +1,25 @@
-//! The sending side of one participant: its state, its control queue, its bound, its account.
+//! The sending side of one participant: its state, its control queue, its bound and its account.
 //!
-//! Any thread may send or end; the participant's shard takes the messages out. Promises:
-//! - The instance ends once: of all who call [`Outbox::end`], one is told that it did it.
-//! - A message that was accepted is delivered, or counted with the reason the instance ended for. Never neither.
-//! - What waits, over both lanes, never exceeds the limits but for what an [uplink](super::uplink) that all share holds
-//!   up; a refused send changes nothing.
+//! Any thread may send to a participant or end it; the participant's shard takes the messages out. Promises:
+//! - The instance ends once: of all callers of [`Outbox::end`], exactly one is told that its call did it.
+//! - A message that was accepted is delivered, or counted with the reason for which the instance ended. There is no
+//!   third outcome.
+//! - What waits, over both lanes, never exceeds the limits, except for what a shared [uplink](super::uplink) holds up.
+//!   A send that is refused as full or too large changes nothing.
 //!
 //! # States
 //! `New → Live → Gone(reason)`, or `New → Gone(reason)`. Sends are accepted in `New` (the closure that computes the
 //! initial messages may send) and in `Live`.
 //!
 //! # Orderings
-//! - The stamp (the log's tail, `Acquire`) is read before the push: see the order across the lanes in
+//! - A sender reads the stamp (the log's tail, `Acquire`) before it pushes: see the order across the lanes in
 //!   [`shard`](super::shard).
-//! - Push, `SeqCst` fence, look at the state; and for the teardown: `Gone`, `SeqCst` fence, drain. Each side writes
-//!   one and reads the other, so at least one of them sees the message that would otherwise be lost in between.
-//! - The same fence stands between the push and the look at the sleeping shard.
-//! - Ending: `Gone`, fence, look at the slot; admission: store the slot, fence, look at the state. Either the shard
-//!   learns of the end through its mail bit or finds it at admission.
+//! - A sender pushes, passes a `SeqCst` fence and reads the state. The teardown writes `Gone`, passes a `SeqCst` fence
+//!   and drains. Each side writes one place and reads the other, so at least one of them sees the message that would
+//!   otherwise be lost in between.
+//! - The sender's fence also stands between the push and the check whether the shard sleeps.
+//! - An end writes `Gone`, passes the fence and reads the slot. An admission stores the slot, passes the fence and
+//!   reads the state. So the shard either learns of the end through its mail bit or finds it at admission.
 
 use std::sync::Arc;
 
@@ -32,35 +34,36 @@ use super::relief::Relief;
 use super::signal::Signal;
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
-/// What senders need of a shard.
+/// The part of a shard that senders need.
 #[derive(Debug)]
 pub(crate) struct Port<M> {
     pub(crate) log: Arc<BroadcastLog<M>>,
     pub(crate) signal: Arc<Signal>,
     pub(crate) mail: Mail,
-    /// Members whose sink has woken them.
+    /// Members that their sinks have woken.
     pub(crate) ready: Bits,
-    /// The shard doesn't read the log because of an uplink that all share, or hasn't caught up since.
+    /// True while the shard doesn't read the log because of a shared uplink, and until it has caught up afterwards.
     pub(crate) behind: AtomicBool,
     pub(crate) totals: Arc<Totals>,
 }
 
-/// Where a shard stands that is about to sleep.
+/// The state of a shard that is about to sleep.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stance {
-    /// The first position it hasn't read.
+    /// The first position that the shard hasn't read.
     pub(crate) position: u64,
-    /// It has no members at or above this slot.
+    /// No member has a slot at or above this one.
     pub(crate) extent: usize,
-    /// It doesn't read on, whatever the log has for it.
+    /// The shard reads no further, whatever the log has for it.
     pub(crate) is_braked: bool,
-    /// It has taken note of the seal.
+    /// The shard has taken note of the seal.
     pub(crate) is_draining: bool,
 }
 
 impl<M: Message> Port<M> {
-    /// Whether there is something here for a shard to do, but for its commands. Looked at once more before it sleeps:
-    /// at the slot, not the tail, as behind a claimed, empty slot that would spin.
+    /// Whether there is work for the shard, apart from its commands. The shard checks this once more before it sleeps.
+    /// It checks the slot and not the tail, because the tail would make it spin behind a slot that is claimed and
+    /// empty.
     pub(crate) fn has_work(&self, shard: Stance) -> bool {
         (self.log.is_filled(shard.position) && !shard.is_braked)
             || self.mail.any(shard.extent)
@@ -74,11 +77,11 @@ impl<M: Message> Port<M> {
 pub(crate) struct Limits {
     pub(crate) messages: u32,
     pub(crate) bytes: u64,
-    /// The most that one message may have.
+    /// The largest size of one message, in bytes.
     pub(crate) largest: u64,
 }
 
-/// A direct message and the log's tail when it was sent.
+/// A direct message, and the log's tail when it was sent.
 #[derive(Debug)]
 pub(crate) struct Direct<M> {
     pub(crate) stamp: u64,
@@ -86,7 +89,7 @@ pub(crate) struct Direct<M> {
     pub(crate) message: M,
 }
 
-/// Why a message was not taken; it comes back.
+/// Why a message was not accepted; the message comes back.
 #[derive(Debug)]
 pub(crate) enum Refused<M> {
     Full(M),
@@ -94,7 +97,7 @@ pub(crate) enum Refused<M> {
     Closed(M),
 }
 
-/// A reading of the state.
+/// A value of the state at the time it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     New,
@@ -107,15 +110,15 @@ const LIVE: u8 = 1;
 const GONE: u8 = 2;
 const NO_SLOT: u32 = u32::MAX;
 
-/// See the [module](self).
+/// The sending side of one participant, shared by its senders and its shard.
 #[derive(Debug)]
 pub(crate) struct Outbox<M> {
     port: Arc<Port<M>>,
     limits: Limits,
     state: AtomicU8,
-    /// It overflowed by what gathered while it joined. Set before it ends, which orders it.
+    /// The participant overflowed by what gathered while it joined. Set before the end, which orders it.
     outpaced: AtomicBool,
-    /// Where its shard keeps it; written once, at admission.
+    /// The slot in which the shard keeps the member; written once, at admission.
     slot: AtomicU32,
     waiting: Waiting,
     queue: ControlQueue<M>,
@@ -125,9 +128,9 @@ pub(crate) struct Outbox<M> {
     delivered_bytes: Tally,
     lost: AtomicU64,
     rejected: AtomicU64,
-    /// Whoever waits for half of the bound to be free.
+    /// Wakes tasks that wait for half of the bound to be free.
     relief: Relief,
-    /// When the oldest waiting message came, in the session's milliseconds plus one; 0 while none waits.
+    /// When the oldest waiting message arrived, in the session's milliseconds plus one; 0 while none waits.
     oldest: AtomicU64,
 }
 
@@ -160,7 +163,7 @@ impl<M: Message> Outbox<M> {
         }
     }
 
-    /// Why it ended, if it has.
+    /// Why the instance ended, if it has.
     pub(crate) fn end_reason(&self) -> Option<EndReason> {
         match self.state() {
             State::Gone(reason) => Some(reason),
@@ -168,17 +171,16 @@ impl<M: Message> Outbox<M> {
         }
     }
 
-    /// Whether it has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.state.load(Ordering::Acquire) >= GONE
     }
 
-    /// `New → Live`; false if it has ended in the meantime.
+    /// Changes `New` to `Live`. False if the instance has ended in the meantime.
     pub(crate) fn go_live(&self) -> bool {
         self.state.compare_exchange(NEW, LIVE, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Ends the instance, and has its shard tear it down. True for the one caller whose reason it is.
+    /// Ends the instance, and has its shard tear it down. True for the one caller whose reason is recorded.
     pub(crate) fn end(&self, reason: EndReason) -> bool {
         let ended = self
             .state
@@ -197,12 +199,12 @@ impl<M: Message> Outbox<M> {
         true
     }
 
-    /// Whether it ended by what gathered for it while it joined.
+    /// Whether the instance ended because of what gathered for it while it joined.
     pub(crate) fn is_outpaced(&self) -> bool {
         self.end_reason() == Some(EndReason::Overflow) && self.outpaced.load(Ordering::Relaxed)
     }
 
-    /// Sends, or gives the message back. Never blocks, asks for nothing.
+    /// Sends the message, or gives it back. Never blocks, and never asks for a reset.
     pub(crate) fn try_send(&self, message: M) -> Result<(), Refused<M>> {
         if self.has_ended() {
             return Err(self.reject(message));
@@ -231,16 +233,16 @@ impl<M: Message> Outbox<M> {
         Ok(())
     }
 
-    /// Whether its direct messages wait because its shard doesn't read the log.
+    /// Whether the participant's direct messages wait because its shard doesn't read the log.
     pub(crate) fn is_behind(&self) -> bool {
         self.port.behind.load(Ordering::Relaxed)
     }
 
-    /// Ends the instance because of a direct message that is too much for it, and counts the message as offered and
-    /// lost. True for the one caller whose reason it is.
+    /// Ends the instance because of a direct message that exceeds its bound, and counts that message as offered and
+    /// lost. True for the one caller whose reason is recorded.
     pub(crate) fn overflow(&self) -> bool {
         self.offer_direct();
-        // Before the end: whoever is told of that finds the message counted.
+        // Counted before the end: a listener that is told of the end finds the message in the account.
         self.lost.fetch_add(1, Ordering::Release);
         let first = self.end(EndReason::Overflow);
         if let Some(reason) = self.end_reason() {
@@ -261,7 +263,7 @@ impl<M: Message> Outbox<M> {
         Refused::Closed(message)
     }
 
-    /// Counts `count` messages as lost for the reason the instance ended for.
+    /// Counts `count` messages as lost, with the reason for which the instance ended.
     pub(crate) fn lose(&self, count: u64) {
         if let Some(reason) = self.end_reason() {
             self.lost.fetch_add(count, Ordering::Release);
@@ -269,10 +271,11 @@ impl<M: Message> Outbox<M> {
         }
     }
 
-    /// Empties the control queue of an instance that has ended.
+    /// Empties the control queue of an instance that has ended, and counts its messages as lost.
     pub(crate) fn lose_queue(&self) {
         self.take_queue(|direct| {
-            // Before the drop, which is code of others: it may take long, and the event of the end tells what was lost.
+            // Counted before the drop, which is foreign code and may take long: the event of the end says what was
+            // lost.
             self.lose(1);
             caught(|| drop(direct));
         });
@@ -283,9 +286,10 @@ impl<M: Message> Outbox<M> {
         self.queue.drain(each);
     }
 
-    // The rest is the shard's.
+    // The shard's side, and what both sides read.
 
-    /// Says where the shard keeps it. False if it has ended already: then no mail bit tells the shard so.
+    /// Records the slot in which the shard keeps the member. False if the instance has ended already: then no mail bit
+    /// tells the shard of the end.
     pub(crate) fn admit(&self, slot: usize) -> bool {
         let slot = u32::try_from(slot).expect("a shard holds fewer members");
         // Relaxed: ordered by the fence, and for senders by the reply to the admission.
@@ -294,46 +298,46 @@ impl<M: Message> Outbox<M> {
         !self.has_ended()
     }
 
-    /// Says that it is about to end by what gathered for it while it joined.
+    /// Notes that the instance is about to end because of what gathered for it while it joined.
     pub(crate) fn note_outpaced(&self) {
         self.outpaced.store(true, Ordering::Relaxed);
     }
 
-    /// Where the shard keeps it.
+    /// The slot in which the shard keeps the member.
     pub(crate) fn slot(&self) -> usize {
-        // Relaxed: who asks has learned of the admission by a message, or finds nothing there.
+        // Relaxed: callers learned of the admission through a channel, which orders this read; others may find no slot.
         self.slot.load(Ordering::Relaxed) as usize
     }
 
-    /// Counts `count` messages as offered to it by its shard.
+    /// Counts `count` messages as offered to the participant by its shard.
     pub(crate) fn offer_from_lane(&self, count: u64) {
         self.lane_offered.add(count);
     }
 
-    /// Makes room in the bound for messages from the log. False if that would exceed it.
+    /// Reserves capacity in the bound for messages from the log. False if that would exceed the bound.
     pub(crate) fn reserve(&self, messages: u32, bytes: usize) -> bool {
         self.waiting.reserve(messages, bytes, self.limits)
     }
 
-    /// Makes room in the bound for messages from the log that the uplink holds up, beyond it if need be: its shard
-    /// reads no further while [half](Self::is_half_full) of it is taken. False if that can't be counted.
+    /// Reserves capacity for messages from the log that the uplink holds up, beyond the bound if necessary: the shard
+    /// reads no further while [half](Self::is_half_full) of the bound is taken. False if the count can't hold them.
     pub(crate) fn reserve_beyond(&self, messages: u32, bytes: usize) -> bool {
         self.waiting.reserve(messages, bytes, COUNTABLE)
     }
 
-    /// Whether half of what may wait for it does.
+    /// Whether half of the bound is taken, in messages or in bytes.
     pub(crate) fn is_half_full(&self) -> bool {
         let (messages, bytes) = self.waiting.get();
         messages >= u64::from(self.limits.messages.div_ceil(2)) || bytes >= self.limits.bytes.div_ceil(2)
     }
 
-    /// Whether all of it does.
+    /// Whether the whole bound is taken, in messages or in bytes.
     pub(crate) fn is_full(&self) -> bool {
         let (messages, bytes) = self.waiting.get();
         messages >= u64::from(self.limits.messages) || bytes >= self.limits.bytes
     }
 
-    /// Gives back what messages took of the bound.
+    /// Releases the capacity that messages took.
     pub(crate) fn release(&self, messages: u32, bytes: usize) {
         self.waiting.release(messages, bytes);
         if !self.is_half_full() {
@@ -341,23 +345,22 @@ impl<M: Message> Outbox<M> {
         }
     }
 
-    /// Waits until half of the bound is free and a message of so many bytes fits, or the instance has ended. One that
-    /// is too large in any case isn't waited for.
+    /// Waits until half of the bound is free and a message of `bytes` fits, or until the instance has ended. A message
+    /// that is too large to be sent waits like the largest that can be sent.
     pub(crate) async fn room_for(&self, bytes: usize) {
         let bytes = (bytes as u64).min(self.limits.largest);
         let fits = || self.waiting.get().1.saturating_add(bytes) <= self.limits.bytes;
         self.relief.until(|| self.has_ended() || (!self.is_half_full() && fits())).await;
     }
 
-    /// Counts messages as delivered.
     pub(crate) fn deliver(&self, messages: u64, bytes: u64) {
         self.delivered.add(messages);
         self.delivered_bytes.add(bytes);
     }
 
-    /// Says since when the oldest message has waited, in the session's milliseconds.
+    /// Records the time since which the oldest message has waited, in the session's milliseconds.
     pub(crate) fn set_oldest(&self, since: Option<u64>) {
-        // Relaxed: a figure for statistics.
+        // Relaxed: only used for statistics.
         self.oldest.store(since.map_or(0, |ms| ms + 1), Ordering::Relaxed);
     }
 
@@ -365,7 +368,7 @@ impl<M: Message> Outbox<M> {
         self.oldest.load(Ordering::Relaxed).checked_sub(1)
     }
 
-    /// What became of its messages so far.
+    /// What became of the participant's messages so far.
     pub(crate) fn account(&self) -> Account {
         let mut account = Account {
             delivered: self.delivered.get(),
@@ -382,35 +385,35 @@ impl<M: Message> Outbox<M> {
     }
 }
 
-/// Messages and bytes that wait, in one word, so that one compare-exchange checks and takes both.
+/// Waiting messages and bytes, in one word, so that one compare-exchange checks and takes both.
 #[derive(Debug)]
 struct Waiting(AtomicU64);
 
-/// Bytes have the low 40 bits, messages the high 24.
+/// Bytes take the low 40 bits, messages the high 24.
 const BYTE_BITS: u32 = 40;
 
-/// The largest limits the word can count to.
+/// The largest limits that a session may set: half of what the word can count to.
 pub(crate) const LARGEST_LIMITS: Limits =
     Limits { messages: (1 << 23) - 1, bytes: HALF_OF_THE_BYTES, largest: HALF_OF_THE_BYTES };
 
 const HALF_OF_THE_BYTES: u64 = (1 << (BYTE_BITS - 1)) - 1;
 
-/// What the word can count to.
+/// The largest counts that the word can hold.
 const COUNTABLE: Limits = Limits { messages: (1 << 24) - 1, bytes: (1 << BYTE_BITS) - 1, largest: u64::MAX };
 
 impl Waiting {
-    /// Messages and bytes.
+    /// The waiting messages and their bytes.
     fn get(&self) -> (u64, u64) {
         let word = self.0.load(Ordering::Relaxed);
         (word >> BYTE_BITS, word & ((1 << BYTE_BITS) - 1))
     }
 
-    /// Takes room for `messages` of `bytes` together, if the limits leave it.
+    /// Takes capacity for `messages` of `bytes` together, if the limits leave it.
     ///
-    /// A compare-exchange rather than an addition taken back on excess: the excess, short as it would stand, could
-    /// make another sender find the participant full that isn't.
+    /// This is a compare-exchange rather than an addition that is undone on excess. Even a short excess could make
+    /// another sender find the participant full that isn't.
     fn reserve(&self, messages: u32, bytes: usize, limits: Limits) -> bool {
-        // Acquire, with the Release of `release`: who takes the room sees the slot of the queue free.
+        // Acquire, paired with the Release in `release`: a sender that takes the capacity sees the queue slot free.
         self.0
             .fetch_update(Ordering::Acquire, Ordering::Relaxed, |word| {
                 let waiting = (word >> BYTE_BITS) + u64::from(messages);

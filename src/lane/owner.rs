@@ -1,4 +1,4 @@
-//! The layer above, as far as the lane has to know it.
+//! The lane's interface to the session above it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -11,34 +11,35 @@ use super::outbox::Outbox;
 use super::progress::Progress;
 use super::run::BroadcastRun;
 
-/// Whom a member belongs to.
+/// The session's side of a member: where its bytes go, and who is told when it ends.
 pub(crate) trait Owner<M: Message>: Send + 'static {
-    /// Where the participant's bytes go.
+    /// The sink that the participant's messages go into.
     type Sink: Sink<M, Error: fmt::Debug> + Unpin + Send + 'static;
 
-    /// Hands broadcasts to a sink that is ready for one. Says how many of the first it has taken.
+    /// Hands broadcasts to a sink that is ready for one. Returns how many of the first broadcasts the sink has taken.
     fn start_send_run(sink: Pin<&mut Self::Sink>, run: &BroadcastRun<'_, M>) -> Result<usize, SinkError<Self, M>>;
 
-    /// Whether the sink's error says that its peer is gone, rather than that something went wrong.
+    /// Whether the sink's error means that its peer is gone, rather than that something went wrong.
     fn has_vanished(error: &SinkError<Self, M>) -> bool;
 
-    /// Its sending side.
+    /// The participant's sending side.
     fn outbox(&self) -> &Outbox<M>;
 
-    /// What tells it from the one that had its slot before.
+    /// Distinguishes this member from a previous occupant of its slot.
     fn key(&self) -> u64;
 
-    /// The shard has ended it for a fault, or as its peer has vanished; `detail` is what the sink said.
+    /// Tells the owner that the shard has ended the member for a fault, or because its peer has vanished. `detail` is
+    /// the sink's error.
     fn faulted(&self, reason: EndReason, detail: Option<&dyn fmt::Debug>);
 
-    /// It has ended and nothing more goes into its sink, which is handed back.
+    /// Tells the owner that the member has ended and nothing more goes into its sink, which is handed back.
     fn retire(self, sink: Self::Sink, reason: EndReason);
 }
 
-/// What a sink says when it fails.
+/// The error of a member's sink.
 pub(crate) type SinkError<O, M> = <<O as Owner<M>>::Sink as Sink<M>>::Error;
 
-/// What a shard is told of a newcomer.
+/// What a shard needs to know of a newcomer.
 pub(crate) struct Newcomer<O: Owner<M>, M: Message> {
     pub(crate) owner: O,
     pub(crate) sink: O::Sink,

@@ -1,44 +1,44 @@
 //! How much of the log a shard reads before it lets the reactor run.
 //!
-//! A sink that doesn't finish its flush can do so only once the reactor has run, and mostly its peer has to run as
-//! well. So a turn reads at most a quarter of what may wait: a member that becomes busy has the reactor run four times
-//! before it overflows. (Of large messages fewer times: a turn ends with the message that makes its quarter of the bytes
-//! full.) Nor does it read more than [`BATCH`] messages: a longer turn writes no better, and those at the end of its walk
-//! wait for it.
+//! A sink that doesn't finish its flush can finish it only once the reactor has run, and usually its peer has to run as
+//! well. So a turn reads at most a quarter of the queue capacity, and a member that becomes busy gets at least four
+//! reactor runs before it overflows. (With large messages it gets fewer: a turn ends with the message that fills its
+//! quarter of the bytes.) A turn also reads no more than [`BATCH`] messages: a longer turn writes no better, and the
+//! members at the end of its walk wait for it.
 //!
-//! Where [`BATCH`] is more than a quarter of what may wait, and no more than half, a turn reads that many as long as all
-//! keep up: the larger a write, the less of it is the system call's. While anybody is behind it is less then, so that it
-//! is four times again.
+//! Where [`BATCH`] is more than a quarter of the queue capacity, and no more than half, a turn reads [`BATCH`] messages
+//! while all members keep up: the larger a write, the smaller the system call's share of its cost. While any member is
+//! behind, a turn reads less, so that there are four reactor runs again.
 //!
-//! Reading ends early with a batch that a sink carries well ([`Room::batch_bytes`](crate::room::Room::batch_bytes)), if
-//! what may still be read wouldn't make another one: a stump would cost each sink a write.
+//! Reading ends early, with a batch that a sink carries well ([`Room::batch_bytes`](crate::room::Room::batch_bytes)),
+//! if what may still be read wouldn't make another batch: a partial batch would cost each sink a write.
 
 use super::load::{Load, Quota};
 use super::outbox::Limits;
 
-/// So many small messages fill what one write carries well.
+/// How many small messages fill what one write carries well.
 const BATCH: u32 = 512;
 
-/// The most that a turn reads while anybody is behind: half of what a visit hands on, so that a member with a long backlog,
-/// a newcomer say, and a sink that is ready catches up with a publisher that never pauses.
+/// The most messages that a turn reads while any member is behind: half of what a visit hands on. So a member with a
+/// long backlog and a ready sink, such as a newcomer, catches up with a publisher that never pauses.
 const CAREFUL: u32 = BATCH / 2;
 
-/// See the [module](self).
+/// What a shard may read, and what it has read since the reactor last ran.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// While all keep up, and while somebody doesn't.
+    /// The quota while all members keep up, and the quota while some don't.
     free: Quota,
     careful: Quota,
     batch_bytes: usize,
-    /// How many bytes may wait for anybody.
+    /// How many bytes may wait for one participant.
     bound: u64,
-    /// Members that wait for their sinks, or have more to get; those that join aren't counted.
+    /// Members that wait for their sinks, or have more to deliver. Joining members aren't counted.
     behind: usize,
-    /// Read since the reactor last ran; of it, by this turn; and what this turn may read.
+    /// What was read since the reactor last ran, what this turn has read of it, and what this turn may read.
     unyielded: Load,
     turn: Load,
     allowed: Quota,
-    /// With how many bytes the turn has the next batch full.
+    /// How many bytes the turn has read when its next batch is full.
     full: usize,
     /// The next entry has to wait until the reactor has run.
     is_cut: bool,
@@ -65,17 +65,17 @@ impl Pace {
         }
     }
 
-    /// What a visit hands on at most, and the most that is ever read.
+    /// The most that a visit hands on, which is also the most that a turn ever reads.
     pub(super) fn quota(&self) -> Quota {
         self.free
     }
 
-    /// A member was behind, or wasn't, and is now, or isn't.
+    /// Notes whether a member was behind, and whether it is now.
     pub(super) fn note(&mut self, was: bool, is: bool) {
         self.behind = self.behind + usize::from(is) - usize::from(was);
     }
 
-    /// Begins a turn; says how many entries it may read.
+    /// Begins a turn, and returns how many entries it may read.
     pub(super) fn begin(&mut self) -> u32 {
         self.turn = Load::default();
         self.full = self.batch_bytes;
@@ -99,8 +99,9 @@ impl Pace {
         left >= self.batch_bytes
     }
 
-    /// Whether the turn may read an entry of so many bytes: not if all read since the reactor last ran were more than may
-    /// wait then. A sink that is busy until the reactor runs would overflow.
+    /// Whether the turn may read an entry of `bytes`. It may not if everything read since the reactor last ran would
+    /// then exceed what may wait: a sink that is busy until the reactor runs would overflow. The first entry always
+    /// fits.
     pub(super) fn fits(&mut self, bytes: usize) -> bool {
         let read = self.unyielded;
         self.is_cut = read.messages > 0 && read.bytes.saturating_add(bytes) as u64 > self.bound;
@@ -112,19 +113,21 @@ impl Pace {
         self.is_cut
     }
 
-    /// The turn has read an entry of so many bytes.
+    /// Counts an entry of `bytes` as read by the turn.
     pub(super) fn add(&mut self, bytes: usize) {
         self.turn.add(Load::of_one(bytes));
         self.unyielded.add(Load::of_one(bytes));
     }
 
-    /// Whether the reactor has to run before the next turn. If not, that may still read half of what a whole one reads.
+    /// Whether the reactor has to run before the next turn. If not, the next turn may still read half of what a whole
+    /// one reads.
     pub(super) fn is_due(&self) -> bool {
         let Quota { messages, bytes } = self.reading();
         self.is_cut || self.unyielded.reaches(Quota { messages: messages.div_ceil(2), bytes: bytes.div_ceil(2) })
     }
 
-    /// The reactor has run. What an open turn has read is yet to be handed to some.
+    /// Notes that the reactor has run. What an open turn has read still counts, because some members have yet to get
+    /// it.
     pub(super) fn yielded(&mut self, turn_is_open: bool) {
         self.unyielded = if turn_is_open { self.turn } else { Load::default() };
         self.is_cut = false;
@@ -141,7 +144,7 @@ mod tests {
 
     const LIMITS: Limits = Limits { messages: 1024, bytes: 64 << 20, largest: u64::MAX };
 
-    /// Reads as much as a turn may of a log full of messages of so many bytes.
+    /// Reads as much as a turn may of a log full of messages of `bytes`.
     fn turn(pace: &mut Pace, bytes: usize) -> u32 {
         let most = pace.begin();
         let mut read = 0;
@@ -186,7 +189,7 @@ mod tests {
                 read += now;
                 assert!(read <= most);
                 if fastrand::u8(..8) == 0 {
-                    // In the middle of its walk.
+                    // In the middle of the turn's walk.
                     pace.yielded(true);
                     read = now;
                 }

@@ -1,4 +1,4 @@
-//! What a shard is given when it is made.
+//! The parts from which a shard is made.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::outbox::{Limits, Port};
 use super::owner::Owner;
 use super::uplink::Uplink;
 
-/// See the [module](self).
+/// Everything that a shard is given when it is created.
 pub(crate) struct Parts<O: Owner<M>, M: Message> {
     pub(crate) index: usize,
     pub(crate) port: Arc<Port<M>>,
@@ -24,16 +24,16 @@ pub(crate) struct Parts<O: Owner<M>, M: Message> {
     pub(crate) begins: mpsc::Receiver<Begin<M>>,
     pub(crate) limits: Limits,
     pub(crate) gathering: Gathering,
-    /// How much a flush of its sinks carries best.
+    /// How many bytes one flush of the shard's sinks carries best.
     pub(crate) batch_bytes: usize,
     pub(crate) write_timeout: Duration,
-    /// What all sinks share, if they do.
+    /// The uplink that all sinks share, if they do.
     pub(crate) uplink: Option<Uplink>,
-    /// The session's time zero.
+    /// The zero of the session's clock.
     pub(crate) epoch: Instant,
 }
 
-/// The uplink that all share, unless it has been stalled for longer than anybody is spared for.
+/// The shared uplink, unless it has been stalled for longer than `uplink_patience`.
 pub(super) fn unless_given_up<O: Owner<M>, M: Message>(parts: &Parts<O, M>, now: u64) -> Option<&Uplink> {
     parts.uplink.as_ref().filter(|_| !parts.gauge.is_given_up(now))
 }

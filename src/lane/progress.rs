@@ -1,15 +1,15 @@
-//! How a sink tells that a long write is getting on.
+//! How a sink reports that a long write makes progress.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// A sink's way of saying that bytes have gone out, so that a long write isn't taken for a stuck one.
+/// A handle by which a sink reports that bytes have gone out, so that a long write isn't mistaken for a stuck one.
 ///
-/// A write times out when neither a flush completed nor bytes were reported for the session's
-/// [write time-out](crate::SessionBuilder::write_timeout), or the one [set](Self::set_write_timeout) here. A sink whose
-/// flush is always short needs no handle. Clones report for the same participant.
+/// A write times out when no flush has completed and no bytes were reported for the session's
+/// [write time-out](crate::SessionBuilder::write_timeout), or for the one that is [set](Self::set_write_timeout)
+/// here. A sink whose flushes are always short needs no handle. All clones report for the same participant.
 #[derive(Clone, Debug, Default)]
 pub struct Progress(Arc<Inner>);
 
@@ -18,13 +18,13 @@ struct Inner {
     total: AtomicU64,
     /// The participant's own write time-out, in milliseconds; 0 if it has none.
     write_timeout: AtomicU64,
-    /// The last write into a shared [uplink](super::uplink), by that one's clock: twice the time at which it began, or
-    /// if it has ended that at which it did, and one; 0 if none has begun or it was given up. One word, so that nobody
-    /// sees half of a change.
+    /// The last write into a shared [uplink](super::uplink), by the uplink's clock. While the write is under way: twice
+    /// the time at which it began. After it has ended: twice the time at which it ended, plus one. 0 if none has begun,
+    /// or the last one was given up. It is one word, so that no reader sees half of a change.
     last_write: AtomicU64,
 }
 
-/// How a participant's last write into a shared uplink stands.
+/// The state of a participant's last write into a shared uplink.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum LastWrite {
     None,
@@ -38,26 +38,27 @@ impl Default for Inner {
     }
 }
 
-// Relaxed throughout: figures that are only ever compared with others of their kind.
+// Relaxed throughout: these values are only ever compared with others of their kind.
 impl Progress {
-    /// Reports `bytes` more written.
+    /// Reports that `bytes` more have been written.
     pub fn report(&self, bytes: usize) {
         self.0.total.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Replaces the session's write time-out for this participant; at least one millisecond.
     ///
-    /// A buffer on the way to a slow peer takes bytes in large steps, which may be many seconds apart: a transport knows
-    /// how many. [`Duration::MAX`] is for one that finds out by itself that a peer is stuck, and makes its sink fail.
+    /// A buffer on the way to a slow peer takes bytes in large steps, which may be many seconds apart; the transport
+    /// knows how many. [`Duration::MAX`] is for a transport that detects a stuck peer on its own, and then makes its
+    /// sink fail.
     ///
-    /// A room calls this before [`open`](crate::room::Room::open) returns, or any time later: a shard looks at it when
-    /// it looks for participants that are stuck, every two seconds at least while one of them is blocked.
+    /// A room calls this before [`open`](crate::room::Room::open) returns, or at any later time. A shard reads the
+    /// value when it looks for stuck participants, which is at least every two seconds while one of them is blocked.
     pub fn set_write_timeout(&self, timeout: Duration) {
         let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         self.0.write_timeout.store(millis.max(1), Ordering::Relaxed);
     }
 
-    /// What was [set](Self::set_write_timeout), in milliseconds.
+    /// The time-out that was [set](Self::set_write_timeout), in milliseconds.
     pub(super) fn write_timeout(&self) -> Option<u64> {
         Some(self.0.write_timeout.load(Ordering::Relaxed)).filter(|millis| *millis > 0)
     }

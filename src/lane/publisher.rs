@@ -1,14 +1,14 @@
-//! Publishing with or without waiting for room.
+//! Publishing, with or without waiting for capacity in the log.
 //!
-//! Publishers that wait are served in the order they came, and neither `try_publish` nor a newcomer overtakes them: as
-//! long as anybody waits, everybody else finds the log full. A publish that is dropped while it waits has sent nothing.
+//! Waiting publishers are served in the order they came, and neither `try_publish` nor a newcomer overtakes them: while
+//! any publisher waits, all others find the log full. A publish that is dropped while it waits has sent nothing.
 //!
 //! # Orderings
-//! The count of waiting publishers is relaxed. A caller that has learned that another publisher waits, by whatever
-//! orders the two, reads a count that has it. A caller that reads the count fallen claims its position behind the
-//! publisher that has waited: that publisher claims before it leaves the count, and all claims have one order (see
-//! [`log`](super::log)). If the caller's claim came first there, it would happen before the fall that the caller has
-//! read.
+//! The count of waiting publishers is relaxed. A caller that has learned that another publisher waits, through anything
+//! that orders the two, reads a count that includes that publisher. A caller that reads the count after its fall claims
+//! its position behind the publisher that has waited: that publisher claims before it leaves the count, and all claims
+//! have one order (see [`log`](super::log)). If the caller's claim came first in that order, it would happen before the
+//! fall that the caller has read.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -21,12 +21,12 @@ use super::log::{BroadcastLog, PublishError};
 use super::topic::Audience;
 use crate::sync::{AtomicUsize, Ordering};
 
-/// See the [module](self).
+/// Publishes into the log, and queues the publishers that have to wait.
 #[derive(Debug)]
 pub(crate) struct Publisher<M> {
     log: Arc<BroadcastLog<M>>,
     waiting: AtomicUsize,
-    /// One place: who holds it is the first of those who wait. Tokio's semaphore is fair.
+    /// One permit: its holder is the first of the waiting publishers. Tokio's semaphore is fair.
     turnstile: Semaphore,
 }
 
@@ -35,7 +35,7 @@ impl<M: Message> Publisher<M> {
         Self { log, waiting: AtomicUsize::new(0), turnstile: Semaphore::new(1) }
     }
 
-    /// Publishes now or not at all.
+    /// Publishes now, or gives the message back.
     pub(crate) fn try_publish(&self, audience: &Audience, message: M) -> Result<(), PublishError<M>> {
         if self.waiting.load(Ordering::Relaxed) > 0 && !self.log.tail().is_sealed() {
             return Err(PublishError::Full(message));
@@ -43,7 +43,7 @@ impl<M: Message> Publisher<M> {
         self.log.publish(audience, message)
     }
 
-    /// Publishes as soon as there is room; `Err` gives the message back if the log is sealed.
+    /// Publishes as soon as the log has capacity. `Err` gives the message back if the log is sealed.
     pub(crate) async fn publish(&self, audience: &Audience, message: M) -> Result<(), M> {
         match self.try_publish(audience, message) {
             Ok(()) => Ok(()),
@@ -65,8 +65,9 @@ impl<M: Message> Publisher<M> {
         .await
     }
 
-    /// Calls `attempt` until it is ready: now, if no publisher waits, and then in turn, each time the log has room. It
-    /// may lock what has to change together with its claim: nothing is held while this waits.
+    /// Calls `attempt` until it is ready: at once if no publisher waits, and otherwise in line with the waiting
+    /// publishers, each time the log has capacity. `attempt` may lock what has to change together with its claim,
+    /// because nothing is held while this method waits.
     #[cfg(feature = "telemetry")]
     pub(crate) async fn claim<T>(&self, mut attempt: impl FnMut(&BroadcastLog<M>) -> Poll<T>) -> T {
         // Relaxed: as in `try_publish`.

@@ -1,20 +1,21 @@
-//! How a shard reads: the tail first, the mail second, and of the log what lies below that tail.
+//! How a shard reads: the tail first, the mail second, and then the log below that tail.
 //!
-//! The steps of a turn are types, so that a shard can't take them in another order. A [`Look`] reads the tail; taking
-//! the mail uses the look up and leaves a [`Horizon`]; only a horizon gives entries of the log to deliver. The order
-//! across the lanes needs these steps in this order (see [`shard`](super::shard)). The models run these very steps.
+//! The steps of a turn are types, so that a shard can't take them in another order. A [`Look`] reads the tail. Taking
+//! the mail consumes the look and returns a [`Horizon`]. Only a horizon gives entries of the log to deliver. The order
+//! across the lanes requires these steps in this order (see [`shard`](super::shard)). The loom models run this very
+//! code.
 
 use super::Message;
 use super::bits::Bits;
 use super::log::{BroadcastLog, Entry, Tail};
 use super::outbox::Port;
 
-/// Members with direct messages, or with an end to look at. Any thread sets; [`Look::take_mail`] alone takes.
+/// Members with direct messages, or with an end to handle. Any thread sets a bit; only [`Look::take_mail`] takes bits.
 #[derive(Debug)]
 pub(crate) struct Mail(Bits);
 
 impl Mail {
-    /// For the slots below `capacity`.
+    /// Creates the set for the slots below `capacity`.
     pub(crate) fn new(capacity: usize) -> Self {
         Self(Bits::new(capacity))
     }
@@ -52,30 +53,31 @@ impl<'a, M: Message> Look<'a, M> {
     }
 }
 
-/// The last step: of the log, this turn delivers what lies below the horizon.
+/// The last step: this turn delivers the entries of the log below the horizon.
 pub(super) struct Horizon<'a, M> {
     log: &'a BroadcastLog<M>,
     end: u64,
 }
 
 impl<'a, M: Message> Horizon<'a, M> {
-    /// A horizon that no turn has looked for: for broken variants, and for models without mail.
+    /// A horizon that doesn't come from a turn, for broken variants and for models without mail.
     #[cfg(all(test, lanecast_loom))]
     pub(super) fn at(log: &'a BroadcastLog<M>, end: u64) -> Self {
         Self { log, end }
     }
 
-    /// The entry at `position`, if it is filled and below the horizon. A shard takes each position once.
+    /// Takes the entry at `position`, if it is filled and below the horizon. A shard takes each position once.
     pub(super) fn take(&self, position: u64) -> Option<Entry<M>> {
         if position < self.end { self.log.take(position) } else { None }
     }
 }
 
-/// Takes a command by `take`, and says at which position it takes effect.
+/// Takes a command with `take`, and returns the position at which the command takes effect.
 ///
-/// The tail is read after the command was taken, so that what was published before the command was given lies below
-/// that position. The other way round, a message could be published, and the command given, between the two: whoever
-/// subscribes would get what was published before, and whoever unsubscribes would miss it.
+/// The tail is read after the command was taken, so that everything published before the command was given lies below
+/// that position. In the other order, a message could be published, and the command given, between the two steps. A new
+/// subscriber would then get a message that was published before its subscription, and a subscriber that leaves would
+/// miss one.
 pub(super) fn take_command<M: Message, C>(log: &BroadcastLog<M>, take: impl FnOnce() -> Option<C>) -> Option<(u64, C)> {
     let command = take()?;
     Some((log.tail().position(), command))

@@ -1,14 +1,15 @@
-//! Waiting until there is room for a participant again.
+//! Waiting until a participant has free capacity again.
 //!
-//! Any number of tasks may wait. Who makes room wakes them all, and each looks again.
+//! Any number of tasks may wait. A task that frees capacity wakes them all, and each checks again.
 //!
 //! # Orderings
-//! Who waits counts itself, registers, and looks; who makes room makes it, and then looks whether anybody is counted. A
-//! `SeqCst` fence stands between the two on either side, as in [`signal`](super::signal): both can't miss each other.
+//! A waiting task counts itself, registers, and checks the capacity. A task that frees capacity does so first, and then
+//! checks whether any task is counted. A `SeqCst` fence stands between the two steps on either side, as in
+//! [`signal`](super::signal): at least one side sees the other.
 
 use crate::sync::{AtomicUsize, Notify, Ordering, fence};
 
-/// See the [module](self).
+/// Wakes the tasks that wait for a participant's free capacity.
 #[derive(Debug)]
 pub(crate) struct Relief {
     waiting: AtomicUsize,
@@ -20,7 +21,7 @@ impl Relief {
         Self { waiting: AtomicUsize::new(0), made: Notify::new() }
     }
 
-    /// Room was made: costs a fence and a look while nobody waits.
+    /// Wakes the waiting tasks, which check again. Costs a fence and a load while no task waits.
     pub(crate) fn note(&self) {
         fence(Ordering::SeqCst);
         if self.waiting.load(Ordering::Relaxed) > 0 {
@@ -28,7 +29,7 @@ impl Relief {
         }
     }
 
-    /// Waits until `is_there` says that there is room. Safe to cancel.
+    /// Waits until `is_there` returns true, that is until there is capacity. Safe to cancel.
     pub(crate) async fn until(&self, is_there: impl Fn() -> bool) {
         if is_there() {
             return;
@@ -46,7 +47,7 @@ impl Relief {
     }
 }
 
-/// One who waits, for as long as it does.
+/// Counts a waiting task for as long as it waits.
 struct Counted<'a>(&'a AtomicUsize);
 
 impl<'a> Counted<'a> {

@@ -1,32 +1,32 @@
-//! Which members of one shard subscribe to which topic.
+//! The topic subscriptions of the members of one shard.
 
 use rustc_hash::FxHashMap;
 
 use super::topic::{Counted, SubscriptionTag, TopicKey};
 
-/// What became of a request to subscribe.
+/// The outcome of a request to subscribe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Subscribed {
     /// The participant gets the topic's messages from here on.
     New,
-    /// It had subscribed already: from here on its messages carry the new tag.
+    /// The participant was subscribed already: from here on, its messages carry the new tag.
     Retagged,
-    /// It has ended, and gets nothing.
+    /// The participant has ended, and gets nothing.
     Closed,
 }
 
-/// What became of a request to unsubscribe.
+/// The outcome of a request to unsubscribe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unsubscribed {
-    /// The participant gets nothing more from here on.
+    /// The participant gets nothing more of the topic from here on.
     Removed,
-    /// It hadn't subscribed, or has ended.
+    /// The participant wasn't subscribed, or has ended.
     NotSubscribed,
 }
 
-/// See the [module](self).
+/// The subscriptions of a shard's members, by topic and by member.
 #[derive(Default)]
 pub(crate) struct Roster {
     topics: FxHashMap<TopicKey, Vec<Seat>>,
@@ -40,7 +40,7 @@ pub(crate) struct Seat {
     pub(crate) tag: SubscriptionTag,
 }
 
-/// Where a member sits in a topic's list, and its part in the topic's count.
+/// A member's index in a topic's list, and its share of the topic's count.
 struct Place {
     index: usize,
     _counted: Counted,

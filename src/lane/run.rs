@@ -1,4 +1,4 @@
-//! What a sink is shown of a broadcast: a run of them at once.
+//! Runs of broadcasts: what a sink is offered at once.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,32 +10,33 @@ use futures_sink::Sink;
 use super::Message;
 use super::topic::SubscriptionTag;
 
-/// Broadcasts in a row that go to a participant by the same subscription, or all to everybody. Others get them as well,
-/// but for the tag.
+/// Consecutive broadcasts that go to a participant by the same subscription, or that all go to everybody. Other
+/// participants get the same broadcasts, with their own tags.
 ///
-/// There is at least one. See [`Room::start_send_run`](crate::room::Room::start_send_run).
+/// A run has at least one message. See [`Room::start_send_run`](crate::room::Room::start_send_run).
 pub struct BroadcastRun<'a, M> {
     messages: &'a [M],
     first: BroadcastId,
     tag: Option<SubscriptionTag>,
 }
 
-/// Tells a broadcast from all others of this process, each time that it is handed round.
+/// An id that distinguishes a broadcast from all others of this process, each time that it is handed round.
 ///
-/// What a sink has encoded for one participant it can use for the next by it. Two shards hand round the same broadcast
-/// under two ids; no id ever comes back.
+/// By this id, a sink can use what it has encoded for one participant for the next one. Two shards hand round the same
+/// broadcast under two ids. No id is ever used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BroadcastId(u64);
 
 impl BroadcastId {
-    /// The first of `count` in a row.
+    /// Reserves `count` consecutive ids, and returns the first.
     pub(crate) fn reserve(count: u64) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         // Relaxed: only the value has to be unique.
         Self(NEXT.fetch_add(count, Ordering::Relaxed))
     }
 
-    /// The id of what comes `distance` behind it in its run. Beyond the run it is another broadcast's.
+    /// The id of the message `distance` places behind this one in its run. Beyond the end of the run, it is another
+    /// broadcast's.
     #[must_use]
     pub fn after(self, distance: usize) -> Self {
         Self(self.0 + distance as u64)
@@ -43,10 +44,10 @@ impl BroadcastId {
 }
 
 impl<'a, M> BroadcastRun<'a, M> {
-    /// A run of its own, for who has a sink and no session.
+    /// Creates a standalone run, for driving a sink without a session.
     ///
     /// # Panics
-    /// If it is empty, or has more than `u32::MAX` messages.
+    /// If `messages` is empty, or has more than `u32::MAX` elements.
     #[must_use]
     pub fn new(messages: &'a [M], tag: Option<SubscriptionTag>) -> Self {
         assert!(!messages.is_empty(), "a run has a first message");
@@ -58,10 +59,10 @@ impl<'a, M> BroadcastRun<'a, M> {
         Self { messages, first, tag }
     }
 
-    /// Some of them, for a room that wraps another one.
+    /// A part of the run, for a room that wraps another one.
     ///
     /// # Panics
-    /// If these aren't messages of it, or none.
+    /// If `range` is empty, or isn't within the run.
     #[must_use]
     pub fn part(&self, range: Range<usize>) -> Self {
         assert!(!range.is_empty(), "a run has a first message");
@@ -74,19 +75,19 @@ impl<'a, M> BroadcastRun<'a, M> {
         Self { tag, ..*self }
     }
 
-    /// In the order in which they are to arrive.
+    /// The messages, in the order in which they are to arrive.
     #[must_use]
     pub fn messages(&self) -> &'a [M] {
         self.messages
     }
 
-    /// The id of the first; those behind it follow [in a row](BroadcastId::after).
+    /// The id of the first message; the messages behind it have [consecutive ids](BroadcastId::after).
     #[must_use]
     pub fn first_id(&self) -> BroadcastId {
         self.first
     }
 
-    /// What the participant calls its subscription; `None` of what goes to everybody.
+    /// The tag of the participant's subscription; `None` for a run that goes to everybody.
     #[must_use]
     pub fn tag(&self) -> Option<SubscriptionTag> {
         self.tag
@@ -101,7 +102,7 @@ impl<M> Clone for BroadcastRun<'_, M> {
 
 impl<M> Copy for BroadcastRun<'_, M> {}
 
-/// Never what a message holds.
+/// Shows the number of messages, never what a message holds.
 impl<M> fmt::Debug for BroadcastRun<'_, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BroadcastRun")
@@ -112,7 +113,7 @@ impl<M> fmt::Debug for BroadcastRun<'_, M> {
     }
 }
 
-/// Hands a sink a copy of the first message, addressed by the tag.
+/// Hands a sink a copy of the first message, addressed by the run's tag.
 pub(crate) fn start_send_copy<M: Message, S: Sink<M>>(
     sink: Pin<&mut S>,
     run: &BroadcastRun<'_, M>,

@@ -1,44 +1,50 @@
-//! A flush shard: the task that carries messages from queues and log into the sinks of its share of the participants.
+//! A flush shard: the task that carries messages from control queues and log into the sinks of its share of the
+//! participants.
 //!
 //! # The order across the lanes
 //! If one send or broadcast happens before another, every participant that gets both gets them in that order. A direct
-//! message carries the log's tail at the time it was sent, its *stamp*; its place is behind every broadcast below the
-//! stamp and before every broadcast at or above it. A turn therefore
+//! message carries the log's tail at the time it was sent, its *stamp*. Its place is behind every broadcast below the
+//! stamp, and before every broadcast at or above it. A turn therefore
 //! 1. reads the tail T first,
-//! 2. looks at the mail bits and empties the control queues they name second, and
+//! 2. takes the mail bits and empties the control queues they name second, and
 //! 3. delivers nothing at or above T.
 //!
 //! The types of [`reader`](super::reader) hold the shard to this order.
 //!
-//! A direct message that happened before a broadcast below T was pushed, and its bit set, before that broadcast was
-//! claimed, which step 1 acquired: step 2 finds it. Reading in the other order, or delivering whatever slot is filled
-//! by now, would overtake it. A queue is emptied whole, into `unplaced`, and stays first-in first-out; the first
-//! message stamped above what is being delivered holds back those behind it, which were sent concurrently with it or
-//! later. A turn ends below the first slot that is claimed and not filled; direct messages stamped above it wait as
-//! well.
+//! A direct message that happened before a broadcast below T was pushed, and its bit was set, before that broadcast was
+//! claimed. Step 1 acquired the claim, so step 2 finds the message. If the shard read in the other order, or delivered
+//! whatever slot is filled by now, the broadcast would overtake the message.
+//!
+//! A control queue is emptied completely, into `unplaced`, and stays first-in first-out. The first message stamped
+//! above what is being delivered holds back those behind it, which were sent concurrently with it or later. A turn ends
+//! below the first slot that is claimed and not filled; direct messages stamped above that slot wait as well.
 //!
 //! # Positions
 //! A command (admit, subscribe, unsubscribe) takes effect at the tail that is read after the command was taken: the
-//! shard reads the log up to exactly there, applies it, and answers. Whatever was published before the command was
-//! given is below that position, whatever is published after the answer is at or above it. That a newcomer begins, its
-//! initial messages computed, takes effect at once: its position is that of its admission.
+//! shard reads the log up to exactly that position, applies the command, and answers. Everything that was published
+//! before the command was given is below that position. Everything that is published after the answer is at or above
+//! it. The start of a newcomer, once its initial messages are computed ([`Begin`]), takes effect at once: the
+//! newcomer's position is that of its admission.
 //!
 //! # Turns
-//! A turn visits all members if it carries a broadcast to everybody, else only those noted: with mail, woken by their
-//! sink, addressed by a topic, or not finished last time. A visit hands on at most the quota, flushes, and leaves the
-//! rest for a turn after the reactor has run; and so does the shard with the log ([`pace`](super::pace)): a healthy
-//! sink that is blocked would overflow if nobody could tell it that its socket is writable again. What stands in a row
-//! in the log and has one audience is handed on as a run ([`run`](super::run)). A walk over many members yields after
-//! [`SLICE`] and goes on where it was; a member that has ended meanwhile gets nothing more. The task runs outside
-//! tokio's cooperative budget, which would make every sink look busy after some 170 writes.
+//! A turn visits all members if it carries a broadcast to everybody. Otherwise it visits only those that were noted:
+//! with mail, woken by their sink, addressed by a topic, or not finished last time. A visit hands on at most the quota,
+//! flushes, and leaves the rest for a turn after the reactor has run. The shard reads the log in the same way
+//! ([`pace`](super::pace)): a healthy sink that is blocked would overflow if nothing could tell it that its socket is
+//! writable again. Adjacent messages of the log with one audience are handed on as a run ([`run`](super::run)). A walk
+//! over many members yields after [`SLICE`] and continues where it was; a member that has ended in the meantime gets
+//! nothing more. The task runs outside tokio's cooperative budget, which would make every sink look busy after about
+//! 170 writes.
 //!
 //! # A shared uplink
-//! Where all sinks share one ([`uplink`](super::uplink)), a member whose bound is half taken because of it keeps the
-//! shard from reading on: the log fills, and holds publishers back. What a turn has read is placed beyond the bound. If
-//! nobody else has anything under way, an entry at each tick shows whether the uplink carries it past those who wait.
+//! Where all sinks share one uplink ([`uplink`](super::uplink)), a member whose bound is half taken because of it keeps
+//! the shard from reading on: the log fills, and holds publishers back. What a turn has already read is placed beyond
+//! the bound. If no other write is under way, the shard reads one entry at each tick, which shows whether the uplink
+//! carries it past the members that wait.
 //!
 //! # Sleep
-//! See [`signal`](super::signal), and [`Port::has_work`] for what the shard looks at once more before it sleeps.
+//! See [`signal`](super::signal), and [`Port::has_work`](super::outbox::Port::has_work) for what the shard checks once
+//! more before it sleeps.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -70,13 +76,13 @@ use super::turn::Turn;
 use super::uplink::CLEARLY;
 use crate::sync::Ordering;
 
-/// How many members a shard has room for.
+/// The largest number of members in a shard.
 pub(crate) const SHARD_CAPACITY: usize = 1 << 18;
 
-/// How long a shard works before it lets others of its thread have a turn.
+/// How long a shard works before it lets other tasks of its thread run.
 const SLICE: Duration = Duration::from_millis(1);
 
-/// Members visited between two looks at the clock.
+/// Members visited between two reads of the clock.
 const STRIDE: usize = 64;
 
 enum Deferred<O: Owner<M>, M: Message> {
@@ -84,29 +90,29 @@ enum Deferred<O: Owner<M>, M: Message> {
     Command(Command),
 }
 
-/// See the [module](self).
+/// A flush shard; [`run`](Self::run) is its task.
 pub(crate) struct FlushShard<O: Owner<M>, M: Message> {
     parts: Parts<O, M>,
     members: Slab<Member<O, M>>,
-    /// The slots that `members` holds one in.
+    /// The occupied slots of `members`.
     occupied: Occupied,
-    /// There are no members at or above this slot.
+    /// No member has a slot at or above this one.
     extent: usize,
     roster: Roster,
     shelf: Shelf<M>,
-    /// The first position not read.
+    /// The first position that the shard hasn't read.
     position: u64,
-    /// What stands there, if it was looked at and has to wait until the reactor has run.
+    /// The entry at `position`, if it was taken and has to wait until the reactor has run.
     next: Option<Entry<M>>,
     deferred: VecDeque<(u64, Deferred<O, M>)>,
     turn: Turn<M>,
     /// Members that aren't finished, for the next turn.
     again: Vec<usize>,
-    /// Members whose direct messages wait for a broadcast to be filled in: for the next turn that reads one.
+    /// Members whose direct messages wait for a broadcast to be filled in, for the next turn that reads one.
     lagging: Vec<usize>,
     brake: Brake,
     pace: Pace,
-    /// The log is sealed and read to its end: who is clear goes.
+    /// The log is sealed and read to its end: members with nothing left to deliver go.
     draining: bool,
     tick: Tick,
 }
@@ -143,14 +149,15 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     pub(crate) async fn run(mut self) {
         loop {
             match poll_fn(|cx| self.poll_turns(cx)).await {
-                // Tokio's own yield lets the reactor run before the task goes on.
+                // Tokio's own yield lets the reactor run before the task continues.
                 Step::Yield => {
                     tokio::task::yield_now().await;
                     self.pace.yielded(self.turn.open);
                 }
                 Step::Done => {
-                    // Who is on the way in has a place in the channel already, and may take it after a look that finds
-                    // nothing: waited for, which is short, as every join has been told to end.
+                    // A join that is under way already holds a permit of the channel, and may use it after a check that
+                    // finds nothing. The shard waits for it. The wait is short, because every join has been told to
+                    // end.
                     self.parts.newcomers.close();
                     while let Some(admission) = self.parts.newcomers.recv().await {
                         self.admit_to_end(admission);
@@ -185,7 +192,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         }
     }
 
-    /// Whether there is nothing to do, once others know that this shard sleeps.
+    /// Announces that this shard sleeps, then checks once more for work. True if there is none.
     fn sleeps(&self, cx: &Context<'_>) -> bool {
         let Parts { port, gauge, .. } = &self.parts;
         let (is_braked, is_draining) = (self.brake.is_on, self.draining);
@@ -194,7 +201,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         port.signal.sleeps_unless(cx.waker(), || port.has_work(stance) || is_told_to_end())
     }
 
-    /// Collects what there is to do. False if there is nothing.
+    /// Opens a turn: collects what there is to do. False if there is nothing.
     fn open_turn(&mut self, cx: &mut Context<'_>) -> bool {
         let port = Arc::clone(&self.parts.port);
         self.turn.number += 1;
@@ -257,7 +264,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         work
     }
 
-    /// Takes the commands there are; each waits for the shard to have read up to its mark. True if one may be due.
+    /// Takes the available commands; each waits until the shard has read up to its position. True if one may be due.
     fn take_commands(&mut self, cx: &mut Context<'_>) -> bool {
         while self.deferred.len() < COMMAND_CAPACITY {
             let Parts { port, newcomers, commands, .. } = &mut self.parts;
@@ -274,7 +281,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.deferred.front().is_some_and(|(mark, _)| *mark <= self.position)
     }
 
-    /// Has newcomers whose initial messages are there begin: at once, as that takes no position.
+    /// Starts the newcomers whose initial messages have arrived. This happens at once, because it takes no position.
     fn take_begins(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(begin)) = self.parts.begins.poll_recv(cx) {
             self.begin(begin);
@@ -302,8 +309,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.turn.note(member, slot);
     }
 
-    /// Reads the entry at the position, if it is filled, and notes whom it is for. False if it has to wait. One that is
-    /// for nobody here weighs nothing.
+    /// Reads the entry at the position, if it is filled, and notes the members it is for. False if the entry isn't
+    /// there or has to wait. An entry that is for no member of this shard counts no bytes.
     fn read_entry(&mut self, horizon: &Horizon<'_, M>) -> bool {
         let Some(taken) = self.next.take().or_else(|| horizon.take(self.position)) else { return false };
         let topic = match &taken.audience {
@@ -325,7 +332,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         if let Some(run) = self.turn.intake.push(seq, taken.bytes, taken.message, topic) {
             for seat in seats {
                 let slot = seat.slot as usize;
-                let member = self.members.get_mut(slot).expect("who leaves gives up its seats");
+                let member = self.members.get_mut(slot).expect("a member that leaves gives up its seats");
                 member.inbox.push(run, seat.tag);
                 self.turn.note(member, slot);
             }
@@ -336,7 +343,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
     /// Visits members until the turn is done (true) or the time is up (false).
     fn walk(&mut self, until: std::time::Instant) -> bool {
         let everybody = !self.turn.intake.to_all().is_empty();
-        // A visit ends no member but its own, so a word of slots stays right for as long as it is walked.
+        // A visit ends no member but its own, so a word of slots stays valid while it is walked.
         let mut word = Word::default();
         loop {
             for _ in 0..STRIDE {
@@ -399,7 +406,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         }
     }
 
-    /// Ends the turn: applies what was to be applied at this position.
+    /// Ends the turn, and carries out the commands that are due at this position.
     fn close_turn(&mut self) {
         self.turn.open = false;
         self.turn.noted.clear();
@@ -423,7 +430,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         }
     }
 
-    /// Has those who wait to send directly look again, if something may have been delivered or the shard has caught up.
+    /// Wakes the senders that wait for the uplink, if something may have been delivered or
+    /// [`Port::behind`](super::outbox::Port::behind) has changed.
     fn tell_senders(&mut self, delivered: bool) {
         let Some(uplink) = &self.parts.uplink else { return };
         let port = &self.parts.port;
@@ -461,7 +469,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.parts.gauge.members.store(self.members.len(), Ordering::Relaxed);
         drop(on_the_way);
         if in_time {
-            // Nobody waits for the answer: the join was cancelled and ends the participant itself.
+            // It is not an error to have no receiver: a join that was cancelled ends the participant itself.
             let _ = reply.send(self.position);
             return;
         }
@@ -476,7 +484,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                 let known = self.member(slot, key).is_some();
                 let seat = u32::try_from(slot).expect("a shard holds fewer members");
                 let outcome = if known { self.roster.subscribe(seat, counted, tag) } else { Subscribed::Closed };
-                // Who asked may have stopped waiting: the subscription stands all the same.
+                // It is not an error if the caller has stopped waiting: the subscription stands.
                 let _ = reply.send((outcome, self.position));
             }
             Command::Unsubscribe { slot, key, topic, reply } => {
@@ -488,7 +496,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         }
     }
 
-    /// The member in `slot`, if it is still the one called `key`.
+    /// The member in `slot`, if it still is the one with this `key`.
     fn member(&mut self, slot: usize, key: u64) -> Option<&mut Member<O, M>> {
         self.members.get_mut(slot).filter(|member| member.owner.key() == key)
     }
@@ -504,7 +512,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             member.owner.faulted(reason, fault.detail());
         }
         let reason = outbox.end_reason().unwrap_or(reason);
-        // What the sink said is code of others to the end.
+        // The drop of the sink's error is foreign code as well, and may panic.
         caught(|| drop(fault));
         self.retire(slot, reason);
     }
@@ -522,7 +530,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         member.retire(&mut self.shelf, reason);
     }
 
-    /// The session ends: a member with nothing left to deliver goes.
+    /// Ends a member that has nothing left to deliver, or that is still joining, because the session ends.
     fn drain(&mut self, slot: usize) {
         let Some(member) = self.members.get(slot) else { return };
         let done = match member.stand {
@@ -535,13 +543,13 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         }
     }
 
-    /// Ends everybody. What the log still has for them counts as offered, and is lost with them.
+    /// Ends all members. What the log still has for them counts as offered, and is lost with them.
     fn end_all(&mut self) {
         self.miss_the_rest();
         self.for_each_slot(Self::end);
     }
 
-    /// Does `each` to every member, which may leave by it.
+    /// Calls `each` for every member; the call may remove the member.
     fn for_each_slot(&mut self, mut each: impl FnMut(&mut Self, usize)) {
         let mut from = 0;
         while let Some(slot) = self.occupied.next(from) {
@@ -558,7 +566,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         self.retire(slot, reason);
     }
 
-    /// Reads the log to its end for nobody but the figures.
+    /// Reads the log to its end, only to count what members miss.
     fn miss_the_rest(&mut self) {
         let mut to_all: u32 = 0;
         while let Some(taken) = self.next.take().or_else(|| self.parts.port.log.take(self.position)) {
@@ -572,7 +580,7 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
                     }
                 }
             }
-            // What it holds may panic, and this may be what a panic has led to.
+            // A message's drop may panic, and a panic may be what has led here.
             caught(|| drop(taken));
         }
         self.parts.port.log.advance(self.parts.index, self.position);
@@ -582,8 +590,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         }
     }
 
-    /// Ends blocked members that haven't moved for too long. Who was woken has been visited by now, however often it
-    /// wakes itself.
+    /// Ends blocked members that have made no progress for too long. Members that were woken have been visited by now,
+    /// however often they wake themselves.
     fn end_stuck(&mut self) {
         let timeout = u64::try_from(self.parts.write_timeout.as_millis()).unwrap_or(u64::MAX);
         let paused = self.parts.gauge.is_waited_for(self.turn.now);
@@ -610,7 +618,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
 }
 
 impl<O: Owner<M>, M: Message> Drop for FlushShard<O, M> {
-    /// However the task ends (its runtime shut down, a panic): nobody waits for ever, and every sink is handed back.
+    /// However the task ends (its runtime is shut down, or it panics), no caller waits forever and every sink is handed
+    /// back.
     fn drop(&mut self) {
         self.end_all();
         for admission in empty(&mut self.parts.newcomers) {
@@ -629,21 +638,21 @@ impl<O: Owner<M>, M: Message> Drop for FlushShard<O, M> {
 }
 
 impl<O: Owner<M>, M: Message> FlushShard<O, M> {
-    /// Answers the commands that are there or on their way: a subscription left in the channel would stand in its
-    /// topic's count for as long as anybody has a handle of the participant. A sender that has a place and is kept
-    /// without being polled isn't waited for any longer than [`LAST_COMMANDS`].
+    /// Answers the commands that are in the channel or still being sent. A subscription left in the channel would count
+    /// in its topic for as long as anybody has a handle of the participant. A sender that holds a permit and isn't
+    /// polled is waited for no longer than [`LAST_COMMANDS`].
     async fn answer_the_last(&mut self) {
         self.parts.commands.close();
         let answered = async {
             while let Some(command) = self.parts.commands.recv().await {
-                // Every member is gone: what subscribes is told so.
+                // Every member is gone: the drop of the reply tells the subscriber so.
                 caught(|| drop(command));
             }
         };
         let _ = tokio::time::timeout(LAST_COMMANDS, answered).await;
     }
 
-    /// A newcomer that came too late: its sink goes straight back.
+    /// Admits a newcomer that came too late, which hands its sink straight back.
     fn admit_to_end(&mut self, admission: Admission<O, M>) {
         self.draining = true;
         self.admit(admission);

@@ -1,21 +1,21 @@
-//! The broadcasts that busy members of one shard still need, each kept once.
+//! The shelf: the broadcasts that busy members of one shard still need, each kept once.
 //!
-//! Keys rise from place to free place, round and round, and half of the places are free: what is kept in a row mostly
-//! has keys in a row. A backlog names such a run in eight bytes, and letting go of it is one pass over counters that
-//! stand side by side.
+//! Keys rise from one free place to the next and wrap around, and at least half of the places are free. So messages
+//! that are kept one after another usually have consecutive keys. A backlog names such a run in eight bytes, and
+//! releasing the run is one pass over adjacent counters.
 
 use super::Message;
 use super::intake::Intake;
 use super::run::BroadcastId;
 
-/// See the [module](self).
+/// Broadcasts by key, each with a count of how many still need it.
 #[derive(Debug)]
 pub(crate) struct Shelf<M> {
-    /// By key, how many need what is there; zero if the place is free.
+    /// For each key, how many need the message there; zero if the place is free.
     needed_by: Vec<u32>,
-    /// By key.
+    /// For each key, the message that is kept there.
     places: Vec<Option<Shelved<M>>>,
-    /// Where the next free place is looked for.
+    /// Where the search for the next free place begins.
     cursor: usize,
     taken: usize,
 }
@@ -30,16 +30,16 @@ struct Shelved<M> {
 
 /// A message on its way from the backlog to the sink.
 pub(super) enum Taken<'a, M> {
-    /// Nobody else needs it.
+    /// No other member needs the message.
     Own(M),
-    /// Others need it as well.
+    /// Others need the message as well.
     Shared(&'a M, BroadcastId),
 }
 
-/// Places of the first shelf that is needed.
+/// Places of a shelf that has just come into use.
 const FEWEST: usize = 64;
 
-/// Places that stay when nothing is kept: some hundred kilobytes.
+/// Places that stay allocated while nothing is kept: a few hundred kilobytes.
 const MOST_IDLE: usize = 4096;
 
 const THERE: &str = "what is needed is there";
@@ -49,7 +49,7 @@ impl<M: Message> Shelf<M> {
         Self { needed_by: Vec::new(), places: Vec::new(), cursor: 0, taken: 0 }
     }
 
-    /// Keeps the message `at` for one member more.
+    /// Keeps the message `at` for one more member, and returns its key.
     pub(super) fn keep(&mut self, intake: &mut Intake<M>, at: usize, now: u64) -> usize {
         let (mark, message) = (&mut intake.marks[at], &intake.messages[at]);
         let key = *mark.shelved.get_or_insert_with(|| {
@@ -60,7 +60,8 @@ impl<M: Message> Shelf<M> {
         key
     }
 
-    /// Puts it into a free place, needed by the turn: as long as that lasts, another member may need it.
+    /// Puts a message into a free place, counted as needed by the turn: until the turn ends, another member may need
+    /// it.
     fn put(&mut self, shelved: Shelved<M>) -> usize {
         let places = self.places.len();
         if self.taken * 2 >= places {
@@ -80,7 +81,7 @@ impl<M: Message> Shelf<M> {
         key
     }
 
-    /// What one member needed of it; the last one takes it away.
+    /// Gives a member the message at `key`, with its length. The last member takes the message away.
     pub(super) fn take(&mut self, key: usize) -> (Taken<'_, M>, usize) {
         self.needed_by[key] -= 1;
         if self.needed_by[key] == 0 {
@@ -96,7 +97,7 @@ impl<M: Message> Shelf<M> {
         self.places[key].as_ref().expect(THERE).since
     }
 
-    /// A member that needed `count` of them from `first` on has gone.
+    /// Releases `count` messages from `first` on, which one member, or the turn, no longer needs.
     pub(super) fn release(&mut self, first: usize, count: usize) {
         let run = first..first + count;
         let mut fewest = u32::MAX;
@@ -119,7 +120,7 @@ impl<M: Message> Shelf<M> {
     pub(crate) fn end_turn(&mut self, intake: &mut Intake<M>) {
         intake.marks.iter().filter_map(|mark| mark.shelved).for_each(|key| self.release(key, 1));
         intake.clear();
-        // After a peak nothing is kept, so no backlog names a place: all can go.
+        // After a peak nothing is kept and no backlog names a place, so all places can be freed.
         if self.taken == 0 && self.places.len() > MOST_IDLE {
             *self = Self::new();
         }

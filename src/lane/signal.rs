@@ -1,20 +1,20 @@
-//! Sleep and wake without a lost wake-up, and without a wake-up for who isn't asleep.
+//! Sleep/wake handshake: no lost wake-ups, and no wake-up for a task that is already awake.
 //!
-//! One sleeper, any number of wakers. The sleeper says that it is about to sleep, looks once more at everything it could
-//! be woken for, and only then returns `Pending`: [`Signal::sleeps_unless`]. A waker makes its work visible first and
-//! calls [`Signal::wake`] second.
+//! A signal has one sleeper and any number of wakers. The sleeper announces that it is about to sleep, checks once more
+//! everything it could be woken for, and only then returns `Pending`: [`Signal::sleeps_unless`]. A waker makes its work
+//! visible first and calls [`Signal::wake`] second.
 //!
 //! # Orderings
-//! Store the flag, then look at the work; store the work, then look at the flag: each side writes one place and reads
-//! the other. Only a `SeqCst` fence between the write and the read, on both sides, rules out that both read the old
-//! value, which would be a sleeper that nobody wakes. The fences are what orders; the accesses themselves are relaxed,
-//! but for the swap that claims the wake-up.
+//! The sleeper stores the flag, then checks for work. A waker stores the work, then checks the flag. Each side writes
+//! one place and reads the other. Only a `SeqCst` fence between the write and the read, on both sides, rules out that
+//! both read the old value, which would leave a sleeper that nobody wakes. The fences do the ordering. The accesses
+//! themselves are relaxed, except for the swap that claims the wake-up.
 
 use std::task::Waker;
 
 use crate::sync::{AtomicBool, AtomicWaker, Ordering, fence};
 
-/// See the [module](self).
+/// Lets one task sleep until another task or thread has work for it.
 #[derive(Debug)]
 pub(crate) struct Signal {
     asleep: AtomicBool,
@@ -26,7 +26,7 @@ impl Signal {
         Self { asleep: AtomicBool::new(false), waker: AtomicWaker::new() }
     }
 
-    /// Whether `waker`'s task may sleep: not if `finds`, which looks at its work once more, finds something.
+    /// Whether the task of `waker` may sleep. It may not if `finds`, which checks for work once more, returns true.
     pub(crate) fn sleeps_unless(&self, waker: &Waker, finds: impl FnOnce() -> bool) -> bool {
         self.doze(waker);
         let found = finds();
@@ -36,28 +36,29 @@ impl Signal {
         !found
     }
 
-    /// Says that `waker`'s task is about to sleep. The caller looks at its work again after this.
+    /// Announces that the task of `waker` is about to sleep. The caller checks for work once more after this call.
     pub(crate) fn doze(&self, waker: &Waker) {
         self.waker.register(waker);
         self.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
-    /// Says that the task is awake after all.
+    /// Announces that the task is awake after all.
     pub(crate) fn rise(&self) {
-        // Relaxed: a waker that still sees it asleep wakes it once in vain.
+        // Relaxed: a waker that still sees the task asleep wakes it once without need.
         self.asleep.store(false, Ordering::Relaxed);
     }
 
-    /// Wakes the sleeper if it sleeps. What it is to find was written before.
+    /// Wakes the sleeper if it sleeps. The caller has written the work before this call.
     pub(crate) fn wake(&self) {
         fence(Ordering::SeqCst);
         self.wake_after_fence();
     }
 
-    /// The same, for a caller that has put the fence between its write and this call itself.
+    /// Like [`wake`](Self::wake), for a caller that has put the fence between its write and this call itself.
     pub(crate) fn wake_after_fence(&self) {
-        // The look before the swap keeps the line shared while the sleeper is awake; of many wakers one wakes.
+        // The load before the swap keeps the cache line shared while the sleeper is awake. Of many wakers, one wakes
+        // the sleeper.
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::AcqRel) {
             self.waker.wake();
         }

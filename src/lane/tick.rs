@@ -1,4 +1,4 @@
-//! The clock by which a shard finds blocked members that don't move.
+//! The timer by which a shard finds blocked members that make no progress.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// The longest wait between two looks, however long the session's write time-out: a transport may have set a shorter one
-/// for its participants.
+/// The longest period, however long the session's write time-out is: a transport may have set a shorter one for its
+/// participants.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// Runs while it is armed.
+/// A timer that runs while it is armed.
 pub(super) struct Tick {
     sleep: Pin<Box<Sleep>>,
     armed: bool,
@@ -19,8 +19,8 @@ pub(super) struct Tick {
 }
 
 impl Tick {
-    /// Fine enough for a time-out: a sixteenth of it, so that it is noticed at most that much late, and a look costs
-    /// little; and at least every `span`.
+    /// Creates a timer that is fine enough for `timeout`. Its period is a sixteenth of the time-out, so that the
+    /// time-out is noticed at most that much late and a check costs little. The period is at most `span`.
     pub(super) fn for_timeout(timeout: Duration, span: Duration) -> Self {
         let period = (timeout / 16).min(span).clamp(Duration::from_millis(1), LONGEST);
         Self { sleep: Box::pin(sleep_until(Instant::now())), armed: false, period }
@@ -33,7 +33,8 @@ impl Tick {
         }
     }
 
-    /// Whether it is time; if so, it has to be armed again. If not, the task is woken when it is.
+    /// Whether the period is over; if so, the timer has to be armed again. If not, an armed timer wakes the task at its
+    /// end.
     pub(super) fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
         let due = self.armed && self.sleep.as_mut().poll(cx).is_ready();
         self.armed &= !due;

@@ -1,11 +1,12 @@
-//! Topics: whom a broadcast is for when it isn't for everybody.
+//! Topics: the audience of a broadcast that isn't for everybody.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::sync::{AtomicUsize, Ordering};
 
-/// A set of subscribers that a broadcast can be addressed to. Clones name the same topic; compared by identity.
+/// A set of subscribers that a broadcast can be addressed to. Clones name the same topic; topics are compared by
+/// identity.
 #[derive(Clone)]
 pub struct Topic(Arc<Subscribers>);
 
@@ -13,45 +14,47 @@ struct Subscribers {
     count: AtomicUsize,
 }
 
-/// What one subscriber calls its subscription, handed to [`Message::address`](crate::Message::address).
+/// The tag that a subscriber chooses for its subscription, passed to [`Message::address`](crate::Message::address).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SubscriptionTag(pub u32);
 
 impl Topic {
-    /// A topic nobody has subscribed to yet.
+    /// Creates a topic without subscribers.
     #[must_use]
     pub fn new() -> Self {
         Self(Arc::new(Subscribers { count: AtomicUsize::new(0) }))
     }
 
-    /// How many have subscribed, over all sessions this topic is used in.
+    /// The number of subscribers, over all sessions in which this topic is used.
     ///
-    /// The count rises before a subscription takes effect and falls after it has ended: zero means that a broadcast
-    /// to this topic would reach nobody.
+    /// The count rises before a subscription takes effect and falls after it has ended. Zero means that a broadcast to
+    /// this topic would reach nobody.
     #[must_use]
     pub fn subscribers(&self) -> usize {
-        // Acquire, with the Release of the fall: a caller that sees a subscriber gone sees what that one was handed.
+        // Acquire, paired with the Release in the drop of `Counted`: a caller that sees a subscriber gone sees what
+        // that subscriber was handed.
         self.0.count.load(Ordering::Acquire)
     }
 
-    /// Counts a subscriber for as long as the result lives.
+    /// Counts a subscriber for as long as the returned value lives.
     pub(crate) fn raise(&self) -> Counted {
-        // Relaxed: a caller that has learned of the subscription, by whatever orders the two, finds it counted.
+        // Relaxed: a caller that has learned of the subscription, through anything that orders the two, finds it
+        // counted.
         self.0.count.fetch_add(1, Ordering::Relaxed);
         Counted(self.clone())
     }
 
-    /// What makes this topic itself.
+    /// The identity of this topic.
     pub(crate) fn key(&self) -> TopicKey {
         TopicKey(Arc::as_ptr(&self.0) as usize)
     }
 }
 
-/// A topic's address: unique for as long as the topic, or anybody [`Counted`] in it, lives.
+/// A topic's address: unique for as long as the topic, or any subscriber [`Counted`] in it, lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TopicKey(usize);
 
-/// A subscriber in its topic's count.
+/// One subscriber in its topic's count.
 pub(crate) struct Counted(Topic);
 
 impl Counted {
@@ -87,10 +90,10 @@ impl fmt::Debug for Topic {
     }
 }
 
-/// Whom a broadcast is for.
+/// The audience of a broadcast.
 #[derive(Clone, Debug)]
 pub(crate) enum Audience {
-    /// Everybody in the session.
+    /// Every participant of the session.
     All,
     /// The subscribers of a topic.
     Topic(Topic),

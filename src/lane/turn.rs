@@ -1,16 +1,16 @@
-//! What a shard has to do in a turn: what it has read of the log, and whom it visits.
+//! What a shard does in a turn: the messages it has read from the log, and the members it visits.
 
 use super::Message;
 use super::intake::Intake;
 use super::member::{Member, Sum};
 use super::owner::Owner;
 
-/// See the [module](self).
+/// The work of a shard's current turn.
 pub(super) struct Turn<M> {
     pub(super) number: u64,
     pub(super) open: bool,
     pub(super) sealed: bool,
-    /// It is time to look for members that are stuck.
+    /// The time has come to look for stuck members.
     pub(super) ticked: bool,
     pub(super) intake: Intake<M>,
     pub(super) noted: Vec<usize>,
@@ -20,7 +20,7 @@ pub(super) struct Turn<M> {
 }
 
 impl<M: Message> Turn<M> {
-    /// With `most` messages that a turn reads at most.
+    /// Creates the state for turns that read at most `most` messages each.
     pub(super) fn new(most: u32) -> Self {
         Self {
             number: 0,
@@ -35,7 +35,7 @@ impl<M: Message> Turn<M> {
         }
     }
 
-    /// Has a member visited, once.
+    /// Notes a member for a visit, once per turn.
     pub(super) fn note<O: Owner<M>>(&mut self, member: &mut Member<O, M>, slot: usize) {
         if member.noted != self.number {
             member.noted = self.number;

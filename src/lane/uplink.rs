@@ -1,23 +1,23 @@
-//! The uplink that all participants of a room share: whose fault is it when a write doesn't end?
+//! The uplink that all participants of a room share, and how a stuck stream is told from a congested uplink.
 //!
-//! On some transports the writes of all participants go through one pipe, in the order in which they began (on LiveKit
-//! the data channel to the server). Then a queue that fills says nothing of its participant: a congested pipe fills all
-//! of them at once, and resetting everybody would make it worse. What tells a stream that is stuck from a pipe that is
-//! slow is order: a write that is still under way when one that began clearly later has ended was *passed*, so the
-//! pipe flows, and that stream alone is at fault.
+//! On some transports, the writes of all participants go through one pipe, in the order in which they began (on
+//! LiveKit, the data channel to the server). A queue that fills then says nothing about its participant: a congested
+//! pipe fills all of them at once, and resetting everybody would make it worse. Order tells a stuck stream from a slow
+//! pipe. A write that is still under way when one that began clearly later has ended was *passed*: the pipe flows, and
+//! that stream alone is at fault.
 //!
 //! | the participant's write | its queue fills | it makes no progress |
 //! |---|---|---|
 //! | was passed | overflow | write time-out |
-//! | was not | its shard reads no more of the log, direct sends give the message back | waited for |
+//! | was not passed | its shard stops reading the log, direct sends give the message back | no time-out runs |
 //!
-//! So publishers are held back by the log, which fills. With one participant nothing passes it, and a stall counts as
-//! the uplink's. A room that wants to know earlier than the next message to somebody else lets something of its own
-//! travel, a [`probe`](Uplink::probe).
+//! So publishers are held back by the log, which fills. With one participant, nothing passes its write, and a stall
+//! counts as the uplink's. A room that wants to know earlier than the next message to another participant sends
+//! something of its own, a [`probe`](Uplink::probe).
 //!
 //! # Orderings
-//! Figures alone, read one by one (relaxed): a judgement is made of writes that lie [`CLEARLY`] apart, which is some
-//! hundred thousand times as long as a store takes to be seen.
+//! All values are read one by one (relaxed). A judgement is made only of writes that lie [`CLEARLY`] apart, which is
+//! some hundred thousand times as long as a store takes to be seen.
 
 use std::fmt;
 use std::future::Future;
@@ -30,44 +30,45 @@ use tokio::time::{Instant, sleep};
 use super::progress::{LastWrite, Progress};
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
-/// How much later a write must have begun to have passed another one by ending. Far longer than it takes a shard to
-/// notice that a write has ended, however busy the machine; far shorter than a write time-out.
+/// How much later a write must have begun to have passed another one by ending. This is far longer than a shard takes
+/// to notice that a write has ended, however busy the machine, and far shorter than a write time-out.
 pub(super) const CLEARLY: Duration = Duration::from_millis(CLEARLY_MS);
 const CLEARLY_MS: u64 = 250;
 
-/// An uplink that the sinks of a room share; the room says so by [`Room::uplink`](crate::room::Room::uplink). Clones
-/// are the same uplink.
+/// An uplink that the sinks of a room share. The room returns it from [`Room::uplink`](crate::room::Room::uplink).
+/// Clones are the same uplink.
 ///
-/// A sink tells it of each write, for as long as that is in the pipe. A write should be small (a packet, a chunk): what
-/// counts is when it ends.
+/// A sink tells the uplink of each write, for as long as the write is in the pipe. A write should be small (a packet, a
+/// chunk), because the time at which it ends is what counts.
 #[derive(Clone)]
 pub struct Uplink(Arc<Inner>);
 
 struct Inner {
     epoch: Instant,
     under_way: AtomicUsize,
-    /// When the latest begun of the writes that have ended began, in milliseconds.
+    /// Of the writes that have ended, when the one that began last began, in milliseconds.
     passed: AtomicU64,
     /// When a write last ended, or the first of those under way began, in milliseconds.
     moved: AtomicU64,
-    /// A write has ended, or the first has begun.
+    /// Notified when a write has ended or was given up, and when the first has begun.
     movement: Arc<Notify>,
-    /// There may be room in somebody's queue again.
+    /// Notified when a queue may have capacity again.
     room: Arc<Notify>,
 }
 
-/// A write that is in the pipe. Dropped without [`done`](Self::done), it was given up: that says nothing of the pipe.
+/// A write that is in the pipe. Dropped without [`done`](Self::done), the write was given up, which says nothing about
+/// the pipe.
 #[derive(Debug)]
 #[must_use = "a write is under way for as long as this lives"]
 pub struct UplinkWrite {
     uplink: Uplink,
-    /// Of the participant whose write it is.
+    /// The participant's progress; `None` for a probe.
     progress: Option<Progress>,
     began: u64,
 }
 
 impl Uplink {
-    /// An uplink with nothing under way.
+    /// Creates an uplink with no write under way.
     #[must_use]
     pub fn new() -> Self {
         Self(Arc::new(Inner {
@@ -80,14 +81,15 @@ impl Uplink {
         }))
     }
 
-    /// A write of the participant to whom `progress` was given begins; its last one has ended.
+    /// Begins a write of the participant that `progress` was given to. The participant's previous write must have
+    /// ended.
     pub fn begin(&self, progress: &Progress) -> UplinkWrite {
         let began = self.enter();
         progress.begin(began);
         UplinkWrite { uplink: self.clone(), progress: Some(progress.clone()), began }
     }
 
-    /// Something of the room's own travels the same way, to show whether anything does.
+    /// Begins a write of the room's own that travels the same way, to show whether the uplink flows.
     pub fn probe(&self) -> UplinkWrite {
         UplinkWrite { uplink: self.clone(), progress: None, began: self.enter() }
     }
@@ -101,21 +103,21 @@ impl Uplink {
         now
     }
 
-    /// Milliseconds, never 0.
+    /// Milliseconds since the uplink was created, plus one: never 0.
     fn now(&self) -> u64 {
         1 + u64::try_from(self.0.epoch.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
     }
 
-    /// How many writes are under way.
+    /// The number of writes under way.
     #[must_use]
     pub fn under_way(&self) -> usize {
         self.0.under_way.load(Ordering::Relaxed)
     }
 
-    /// Waits until writes have been under way for `span` and none has ended meanwhile.
+    /// Waits until writes have been under way for `span` and none has ended in that time.
     ///
     /// # Cancel safety
-    /// Dropped and asked again, it waits no longer than it would have.
+    /// If the future is dropped and this is called again, the wait is no longer than it would have been.
     pub async fn quiet(&self, span: Duration) {
         loop {
             let movement = self.movement();
@@ -127,29 +129,31 @@ impl Uplink {
         }
     }
 
-    /// For how long writes have been under way of which none has ended; `None` if none is under way.
+    /// For how long writes have been under way without one ending; `None` if none is under way.
     #[must_use]
     pub fn quiet_for(&self) -> Option<Duration> {
         let moved = self.0.moved.load(Ordering::Relaxed);
         (self.under_way() > 0).then(|| Duration::from_millis(self.now().saturating_sub(moved)))
     }
 
-    /// Waits for the next write to end, or the first to begin, counted from this call on, not from the first poll.
+    /// Waits for the next write to end or be given up, or for the first to begin. The wait counts from this call on,
+    /// not from the first poll.
     pub fn movement(&self) -> impl Future<Output = ()> + Send + use<> {
         Arc::clone(&self.0.movement).notified_owned()
     }
 
-    /// Waits until a shard has delivered something, counted from this call on.
+    /// Waits until a queue may have capacity again, counted from this call on.
     pub(crate) fn room(&self) -> impl Future<Output = ()> + Send + use<> {
         Arc::clone(&self.0.room).notified_owned()
     }
 
-    /// A shard has delivered something.
+    /// Notes that a queue may have capacity again.
     pub(crate) fn note_room(&self) {
         self.0.room.notify_waiters();
     }
 
-    /// Whether a write of the participant's is under way that wasn't passed: what waits for it waits for the uplink.
+    /// Whether the participant has a write under way that wasn't passed. What waits for the participant then waits for
+    /// the uplink.
     pub(super) fn holds(&self, progress: &Progress) -> bool {
         match progress.last_write() {
             LastWrite::UnderWay { since } => self.0.passed.load(Ordering::Relaxed) < since + CLEARLY_MS,
@@ -157,7 +161,8 @@ impl Uplink {
         }
     }
 
-    /// The same for who can't see when its shard has made room of a write that has ended: a while longer.
+    /// Like [`holds`](Self::holds), for a caller that can't see when the shard has released the capacity of a write
+    /// that has ended: true for a while longer ([`CLEARLY`]).
     pub(crate) fn has_held(&self, progress: &Progress) -> bool {
         match progress.last_write() {
             LastWrite::Ended { at } => self.now() < at + CLEARLY_MS,
@@ -167,7 +172,7 @@ impl Uplink {
 }
 
 impl UplinkWrite {
-    /// The write has ended well.
+    /// Ends the write as completed.
     pub fn done(mut self) {
         let now = self.uplink.now();
         if let Some(progress) = self.progress.take() {
