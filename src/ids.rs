@@ -1,32 +1,32 @@
-//! Who a participant is: identity, sid, client id.
+//! The ids of a participant: identity, sid and client id.
 //!
-//! Three types, so that one can't be passed for another. Identity and sid are reference-counted strings: a clone is
-//! an increment, comparing and hashing look at the text.
+//! They are three types, so that one can't be passed for another. Identity and sid are reference-counted strings: a
+//! clone increments a count, and comparison and hashing use the text.
 
 use std::fmt;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The longest identity or sid, in bytes.
+/// The maximum length of an identity or sid, in bytes.
 pub const MAX_ID_BYTES: usize = 128;
 
-/// Why a text is no identity or sid.
+/// Why a text isn't a valid identity or sid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdError {
     /// The text is empty.
     #[error("{what} is empty: give at least one byte")]
     Empty {
-        /// Which id was to be made.
+        /// The kind of id that was to be created, for example "a participant sid".
         what: &'static str,
     },
     /// The text is longer than [`MAX_ID_BYTES`].
     #[error("{what} has {bytes} bytes: at most {MAX_ID_BYTES} are allowed")]
     TooLong {
-        /// Which id was to be made.
+        /// The kind of id that was to be created, for example "a participant sid".
         what: &'static str,
-        /// How long the text is.
+        /// The length of the text, in bytes.
         bytes: usize,
     },
 }
@@ -38,10 +38,10 @@ macro_rules! text_id {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Checks and keeps `text`.
+            /// Creates an id from `text`.
             ///
             /// # Errors
-            /// [`IdError`] if it is empty or longer than [`MAX_ID_BYTES`].
+            /// [`IdError`] if `text` is empty or longer than [`MAX_ID_BYTES`].
             pub fn new(text: impl AsRef<str>) -> Result<Self, IdError> {
                 let text = text.as_ref();
                 match text.len() {
@@ -51,7 +51,7 @@ macro_rules! text_id {
                 }
             }
 
-            /// The text.
+            /// Returns the id as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -97,31 +97,32 @@ macro_rules! text_id {
 }
 
 text_id! {
-    /// Who a viewer is; the same after a reconnect.
+    /// The identity of a viewer. It stays the same when the viewer reconnects.
     ParticipantIdentity, "a participant identity"
 }
 
 text_id! {
-    /// One connection instance as its room names it; never reused by the room.
+    /// The room's id of one connection. The room never reuses it.
     ///
-    /// A reset under a connection that still stands keeps the sid. The instance is therefore the [`ClientId`].
+    /// A participant that is reset while its connection stays open keeps the sid. The instance is identified by its
+    /// [`ClientId`].
     ParticipantSid, "a participant sid"
 }
 
-/// One instance of a participant, unique in this process and never reused.
+/// The id of one instance of a participant, unique in this process and never reused.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId(NonZeroU64);
 
 impl ClientId {
-    /// The next one.
+    /// Returns the next unused id.
     pub(crate) fn next() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        // Relaxed: only the value has to be unique, it orders nothing.
+        // Relaxed: the value has to be unique, and orders nothing.
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Self(NonZeroU64::new(id).expect("2^64 instances take longer than a machine lasts"))
     }
 
-    /// The number, for logs and tables.
+    /// Returns the id as a number, for logs and tables.
     #[must_use]
     pub fn get(self) -> u64 {
         self.0.get()

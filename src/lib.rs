@@ -1,31 +1,34 @@
 //! Live telemetry to thousands of participants in one session, none of whom can delay the publisher or each other.
 //!
-//! A device or server publishes; each remote participant has a reliable, ordered stream of its own, over whatever
-//! transport connects it. A participant that can't keep up is reset: torn down and started afresh with its initial
-//! messages, so that it never silently misses a part.
+//! A device or server publishes. Each remote participant has its own reliable, ordered stream, over whatever transport
+//! connects it. A participant that can't keep up is reset: its stream is torn down, and it starts afresh with its
+//! initial messages. So no participant silently misses a message.
 //!
 //! # The parts
-//! - A [`Session`] is one room: its participants, their lanes, its event loop. It is built on a [`room::Room`], the
-//!   transport: [`MemoryRoom`](room::memory::MemoryRoom) in process, a WebSocket server with the feature `websocket`, a
-//!   LiveKit room with the feature `livekit`, or one of your own in [thirty lines](room::Room#a-room-in-thirty-lines).
-//! - [`Session::broadcast`] writes a message once to a bounded log, whatever the number of participants; flush shards
-//!   carry it into their sinks. [`Session::broadcast_to`] does the same for the subscribers of a [`Topic`].
-//! - [`Participant::send`] sends to one participant, through a bounded queue of its own.
-//! - [`SessionBuilder::initial`] says what a participant gets first of all, at its join and after each reset.
+//! - A [`Session`] serves one room: it has the room's participants, their lanes and the event loop. It is built on a
+//!   [`room::Room`], the transport: [`MemoryRoom`](room::memory::MemoryRoom) in process, a WebSocket server with the
+//!   feature `websocket`, a LiveKit room with the feature `livekit`, or a room of your own in [thirty
+//!   lines](room::Room#a-room-in-thirty-lines).
+//! - [`Session::broadcast`] writes a message once to a bounded log, whatever the number of participants. Flush shards
+//!   carry it into the participants' sinks. [`Session::broadcast_to`] does the same for the subscribers of a [`Topic`].
+//! - [`Participant::send`] sends to one participant, through that participant's own bounded queue.
+//! - [`SessionBuilder::initial`] computes the messages that a participant gets first, when it joins and after each
+//!   reset.
 //!
-//! # What holds
-//! [`docs::guarantees`] says what is promised of order, bounds, joins, resets and ends; [`docs::limitations`] where it
-//! ends.
+//! # Guarantees and limitations
+//! [`docs::guarantees`] states what the crate promises about order, bounds, joins, resets and ends.
+//! [`docs::limitations`] states what it doesn't promise.
 //!
 //! # Features
-//! None is on by default: the core needs none.
+//! No feature is on by default, and the core needs none.
 //! - `telemetry`: channels, subscriptions and the wire formats that viewers speak.
 //! - `websocket`: a room that is a WebSocket server; implies `telemetry`.
-//! - `livekit`: a room of LiveKit participants, on the official SDK; implies `telemetry`, and `byte-stream`, which is
-//!   its streams by themselves. Building it downloads the SDK's native library.
-//! - `livekit-token`: mints tokens for it from a key and its secret.
-//! - `server`: the command line, `lanecast serve` and `lanecast watch`; implies `websocket`. `server-livekit` is the
-//!   same with `--livekit`.
+//! - `byte-stream`: the streams of a LiveKit room without the room, in pure Rust; implies `telemetry`.
+//! - `livekit`: a room of LiveKit participants, on the official SDK; implies `byte-stream`. Building it downloads the
+//!   SDK's native library.
+//! - `livekit-token`: mints LiveKit tokens from an API key and its secret.
+//! - `server`: the command line, `lanecast serve` and `lanecast watch`; implies `websocket`.
+//! - `server-livekit`: the command line with `--livekit`; implies `server`, `livekit` and `livekit-token`.
 //!
 //! # Example
 //! ```
@@ -78,7 +81,7 @@ pub use self::session::{
     SessionEvent, SessionStats, TryBroadcastError, WeakSession,
 };
 
-/// The README's example, compiled.
+/// Compiles the README's example as a doctest.
 #[cfg(all(doctest, feature = "websocket"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,17 +1,19 @@
-//! What all peers together may take of this process, however rude they are.
+//! Limits on what all peers together may take of this process, however badly they behave.
 //!
-//! Two things are rationed. **Memory**: a message that is longer than a connection's own few kilobytes is read only once
-//! its whole length has been claimed from one budget. **Time**: reading from peers that never stop sending, and decoding
-//! what is long, takes turns, one peer at a time, with a rest of three times the work behind each turn.
+//! Two resources are rationed. **Memory**: a message longer than a connection's own few kilobytes is read only once its
+//! whole length has been claimed from one budget. **Time**: reading from peers that never stop sending, and decoding
+//! long messages, happen in turns, one peer at a time. Each turn is followed by a rest of three times the work done in
+//! it.
 //!
-//! # Why nobody waits for ever
-//! A message that has its claim needs nothing more to become complete, and one that has none holds nothing: there is no
-//! circle of peers each of which waits for what another one holds. Claims are granted in order. A peer that has its claim
-//! and doesn't complete its message loses its connection after the [patience](PeerLimits::with_patience), or sends
-//! nothing of it for a quarter of that, if others wait by then. Turns are granted in order too, and end by themselves.
+//! # Why no peer waits forever
+//! A message that has its claim needs nothing else to become complete, and a message without a claim holds nothing. So
+//! there is no cycle of peers that wait for what another one holds. Claims are granted in order. A peer that has its
+//! claim loses its connection if it doesn't complete its message within the [patience](PeerLimits::with_patience), or
+//! sends nothing of it for a quarter of that, and other peers wait by then. Turns are granted in order, too, and no
+//! turn waits for its peer.
 //!
-//! A peer that has asked for little lately doesn't wait behind those who ask for much: of these only the first one
-//! stands in the queue, the others wait in a queue before it.
+//! A peer that has asked for little lately doesn't wait behind all those that ask for much. Of these only the first
+//! waits in the queue; the others wait in an entry queue before it.
 
 use std::fmt;
 use std::pin::Pin;
@@ -23,50 +25,52 @@ use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// The default of what peers' messages may take: sixty-four of the longest that the WebSocket room allows by default,
-/// and two hundred times a request for 10,000 channels.
+/// The default budget: 64 times the longest message that the WebSocket room allows by default, and 200 times a request
+/// for 10,000 channels.
 const DEFAULT_BYTES: usize = 64 << 20;
 
-/// The default for how long a message that others wait for may take: 300 kB at 120 kbit/s.
+/// The default patience with a message that others wait for: 300 kB at 120 kbit/s.
 const DEFAULT_PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long a ration rests behind a turn, as a multiple of that turn: each ration takes at most a quarter of one core. Rests
-/// are rounded up to the timer's millisecond, so short turns take less.
+/// How long a ration rests after a turn, as a multiple of the work in that turn: each ration takes at most a quarter of
+/// one core. Rests are rounded up to the timer's millisecond, so short turns take less.
 const REST: u32 = 3;
 
 /// The longest message that claims nothing of the budget.
 pub(crate) const SMALL_MESSAGE: usize = 2 << 10;
 
-/// One part in so many of the patience is how long nothing may come of a message that others wait for: 5 s, in which a lost
-/// packet has been sent again several times.
+/// The patience is divided by this for the longest gap in a message that others wait for: 5 s by default, in which a
+/// lost packet has been sent again several times.
 const STALLED: u32 = 4;
 
-/// How much work a peer may cause at once before it has to wait for turns: some fifty short requests. A hundred peers that
-/// come at the same moment then take a tenth of a second of one core before they have to wait, not half a second.
+/// How much work a peer may cause at once before it has to wait for turns: some fifty short requests. A hundred peers
+/// that arrive at the same moment then take a tenth of a second of one core before they have to wait. With 5 ms they
+/// would take half a second.
 const BURST: Duration = Duration::from_millis(1);
 
-/// One part in so many of the time that passes is added to a peer's allowance again: 0.5 ms in a second, some twenty-five
-/// short requests.
+/// The elapsed time divided by this is added to a peer's allowance: 0.5 ms per second, some twenty-five short requests.
 const REFILL: u32 = 2000;
 
-/// The most that one piece of work is charged.
+/// The maximum charge for one piece of work.
 const MOST_CHARGED: Duration = Duration::from_millis(10);
 
-/// One budget for what all peers of one room, or of several, may have under way, and for the time that they may take.
+/// A budget for the memory that the messages of all peers of one or several rooms may take, and for the time that they
+/// may take.
 ///
-/// A handle: clones share the budget. Give clones to the rooms that are to share it, and to the telemetry on them; each
-/// has one of its own otherwise.
+/// Clones are handles to the same budget. Give clones to the rooms that are to share it, and to the telemetry on them.
+/// Otherwise each of these has a budget of its own.
 ///
 /// # What counts
-/// A message of more than 2 KiB, with its whole length, from its first byte until the one that reads it (for
-/// [telemetry](crate::telemetry): until it has been decoded). What a connection may hold besides is
-/// some 10 KiB of its own: short messages that nobody has taken yet, and what one read brought.
+/// A message of more than 2 KiB counts with its whole length, from its first byte until its reader is done with it:
+/// until the reader asks for the next message, and for [telemetry](crate::telemetry) until the message has been
+/// decoded. Beside that, a connection may hold some 10 KiB of its own: short messages that the reader hasn't taken yet,
+/// and what one read brought.
 ///
-/// # When it is used up
-/// Peers that send long messages aren't read for a while, which holds them up by TCP's back-pressure. Short messages go
-/// on, and so do pings. Nobody waits for ever: messages are admitted in order, and a peer that doesn't complete its
-/// message within the [patience](Self::with_patience), or sends nothing of it for a quarter of that, while others wait is
-/// closed (on a WebSocket with 1013).
+/// # When the budget is used up
+/// Peers that send long messages aren't read for a while, which holds them up by TCP's back-pressure. Short messages
+/// and pings continue. No peer waits forever: messages are admitted in order. While others wait, a peer is closed (on a
+/// WebSocket with 1013) if it doesn't complete its message within the [patience](Self::with_patience), or sends nothing
+/// of it for a quarter of that.
 #[derive(Clone)]
 pub struct PeerLimits(Arc<Shared>);
 
@@ -74,7 +78,7 @@ struct Shared {
     bytes: u32,
     patience: Duration,
     memory: Arc<Semaphore>,
-    /// Where those who have claimed much lately wait before they wait for memory.
+    /// The entry queue for memory: peers without allowance wait here before they wait for memory.
     entry: Mutex<()>,
     waiting: AtomicUsize,
     reading: Ration,
@@ -82,20 +86,20 @@ struct Shared {
 }
 
 impl PeerLimits {
-    /// A budget of `bytes`, with a patience of 20 s.
+    /// Creates a budget of `bytes`, with a patience of 20 s.
     ///
-    /// 64 MiB by default. A message that is longer than all of it is admitted when nothing else is; 0 counts as 1, and
-    /// more than 4 GiB as 4 GiB.
+    /// The default is 64 MiB. A message longer than the whole budget is admitted when no other message is. 0 counts as
+    /// 1, and more than 4 GiB as 4 GiB.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         Self::with_patience(bytes, DEFAULT_PATIENCE)
     }
 
-    /// A budget of `bytes` under which a message that others wait for has to be complete within `patience`, and to go on
-    /// within a quarter of it.
+    /// Creates a budget of `bytes` under which a message that others wait for has to be complete within `patience`, and
+    /// to make progress within a quarter of it.
     ///
-    /// 20 s by default: a request for 10,000 channels takes as long at 120 kbit/s. As long as nobody waits, no message is
-    /// too slow.
+    /// The default is 20 s, in which a request for 10,000 channels arrives at 120 kbit/s. While no peer waits, no
+    /// message is too slow.
     #[must_use]
     pub fn with_patience(bytes: usize, patience: Duration) -> Self {
         let bytes = u32::try_from(bytes.max(1)).unwrap_or(u32::MAX);
@@ -110,22 +114,22 @@ impl PeerLimits {
         }))
     }
 
-    /// How large the budget is, in bytes.
+    /// Returns the size of the budget, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.0.bytes as usize
     }
 
-    /// How much of the budget is claimed just now, in bytes.
+    /// Returns how much of the budget is claimed now, in bytes.
     #[must_use]
     pub fn claimed(&self) -> usize {
         self.bytes() - self.0.memory.available_permits()
     }
 
-    /// How many peers wait for memory just now.
+    /// Returns how many peers wait for memory now.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        // Relaxed: a figure, which guards nothing.
+        // Relaxed: the count guards nothing.
         self.0.waiting.load(Ordering::Relaxed)
     }
 
@@ -133,7 +137,7 @@ impl PeerLimits {
         self.0.patience
     }
 
-    /// The turns in which peers that flood are read.
+    /// The turns in which peers that send without pause are read.
     pub(crate) fn reading(&self) -> &Ration {
         &self.0.reading
     }
@@ -143,14 +147,16 @@ impl PeerLimits {
         &self.0.decoding
     }
 
-    /// Claims memory for a message of `bytes` if nobody has to wait for it.
+    /// Claims memory for a message of `bytes`, unless it would have to wait.
     pub(crate) fn try_claim(&self, bytes: usize) -> Option<Claim> {
-        // It fails too while somebody waits: whatever is free belongs to the first in the queue.
+        // Also fails while another claim waits: free memory belongs to the first in the queue.
         Arc::clone(&self.0.memory).try_acquire_many_owned(self.share(bytes)).ok().map(Claim)
     }
 
-    /// Claims memory for a message of `bytes`, in order; one that `has_allowance` passes by those who have none.
-    /// Dropped before it is done, it has claimed nothing.
+    /// Claims memory for a message of `bytes`, in order. A peer that `has_allowance` passes those that have none.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped before it completes, nothing has been claimed.
     pub(crate) async fn claim(&self, bytes: usize, has_allowance: bool) -> Claim {
         let _waiting = Waiting::begin(&self.0.waiting);
         let _entry = if has_allowance { None } else { Some(self.0.entry.lock().await) };
@@ -158,7 +164,7 @@ impl PeerLimits {
         Claim(permit.expect("the semaphore is never closed"))
     }
 
-    /// Not more than there is, or it would wait for ever.
+    /// Limits a claim to the whole budget: a larger one would wait forever.
     fn share(&self, bytes: usize) -> u32 {
         u32::try_from(bytes).unwrap_or(u32::MAX).min(self.0.bytes)
     }
@@ -181,11 +187,11 @@ impl fmt::Debug for PeerLimits {
     }
 }
 
-/// Memory that one message may take. Dropping it gives the memory back to those who wait.
+/// Memory claimed for one message. Dropping the claim returns the memory to the budget.
 #[derive(Debug)]
 pub(crate) struct Claim(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
-/// How long a message has had that has its claim, and how long nothing of it has come.
+/// Tracks how long a message has had its claim, and how long nothing of it has arrived.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     limits: PeerLimits,
@@ -201,7 +207,7 @@ impl Deadline {
         Self { limits: limits.clone(), begun: now, heard: now, check }
     }
 
-    /// Something of the message has come.
+    /// Records that a part of the message has arrived.
     pub(crate) fn heard(&mut self) {
         self.heard = Instant::now();
     }
@@ -216,19 +222,19 @@ impl Deadline {
             if late_at <= now && self.limits.waiting() > 0 {
                 return Poll::Ready(());
             }
-            // One that is late, and that nobody waits for, is looked at again now and then.
+            // A late message that no peer waits for is checked again after each quarter of the patience.
             let next = if late_at <= now { later(now, patience / STALLED) } else { late_at };
             self.check.as_mut().reset(next.max(now + Duration::from_millis(1)));
         }
     }
 }
 
-/// So long after `from`, or never: a clock can't say every time.
+/// Returns `from + time`, or a year after `from` if the clock can't represent that.
 fn later(from: Instant, time: Duration) -> Instant {
     from.checked_add(time).unwrap_or_else(|| from + Duration::from_secs(365 * 24 * 3600))
 }
 
-/// One who waits, as long as this lives.
+/// Counts a waiting peer for as long as this lives.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
@@ -245,11 +251,11 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Turns at some work, one at a time and in order, with rests between them.
+/// Turns at one kind of work, one at a time and in order, with rests between them.
 pub(crate) struct Ration {
-    /// Whose turn it is; in it, when the next turn may begin.
+    /// Locked by the peer whose turn it is. The value is when the next turn may begin.
     turn: Arc<Mutex<Instant>>,
-    /// Where those who have used up their allowance wait before they wait for a turn.
+    /// The entry queue: peers without allowance wait here before they wait for a turn.
     entry: Mutex<()>,
 }
 
@@ -258,7 +264,10 @@ impl Ration {
         Self { turn: Arc::new(Mutex::new(Instant::now())), entry: Mutex::default() }
     }
 
-    /// Waits for a turn; one that `has_allowance` passes by those who have none. Safe to cancel.
+    /// Waits for a turn. A peer that `has_allowance` passes those that have none.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped before it completes, no turn has been taken.
     pub(crate) async fn turn(&self, has_allowance: bool) -> Turn {
         let _entry = if has_allowance { None } else { Some(self.entry.lock().await) };
         let next = Arc::clone(&self.turn).lock_owned().await;
@@ -267,7 +276,7 @@ impl Ration {
     }
 }
 
-/// One's turn, until this is dropped.
+/// A turn, which lasts until this is dropped.
 pub(crate) struct Turn {
     next: OwnedMutexGuard<Instant>,
     begun: Instant,
@@ -275,7 +284,8 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    /// Ends the turn in which so much was done. One that is just dropped has worked all the time.
+    /// Ends the turn, in which `work` was done. A turn that is only dropped counts as work from its beginning to its
+    /// end.
     pub(crate) fn end(mut self, work: Duration) {
         self.work = Some(work);
     }
@@ -290,7 +300,7 @@ impl Drop for Turn {
 
 /// How much work one peer may still cause before it has to wait for turns.
 ///
-/// It is a debt that time pays: `paid_at` is when nothing will be owed any more.
+/// The allowance is kept as a debt that elapsed time repays: at `paid_at`, nothing is owed any more.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Allowance {
     paid_at: Instant,
@@ -306,7 +316,7 @@ impl Allowance {
     }
 
     pub(crate) fn spend(&mut self, work: Duration) {
-        // A thread that was put aside in the middle of its work is charged for the pause as well: not for more than this.
+        // A thread that was preempted during its work is charged for the pause, too, but for no more than this maximum.
         self.paid_at = self.paid_at.max(Instant::now()) + REFILL * work.min(MOST_CHARGED);
     }
 }
@@ -320,7 +330,7 @@ mod tests {
 
     use super::*;
 
-    /// Those who wait for memory get it in order, and one that has its allowance passes by all but the first of those who
+    /// Waiting claims are granted in order, and a peer that has its allowance passes all but the first of those that
     /// have none.
     #[tokio::test]
     async fn claims_are_granted_in_order_and_the_modest_first() {
@@ -342,7 +352,7 @@ mod tests {
         drop(first);
         let second = modest.now_or_never().expect("it has passed by the others");
         assert!(greedy[0].as_mut().now_or_never().is_none());
-        // One that gives up leaves no gap.
+        // A claim that is given up leaves no gap.
         drop(greedy.remove(0));
         drop(second);
         assert!(greedy[0].as_mut().now_or_never().is_some());
@@ -367,8 +377,8 @@ mod tests {
         assert_eq!(begun.elapsed().as_millis(), 30 + 5 + 15);
     }
 
-    /// A message that goes on is late after the patience, one that doesn't after a quarter of it, and either only once
-    /// somebody waits.
+    /// A message that makes progress is late after the patience, one that doesn't after a quarter of it, and both only
+    /// while another peer waits.
     #[tokio::test(start_paused = true)]
     async fn a_message_is_late_when_others_wait() {
         let limits = PeerLimits::with_patience(1, Duration::from_secs(8));
@@ -406,7 +416,7 @@ mod tests {
         assert!(!allowance.is_left());
         tokio::time::advance(Duration::from_millis(1)).await;
         assert!(allowance.is_left());
-        // However much is spent at once, it is back within seconds.
+        // However much is spent at once, the allowance is back within seconds.
         allowance.spend(Duration::MAX);
         tokio::time::advance(REFILL * MOST_CHARGED).await;
         assert!(allowance.is_left());

@@ -1,7 +1,7 @@
-//! A room in process: for tests, benches and embedding.
+//! A room in process, for tests, benches and embedding.
 //!
-//! Participants come, go, stall and fail on command, and what each received is recorded. It is an ordinary
-//! implementation of [`Room`]: the session treats it like any other.
+//! Participants join, leave, stall and fail on command, and the room records what each of them received. It is an
+//! ordinary implementation of [`Room`]: the session treats it like any other.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -16,10 +16,10 @@ use super::{OpenError, Presence, Room, RoomEvent};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::lane::{Message, Progress};
 
-/// Events that wait for the session before who causes more has to wait.
+/// Capacity of the event channel, and of each incoming stream; further senders wait.
 const EVENT_CAPACITY: usize = 1024;
 
-/// See the [module](self). Clones are the same room.
+/// A room in process, driven by method calls. Clones are handles to the same room.
 #[derive(Debug)]
 pub struct MemoryRoom<M> {
     inner: Arc<Inner<M>>,
@@ -33,13 +33,13 @@ struct Inner<M> {
     lines: Mutex<HashMap<ParticipantIdentity, MemoryLine<M>>>,
 }
 
-/// The room is no longer listened to: its session has ended.
+/// The session of the room has ended, so no one reads its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the session of this room has ended")]
 pub struct RoomEnded;
 
 impl<M: Message> MemoryRoom<M> {
-    /// An empty room.
+    /// Creates an empty room.
     #[must_use]
     pub fn new() -> Self {
         let (events, listener) = mpsc::channel(EVENT_CAPACITY);
@@ -48,32 +48,33 @@ impl<M: Message> MemoryRoom<M> {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Lets a participant come, in place of the connection its identity may have had, and reports it active. That the
-    /// other is gone is for [`leave`](Self::leave) to report, at once or late.
+    /// Adds a connection, in place of any that its identity had, and reports it active. The disconnect of a replaced
+    /// connection is left to [`leave`](Self::leave), which may report it at once or late.
     ///
     /// # Errors
-    /// [`RoomEnded`] if no session listens any more.
+    /// [`RoomEnded`] if the session of the room has ended.
     pub async fn join(&self, presence: Presence) -> Result<(), RoomEnded> {
         self.place(presence.clone());
         self.emit(RoomEvent::Active(presence)).await
     }
 
-    /// The same without the event: it is found when the session asks who is here.
+    /// Adds a connection as [`join`](Self::join) does, without the event: a session finds it when it asks for the
+    /// participants.
     pub fn place(&self, presence: Presence) {
         lock(&self.inner.present).insert(presence.identity.clone(), presence);
     }
 
-    /// Takes a connection away, if the identity still has it, and reports it disconnected in any case: a late
-    /// disconnect of an old connection leaves the new one present.
+    /// Removes a connection, if its identity still has it, and reports it disconnected whether or not it was removed. A
+    /// late disconnect of an old connection leaves the new one present.
     ///
     /// # Errors
-    /// [`RoomEnded`] if no session listens any more.
+    /// [`RoomEnded`] if the session of the room has ended.
     pub async fn leave(&self, identity: &ParticipantIdentity, sid: &ParticipantSid) -> Result<(), RoomEnded> {
         self.vanish(identity, sid);
         self.emit(RoomEvent::Disconnected { identity: identity.clone(), sid: sid.clone() }).await
     }
 
-    /// The same without the event.
+    /// Removes a connection as [`leave`](Self::leave) does, without the event.
     pub fn vanish(&self, identity: &ParticipantIdentity, sid: &ParticipantSid) {
         let mut present = lock(&self.inner.present);
         if present.get(identity).is_some_and(|now| now.sid == *sid) {
@@ -81,18 +82,18 @@ impl<M: Message> MemoryRoom<M> {
         }
     }
 
-    /// Reports any event as it is.
+    /// Reports `event` to the session unchanged.
     ///
     /// # Errors
-    /// [`RoomEnded`] if no session listens any more.
+    /// [`RoomEnded`] if the session of the room has ended.
     pub async fn emit(&self, event: RoomEvent<mpsc::Receiver<M>>) -> Result<(), RoomEnded> {
         self.inner.events.send(event).await.map_err(|_| RoomEnded)
     }
 
-    /// Opens a participant's own stream: what is sent into the result reaches the session's stream handler.
+    /// Opens a stream from a participant: messages sent into the returned sender reach the session's stream handler.
     ///
     /// # Errors
-    /// [`RoomEnded`] if no session listens any more.
+    /// [`RoomEnded`] if the session of the room has ended.
     pub async fn open_incoming(
         &self,
         identity: &ParticipantIdentity,
@@ -103,14 +104,14 @@ impl<M: Message> MemoryRoom<M> {
         Ok(sender)
     }
 
-    /// The line to `identity`: how its streams behave and what they received. Made by the first call; it outlasts
-    /// connections and resets.
+    /// Returns the line to `identity`, which sets how its streams behave and records what they received. The first call
+    /// creates the line; it outlasts connections and resets.
     #[must_use]
     pub fn line(&self, identity: &ParticipantIdentity) -> MemoryLine<M> {
         lock(&self.inner.lines).entry(identity.clone()).or_insert_with(MemoryLine::new).clone()
     }
 
-    /// Forgets the line to `identity`, and with it what was recorded.
+    /// Discards the line to `identity`, and with it the record.
     pub fn forget_line(&self, identity: &ParticipantIdentity) {
         lock(&self.inner.lines).remove(identity);
     }
@@ -156,7 +157,8 @@ impl<M: Message> Room for MemoryRoom<M> {
     }
 }
 
-/// How the streams to one identity behave, set from outside, and what they received. Clones are the same line.
+/// Controls how the streams to one identity behave, and records what they received. Clones are handles to the same
+/// line.
 #[derive(Debug)]
 pub struct MemoryLine<M> {
     shared: Arc<Shared<M>>,
@@ -179,12 +181,12 @@ struct LineState<M> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Conduct {
-    /// Take everything at once.
+    /// Take every message at once.
     #[default]
     Flow,
-    /// Take messages up to this many, and don't finish flushing them: a write that is under way.
+    /// Take up to `room` messages and don't finish flushing them, like a write that is under way.
     Stall {
-        /// How many messages fit into the stream.
+        /// The number of messages that fit into the stream.
         room: usize,
     },
     /// Fail every write.
@@ -197,12 +199,12 @@ pub enum Conduct {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Opening {
-    /// At once.
+    /// The stream opens at once.
     #[default]
     Ready,
-    /// Not before this is set to something else.
+    /// The stream opens or fails once this is set to another value.
     Held,
-    /// It fails.
+    /// Opening the stream fails.
     Fails,
 }
 
@@ -210,11 +212,11 @@ pub enum Opening {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Received<M> {
-    /// The connection it was opened on.
+    /// The connection that the stream was opened on.
     pub sid: ParticipantSid,
-    /// What was flushed, in order.
+    /// The messages that were flushed, in order.
     pub messages: Vec<M>,
-    /// Whether the session has let go of it.
+    /// Whether the session has dropped the stream.
     pub closed: bool,
 }
 
@@ -224,11 +226,11 @@ struct StreamState<M> {
     buffered: VecDeque<M>,
     flushed: Vec<M>,
     closed: bool,
-    /// Its writer waits for another conduct.
+    /// Wakes the writer, which waits for another conduct.
     waker: Option<Waker>,
 }
 
-/// The writer of a stream is torn down on command.
+/// The error of a stream that fails, or fails to open, on command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the line was told to fail")]
 pub struct LineFailed;
@@ -248,13 +250,13 @@ impl<M: Message> MemoryLine<M> {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// Sets how opening a stream goes from now on, also for one that is being opened.
+    /// Sets how opening a stream goes from now on, including a stream that is being opened.
     pub fn opening_is(&self, opening: Opening) {
         lock(&self.shared.state).opening = opening;
         self.shared.changed.notify_waiters();
     }
 
-    /// Every stream that was opened, oldest first, with what it received.
+    /// Returns every stream that was opened, oldest first, with what it received.
     #[must_use]
     pub fn received(&self) -> Vec<Received<M>> {
         let state = lock(&self.shared.state);
@@ -266,7 +268,7 @@ impl<M: Message> MemoryLine<M> {
         state.streams.iter().map(received).collect()
     }
 
-    /// Waits until what was received satisfies `condition`, and returns it.
+    /// Waits until the record satisfies `condition`, and returns it.
     pub async fn wait_for(&self, mut condition: impl FnMut(&[Received<M>]) -> bool) -> Vec<Received<M>> {
         loop {
             let changed = self.shared.changed.notified();
@@ -384,7 +386,7 @@ impl<M> Drop for MemorySink<M> {
     }
 }
 
-/// A panic on command may poison a lock; what it guards is whole all the same.
+/// Locks `mutex`. A panic on command may poison it; the state behind it is consistent all the same.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,21 +1,21 @@
-//! Transports: what a session needs of the thing that connects it to its viewers.
+//! Transports: the connection between a session and its viewers.
 //!
-//! A [`Room`] opens a stream to a participant, knows who is present, and reports who comes and goes. This crate has
-//! [`MemoryRoom`](memory::MemoryRoom), in process, with the feature `websocket` a real server, and with the feature
-//! `livekit` a room of LiveKit participants.
+//! A [`Room`] opens a stream to a participant, knows which participants are present, and reports arrivals and
+//! departures. This crate has [`MemoryRoom`](memory::MemoryRoom), which works in process; with the feature `websocket`,
+//! a WebSocket server; and with the feature `livekit`, a room of LiveKit participants.
 //!
 //! | | WebSocket | LiveKit |
 //! |---|---|---|
-//! | viewers reach this host | directly: it has to be reachable | through a server; host and viewers connect outwards |
-//! | this host's uplink | carries each viewer's copy | carries each viewer's copy too, as each has a stream of its own; the server spares it the connections |
-//! | a slow viewer | is reset here, when its queue is full | waits in the server's memory; here only the uplink can be slow |
-//! | authentication | the embedder's hook, by the request | the server's tokens |
-//! | take it for | a local network, a gateway with bandwidth to spare, the least delay | viewers and hosts behind firewalls, on mobile networks, beside audio and video of the same room |
+//! | viewers reach this host | directly: the host has to be reachable | through a server; host and viewers connect outwards |
+//! | this host's uplink | carries a copy for each viewer | carries a copy for each viewer, too, as each has its own stream; the server holds the viewers' connections |
+//! | a slow viewer | is reset by this host when its queue is full | waits in the server's memory; only the uplink can slow this host down |
+//! | authentication | a hook of the embedder, which sees the request | the server's tokens |
+//! | use it for | a local network, a gateway with bandwidth to spare, the least delay | viewers and hosts behind firewalls, on mobile networks, beside audio and video of the same room |
 
 #[cfg(feature = "byte-stream")]
 pub mod byte_stream;
 #[cfg(feature = "telemetry")]
-#[cfg_attr(not(feature = "websocket"), allow(dead_code, reason = "only a room that reads by itself needs all of it"))]
+#[cfg_attr(not(feature = "websocket"), allow(dead_code, reason = "only a room that reads sockets needs all of it"))]
 pub(crate) mod limits;
 #[cfg(feature = "livekit")]
 pub mod livekit;
@@ -41,7 +41,7 @@ use crate::participant::{Attributes, Participant, no_attributes};
 #[cfg(feature = "telemetry")]
 pub use self::limits::PeerLimits;
 
-/// What a transport implements.
+/// The transport of a session, implemented for each kind of connection.
 ///
 /// # A room in thirty lines
 /// ```
@@ -51,7 +51,7 @@ pub use self::limits::PeerLimits;
 /// use lanecast::{ParticipantIdentity, Progress, Session};
 /// use std::{convert::Infallible, pin::Pin, time::Duration};
 ///
-/// /// One viewer, always there, that prints what it gets.
+/// /// A room with one viewer, which is always present and prints what it gets.
 /// struct Console(Presence);
 ///
 /// impl Room for Console {
@@ -81,70 +81,75 @@ pub use self::limits::PeerLimits;
 /// # Ok(()) }
 /// ```
 pub trait Room: Send + Sync + 'static {
-    /// What goes to its participants.
+    /// The type of the messages that the room carries to its participants.
     type Message: Message;
     /// The reliable, ordered stream to one participant. Wrap it in `Pin<Box<_>>` if its type can't be named or moved.
     ///
-    /// It is polled by a flush shard. It must not block; what it calls there may publish with
-    /// [`try_broadcast`](crate::Session::try_broadcast) only.
+    /// A flush shard polls the sink, so the sink must not block. Code that runs in the sink may publish only with
+    /// [`try_broadcast`](crate::Session::try_broadcast).
     type Sink: Sink<Self::Message, Error: fmt::Debug> + Unpin + Send + 'static;
-    /// What a participant's own stream to us is; given to the embedder's handler as it is.
+    /// The stream that a participant opens to this host. The session passes it to the embedder's handler unchanged.
     type Incoming: Send + 'static;
 
-    /// What happens in the room. A session asks for it once, when it is built, before
-    /// [`participants`](Self::participants). The room updates its list before it emits an event, and reports each
-    /// connection that is gone once, also one that another has replaced: what is kept of it goes with that. A stream
-    /// that ends means that the room is closed.
+    /// Returns the events of the room. A session calls this once, when it is built, and before
+    /// [`participants`](Self::participants). The room updates its list of participants before it emits an event. It
+    /// emits exactly one [`Disconnected`](RoomEvent::Disconnected) per connection, replaced connections included; the
+    /// session then drops its state for that connection. The end of the stream means that the room is closed.
     ///
-    /// `None` if another session has them, and the room can't serve two: then no session is
-    /// [built](crate::BuildError::RoomTaken). A room that can gives each a stream of its own, and is asked by each to
-    /// open streams of its own to the participants.
+    /// Returns `None` if another session has the events and the room can't serve two; the session is then not
+    /// [built](crate::BuildError::RoomTaken). A room that can serve several sessions returns a separate stream to each,
+    /// and each session opens its own streams to the participants.
     fn events(&self) -> Option<impl Stream<Item = RoomEvent<Self::Incoming>> + Send + 'static>;
 
-    /// Who is here already when the session starts: those for whom no event will come.
+    /// Returns the participants that are present when the session starts, including those that no event reports.
     fn participants(&self) -> Vec<Presence>;
 
-    /// Who is here now under `identity`. Called from the event loop: short, and without blocking.
+    /// Returns the connection that is present under `identity` now. The event loop calls this, so it must be quick and
+    /// must not block.
     fn present(&self, identity: &ParticipantIdentity) -> Option<Presence>;
 
     /// Opens a stream to the participant. The session drops the future if it takes too long, if the participant leaves,
-    /// or if a newer instance comes. A sink with long writes reports them to `progress`.
+    /// or if a newer connection of the same identity arrives. A sink whose writes may take long reports to `progress`.
     fn open(&self, to: &Presence, progress: Progress) -> impl Future<Output = Result<Self::Sink, OpenError>> + Send;
 
-    /// The uplink that all its sinks share, if their writes go through one pipe. Then a participant whose queue fills
-    /// because of the pipe isn't reset; publishers are held back instead. Asked for once. By default each sink has a
-    /// way of its own.
+    /// Returns the uplink that all sinks of the room share, if their writes go through one pipe. A participant whose
+    /// queue fills because of the pipe isn't reset; publishers are held back instead. Called once. By default the sinks
+    /// share no uplink.
     fn uplink(&self) -> Option<Uplink> {
         None
     }
 
-    /// The longest message it can carry, in bytes, as [`Message::byte_len`] counts them; a longer one is refused as too
-    /// large, and fails the join if it is an initial one. Asked for once. By default there is no limit.
+    /// Returns the length of the longest message that the room can carry, in bytes as [`Message::byte_len`] counts
+    /// them. A longer message is refused as too large; a longer initial message fails the join. Called once. By default
+    /// there is no limit.
     fn largest_message(&self) -> usize {
         usize::MAX
     }
 
-    /// How many bytes of messages one flush of its sinks carries best, if they come that fast. A shard ends a turn with
-    /// the message that makes them full, unless what it may still read would fill them again. Asked for once; a room
-    /// that wraps another one passes it on. By default a turn ends with what the bound allows of it.
+    /// Returns how many bytes of messages one flush of a sink carries most efficiently, if messages arrive that fast. A
+    /// shard ends a turn with the message that fills this many bytes, unless the messages that it may still read would
+    /// fill as many again. Called once. A room that wraps another one returns the inner room's value. By default only
+    /// the participants' bound limits a turn.
     fn batch_bytes(&self) -> usize {
         usize::MAX
     }
 
-    /// Hands broadcasts over to a sink that is ready for a message: to one of many, each of whom gets the same ones but
-    /// for the tag of its subscription.
+    /// Hands a run of broadcasts to a sink that is ready for a message. Each broadcast goes to many participants; their
+    /// copies differ only in the tag of the subscription.
     ///
-    /// The sink takes as many of the first as it likes, one at least, and says how many; for the rest it is asked again
-    /// whether it is ready. By default it gets a clone of the first, [addressed](Message::address) by the tag. A room
-    /// whose sinks copy a message's bytes anyway does that here, for all there is room for: it spares every participant
-    /// a clone and its drop, which for a reference-counted message are most of the cost of a delivery, and with the
-    /// run's [ids] it knows what it has encoded already. A room that wraps another one passes the call on. What doesn't
-    /// go to many, or had to wait for the last of them, comes by [`Sink::start_send`]; the order is that of the calls
-    /// of both.
+    /// The sink takes one or more broadcasts from the start of the run and returns how many it took. For the rest, the
+    /// shard polls the sink for readiness again. By default the sink gets a clone of the first broadcast,
+    /// [addressed](Message::address) with the tag. A room whose sinks copy a message's bytes anyway copies them here,
+    /// for as many broadcasts as its sink has capacity for. This saves a clone and a drop per participant, which for a
+    /// reference-counted message are most of the cost of a delivery. The [ids] of the run tell the room what it has
+    /// encoded already. A room that wraps another one forwards the call. A message to one participant arrives through
+    /// [`Sink::start_send`], and so does a broadcast from the backlog that no other participant needs any more. The
+    /// order of messages is the order of the calls to both methods.
     ///
     /// # Errors
-    /// As those of [`Sink::start_send`]: the participant is reset, and all that it was shown counts as dropped. So it
-    /// is, as by a panic, if the sink says that it has taken none, or more than there are.
+    /// The errors of [`Sink::start_send`]: the participant is reset, and all messages of the run count as dropped. A
+    /// sink that claims to have taken none, or more than there are, is treated as if it had panicked: its participant
+    /// is reset, too.
     ///
     /// [ids]: BroadcastRun::first_id
     fn start_send_run(
@@ -154,23 +159,24 @@ pub trait Room: Send + Sync + 'static {
         start_send_copy(sink, run)
     }
 
-    /// Whether a sink's error says that the participant's connection is gone (reset, closed, given up), rather than that
-    /// something went wrong.
+    /// Returns whether a sink's error says that the participant's connection is gone (reset, closed, given up), rather
+    /// than that something went wrong.
     ///
-    /// A participant that vanishes isn't counted as reset but as [vanished](EndReason::Vanished), with what waited for
-    /// it as abandoned, and listeners are told that it [left](crate::SessionEvent::Left): so a reset remains worth an
-    /// alarm. Everything else is as after a reset; if the room still has the connection, the participant starts afresh,
-    /// after the same back-off. By default every error is a failure. For errors of a socket, see
-    /// [`is_disconnect`]. Called on a flush shard. A room that wraps another one passes the call on.
+    /// A participant that vanishes doesn't count as reset but as [vanished](EndReason::Vanished). Its backlog counts as
+    /// abandoned, and listeners get [`Left`](crate::SessionEvent::Left). So a reset remains worth an alarm.
+    /// In all other respects it is treated as after a reset: if the room still has the connection, the participant
+    /// starts afresh, after the same back-off. By default every error is a failure. For errors of a socket, see
+    /// [`is_disconnect`]. Called on a flush shard. A room that wraps another one forwards the call.
     fn has_vanished(error: &SinkError<Self>) -> bool {
         let _ = error;
         false
     }
 
-    /// Takes the sink of a participant that has ended, with the reason, to say goodbye and let go of it.
+    /// Takes the sink of a participant that has ended, with the reason, to say goodbye and release it.
     ///
-    /// Called on a flush shard: what takes time goes into the future, which the session runs (at most
-    /// [`retire_timeout`](crate::SessionBuilder::retire_timeout)) and then drops. By default the sink is dropped.
+    /// Called on a flush shard: work that takes time belongs in the returned future. The session runs the future for at
+    /// most [`retire_timeout`](crate::SessionBuilder::retire_timeout) and then drops it. By default the sink is
+    /// dropped.
     fn retire(&self, sink: Self::Sink, participant: &Participant<Self::Message>, reason: EndReason) -> Option<Goodbye> {
         let _ = (participant, reason);
         drop(sink);
@@ -178,8 +184,8 @@ pub trait Room: Send + Sync + 'static {
     }
 }
 
-/// Whether an error of a socket says that the peer, or the way to it, is gone: what [`Room::has_vanished`] asks of a
-/// room whose sinks write to sockets.
+/// Returns whether an error of a socket says that the peer, or the route to it, is gone. A room whose sinks write to
+/// sockets can answer [`Room::has_vanished`] with it.
 #[must_use]
 pub fn is_disconnect(error: &io::Error) -> bool {
     use io::ErrorKind::{
@@ -200,44 +206,44 @@ pub fn is_disconnect(error: &io::Error) -> bool {
     )
 }
 
-/// What the sinks of a room say when they fail.
+/// The error type of a room's sinks.
 pub type SinkError<R> = <<R as Room>::Sink as Sink<<R as Room>::Message>>::Error;
 
-/// What a room still has to do for a participant that has ended.
+/// A future that does what a room still has to do for a participant that has ended.
 pub type Goodbye = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A participant as its room sees it now.
+/// A participant's current connection, as its room sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Presence {
-    /// Who it is.
+    /// The identity of the participant.
     pub identity: ParticipantIdentity,
-    /// Its connection.
+    /// The room's id of the connection.
     pub sid: ParticipantSid,
     /// When the connection joined, by the server's clock: milliseconds since the epoch. Of two connections of one
     /// identity the later one wins.
     pub joined_at: u64,
-    /// What the room tells of it; `protocolVersion` is looked at unless a protocol was negotiated.
+    /// The attributes that the room reports. The session checks `protocolVersion` unless a protocol was negotiated.
     pub attributes: Attributes,
-    /// What its transport negotiated with it; then no version is checked.
+    /// The protocol that the transport negotiated, if any. The session then checks no version.
     pub negotiated: Option<Arc<str>>,
 }
 
 impl Presence {
-    /// A participant without attributes.
+    /// Creates a presence without attributes.
     #[must_use]
     pub fn new(identity: ParticipantIdentity, sid: ParticipantSid, joined_at: u64) -> Self {
         Self { identity, sid, joined_at, attributes: no_attributes(), negotiated: None }
     }
 
-    /// The same with an attribute more.
+    /// Adds an attribute, in place of any that has the same key.
     #[must_use]
     pub fn with_attribute(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         Arc::make_mut(&mut self.attributes).insert(key.into(), value.into());
         self
     }
 
-    /// The same, speaking what its transport has negotiated.
+    /// Sets the protocol that the transport has negotiated.
     #[must_use]
     pub fn with_negotiated(mut self, protocol: impl Into<Arc<str>>) -> Self {
         self.negotiated = Some(protocol.into());
@@ -245,7 +251,7 @@ impl Presence {
     }
 }
 
-/// What happens in a room.
+/// An event that a room reports to its session.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RoomEvent<I> {
@@ -253,40 +259,40 @@ pub enum RoomEvent<I> {
     Active(Presence),
     /// A connection is gone.
     Disconnected {
-        /// Whose it was.
+        /// The identity that the connection belonged to.
         identity: ParticipantIdentity,
-        /// Which one.
+        /// The id of the connection that is gone.
         sid: ParticipantSid,
     },
-    /// A participant has opened its own stream to us.
+    /// A participant has opened a stream to this host.
     StreamOpened {
-        /// Whose it is.
+        /// The identity of the participant.
         identity: ParticipantIdentity,
-        /// On which connection.
+        /// The id of the connection that the stream belongs to.
         sid: ParticipantSid,
-        /// The stream.
+        /// The stream, as the room delivers it.
         stream: I,
     },
-    /// The uplink takes nothing: publishers are held back, and nobody is reset for a while (see
+    /// The uplink takes no bytes: publishers are held back, and no participant is reset for a while (see
     /// [`uplink_patience`](crate::SessionBuilder::uplink_patience)).
     UplinkStalled,
     /// The uplink takes bytes again.
     UplinkFlowing,
-    /// The room is closed: the session ends, with this as its reason.
+    /// The room is closed. The session ends with this reason.
     Closed(RoomClosed),
 }
 
-/// Why a room closed: an error of the room's own, or words. Clones are the same error.
+/// Why a room closed: an error of the room, or a text. Clones share one error.
 #[derive(Clone, Debug)]
 pub struct RoomClosed(Arc<dyn Error + Send + Sync>);
 
 impl RoomClosed {
-    /// Wraps what the room says.
+    /// Wraps the room's error or text.
     pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self(Arc::from(error.into()))
     }
 
-    /// The room's own error, if it is an `E`.
+    /// Returns the room's error, if it is an `E`.
     #[must_use]
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
         self.0.downcast_ref()
@@ -305,7 +311,7 @@ impl From<&str> for RoomClosed {
     }
 }
 
-/// The same words.
+/// Two reasons are equal if their texts are equal.
 impl PartialEq for RoomClosed {
     fn eq(&self, other: &Self) -> bool {
         self.to_string() == other.to_string()
@@ -314,11 +320,12 @@ impl PartialEq for RoomClosed {
 
 impl Eq for RoomClosed {}
 
-/// Why a stream to a participant could not be opened; the session tries again with back-off while it is present.
+/// Why a stream to a participant could not be opened. The session tries again with back-off while the participant is
+/// present.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The participant isn't there any more.
+    /// The participant is no longer present.
     #[error("the participant is not present")]
     NotPresent,
     /// The transport failed.
@@ -327,7 +334,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Wraps what the transport says.
+    /// Wraps an error of the transport.
     pub fn transport(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Transport(error.into())
     }

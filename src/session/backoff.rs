@@ -1,9 +1,8 @@
-//! How long an identity that fails again and again waits before it is joined anew.
+//! The back-off of an identity that fails repeatedly: how long it waits before it is joined again.
 //!
-//! A streak of resets and failed joins belongs to an identity, not to an instance or a connection: who reconnects after
-//! each waits as long as who stays, and to reconnect in the meantime neither ends the wait nor begins it anew. A streak
-//! is forgotten once its last failure lies back longer than the longest wait, so what is kept is bounded by the
-//! failures of that time.
+//! A streak of resets and failed joins belongs to an identity, not to an instance or a connection. Reconnecting neither
+//! shortens nor restarts the wait. A streak is forgotten once its last failure is older than the longest wait, so the
+//! memory it takes is bounded by the failures of that time.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,8 +20,9 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// The wait before the attempt that follows `failures` failures in a row: none after the first, then doubling,
-    /// less up to half of it at random, so that those who failed together don't come back together.
+    /// Returns the wait before the attempt that follows `failures` failures in a row. There is none after the first;
+    /// from the second on it doubles each time. Up to half of it is taken off at random, so that participants that
+    /// failed together don't return together.
     pub(crate) fn delay(self, failures: u32) -> Duration {
         let Some(doublings) = failures.checked_sub(2) else { return Duration::ZERO };
         let full = self.first.saturating_mul(1 << doublings.min(20)).min(self.longest);
@@ -30,21 +30,21 @@ impl Backoff {
     }
 }
 
-/// Failures of one identity in a row.
+/// The consecutive failures of one identity.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Streak {
     pub(crate) failures: u32,
-    /// Not before this is it joined again.
+    /// The earliest time of its next join.
     pub(crate) until: Instant,
     noted: Instant,
 }
 
-/// See the [module](self).
+/// The streaks of all identities that have failed lately.
 #[derive(Debug)]
 pub(crate) struct Streaks {
     backoff: Backoff,
     by_identity: HashMap<ParticipantIdentity, Streak>,
-    /// When each failure was, the oldest first.
+    /// The time of each failure, oldest first.
     forget: VecDeque<(Instant, ParticipantIdentity)>,
 }
 
@@ -53,8 +53,8 @@ impl Streaks {
         Self { backoff, by_identity: HashMap::default(), forget: VecDeque::new() }
     }
 
-    /// Notes that an instance of `identity`, which lasted for `age` and came after `failures` failures, was reset. The
-    /// one that takes its place may have begun to join before that: what has been noted since counts too.
+    /// Records that an instance of `identity` was reset, which lasted for `age` and followed `failures` failures. Its
+    /// successor may have begun to join before that: failures recorded since count, too.
     pub(crate) fn note_reset(&mut self, identity: &ParticipantIdentity, failures: u32, age: Duration) -> Streak {
         let before = if age > self.backoff.longest { 0 } else { failures };
         let noted = self.of(identity).map_or(0, |streak| streak.failures);
@@ -62,12 +62,12 @@ impl Streaks {
         self.note(identity, failures, self.backoff.delay(failures))
     }
 
-    /// Notes that a join of `identity` has failed, the last of `failures` failures that it knows of. Says until when the next
-    /// one waits.
+    /// Records that a join of `identity` has failed, the last of `failures` failures that the join knows of. Returns
+    /// until when the next attempt waits.
     pub(crate) fn note_failure(&mut self, identity: &ParticipantIdentity, failures: u32) -> Instant {
         let noted = self.of(identity).map_or(0, |streak| streak.failures);
         let failures = failures.max(noted.saturating_add(1));
-        // Only a reset of an instance that worked may be followed by an attempt at once.
+        // Only the reset of an instance that worked may be followed by an attempt at once.
         self.note(identity, failures, self.backoff.delay(failures.max(2))).until
     }
 
@@ -80,7 +80,7 @@ impl Streaks {
         streak
     }
 
-    /// The streak of `identity`, if it has one.
+    /// Returns the streak of `identity`, if it has one.
     pub(crate) fn of(&mut self, identity: &ParticipantIdentity) -> Option<Streak> {
         if self.forget.is_empty() {
             return None;
@@ -92,7 +92,7 @@ impl Streaks {
     fn expire(&mut self, now: Instant) {
         let longest = self.backoff.longest;
         while let Some((at, identity)) = self.forget.pop_front_if(|(at, _)| now.duration_since(*at) > longest) {
-            // A later failure of the same identity keeps it.
+            // A later failure of the same identity keeps the streak.
             if self.by_identity.get(&identity).is_some_and(|streak| streak.noted == at) {
                 self.by_identity.remove(&identity);
             }

@@ -1,4 +1,4 @@
-//! How a session ends.
+//! The end of a session: it delivers what it has, ends its tasks, and reports what became of the messages.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,33 +14,34 @@ use crate::participant::registry::Instance;
 use crate::room::{Room, RoomClosed};
 use crate::sync::Ordering;
 
-/// How long tasks that were cancelled may take to end before they are reported as stuck: none has anything to wait for.
+/// How long cancelled tasks may take to end before they are reported as stuck. None of them has anything to wait for.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long goodbyes may take in any case: what can be said at once is said.
+/// The minimum time for goodbyes, even past the deadline: a goodbye that can be said at once is said.
 const FAREWELL: Duration = Duration::from_millis(250);
 
-/// As good as none.
+/// Deadlines are cut to this: longer ones could overflow the clock that they are added to.
 const LONGEST_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// What a session came to.
+/// What became of a session and its messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseReport {
-    /// What became of all messages; nothing waits any more.
+    /// The outcome of all messages. None is waiting any more.
     pub account: Account,
-    /// How long closing took.
+    /// How long closing took, from its start to this report.
     pub took: Duration,
-    /// Why the room closed, if it was the room.
+    /// The reason of the room, if the session ended because its room closed.
     pub room_closed: Option<RoomClosed>,
 }
 
-/// The session's own tasks.
+/// The tasks of a session: its shards, and last its event loop.
 #[derive(Debug, Default)]
 pub(crate) struct Running(Mutex<Vec<JoinHandle<()>>>);
 
 impl Running {
-    /// Starts the tasks, once. Who closes while they are being started waits for all of them.
+    /// Starts the tasks, once. The lock is held meanwhile, so a close during the start waits for it and then gets all
+    /// tasks.
     pub(crate) fn start(&self, tasks: impl FnOnce() -> Vec<JoinHandle<()>>) {
         let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *running = tasks();
@@ -52,7 +53,8 @@ impl Running {
 }
 
 impl<R: Room> Shared<R> {
-    /// Starts closing, unless somebody has. The log is sealed and joins are stopped when this returns.
+    /// Starts closing, unless closing has started already. When the call that starts it returns, the log is sealed and
+    /// joins are stopped.
     pub(crate) fn start_close(self: &Arc<Self>, deadline: Duration, room_closed: Option<RoomClosed>) {
         if self.closing.swap(true, Ordering::AcqRel) {
             return;
@@ -60,7 +62,7 @@ impl<R: Room> Shared<R> {
         self.stop.cancel();
         self.log.seal();
         tracing::info!(?deadline, room_closed = room_closed.as_ref().map(tracing::field::display), "session closing");
-        // In a task of its own, so that it goes on if whoever asked stops waiting.
+        // In a task of its own, so that closing goes on if its caller stops waiting.
         let unended = Unended(Arc::clone(self));
         self.runtime.spawn(async move {
             Arc::clone(&unended.0).close(deadline, room_closed).await;
@@ -73,12 +75,13 @@ impl<R: Room> Shared<R> {
         let until = begun + deadline.min(LONGEST_DEADLINE);
         let mut running = self.running.take();
         let mut panicked = false;
-        // The event loop keeps the room's events, and with them perhaps its streams, until everything is delivered.
+        // The event loop keeps the room's events, and with them perhaps the room's streams, until everything is
+        // delivered.
         let mut event_loop: Vec<_> = running.pop().into_iter().collect();
-        // The shards end by themselves when everything is delivered.
+        // The shards end on their own when everything is delivered.
         if !self.in_time(until, join_all(&mut running, &mut panicked)).await {
             self.abort();
-            // Whoever is left after that is counted below.
+            // Tasks that are left after this are counted below.
             let _ = timeout(GRACE, join_all(&mut running, &mut panicked)).await;
         }
         self.tasks.close();
@@ -102,12 +105,12 @@ impl<R: Room> Shared<R> {
             (0, true) => Err(CloseError::Panicked(report)),
             (tasks, _) => Err(CloseError::Stuck { tasks, report }),
         };
-        // Only the one who set `closing` comes here.
+        // Only the call that set `closing` gets here.
         let _ = self.ended.set(outcome);
         self.events.close();
     }
 
-    /// Whether `work` is done before the deadline, and before the session is cancelled.
+    /// Returns whether `work` is done before the deadline, and before the session is cancelled.
     async fn in_time(&self, until: Instant, work: impl Future<Output = ()>) -> bool {
         tokio::select! {
             biased;
@@ -117,10 +120,10 @@ impl<R: Room> Shared<R> {
         }
     }
 
-    /// The account, once nothing is under way: a send that races with the end is counted as offered a moment before it
-    /// is counted as dropped. There is nothing to wait for but that other thread's next instructions.
+    /// Returns the account once no send is in progress: a send that races with the end counts as offered a moment
+    /// before it counts as dropped. The wait is for that other thread's next instructions only.
     async fn settled_account(&self) -> Account {
-        // Not tokio's clock, which may stand still.
+        // Not tokio's clock, which may be paused.
         let begun = std::time::Instant::now();
         loop {
             let account = self.account();
@@ -131,7 +134,7 @@ impl<R: Room> Shared<R> {
         }
     }
 
-    /// Has every shard tear down all it has.
+    /// Makes every shard tear down all its members.
     fn abort(&self) {
         for shard in &self.shards {
             shard.gauge.abort.store(true, Ordering::Release);
@@ -140,7 +143,8 @@ impl<R: Room> Shared<R> {
     }
 }
 
-/// Waits for the tasks one by one, the last first; those that have ended are taken out, so that it can be called again.
+/// Waits for the tasks one by one, the last first. Tasks that have ended are taken out, so that this can be called
+/// again.
 async fn join_all(running: &mut Vec<JoinHandle<()>>, panicked: &mut bool) {
     while let Some(task) = running.last_mut() {
         *panicked |= task.await.is_err_and(|error| error.is_panic());
@@ -148,12 +152,13 @@ async fn join_all(running: &mut Vec<JoinHandle<()>>, panicked: &mut bool) {
     }
 }
 
-/// Lets nobody wait for an end that doesn't come: the task that brings it about was dropped, with its runtime.
+/// Reports the end of the session if the closing task is dropped, with its runtime, before it has done so. Otherwise
+/// callers would wait forever.
 struct Unended<R: Room>(Arc<Shared<R>>);
 
 impl<R: Room> Drop for Unended<R> {
     fn drop(&mut self) {
-        // Refused if there is an outcome, as there nearly always is.
+        // Fails if there is an outcome already, as there is after every complete close.
         if self.0.ended.set(Err(CloseError::RuntimeEnded)).is_ok() {
             self.0.registry.clear();
             self.0.events.close();
@@ -161,7 +166,7 @@ impl<R: Room> Drop for Unended<R> {
     }
 }
 
-/// Ends the session if the task it watches dies.
+/// Ends the session if the task that it watches dies.
 pub(crate) struct Watch<R: Room> {
     session: Arc<Shared<R>>,
     well: bool,

@@ -1,4 +1,4 @@
-//! How a session is set up.
+//! The builder of a session, and its settings.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,10 +22,10 @@ pub(crate) type Initial<M> = Arc<dyn Fn(Participant<M>) -> BoxFuture<Vec<M>> + S
 pub(crate) type Refusal<M> = Arc<dyn Fn(&Presence, &IncompatibleVersion) -> Option<M> + Send + Sync>;
 pub(crate) type OnStream<R> = Arc<dyn Fn(ControlStream<R>) -> BoxFuture<()> + Send + Sync>;
 
-/// The settings, checked.
+/// The settings of a session, which [`SessionBuilder::build`] has checked.
 pub(crate) struct Config<R: Room> {
     pub(crate) limits: Limits,
-    /// How many bytes may gather for a participant that joins.
+    /// How many bytes of broadcasts may gather for a participant that joins.
     pub(crate) joining_bytes: u64,
     /// The longest message the room can carry, in bytes.
     pub(crate) largest_carried: usize,
@@ -45,14 +45,14 @@ pub(crate) struct Config<R: Room> {
 }
 
 impl<R: Room> Config<R> {
-    /// How long the first broadcast may wait that gathers for a participant that joins: longer than its initial messages
-    /// may take.
+    /// How long the first broadcast that gathers for a joining participant may wait: longer than computing its initial
+    /// messages may take.
     pub(crate) fn joining_age(&self) -> Duration {
         self.open_timeout.saturating_mul(2)
     }
 }
 
-/// Sets up a [`Session`]. Every setting has a default that suits thousands of viewers.
+/// Builds a [`Session`]. Every setting has a default that suits thousands of viewers.
 #[must_use = "a builder does nothing until it builds"]
 pub struct SessionBuilder<R: Room> {
     room: R,
@@ -61,15 +61,15 @@ pub struct SessionBuilder<R: Room> {
     listeners: Vec<Listener>,
 }
 
-/// As good as for ever: times are added to a clock, which overflows otherwise.
+/// Longer times are cut to this: added to a clock, they could overflow it.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Each shard has a copy of what stands in the log: places, over all shards. Some 2 GB, allocated at once.
+/// The maximum of log capacity times shards, as each shard has its own copy of the log. Some 2 GB, allocated at once.
 const MOST_PLACES: usize = 1 << 22;
 
 const MOST_SHARDS: usize = 1024;
 
-/// Some 250 bytes each, allocated at once.
+/// The maximum event capacity: some 250 bytes per event, allocated at once.
 const MOST_EVENTS: usize = 1 << 20;
 
 impl<R: Room> SessionBuilder<R> {
@@ -98,125 +98,129 @@ impl<R: Room> SessionBuilder<R> {
         Self { room, config, shards: None, listeners: Vec::new() }
     }
 
-    /// How many messages may wait for one participant over both lanes before it is reset. Default 16,384: nine seconds of
-    /// an ordinary robot's 1,820 messages a second, three seconds of 5,000. [`queue_bytes`](Self::queue_bytes) bounds
-    /// larger messages. At most 8,388,607.
+    /// Sets how many messages may wait for one participant, over both lanes, before it is reset. Default 16,384: nine
+    /// seconds of an ordinary robot's 1,820 messages a second, three seconds of 5,000 a second.
+    /// [`queue_bytes`](Self::queue_bytes) bounds larger messages. At most 8,388,607.
     ///
-    /// A full backlog of messages to everybody costs each participant a few hundred bytes, of messages to topics eight
-    /// bytes each (131 kB), as the messages themselves are kept once for all. Direct messages are the participant's own:
-    /// their queue grows with what has waited at once.
+    /// A full backlog of messages to everybody costs each participant a few hundred bytes. A full backlog of messages
+    /// to topics costs eight bytes per message (131 kB). The messages themselves are kept once for all participants.
+    /// Direct messages belong to one participant, whose queue grows with the most that has waited at once.
     pub fn queue_capacity(mut self, messages: u32) -> Self {
         self.config.limits.messages = messages;
         self
     }
 
-    /// How many bytes may wait for one participant over both lanes before it is reset; a larger message is refused.
-    /// Default 64 MiB: four of the largest frames of the wire formats. At most 512 GiB.
+    /// Sets how many bytes may wait for one participant, over both lanes, before it is reset. A message larger than
+    /// this is refused. Default 64 MiB: four of the largest frames of the wire formats. Less than 512 GiB.
     pub fn queue_bytes(mut self, bytes: u64) -> Self {
         self.config.limits.bytes = bytes;
         self
     }
 
-    /// How many bytes of broadcasts may gather for a participant while its [initial messages](Self::initial) are computed.
-    /// Default 256 MiB, where each message counts 64 bytes more than its length: in the 5 s that the closure has by
-    /// default, that is 5,000 messages a second of 10 kB.
+    /// Sets how many bytes of broadcasts may gather for a participant while its [initial messages](Self::initial) are
+    /// computed. Default 256 MiB, where each message counts 64 bytes more than its length. That is enough for 5,000
+    /// messages of 10 kB a second during the 5 s that the closure has by default. At least 1.
     ///
-    /// This bound is the newcomer's own: what has gathered doesn't count against [`queue_capacity`](Self::queue_capacity)
-    /// and [`queue_bytes`](Self::queue_bytes), neither while it joins nor when it is delivered behind the initial messages.
-    /// If more is broadcast, or the first of it has waited for twice the [open time-out](Self::open_timeout) (a closure
-    /// that blocks its thread isn't ended by the time-out), the attempt has failed:
-    /// [`JoinError::Outpaced`](crate::JoinError::Outpaced) is told, the closure's future is dropped, and the next attempt
-    /// waits for its [back-off](Self::reset_backoff). What gathers is kept once for all newcomers of a shard, and costs
-    /// each of them eight bytes per message to a topic, next to nothing for messages to everybody. At least 1.
+    /// This bound applies to newcomers only: what has gathered doesn't count against
+    /// [`queue_capacity`](Self::queue_capacity) and [`queue_bytes`](Self::queue_bytes), neither during the join nor
+    /// when it is delivered after the initial messages. The attempt fails with
+    /// [`JoinError::Outpaced`](crate::JoinError::Outpaced) if more is broadcast, or if the first gathered broadcast has
+    /// waited for twice the [open time-out](Self::open_timeout). (The time-out doesn't end a closure that blocks its
+    /// thread.) The closure's future is then dropped, and the next attempt waits for its
+    /// [back-off](Self::reset_backoff). What gathers is kept once for all newcomers of a shard. It costs each of them
+    /// eight bytes per message to a topic, and next to nothing for messages to everybody.
     pub fn joining_bytes(mut self, bytes: u64) -> Self {
         self.config.joining_bytes = bytes;
         self
     }
 
-    /// How many broadcasts the log holds that some shard has yet to read. Default 1,024: a burst of that length
-    /// doesn't wait. More costs some 600 bytes a place, and what the messages hold. At most 4,194,304, divided by the
-    /// number of [shards](Self::shards), each of which has a copy.
+    /// Sets the capacity of the broadcast log, in broadcasts that some shard has yet to read. Default 1,024: a burst of
+    /// that length doesn't wait. Each place costs some 600 bytes, and the memory of its message. At most 4,194,304
+    /// divided by the number of [shards](Self::shards), each of which has a copy.
     pub fn log_capacity(mut self, broadcasts: usize) -> Self {
         self.config.log_capacity = broadcasts;
         self
     }
 
-    /// How many flush shards carry messages to the participants. Default: one less than the runtime has workers, at
-    /// least one, which leaves a worker for everything else. At most 1,024.
+    /// Sets how many flush shards carry messages to the participants. Default: one less than the runtime has workers,
+    /// but at least one. This leaves a worker for everything else. At most 1,024.
     pub fn shards(mut self, shards: usize) -> Self {
         self.shards = Some(shards);
         self
     }
 
-    /// How long a write may go without progress before the participant is reset. Default 5 s: longer than a network
+    /// Sets how long a write may make no progress before the participant is reset. Default 5 s: longer than a network
     /// takes to retransmit, shorter than a viewer's patience.
     ///
-    /// A room may have [a time of its own](crate::Progress::set_write_timeout) for its participants, which replaces this
-    /// one. The WebSocket room has: bytes that a kernel takes are no measure of a slow link.
+    /// A room may set [a write time-out of its own](crate::Progress::set_write_timeout) for its participants, which
+    /// replaces this one. The WebSocket room does: the bytes that a kernel accepts are no measure of a slow link.
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
         self.config.write_timeout = timeout;
         self
     }
 
-    /// How long nobody is reset while the uplink is [stalled](crate::SessionEvent::UplinkStalled): publishers are held
-    /// back, no write times out, and where the room's sinks [share](Room::uplink) the uplink nobody overflows. After
-    /// that who makes no progress for the write time-out is reset, as ever. Default 30 s: longer than a mobile network
-    /// takes to change its cell or a server to restart, shorter than anybody wants to look at a picture that stands
-    /// still.
+    /// Sets for how long participants are spared while the uplink is [stalled](crate::SessionEvent::UplinkStalled).
+    /// During this time publishers are held back and no write times out. If the room's sinks [share](Room::uplink) the
+    /// uplink, no participant overflows either. After that, the write time-out applies again. Default 30 s: longer than
+    /// a mobile network takes to change its cell or a server takes to restart, and short enough that a frozen view
+    /// doesn't go unnoticed.
     pub fn uplink_patience(mut self, patience: Duration) -> Self {
         self.config.uplink_patience = patience;
         self
     }
 
-    /// How long opening a stream may take, and how long computing the initial messages. Default 5 s each.
+    /// Sets how long opening a stream may take, and how long computing the initial messages may take. Default 5 s each.
     pub fn open_timeout(mut self, timeout: Duration) -> Self {
         self.config.open_timeout = timeout;
         self
     }
 
-    /// How long a room may take to say goodbye to a participant that has ended. Default 6 s: a second more than the
-    /// closing handshake of a WebSocket that keeps up may. What takes longer goes on in the room and isn't waited for.
+    /// Sets how long a room may take to say goodbye to a participant that has ended. Default 6 s: a second more than
+    /// the close handshake of a WebSocket that keeps up may take. The session then drops the room's
+    /// [goodbye](Room::retire) and doesn't wait for it any longer. The WebSocket room still completes a close handshake
+    /// that takes longer.
     pub fn retire_timeout(mut self, timeout: Duration) -> Self {
         self.config.retire_timeout = timeout;
         self
     }
 
-    /// How many participants may be joining or being reset at once. Default 64: opening streams is mostly waiting.
+    /// Sets how many participants may be joining at once, for the first time or after a reset. Default 64: a join
+    /// spends most of its time waiting for its stream to open.
     pub fn concurrent_joins(mut self, joins: usize) -> Self {
         self.config.concurrent_joins = joins;
         self
     }
 
-    /// How long a participant waits that was reset again, or could not be joined: `first`, doubled each time up to
-    /// `longest`, less up to half at random. Default 100 ms to 30 s. It is the identity that waits, from its last reset
-    /// on: to reconnect changes nothing. An instance that lasted longer than `longest`, or comes that long after the
-    /// last reset, starts anew; the first reset doesn't wait.
+    /// Sets the back-off of a participant that was reset repeatedly or could not be joined: `first`, doubled each time
+    /// up to `longest`, less up to half of it at random. Default 100 ms to 30 s. The first reset doesn't wait. The
+    /// back-off belongs to the identity and runs from its last reset: reconnecting doesn't change it. It starts anew
+    /// after an instance that lasted longer than `longest`, or once the last reset is older than that.
     pub fn reset_backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.config.backoff = Backoff { first, longest };
         self
     }
 
-    /// How many service calls of one participant may be in flight. Default 32.
+    /// Sets how many service calls of one participant may be in flight. Default 32.
     pub fn service_calls_in_flight(mut self, calls: u32) -> Self {
         self.config.in_flight.calls = calls;
         self
     }
 
-    /// How many asset fetches of one participant may be in flight. Default 32.
+    /// Sets how many asset fetches of one participant may be in flight. Default 32.
     pub fn asset_fetches_in_flight(mut self, fetches: u32) -> Self {
         self.config.in_flight.assets = fetches;
         self
     }
 
-    /// How many events wait for a slow listener before it misses the oldest, at least. Default 1,024. At most
+    /// Sets how many events wait for a slow listener, at least, before it misses the oldest. Default 1,024. At most
     /// 1,048,576.
     pub fn event_capacity(mut self, events: usize) -> Self {
         self.config.event_capacity = events;
         self
     }
 
-    /// A listener that is told of everything from the start, the joins of all who are present at the build included. It
-    /// ends at once if nothing is built.
+    /// Creates a listener that gets every event from the start, including the joins of all participants that are
+    /// present when the session is built. If the session isn't built, the listener ends at once.
     ///
     /// ```
     /// use bytes::Bytes;
@@ -239,14 +243,16 @@ impl<R: Room> SessionBuilder<R> {
         events
     }
 
-    /// What a participant gets first of all, at its join and after every reset.
+    /// Sets the closure that computes the initial messages: what a participant gets first, when it joins and after
+    /// every reset.
     ///
-    /// The closure runs after the participant's place in the log is fixed: every broadcast from there on follows the
-    /// initial messages. So change your state first and broadcast the change second; a change that races with a join
-    /// may be told twice, by the initial messages and by the broadcast, never not at all. The closure may send and
-    /// broadcast (with a [`WeakSession`](super::WeakSession): one that owned its session would keep it for ever). It is
-    /// given the session's open time-out; if it panics or takes longer, the join is tried again. If its participant ends
-    /// meanwhile, its future is dropped.
+    /// The closure runs after the participant's position in the log is fixed, and every broadcast from that position on
+    /// follows the initial messages. So change your state first and broadcast the change second. A change that races
+    /// with a join may then arrive twice, in the initial messages and as the broadcast, but is never missing. The
+    /// closure may send and broadcast; let it hold a [`WeakSession`](super::WeakSession), because a closure that owned
+    /// its session would keep it open forever. Its future has the session's [open time-out](Self::open_timeout); if it
+    /// panics or takes longer, the join is tried again. If its participant ends meanwhile, the future is dropped. By
+    /// default there are no initial messages.
     pub fn initial<F, Fut>(mut self, initial: F) -> Self
     where
         F: Fn(Participant<R::Message>) -> Fut + Send + Sync + 'static,
@@ -256,7 +262,8 @@ impl<R: Room> SessionBuilder<R> {
         self
     }
 
-    /// What a participant with an incompatible protocol version is told, on a stream opened for that alone.
+    /// Sets the closure that makes the message for a participant with an incompatible protocol version. The message is
+    /// sent on a stream opened for it alone. By default, and if the closure returns `None`, nothing is sent.
     pub fn refusal<F>(mut self, refusal: F) -> Self
     where
         F: Fn(&Presence, &IncompatibleVersion) -> Option<R::Message> + Send + Sync + 'static,
@@ -265,8 +272,8 @@ impl<R: Room> SessionBuilder<R> {
         self
     }
 
-    /// What is done with a participant's own stream to us. The future is dropped when its connection is gone or the
-    /// session closes. By default the stream is dropped.
+    /// Sets the handler of the streams that participants open to this host. The handler's future is dropped when the
+    /// connection is gone or the session closes. By default the stream is dropped.
     pub fn on_stream<F, Fut>(mut self, handler: F) -> Self
     where
         F: Fn(ControlStream<R>) -> Fut + Send + Sync + 'static,
@@ -276,14 +283,14 @@ impl<R: Room> SessionBuilder<R> {
         self
     }
 
-    /// Starts the session: its shards, its event loop, and the joins of all who are present.
+    /// Starts the session: its shards, its event loop, and the joins of all participants that are present.
     ///
     /// # Errors
-    /// [`BuildError`]: outside a tokio runtime or in one without timers, if a setting makes no sense, or if the room has
-    /// a session already. Nothing has been started then.
+    /// [`BuildError`] outside a tokio runtime or in one without timers, if a setting is out of range, or if the room
+    /// has a session already. Nothing has been started then.
     pub fn build(mut self) -> Result<Session<R>, BuildError> {
         let runtime = runtime::current()?;
-        // One less than the runtime has workers, within what is allowed.
+        // One less than the number of workers, within the allowed range.
         let spare = runtime.metrics().num_workers().saturating_sub(1).clamp(1, MOST_SHARDS);
         self.config.shards = self.shards.unwrap_or(spare);
         self.check()?;
@@ -291,14 +298,14 @@ impl<R: Room> SessionBuilder<R> {
         config.limits.largest = config.limits.bytes.min(config.largest_carried as u64);
         let Backoff { first, longest } = config.backoff;
         config.backoff = Backoff { first: first.min(LONGEST), longest: longest.min(LONGEST) };
-        // Last: a room that gives its events away and sees them dropped takes its session for ended.
+        // Last, because a room takes the session for ended when its events are dropped.
         let events = Box::pin(self.room.events().ok_or(BuildError::RoomTaken)?);
         Ok(start(self.room, self.config, &runtime, events, self.listeners))
     }
 
     fn check(&self) -> Result<(), BuildError> {
         let config = &self.config;
-        // What is allocated at once, or counted by a semaphore, has to stay within what those can do.
+        // What is allocated at once, or counted by a semaphore, has to stay within what those support.
         let (sane, within) = (1..=1 << 24, "from 1 to 16,777,216");
         let longer = "longer than zero";
         let places = config.log_capacity.saturating_mul(config.shards);
@@ -327,7 +334,7 @@ impl<R: Room> SessionBuilder<R> {
                 "log_capacity × shards",
                 format!("{} × {}", config.log_capacity, config.shards),
                 (1..=MOST_PLACES).contains(&places),
-                "at most 4,194,304, as each shard has a copy of what stands in the log",
+                "at most 4,194,304, as each shard has its own copy of the log",
             ),
             ("concurrent_joins", config.concurrent_joins.to_string(), sane.contains(&config.concurrent_joins), within),
             (
@@ -358,7 +365,7 @@ impl<R: Room> std::fmt::Debug for SessionBuilder<R> {
     }
 }
 
-/// The most a message may hold.
+/// Returns whether the length of `message` is within the limit for one message.
 pub(crate) fn fits<M: Message>(message: &M, limits: Limits) -> bool {
     message.byte_len() as u64 <= limits.largest
 }

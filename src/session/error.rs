@@ -1,4 +1,4 @@
-//! What can go wrong with a session, by what was asked of it.
+//! The errors of a session, one type for each operation.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,28 +10,29 @@ use crate::lane::EndReason;
 use crate::participant::IncompatibleVersion;
 use crate::runtime::Lacking;
 
-/// Why no session was built.
+/// Why a session was not built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// A session runs its tasks on tokio: build it inside a runtime (with time enabled).
+    /// There is no tokio runtime. A session runs its tasks on tokio: build it inside a runtime that has timers.
     #[error("no tokio runtime here: build the session inside one")]
     NoRuntime,
-    /// The runtime has no timers: enable them with `enable_time` or `enable_all` where it is built.
+    /// The runtime has no timers. Enable them with `enable_time` or `enable_all` where the runtime is built.
     #[error("this tokio runtime has no timers: enable them with `enable_time` where it is built")]
     NoTimers,
-    /// The room gives its [events](crate::room::Room::events) to one session, and another has them; or it is closed.
-    /// Share that session (its clones are the same one), or give this one a room of its own.
+    /// The room gives its [events](crate::room::Room::events) to one session, and another session has them; or the room
+    /// is closed. Share the session that has them (its clones are handles to the same session), or give this one a room
+    /// of its own.
     #[error("the room has a session already, or is closed: share that session, or give this one a room of its own")]
     RoomTaken,
-    /// A setting makes no sense.
+    /// A setting is out of range.
     #[error("{setting} is {value}: it must be {must}")]
     InvalidSetting {
-        /// Which one.
+        /// The name of the setting.
         setting: &'static str,
-        /// What was given.
+        /// The value that was given.
         value: String,
-        /// What is allowed.
+        /// The values that are allowed.
         must: &'static str,
     },
 }
@@ -45,66 +46,70 @@ impl From<Lacking> for BuildError {
     }
 }
 
-/// Why an attempt to join a participant ended without it being registered.
+/// Why an attempt to join a participant ended before the participant was registered.
 ///
 /// [`SessionEvent::Refused`](super::SessionEvent::Refused) and
-/// [`SessionEvent::JoinFailed`](super::SessionEvent::JoinFailed) carry it; the latter are tried again.
+/// [`SessionEvent::JoinFailed`](super::SessionEvent::JoinFailed) carry this error. After the latter, the session tries
+/// again while the participant is present.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
-    /// The room no longer has it. Nothing to do.
+    /// The participant is no longer in the room. Nothing to do.
     #[error("the participant left before it was registered")]
     NotPresent,
-    /// An instance of the same identity that joined later is registered, or on its way. Nothing to do.
+    /// An instance of the same identity that joined later is registered or being joined. Nothing to do.
     #[error("a later connection of the same identity is here already")]
     Stale,
-    /// Its sid is registered already. Nothing to do.
+    /// The sid of the connection is registered already. Nothing to do.
     #[error("its connection is registered already, as client {by}")]
     Duplicate {
-        /// The instance that has the sid.
+        /// The id of the instance that has the sid.
         by: ClientId,
     },
-    /// It speaks a protocol version that we don't; it was told so. It has to be updated.
+    /// The participant speaks a protocol version that this crate doesn't. It gets the
+    /// [refusal](crate::SessionBuilder::refusal), if there is one, and has to be updated.
     #[error(transparent)]
     Incompatible(#[from] IncompatibleVersion),
-    /// Its stream could not be opened. Tried again while it is present.
+    /// The stream to the participant could not be opened. The session tries again.
     #[error("its stream could not be opened: {0}")]
     Open(Arc<crate::room::OpenError>),
-    /// Opening its stream took too long. Tried again while it is present.
+    /// Opening the stream took longer than the [`open_timeout`](crate::SessionBuilder::open_timeout). The session tries
+    /// again.
     #[error("opening its stream took longer than {0:?}")]
     OpenTimedOut(Duration),
-    /// Computing its initial messages took too long. Tried again while it is present: mend the closure.
+    /// Computing the initial messages took longer than the [`open_timeout`](crate::SessionBuilder::open_timeout). The
+    /// session tries again: make the closure faster.
     #[error("computing its initial messages took longer than {0:?}")]
     InitialTimedOut(Duration),
-    /// One of its initial messages is longer than its room can carry. Tried again while it is present: mend the closure.
-    #[error("an initial message of {bytes} bytes is longer than the {largest} its room can carry")]
+    /// An initial message is longer than the room can carry. The session tries again: make the message shorter.
+    #[error("an initial message of {bytes} bytes exceeds the limit of {largest} bytes (largest_message of the room)")]
     InitialTooLarge {
-        /// How long the message is.
+        /// The length of the message, in bytes.
         bytes: usize,
-        /// How long it may be: see [`Room::largest_message`](crate::room::Room::largest_message).
+        /// The maximum length, in bytes: see [`Room::largest_message`](crate::room::Room::largest_message).
         largest: usize,
     },
-    /// The room, or a closure given to the session, panicked. Tried again while it is present: mend what panicked.
-    #[error("the room or a closure of the session's panicked while it joined")]
+    /// The room, or a closure given to the session, panicked. The session tries again: fix what panicked.
+    #[error("the room or a closure given to the session panicked during the join")]
     Panicked,
-    /// It failed or overflowed while it joined. Tried again while it is present.
-    #[error("it ended while it joined: {0}")]
+    /// The participant failed or overflowed while it joined. The session tries again.
+    #[error("the participant ended while it joined: {0}")]
     Ended(EndReason),
-    /// What was broadcast while its initial messages were computed was more than may gather for it meanwhile. Tried again
-    /// while it is present: make the closure faster, or
+    /// More was broadcast while the initial messages were computed than may gather for a newcomer, or the first of it
+    /// waited too long. The session tries again: make the closure faster, or
     /// [`joining_bytes`](crate::SessionBuilder::joining_bytes) larger.
     #[error(
-        "more than {bytes} bytes, 64 for each message included, were broadcast while its initial messages were \
-         computed, or that took longer than {age:?}: make the closure faster, or joining_bytes larger"
+        "more than {bytes} bytes of broadcasts (64 added for each) gathered while the initial messages were computed, \
+         or the first waited longer than {age:?}: make the closure faster, or raise joining_bytes"
     )]
     Outpaced {
-        /// How much may gather.
+        /// How much may gather, in bytes: the setting `joining_bytes`.
         bytes: u64,
-        /// How long the first of it may wait.
+        /// How long the first broadcast that gathers may wait: twice the setting `open_timeout`.
         age: Duration,
     },
-    /// A newer connection of the same identity came while it joined, or it left. Nothing to do.
-    #[error("its join was superseded")]
+    /// A newer connection of the same identity arrived during the join, or the participant left. Nothing to do.
+    #[error("the join was superseded: a newer connection arrived, or the participant left")]
     Superseded,
     /// The session is closing. Nothing to do.
     #[error("the session is closing")]
@@ -112,7 +117,7 @@ pub enum JoinError {
 }
 
 impl JoinError {
-    /// Whether another attempt may succeed.
+    /// Returns whether another attempt may succeed.
     pub(crate) fn may_pass(&self) -> bool {
         matches!(
             self,
@@ -127,36 +132,38 @@ impl JoinError {
     }
 }
 
-/// Why a broadcast was not sent. The message comes back.
+/// Why a broadcast was not sent. The error returns the message.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BroadcastError<M> {
     /// The session is closed, or was closed while this broadcast waited.
     #[error("the session is closed")]
     Closed(M),
-    /// The message alone exceeds the session's byte limit: make it smaller, or the limit larger.
-    #[error("the message is larger than all that may wait for a participant")]
+    /// The message is longer than [`queue_bytes`](super::SessionBuilder::queue_bytes), or than the
+    /// [room](crate::room::Room::largest_message) can carry. Make it smaller, or raise the limit.
+    #[error("message exceeds the maximum size")]
     TooLarge(M),
 }
 
-/// Why a broadcast was not sent at once. The message comes back.
+/// Why a broadcast was not sent at once. The error returns the message.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TryBroadcastError<M> {
-    /// The shards have to catch up, another publisher waits for that, or the uplink is stalled: try later, or wait with
-    /// [`broadcast`](super::Session::broadcast).
+    /// The log has no capacity left: the shards have to catch up, another publisher waits, or the uplink is stalled.
+    /// Try later, or wait with [`broadcast`](super::Session::broadcast).
     #[error("the broadcast log is full: try later, or wait")]
     Full(M),
     /// The session is closed.
     #[error("the session is closed")]
     Closed(M),
-    /// The message alone exceeds the session's byte limit: make it smaller, or the limit larger.
-    #[error("the message is larger than all that may wait for a participant")]
+    /// The message is longer than [`queue_bytes`](super::SessionBuilder::queue_bytes), or than the
+    /// [room](crate::room::Room::largest_message) can carry. Make it smaller, or raise the limit.
+    #[error("message exceeds the maximum size")]
     TooLarge(M),
 }
 
 impl<M> BroadcastError<M> {
-    /// The message that wasn't sent.
+    /// Returns the message that wasn't sent.
     pub fn into_message(self) -> M {
         match self {
             Self::Closed(message) | Self::TooLarge(message) => message,
@@ -165,7 +172,7 @@ impl<M> BroadcastError<M> {
 }
 
 impl<M> TryBroadcastError<M> {
-    /// The message that wasn't sent.
+    /// Returns the message that wasn't sent.
     pub fn into_message(self) -> M {
         match self {
             Self::Full(message) | Self::Closed(message) | Self::TooLarge(message) => message,
@@ -173,7 +180,7 @@ impl<M> TryBroadcastError<M> {
     }
 }
 
-/// Names the variant, never the payload.
+/// Prints the name of the variant, never the payload.
 impl<M> fmt::Debug for BroadcastError<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -183,7 +190,7 @@ impl<M> fmt::Debug for BroadcastError<M> {
     }
 }
 
-/// Names the variant, never the payload.
+/// Prints the name of the variant, never the payload.
 impl<M> fmt::Debug for TryBroadcastError<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -194,27 +201,27 @@ impl<M> fmt::Debug for TryBroadcastError<M> {
     }
 }
 
-/// Why a session was not closed in good order.
+/// Why a session did not close properly.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseError {
-    /// Called from within the session (the closure for initial messages, a stream handler, a sink), which would wait
-    /// for itself: call it from a task of your own.
-    #[error("close was called from within the session it closes")]
+    /// `close` was called from within the session (from the closure for initial messages, a stream handler or a sink),
+    /// where it would wait for itself. Call it from a task of your own.
+    #[error("close was called from within the session it closes: call it from a task of your own")]
     FromCallback,
-    /// A flush shard or the event loop panicked, in code of a message or a room, and the session ended with it. That is
-    /// one panic: a message whose drop panics while another's is unwinding aborts the process.
+    /// A flush shard or the event loop panicked, in code of a message or a room, and the session ended with it. This
+    /// covers a single panic: if a message's drop panics while another panic unwinds, the process aborts.
     #[error("a task of the session panicked and ended it")]
     Panicked(CloseReport),
-    /// The runtime was shut down before the session had ended: what waited was not delivered.
+    /// The runtime was shut down before the session had ended. The backlog was not delivered.
     #[error("the runtime ended before the session")]
     RuntimeEnded,
-    /// A task of the session didn't end after it was cancelled: code of a sink or closure blocks its thread.
+    /// A task of the session didn't end after it was cancelled, because code of a sink or closure blocks its thread.
     #[error("{tasks} tasks of the session didn't end: something blocks their threads")]
     Stuck {
-        /// How many.
+        /// The number of tasks that didn't end.
         tasks: usize,
-        /// What the session came to so far.
+        /// What became of the session so far.
         report: CloseReport,
     },
 }

@@ -1,13 +1,14 @@
-//! The session's event loop: it takes room events and pending resets in turn, decides, and never waits for anything
-//! else.
+//! The session's event loop. It takes room events and pending resets in turn and decides what to do. It never waits for
+//! anything else.
 //!
-//! What takes time (opening a stream, computing initial messages, backing off) is a [`Join`] in a task of its own, at
-//! most one per identity. It stands in `under_way` before anything is opened: a disconnect of its connection cancels
-//! it, a newer connection supersedes it. When it is done the loop asks the room once more, so that a disconnect that
-//! came while the stream opened leaves no ghost behind.
+//! Work that takes time (opening a stream, computing initial messages, backing off) is a [`Join`] in a task of its own,
+//! at most one per identity. The join is entered in `under_way` before anything is opened. A disconnect of its
+//! connection cancels it, and a newer connection supersedes it. When it is done, the loop asks the room once more, so
+//! that a disconnect that arrived while the stream opened doesn't leave a registered participant without a connection.
 //!
-//! How an instance ended is told by whoever takes it out of the registry, which happens once: the loop, when its reset
-//! comes up, its disconnect, or another connection of its identity; or the join of the instance that takes its place.
+//! The end of an instance is reported by whatever takes it out of the registry, which happens once. That is the loop,
+//! on its reset, its disconnect, or another connection of its identity; or the join of the instance that takes its
+//! place.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -33,44 +34,44 @@ use crate::room::{Presence, Room, RoomClosed, RoomEvent};
 
 type Joined<R> = Result<Registered<<R as Room>::Message>, Declined>;
 
-/// See the [module](self).
+/// The state of the event loop.
 pub(crate) struct EventLoop<R: Room> {
     session: Arc<Shared<R>>,
     under_way: HashMap<ParticipantIdentity, UnderWay>,
     joins: JoinSet<Joined<R>>,
     identities: FxHashMap<Id, ParticipantIdentity>,
     connections: HashMap<ParticipantSid, Connection<R::Incoming>>,
-    /// Taken when it runs.
+    /// Taken by [`run`](Self::run).
     events: Option<BoxStream<'static, RoomEvent<R::Incoming>>>,
 }
 
-/// What is kept of a connection while it is present.
+/// What the loop keeps of a connection while it is present.
 struct Connection<S> {
     identity: ParticipantIdentity,
     kept: Kept<S>,
 }
 
 enum Kept<S> {
-    /// Its stream, until it is registered. Apart, for what stays is small.
+    /// The stream of the connection, until its participant is registered. Boxed to keep the other variants small.
     Stream(Box<S>),
-    /// The task that handles its stream ends with this. An abort, not a token: that would be three times as large.
+    /// The task that handles the stream; dropping this aborts the task. An abort handle, because a cancellation token
+    /// would be three times as large.
     Handler { _task: AbortOnDropHandle<()> },
-    /// It was told that its version is incompatible: once is enough.
+    /// The participant was refused for its version, which is done once.
     Told,
 }
 
-/// The placeholder of a join.
+/// A join that is in progress.
 struct UnderWay {
     sid: ParticipantSid,
     joined_at: u64,
     cancel: AbortHandle,
-    /// The connection was gone before the join was known to be done: what it came to is void, even if the room has a
-    /// connection of the same name again.
+    /// The connection was gone before the loop learned that the join was done. The result of the join is then void,
+    /// even if the room has a connection of the same name again.
     gone: bool,
     /// A newer connection, to be joined once this join has ended.
     next: Option<Presence>,
-    /// Joins in a row, this one not counted, that came to nothing as the room said something else when it was asked
-    /// again.
+    /// How many consecutive joins before this one were abandoned because the room's answer had changed.
     detours: u32,
 }
 
@@ -88,19 +89,20 @@ impl<R: Room> EventLoop<R> {
 
     pub(crate) async fn run(mut self) {
         let session = Arc::clone(&self.session);
-        // They were listened to before anybody asks who is here: nobody falls between the two.
+        // The room's events were subscribed to before this asks which participants are present, so none is missed
+        // between the two.
         let mut events = self.events.take().expect("it runs once").fuse();
         let mut outgoing = pin!(session.events.run());
         for presence in session.room.participants() {
             self.on_active(&presence);
         }
         loop {
-            // Unbiased: neither events nor resets starve the others.
+            // Unbiased, so that neither events nor resets starve the others.
             tokio::select! {
                 event = events.next() => match event {
                     Some(RoomEvent::Closed(reason)) => self.end(reason),
                     Some(event) => self.on_event(event),
-                    None => self.end("its events ended".into()),
+                    None => self.end("the event stream of the room ended".into()),
                 },
                 // Taken out and handed to a task in the same poll.
                 (client_id, sid) = poll_fn(|cx| session.pending.poll_take(cx)) => self.on_reset(client_id, &sid),
@@ -130,22 +132,22 @@ impl<R: Room> EventLoop<R> {
         }
         loop {
             tokio::select! {
-                // A room may close with its stream of events, or block when nobody takes them: not before all is
-                // delivered.
+                // A room may close when its event stream is dropped, or block when nothing reads it: read it until all
+                // is delivered.
                 Some(_) = events.next() => {}
-                // Who fails while the rest is delivered is counted and told like all others, and not joined again.
+                // A member that fails during the drain is counted and reported like any other, but not joined again.
                 (client_id, sid) = poll_fn(|cx| session.pending.poll_take(cx)) => drop(self.take_out_failed(client_id, &sid)),
                 () = &mut outgoing => {}
                 () = session.delivered.cancelled() => break,
             }
         }
-        // No shard is left that could end anybody.
+        // No shard is left that could end a member.
         while let Some((client_id, sid)) = session.pending.take() {
             self.take_out_failed(client_id, &sid);
         }
     }
 
-    /// The room is gone: nothing can be delivered any more.
+    /// Ends the session because the room is gone: nothing can be delivered any more.
     fn end(&self, reason: RoomClosed) {
         self.session.start_close(Duration::ZERO, Some(reason));
     }
@@ -167,7 +169,7 @@ impl<R: Room> EventLoop<R> {
             return;
         }
         if let Some(under_way) = self.under_way.get_mut(&presence.identity) {
-            // Who is gone is in nobody's way.
+            // A join whose connection is gone competes with no other.
             let first = Some((&under_way.sid, under_way.joined_at)).filter(|_| !under_way.gone);
             if let Some((sid, joined_at)) = under_way.next.as_ref().map(|next| (&next.sid, next.joined_at)).or(first) {
                 if *sid == presence.sid {
@@ -185,7 +187,7 @@ impl<R: Room> EventLoop<R> {
             return;
         }
         match session.registry.stored(&presence.identity) {
-            // Announced twice; or its reset is pending, which joins it.
+            // The connection was reported twice, or its reset is pending, which joins it again.
             Some(stored) if *stored.sid() == presence.sid => {}
             Some(stored) if stored.joined_at() > presence.joined_at => session.refuse(presence, &JoinError::Stale),
             _ => self.begin(presence, None, 0),
@@ -210,7 +212,7 @@ impl<R: Room> EventLoop<R> {
             }
         }
         match stored {
-            // Registered a moment ago: `on_joined`, which is due, asks the room.
+            // Just registered: `on_joined`, which is due, asks the room.
             Some(participant) if !participant.is_told() => {}
             Some(participant) => self.dismiss(&participant, EndReason::Disconnected),
             None => tracing::debug!(%identity, %sid, "disconnect of a connection that isn't registered"),
@@ -218,10 +220,10 @@ impl<R: Room> EventLoop<R> {
         self.reconcile(identity, 0);
     }
 
-    /// Takes out an instance whose connection is gone, or is no longer the one its room has for the identity.
+    /// Removes an instance whose connection is gone, or is no longer the one that the room has for the identity.
     fn dismiss(&self, participant: &Participant<R::Message>, reason: EndReason) {
         if self.session.registry.remove(participant) {
-            // It may have failed before, and its reset still be to come, which finds nothing any more.
+            // The instance may have failed before. Its reset then arrives later and finds nothing.
             participant.end(reason);
             self.session.note_end(participant);
         }
@@ -235,15 +237,15 @@ impl<R: Room> EventLoop<R> {
         }
     }
 
-    /// Removes an instance whose reset is pending. `None` if it is gone already, it left or was replaced; or if it was
-    /// registered a moment ago, when `on_joined` is due and sees to it.
+    /// Removes an instance whose reset is pending. Returns `None` if the instance is gone already, because it left or
+    /// was replaced; or if it has just been registered, as `on_joined`, which is due, then takes care of it.
     fn take_out_failed(&self, client_id: ClientId, sid: &ParticipantSid) -> Option<Participant<R::Message>> {
         let stored = self.session.registry.stored_by_sid(sid).filter(|stored| stored.client_id() == client_id);
         let participant = stored.filter(Participant::is_told)?;
         self.take_out(&participant).then_some(participant)
     }
 
-    /// Removes an instance that has ended by itself. False if it hasn't, or is gone already.
+    /// Removes an instance that has failed or vanished. Returns false if it has done neither, or is gone already.
     fn take_out(&self, participant: &Participant<R::Message>) -> bool {
         let removed =
             participant.end_reason().is_some_and(EndReason::starts_afresh) && self.session.registry.remove(participant);
@@ -253,7 +255,7 @@ impl<R: Room> EventLoop<R> {
         removed
     }
 
-    /// Joins what the room has now for the identity of an instance that failed and was removed.
+    /// Joins the connection that the room has now for the identity of an instance that failed and was removed.
     fn begin_again(&mut self, participant: Participant<R::Message>) {
         let now = self.session.room.present(participant.identity());
         if let Some(now) = now.filter(|now| !self.was_told(&now.sid)) {
@@ -263,7 +265,7 @@ impl<R: Room> EventLoop<R> {
 
     fn begin(&mut self, presence: &Presence, after: Option<Participant<R::Message>>, detours: u32) {
         let identity = presence.identity.clone();
-        // An older instance that has failed, and whose reset is still to come, counts for the back-off of this one.
+        // An older instance that has failed, and whose reset hasn't arrived yet, counts for this join's back-off.
         let after = after.or_else(|| self.session.registry.stored(&identity).filter(|failed| self.take_out(failed)));
         let join = Join {
             session: Arc::clone(&self.session),
@@ -287,7 +289,7 @@ impl<R: Room> EventLoop<R> {
             let participant = &registered.participant;
             self.session.note_joined(registered);
             participant.note_told();
-            // The disconnect may have come while the stream opened, when there was nothing to be removed.
+            // The disconnect may have arrived while the stream opened, when there was nothing to remove.
             let now = self.session.room.present(&identity).filter(|_| !under_way.gone);
             if now.as_ref().is_none_or(|now| now.sid != *participant.sid()) {
                 let reason = if now.is_none() { EndReason::Disconnected } else { EndReason::Replaced };
@@ -295,13 +297,13 @@ impl<R: Room> EventLoop<R> {
             } else if let Some(stream) = self.take_held(participant.sid()) {
                 self.handle(identity.clone(), participant.sid().clone(), stream);
             }
-            // Its reset may have come before this.
+            // The instance's reset may have arrived before this.
             failed = self.take_out(participant);
         }
         if let Err(Declined { error: JoinError::Incompatible(_), sid: Some(sid) }) = &joined
             && self.is_present(&identity, sid)
         {
-            // Its disconnect is still to come, and takes it out again.
+            // The disconnect of the connection removes this entry later.
             self.connections.insert(sid.clone(), Connection { identity: identity.clone(), kept: Kept::Told });
         }
         match (under_way.next, joined) {
@@ -310,14 +312,15 @@ impl<R: Room> EventLoop<R> {
             (None, Ok(_) | Err(Declined { error: JoinError::Superseded | JoinError::NotPresent, .. })) => {
                 self.reconcile(&identity, under_way.detours + 1);
             }
-            // Refused for good: asking again would only be refused again.
+            // Refused: asking again would only be refused again.
             (None, Err(_)) => {
                 self.take_held(&under_way.sid);
             }
         }
     }
 
-    /// Joins what the room has for `identity` now, if it isn't registered or on its way. See [`UnderWay::detours`].
+    /// Joins the connection that the room has for `identity` now, if it is neither registered nor being joined.
+    /// `detours`: see [`UnderWay::detours`].
     fn reconcile(&mut self, identity: &ParticipantIdentity, detours: u32) {
         if self.under_way.contains_key(identity) {
             return;
@@ -334,7 +337,8 @@ impl<R: Room> EventLoop<R> {
     }
 
     fn on_stream(&mut self, identity: ParticipantIdentity, sid: ParticipantSid, stream: R::Incoming) {
-        // One that isn't told of yet is left to `on_joined`, which asks the room whether it is still there.
+        // If its registration isn't reported yet, the stream is left to `on_joined`, which asks the room whether the
+        // connection is still there.
         let registered = self.session.registry.by_sid(&sid).filter(|participant| *participant.identity() == identity);
         if registered.is_some_and(|participant| participant.is_told()) {
             return self.handle(identity, sid, stream);
@@ -355,7 +359,7 @@ impl<R: Room> EventLoop<R> {
         matches!(self.connections.get(sid), Some(Connection { kept: Kept::Told, .. }))
     }
 
-    /// The stream held for a connection, if there is one: whatever else is kept of it stays.
+    /// Takes the stream held for a connection, if there is one. Anything else kept of the connection stays.
     fn take_held(&mut self, sid: &ParticipantSid) -> Option<R::Incoming> {
         let Connection { identity, kept } = self.connections.remove(sid)?;
         match kept {
@@ -372,7 +376,7 @@ impl<R: Room> EventLoop<R> {
         let session = Arc::downgrade(&self.session);
         let on_stream = Arc::clone(&self.session.config.on_stream);
         let control = ControlStream { identity, sid, stream, session };
-        // The call stands inside the task as well: if it panics, it is the task that does.
+        // The handler is called inside the task, so that a panic in the call ends only the task.
         let handled = INSIDE.scope(self.session.id, async move { on_stream(control).await });
         let task = AbortOnDropHandle::new(self.session.tasks.spawn_on(handled, &self.session.runtime));
         self.connections.insert(connection, Connection { identity: owner, kept: Kept::Handler { _task: task } });

@@ -1,4 +1,4 @@
-//! What a session tells of itself.
+//! The events of a session, and their way to its listeners.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,15 +10,15 @@ use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::lane::{Account, EndReason, Message};
 use crate::participant::Participant;
 
-/// Which instance an event is about.
+/// The instance that an event is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Who {
-    /// Who it is.
+    /// The identity of the participant.
     pub identity: ParticipantIdentity,
-    /// Its connection.
+    /// The id of its connection.
     pub sid: ParticipantSid,
-    /// The instance.
+    /// The id of the instance.
     pub client_id: ClientId,
 }
 
@@ -32,75 +32,76 @@ impl Who {
     }
 }
 
-/// Something happened in a session.
+/// An event of a session.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum SessionEvent {
-    /// An instance was registered where there was none.
+    /// An instance was registered, and its identity had none before.
     Joined(Who),
-    /// An instance took the place of an older one, which was ended for that.
+    /// An instance took the place of an older one, which was ended by this.
     Replaced {
-        /// The one that is registered now.
+        /// The instance that is registered now.
         who: Who,
-        /// The one that was.
+        /// The instance that was registered before.
         prior: Who,
-        /// What became of the messages for the one that was.
+        /// The outcome of the messages for `prior`.
         account: Account,
     },
-    /// An instance left: its room reported it gone, or had a newer connection by the time it was registered, or a write
-    /// found its connection gone. In that last case, and if its connection is still there, a fresh one will join.
+    /// An instance left: the room reported its connection gone, or had a newer connection when the instance was
+    /// registered, or a write found the connection gone. In the last case, if the connection is still there, a fresh
+    /// instance will join.
     Left {
-        /// The one that left.
+        /// The instance that left.
         who: Who,
-        /// Which of the three: [`Disconnected`](EndReason::Disconnected), [`Replaced`](EndReason::Replaced) or
+        /// Which of the three applies: [`Disconnected`](EndReason::Disconnected), [`Replaced`](EndReason::Replaced) or
         /// [`Vanished`](EndReason::Vanished).
         reason: EndReason,
-        /// What became of the messages for it.
+        /// The outcome of the messages for the instance.
         account: Account,
     },
-    /// An instance failed and was removed; if its connection is still there, a fresh one will join.
+    /// An instance failed and was removed. If its connection is still there, a fresh instance will join.
     Reset {
-        /// The one that was removed.
+        /// The instance that was removed.
         who: Who,
-        /// Why.
+        /// The fault that ended the instance.
         reason: EndReason,
-        /// What became of the messages for it.
+        /// The outcome of the messages for the instance.
         account: Account,
     },
-    /// A connection is not registered, and not tried again for now. One that was stale joins after all if it is still
-    /// there when the later one leaves.
+    /// A connection was refused, and isn't tried again for now. A connection that was refused as stale still joins if
+    /// it is present when the later one leaves.
     Refused {
-        /// Whose it is.
+        /// The identity of the participant.
         identity: ParticipantIdentity,
-        /// Which one.
+        /// The id of the connection.
         sid: ParticipantSid,
-        /// Why.
+        /// Why the connection was refused.
         error: JoinError,
     },
-    /// An attempt to join a connection failed; another follows after a back-off.
+    /// An attempt to join a connection failed. Another one follows after a back-off.
     JoinFailed {
-        /// Whose it is.
+        /// The identity of the participant.
         identity: ParticipantIdentity,
-        /// Which one.
+        /// The id of the connection.
         sid: ParticipantSid,
-        /// Why.
+        /// Why the attempt failed.
         error: JoinError,
     },
-    /// Nothing was heard of a viewer for too long, which had pinged before. It isn't reset: what becomes of it is seen
-    /// by its writes. Once for each silence; telemetry's viewers only.
+    /// A viewer that had pinged before has been silent for too long. It isn't reset for that: the fate of its writes
+    /// decides. Emitted once per silence, and for viewers of telemetry only.
     Unresponsive(Who),
-    /// Something is heard again of a viewer that was unresponsive. Not sent if the instance ends before.
+    /// A viewer that was unresponsive is heard again. Not emitted if the instance ends before.
     Responsive(Who),
-    /// The uplink is stalled: publishers are held back until it flows.
+    /// The uplink is stalled. Publishers are held back until it flows.
     UplinkStalled,
     /// The uplink flows again.
     UplinkFlowing,
-    /// The session has ended. Nothing follows.
+    /// The session has ended. No event follows.
     Closed,
 }
 
 impl SessionEvent {
-    /// Where what became of an instance's messages goes, if this says how one ended.
+    /// Returns the account to fill in, if this event reports the end of an instance.
     fn account_mut(&mut self) -> Option<&mut Account> {
         match self {
             Self::Replaced { account, .. } | Self::Left { account, .. } | Self::Reset { account, .. } => Some(account),
@@ -109,13 +110,13 @@ impl SessionEvent {
     }
 }
 
-/// A listener's view of a session's events, from when it was made on. Bounded: a listener that is slow misses the
-/// oldest, and is told how many.
+/// A listener to a session's events, from its creation on. It is bounded: a listener that is too slow misses the oldest
+/// events, and can read how many.
 ///
-/// Each instance that was registered is told of once when it comes and once when it goes, unless it stays until the
-/// session ends. What is told of its end has its account, complete but for a message that somebody was sending to it
-/// at that very moment: the event waits, and those behind it, until the shard has counted. A shard that is blocked
-/// holds up as many events as the session's [`event_capacity`](crate::SessionBuilder::event_capacity), no more.
+/// Each registered instance is reported once when it arrives and once when it goes, unless it stays until the session
+/// ends. The event of its end carries its account, complete except for a message that was being sent to it at that very
+/// moment. That event waits, and so do those behind it, until the shard has counted the messages. A blocked shard holds
+/// up at most [`event_capacity`](crate::SessionBuilder::event_capacity) events.
 #[derive(Debug)]
 pub struct Events {
     source: Source,
@@ -125,7 +126,7 @@ pub struct Events {
 
 #[derive(Debug)]
 enum Source {
-    /// The session is still to be built.
+    /// The session isn't built yet.
     Unbuilt(oneshot::Receiver<broadcast::Receiver<SessionEvent>>),
     Built(broadcast::Receiver<SessionEvent>),
 }
@@ -135,14 +136,18 @@ impl Events {
         Self { source: Source::Built(receiver), missed: 0, ended }
     }
 
-    /// A listener to a session that isn't built yet, and what its events come by once it is.
+    /// Creates a listener to a session that isn't built yet, and the sender of the channel that its events will arrive
+    /// by.
     pub(crate) fn before_build() -> (Listener, Self) {
         let (listener, receiver) = oneshot::channel();
         (listener, Self { source: Source::Unbuilt(receiver), missed: 0, ended: false })
     }
 
-    /// The next event; `None` after [`SessionEvent::Closed`], or if the session had ended before, or was never built.
-    /// Safe to cancel: no event is lost.
+    /// Returns the next event, or `None` after [`SessionEvent::Closed`], if the session had ended before, or if it was
+    /// never built.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped before it completes, no event is lost.
     pub async fn next(&mut self) -> Option<SessionEvent> {
         while !self.ended {
             let receiver = match &mut self.source {
@@ -167,28 +172,28 @@ impl Events {
         None
     }
 
-    /// How many events this listener was too slow for.
+    /// Returns how many events this listener has missed because it was too slow.
     #[must_use]
     pub fn missed(&self) -> u64 {
         self.missed
     }
 }
 
-/// Where a listener that was made before its session gets its events from.
+/// Hands a listener that was created before its session the receiver of its events.
 pub(crate) type Listener = oneshot::Sender<broadcast::Receiver<SessionEvent>>;
 
-/// An event that waits, and whose end it tells of.
+/// A waiting event, and the instance whose end it reports, if it reports one.
 type Waiting<M> = (SessionEvent, Option<Participant<M>>);
 
 /// Events on their way to the listeners, in one order.
 ///
-/// One that tells of an instance's end waits until the instance's sink is back with the room, for its messages are
-/// counted then. It never waits in vain: every shard hands back every sink, however it ends.
+/// An event that reports the end of an instance waits until the instance's sink is back with the room, because its
+/// messages are counted by then. This always happens: every shard hands back every sink, however the shard ends.
 pub(crate) struct Outgoing<M> {
     listeners: broadcast::Sender<SessionEvent>,
     waiting: Mutex<VecDeque<Waiting<M>>>,
     capacity: usize,
-    /// The first that waits may be another one.
+    /// Notified when another event may have become the first that waits.
     changed: Notify,
 }
 
@@ -206,19 +211,22 @@ impl<M: Message> Outgoing<M> {
         self.put(event, None);
     }
 
-    /// Sends what tells of the end of `ended`, with its account.
+    /// Sends an event that reports the end of `ended`, and fills in its account.
     pub(crate) fn send_end(&self, ended: Participant<M>, event: SessionEvent) {
         self.put(event, Some(ended));
     }
 
-    /// Sends that the session has ended, behind everything that waits.
+    /// Sends [`SessionEvent::Closed`], behind all waiting events.
     pub(crate) fn close(&self) {
         let mut waiting = self.lock();
         waiting.push_back((SessionEvent::Closed, None));
         self.release(waiting, |_, _| true);
     }
 
-    /// Sends what waits when its time has come; has to be polled. Safe to cancel.
+    /// Sends each waiting event once it may be sent. Has to be polled.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, no event is lost.
     pub(crate) async fn run(&self) {
         loop {
             let first = self.lock().front().and_then(|(_, ended)| ended.clone());
@@ -226,7 +234,7 @@ impl<M: Message> Outgoing<M> {
                 Some(ended) => {
                     tokio::select! {
                         () = ended.retired() => self.send_ready(self.lock()),
-                        // Another may be the first by now.
+                        // Another event may be the first by now.
                         () = self.changed.notified() => {}
                     }
                 }
@@ -245,13 +253,14 @@ impl<M: Message> Outgoing<M> {
         self.release(waiting, |ended, count| ended.is_none_or(Participant::is_retired) || count > self.capacity);
     }
 
-    /// Sends the first events as long as `may` says so of one, given who ended and how many wait.
+    /// Sends waiting events in order for as long as `may` allows it. `may` gets the instance whose end the first event
+    /// reports, and the number of waiting events.
     fn release(
         &self,
         mut waiting: MutexGuard<'_, VecDeque<Waiting<M>>>,
         may: impl Fn(Option<&Participant<M>>, usize) -> bool,
     ) {
-        // Dropped after the lock: the last handle of an instance runs code of its messages'.
+        // Dropped after the lock is released: the last handle of an instance runs code of its messages.
         let mut sent = Vec::new();
         loop {
             let count = waiting.len();
@@ -271,7 +280,7 @@ impl<M: Message> Outgoing<M> {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Waiting<M>>> {
-        // Every change is whole before anything else is called.
+        // A panic leaves no change half done: each is complete before other code is called.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,9 +1,9 @@
-//! Joining one connection: open a stream, admit it to a shard, compute its initial messages, register it.
+//! The join of one connection: open a stream, admit it to a shard, compute its initial messages, register it.
 //!
-//! The shard fixes the newcomer's position in the log before the initial messages are computed, and gathers what is
-//! broadcast from there on, so that nothing falls between the two (see [`shard`](crate::lane::shard)). Registration is
-//! the last step that can refuse it; the initial messages go to the shard in the same breath, so that whoever finds the
-//! participant in the registry sends behind them.
+//! The shard fixes the newcomer's position in the log before the initial messages are computed, and gathers the
+//! broadcasts from that position on, so that no broadcast is lost between the two (see [`shard`](crate::lane::shard)).
+//! Registration is the last step that can refuse the newcomer. The initial messages go to the shard immediately after
+//! it, so a sender that finds the participant in the registry sends behind them.
 
 use std::future::poll_fn;
 use std::mem;
@@ -36,21 +36,22 @@ use crate::room::{Presence, Room};
 pub(crate) struct Join<R: Room> {
     pub(crate) session: Arc<Shared<R>>,
     pub(crate) identity: ParticipantIdentity,
-    /// The connection it is for: the one that a disconnect cancels it by.
+    /// The connection to join. Its disconnect cancels the join.
     pub(crate) sid: ParticipantSid,
-    /// The instance whose sink has to be back with the room first.
+    /// The prior instance, whose sink has to be back with the room first.
     pub(crate) after: Option<Participant<R::Message>>,
-    /// The resets in a row that led here.
+    /// The consecutive resets that led to this join.
     pub(crate) streak: Option<Streak>,
-    /// Joins in a row that the room's answers led astray.
+    /// How many consecutive joins before this one were abandoned because the room's answer had changed.
     pub(crate) detours: u32,
 }
 
 impl<R: Room> Join<R> {
-    /// Attempts with back-off until the participant is registered or there is no point in it.
+    /// Tries with back-off until the participant is registered, or another attempt would be pointless.
     ///
     /// # Cancel safety
-    /// Dropped before it is done, it has changed nothing: what was admitted ends as refused, and nothing is registered.
+    /// If the future is dropped before it completes, nothing has changed: an admitted participant ends as refused, and
+    /// nothing is registered.
     pub(crate) fn run(self) -> impl Future<Output = Result<Registered<R::Message>, Declined>> + Send {
         INSIDE.scope(self.session.id, self.attempt_all())
     }
@@ -64,7 +65,7 @@ impl<R: Room> Join<R> {
             if let Some(prior) = self.after.take() {
                 prior.retired().await;
             }
-            // A sleep of nothing takes until the timer's next tick.
+            // Even an empty sleep takes until the timer's next tick.
             if until > Instant::now() {
                 sleep_until(until).await;
             }
@@ -72,7 +73,7 @@ impl<R: Room> Join<R> {
                 return Err(JoinError::NotPresent.into());
             };
             if presence.sid != self.sid {
-                // Another connection has come, which has to be joined under its own name.
+                // Another connection has arrived, which has to be joined under its own name.
                 return Err(JoinError::Superseded.into());
             }
             let attempt = AssertUnwindSafe(self.attempt(&presence, failures)).catch_unwind().await;
@@ -94,8 +95,8 @@ impl<R: Room> Join<R> {
         }
     }
 
-    /// Waits until the sink of the instance before is back with the room. If its connection has vanished, and the room
-    /// still has it, that counts as a reset does for the back-off: it may go on like that.
+    /// Waits until the sink of the prior instance is back with the room. If the connection of that instance had
+    /// vanished, and the room still has it, that counts as a reset for the back-off: it may happen again and again.
     async fn streak_after_prior(&mut self) -> Option<Streak> {
         let prior = self.after.take()?;
         prior.retired().await;
@@ -123,7 +124,7 @@ impl<R: Room> Join<R> {
         let participant = &self.participant(presence, failures, protocol, shard, progress.clone());
         let provisional = Provisional(participant);
         self.admit(participant, shard, on_the_way, sink, progress).await?;
-        // If this comes to nothing, the next attempt waits for its sink to be gone.
+        // If this attempt fails, the next one waits for its sink to be handed back.
         self.after = Some(participant.clone());
         let initial = self.initial_messages(participant).await.inspect_err(|error| provisional.end(error))?;
         let place = shard.begins.reserve().await.map_err(|_| JoinError::SessionClosed)?;
@@ -160,7 +161,7 @@ impl<R: Room> Join<R> {
         Participant::new(profile, failures, session.config.limits, session.config.in_flight, home)
     }
 
-    /// Has the shard of `participant` take it in; returns once its position is fixed.
+    /// Has `shard` admit `participant`. Returns once its position is fixed.
     async fn admit(
         &self,
         participant: &Participant<R::Message>,
@@ -175,7 +176,7 @@ impl<R: Room> Join<R> {
         if shard.newcomers.send(Admission { newcomer, reply, on_the_way }).await.is_err() {
             return Err(JoinError::SessionClosed);
         }
-        // If the shard takes nobody in any more the answer may never come: the event loop ends all joins then.
+        // If the shard admits no more members, the answer may never arrive. The event loop aborts all joins then.
         match answer.await {
             Ok(position) => {
                 participant.log(|| tracing::debug!(position, "admitted"));
@@ -185,8 +186,8 @@ impl<R: Room> Join<R> {
         }
     }
 
-    /// The initial messages with their lengths, which are asked for here, where one that panics fails this join alone.
-    /// A participant that has ended isn't worth computing them any longer.
+    /// Computes the initial messages and their lengths. The lengths are computed here, where a panic fails only this
+    /// join. The computation stops if the participant ends.
     async fn initial_messages(
         &self,
         participant: &Participant<R::Message>,
@@ -206,7 +207,7 @@ impl<R: Room> Join<R> {
         measured.collect()
     }
 
-    /// Opens a stream for one message, and closes it. Whatever goes wrong there changes nothing.
+    /// Opens a stream for the refusal message, and closes it. A failure there changes nothing.
     async fn tell_incompatible(&self, presence: &Presence, incompatible: &IncompatibleVersion) {
         let session = &self.session;
         let Some(message) = (session.config.refusal)(presence, incompatible) else { return };
@@ -223,17 +224,17 @@ impl<R: Room> Join<R> {
     }
 }
 
-/// What a join came to.
+/// A join that succeeded.
 pub(crate) struct Registered<M> {
     pub(crate) participant: Participant<M>,
-    /// The instance it took the place of.
+    /// The instance whose place the participant took, if there was one.
     pub(crate) prior: Option<Participant<M>>,
 }
 
-/// Why a join came to nothing.
+/// A join that failed.
 pub(crate) struct Declined {
     pub(crate) error: JoinError,
-    /// The connection that was refused, which may be a later one than the join began with.
+    /// The connection that was refused, if one was.
     pub(crate) sid: Option<ParticipantSid>,
 }
 
@@ -243,7 +244,7 @@ impl From<JoinError> for Declined {
     }
 }
 
-/// Decides before anything is opened whether there is a place for it.
+/// Decides whether the registry has a place for the connection, before anything is opened.
 fn check_place<R: Room>(session: &Shared<R>, presence: &Presence) -> Result<(), JoinError> {
     if let Some(present) = session.registry.stored_by_sid(&presence.sid) {
         return Err(JoinError::Duplicate { by: present.client_id() });
@@ -270,7 +271,8 @@ async fn open<R: Room>(session: &Shared<R>, presence: &Presence, progress: Progr
     }
 }
 
-/// What `future` comes to within `limit`. What is ready at once costs no timer and no look at the clock.
+/// Returns the output of `future` if it completes within `limit`. A future that is ready at once costs no timer and no
+/// clock reading.
 async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     match poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
@@ -279,12 +281,13 @@ async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
     }
 }
 
-/// Makes it findable and live. `Some` is the instance it took the place of.
+/// Registers the participant, which makes it findable and live. Returns the instance whose place it took, if there was
+/// one.
 fn register<R: Room>(
     session: &Shared<R>,
     participant: &Participant<R::Message>,
 ) -> Result<Option<Participant<R::Message>>, JoinError> {
-    // Before it takes anybody's place: an attempt that has failed changes nothing.
+    // Checked before it takes the place of another instance: a failed attempt changes nothing.
     if participant.end_reason().is_some() {
         return Err(ended(session, participant));
     }
@@ -295,7 +298,7 @@ fn register<R: Room>(
         Registration::Duplicate(present) => return Err(JoinError::Duplicate { by: present.client_id() }),
         Registration::Ended(prior) => {
             let Some(reason) = participant.end_reason() else { return Err(JoinError::SessionClosed) };
-            // The event loop doesn't learn of it, so all that is told of it is told here.
+            // The event loop doesn't learn of this, so everything about it is reported here.
             match prior {
                 Some(_) if reason.is_fault() => {
                     session.note_joined(&Registered { participant: participant.clone(), prior });
@@ -317,7 +320,7 @@ fn register<R: Room>(
     Ok(prior)
 }
 
-/// Why a participant that has ended can't be registered.
+/// Returns why a participant that has ended can't be registered.
 fn ended<R: Room>(session: &Shared<R>, participant: &Participant<R::Message>) -> JoinError {
     match participant.end_reason() {
         None | Some(EndReason::SessionClosed) => JoinError::SessionClosed,
@@ -328,7 +331,7 @@ fn ended<R: Room>(session: &Shared<R>, participant: &Participant<R::Message>) ->
     }
 }
 
-/// A participant that isn't registered yet: dropped before it is, it ends.
+/// A participant that isn't registered yet. If this is dropped before its registration, the participant ends.
 struct Provisional<'a, M: Message>(&'a Participant<M>);
 
 impl<M: Message> Provisional<'_, M> {
@@ -336,7 +339,7 @@ impl<M: Message> Provisional<'_, M> {
         mem::forget(self);
     }
 
-    /// Its join has failed.
+    /// Ends the participant because its join has failed.
     fn end(&self, error: &JoinError) {
         self.0.end(if error.may_pass() { EndReason::JoinFailed } else { EndReason::Refused });
     }
@@ -344,13 +347,13 @@ impl<M: Message> Provisional<'_, M> {
 
 impl<M: Message> Drop for Provisional<'_, M> {
     fn drop(&mut self) {
-        // A closure of the embedder's that panics once may not panic the next time.
+        // A closure of the embedder that panics once may not panic the next time.
         self.0.end(if thread::panicking() { EndReason::JoinFailed } else { EndReason::Refused });
     }
 }
 
 impl<R: Room> Shared<R> {
-    /// Counts and tells that a connection is refused for good.
+    /// Counts and reports that a connection is refused.
     pub(crate) fn refuse(&self, presence: &Presence, error: &JoinError) {
         let quiet = matches!(error, JoinError::SessionClosed | JoinError::NotPresent | JoinError::Superseded);
         if quiet {
@@ -366,8 +369,8 @@ impl<R: Room> Shared<R> {
         self.emit(SessionEvent::Refused { identity, sid, error: error.clone() });
     }
 
-    /// Counts and tells how an instance ended that was registered. Called once for each, by whoever took it out of the
-    /// registry; one that stayed until the session ended isn't told of.
+    /// Counts and reports how a registered instance ended. Called once for each instance, by the caller that took it
+    /// out of the registry. The end of an instance that stayed until the session ended isn't reported.
     pub(crate) fn note_end(&self, participant: &Participant<R::Message>) {
         let Some(reason) = participant.end_reason().filter(|reason| *reason != EndReason::SessionClosed) else {
             return;
@@ -384,7 +387,7 @@ impl<R: Room> Shared<R> {
         self.events.send_end(participant.clone(), left);
     }
 
-    /// Counts and tells that an instance was reset.
+    /// Counts and reports that an instance was reset.
     fn note_reset(&self, participant: &Participant<R::Message>, reason: EndReason) {
         participant.log(|| tracing::info!(%reason, "reset"));
         self.counters.resets[reason as usize].add_one();
@@ -392,15 +395,15 @@ impl<R: Room> Shared<R> {
         self.events.send_end(participant.clone(), reset);
     }
 
-    /// Counts and tells that an instance was registered, and what became of the one that had its place. The event loop
-    /// does it, so that nothing else of the instance is told before.
+    /// Counts and reports that an instance was registered, and what became of the one whose place it took. The event
+    /// loop calls this, so that no other event of the instance is emitted before.
     pub(crate) fn note_joined(&self, registered: &Registered<R::Message>) {
         let Registered { participant, prior } = registered;
         self.counters.joins.add_one();
         let who = Who::of(participant);
         let replaced = prior.as_ref().filter(|prior| prior.end_reason() == Some(EndReason::Replaced));
         let Some(prior) = replaced else {
-            // It had ended before it lost its place, and nobody had looked.
+            // The prior instance had ended before it lost its place, which has not been reported yet.
             if let Some(prior) = prior {
                 self.note_end(prior);
             }

@@ -1,7 +1,8 @@
-//! The lifecycle: a room's participants join, fail, are reset, leave, and the session ends.
+//! The life cycle of a session: participants join, fail, are reset and leave, and the session ends.
 //!
 //! A session owns its flush shards, its event loop and every task they start. The event loop takes room events and
-//! pending resets in turn, decides, and leaves all waiting to tasks of its own: at most one per identity.
+//! pending resets in turn and decides what to do. Everything that waits runs in tasks of its own, at most one per
+//! identity.
 
 mod backoff;
 mod close;
@@ -66,12 +67,12 @@ use crate::room::{Room, RoomEvent};
 use crate::sync::{AtomicBool, Ordering};
 
 tokio::task_local! {
-    /// The session whose task or callback this is.
+    /// The id of the session that the current task or callback belongs to.
     static INSIDE: u64;
 }
 
-/// One room: its participants, their lanes, its event loop. Clones are the same session; dropping the last one without
-/// [`close`](Self::close) cancels it.
+/// A session: the participants of one room, their lanes and the event loop. Clones are handles to the same session.
+/// Dropping the last handle without [`close`](Self::close) cancels the session.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -98,14 +99,14 @@ tokio::task_local! {
 /// ```
 pub struct Session<R: Room>(Arc<Owned<R>>);
 
-/// A handle that doesn't keep the session open: for the closures that the session itself keeps, which would keep it
-/// for ever with a [`Session`].
+/// A handle that doesn't keep the session open. Use it in the closures that the session itself keeps: a [`Session`] in
+/// one of them would keep the session open forever.
 pub struct WeakSession<R: Room>(Weak<Owned<R>>);
 
-/// What the handles own: the session is cancelled with the last of them.
+/// What the handles own. Dropping the last handle cancels the session.
 struct Owned<R: Room>(Arc<Shared<R>>);
 
-/// What handles, event loop, joins and shards share.
+/// The state that the handles, the event loop, the joins and the shards share.
 pub(crate) struct Shared<R: Room> {
     id: u64,
     room: R,
@@ -119,29 +120,29 @@ pub(crate) struct Shared<R: Room> {
     pending: Arc<PendingResets>,
     totals: Arc<Totals>,
     counters: Counters,
-    /// Locked when somebody joins or fails.
+    /// Locked when a participant joins or fails.
     streaks: Mutex<Streaks>,
     permits: Semaphore,
     events: Outgoing<R::Message>,
     uplink: Option<Uplink>,
     uplink_stalled: AtomicBool,
-    /// Ends event loop, joins and stream handlers.
+    /// Ends the event loop, the joins and the stream handlers.
     stop: CancellationToken,
-    /// Everything is delivered and every goodbye said: the room isn't needed any more.
+    /// Cancelled when everything is delivered and every goodbye is said: the room isn't needed any more.
     delivered: CancellationToken,
-    /// Ends the goodbyes that are still being said.
+    /// Ends the goodbyes that are still in progress.
     abandoned: CancellationToken,
-    /// Ends the time that closing has.
+    /// Ends the time that closing may still take.
     hurry: CancellationToken,
-    /// Goodbyes and stream handlers.
+    /// The tasks of goodbyes and stream handlers.
     tasks: TaskTracker,
     closing: AtomicBool,
-    /// The event loop and the shards, for the one who closes.
+    /// The tasks of the event loop and the shards, for the close.
     running: close::Running,
     ended: SetOnce<Result<CloseReport, CloseError>>,
 }
 
-/// One shard, as the session sees it.
+/// The session's handle to one shard.
 pub(crate) struct ShardHandle<R: Room> {
     port: Arc<Port<R::Message>>,
     gauge: Arc<Gauge>,
@@ -150,7 +151,7 @@ pub(crate) struct ShardHandle<R: Room> {
     begins: mpsc::Sender<Begin<R::Message>>,
 }
 
-/// Starts a session. `config` has been checked.
+/// Starts a session. The caller has checked `config`.
 fn start<R: Room>(
     room: R,
     config: Config<R>,
@@ -169,7 +170,7 @@ fn start<R: Room>(
     let batch_bytes = room.batch_bytes();
     let events = Outgoing::new(config.event_capacity);
     for listener in listeners {
-        // One that was dropped since listens no more.
+        // Fails if the listener has been dropped since, which is not an error.
         let _ = listener.send(events.subscribe());
     }
     let age = u64::try_from(config.joining_age().as_millis()).unwrap_or(u64::MAX);
@@ -240,7 +241,7 @@ fn start<R: Room>(
     Session(Arc::new(Owned(shared)))
 }
 
-/// Starts a task without which the session can't go on.
+/// Spawns a task without which the session can't go on: if the task dies, the session ends.
 fn spawn_watched<R: Room>(shared: &Arc<Shared<R>>, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
     let watch = close::Watch::new(Arc::clone(shared));
     let watched = async move {
@@ -251,7 +252,7 @@ fn spawn_watched<R: Room>(shared: &Arc<Shared<R>>, task: impl Future<Output = ()
 }
 
 impl<R: Room> Session<R> {
-    /// Sets up a session of `room`'s participants.
+    /// Creates the builder of a session in `room`.
     pub fn builder(room: R) -> SessionBuilder<R> {
         SessionBuilder::new(room)
     }
@@ -260,42 +261,42 @@ impl<R: Room> Session<R> {
         &self.0.0
     }
 
-    /// A handle that doesn't keep the session open.
+    /// Returns a handle that doesn't keep the session open.
     #[must_use]
     pub fn downgrade(&self) -> WeakSession<R> {
         WeakSession(Arc::downgrade(&self.0))
     }
 
-    /// The room.
+    /// Returns the room of the session.
     #[must_use]
     pub fn room(&self) -> &R {
         &self.shared().room
     }
 
-    /// Sends `message` to everybody.
+    /// Sends `message` to all participants.
     ///
-    /// Writes it to the log once, whatever the number of participants, and returns. Waits only if the shards are a
-    /// whole log behind or the uplink is stalled, never for a participant. Those who wait are served in the order they
-    /// came.
+    /// Writes the message to the log once, whatever the number of participants, and returns. Waits only while the
+    /// shards are a whole log behind or the uplink is stalled, never for a single participant. Waiting publishers are
+    /// served in the order of their calls.
     ///
     /// # Errors
-    /// [`BroadcastError`] gives the message back: the session is closed, or the message too large.
+    /// [`BroadcastError`] returns the message: the session is closed, or the message is too large.
     ///
     /// # Cancel safety
-    /// A future dropped before it is done has sent nothing. One that waits has its place in the order for as long as it
-    /// exists: don't keep it without polling it, as the others wait behind it.
+    /// If the future is dropped before it completes, nothing has been sent. A future that waits keeps its place in the
+    /// order for as long as it exists: don't keep it without polling it, because the other publishers wait behind it.
     pub async fn broadcast(&self, message: R::Message) -> Result<(), BroadcastError<R::Message>> {
         self.publish(&Audience::All, message).await
     }
 
-    /// Sends `message` to the subscribers of `topic`; otherwise as [`broadcast`](Self::broadcast). Costs next to
-    /// nothing if there are none.
+    /// Sends `message` to the subscribers of `topic`; otherwise like [`broadcast`](Self::broadcast). If the topic has
+    /// no subscribers, nothing is written to the log, and the call costs next to nothing.
     ///
     /// # Errors
-    /// As [`broadcast`](Self::broadcast).
+    /// The errors of [`broadcast`](Self::broadcast).
     ///
     /// # Cancel safety
-    /// A future dropped before it is done has sent nothing.
+    /// If the future is dropped before it completes, nothing has been sent.
     pub async fn broadcast_to(&self, topic: &Topic, message: R::Message) -> Result<(), BroadcastError<R::Message>> {
         if self.reaches_nobody(topic) {
             return Ok(());
@@ -303,19 +304,20 @@ impl<R: Room> Session<R> {
         self.publish(&Audience::Topic(topic.clone()), message).await
     }
 
-    /// Sends `message` to everybody now or not at all. Works from any thread, and doesn't overtake those who wait.
+    /// Sends `message` to all participants at once, or not at all. Works from any thread, and doesn't overtake
+    /// publishers that wait.
     ///
     /// # Errors
-    /// [`TryBroadcastError`] gives the message back.
+    /// [`TryBroadcastError`] returns the message.
     pub fn try_broadcast(&self, message: R::Message) -> Result<(), TryBroadcastError<R::Message>> {
         self.try_publish(&Audience::All, message)
     }
 
-    /// Sends `message` to the subscribers of `topic` now or not at all; otherwise as
+    /// Sends `message` to the subscribers of `topic` at once, or not at all; otherwise like
     /// [`try_broadcast`](Self::try_broadcast).
     ///
     /// # Errors
-    /// [`TryBroadcastError`] gives the message back.
+    /// [`TryBroadcastError`] returns the message.
     pub fn try_broadcast_to(&self, topic: &Topic, message: R::Message) -> Result<(), TryBroadcastError<R::Message>> {
         if self.reaches_nobody(topic) {
             return Ok(());
@@ -350,25 +352,25 @@ impl<R: Room> Session<R> {
         self.shared().publisher.claim(attempt).await
     }
 
-    /// The length of the longest message that isn't refused, in bytes.
+    /// Returns the length of the longest message that the session accepts, in bytes.
     #[cfg(feature = "telemetry")]
     pub(crate) fn largest_message(&self) -> u64 {
         self.shared().config.limits.largest
     }
 
-    /// The registered instance of `identity`.
+    /// Returns the registered instance of `identity`.
     #[must_use]
     pub fn participant(&self, identity: &ParticipantIdentity) -> Option<Participant<R::Message>> {
         self.shared().registry.by_identity(identity)
     }
 
-    /// The instance registered under `sid`; never one that has ended.
+    /// Returns the instance registered under `sid`; never one that has ended.
     #[must_use]
     pub fn participant_by_sid(&self, sid: &ParticipantSid) -> Option<Participant<R::Message>> {
         self.shared().registry.by_sid(sid)
     }
 
-    /// All registered instances, in no order.
+    /// Returns all registered instances, in no particular order.
     #[must_use]
     pub fn participants(&self) -> Vec<Participant<R::Message>> {
         let mut live = Vec::new();
@@ -376,29 +378,32 @@ impl<R: Room> Session<R> {
         live
     }
 
-    /// What happens from now on; nothing, if the session has ended. Joins may have happened before: a listener made
-    /// [on the builder](SessionBuilder::events) is told of everything.
+    /// Returns a listener for the events from now on. If the session has ended, the listener has no events.
+    /// Participants may have joined before this call: a listener created [on the builder](SessionBuilder::events) gets
+    /// every event.
     #[must_use]
     pub fn events(&self) -> Events {
         let receiver = self.shared().events.subscribe();
-        // In this order: who ends the session notes that first and tells it second.
+        // In this order, because the end of a session sets `ended` first and sends its last event second.
         Events::new(receiver, self.shared().ended.get().is_some())
     }
 
-    /// Figures, read without stopping anybody. Looks at every participant once, for the oldest message.
+    /// Returns the statistics of the session, read without stopping any of its tasks. Visits every participant once,
+    /// for the oldest message.
     #[must_use]
     pub fn stats(&self) -> SessionStats {
         self.shared().stats()
     }
 
-    /// Stops taking messages, delivers what has been taken until `deadline` from now, cancels the rest, ends every
-    /// task, and says what became of the messages.
+    /// Stops accepting messages, delivers what was accepted until `deadline` from now, cancels the rest, ends every
+    /// task, and returns what became of the messages.
     ///
-    /// The work is done by a task of its own: dropping the future changes nothing, and a second call waits for the same
-    /// report (with the first one's deadline).
+    /// A separate task does the work. Dropping the future changes nothing, and a second call waits for the same report,
+    /// with the deadline of the first call.
     ///
     /// # Errors
-    /// [`CloseError`]: called from within the session; a shard panicked; or a task could not be ended.
+    /// [`CloseError`] if this was called from within the session, if a task of the session panicked or didn't end, or
+    /// if the runtime ended first.
     pub async fn close(&self, deadline: Duration) -> Result<CloseReport, CloseError> {
         if INSIDE.try_with(|id| *id == self.shared().id).unwrap_or(false) {
             return Err(CloseError::FromCallback);
@@ -407,18 +412,18 @@ impl<R: Room> Session<R> {
         self.ended().await
     }
 
-    /// Ends the session now: every flush stops, also in mid-write, and what waits is counted as abandoned. Returns at
-    /// once; [`ended`](Self::ended) waits for the end. Works from any thread.
+    /// Ends the session now: every flush stops, even in the middle of a write, and the backlog counts as abandoned.
+    /// Returns at once; [`ended`](Self::ended) waits for the end. Works from any thread.
     pub fn cancel(&self) {
         self.shared().start_close(Duration::ZERO, None);
-        // Closing already: its deadline is over.
+        // If the session was closing already, this ends its deadline.
         self.shared().hurry.cancel();
     }
 
-    /// Waits until the session has ended, for whatever reason, and says what became of the messages.
+    /// Waits until the session has ended, for any reason, and returns what became of the messages.
     ///
     /// # Errors
-    /// As [`close`](Self::close).
+    /// The errors of [`close`](Self::close).
     pub async fn ended(&self) -> Result<CloseReport, CloseError> {
         self.shared().ended.wait().await.clone()
     }
@@ -430,20 +435,20 @@ impl<R: Room> Shared<R> {
     }
 
     fn streaks(&self) -> MutexGuard<'_, Streaks> {
-        // Every change is whole before anything else is called.
+        // A panic leaves no change half done: each is complete before other code is called.
         self.streaks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The shard for a newcomer, which is counted as on its way there. Of joins that choose at the very same moment, on
-    /// several threads, some may choose the same.
+    /// Returns the shard for a newcomer, the one with the fewest members and newcomers on their way, and counts this
+    /// newcomer as on its way there. Joins that choose at the same moment, on several threads, may choose the same
+    /// shard.
     fn emptiest_shard(&self) -> (&ShardHandle<R>, OnTheWay) {
         let emptiest = self.shards.iter().min_by_key(|shard| shard.gauge.population());
         let shard = emptiest.expect("the builder asks for at least one shard");
         (shard, OnTheWay::to(&shard.gauge))
     }
 
-    /// Holds publishers back while the uplink is stalled, and spares everybody from being reset for as long as that is
-    /// waited for.
+    /// Holds publishers back while the uplink is stalled, and spares the participants for the uplink patience.
     fn set_uplink(&self, stalled: bool) {
         if self.uplink_stalled.swap(stalled, Ordering::Relaxed) == stalled {
             return;
@@ -520,7 +525,7 @@ impl<R: Room> fmt::Debug for Session<R> {
 }
 
 impl<R: Room> WeakSession<R> {
-    /// The session, unless its last handle has been dropped.
+    /// Returns the session, unless its last handle has been dropped.
     #[must_use]
     pub fn upgrade(&self) -> Option<Session<R>> {
         self.0.upgrade().map(Session)

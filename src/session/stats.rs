@@ -1,65 +1,67 @@
-//! Figures of a session, read without stopping anybody.
+//! Statistics of a session, read without stopping any of its tasks.
 
 use std::time::Duration;
 
 use crate::lane::{Account, EndReason};
 use crate::sync::{AtomicU64, Ordering};
 
-/// Figures of a session.
+/// Statistics of a session.
 ///
-/// A snapshot in motion is not one moment's: outcomes are read before what was offered, so that no difference is
-/// negative.
+/// While messages move, the figures don't all belong to one moment. Outcomes are read before offers, so that no
+/// difference is negative.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionStats {
-    /// Registered now.
+    /// How many participants are registered now.
     pub participants: usize,
-    /// Instances registered so far, replacements and those that came back after a reset included.
+    /// How many instances have been registered, including replacements and those that returned after a reset.
     pub joins: u64,
-    /// Those of them that took the place of an older instance.
+    /// How many of those took the place of an older instance.
     pub replacements: u64,
-    /// Connections refused because a later one of the same identity was there.
+    /// How many connections were refused because a later one of the same identity was there.
     pub stale_joins: u64,
-    /// Connections refused for any other reason.
+    /// How many connections were refused for any other reason.
     pub refused: u64,
-    /// Attempts to join that failed and were tried again.
+    /// How many attempts to join failed and were tried again.
     pub failed_joins: u64,
-    /// Instances that were reset, by reason.
+    /// How many instances were reset, by reason.
     pub resets: Resets,
-    /// Instances whose connection a write found gone: see [`EndReason::Vanished`]. They don't count as reset.
+    /// How many instances ended because a write found their connection gone: see [`EndReason::Vanished`]. They don't
+    /// count as reset.
     pub vanished: u64,
-    /// What became of all messages. `delivered` and `delivered_bytes` are what was sent.
+    /// The outcome of all messages. `delivered` and `delivered_bytes` count what was sent.
     pub account: Account,
-    /// Messages that wait, over all participants.
+    /// How many messages wait, over all participants.
     pub backlog: u64,
-    /// Participants with half of their [`queue_capacity`](crate::SessionBuilder::queue_capacity) or
-    /// [`queue_bytes`](crate::SessionBuilder::queue_bytes) taken, who may overflow next. If most are, it isn't they who
-    /// are slow: the publisher, the machine or the network is.
+    /// How many participants have half of their [`queue_capacity`](crate::SessionBuilder::queue_capacity) or
+    /// [`queue_bytes`](crate::SessionBuilder::queue_bytes) taken, and so may overflow next. If most participants do,
+    /// the cause isn't a slow participant but the publisher, the machine or the network.
     pub half_full: usize,
-    /// How long the oldest of them has waited since its shard saw it (±1 ms).
+    /// How long the oldest waiting message has waited since its shard saw it (±1 ms); `None` if none waits.
     pub oldest: Option<Duration>,
-    /// Broadcasts that the shard furthest behind has yet to read. What a shard has read and is just handing on stands
-    /// neither here nor in the backlog: `account` says what is delivered.
+    /// How many broadcasts the shard furthest behind has yet to read. A broadcast that a shard has read and is handing
+    /// on counts neither here nor in the backlog: `account` says what is delivered.
     pub shard_lag: u64,
-    /// Whether the uplink is stalled.
+    /// Whether the uplink is stalled now.
     pub uplink_stalled: bool,
-    /// How often it has been.
+    /// How often the uplink has stalled.
     pub uplink_stalls: u64,
-    /// Streams to us that were dropped, as they came from nobody who is present, or from one who was refused.
+    /// How many streams to this host were dropped, because they came from a connection that isn't present or was
+    /// refused.
     pub stray_streams: u64,
 }
 
-/// Instances that were reset, by reason.
+/// How many instances were reset, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Resets {
-    /// More waited than may.
+    /// Resets because the backlog exceeded its bound.
     pub overflow: u64,
-    /// The sink returned an error.
+    /// Resets because the sink returned an error.
     pub write_failed: u64,
-    /// The sink panicked.
+    /// Resets because the sink panicked.
     pub write_panicked: u64,
-    /// The sink made no progress.
+    /// Resets because the sink made no progress for the write time-out.
     pub write_timed_out: u64,
 }
 
@@ -74,14 +76,14 @@ impl Resets {
         }
     }
 
-    /// All of them.
+    /// Returns the number of resets for all reasons.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.overflow + self.write_failed + self.write_panicked + self.write_timed_out
     }
 }
 
-/// What the session counts of comings and goings.
+/// The counters of arrivals and departures.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) joins: Counter,
@@ -95,7 +97,7 @@ pub(crate) struct Counters {
     pub(crate) stray_streams: Counter,
 }
 
-/// A count of rare things.
+/// A counter of rare events.
 #[derive(Debug)]
 pub(crate) struct Counter(AtomicU64);
 
@@ -107,7 +109,7 @@ impl Default for Counter {
 
 impl Counter {
     pub(crate) fn add_one(&self) {
-        // Relaxed: a figure for statistics.
+        // Relaxed: a figure for statistics, which orders nothing.
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -1,4 +1,4 @@
-//! What a participant's own stream to us comes with.
+//! A stream that a participant opens to this host, as the session's stream handler gets it.
 
 use std::fmt;
 use std::sync::Weak;
@@ -8,27 +8,28 @@ use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::participant::Participant;
 use crate::room::Room;
 
-/// A participant's own stream to us, for as long as its connection lasts: through resets, not through reconnects.
+/// A stream that a participant has opened to this host. It lasts as long as the participant's connection: it survives
+/// resets, but not reconnects.
 pub struct ControlStream<R: Room> {
-    /// Whose it is.
+    /// The identity of the participant.
     pub identity: ParticipantIdentity,
-    /// Its connection.
+    /// The id of the connection that the stream belongs to.
     pub sid: ParticipantSid,
-    /// The stream.
+    /// The stream, as the room delivers it.
     pub stream: R::Incoming,
     pub(crate) session: Weak<Shared<R>>,
 }
 
 impl<R: Room> ControlStream<R> {
-    /// The instance that is registered for this connection now; none while it is being reset.
+    /// Returns the instance that is registered for this connection now, or `None` while it is being reset.
     ///
-    /// Ask anew for each message: a reset changes the instance, and what was asked of the old one died with it.
+    /// Call this for each message: a reset changes the instance, and requests of the old instance ended with it.
     #[must_use]
     pub fn participant(&self) -> Option<Participant<R::Message>> {
         self.session.upgrade()?.registry.by_sid(&self.sid)
     }
 
-    /// Tells the session's listeners what its handler found out.
+    /// Emits an event to the session's listeners, on behalf of the stream handler.
     #[cfg(feature = "telemetry")]
     pub(crate) fn emit(&self, event: super::SessionEvent) {
         if let Some(session) = self.session.upgrade() {

@@ -1,4 +1,4 @@
-//! A participant in its shard, on behalf of its session.
+//! A participant as a member of its shard, which acts for the session.
 
 use std::fmt;
 use std::pin::Pin;
@@ -12,10 +12,10 @@ use crate::lane::{BroadcastRun, EndReason, Message};
 use crate::participant::Participant;
 use crate::room::{Room, SinkError};
 
-/// See the [module](self).
+/// The session's side of a member: where its bytes go, and what happens when it ends.
 pub(crate) struct Tenant<R: Room> {
     pub(crate) participant: Participant<R::Message>,
-    /// Weak: one that is stranded on its way to a shard that has ended keeps nothing alive but itself.
+    /// Weak: a tenant that is stranded on its way to a shard that has ended keeps only itself alive.
     pub(crate) session: Weak<Shared<R>>,
 }
 
@@ -54,7 +54,7 @@ impl<R: Room> Owner<R::Message> for Tenant<R> {
         participant.note_retired(reason);
         let Some(Some(goodbye)) = goodbye else {
             if goodbye.is_none() {
-                participant.log(|| tracing::warn!("the room panicked while it let go of the sink"));
+                participant.log(|| tracing::warn!("the room panicked while it released the sink"));
             }
             return participant.note_gone(reason);
         };
@@ -62,16 +62,16 @@ impl<R: Room> Owner<R::Message> for Tenant<R> {
         let timeout = session.config.retire_timeout;
         let gone = Gone { participant, reason };
         let said = async move {
-            // Moved in here, and dropped last: also if the goodbye panics, or the runtime has ended.
+            // Moved into the task and dropped last, even if the goodbye panics or the runtime has ended.
             let _gone = gone;
-            // Dropped when its time is up: what it holds goes with it.
+            // A goodbye that takes too long is dropped, with all it holds.
             let _ = abandoned.run_until_cancelled_owned(tokio::time::timeout(timeout, goodbye)).await;
         };
         session.tasks.spawn_on(INSIDE.scope(session.id, said), &session.runtime);
     }
 }
 
-/// Notes that the sink is gone once this is.
+/// Records that the sink is gone when this is dropped.
 struct Gone<M: Message> {
     participant: Participant<M>,
     reason: EndReason,

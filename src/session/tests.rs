@@ -7,8 +7,9 @@ use crate::lane::{SubscriptionTag, Topic};
 use crate::room::Presence;
 use crate::room::memory::MemoryRoom;
 
-// 1. A subscription has its place in the shard's channel, and isn't there yet. 2. The session is cancelled, and the
-// shard lets go of its last member. 3. The command comes. Its count is given back although the participant lives on.
+// 1. A subscription has its place in the shard's channel, but isn't in it yet.
+// 2. The session is cancelled, and the shard releases its last member.
+// 3. The command arrives. The topic's count goes back to zero although the participant lives on.
 #[tokio::test(start_paused = true)]
 async fn a_command_on_its_way_at_the_end_is_not_left_in_the_channel() {
     let room = MemoryRoom::<Bytes>::new();
