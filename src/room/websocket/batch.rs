@@ -1,4 +1,4 @@
-//! Frames on their way into one write, and how a server's frame looks on the wire.
+//! Encodes frames into a batch that one write carries, in the format of a server's WebSocket frames.
 
 use std::cell::Cell;
 
@@ -8,24 +8,25 @@ use crate::lane::{BroadcastId, BroadcastRun, SubscriptionTag};
 use crate::protocol::server::Time;
 use crate::protocol::{Frame, FrameKind, ServerMessage};
 
-/// A payload of this size or more isn't copied: the kernel takes it from where all viewers share it. Below, one copy
-/// costs less than a second piece in the write; and what a stalled viewer keeps of a large message is then a reference.
+/// The smallest payload that isn't copied, in bytes: the kernel reads it from the memory that all viewers share.
+/// Copying a smaller one costs less than a second piece in the write. Of a large message a stalled viewer then keeps a
+/// reference only.
 const SHARED_PAYLOAD: usize = 16 << 10;
 
-/// What gathers before the sink flushes by itself: enough that a system call's fixed cost doesn't show.
+/// The size at which a sink flushes before it takes more: large enough that a system call's fixed cost doesn't show.
 pub(super) const BATCH_BYTES: usize = 64 << 10;
 
-/// What a turn of a shard best carries: with the message that it ends in, up to 4,000 bytes, the kernel makes one
-/// segment, which takes it hardly longer than half a one.
+/// The best size for one turn of a shard, in bytes. With the message that ends the turn, of up to 4,000 bytes, the
+/// kernel still makes one segment, which costs it little more than half of one.
 pub(super) const SEGMENT_BYTES: usize = 60 << 10;
 
-/// A buffer up to this size is kept for the thread's next batch; one batch of small frames fits.
+/// The largest buffer that is kept for the thread's next batch; one batch of small frames fits.
 const SPARE_BYTES: usize = 2 * BATCH_BYTES;
 
-/// How many messages of a batch are known again at most: more are framed anew for each viewer.
+/// The most messages of a batch that are remembered for the next viewer; further ones are framed anew for each viewer.
 const KNOWN_FRAMES: usize = 1024;
 
-/// Bits of a frame's first byte.
+/// The highest bit of a frame's first byte; the opcodes below are its lowest four bits.
 const FINAL: u8 = 0x80;
 pub(super) const TEXT: u8 = 0x1;
 pub(super) const BINARY: u8 = 0x2;
@@ -34,50 +35,51 @@ pub(super) const PING: u8 = 0x9;
 pub(super) const PONG: u8 = 0xa;
 
 thread_local! {
-    /// One per thread, used by whichever sink is being written to: an idle one owns none.
+    /// One per thread, used by the sink that is being written to: an idle sink owns none.
     static SPARE: Cell<Option<Box<Work>>> = const { Cell::new(None) };
 }
 
-/// Encoded frames: some bytes, and perhaps the large payload of the last one. An empty one owns nothing.
+/// Encoded frames: their bytes, and the payload of the last one if it is large. An empty batch owns nothing.
 #[derive(Debug, Default)]
 pub(super) struct Batch(Option<Box<Work>>);
 
-/// What a batch is made in.
+/// The buffer in which a batch is encoded.
 ///
-/// It passes from sink to sink with what the last one wrote still in it: the next one mostly is to get the very same
-/// messages, which then stand there already, and only what is its own is written over.
+/// The buffer passes from sink to sink and keeps what the last one wrote. The next sink usually gets the very same
+/// messages, which are then encoded already; only the bytes that differ per viewer are overwritten.
 #[derive(Debug, Default)]
 struct Work {
     bytes: Vec<u8>,
-    /// How much of `bytes` is this batch; what stands behind is left of the last one.
+    /// The length of this batch in `bytes`; the rest is left over from the last batch.
     len: usize,
     tail: Bytes,
-    /// Broadcasts that stand at the beginning of `bytes`.
+    /// Broadcasts that are encoded at the beginning of `bytes`.
     known: Vec<Known>,
-    /// How many of them are in this batch.
+    /// How many of the known broadcasts are in this batch.
     followed: usize,
 }
 
 #[derive(Debug)]
 struct Known {
     id: BroadcastId,
-    /// Where it ends.
+    /// The end of the message in the buffer.
     end: usize,
     place: Place,
-    /// The time that goes with it, if one does, and whether it stands before it.
+    /// For a live message, its log time and whether a time message precedes it in the buffer.
     time: Option<(u64, bool)>,
 }
 
-/// The time that a viewer was told last.
+/// The last time that a viewer was sent.
 ///
-/// It is told the time of a live message, right before the message, if that is at least [`TICK_NS`] later: so its clock
-/// never steps back, whatever the stamps do, and is never further behind the newest stamp than that. Viewers that keep
-/// up are told the same times, so that what is framed for one mostly serves the next.
+/// Before a live message the viewer is sent the message's time, if that is at least [`TICK_NS`] later than the last
+/// one. So the viewer's clock never steps back, whatever the timestamps are, and is never further behind the newest
+/// timestamp than that. Viewers that keep up are sent the same times, so that a batch framed for one usually serves the
+/// next.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Clock(Option<u64>);
 
-/// One millisecond: finer than anything that a viewer draws. Messages that come faster than that share a time message,
-/// which has eleven bytes and costs a viewer as much as any other message.
+/// One millisecond: finer than anything that a viewer draws. Live messages that follow each other faster share a time
+/// message, which has eleven bytes and costs a viewer as much as any other message.
 const TICK_NS: u64 = 1_000_000;
 
 impl Clock {
@@ -86,12 +88,12 @@ impl Clock {
     }
 }
 
-/// Where in the bytes of a frame its viewer's tag stands.
+/// The position of the viewer's subscription tag in an encoded frame.
 #[derive(Clone, Copy, Debug)]
 enum Place {
-    /// It was given no tag, and says what it says to all.
+    /// The frame was encoded without a tag, in the form that is the same for all viewers.
     Untagged,
-    /// It has no place for one.
+    /// Frames of this kind carry no tag.
     None,
     At(usize),
 }
@@ -109,33 +111,33 @@ impl Batch {
         self.0.as_ref().map_or(&[], |work| &work.bytes[..work.len])
     }
 
-    /// The end of the last frame's payload, if that is large.
+    /// The payload of the last frame, if it is large; otherwise empty.
     pub(super) fn tail(&self) -> &Bytes {
         static NONE: Bytes = Bytes::new();
         self.0.as_ref().map_or(&NONE, |work| &work.tail)
     }
 
-    /// Whether it should be flushed before more is added.
+    /// Whether the batch has to be flushed before more is added.
     pub(super) fn is_full(&self) -> bool {
         self.0.as_ref().is_some_and(|work| work.is_full())
     }
 
-    /// Appends `frame`, which is for this viewer alone.
+    /// Appends `frame`, which is for this viewer only.
     pub(super) fn push(&mut self, frame: &Frame, clock: &mut Clock) {
         self.work().push(frame, None, clock);
     }
 
-    /// Appends the first of these broadcasts, and more until it is full. Says how many.
+    /// Appends at least one broadcast of `run`, and more until the batch is full. Returns how many.
     pub(super) fn push_run(&mut self, run: &BroadcastRun<'_, Frame>, clock: &mut Clock) -> usize {
         self.work().push_run(run, clock)
     }
 
     fn work(&mut self) -> &mut Work {
-        // A thread that is being torn down has no spare any more.
+        // A thread that is being torn down has no spare buffer.
         self.0.get_or_insert_with(|| SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default())
     }
 
-    /// Empties it, and gives what it was made in back to the thread.
+    /// Empties the batch and gives its buffer back to the thread.
     pub(super) fn recycle(&mut self) {
         let Some(mut work) = self.0.take() else { return };
         if work.bytes.capacity() <= SPARE_BYTES {
@@ -162,7 +164,8 @@ impl Work {
         taken
     }
 
-    /// Takes over what stands there already, addressed anew. Says how many messages that is.
+    /// Takes over the messages of `run` that the buffer already holds, and writes this viewer's tag into them. Returns
+    /// how many.
     fn follow(&mut self, run: &BroadcastRun<'_, Frame>, clock: &mut Clock) -> usize {
         if !self.continues() {
             return 0;
@@ -173,7 +176,7 @@ impl Work {
             if known.id != run.first_id().after(taken) || (taken > 0 && self.len >= BATCH_BYTES) {
                 break;
             }
-            // What was told the last viewer this one may know already.
+            // This viewer may already know a time that the last viewer had to be sent.
             let told = match known.time {
                 Some((time, is_told)) if clock.is_due(time) == is_told => is_told.then_some(time),
                 Some(_) => break,
@@ -192,7 +195,7 @@ impl Work {
         taken
     }
 
-    /// Whether all that stands here are known messages, so that another one may follow.
+    /// Whether the batch consists of known messages only, so that another one can be recorded behind them.
     fn continues(&self) -> bool {
         let known = self.followed.checked_sub(1).map_or(0, |last| self.known[last].end);
         known == self.len && self.tail.is_empty()
@@ -212,11 +215,11 @@ impl Work {
         }
     }
 
-    /// Appends a frame, behind the time that goes with it if that is news. Says which time that is, and whether it was.
+    /// Appends a frame, preceded by its time if that is due. Returns the frame's time, and whether it was due.
     fn push(&mut self, frame: &Frame, tag: Option<SubscriptionTag>, clock: &mut Clock) -> Option<(u64, bool)> {
         self.known.truncate(self.followed);
         self.bytes.truncate(self.len);
-        // Only a sink that is fed without being asked whether it is ready gets here with a tail.
+        // Only a sink that is fed without `poll_ready` gets here with a tail.
         let tail = std::mem::take(&mut self.tail);
         self.bytes.extend_from_slice(&tail);
         let time = frame.live_time_ns().map(|time| (time, clock.is_due(time)));
@@ -244,7 +247,7 @@ impl Work {
     }
 }
 
-/// Writes the head of `frame`, addressed by `tag`, over the beginning of `bytes`.
+/// Overwrites the beginning of `bytes` with the head of `frame`, addressed by `tag`.
 fn put_head(bytes: &mut [u8], frame: &Frame, tag: Option<SubscriptionTag>) {
     match tag.and_then(|tag| frame.head_for(tag.0)) {
         Some(head) => bytes[..head.len()].copy_from_slice(&head),
@@ -252,7 +255,7 @@ fn put_head(bytes: &mut [u8], frame: &Frame, tag: Option<SubscriptionTag>) {
     }
 }
 
-/// Appends the header of a whole, unmasked frame with a payload of `len` bytes.
+/// Appends the header of an unfragmented, unmasked frame with a payload of `len` bytes.
 pub(super) fn put_header(bytes: &mut Vec<u8>, opcode: u8, len: usize) {
     let first = FINAL | opcode;
     match len {
@@ -268,7 +271,7 @@ pub(super) fn put_header(bytes: &mut Vec<u8>, opcode: u8, len: usize) {
     }
 }
 
-/// Length, header included, of a frame that [`put_header`] began.
+/// The length of a frame that [`put_header`] began, header included.
 pub(super) fn frame_len(bytes: &[u8]) -> usize {
     match *bytes {
         [_, 127, a, b, c, d, e, f, g, h, ..] => 10 + u64::from_be_bytes([a, b, c, d, e, f, g, h]) as usize,
@@ -327,11 +330,11 @@ mod tests {
         assert_eq!(second.bytes().as_ptr(), address);
     }
 
-    /// Whatever the viewers before have got, a batch is what it would be in a fresh buffer, and ends where it is full.
+    /// A batch equals one made in a fresh buffer, and ends where it is full, whatever the viewers before have got.
     #[test]
     fn what_the_last_batch_left_never_shows() {
         let mut frames: Vec<Frame> = (0..6).map(shared).collect();
-        // Stamps that are news to some viewers and not to others.
+        // Timestamps that are due for some viewers and not for others.
         frames.extend([3, 4, 4, 1, 9, 6].map(|number| shared(number * TICK_NS / 2).live()));
         frames.extend([Frame::text("no place for a tag"), Frame::binary(vec![9; SHARED_PAYLOAD].into())]);
         frames.extend((0..9).map(|number| Frame::binary(vec![number; SHARED_PAYLOAD - 1].into())));
@@ -416,11 +419,11 @@ mod tests {
         batch.push_run(&run.addressed(Some(SubscriptionTag(6))), &mut clock);
         let work = batch.0.as_ref().expect("it isn't empty");
         assert_eq!((work.followed, work.known.len(), clock.0), (3, 3, Some(3 * TICK_NS)));
-        // A time message, and the message behind it.
+        // A time message, followed by its message.
         assert_eq!(batch.bytes()[..11], *b"\x82\x09\x02\x40\x42\x0f\0\0\0\0\0");
         assert_eq!(batch.bytes()[11..18], *b"\x82\x0f\x01\x06\0\0\0");
         batch.recycle();
-        // One that knows a later time is told nothing.
+        // A viewer that knows a later time is sent none.
         batch.push_run(&run, &mut Clock(Some(4 * TICK_NS)));
         assert_eq!(batch.len(), 3 * 17);
     }

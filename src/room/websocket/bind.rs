@@ -1,4 +1,4 @@
-//! Listens on addresses.
+//! Opens listening sockets.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
-/// Connections that the kernel keeps until they are accepted (`listen(2)`; Linux cuts it to `net.core.somaxconn`, which
-/// is 4,096). When a server restarts, all its viewers come back within a second or two: those beyond are made to wait
-/// for a second or more by their own kernel.
+/// The kernel's queue of connections that are not accepted yet (`listen(2)`; Linux caps it at `net.core.somaxconn`,
+/// 4,096). When a server restarts, all its viewers reconnect within a second or two. Those that the queue can't hold
+/// are delayed by their own kernel for a second or more.
 const BACKLOG: i32 = 4096;
 
-/// How often another port is tried, if one that is free at one address is taken at another.
+/// How many ports are tried if one that is free at one address is taken at another.
 const ATTEMPTS: usize = 16;
 
 #[derive(Debug)]
@@ -20,11 +20,11 @@ pub(super) struct Listener {
     pub(super) socket: TcpListener,
 }
 
-/// Listens on all of `addresses`, each once, and on one at least; those with port 0 get the same port. An error says
-/// which address failed.
+/// Listens on each distinct address of `addresses`, on at least one in all. Addresses with port 0 get the same port.
+/// The error names the address that failed.
 ///
-/// What this machine doesn't have is left out as long as something is left: a machine without IPv6 still has `::1`
-/// among the addresses of `localhost`.
+/// An address that this machine doesn't have is left out as long as another one remains: a machine without IPv6 still
+/// has `::1` among the addresses of `localhost`.
 pub(super) fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, (SocketAddr, io::Error)> {
     let mut attempts = ATTEMPTS;
     loop {
@@ -39,7 +39,7 @@ pub(super) fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, (SocketA
 struct Failed {
     address: SocketAddr,
     error: io::Error,
-    /// The port was free at an address before and is taken at this one: another may be free at both.
+    /// The picked port was free at an earlier address and is taken at this one: another port may be free at both.
     port_was_picked: bool,
 }
 
@@ -54,7 +54,7 @@ fn try_listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, Failed> {
         let port = picked.filter(|_| given.port() == 0);
         let mut address = given;
         address.set_port(port.unwrap_or(given.port()));
-        // Where addresses of IPv4 are asked for by themselves, `::` must not take them as well.
+        // If IPv4 addresses are listed too, `::` must not take them as well.
         let only_v6 = given.is_ipv6() && given.ip().is_unspecified() && addresses.iter().any(SocketAddr::is_ipv4);
         match listen_on(address, only_v6) {
             Ok(listener) => {
@@ -81,12 +81,12 @@ fn try_listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, Failed> {
 
 fn listen_on(address: SocketAddr, only_v6: bool) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP));
-    // A kernel without IPv6 has no address of it.
+    // A kernel without IPv6 has no IPv6 address.
     let socket = socket.map_err(|error| match address {
         SocketAddr::V6(_) if error.raw_os_error() == NO_SUCH_FAMILY => ErrorKind::AddrNotAvailable.into(),
         _ => error,
     })?;
-    // Elsewhere it would let two programs listen on one port.
+    // On other systems the option would let two programs listen on one port.
     if cfg!(unix) {
         socket.set_reuse_address(true)?;
     }
@@ -100,5 +100,5 @@ fn listen_on(address: SocketAddr, only_v6: bool) -> io::Result<Listener> {
     Ok(Listener { address: socket.local_addr()?, socket })
 }
 
-/// `EAFNOSUPPORT`, where it is known.
+/// `EAFNOSUPPORT`, on systems where its number is known.
 const NO_SUCH_FAMILY: Option<i32> = if cfg!(any(target_os = "linux", target_os = "android")) { Some(97) } else { None };

@@ -1,4 +1,4 @@
-//! How a room is set up.
+//! The settings of a room, and opening it.
 
 use std::fmt;
 use std::io;
@@ -18,7 +18,7 @@ use crate::runtime::{self, Lacking};
 
 type Hook = Arc<dyn Fn(&UpgradeRequest) -> Result<Admission, Rejection> + Send + Sync>;
 
-/// As good as never: times are added to a clock, which overflows otherwise.
+/// A year, the cap on all times: they are added to a clock, which would overflow with longer ones.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Sets up a [`WebSocketRoom`].
@@ -39,18 +39,18 @@ pub(super) struct Config {
     pub(super) limits: PeerLimits,
     pub(super) trusted_proxies: Vec<IpAddr>,
     pub(super) policy: Policy,
-    /// The first origin or URL that was given and makes no sense.
+    /// The error for the first invalid origin or URL that was given.
     wrong: Option<BindError>,
     hook: Option<Hook>,
 }
 
 impl Config {
-    /// Says who a viewer is: what the hook says, or else somebody called after `name`.
+    /// The hook's answer to `request`; without a hook, an admission with an identity made from `name`.
     pub(super) fn admit(&self, request: &UpgradeRequest, name: &str) -> Result<Admission, Rejection> {
         self.hook.as_ref().map_or_else(|| Ok(listen::anonymous(request, name)), |hook| hook(request))
     }
 
-    /// Keeps times to what is as good as never.
+    /// Caps each time at [`LONGEST`].
     fn bound_times(&mut self) {
         let times =
             [&mut self.handshake_timeout, &mut self.ping_interval, &mut self.idle_timeout, &mut self.close_timeout];
@@ -64,11 +64,11 @@ impl Config {
         let wrong = if self.max_message_bytes == 0 {
             "max_message_bytes is 0: no message would be accepted"
         } else if !(1..=tokio::sync::Semaphore::MAX_PERMITS).contains(&self.max_connections) {
-            "max_connections is 0 or more than can be counted"
+            "max_connections is 0 or too large to be counted: give a smaller number, at least 1"
         } else if self.handshake_timeout.is_zero() {
-            "handshake_timeout is 0: nobody could be let in"
+            "handshake_timeout is 0: no viewer could connect"
         } else if self.send_buffer_bytes.is_some_and(|bytes| !(1..=i32::MAX as usize).contains(&bytes)) {
-            "send_buffer_bytes is 0, or 2 GiB or more: the kernel takes neither for what it says"
+            "send_buffer_bytes is 0, or 2 GiB or more: give at least 1 byte and less than 2 GiB"
         } else if self.ping_interval.is_zero() {
             "ping_interval is 0: give the time between pings"
         } else if self.idle_timeout <= self.ping_interval {
@@ -125,18 +125,19 @@ impl WebSocketRoomBuilder {
         })
     }
 
-    /// The longest message from a viewer, in bytes, fragments put together; a longer one closes its connection with
-    /// 1009. Memory is taken as bytes arrive, whatever a header announces. More than 4 GiB count as 4 GiB.
+    /// The longest message from a viewer, in bytes, all fragments together. A longer one closes the viewer's connection
+    /// with
+    /// 1009. Memory is taken as bytes arrive, whatever length a header announces. More than 4 GiB count as 4 GiB.
     ///
-    /// 1 MiB by default: a request for some thirty thousand channels. All messages on their way take from one
-    /// [budget](Self::peer_limits). Raise it where viewers publish.
+    /// 1 MiB by default: a request for some thirty thousand channels. All messages that are being received share one
+    /// [budget](Self::peer_limits). Raise the limit where viewers publish.
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.0.max_message_bytes = bytes;
         self
     }
 
-    /// What all viewers together may have under way towards this process, and the time that those who send without pause
-    /// may take of it. Rooms that are given clones of one value share it.
+    /// The memory that all viewers' incoming messages together may take in this process, and the processing time for
+    /// viewers that send without pause. Rooms that are given clones of one value share it.
     ///
     /// 64 MiB by default, for this room alone.
     pub fn peer_limits(mut self, limits: PeerLimits) -> Self {
@@ -144,28 +145,29 @@ impl WebSocketRoomBuilder {
         self
     }
 
-    /// How many connections there may be, those in the hand-shake included; beyond, a viewer gets HTTP 503.
+    /// The most connections at a time, those in the handshake included. Further viewers get HTTP 503.
     ///
-    /// The last tenth is reserved for addresses that hold less than a tenth, so a single address can't take every place.
-    /// An IPv6 address counts as its /64 network. Loopback and [proxies](Self::trusted_proxy) aren't counted by address.
-    /// With fewer than ten places nothing is reserved.
+    /// The last tenth is reserved for addresses that hold less than a tenth, so a single address can't take every
+    /// place. An IPv6 address counts as its /64 network. Loopback and [proxies](Self::trusted_proxy) aren't counted by
+    /// address. With fewer than ten places nothing is reserved.
     ///
-    /// 10,000 by default: the size this crate is made and measured for. The process needs as many open files, and 64
-    /// for viewers that are being refused, one for each address it listens on, and the program's own.
+    /// 10,000 by default: the size that this crate is made and measured for. The process needs one open file for each
+    /// connection, 64 for viewers that are being refused, one for each address it listens on, and the program's own.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.0.max_connections = connections;
         self
     }
 
-    /// How long a connection may take until it is a WebSocket.
+    /// The time that a connection has to become a WebSocket.
     ///
-    /// 10 s by default: several retransmissions on a bad link, and few enough places taken by those who never ask.
+    /// 10 s by default: long enough for several retransmissions on a bad link, and short enough that connections which
+    /// never send a request take few places.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.0.handshake_timeout = timeout;
         self
     }
 
-    /// How long a viewer may be silent before it is pinged.
+    /// The time that a viewer may be silent before it is pinged.
     ///
     /// 15 s by default: half of the 30 s after which the most impatient of common proxies drop an idle connection.
     pub fn ping_interval(mut self, interval: Duration) -> Self {
@@ -173,13 +175,13 @@ impl WebSocketRoomBuilder {
         self
     }
 
-    /// How long a viewer may be silent before its connection is closed with 1011; longer than
+    /// The time that a viewer may be silent before its connection is closed with 1011; longer than
     /// [`ping_interval`](Self::ping_interval).
     ///
-    /// Anything it sends counts, and so does taking bytes that its socket had refused before: the answer of a slow viewer
-    /// stands behind what it is sent. Such a viewer is closed no earlier than the
-    /// [stall time-out](Self::stall_timeout) after the last bytes it took. While the embedder doesn't take what the viewer
-    /// has sent, and while this process doesn't run, time stands still.
+    /// Anything that the viewer sends counts. Taking bytes that its socket had refused before counts too, because a
+    /// slow viewer gets a ping only after the bytes that are ahead of it. Such a viewer is closed no earlier than the
+    /// [stall time-out](Self::stall_timeout) after the last bytes it took. The time doesn't run while the embedder
+    /// doesn't take what the viewer has sent, or while this process doesn't run.
     ///
     /// 40 s by default: two pings and 10 s for the answer to the second.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
@@ -187,25 +189,26 @@ impl WebSocketRoomBuilder {
         self
     }
 
-    /// How long a goodbye may take: the rest of a frame, the close frame and the viewer's own end. Then the connection
-    /// is reset, and a viewer that reads on finds no stale data. A viewer that is refused has as long to read why.
+    /// The time for a close handshake: the rest of a frame, the close frame and the viewer's own end. Then the
+    /// connection is reset, so that a viewer which reads on finds no stale data. A refused viewer has the same time to
+    /// read the reason.
     ///
-    /// A viewer that is behind has the [stall time-out](Self::stall_timeout) instead, and again with whatever it takes,
-    /// for one minute in all; one that was ended because it takes nothing has no time at all. When the room is closed,
-    /// the close time-out holds for everybody.
+    /// A viewer that is behind has the [stall time-out](Self::stall_timeout) instead, which starts again whenever it
+    /// takes bytes, for at most one minute in all. A viewer that was ended because it takes nothing has no time at all.
+    /// When the room is closed, the close time-out applies to every viewer.
     ///
-    /// 5 s by default: a viewer that is there takes one round trip.
+    /// 5 s by default: a viewer that is there needs one round trip.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.0.close_timeout = timeout;
         self
     }
 
-    /// How long a viewer may take nothing while bytes wait for it; then it is reset. This replaces the session's
+    /// The time that a viewer may take nothing while bytes wait for it; then it is reset. This replaces the session's
     /// [`write_timeout`](crate::SessionBuilder::write_timeout), which doesn't apply to this room's viewers.
     ///
-    /// A viewer takes bytes when our kernel does, after it had refused some. A kernel takes bytes in large steps: at
-    /// 64 kbit/s they are 9 to 19 s apart, and up to 33 s for a viewer that reads 8 kB/s into a buffer of 256 KiB
-    /// (`perf/slow-links.md`). What waits meanwhile is bounded by the session.
+    /// A viewer counts as taking bytes when this host's kernel takes some after it had refused others. A kernel takes
+    /// bytes in large steps: at 64 kbit/s they are 9 to 19 s apart, and up to 33 s for a viewer that reads 8 kB/s into
+    /// a buffer of 256 KiB (`perf/slow-links.md`). The session bounds what waits meanwhile.
     ///
     /// 34 s by default: such a viewer has emptied its buffer by then, and a stuck one is ended within 40 s, even if its
     /// buffers took some seconds to fill.
@@ -214,31 +217,31 @@ impl WebSocketRoomBuilder {
         self
     }
 
-    /// How many bytes the kernel may hold per connection that it hasn't sent yet (`TCP_NOTSENT_LOWAT`). Linux and Android
-    /// only; elsewhere it is ignored.
+    /// The most bytes per connection that the kernel may hold without having sent them yet (`TCP_NOTSENT_LOWAT`). Linux
+    /// and Android only; ignored on other systems.
     ///
-    /// 64 KiB by default. What the kernel holds is stale before it is sent, it stands before every answer to a ping, and
-    /// a stalled viewer costs so much; of less than that the kernel takes bytes in longer steps from a slow viewer. What
-    /// is on its way and not acknowledged isn't limited by this, so that the rate of a fast link with a long delay isn't
-    /// either.
+    /// 64 KiB by default. Bytes that the kernel holds grow stale before they are sent, delay every answer to a ping,
+    /// and are what a stalled viewer costs. With a smaller value the kernel takes bytes for a slow viewer in longer
+    /// steps. Bytes that are sent and not acknowledged yet aren't limited by this, so the rate of a fast link with a
+    /// long delay isn't either.
     pub fn unsent_bytes(mut self, bytes: u32) -> Self {
         self.0.unsent_bytes = bytes;
         self
     }
 
-    /// How much the kernel may hold per connection of what its viewer hasn't acknowledged, in bytes (`SO_SNDBUF`; Linux
+    /// The most bytes per connection that the kernel may hold until the viewer acknowledges them (`SO_SNDBUF`; Linux
     /// doubles the number for its own bookkeeping).
     ///
-    /// Left to the kernel by default, which lets it grow with the link. A fixed, small buffer bounds what thousands of
-    /// viewers cost, and the rate of each: so many bytes in a round trip.
+    /// Left to the kernel by default, which lets the buffer grow with the link. A fixed, small buffer bounds the memory
+    /// that thousands of viewers cost, and also the rate of each viewer: that many bytes per round trip.
     pub fn send_buffer_bytes(mut self, bytes: usize) -> Self {
         self.0.send_buffer_bytes = Some(bytes);
         self
     }
 
-    /// Names an address that connections of many viewers come from, because a proxy of this server's has it. It may take
-    /// all [connections](Self::max_connections). May be called several times; nothing else is believed of it: what a
-    /// proxy says of the viewers behind it (`X-Forwarded-For`) isn't read.
+    /// Names the address of a proxy of this server, from which the connections of many viewers come. This address may
+    /// take all [connections](Self::max_connections). May be called several times. A proxy is trusted with nothing
+    /// else: what it says of the viewers behind it (`X-Forwarded-For`) isn't read.
     ///
     /// None by default; a proxy on this machine needs no mention.
     pub fn trusted_proxy(mut self, proxy: IpAddr) -> Self {
@@ -250,8 +253,8 @@ impl WebSocketRoomBuilder {
     /// host and port are its own, and requests may name that host. The scheme is one of `http`, `https`, `ws` and
     /// `wss`. May be called several times; see [web pages](super#web-pages).
     ///
-    /// None by default. Behind a proxy for browsers it is needed: a proxy names itself, or whom it was asked for, and
-    /// neither can be known here.
+    /// None by default. A server behind a proxy for browsers needs one: the proxy sends either its own name or the name
+    /// that it was asked for, and the server can't know either.
     pub fn public_url(mut self, url: impl Into<String>) -> Self {
         let url = url.into();
         if let Err(reason) = self.0.policy.add_public_url(&url) {
@@ -261,8 +264,8 @@ impl WebSocketRoomBuilder {
     }
 
     /// Lets pages of this origin connect, such as `https://app.example.com`: scheme, host, and port unless it is the
-    /// scheme's own. `file://` is that of local pages and of some desktop viewers. May be called several times; see
-    /// [web pages](super#web-pages).
+    /// scheme's default. `file://` is the origin of local pages and of some desktop viewers. May be called several
+    /// times; see [web pages](super#web-pages).
     pub fn allow_origin(mut self, origin: impl Into<String>) -> Self {
         let origin = origin.into();
         if let Err(reason) = self.0.policy.allow_origin(&origin) {
@@ -278,20 +281,21 @@ impl WebSocketRoomBuilder {
         self
     }
 
-    /// Lets every page of every site connect, by whatever name. For what everybody may see, or where the
-    /// [hook](Self::on_upgrade) asks each viewer for something that a foreign page can't know; a cookie isn't.
+    /// Lets every page of every site connect, under any name of this server. For a server whose data anybody may see,
+    /// or whose [hook](Self::on_upgrade) asks each viewer for something that a foreign page can't know; a cookie is no
+    /// such thing.
     pub fn allow_any_origin(mut self) -> Self {
         self.0.policy.allow_any_origin();
         self
     }
 
-    /// Says who a viewer is, by its request, or turns it away. Runs in the connection's task, within the hand-shake:
-    /// it must not block. If it panics, that connection is dropped.
+    /// Sets the hook that decides from its request who a viewer is, or turns it away. The hook runs in the connection's
+    /// task, within the handshake, and must not block. If it panics, that connection is dropped.
     ///
-    /// It has the last word: it is asked about viewers that the room turns away by their `Origin` or `Host` as well
-    /// ([`refusal`](UpgradeRequest::refusal)), and can let them in by [`Admission::from_any_origin`].
+    /// The hook has the last word: it is also called for viewers that the room turns away by their `Origin` or `Host`
+    /// ([`refusal`](UpgradeRequest::refusal)), and can admit them with [`Admission::from_any_origin`].
     ///
-    /// Without it, every connection is somebody else: an identity of its own, at random.
+    /// Without a hook, every connection gets a random identity of its own.
     ///
     /// ```
     /// use lanecast::ParticipantIdentity;
@@ -315,21 +319,22 @@ impl WebSocketRoomBuilder {
     }
 
     /// Listens on `address`, for example `"0.0.0.0:8765"`; port 0 picks one, see
-    /// [`local_addr`](WebSocketRoom::local_addr). Connections are let in from now on; they wait for the session.
+    /// [`local_addr`](WebSocketRoom::local_addr). Connections are accepted from now on; they wait for the session.
     ///
-    /// If a name such as `localhost:8765` has several addresses, the room listens on [all](WebSocketRoom::local_addrs):
-    /// viewers may try any. One port is picked for all of them if it is 0. An address that this machine doesn't have,
-    /// as `::1` where IPv6 is off, is left out unless it is the only one; any other failure is an error.
+    /// If a name such as `localhost:8765` has several addresses, the room listens on [all](WebSocketRoom::local_addrs)
+    /// of them, because viewers may try any. If the port is 0, one port is picked for all of them. An address that this
+    /// machine doesn't have, such as `::1` where IPv6 is off, is left out unless it is the only one; any other failure
+    /// is an error.
     ///
     /// # Errors
-    /// [`BindError`], which says on which address and why; or that there is no Tokio runtime here, or one without
-    /// timers. The room lives in the runtime it is called in.
+    /// A [`BindError`] that names the address and the reason, or says that the caller isn't in a Tokio runtime, or in
+    /// one without timers. The room's tasks run on the caller's runtime.
     ///
     /// # Panics
     /// If the runtime has no IO (`enable_io`).
     ///
     /// # Cancel safety
-    /// A future dropped before it is done has left nothing behind.
+    /// A future that is dropped before it is done leaves nothing behind.
     pub async fn bind(mut self, address: impl ToSocketAddrs + fmt::Display) -> Result<WebSocketRoom, BindError> {
         runtime::current()?;
         self.0.check()?;
@@ -339,11 +344,11 @@ impl WebSocketRoomBuilder {
         self.listen(&addresses, |address| if address == name { name } else { format!("{address} ({name})") })
     }
 
-    /// Listens on all of these addresses, as [`bind`](Self::bind) does on those of a name. Those whose port is 0 get
-    /// one port, the same for all.
+    /// Listens on all of these addresses, as [`bind`](Self::bind) does on those of a name. Addresses with port 0 all
+    /// get the same port.
     ///
     /// # Errors
-    /// As those of [`bind`](Self::bind).
+    /// As for [`bind`](Self::bind).
     ///
     /// # Panics
     /// If the runtime has no IO (`enable_io`).
@@ -353,7 +358,7 @@ impl WebSocketRoomBuilder {
         self.listen(addresses, |address| address)
     }
 
-    /// `name` says how an address is to be called in an error.
+    /// `name` turns an address into the text by which an error names it.
     fn listen(
         mut self,
         addresses: &[SocketAddr],
@@ -373,24 +378,24 @@ impl WebSocketRoomBuilder {
     }
 }
 
-/// Why a room can't listen.
+/// The reason why a room can't listen.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
-    /// Somebody listens there already: choose another port, or 0 for any.
-    #[error("cannot listen on {address}: somebody does already (choose another port, or 0 for any that is free)")]
+    /// The address and port are in use: choose another port, or 0 for any.
+    #[error("cannot listen on {address}: the address is in use (choose another port, or 0 for any that is free)")]
     AddressInUse {
-        /// Where it was to listen.
+        /// The address, and its name if one was given.
         address: String,
-        /// What the system says.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// The address can't be listened on: it isn't one of this machine, can't be resolved, or isn't allowed.
+    /// The room can't listen on the address: it isn't one of this machine's, can't be resolved, or isn't allowed.
     #[error("cannot listen on {address}: {source}")]
     Unavailable {
-        /// Where it was to listen.
+        /// The address, and its name if one was given.
         address: String,
-        /// What the system says.
+        /// The operating system's error.
         source: io::Error,
     },
     /// The room runs its tasks on tokio: bind it inside a runtime (with io and time enabled).
@@ -399,23 +404,23 @@ pub enum BindError {
     /// The runtime has no timers: enable them with `enable_time` or `enable_all` where it is built.
     #[error("this tokio runtime has no timers: enable them with `enable_time` where it is built")]
     NoTimers,
-    /// What was given to [`public_url`](WebSocketRoomBuilder::public_url) is no URL of a server.
+    /// The argument of [`public_url`](WebSocketRoomBuilder::public_url) isn't the URL of a server.
     #[error("{url:?} is no public URL: {reason}")]
     InvalidPublicUrl {
-        /// What was given.
+        /// The argument.
         url: String,
-        /// What to give instead.
+        /// The form to give instead.
         reason: &'static str,
     },
-    /// What was given to [`allow_origin`](WebSocketRoomBuilder::allow_origin) is no origin that can be allowed.
+    /// The argument of [`allow_origin`](WebSocketRoomBuilder::allow_origin) isn't an origin that can be allowed.
     #[error("{origin:?} is no origin that can be allowed: {reason}")]
     InvalidOrigin {
-        /// What was given.
+        /// The argument.
         origin: String,
-        /// What to give instead.
+        /// The form to give instead.
         reason: &'static str,
     },
-    /// The settings contradict each other.
+    /// A setting is out of range, two settings contradict each other, or there is no address to listen on.
     #[error("cannot listen with these settings: {0}")]
     InvalidConfig(&'static str),
 }

@@ -1,4 +1,4 @@
-//! One connection, as the sink and the task that reads share it.
+//! One connection: the state that its sink and its reading task share.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -13,29 +13,30 @@ use super::farewell::Farewell;
 use super::writer::Writer;
 use crate::room::Presence;
 
-/// See the [module](self).
+/// One connection: the state that its sink and its reading task share.
 ///
-/// Its life: *open* until the request to end it is made, once, by [`end`](Self::end) (from outside) or until the
-/// reading task finds a reason of its own; then *closing*, while the reading task says goodbye; then dropped, which is
-/// when the socket closes.
+/// A connection is *open* until [`end`](Self::end) requests its end, which happens once and from outside, or until the
+/// reading task finds a reason to end it. It is *closing* while the reading task performs the close handshake. Then it
+/// is dropped, which closes the socket.
 ///
-/// In this order in memory: what a write touches stands together, as a walk over thousands of connections is bound by
-/// the cache lines it loads.
+/// The order of the fields is their order in memory: the fields that a write touches are adjacent, because a walk over
+/// thousands of connections is bound by the cache lines that it loads.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Connection {
-    /// A [`Farewell`] that was asked for, or zero.
+    /// The [`Farewell`] that was requested, or zero.
     request: AtomicU8,
     opened: AtomicBool,
     writer: Mutex<Writer>,
     pub(super) stream: TcpStream,
     pub(super) presence: Presence,
     pub(super) peer: SocketAddr,
-    /// The sink, waiting for the writer.
+    /// Wakes the sink that waits for the writer.
     pub(super) sink: AtomicWaker,
-    /// The reading task.
+    /// Wakes the reading task.
     pub(super) reader: AtomicWaker,
-    /// Dropped with the rest, after the stream: whoever has the other end knows that the socket is closed.
+    /// Dropped after the stream, as the fields are dropped in order: the holder of the other end then knows that the
+    /// socket is closed.
     closed: OnceLock<oneshot::Sender<()>>,
 }
 
@@ -54,7 +55,7 @@ impl Connection {
         }
     }
 
-    /// Takes the writing side: true for the first who asks.
+    /// Takes the writing side. True for the first caller only.
     ///
     /// Relaxed: the flag guards no data, and the caller holds the lock of the directory.
     pub(super) fn take(&self) -> bool {
@@ -65,12 +66,14 @@ impl Connection {
         self.opened.load(Ordering::Relaxed)
     }
 
-    /// Asks the reading task to say goodbye. The first reason counts. Never blocks.
+    /// Asks the reading task to close the connection. The first reason counts. Returns whether this was the first
+    /// request. Never blocks.
     ///
     /// # Orderings
-    /// Release here and Acquire in [`request`](Self::request): the request carries no data, but whoever sees a
-    /// participant as absent must not see it as present in what happened before. The waker orders itself: the reading
-    /// task registers before it looks, and this stores before it wakes.
+    /// The release here and the acquire in [`request`](Self::request) pair up. The request carries no data, but a
+    /// thread that sees a participant as absent must not see it as present in anything that happened before. The waker
+    /// does its own ordering: the reading task registers before it looks at the request, and this method stores the
+    /// request before it wakes.
     pub(super) fn end(&self, farewell: Farewell) -> bool {
         let Some(request) = farewell.to_request() else { return false };
         let first = self.request.compare_exchange(0, request, Ordering::AcqRel, Ordering::Acquire).is_ok();
@@ -80,7 +83,7 @@ impl Connection {
         first
     }
 
-    /// What was asked for with [`end`](Self::end).
+    /// The first request made with [`end`](Self::end).
     pub(super) fn request(&self) -> Option<Farewell> {
         Farewell::from_request(self.request.load(Ordering::Acquire))
     }
@@ -89,18 +92,19 @@ impl Connection {
         self.request.load(Ordering::Acquire) != 0
     }
 
-    /// For the reading task and for opening: waits for the one system call that the holder may be in.
+    /// Locks the writer, for the reading task and for opening. Waits for the one system call that the holder may be in.
     pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For the sink: never waits. If the reading task is writing just now, `cx` is woken when it has finished.
+    /// Locks the writer for the sink, which never waits. If the reading task is writing at the moment, `cx` is woken
+    /// when it has finished.
     ///
     /// # Orderings
-    /// The waker is registered before the second try. If that fails, the reading task holds the lock and will wake
-    /// after it has let go. Could its wake-up come before the registration and the lock still look taken? No: both are
-    /// read-modify-writes of the waker's state, so the registration, coming second, acquires what the wake-up released,
-    /// and with it the unlocking before.
+    /// The waker is registered before the second try. If that try fails, the reading task holds the lock and wakes the
+    /// sink after it has released it. The wake-up can't come before the registration while the lock still looks taken:
+    /// both are read-modify-writes of the waker's state, so the registration, coming second, acquires what the wake-up
+    /// released, and with it the unlocking before.
     pub(super) fn try_writer(&self, cx: &Context<'_>) -> Option<MutexGuard<'_, Writer>> {
         self.try_lock().or_else(|| {
             self.sink.register(cx.waker());
@@ -116,10 +120,10 @@ impl Connection {
         }
     }
 
-    /// Resolves, with an error, when the last handle of the connection is gone and its socket closed. Asked for once.
+    /// Resolves, with an error, when the last handle of the connection is gone and its socket closed. Called once.
     pub(super) fn closed(&self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
-        // A second one would resolve at once.
+        // The receiver of a second call would resolve at once.
         let _ = self.closed.set(sender);
         receiver
     }

@@ -1,9 +1,9 @@
-//! What a client's bytes mean: frames, unmasked and reassembled.
+//! Decodes a client's bytes into messages: parses frames, unmasks them and puts fragments together.
 //!
-//! The header of a frame is parsed by tungstenite. Its payload is gathered here, for two reasons. Tungstenite's own
-//! codec reserves what a header announces before a byte of it has arrived: 14 bytes from a client would cost this
-//! server the size limit. And it reads into a buffer of its own, which 10,000 idle connections would keep; here bytes
-//! come from one buffer per thread, and an idle connection has none.
+//! Tungstenite parses the header of a frame. The payload is gathered here, for two reasons. Tungstenite's own codec
+//! reserves the length that a header announces before a byte of the payload has arrived: 14 bytes from a client would
+//! cost this server the size limit. That codec also reads into a buffer of its own, which 10,000 idle connections would
+//! keep; here bytes come from one buffer per thread, and an idle connection has none.
 
 use std::io::Cursor;
 
@@ -21,41 +21,41 @@ const MAX_HEADER: usize = 14;
 /// The longest payload of a control frame.
 const MAX_CONTROL: usize = 125;
 
-/// The code of a close frame that has none, as if it said "normal".
+/// The code for a close frame without one: "normal".
 const NORMAL: u16 = 1000;
 
 /// "Bad gateway": registered with IANA after RFC 6455, and not known to tungstenite.
 const BAD_GATEWAY: u16 = 1014;
 
-/// What a client has sent.
+/// One item decoded from a client's bytes.
 #[derive(Debug)]
 pub(super) enum Item {
-    /// A whole message.
+    /// A complete message.
     Message(Frame),
-    /// A message of more than [`SMALL_MESSAGE`] bytes comes, of so many at most. It takes memory as it is read on: not
-    /// before that is claimed.
+    /// A message of more than [`SMALL_MESSAGE`] bytes has begun, with at most this many. It takes memory only as
+    /// decoding goes on, so that the memory can be claimed before.
     Long(usize),
-    /// To be answered with the same payload.
+    /// A ping, to be answered with the same payload.
     Ping(Vec<u8>),
     Pong,
-    /// The client closes, with this code. Nothing comes after it.
+    /// The client closes, with this code. Nothing comes after this item.
     Close(u16),
 }
 
-/// See the [module](self).
+/// Decodes the frames of one client; input may arrive in pieces of any size.
 #[derive(Debug)]
 pub(super) struct Decoder {
     max_message: u32,
-    /// What messages hold is dropped as it comes.
+    /// Payloads of messages are dropped as they arrive.
     discards: bool,
-    /// Nearly always none: what a client says is short, and comes in one piece.
+    /// Nearly always `None`: a client's messages are short and arrive in one piece.
     begun: Option<Box<Begun>>,
 }
 
-/// What has begun and isn't complete.
+/// A header, frame or message that has begun and isn't complete.
 #[derive(Debug, Default)]
 struct Begun {
-    /// The beginning of a header.
+    /// The first `header_len` bytes of an incomplete header.
     header: [u8; MAX_HEADER],
     header_len: u8,
     /// The frame whose payload is being read.
@@ -63,7 +63,7 @@ struct Begun {
     /// The message that is being put together.
     message: Vec<u8>,
     message_kind: Option<Kind>,
-    /// It was said that the message is long.
+    /// The message was reported as long already.
     is_long: bool,
     /// The payload of a control frame, which may come between the fragments of a message.
     control: Vec<u8>,
@@ -73,7 +73,7 @@ struct Begun {
 struct Payload {
     opcode: OpCode,
     last: bool,
-    /// Turned so that its first byte is for the next byte of the payload.
+    /// Rotated so that its first byte masks the next byte of the payload.
     mask: [u8; 4],
     missing: usize,
 }
@@ -85,12 +85,13 @@ enum Kind {
 }
 
 impl Decoder {
-    /// A decoder of messages of `max_message` bytes at most, and of 4 GiB.
+    /// A decoder for messages of up to `max_message` bytes, capped at 4 GiB.
     pub(super) fn new(max_message: usize) -> Self {
         Self { max_message: u32::try_from(max_message).unwrap_or(u32::MAX), discards: false, begun: None }
     }
 
-    /// Drops what has come of a message, and from now on what messages hold: each of them comes to an empty one.
+    /// Drops what has arrived of a message, and from now on the payloads of messages: each of them becomes an empty
+    /// message.
     pub(super) fn discard(&mut self) {
         self.discards = true;
         if let Some(begun) = &mut self.begun {
@@ -98,13 +99,13 @@ impl Decoder {
         }
     }
 
-    /// How much of the frame that is being read is still to come.
+    /// How many bytes of the frame that is being read are still to come.
     pub(super) fn missing(&self) -> usize {
         self.begun.as_ref().and_then(|begun| begun.frame).map_or(0, |frame| frame.missing)
     }
 
-    /// Takes what it needs from the front of `input` for one item; `None` when the input is used up. Not to be asked
-    /// again after a violation.
+    /// Takes from the front of `input` what one item needs. Returns `None` when the input is used up. Must not be
+    /// called again after a violation.
     pub(super) fn next(&mut self, input: &mut &[u8]) -> Result<Option<Item>, Violation> {
         let mut begun = self.begun.take().map_or_else(Begun::default, |begun| *begun);
         let item = begun.next(input, self.max_message as usize, self.discards)?;
@@ -133,13 +134,13 @@ impl Begun {
         }
     }
 
-    /// Reads a header. False if it isn't complete.
+    /// Reads a header. Returns false if it isn't complete.
     fn begin_frame(&mut self, input: &mut &[u8], max_message: usize) -> Result<bool, Violation> {
         let had = usize::from(self.header_len);
         let more = input.len().min(MAX_HEADER - had);
         self.header[had..had + more].copy_from_slice(&input[..more]);
         let mut cursor = Cursor::new(&self.header[..had + more]);
-        // The only thing it finds wrong with a header is an opcode that doesn't exist.
+        // Parsing fails only for an opcode that doesn't exist.
         let Some((header, length)) = FrameHeader::parse(&mut cursor).map_err(|_| Violation::Opcode)? else {
             self.header_len = (had + more) as u8;
             *input = &input[more..];
@@ -180,8 +181,8 @@ impl Begun {
         Ok(Payload { opcode: header.opcode, last: header.is_final, mask, missing })
     }
 
-    /// How long the message may become that grows long by the frame that is being read; once for each message. How long
-    /// a fragmented one will be isn't known before its last fragment.
+    /// The most bytes that the message may have, if the frame that is being read makes it long; once for each message.
+    /// The length of a fragmented message is known only with its last fragment, so until then this is `max_message`.
     fn becomes_long(&mut self, max_message: usize) -> Option<usize> {
         let frame = self.frame.filter(|frame| !self.is_long && matches!(frame.opcode, OpCode::Data(_)))?;
         let so_far = self.message.len() + frame.missing;
@@ -190,7 +191,7 @@ impl Begun {
         self.is_long.then_some(most)
     }
 
-    /// Moves what has arrived of the frame's payload. False if more is to come.
+    /// Moves what has arrived of the frame's payload. Returns false if more is to come.
     fn fill(&mut self, input: &mut &[u8], max_message: usize, discards: bool) -> bool {
         let Some(frame) = &mut self.frame else { return false };
         let (arrived, after) = input.split_at(input.len().min(frame.missing));
@@ -206,7 +207,7 @@ impl Begun {
             }
             OpCode::Control(_) => (&mut self.control, MAX_CONTROL),
         };
-        // Doubles as it fills, and never grows above what the message may become: that much was claimed.
+        // The capacity doubles as the message grows, up to the most that the message may have: that much was claimed.
         let (start, filled) = (into.len(), into.len() + arrived.len());
         if filled > into.capacity() {
             into.reserve_exact(filled.max((2 * into.capacity()).min(most)) - start);
@@ -218,7 +219,7 @@ impl Begun {
         frame.missing == 0
     }
 
-    /// The frame is complete. `None` if its message isn't.
+    /// Ends a complete frame. Returns `None` if its message isn't complete.
     fn end_frame(&mut self) -> Result<Option<Item>, Violation> {
         let Some(frame) = self.frame.take() else { return Ok(None) };
         match frame.opcode {
@@ -280,7 +281,7 @@ mod tests {
     use super::*;
     use crate::protocol::FrameKind;
 
-    /// A client's frame: first byte, payload, masked with something.
+    /// A client's frame from its first byte and its payload, with an arbitrary mask.
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         let mask = [0x11, 0x22, 0x83, 0xf4];
         let mut bytes = vec![first];
@@ -388,7 +389,7 @@ mod tests {
         assert!(begun.message.capacity() < 64, "{}", begun.message.capacity());
     }
 
-    /// A message is said to be long before memory is taken for it: once, however many frames it has.
+    /// A message is reported as long before memory is taken for it, and once, however many frames it has.
     #[test]
     fn a_long_message_is_told_of_before_it_is_gathered() {
         let mut decoder = Decoder::new(10_000);
@@ -416,7 +417,7 @@ mod tests {
         assert_eq!(*exact, SMALL_MESSAGE + 1);
     }
 
-    /// Who isn't listened to any more takes no memory, and its close frame is found.
+    /// A client whose messages are discarded takes no memory, and its close frame is still found.
     #[test]
     fn what_is_discarded_takes_no_memory() {
         let mut decoder = Decoder::new(1 << 20);

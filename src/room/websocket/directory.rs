@@ -1,4 +1,4 @@
-//! Who is connected.
+//! The connections of a room.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +22,7 @@ struct State {
 }
 
 impl Directory {
-    /// Enters the connection made for a time of joining; `None` if nobody is let in any more.
+    /// Gives `make` a time of joining and enters the connection it returns. `None` if no viewer is admitted any more.
     pub(super) fn enter(&self, make: impl FnOnce(u64) -> Connection) -> Option<Arc<Connection>> {
         let mut state = self.lock();
         if state.shut {
@@ -34,7 +34,7 @@ impl Directory {
         Some(connection)
     }
 
-    /// Removes this very connection.
+    /// Removes exactly this connection.
     pub(super) fn leave(&self, connection: &Connection) {
         self.lock().connections.remove(&key(&connection.presence));
     }
@@ -47,12 +47,12 @@ impl Directory {
         newest.map(|(_, connection)| connection.presence.clone())
     }
 
-    /// The newest connection of each identity.
+    /// The newest connection of each identity, without those about to end.
     pub(super) fn all(&self) -> Vec<Presence> {
         let state = self.lock();
         let mut all: Vec<Presence> = Vec::with_capacity(state.connections.len());
         for connection in state.connections.values().filter(|connection| !connection.is_ending()) {
-            // Ascending by time of joining within an identity.
+            // The time of joining ascends within an identity.
             all.pop_if(|before| before.identity == connection.presence.identity);
             all.push(connection.presence.clone());
         }
@@ -61,7 +61,7 @@ impl Directory {
 
     /// Takes the writing side of `presence`, once.
     ///
-    /// Older connections of its identity that nobody has opened never will be: they end here.
+    /// Older connections of the same identity that no session has opened can't be opened any more, so this ends them.
     pub(super) fn take(&self, presence: &Presence) -> Option<Arc<Connection>> {
         let state = self.lock();
         let connection = state.connections.get(&key(presence))?;
@@ -75,12 +75,12 @@ impl Directory {
         Some(Arc::clone(connection))
     }
 
-    /// How many there are.
+    /// The number of connections.
     pub(super) fn len(&self) -> usize {
         self.lock().connections.len()
     }
 
-    /// Lets nobody in any more, and ends those that nobody has opened.
+    /// Admits no more viewers, and ends the connections that no session has opened.
     pub(super) fn shut(&self) {
         let mut state = self.lock();
         state.shut = true;
@@ -89,7 +89,7 @@ impl Directory {
         }
     }
 
-    /// Ends everybody.
+    /// Ends every connection.
     pub(super) fn end_all(&self) {
         for connection in self.lock().connections.values() {
             connection.end(Farewell::RoomClosed);
@@ -105,7 +105,8 @@ fn key(presence: &Presence) -> (ParticipantIdentity, u64) {
     (presence.identity.clone(), presence.joined_at)
 }
 
-/// Later than every one before, whatever the clock does: a clock set back refuses nobody.
+/// A time of joining later than every earlier one, whatever the clock does: no viewer is refused because a clock was
+/// set back.
 fn joined_at(last: u64, now: u64) -> u64 {
     now.max(last + 1)
 }

@@ -1,11 +1,11 @@
-//! Why a connection ends, and how its close frame says so.
+//! Reasons why a connection ends, and their close frames.
 
 use crate::lane::EndReason;
 
-/// See the [module](self).
+/// The reason why a connection ends, which determines its close frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Farewell {
-    /// The session has ended this participant.
+    /// The session ended this participant.
     Ended(EndReason),
     /// The sink was closed or dropped without a reason.
     SinkDropped,
@@ -15,15 +15,15 @@ pub(super) enum Farewell {
     Silent,
     /// The client didn't complete a long message while others waited for the memory.
     Dawdled,
-    /// The client sent what it must not send.
+    /// The client broke the protocol or the size limit.
     Violation(Violation),
     /// The client closed, with this code.
     PeerClosed(u16),
-    /// The client is gone; there is nobody to write a close frame to.
+    /// The client is gone; no close frame can reach it.
     PeerGone,
 }
 
-/// How a client broke the protocol.
+/// The rule that a client broke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Violation {
     Unmasked,
@@ -38,7 +38,7 @@ pub(super) enum Violation {
     TooLarge,
 }
 
-/// What others ask of the task that serves a connection fits into a byte; zero is "nothing".
+/// A request to the task that serves a connection fits into a byte; zero is "none".
 const SINK_DROPPED: u8 = 64;
 const ROOM_CLOSED: u8 = 65;
 
@@ -47,9 +47,9 @@ impl Farewell {
     pub(super) fn frame(self) -> Option<(u16, &'static str)> {
         let frame = match self {
             Self::Ended(reason) => (end_code(reason), reason.as_str()),
-            Self::SinkDropped => (1001, "the server let go of the connection"),
+            Self::SinkDropped => (1001, "the server closed the connection"),
             Self::RoomClosed => (1001, "the room is closed"),
-            Self::Silent => (1011, "nothing was heard, not even an answer to a ping"),
+            Self::Silent => (1011, "the client was silent, and didn't answer a ping"),
             Self::Dawdled => (1013, "a long message took too long while others waited for the memory: try again"),
             Self::Violation(violation) => violation.frame(),
             Self::PeerClosed(code) => (code, "closed by the client"),
@@ -58,7 +58,7 @@ impl Farewell {
         Some(frame)
     }
 
-    /// As one byte, for those farewells that somebody else than the serving task asks for.
+    /// The farewell as one byte, if it can be requested from outside the serving task.
     pub(super) fn to_request(self) -> Option<u8> {
         match self {
             Self::Ended(reason) => Some(reason as u8 + 1),
@@ -68,7 +68,7 @@ impl Farewell {
         }
     }
 
-    /// The reverse; `None` if nothing is asked for.
+    /// The reverse of [`to_request`](Self::to_request); `None` for zero.
     pub(super) fn from_request(request: u8) -> Option<Self> {
         match request {
             SINK_DROPPED => Some(Self::SinkDropped),

@@ -1,12 +1,14 @@
-//! What a viewer has sent and nobody has taken, bounded in bytes.
+//! The messages of a viewer that the embedder hasn't taken yet, bounded in bytes.
 //!
-//! A message in an inbox takes part of what its connection has of its own. One that is longer than
-//! [`SMALL_MESSAGE`] takes all of that, and its whole length of what [all peers share](PeerLimits) besides. So a
-//! connection has one long message at most under way, or some short ones; what it sends meanwhile isn't read.
+//! Each connection has some bytes of its own, of which a message in its inbox takes a part. A message longer than
+//! [`SMALL_MESSAGE`] takes all of them, and its whole length from the budget that [all peers share](PeerLimits) as
+//! well. So a connection has at most one long message under way, or some short ones; what the viewer sends meanwhile
+//! isn't read.
 //!
-//! What a message takes is given back when the next one is asked for: a reader that asks for messages one by one has
-//! decoded the one before by then. What it shares with others may be given back before. Only then is the next long message
-//! claimed for: a peer whose answers wait, as it doesn't read them, has no claim that others wait for.
+//! A message gives back what it takes when the next one is asked for: a reader that asks for messages one by one has
+//! decoded the one before by then. The shared part may be given back earlier. The next long message is claimed for only
+//! once the one before has given back everything. So a peer whose answers wait, because it doesn't read them, holds no
+//! claim that others wait for.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,34 +21,36 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::protocol::Frame;
 use crate::room::limits::{Claim, PeerLimits, SMALL_MESSAGE};
 
-/// What the messages in one inbox may take before nothing more is read, in bytes.
+/// The bytes that the messages in one inbox may take before nothing more is read.
 const OWN_BYTES: u32 = 4 << 10;
 
-/// What a message takes besides its bytes: it isn't less than that, however short it is. Sixteen of them fill an inbox.
+/// The least that a message takes, in bytes, however short it is: it costs memory besides its payload. Sixteen such
+/// messages fill an inbox.
 const OVERHEAD: u32 = 256;
 
 const MOST_MESSAGES: usize = (OWN_BYTES / OVERHEAD) as usize;
 
-/// What a viewer sends, message by message. It ends with the connection.
+/// The messages that a viewer sends, as a stream. It ends with the connection.
 ///
-/// A message counts against the connection's bound, and a long one against what
-/// [all peers share](crate::room::PeerLimits), until the next one is asked for or this is dropped. While the bound is
+/// A message counts against the connection's bound, and a long one against what [all peers
+/// share](crate::room::PeerLimits), until the next one is asked for or the inbox is dropped. While the bound is
 /// reached, the viewer isn't read.
 #[derive(Debug)]
 pub struct WebSocketInbox {
     parcels: mpsc::Receiver<Parcel>,
-    /// What the message takes that was handed out last.
+    /// The permits of the message that was handed out last.
     taken: Option<Hold>,
 }
 
-/// A message, and what it takes.
+/// A message, and the permits it takes.
 #[derive(Debug)]
 struct Parcel {
     frame: Frame,
     hold: Hold,
 }
 
-/// What one message takes; dropped, it is given back. Boxed: as long as an idle viewer is connected, there is a place for it.
+/// The permits that one message takes; dropping them gives them back. Boxed, because each idle viewer has an empty
+/// place for one as well.
 #[derive(Debug)]
 pub(super) struct Hold(Box<Taken>);
 
@@ -69,21 +73,22 @@ pub(super) struct Intake {
 
 impl Intake {
     pub(super) fn new() -> (Self, WebSocketInbox) {
-        // Never full: what a message takes of the connection's own is had before it is sent.
+        // The channel is never full: a message gets its part of the connection's own bytes before it is sent.
         let (sender, parcels) = mpsc::channel(MOST_MESSAGES);
         let own = Arc::new(Semaphore::new(OWN_BYTES as usize));
         (Self { parcels: sender, own }, WebSocketInbox { parcels, taken: None })
     }
 
-    /// What a message of `bytes` takes, if it is there. All of a long message's is claimed before its bytes are read.
+    /// Takes the permits for a message of `bytes` if they are free. A long message's are all claimed before its bytes
+    /// are read.
     pub(super) fn try_hold(&self, bytes: usize, limits: &PeerLimits) -> Option<Hold> {
         let own = Arc::clone(&self.own).try_acquire_many_owned(own_part(bytes)).ok()?;
         let shared = if bytes > SMALL_MESSAGE { Some(limits.try_claim(bytes)?) } else { None };
         Some(Hold(Box::new(Taken { _own: own, shared })))
     }
 
-    /// Waits for it. First for the connection's own part: nothing is held that others need while the embedder is waited
-    /// for.
+    /// Waits for the permits, first for the connection's own: while it waits for the embedder, it holds nothing that
+    /// others need.
     pub(super) fn hold(
         &self,
         bytes: usize,
@@ -108,7 +113,7 @@ fn own_part(bytes: usize) -> u32 {
 }
 
 impl WebSocketInbox {
-    /// The message that was handed out last isn't needed any more: gives back what it takes of what all share.
+    /// Gives back the shared part of the message that was handed out last, once that isn't needed any more.
     pub(crate) fn release(&mut self) {
         if let Some(Hold(taken)) = &mut self.taken {
             taken.shared = None;

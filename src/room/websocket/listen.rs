@@ -1,4 +1,4 @@
-//! Lets connections in.
+//! Accepts connections and takes them through the handshake.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -27,31 +27,32 @@ use crate::room::{Presence, RoomEvent};
 
 pub(super) type Event = RoomEvent<WebSocketInbox>;
 
-/// Events that wait for the session before connections that cause more have to wait.
+/// Capacity of the channel of events to the session; further connections that cause events wait.
 const EVENT_CAPACITY: usize = 1024;
 
-/// Connections over the cap that are being told so; those beyond are closed without a word.
+/// The most connections over the cap that get an answer at the same time; further ones are closed without an answer.
 const MAX_REFUSALS: usize = 64;
 
-/// How long the listener rests after an error that may last, such as too many open files: the first time, and at most.
+/// The pause after an error that may last, such as too many open files. It starts at the first value and doubles up to
+/// the second.
 const FIRST_REST: Duration = Duration::from_millis(10);
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
-/// How often such an error is told.
+/// The interval between warnings about such an error.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What the room, its listener and its connections share.
+/// The state that the room, its listener tasks and its connections share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) directory: Directory,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) listener: Mutex<Option<mpsc::Receiver<Event>>>,
-    /// The room is to be closed.
+    /// Cancelled to close the room.
     pub(super) stop: CancellationToken,
-    /// Nobody is to be let in any more; cancelled with `stop` at the latest.
+    /// Cancelled when no more viewers are admitted; with `stop` at the latest.
     pub(super) shut: CancellationToken,
-    /// It is: every connection has ended.
+    /// Cancelled when every connection has ended.
     pub(super) stopped: CancellationToken,
     tasks: TaskTracker,
     places: Arc<Places>,
@@ -78,30 +79,30 @@ impl Shared {
         }
     }
 
-    /// The events, for the first who asks.
+    /// The receiver of events, for the first caller only.
     pub(super) fn take_listener(&self) -> Option<mpsc::Receiver<Event>> {
         self.listener.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-/// Accepts connections as long as somebody is let in, then sees everybody off: those whom no session has opened at
-/// once, the others when the session lets go of them or when the room is closed.
+/// Accepts connections until no more viewers are admitted, then waits for the connections to end. Those that no session
+/// has opened are ended at once, the others when the session releases them or when the room is closed.
 pub(super) async fn run(shared: Arc<Shared>, listeners: Vec<Listener>) {
-    // However this task ends, whoever waits for the room to be closed is told.
+    // However this task ends, the callers that wait for the room to be closed are woken.
     let _stopped = shared.stopped.clone().drop_guard();
     join_all(listeners.into_iter().map(|listener| accept(&shared, listener))).await;
     shared.directory.shut();
     shared.tasks.close();
     if shared.stop.run_until_cancelled(shared.tasks.wait()).await.is_none() {
         shared.directory.end_all();
-        // Events that no session will ever take must not be waited for.
+        // Nothing may wait for events that no session will ever take.
         drop(shared.take_listener());
         shared.tasks.wait().await;
     }
     tracing::debug!("the room is closed");
 }
 
-/// Accepts connections of one listener as long as somebody is let in.
+/// Accepts connections of one listener until no more viewers are admitted.
 async fn accept(shared: &Arc<Shared>, listener: Listener) {
     let on_loopback = listener.address.ip().to_canonical().is_loopback();
     let mut rest = FIRST_REST;
@@ -114,9 +115,9 @@ async fn accept(shared: &Arc<Shared>, listener: Listener) {
             }
             Err(error) if is_of_one_connection(&error) => tracing::debug!(%error, "a connection ended in the queue"),
             Err(error) => {
-                // It may last for hours: told once a minute.
+                // The error may last for hours, so it is logged once a minute.
                 if told.is_none_or(|told| told.elapsed() >= WARNING_INTERVAL) {
-                    tracing::warn!(%error, "no connection can be accepted, and so it is tried again up to a second later");
+                    tracing::warn!(%error, "no connection can be accepted; trying again within a second");
                     told = Some(Instant::now());
                 }
                 shared.shut.run_until_cancelled(sleep(rest)).await;
@@ -126,7 +127,7 @@ async fn accept(shared: &Arc<Shared>, listener: Listener) {
     }
 }
 
-/// Whether `accept` failed because of the connection it was about to return.
+/// Whether `accept` failed because of the connection that it was about to return.
 fn is_of_one_connection(error: &std::io::Error) -> bool {
     use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
@@ -156,14 +157,14 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, visit: Visit) {
     });
 }
 
-/// Answers with an HTTP error, within the time for a goodbye.
+/// Answers with an HTTP error, within the close time-out.
 async fn refuse(shared: &Shared, stream: &TcpStream, rejection: &Rejection) {
     let answer = timeout(shared.config.close_timeout, rejection.answer(stream));
-    // If the time is up, the viewer has what it has.
+    // When the time is up, the viewer keeps what it has got of the answer.
     let _ = shared.shut.run_until_cancelled(answer).await;
 }
 
-/// Takes a connection through the hand-shake, and hands it to a task of its own, which is a lot smaller than this one.
+/// Takes a connection through the handshake, and spawns its reading task, whose future is a lot smaller than this one.
 async fn welcome(shared: Arc<Shared>, stream: TcpStream, visit: Visit, place: Place) {
     let peer = visit.peer;
     if let Err(error) = prepare(&shared.config, &stream) {
@@ -185,7 +186,7 @@ async fn welcome(shared: Arc<Shared>, stream: TcpStream, visit: Visit, place: Pl
             tracing::debug!(%peer, status = rejection.status(), reason = rejection.message(), "a viewer is refused");
             return refuse(&shared, &stream, &rejection).await;
         }
-        Err(Refusal::Gone) => return tracing::debug!(%peer, "a viewer went before it was in"),
+        Err(Refusal::Gone) => return tracing::debug!(%peer, "a viewer disconnected during the handshake"),
     };
     let entered = shared.directory.enter(|joined_at| {
         let presence = presence(&admission, &name, joined_at, subprotocol);
@@ -206,15 +207,15 @@ fn presence(admission: &Admission, name: &str, joined_at: u64, subprotocol: Subp
     presence
 }
 
-/// The name of a subprotocol, one for all who speak it.
+/// The name of a subprotocol, one allocation for all viewers that speak it.
 fn shared_name(subprotocol: Subprotocol) -> Arc<str> {
     static NAMES: LazyLock<[Arc<str>; 3]> = LazyLock::new(|| SUBPROTOCOLS.map(Arc::from));
-    // They are listed in the order of the variants.
+    // The names are listed in the order of the variants.
     Arc::clone(&NAMES[subprotocol as usize])
 }
 
 fn prepare(config: &Config, stream: &TcpStream) -> std::io::Result<()> {
-    // A batch is one write: waiting for more to fill a packet would only delay it.
+    // A batch is one write: waiting for more bytes to fill a packet would only delay it.
     stream.set_nodelay(true)?;
     if let Some(bytes) = config.send_buffer_bytes {
         SockRef::from(stream).set_send_buffer_size(bytes)?;
@@ -223,13 +224,13 @@ fn prepare(config: &Config, stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The identity of a viewer when nobody says who it is.
+/// The admission of a viewer in a room without a hook.
 pub(super) fn anonymous(_request: &UpgradeRequest, name: &str) -> Admission {
     let identity = ParticipantIdentity::new(format!("viewer_{name}")).expect("it is short and not empty");
     Admission::new(identity)
 }
 
-/// Names for connections: random to look at, and none comes twice.
+/// Names for connections: they look random, and each is given out once.
 #[derive(Debug)]
 struct Names {
     start: u64,

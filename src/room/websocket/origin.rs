@@ -1,12 +1,13 @@
-//! Which web pages may connect, and under which names this server is reached.
+//! The policy on which web pages may connect, and on the names under which this server is reached.
 //!
-//! A browser lets every page open a WebSocket to every address, the user's own machine included. The server alone can
-//! refuse it, by two headers that a page can't forge. `Origin` names the page; programs other than browsers send none.
-//! `Host` names the server as the page sees it. A page whose own name is made to resolve to this server's address (DNS
-//! rebinding) looks like the server's own page by `Origin`, and is told by a `Host` that isn't one of the server's.
+//! A browser lets every page open a WebSocket to every address, the user's own machine included. Only the server can
+//! refuse the connection, by two headers that a page can't forge. `Origin` names the page; programs other than browsers
+//! send none. `Host` names the server as the page sees it. A page whose own name is made to resolve to this server's
+//! address (DNS rebinding) looks like the server's own page by `Origin`. It is recognized by a `Host` that isn't one of
+//! the server's.
 //!
-//! Origins are compared as RFC 6454 says: scheme, host and port, where a port that is left out is the scheme's own.
-//! Headers that a proxy adds, such as `X-Forwarded-Host`, are not read: whoever connects can write them.
+//! Origins are compared as RFC 6454 says, by scheme, host and port; a missing port is the scheme's default. Headers
+//! that a proxy adds, such as `X-Forwarded-Host`, are not read: any client can write them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,14 +17,14 @@ use tokio_tungstenite::tungstenite::http::uri::{Authority, Uri};
 
 use super::upgrade::Rejection;
 
-/// The most of a header that is repeated in an answer, in bytes.
+/// The most bytes of a header that an answer repeats.
 const LONGEST_QUOTE: usize = 200;
 
-/// Refusals by `Origin` or `Host` that are logged as warnings. Browsers don't show their user the answer, so the log
-/// has to; but any page can cause refusals without end.
+/// The number of refusals by `Origin` or `Host` that are logged as warnings. Browsers don't show the answer to their
+/// user, so the log has to; but any page can cause an unlimited number of refusals.
 const WARNINGS: u32 = 8;
 
-/// See the [module](self).
+/// The settings by which a request's `Origin` and `Host` are checked.
 #[derive(Debug, Default)]
 pub(super) struct Policy {
     any: bool,
@@ -37,7 +38,7 @@ pub(super) struct Policy {
 #[derive(Debug)]
 struct PublicUrl {
     origin: Origin,
-    /// As viewers are to write it: `wss://robot.example.com/telemetry`.
+    /// The form in which viewers write it: `wss://robot.example.com/telemetry`.
     shown: String,
 }
 
@@ -50,12 +51,12 @@ impl Policy {
         self.loopback_pages = true;
     }
 
-    /// Says what is wrong with `origin` if it can't be allowed.
+    /// Allows `origin`. The error says what to give instead.
     pub(super) fn allow_origin(&mut self, origin: &str) -> Result<(), &'static str> {
         if origin.eq_ignore_ascii_case("null") {
             return Err("null is the origin of every sandboxed page, whoever wrote it: allow any origin instead");
         }
-        // Copied from an address bar, an origin ends with a slash.
+        // An origin that is copied from an address bar ends with a slash.
         let is_whole = |bare: &&str| !bare.ends_with('/') || bare.eq_ignore_ascii_case("file://");
         let bare = origin.strip_suffix('/').filter(is_whole).unwrap_or(origin);
         let origin = Origin::parse(bare).ok_or("give scheme, host and port, such as https://app.example.com")?;
@@ -63,7 +64,7 @@ impl Policy {
         Ok(())
     }
 
-    /// Says what is wrong with `url` if it can't be one of this server's.
+    /// Adds `url` to this server's own. The error says what to give instead.
     pub(super) fn add_public_url(&mut self, url: &str) -> Result<(), &'static str> {
         const EXAMPLE: &str = "give a URL, such as https://robot.example.com";
         let uri: Uri = url.parse().map_err(|_| EXAMPLE)?;
@@ -79,16 +80,16 @@ impl Policy {
         Ok(())
     }
 
-    /// The public URLs, as viewers are to write them.
+    /// The public URLs, in the form in which viewers write them.
     pub(super) fn public_urls(&self) -> impl Iterator<Item = &str> {
         self.public.iter().map(|url| url.shown.as_str())
     }
 
-    /// Whether a request may come from where it says it comes from. `on_loopback`: it came to a listener that can be
-    /// reached from this machine alone.
+    /// Checks the `Origin` and the `Host` of a request. `on_loopback`: the request came to a listener that can be
+    /// reached from this machine only.
     ///
     /// # Errors
-    /// 400 if the request doesn't name one host: that is a broken request, and not a matter of policy.
+    /// 400 if the request doesn't name exactly one host: such a request is malformed, whatever the policy.
     pub(super) fn check(&self, headers: &HeaderMap, on_loopback: bool) -> Result<Verdict, Rejection> {
         let (host, seen) = requested_host(headers)?;
         if self.any {
@@ -118,7 +119,7 @@ impl Policy {
 
     /// Logs that a viewer was refused by `Origin` or `Host`.
     pub(super) fn log(&self, refusal: &Rejection) {
-        // Relaxed: it only counts.
+        // Relaxed: a mere count.
         let count = self
             .warned
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < WARNINGS).then_some(count + 1));
@@ -132,10 +133,10 @@ impl Policy {
     }
 }
 
-/// Whether a viewer may come by what its headers say, or else how it is refused.
+/// Whether the headers of a request let the viewer connect, or else the answer that refuses it.
 pub(super) type Verdict = Result<(), Rejection>;
 
-/// The host that a request names, and the header as it came.
+/// The host that a request names, and the header as received.
 fn requested_host(headers: &HeaderMap) -> Result<(HostAndPort, &HeaderValue), Rejection> {
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(seen), None) = (hosts.next(), hosts.next()) else {
@@ -146,7 +147,7 @@ fn requested_host(headers: &HeaderMap) -> Result<(HostAndPort, &HeaderValue), Re
     Ok((host, seen))
 }
 
-/// The host and port that a request names, as it wrote them, if they are what they should be.
+/// The host and port that a request names, in its own spelling; `None` if the header is invalid.
 pub(super) fn host_shown(headers: &HeaderMap) -> Option<&str> {
     requested_host(headers).ok()?.1.to_str().ok()
 }
@@ -168,21 +169,22 @@ fn foreign_origin(seen: &HeaderValue) -> Rejection {
     Rejection::new(
         403,
         format!(
-            "Origin: {origin} may not connect to this server. If that page may see what it shows, start it with \
-             --allow-origin {origin}; if that is the server itself, behind a proxy, with --public-url {origin} (in a \
-             program: allow_origin, public_url)"
+            "Origin: {origin} may not connect to this server. If that page may see this server's data, start the \
+             server with --allow-origin {origin}; if that is the server itself, behind a proxy, with --public-url \
+             {origin} (in a program: allow_origin, public_url)"
         ),
     )
 }
 
-/// A page has no origin in a sandbox, or as a local file in some browsers; whoever wrote it, it looks the same.
+/// A page has no origin in a sandbox, or as a local file in some browsers. All such pages look the same,
+/// regardless of their author.
 fn no_origin(seen: &HeaderValue) -> Rejection {
     let origin = quote(seen);
     Rejection::new(
         403,
         format!(
-            "Origin: {origin} may not connect to this server, as it names no page. Have the page sent by a web server, \
-             and start this one with --allow-origin and the origin of that (in a program: allow_origin)"
+            "Origin: {origin} may not connect to this server, as it names no page. Serve the page from a web server, \
+             and start this server with --allow-origin and the web server's origin (in a program: allow_origin)"
         ),
     )
 }
@@ -197,19 +199,19 @@ fn quote(value: &HeaderValue) -> String {
     quoted
 }
 
-/// Where a page comes from.
+/// The origin of a page.
 #[derive(Debug, PartialEq, Eq)]
 struct Origin {
     /// In lower case.
     scheme: String,
     /// `None` for local files.
     host: Option<Host>,
-    /// `None` if it is the scheme's own.
+    /// `None` if it is the scheme's default.
     port: Option<u16>,
 }
 
 impl Origin {
-    /// Reads the form that browsers send, with nothing before or behind it.
+    /// Parses the form that browsers send, with nothing before or after it.
     fn parse(text: &str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://")?;
         let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -226,7 +228,7 @@ impl Origin {
         Some(Self { scheme, host: Some(name), port })
     }
 
-    /// Whether it is a page of the server that a request names. What the server's own scheme is, a proxy may decide.
+    /// Whether this is the origin of the server that a request names, by `http` or `https`: a proxy may add TLS.
     fn is_of(&self, server: &HostAndPort) -> bool {
         let own = own_port(&self.scheme);
         own.is_some() && self.is_at(&server.name) && self.port == server.port.filter(|port| Some(*port) != own)
@@ -241,7 +243,7 @@ impl Origin {
     }
 }
 
-/// The port of a scheme that pages are fetched by.
+/// The default port of a scheme by which pages are fetched.
 fn own_port(scheme: &str) -> Option<u16> {
     match scheme {
         "http" => Some(80),
@@ -260,7 +262,7 @@ impl HostAndPort {
     fn parse(text: &str) -> Option<Self> {
         let authority: Authority = text.parse().ok()?;
         let host = authority.host();
-        // If a user and a password stand before the host, this isn't the front.
+        // With a user and a password before it, the host isn't the prefix.
         let port = match authority.as_str().strip_prefix(host)? {
             "" | ":" => None,
             port => Some(port.strip_prefix(':').filter(|port| port.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()?),
@@ -271,9 +273,9 @@ impl HostAndPort {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Host {
-    /// In lower case, without the dot that may end it.
+    /// In lower case, without a final dot.
     Name(String),
-    /// One of IPv4 that is written as IPv6 is one of IPv4.
+    /// An IPv4 address in IPv6 notation is stored as IPv4.
     Address(IpAddr),
 }
 
@@ -290,7 +292,8 @@ impl Host {
         Some(name.parse::<Ipv4Addr>().map_or(Self::Name(name), |address| Self::Address(address.into())))
     }
 
-    /// Whether it can mean nothing but this machine: what ends with `localhost` is never looked up (RFC 6761).
+    /// Whether the host can only be this machine: `localhost` and names that end with `.localhost` are never looked up
+    /// (RFC 6761).
     fn is_loopback(&self) -> bool {
         match self {
             Self::Name(name) => name == "localhost" || name.ends_with(".localhost"),
@@ -308,7 +311,7 @@ mod tests {
         lines.iter().map(|(name, text)| (name.parse().unwrap(), value(text))).collect()
     }
 
-    /// The status that a request to `host` from `origin` gets, or 101.
+    /// The status of the answer to a request to `host` from `origin`, or 101.
     fn status(policy: &Policy, host: &str, origin: &str, on_loopback: bool) -> u16 {
         match policy.check(&headers(&[("host", host), ("origin", origin)]), on_loopback) {
             Ok(Ok(())) => 101,
@@ -401,10 +404,10 @@ mod tests {
             assert_eq!(refusal.status(), 403);
             let named = [format!("Host: {host} "), format!("--public-url http://{host} ")];
             assert!(named.iter().all(|part| refusal.message().contains(part)), "{}", refusal.message());
-            // Even where the page seems to be the server's own.
+            // This holds even if the page seems to be the server's own.
             assert_eq!(status(&policy, host, &format!("http://{host}"), true), 403);
         }
-        // A proxy may leave the port out, or put its own in.
+        // A proxy may leave the port out, or send its own.
         policy.add_public_url("https://evil.example").unwrap();
         assert_eq!(check(&policy, "evil.example:8765"), Ok(()));
         assert!(check(&policy, "x.evil.example").is_err());

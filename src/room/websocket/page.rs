@@ -1,16 +1,16 @@
-//! What somebody is told who opens the server's address where there is nothing to see: in a browser tab, or with a
-//! program that fetches pages.
+//! The answer for visitors that open the server's address without asking for a WebSocket: a browser tab, or a program
+//! that fetches pages.
 
 use tokio_tungstenite::tungstenite::handshake::server::Request;
 
 use super::origin::{self, Policy};
 use crate::protocol::SUBPROTOCOLS;
 
-/// What a page has in its head. It needs nothing, runs nothing, and can't be put into a frame.
+/// The headers of the page. The page loads nothing, runs nothing, and can't be put into a frame.
 pub(super) const HEADERS: &str = "Content-Type: text/html; charset=utf-8\r\nContent-Security-Policy: default-src \
      'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n";
 
-/// Where viewers find the server: its public URLs, or else the one that this request was sent to.
+/// The URLs under which viewers reach the server: its public URLs, or else the one that this request was sent to.
 pub(super) fn urls(request: &Request, policy: &Policy) -> Vec<String> {
     let public: Vec<_> = policy.public_urls().map(str::to_owned).collect();
     if !public.is_empty() {
@@ -31,7 +31,7 @@ pub(super) fn text(urls: &[String]) -> String {
 pub(super) fn html(urls: &[String]) -> String {
     let urls: Vec<_> = urls.iter().map(|url| escape(url)).collect();
     let addresses: String = urls.iter().map(|url| format!("<pre>{url}</pre>\n")).collect();
-    // There is no TLS in it.
+    // `lanecast watch` has no TLS.
     let watched = urls.iter().find(|url| url.starts_with("ws://"));
     let watch = watched.map(|url| format!("<dt>A terminal</dt>\n<dd><code>lanecast watch {url}</code></dd>\n"));
     let watch = watch.unwrap_or_default();
@@ -70,7 +70,7 @@ footer {{ margin-top: 3em; opacity: 0.7 }}
     )
 }
 
-/// As it may stand in HTML.
+/// Escapes `text` for HTML.
 fn escape(text: &str) -> String {
     let escaped = |c| match c {
         '&' => "&amp;".to_owned(),

@@ -1,19 +1,19 @@
-//! How many connections there may be, and how many of them from one address.
+//! Limits on the number of connections, in all and per address.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The part of all places that no address gets that has as many already.
+/// One part in this many of all places is kept from an address that already has as many.
 const KEPT: usize = 10;
 
-/// The places for connections. All operations take constant time; what is stored is at most an entry per place that is
+/// The places for connections. All operations take constant time. The state has at most one entry per place that is
 /// taken.
 ///
-/// The last tenth of all places is kept: an address that has a tenth or more gets none of it. So one address, however
-/// many connections it opens, leaves a tenth for others; it takes ten addresses to take all. Fewer than ten places
-/// have no such part.
+/// The last tenth of all places is reserved: an address that has a tenth or more gets none of it. So one address,
+/// however many connections it opens, leaves a tenth for others, and it takes ten addresses to take every place. With
+/// fewer than ten places, nothing is reserved.
 #[derive(Debug)]
 pub(super) struct Places {
     max: usize,
@@ -24,12 +24,13 @@ pub(super) struct Places {
 #[derive(Debug, Default)]
 struct State {
     taken: usize,
-    /// By how many places each address has; those that have none aren't listed. Hashed with a secret of the process:
-    /// who connects chooses the addresses.
+    /// The number of places that each address has; an address without a place has no entry. The map hashes with a
+    /// secret of the process, because clients choose the addresses.
     by_address: HashMap<Address, usize>,
 }
 
-/// Those who count as one: an address of IPv4, or a network of IPv6 as each customer has one (the first 64 bits).
+/// Clients that count as one: an IPv4 address, or an IPv6 network of the size that each customer gets (the first 64
+/// bits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Address {
     V4([u8; 4]),
@@ -48,23 +49,23 @@ impl Address {
     }
 }
 
-/// Why there is no place.
+/// The reason why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
-    /// All are taken.
+    /// All places are taken.
     All,
-    /// Those that are left are for other addresses.
+    /// The places that are left are reserved for other addresses.
     Address,
 }
 
 impl Places {
-    /// `exempt` are addresses of proxies, whose connections come from many others.
+    /// `exempt` are addresses of proxies, from which the connections of many clients come.
     pub(super) fn new(max: usize, exempt: impl IntoIterator<Item = IpAddr>) -> Arc<Self> {
         let exempt = exempt.into_iter().map(|ip| ip.to_canonical()).collect();
         Arc::new(Self { max, exempt, state: Mutex::default() })
     }
 
-    /// Takes a place for a connection from `peer`, until what is returned is dropped.
+    /// Takes a place for a connection from `peer`. Dropping the returned value gives the place back.
     pub(super) fn take(self: &Arc<Self>, peer: IpAddr) -> Result<Place, Full> {
         let address = (!self.is_exempt(peer)).then(|| Address::of(peer));
         let mut state = self.lock();
@@ -85,7 +86,7 @@ impl Places {
         Ok(Place { places: Arc::clone(self), address })
     }
 
-    /// This machine's own programs and the proxies aren't counted by address.
+    /// Whether `peer` isn't counted by address: this machine's own programs and the proxies aren't.
     fn is_exempt(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         peer.is_loopback() || self.exempt.contains(&peer)
@@ -100,7 +101,7 @@ impl Places {
 #[derive(Debug)]
 pub(super) struct Place {
     places: Arc<Places>,
-    /// `None` if it isn't counted by address.
+    /// `None` if the place isn't counted by address.
     address: Option<Address>,
 }
 
@@ -128,7 +129,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// Takes places for `peer` until there is none.
+    /// Takes places for `peer` until none is left for it.
     fn take_all(places: &Arc<Places>, peer: &str) -> (Vec<Place>, Full) {
         let mut taken = Vec::new();
         loop {
@@ -144,11 +145,12 @@ mod tests {
         let places = Places::new(100, []);
         let (greedy, full) = take_all(&places, "203.0.113.1");
         assert_eq!((greedy.len(), full), (90, Full::Address));
-        // Another one gets a tenth at most of what is left, and so does one of IPv6, whatever its last 64 bits.
+        // Another address gets at most a tenth of what is left, and so does an IPv6 network, whatever the last 64 bits
+        // are.
         let others: Vec<_> = (0..4).map(|_| places.take(ip("203.0.113.2")).unwrap()).collect();
         let (six, full) = take_all(&places, "2001:db8:0:1::1");
         assert_eq!((six.len(), full), (6, Full::All));
-        // A place that is given back can be taken by those who have few.
+        // A place that is given back can be taken by an address that has few.
         drop(greedy);
         let again = take_all(&places, "2001:db8:0:1:ffff::2").0;
         assert_eq!(again.len() + six.len() + others.len(), 90);
@@ -180,8 +182,9 @@ mod tests {
         assert_eq!(take_all(&Places::new(10, []), "203.0.113.1").0.len(), 9);
     }
 
-    // 1. Threads of few addresses take and give back at the same time. 2. No address ever has more than nine tenths, and
-    // all together never more than there are. 3. At the end all places are free and nothing is remembered.
+    // 1. Threads of few addresses take and give back at the same time. 2. No address ever has more than nine tenths,
+    // and together they never have more places than there are. 3. At the end all places are free and no address has an
+    // entry.
     #[test]
     fn the_count_holds_however_many_take_at_once() {
         const MAX: usize = 20;

@@ -1,14 +1,15 @@
-//! The task that serves one connection: reads it, keeps it alive, says goodbye.
+//! The task that serves one connection: it reads from the client, keeps the connection alive, and ends it with a close
+//! handshake.
 //!
-//! It has one place where it waits, and no buffer while it does: bytes are read into one buffer per thread and decoded
-//! from there. If a message can't be admitted yet, because the embedder hasn't taken those before or because other
-//! clients have the memory for long ones, then it and the bytes behind it are kept, and the socket isn't read until it
-//! can; that holds up this client alone.
+//! The task waits in one place, and has no buffer while it waits: bytes are read into one buffer per thread and decoded
+//! from there. A message can't be admitted yet if the embedder hasn't taken the ones before it, or if other clients
+//! have the memory for long ones. Then the message and the bytes behind it are kept, and the socket isn't read until
+//! the message is admitted. This holds up only this client.
 //!
 //! # What one client may take of a worker's time
-//! Each poll reads once, and lets everybody else run before the next. A client that has used up its
-//! [allowance](Allowance) is read in [turns](Ration::turn) only. What its messages cost behind the reader is charged by
-//! their number; long ones have a ration of their own, where they are decoded.
+//! Each poll reads once, and lets other tasks run before the next read. A client that has used up its
+//! [allowance](Allowance) is read in [turns](Ration::turn) only. The cost of its messages behind the reader is charged
+//! by their number; long messages have a ration of their own where they are decoded.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -38,48 +39,48 @@ use crate::room::limits::Ration;
 use crate::room::limits::{Allowance, Deadline, Turn};
 use crate::room::{Presence, RoomEvent};
 
-/// How long a goodbye may take, however steadily a slow client takes what stands before its close frame: at 64 kbit/s
-/// that is half a megabyte.
+/// The longest close handshake, however steadily a slow client takes the bytes before its close frame: half a megabyte
+/// at 64 kbit/s.
 const LONGEST_PARTING: Duration = Duration::from_secs(60);
 
-/// What is read at once; of a long message the second, as its memory is claimed already.
+/// The most bytes of one read; the second for a long message, as its memory is claimed already.
 const READ_BYTES: usize = 4 << 10;
 const MOST_READ_BYTES: usize = 64 << 10;
 
-/// What a message costs behind this task, about: to hand it over, to decode it, to answer it.
+/// The approximate cost of a message behind this task: handing it over, decoding it, answering it.
 const COST_OF_MESSAGE: Duration = Duration::from_micros(20);
 
 thread_local! {
-    /// One buffer per thread, used by whichever connection is being read.
+    /// One buffer per thread, used by the connection that is being read.
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 type Waiting<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// See the [module](self).
+/// The state of the task that serves one connection.
 pub(super) struct Reader {
     shared: Arc<Shared>,
     connection: Arc<Connection>,
     decoder: Decoder,
-    /// `None` once the embedder has dropped the other end: what comes is read and discarded.
+    /// `None` once the embedder has dropped the other end: what the client sends is then read and discarded.
     incoming: Option<Intake>,
     allowance: Allowance,
     last_heard: Instant,
-    /// What only a client has that is busy or slow. Boxed, as most are neither.
+    /// State that only a busy or slow client has. Boxed, because most clients are neither.
     busy: Option<Box<Busy>>,
 }
 
 #[derive(Default)]
 struct Busy {
-    /// What waits to be admitted, and the bytes read behind it.
+    /// A message that waits to be admitted, and the bytes read behind it.
     held: Option<Held>,
-    /// What the message takes that is being read, if it is a long one.
+    /// The long message that is being read, if there is one.
     long: Option<Long>,
-    /// Work that was done since the allowance was used up, and outside of turns.
+    /// Work that was done outside of turns since the allowance was used up.
     debt: Duration,
-    /// Waits for a turn, or has it.
+    /// The turn that the client waits for, or has.
     turn: Option<Queued>,
-    /// Waits for the socket to take what the writer holds. The stream's own slot is the sink's.
+    /// Waits until the socket takes what the writer holds. The stream's own waker slot belongs to the sink.
     writable: Option<Waiting<()>>,
 }
 
@@ -91,7 +92,7 @@ impl Busy {
 }
 
 struct Held {
-    /// A message that is complete; `None` if a long one begins.
+    /// The complete message; `None` if a long one begins.
     message: Option<Frame>,
     admission: Waiting<Hold>,
     admitted: Option<Hold>,
@@ -109,19 +110,19 @@ enum Queued {
     Begun(Turn),
 }
 
-/// What the task wakes up for.
+/// The event that the task wakes up for.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Ending(Farewell),
     Readable,
     Writable,
-    /// What is held is admitted.
+    /// The held message is admitted.
     Admitted,
     Tick,
 }
 
 impl Step {
-    /// Whether others run before more is read.
+    /// Whether the step takes in input, after which the task yields to others.
     fn reads(self) -> bool {
         matches!(self, Self::Readable | Self::Admitted)
     }
@@ -144,16 +145,17 @@ impl Reader {
         self.busy.get_or_insert_default()
     }
 
-    /// Lets go of what a client that isn't busy any more doesn't need.
+    /// Frees the state of a busy client once the client isn't busy any more.
     fn rest(&mut self) {
         self.busy.take_if(|busy| busy.is_over());
     }
 
-    /// Serves the connection until it has ended; `place` is its own among those that are allowed.
-    #[expect(clippy::manual_async_fn, reason = "an async fn keeps what it is called with twice, as it came and in use")]
+    /// Serves the connection until it has ended. `place` is its place among the connections that are allowed.
+    #[expect(clippy::manual_async_fn, reason = "an async fn stores its arguments twice, as received and in use")]
     pub(super) fn run(mut self, place: Place) -> impl Future<Output = ()> + Send {
         async move {
-            // Boxed, beginning and end: they pass, and the task lasts.
+            // The beginning and the end are boxed: they are short, and the task's future is kept for the whole
+            // connection.
             Box::pin(self.introduce()).await;
             let mut timer = std::pin::pin!(sleep(self.shared.config.ping_interval));
             let farewell = loop {
@@ -170,7 +172,7 @@ impl Reader {
         }
     }
 
-    /// Tells the session of it.
+    /// Tells the session about the connection.
     async fn introduce(&mut self) {
         if let Some(slow) = self.announce() {
             until_ending(&self.connection, slow).await;
@@ -181,10 +183,10 @@ impl Reader {
         self.last_heard = Instant::now();
     }
 
-    /// Tells everybody that it is gone, and says goodbye.
+    /// Announces that the connection is gone, and performs the close handshake.
     async fn leave(mut self, farewell: Farewell, timer: Pin<&mut Sleep>) {
         let farewell = self.in_truth(farewell);
-        // The list is up to date before anybody is told, and the session is told before the sink fails.
+        // The directory is up to date before the session is told, and the session is told before the sink fails.
         self.shared.directory.leave(&self.connection);
         self.stop_listening();
         let presence = &self.connection.presence;
@@ -201,8 +203,9 @@ impl Reader {
         }
     }
 
-    /// A session that joins a connection while a newer one comes may find that the room has another by now, and take
-    /// this one for disconnected. Its client, which isn't, is told what happened.
+    /// Corrects the reason of a connection that was replaced. A session that joins a connection while a newer one
+    /// arrives may find the newer one in the room and take this one for disconnected. The client is still connected and
+    /// is told the actual reason.
     fn in_truth(&self, farewell: Farewell) -> Farewell {
         let Presence { identity, joined_at, .. } = &self.connection.presence;
         let newer = |newest: Presence| newest.joined_at > *joined_at;
@@ -214,12 +217,12 @@ impl Reader {
         }
     }
 
-    /// Tells the session that it can write. What is returned has to be waited for.
+    /// Tells the session that it can write. The caller has to wait for the returned future.
     fn announce(&self) -> Option<Waiting<()>> {
         self.emit(RoomEvent::Active(self.connection.presence.clone()))
     }
 
-    /// Gives the session the client's own stream.
+    /// Gives the session the client's own stream. The caller has to wait for the returned future.
     fn open_stream(&mut self) -> Option<Waiting<()>> {
         let (intake, stream) = Intake::new();
         self.incoming = Some(intake);
@@ -229,7 +232,7 @@ impl Reader {
     }
 
     fn emit(&self, event: Event) -> Option<Waiting<()>> {
-        // If nobody listens any more, the room is about to close.
+        // If the session doesn't listen any more, the room is about to close.
         let Err(TrySendError::Full(event)) = self.shared.events.try_send(event) else { return None };
         let events = self.shared.events.clone();
         Some(Box::pin(async move {
@@ -259,7 +262,7 @@ impl Reader {
         timer.poll(cx).map(|()| Step::Tick)
     }
 
-    /// Ready when there is something to read and it is this client's turn.
+    /// Ready when there is something to read and the client may be read, by its allowance or its turn.
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // An error shows in the read that follows.
         let _ = ready!(self.connection.stream.poll_read_ready(cx));
@@ -273,7 +276,7 @@ impl Reader {
         });
         if let Queued::Waiting(turn) = queued {
             *queued = Queued::Begun(ready!(turn.as_mut().poll(cx)));
-            // It wasn't listened to meanwhile.
+            // The client wasn't read while it waited.
             self.note_heard();
         }
         Poll::Ready(())
@@ -312,7 +315,7 @@ impl Reader {
         taken
     }
 
-    /// Reads once, and hands on what that completes.
+    /// Reads once, and handles the items that this completes.
     fn read(&mut self) -> Result<(), Farewell> {
         let most = self.decoder.missing().clamp(READ_BYTES, MOST_READ_BYTES);
         let begun = std::time::Instant::now();
@@ -329,8 +332,9 @@ impl Reader {
         taken.map(|_messages| ())
     }
 
-    /// Hands on what `input` completes, and says how many messages that was. Of several pings in it the last one is
-    /// answered (RFC 6455, 5.5.3), so that a flood of them costs no more writes than reads.
+    /// Handles the items that `input` completes, and returns how many messages they contain. If `input` has several
+    /// pings, only the last one is answered (RFC 6455, 5.5.3), so that a flood of pings costs no more writes than
+    /// reads.
     fn take_in(&mut self, mut input: &[u8]) -> Result<u32, Farewell> {
         let (mut ping, mut messages) = (None, 0);
         while let Some(item) = self.decoder.next(&mut input).map_err(Farewell::Violation)? {
@@ -359,7 +363,7 @@ impl Reader {
         Ok(messages)
     }
 
-    /// Gives a message to the embedder, or says that it has to wait.
+    /// Gives a message to the embedder. An error holds the message that has to wait.
     fn pass_on(&mut self, message: Frame) -> Result<(), Held> {
         let Some(intake) = &self.incoming else { return Ok(()) };
         let claimed = self.busy.as_mut().and_then(|busy| busy.long.take()).map(|long| long.hold);
@@ -370,7 +374,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Claims what a message of `bytes` takes that begins, or says that it has to wait.
+    /// Claims the memory for a long message of up to `bytes` that begins. An error means that the message has to wait.
     fn begin_long(&mut self, bytes: usize) -> Result<(), Held> {
         let Some(intake) = &self.incoming else { return Ok(()) };
         match intake.try_hold(bytes, &self.shared.config.limits) {
@@ -381,7 +385,7 @@ impl Reader {
     }
 
     fn wait_for(&self, bytes: usize, message: Option<Frame>) -> Held {
-        let intake = self.incoming.as_ref().expect("asked for while there is one");
+        let intake = self.incoming.as_ref().expect("called only while there is an intake");
         let admission = intake.hold(bytes, self.shared.config.limits.clone(), self.allowance.is_left());
         Held { message, admission: Box::pin(admission), admitted: None, behind: Vec::new() }
     }
@@ -398,7 +402,7 @@ impl Reader {
         }
     }
 
-    /// What comes from now on is read and discarded, and takes no memory.
+    /// From now on, what the client sends is read and discarded, and takes no memory.
     fn stop_listening(&mut self) {
         self.incoming = None;
         if let Some(busy) = &mut self.busy {
@@ -407,9 +411,9 @@ impl Reader {
         self.decoder.discard();
     }
 
-    /// Goes on with what was held back.
+    /// Goes on with the message that was held back.
     fn release(&mut self) -> Result<(), Farewell> {
-        // It wasn't listened to meanwhile.
+        // The client wasn't read while its message was held.
         self.last_heard = Instant::now();
         let Some(mut held) = self.take_held() else { return Ok(()) };
         let begun = std::time::Instant::now();
@@ -427,8 +431,8 @@ impl Reader {
         self.busy.as_mut()?.held.take()
     }
 
-    /// Counts `work` against the turn in which it was done, with what has gathered outside of turns; without a turn
-    /// against the allowance, as long as there is one.
+    /// Charges `work` to the turn in which it was done, together with the debt from outside of turns. Without a turn,
+    /// charges it to the allowance while one is left, and then to the debt.
     fn charge(&mut self, work: Duration) {
         match &mut self.busy {
             Some(busy) if matches!(busy.turn, Some(Queued::Begun(_))) => {
@@ -441,19 +445,20 @@ impl Reader {
         }
     }
 
-    /// Pings a client that has been silent, and gives up one that stays it.
+    /// Pings a silent client and ends the connection if it stays silent.
     fn keep_alive(&mut self, mut timer: Pin<&mut Sleep>) -> Result<(), Farewell> {
         let now = Instant::now();
-        // While this process stood still, nobody could be heard: what the timer is late doesn't count as silence.
+        // While this process doesn't run, it can't hear any client: the time by which the timer is late isn't silence.
         let late = now - timer.deadline();
         let drained = self.connection.writer().drained();
-        // A client that takes what the socket had refused is alive, though an answer of it may be behind megabytes.
+        // A client that takes what the socket had refused is alive, though its answer to a ping may be behind
+        // megabytes.
         let is_held_up = self.busy.as_ref().is_some_and(|busy| busy.held.is_some() || busy.turn.is_some());
         let alive = if is_held_up { now } else { drained.map_or(self.last_heard, |at| at.max(self.last_heard)) };
         self.last_heard = now.min(alive + late);
         let config = &self.shared.config;
         let (ping_interval, idle_timeout) = (config.ping_interval, config.idle_timeout);
-        // One that is behind may take nothing for as long as a stall may last.
+        // A client that is behind may take nothing for up to the stall time-out.
         let patience = drained.map(|at| at + config.stall_timeout);
         let given_up = patience.unwrap_or(now).max(self.last_heard + idle_timeout);
         if given_up <= now {
@@ -474,8 +479,8 @@ impl Reader {
         self.write(|writer, stream| writer.write_control(stream, frame))
     }
 
-    /// Writes with the lock in hand. Afterwards the sink is told, which may have missed the lock, and what the socket
-    /// hasn't taken is waited for.
+    /// Calls `f` with the writer locked. Then wakes the sink, which may have missed the lock, and sees to it that this
+    /// task is woken when the socket takes what is left.
     fn write(&mut self, f: impl FnOnce(&mut Writer, &TcpStream) -> io::Result<()>) -> Result<(), Farewell> {
         let connection = &self.connection;
         let mut writer = connection.writer();
@@ -504,14 +509,14 @@ impl Reader {
         Farewell::PeerGone
     }
 
-    /// Says goodbye: the frame that was begun, the close frame, the end of our side; then waits for the client's close
-    /// frame or end. A client that hasn't read it when the [time](Parting::due) is up loses the connection, and with
-    /// it whatever is still on the way.
+    /// Performs the close handshake: sends the rest of the frame that was begun, the close frame and the end of this
+    /// side, then waits for the client's close frame or end. If the [time](Parting::due) is up before, the connection
+    /// is reset, and what is still on the way is lost.
     async fn part(&mut self, farewell: Farewell, mut timer: Pin<&mut Sleep>) {
         let Some((code, reason)) = farewell.frame() else { return socket::shut(&self.connection.stream) };
         let now = Instant::now();
         let close_timeout = self.shared.config.close_timeout;
-        // One that is given up because it takes nothing won't take its leave.
+        // A client that was ended because it takes nothing won't complete a close handshake.
         let is_stuck = matches!(farewell, Farewell::Silent | Farewell::Ended(EndReason::WriteTimedOut));
         if is_stuck && self.connection.writer().refused().is_some() {
             self.connection.writer().give_up();
@@ -550,30 +555,31 @@ impl Reader {
         self.cut_off();
     }
 
-    /// Has the connection reset when it is dropped, so that nothing of it stays in the kernel.
+    /// Has the connection reset when it is dropped, so that the kernel keeps nothing of it.
     fn cut_off(&self) {
         let presence = &self.connection.presence;
         tracing::info!(
             identity = %presence.identity, sid = %presence.sid,
-            "client didn't take leave in time, connection is reset"
+            "the client didn't complete the close handshake in time, its connection is reset"
         );
-        // What fails here fails on a socket that is closed already.
+        // This can only fail on a socket that is closed already.
         let _ = self.connection.stream.set_zero_linger();
     }
 
-    /// Until when the goodbye of a client that is behind may take: as long as it could be behind without being ended.
+    /// The deadline for the close handshake of a client that is behind: as long as it could be behind without being
+    /// ended.
     fn patience(&self) -> Option<Instant> {
         let config = &self.shared.config;
         let writer = self.connection.writer();
         let drains = writer.drained().map(|at| at + config.stall_timeout);
-        // One that has taken nothing since it is behind is as silent as before.
+        // A client that has taken nothing since it fell behind has been silent since it was last heard.
         let refused = writer.refused().map(|at| (at + config.stall_timeout).min(self.last_heard + config.idle_timeout));
         drains.max(refused)
     }
 
-    /// True when the client has taken its leave (or is gone), false when the time is up.
+    /// True when the client has completed the close handshake or is gone, false when the time is up.
     fn poll_part(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, parting: &mut Parting) -> Poll<bool> {
-        // First: a client that sends without pause uses up the task's budget below.
+        // The timer comes first: a client that sends without pause uses up the task's budget below.
         while timer.as_mut().poll(cx).is_ready() {
             let due = parting.due(self.patience());
             if due <= Instant::now() {
@@ -591,7 +597,8 @@ impl Reader {
             socket::finish(&self.connection.stream);
         }
         if !(parting.finished && parting.answered) {
-            // One read in a poll, and in turns if there are many: whoever takes leave may be flooding still.
+            // One read per poll, in turns once the allowance is used up: a client may flood during the close handshake
+            // too.
             ready!(self.poll_readable(cx));
             let begun = std::time::Instant::now();
             let ended = with_scratch(|buffer| match socket::read(&self.connection.stream, &mut buffer[..READ_BYTES]) {
@@ -612,7 +619,7 @@ impl Reader {
         Poll::Ready(true)
     }
 
-    /// Discards what a client still sends, but for its close frame.
+    /// Discards what the client still sends, except for its close frame.
     fn listen_for_close(&mut self, mut input: &[u8], parting: &mut Parting) {
         while parting.listening && !parting.answered {
             match self.decoder.next(&mut input) {
@@ -624,12 +631,12 @@ impl Reader {
     }
 }
 
-/// How far a goodbye has got.
+/// The progress of a close handshake.
 #[derive(Debug)]
 struct Parting {
-    /// Until when a client that keeps up has time.
+    /// The deadline for a client that keeps up.
     due: Instant,
-    /// Until when any client has time.
+    /// The deadline for any client.
     latest: Instant,
     /// The room is closing.
     hurried: bool,
@@ -637,25 +644,26 @@ struct Parting {
     finished: bool,
     /// The client has sent its close frame.
     answered: bool,
-    /// What the client sends still makes sense.
+    /// The client's bytes can still be decoded.
     listening: bool,
 }
 
 impl Parting {
-    /// When the time is up. A client that was behind has until `patience`, which moves on with what it takes: what stands
-    /// before the close frame may take longer than the close frame may.
+    /// The deadline. A client that was behind has until `patience`, which moves on with what it takes: the bytes before
+    /// the close frame may take longer than the close frame may.
     fn due(&self, patience: Option<Instant>) -> Instant {
         patience.map_or(self.due, |patience| patience.max(self.due)).min(self.latest)
     }
 
-    /// The room waits for its connections to end: from now on even a slow client has no more than the close time-out.
+    /// The room waits for its connections to end: from now on even a slow client has no more than the close
+    /// time-out.
     fn hurry(&mut self, latest: Instant) {
         self.hurried = true;
         self.latest = self.latest.min(latest);
     }
 }
 
-/// Waits for what is slow, or until the connection is to end.
+/// Waits for `slow`, or until the connection is to end.
 fn until_ending(connection: &Connection, mut slow: Waiting<()>) -> impl Future<Output = ()> {
     poll_fn(move |cx| {
         connection.reader.register(cx.waker());
@@ -663,9 +671,9 @@ fn until_ending(connection: &Connection, mut slow: Waiting<()>) -> impl Future<O
     })
 }
 
-/// Lends this thread's buffer out.
+/// Lends this thread's buffer to `f`.
 fn with_scratch<T>(f: impl FnOnce(&mut [u8]) -> T) -> T {
-    // A thread that is being torn down has none any more; whoever is called from `f` finds an empty one.
+    // A thread that is being torn down has no buffer; a nested call within `f` finds an empty one.
     let mut buffer = SCRATCH.try_with(Cell::take).unwrap_or_default();
     buffer.resize(MOST_READ_BYTES, 0);
     let result = f(&mut buffer);

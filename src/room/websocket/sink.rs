@@ -1,4 +1,4 @@
-//! The stream to one viewer.
+//! The sink that writes to one viewer.
 
 use std::io;
 use std::pin::Pin;
@@ -16,13 +16,13 @@ use crate::room::{Goodbye, is_disconnect};
 
 /// The stream to one viewer of a [`WebSocketRoom`](super::WebSocketRoom); each message is one WebSocket frame.
 ///
-/// A [live](Frame::live) message goes behind a time message of its log time, which is no message of its own, if it is a
-/// millisecond later than what the viewer was told last.
+/// A [live](Frame::live) message is preceded by a time message with its log time, if that is at least a millisecond
+/// later than the last time that the viewer was sent. The time message doesn't count as a message of its own.
 ///
-/// A flush is one write of everything sent since the last one. While the client takes nothing, the sink keeps what is
-/// left of that write, isn't ready, and is woken when the socket takes bytes again; otherwise it owns no buffer.
-/// Never blocks. Dropping it closes the connection with code 1001; what wasn't written by then is discarded, but for
-/// the rest of a frame that was begun.
+/// A flush is one write of everything sent since the last one. While the client takes nothing, the sink keeps the rest
+/// of that write, isn't ready, and is woken when the socket takes bytes again; otherwise it owns no buffer. It never
+/// blocks. Dropping it closes the connection with code 1001 and discards what isn't written yet, except the rest of a
+/// frame that was begun.
 #[derive(Debug)]
 pub struct WebSocketSink {
     connection: Arc<Connection>,
@@ -32,24 +32,24 @@ pub struct WebSocketSink {
     stalled: bool,
 }
 
-/// Why a [`WebSocketSink`] takes nothing any more. It stays that way: drop it.
+/// The reason why a [`WebSocketSink`] takes nothing any more. The error is permanent: drop the sink.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WebSocketSinkError {
     /// The connection is being closed, by either side.
     #[error("the connection is closing")]
     Closed,
-    /// Writing to the socket failed; mostly, the client is gone.
+    /// Writing to the socket failed, usually because the client is gone.
     #[error("writing to the socket failed: {0}")]
     Io(#[from] io::Error),
 }
 
 impl WebSocketSinkError {
-    /// Whether the client is gone: what the session counts as vanished, not as reset.
+    /// Whether the client is gone, which the session counts as vanished and not as reset.
     #[must_use]
     pub fn is_disconnect(&self) -> bool {
         match self {
-            // Whoever closes has told the session before, or is about to.
+            // The task that closes the connection has told the session before, or is about to.
             Self::Closed => true,
             Self::Io(error) => is_disconnect(error),
         }
@@ -61,21 +61,21 @@ impl WebSocketSink {
         Self { connection, batch: Batch::default(), clock: Clock::default(), stalled: false }
     }
 
-    /// Lets go of the connection, so that its task says goodbye for `reason`; resolves when the socket is closed.
+    /// Gives up the connection, so that its task closes it with `reason`. Resolves when the socket is closed.
     pub(super) fn part(self, reason: EndReason) -> Goodbye {
         let connection = &self.connection;
         let presence = &connection.presence;
-        tracing::debug!(identity = %presence.identity, sid = %presence.sid, %reason, "letting go of a connection");
+        tracing::debug!(identity = %presence.identity, sid = %presence.sid, %reason, "closing a connection");
         connection.end(Farewell::Ended(reason));
         let closed = connection.closed();
         drop(self);
         Box::pin(async {
-            // Nothing is ever sent: it resolves when the connection drops the other end.
+            // Nothing is ever sent: the receiver resolves when the connection drops the sender.
             let _ = closed.await;
         })
     }
 
-    /// Takes messages that others get as well, as many as one write is to carry. Says how many.
+    /// Takes the first messages of `run`, as many as one write should carry, at least one. Returns how many.
     pub(super) fn start_send_run(&mut self, run: &BroadcastRun<'_, Frame>) -> usize {
         self.batch.push_run(run, &mut self.clock)
     }
@@ -114,7 +114,7 @@ impl Sink<Frame> for WebSocketSink {
             if !*stalled && batch.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            // Before the lock is let go: the reading task may finish what waits, and then wakes this.
+            // Registered before the lock is released: the reading task may write the rest and then wakes this one.
             connection.sink.register(cx.waker());
             drop(writer);
             match connection.stream.poll_write_ready(cx) {

@@ -1,4 +1,4 @@
-//! Reads and writes on a shared TCP stream, each one system call.
+//! Reads and writes on a shared TCP stream, one system call each.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
@@ -7,15 +7,15 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// Whether less than was asked for means that the kernel's buffer is empty (full), so that the next call would only
-/// say so. True of edge-triggered readiness; tokio relies on it in the same way.
+/// Whether a short transfer means that the kernel's buffer is empty (on a read) or full (on a write), so that another
+/// call would only say so. This holds for edge-triggered readiness; tokio relies on it in the same way.
 const SHORT_IS_LAST: bool = cfg!(unix);
 
-/// The flag (`MSG_NOSIGNAL`) that makes writing to a connection that is gone an error and not a signal, where it is
-/// known.
+/// The flag (`MSG_NOSIGNAL`) with which a write to a closed connection returns an error instead of raising a signal, on
+/// systems where its number is known.
 const NO_SIGNAL: Option<i32> = if cfg!(any(target_os = "linux", target_os = "android")) { Some(0x4000) } else { None };
 
-/// Has the kernel take no more while `bytes` of what it has taken aren't sent, where it can.
+/// Has the kernel refuse further bytes while it holds `bytes` of unsent ones, on systems that support it.
 pub(super) fn limit_unsent(stream: &TcpStream, bytes: u32) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(bytes) {
@@ -24,13 +24,13 @@ pub(super) fn limit_unsent(stream: &TcpStream, bytes: u32) {
     let _ = (stream, bytes);
 }
 
-/// Reads once: `None` if nothing is there, `Some(0)` at the end of the stream.
+/// Reads once: `None` if nothing has arrived, `Some(0)` at the end of the stream.
 pub(super) fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     let wanted = buffer.len();
     once(stream, Interest::READABLE, wanted, || stream.try_read(buffer))
 }
 
-/// Writes `first` and `second` as far as the kernel takes them, in one call; says how many bytes that was.
+/// Writes as much of `first` and `second` as the kernel takes, in one call. Returns how many bytes that was.
 pub(super) fn write(stream: &TcpStream, first: &[u8], second: &[u8]) -> io::Result<usize> {
     let wanted = first.len() + second.len();
     if wanted == 0 {
@@ -46,12 +46,12 @@ pub(super) fn write(stream: &TcpStream, first: &[u8], second: &[u8]) -> io::Resu
     }
 }
 
-/// Writes as [`write`] does, to a stream that mostly takes everything: the reactor is asked, and told, only if it
+/// Writes as [`write`] does, to a stream that usually takes everything: the reactor takes part only if the stream
 /// doesn't.
 ///
-/// What tokio knows of a stream stands on a memory line of its own; with thousands of streams, each of them idle for
-/// long between two writes, loading it is a tenth of what this process itself spends on a write. The second attempt
-/// goes through the reactor, and so notes that the stream isn't ready, in the way that [`once`] says.
+/// Tokio's state of a stream occupies a cache line of its own. With thousands of streams, each of them idle for long
+/// between two writes, loading that line is a tenth of what this process itself spends on a write. The second attempt
+/// goes through the reactor, and thereby notes that the stream isn't ready, as [`once`] describes.
 pub(super) fn write_eagerly(stream: &TcpStream, first: &[u8], second: &[u8]) -> io::Result<usize> {
     let Some(no_signal) = NO_SIGNAL.filter(|_| second.is_empty() && !first.is_empty()) else {
         return write(stream, first, second);
@@ -66,10 +66,10 @@ pub(super) fn write_eagerly(stream: &TcpStream, first: &[u8], second: &[u8]) -> 
     }
 }
 
-/// Does one transfer, and notes a short one as "not ready any more".
+/// Makes one transfer, and records a short one as "not ready any more".
 ///
-/// That note has to be made inside `try_io`, which remembers the readiness as it was before the transfer: readiness
-/// that arrives in between is kept. Clearing it afterwards could lose a wake-up.
+/// This has to be recorded inside `try_io`, which remembers the readiness as it was before the transfer and keeps
+/// readiness that arrives in between. Clearing the readiness afterwards could lose a wake-up.
 fn once(
     stream: &TcpStream,
     interest: Interest,
@@ -84,23 +84,24 @@ fn once(
     });
     match outcome {
         Ok(()) => Ok(moved),
-        // An interrupted call stays ready: whoever waits for readiness is let through at once.
+        // An interrupted call leaves the stream ready: a task that waits for readiness continues at once.
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(moved),
         Err(error) => Err(error),
     }
 }
 
-/// Sends the end of our side; the peer's side can still be read. A peer that has gone already needs none.
+/// Ends this side of the stream; the peer's side can still be read. Errors are ignored: a peer that is gone needs no
+/// end.
 pub(super) fn finish(stream: &TcpStream) {
     let _ = SockRef::from(stream).shutdown(Shutdown::Write);
 }
 
-/// Ends both sides, whoever still holds a handle. A peer that has gone already needs none.
+/// Ends both sides, even if other handles exist. Errors are ignored: a peer that is gone needs no end.
 pub(super) fn shut(stream: &TcpStream) {
     let _ = SockRef::from(stream).shutdown(Shutdown::Both);
 }
 
-/// Waits until `stream` takes bytes and writes all of `bytes`; for hand-shakes only.
+/// Waits until `stream` takes bytes and writes all of `bytes`; for handshakes only.
 pub(super) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         stream.writable().await?;
@@ -110,15 +111,15 @@ pub(super) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Resul
     Ok(())
 }
 
-/// How much is read of a peer that has been refused and goes on sending. Ten times what a viewer may send before it has
-/// seen the answer, and a fraction of a millisecond's work.
+/// The most bytes that are read of a refused peer that goes on sending: eight times the longest request, and a fraction
+/// of a millisecond's work.
 const MOST_DRAINED: usize = 128 << 10;
 
-/// Reads what comes and drops it until the peer has ended its side. A socket that is closed with bytes unread resets
-/// the connection, and the peer may never see what was written last.
+/// Reads and discards what arrives until the peer has ended its side. Closing a socket with unread bytes resets the
+/// connection, and the peer may never see what was written last.
 ///
-/// Of a peer that sends more than [`MOST_DRAINED`] nothing more is read: it is kept waiting until the caller's time-out,
-/// since one that is thrown out comes back at once.
+/// Once a peer has sent more than [`MOST_DRAINED`], nothing more is read of it. It is kept waiting until the caller's
+/// time-out, because a peer that is disconnected reconnects at once.
 pub(super) async fn drain(stream: &TcpStream) {
     let mut scrap = [0; 2048];
     let mut drained = 0;
@@ -130,7 +131,8 @@ pub(super) async fn drain(stream: &TcpStream) {
         if drained > MOST_DRAINED {
             return std::future::pending().await;
         }
-        // Waiting to read costs no budget: a peer that sends without pause would keep the thread, time-outs included.
+        // `readable` uses no budget: a peer that sends without pause would keep the thread from everything else,
+        // time-outs included.
         tokio::task::coop::consume_budget().await;
     }
 }

@@ -1,6 +1,6 @@
-//! Goodbyes, and the two writers of one connection, against real sockets.
+//! Close handshakes, and the two writers of one connection, against real sockets.
 //!
-//! The rest is tested from outside, in tests/websocket_room.rs; a sink can be parted with from in here only.
+//! The rest is tested from outside, in tests/websocket_room.rs; only code in here can call `part` on a sink.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -53,7 +53,8 @@ impl Scene {
         Self { room, events, presence, sink, progress, client }
     }
 
-    /// Sends frames of `len` bytes until the client's window and both buffers are full. How many the sink has taken.
+    /// Sends frames of `len` bytes until the client's window and both buffers are full. Returns how many the sink has
+    /// taken.
     fn stall(&mut self, len: usize) -> usize {
         let mut count = 0;
         while self.sink.feed(numbered(count, len)).now_or_never().is_some_and(|fed| fed.is_ok()) {
@@ -66,7 +67,7 @@ impl Scene {
     }
 }
 
-/// A frame that says which one it is.
+/// A frame that carries its number.
 fn numbered(number: usize, len: usize) -> Frame {
     let mut payload = vec![number as u8; len.max(8)];
     payload[..8].copy_from_slice(&number.to_be_bytes());
@@ -110,7 +111,7 @@ async fn every_end_has_its_code_and_reason() {
         (EndReason::SessionClosed, 1001),
     ] {
         let Scene { room, mut events, presence, mut sink, mut client, .. } = Scene::set(WebSocketRoom::builder()).await;
-        // Discarded: it has been handed over and not begun.
+        // Discarded: the frame is handed over and not begun.
         sink.feed(Frame::text("too late")).await.unwrap();
         let mut goodbye = sink.part(reason);
         assert_eq!(room.present(&presence.identity), None, "at once");
@@ -153,7 +154,7 @@ async fn a_stalled_client_that_resumes_in_time_sees_a_whole_stream_and_1013() {
 
 #[tokio::test]
 async fn a_stalled_client_that_doesnt_resume_is_reset_when_the_room_closes() {
-    // It has the stall time-out for its goodbye, which the closing room cuts short.
+    // The client has the stall time-out for its close handshake, which the closing room cuts short.
     let day = Duration::from_secs(86_400);
     let builder = WebSocketRoom::builder().close_timeout(Duration::from_millis(50)).stall_timeout(day);
     let mut scene = Scene::set(builder).await;
@@ -190,7 +191,7 @@ async fn a_pong_goes_between_the_frames_of_a_stalled_stream() {
         let handed = scene.stall(len);
         assert!(scene.sink.feed(numbered(handed, len)).now_or_never().is_none(), "not ready while stalled");
         let before = scene.progress.total();
-        // Of several pings that can't be answered the last one is.
+        // Of several pings that can't be answered at once, the last one is answered.
         for payload in [&b"one"[..], b"two", b"three"] {
             scene.client.write_all(&masked(0x89, payload)).await.unwrap();
         }
@@ -223,7 +224,7 @@ async fn a_pong_goes_between_the_frames_of_a_stalled_stream() {
     }
 }
 
-/// Both writers at it on two threads, against a client that reads in small bites and pings all the time: every data
+/// Both writers write on two threads, against a client that reads in small pieces and pings all the time: every data
 /// frame arrives, whole and in order, and the last ping is answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_writers_never_tear_a_frame() {
@@ -294,14 +295,14 @@ fn follow(seen: usize, payload: &[u8]) -> usize {
 async fn a_viewer_that_takes_bytes_slowly_is_not_silent() {
     let builder =
         WebSocketRoom::builder().ping_interval(Duration::from_millis(20)).idle_timeout(Duration::from_millis(100));
-    // It may be still for longer than the idle time-out while bytes wait for it.
+    // The viewer may take nothing for longer than the idle time-out while bytes wait for it.
     let builder = builder.stall_timeout(Duration::from_secs(3));
     let mut scene = Scene::set(builder).await;
     let started = tokio::time::Instant::now();
     let payload = Bytes::from(vec![0; 4 << 20]);
     let mut sink = scene.sink;
     let flushing = tokio::spawn(async move { sink.send(Frame::binary(payload)).await.map(|()| sink) });
-    // It never answers a ping, but takes some of the message now and then, and more seldom than the time-out.
+    // The viewer never answers a ping, but takes some of the message at intervals longer than the idle time-out.
     let mut pace = tokio::time::interval(Duration::from_millis(150));
     while started.elapsed() < Duration::from_millis(900) {
         pace.tick().await;
@@ -310,7 +311,7 @@ async fn a_viewer_that_takes_bytes_slowly_is_not_silent() {
     }
     assert!(scene.room.present(&scene.presence.identity).is_some());
     assert!(!flushing.is_finished(), "it is still in the middle of it");
-    // Then it stops.
+    // Then the viewer stops.
     assert!(matches!(soon("giving up", scene.events.next()).await, Some(RoomEvent::Disconnected { .. })));
     assert!(soon("the error", flushing).await.unwrap().is_err());
 }

@@ -1,7 +1,8 @@
-//! From a TCP connection to a WebSocket: the HTTP request, who the viewer is, the answer.
+//! The upgrade of a TCP connection to a WebSocket: the HTTP request, the viewer's identity, the answer.
 //!
-//! httparse reads the request, tungstenite answers it. What stands between is here: tungstenite looks at the first
-//! `Connection` and `Upgrade` header alone, and doesn't take them for the lists that they are (RFC 9110, 5.6.1).
+//! httparse parses the request, and tungstenite makes the answer. The checks between them are here, because tungstenite
+//! looks only at the first `Connection` and `Upgrade` header, and doesn't treat them as the lists that they are (RFC
+//! 9110, 5.6.1).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,14 +21,14 @@ use crate::ids::ParticipantIdentity;
 use crate::participant::{Attributes, no_attributes};
 use crate::protocol::{SUBPROTOCOLS, Subprotocol, negotiate};
 
-/// The longest request; servers commonly take 8 to 16 KiB, cookies included.
+/// The longest request, in bytes; servers commonly take 8 to 16 KiB, cookies included.
 const MAX_REQUEST: usize = 16 << 10;
 
 /// The most header lines of a request; browsers and proxies send some twenty.
 const MAX_HEADERS: usize = 100;
 
-/// A viewer's request to become a WebSocket, as the hook given to
-/// [`on_upgrade`](super::WebSocketRoomBuilder::on_upgrade) sees it.
+/// A viewer's request to become a WebSocket, as passed to the hook that
+/// [`on_upgrade`](super::WebSocketRoomBuilder::on_upgrade) sets.
 #[derive(Debug)]
 pub struct UpgradeRequest {
     request: Request,
@@ -37,13 +38,13 @@ pub struct UpgradeRequest {
 }
 
 impl UpgradeRequest {
-    /// The path, as sent: not decoded.
+    /// The path as sent, not decoded.
     #[must_use]
     pub fn path(&self) -> &str {
         self.request.uri().path()
     }
 
-    /// What follows the question mark, as sent: not decoded.
+    /// The part after the question mark as sent, not decoded.
     #[must_use]
     pub fn query(&self) -> Option<&str> {
         self.request.uri().query()
@@ -55,40 +56,40 @@ impl UpgradeRequest {
         self.request.headers().get(name)?.to_str().ok()
     }
 
-    /// All headers: lower-case name and value. A name may occur more than once.
+    /// All headers, each as its lower-case name and its value. A name may occur more than once.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
     }
 
-    /// Where it comes from: the TCP connection's other end, which may be a proxy.
+    /// The address of the TCP connection's other end, which may be a proxy.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
 
-    /// What will be spoken: the best subprotocol of those offered.
+    /// The subprotocol to be spoken: the best of those offered.
     #[must_use]
     pub fn subprotocol(&self) -> Subprotocol {
         self.subprotocol
     }
 
-    /// Why the room turns this viewer away, by its `Origin` or `Host`, unless the hook
-    /// [lets it in all the same](Admission::from_any_origin); `None` if the room has nothing against it.
+    /// The reason why the room turns this viewer away, by its `Origin` or `Host`, unless the hook [admits it
+    /// regardless](Admission::from_any_origin); `None` if the room has no objection.
     #[must_use]
     pub fn refusal(&self) -> Option<&Rejection> {
         self.refusal.as_ref()
     }
 }
 
-/// Lets a viewer in: says who it is.
+/// Admits a viewer and gives it its identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Admission {
-    /// Who it is. A viewer that comes back with the same identity takes the place of its older connection.
+    /// The viewer's identity. A viewer that reconnects with the same identity replaces its older connection.
     pub identity: ParticipantIdentity,
-    /// What the room tells of it.
+    /// The attributes that the room reports for the viewer.
     pub attributes: Attributes,
-    /// Whether it is let in whatever its `Origin` and `Host`.
+    /// Whether the viewer is admitted whatever its `Origin` and `Host` are.
     from_any_origin: bool,
 }
 
@@ -99,18 +100,18 @@ impl Admission {
         Self { identity, attributes: no_attributes(), from_any_origin: false }
     }
 
-    /// The same for a viewer that is let in whatever web page it comes from, and under whatever name it reached this
-    /// server: see [`refusal`](UpgradeRequest::refusal).
+    /// Admits the viewer whatever web page it comes from, and under whatever name it reached this server: see
+    /// [`refusal`](UpgradeRequest::refusal).
     ///
     /// Only for viewers that have shown something which a foreign page can't know, such as a token in the query. A
-    /// cookie is no such thing: the browser sends it along with whatever page asks.
+    /// cookie is no such thing: the browser sends it along with the request of any page.
     #[must_use]
     pub fn from_any_origin(mut self) -> Self {
         self.from_any_origin = true;
         self
     }
 
-    /// The same with an attribute more.
+    /// Adds an attribute.
     #[must_use]
     pub fn with_attribute(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         std::sync::Arc::make_mut(&mut self.attributes).insert(key.into(), value.into());
@@ -128,7 +129,7 @@ pub struct Rejection {
     body: Body,
 }
 
-/// What follows the head of an answer.
+/// The part of an answer after its head.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum Body {
     /// The message as text.
@@ -136,12 +137,13 @@ enum Body {
     Message,
     /// A page for a person with a browser.
     Page(String),
-    /// Nothing, though the head is as if the message followed: the answer to `HEAD`.
+    /// Nothing, although the head is the same as if the message followed: the answer to `HEAD`.
     Missing,
 }
 
 impl Rejection {
-    /// With this status, 400 to 599; any other number becomes 403 (Forbidden), since it would not turn anybody away.
+    /// A rejection with this status, 400 to 599. Any other number becomes 403 (Forbidden), since it wouldn't turn the
+    /// viewer away.
     #[must_use]
     pub fn new(status: u16, message: impl Into<String>) -> Self {
         let known = StatusCode::from_u16(status).ok();
@@ -154,13 +156,13 @@ impl Rejection {
         }
     }
 
-    /// The status.
+    /// The HTTP status, 400 to 599.
     #[must_use]
     pub fn status(&self) -> u16 {
         self.status.as_u16()
     }
 
-    /// The text.
+    /// The text that the viewer gets.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
@@ -181,7 +183,7 @@ impl Rejection {
     pub(super) fn too_many_of_one_address(peer: IpAddr) -> Self {
         let message = format!(
             "the server is nearly full, and the places that are left are for other addresses than {peer}: come back \
-             later (if that is a proxy of this server's, start it with --trusted-proxy {peer}; in a program: \
+             later (if that is a proxy of this server, start the server with --trusted-proxy {peer}; in a program: \
              trusted_proxy)"
         );
         Self::new(503, message).with_header("Retry-After", "5")
@@ -195,8 +197,8 @@ impl Rejection {
         Self::new(426, message).with_header("Upgrade", "websocket")
     }
 
-    /// Writes it as the answer, and waits until the viewer has gone: what is closed with bytes unread is reset, and the
-    /// answer with it. The caller sets the time-out.
+    /// Writes the rejection as the answer, and waits until the viewer has ended its side: a connection that is closed
+    /// with unread bytes is reset, and the answer may be lost. The caller sets the time-out.
     pub(super) async fn answer(&self, stream: &TcpStream) {
         let Self { status, message, header, body } = self;
         let message = format!("{message}\n");
@@ -204,7 +206,7 @@ impl Rejection {
             Body::Page(page) => (page, page::HEADERS),
             Body::Message | Body::Missing => (&message, "Content-Type: text/plain; charset=utf-8\r\n"),
         };
-        // What is named in `Upgrade` has to be named as one of this connection's options (RFC 9110, 7.8).
+        // An option named in `Upgrade` has to be named in `Connection` too (RFC 9110, 7.8).
         let connection = if header.is_some_and(|(name, _)| name == "Upgrade") { "close, Upgrade" } else { "close" };
         let mut answer = format!(
             "HTTP/1.1 {status}\r\nConnection: {connection}\r\n{kind}X-Content-Type-Options: nosniff\r\n\
@@ -225,12 +227,12 @@ impl Rejection {
     }
 }
 
-/// Why a connection didn't become a WebSocket.
+/// The reason why a connection didn't become a WebSocket.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// To be answered.
+    /// The request is answered with this.
     Rejected(Rejection),
-    /// There is nobody to answer to.
+    /// The peer is gone: there is nothing to answer.
     Gone,
 }
 
@@ -240,15 +242,16 @@ impl From<Rejection> for Refusal {
     }
 }
 
-/// Where a connection comes from, and to.
+/// The two ends of a connection: the peer, and the kind of listener that it came to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Visit {
     pub(super) peer: SocketAddr,
-    /// It came to a listener that can be reached from this machine alone.
+    /// The connection came to a listener that can be reached from this machine only.
     pub(super) on_loopback: bool,
 }
 
-/// Reads the request, asks `hook` who it is, and answers. What is spoken from then on comes with who it is.
+/// Reads the request, asks `hook` for the viewer's identity, and answers. Returns the admission and the subprotocol to
+/// be spoken.
 pub(super) async fn upgrade(
     stream: &TcpStream,
     visit: Visit,
@@ -280,7 +283,7 @@ fn refuse(refusal: Rejection, policy: &Policy) -> Refusal {
     refusal.into()
 }
 
-/// The answer that makes a WebSocket of the connection, or why the request isn't one for that.
+/// The answer that upgrades the connection to a WebSocket, or the reason why the request can't be upgraded.
 fn accept(request: &Request, policy: &Policy) -> Result<Response, Rejection> {
     let headers = request.headers();
     if request.method() != Method::GET {
@@ -306,7 +309,7 @@ fn accept(request: &Request, policy: &Policy) -> Result<Response, Rejection> {
              (nginx: proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade)",
         ));
     }
-    // The rest is tungstenite's to check, of a request whose lists have one element.
+    // Tungstenite checks the rest, on a request whose lists have one element.
     let mut plain = Request::default();
     plain.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     plain.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
@@ -317,26 +320,26 @@ fn accept(request: &Request, policy: &Policy) -> Result<Response, Rejection> {
     }
     create_response(&plain).map_err(|error| match error {
         Error::Protocol(ProtocolError::MissingSecWebSocketVersionHeader) => {
-            Rejection::new(426, "the request is no version of WebSocket that is known here: send version 13")
+            Rejection::new(426, "the WebSocket version of the request is not supported: send version 13")
                 .with_header("Sec-WebSocket-Version", "13")
         }
         error => Rejection::bad_request(error.to_string()),
     })
 }
 
-/// Whether a header that is a list, in however many lines, has this element. A space in place of a comma is forgiven:
-/// the elements asked for here have none.
+/// Whether a header that is a list, in any number of lines, has this element. A space instead of a comma is accepted:
+/// the elements that are looked up here contain none.
 fn lists(headers: &HeaderMap, name: &HeaderName, element: &str) -> bool {
     elements(headers, name).flat_map(str::split_ascii_whitespace).any(|listed| listed.eq_ignore_ascii_case(element))
 }
 
-/// The elements of a header that is a list: lines are as good as commas (RFC 9110, 5.3).
+/// The elements of a header that is a list: a new line is equivalent to a comma (RFC 9110, 5.3).
 fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     let lines = headers.get_all(name).into_iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(|element| element.trim_matches([' ', '\t']))
 }
 
-/// Tells somebody who asked for a page, or a program that did, what this is and what to open.
+/// The answer to a request for a page: it says what this server is and which URL to open in which program.
 fn no_upgrade(request: &Request, policy: &Policy) -> Rejection {
     let urls = page::urls(request, policy);
     let refusal = Rejection::upgrade_required(page::text(&urls));
@@ -346,7 +349,7 @@ fn no_upgrade(request: &Request, policy: &Policy) -> Rejection {
     if is_browser { Rejection { body: Body::Page(page::html(&urls)), ..refusal } } else { refusal }
 }
 
-/// The best of the subprotocols that are offered, in however many headers.
+/// The best of the offered subprotocols, in any number of headers.
 fn choose(request: &Request) -> Result<Subprotocol, Rejection> {
     negotiate(elements(request.headers(), &SEC_WEBSOCKET_PROTOCOL)).ok_or_else(|| {
         let known = SUBPROTOCOLS.join(", ");
@@ -357,7 +360,8 @@ fn choose(request: &Request) -> Result<Subprotocol, Rejection> {
 async fn read_request(stream: &TcpStream) -> Result<Request, Refusal> {
     let mut received = Vec::new();
     let mut chunk = [0; 1024];
-    // Garbage is found before its end, and yet no byte is parsed more often than a few times.
+    // Each parse waits for twice the bytes: garbage is found before its end, and no byte is parsed more than a few
+    // times.
     let mut parse_at = 1;
     while received.len() <= MAX_REQUEST {
         stream.readable().await.map_err(|_| Refusal::Gone)?;
@@ -374,7 +378,7 @@ async fn read_request(stream: &TcpStream) -> Result<Request, Refusal> {
         parse_at = received.len() * 2;
         match parse(&received)? {
             Some((length, request)) if length == received.len() => return Ok(request),
-            // What comes behind another request is its body, and isn't read.
+            // What follows a request with another method is its body, which isn't read.
             Some((_, request)) if request.method() != Method::GET => return Ok(request),
             Some(_) => return Err(Rejection::bad_request("data after the request: wait for the answer").into()),
             None => {}
@@ -395,7 +399,7 @@ fn parse(received: &[u8]) -> Result<Option<(usize, Request)>, Rejection> {
         }
         Err(error) => return Err(Rejection::bad_request(format!("this is no HTTP request: {error}"))),
     };
-    // A request that is complete has all three.
+    // A complete request has a method, a target and a version.
     let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
     let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     let mut request = http::Request::builder().method(method).uri(target).version(version);

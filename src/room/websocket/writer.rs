@@ -1,23 +1,23 @@
 //! The writing side of a connection, shared by the sink and the task that reads.
 //!
-//! The sink writes data frames, the reading task control frames. Each is written at once if it can be, and nothing is
-//! stored. What the kernel doesn't take goes into a [`Backlog`], which whoever comes next with the lock in hand carries
-//! on:
+//! The sink writes data frames, the reading task control frames. Each is written at once if possible, and nothing is
+//! stored. What the kernel doesn't take goes into a [`Backlog`]. The next task that holds the lock goes on writing it,
+//! in this order:
 //! 1. the rest of a control frame that was begun,
 //! 2. the rest of the data frame that was begun,
 //! 3. control frames that wait for such a boundary: at most one pong (the latest), one ping, one close,
-//! 4. the data frames behind it.
+//! 4. the data frames after it.
 //!
-//! The backlog holds one batch of data at most: the sink isn't ready while there is one. So it is bounded, and control
-//! frames stand between data frames only.
+//! The backlog holds at most one batch of data, because the sink isn't ready while there is one. So the backlog is
+//! bounded, and control frames come between data frames only.
 //!
-//! # Who may wait for whom
+//! # Locking and waiting
 //! The writer is behind a mutex that is held for one system call at a time and never across an await. The reading task
-//! locks it. The sink lives on a flush shard and only tries to: see [`Connection::try_writer`].
+//! locks it. The sink lives on a flush shard and only tries to lock it: see [`Connection::try_writer`].
 //!
-//! Whoever leaves a backlog behind waits for the socket: the sink in the stream's own write slot, the reading task with
-//! a waiter of its own. Both may; the one that finds nothing left has no work. When the reading task has been at the
-//! backlog it wakes the sink, which registers before it lets go of the lock.
+//! A task that leaves a backlog behind waits for the socket: the sink in the stream's own write slot, the reading task
+//! with a waiter of its own. Both may wait; the one that finds nothing left has no work. After the reading task has
+//! written from the backlog, it wakes the sink, which registers its waker before it releases the lock.
 //!
 //! [`Connection::try_writer`]: super::connection::Connection::try_writer
 
@@ -31,12 +31,12 @@ use super::batch::{self, Batch};
 use super::socket;
 use crate::lane::Progress;
 
-/// See the [module](self).
+/// The writing side of a connection: what waits for the socket, and how it drains.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
-    /// What the kernel hasn't taken yet. Boxed: a connection that keeps up has none.
+    /// The bytes that the kernel hasn't taken yet. Boxed, because a connection that keeps up has none.
     backlog: Option<Box<Backlog>>,
-    /// The goodbye has begun: no more data.
+    /// The close handshake has begun: no more data.
     closing: bool,
     /// When the kernel last took bytes after it had refused some, which it does because the client has acknowledged
     /// others.
@@ -44,16 +44,16 @@ pub(super) struct Writer {
     progress: Progress,
 }
 
-/// What waits, in the order given in the [module](self).
+/// The frames that wait, in the order given in the [module](self).
 #[derive(Debug, Default)]
 struct Backlog {
-    /// Control frames at a boundary, the first perhaps in part.
+    /// Encoded control frames that are written next; the first may be written in part.
     control: Vec<u8>,
     /// Data frames, of which the first `at` bytes are written; `tail` is the end of the last frame's payload.
     bytes: Vec<u8>,
     tail: Bytes,
     at: usize,
-    /// Where the frame that is being written ends; at most `at` if none is.
+    /// The end of the frame that is being written; at most `at` if none is.
     frame_end: usize,
     pong: Option<Vec<u8>>,
     ping: bool,
@@ -62,7 +62,7 @@ struct Backlog {
     refused: Option<Instant>,
 }
 
-/// A frame the reading task wants to send.
+/// A frame that the reading task wants to send.
 #[derive(Debug)]
 pub(super) enum ControlFrame {
     Pong(Vec<u8>),
@@ -70,7 +70,7 @@ pub(super) enum ControlFrame {
 }
 
 impl Writer {
-    /// Whether the goodbye has begun.
+    /// Whether the close handshake has begun.
     pub(super) fn is_closing(&self) -> bool {
         self.closing
     }
@@ -80,7 +80,7 @@ impl Writer {
         self.drained
     }
 
-    /// When the client began not to take what waits now, if anything does.
+    /// When the kernel first refused bytes of the backlog, if any has been refused.
     pub(super) fn refused(&self) -> Option<Instant> {
         self.backlog.as_ref()?.refused
     }
@@ -89,7 +89,7 @@ impl Writer {
         self.progress = progress;
     }
 
-    /// Whether anything waits for the socket.
+    /// Whether nothing waits for the socket.
     pub(super) fn is_idle(&self) -> bool {
         self.backlog.is_none()
     }
@@ -99,13 +99,13 @@ impl Writer {
         self.backlog.as_ref().is_some_and(|backlog| backlog.data_len() > 0)
     }
 
-    /// Writes `batch` behind everything that waits, and takes over what the kernel doesn't. The batch stays as it is if
-    /// another one waits already.
+    /// Writes `batch` after everything that waits, and takes over what the kernel doesn't take. The batch stays as it
+    /// is if another one still waits.
     pub(super) fn write_batch(&mut self, stream: &TcpStream, batch: &mut Batch) -> io::Result<()> {
         if self.backlog.is_none() {
             let written = socket::write_eagerly(stream, batch.bytes(), batch.tail())?;
             if written < batch.len() {
-                // Of a batch that goes at once the end of the flush is report enough.
+                // A batch that goes at once needs no report: the end of the flush is enough.
                 self.progress.report(written);
                 self.backlog = Some(Box::new(Backlog::of(batch, written)));
             }
@@ -123,7 +123,7 @@ impl Writer {
         }
     }
 
-    /// Writes a control frame as soon as a boundary is reached.
+    /// Writes a control frame as soon as a frame boundary is reached.
     pub(super) fn write_control(&mut self, stream: &TcpStream, frame: ControlFrame) -> io::Result<()> {
         let backlog = self.backlog.get_or_insert_default();
         match frame {
@@ -133,7 +133,8 @@ impl Writer {
         self.carry_on(stream)
     }
 
-    /// Begins the goodbye: drops what hasn't been begun, and says why as soon as the frame that has is finished.
+    /// Begins the close handshake: drops the frames that haven't been begun, and writes the close frame as soon as the
+    /// one that has been is finished.
     pub(super) fn close(&mut self, stream: &TcpStream, code: u16, reason: &'static str) -> io::Result<()> {
         self.closing = true;
         let backlog = self.backlog.get_or_insert_default();
@@ -142,13 +143,13 @@ impl Writer {
         self.carry_on(stream)
     }
 
-    /// Drops everything: there is no goodbye.
+    /// Drops everything: there is no close handshake.
     pub(super) fn give_up(&mut self) {
         self.closing = true;
         self.backlog = None;
     }
 
-    /// Writes what waits, as far as the kernel takes it.
+    /// Writes as much of the backlog as the kernel takes.
     pub(super) fn carry_on(&mut self, stream: &TcpStream) -> io::Result<()> {
         let Some(backlog) = &mut self.backlog else { return Ok(()) };
         let had_been_refused = backlog.refused.is_some();
@@ -165,7 +166,7 @@ impl Writer {
 }
 
 impl Backlog {
-    /// What is left of `batch` when its first `written` bytes have gone.
+    /// The rest of `batch` after its first `written` bytes.
     fn of(batch: &Batch, written: usize) -> Self {
         let (bytes, tail) = (batch.bytes(), batch.tail());
         let own = bytes.len().min(written);
@@ -201,7 +202,7 @@ impl Backlog {
         self.control.is_empty() && self.data_len() == 0 && !self.has_control()
     }
 
-    /// Drops what hasn't been begun.
+    /// Drops the frames that haven't been begun.
     fn truncate(&mut self) {
         self.pong = None;
         self.ping = false;
@@ -211,7 +212,7 @@ impl Backlog {
         self.tail.truncate(end.saturating_sub(own));
     }
 
-    /// Writes as far as the kernel takes it; says how many bytes that was.
+    /// Writes as much as the kernel takes. Returns how many bytes that was.
     fn write(&mut self, stream: &TcpStream) -> io::Result<usize> {
         let before = self.control.len() + self.data_len();
         let mut encoded = 0;
@@ -253,7 +254,8 @@ impl Backlog {
         Ok(())
     }
 
-    /// Puts the control frames that wait on the wire's side of everything else. Says how many bytes they are.
+    /// Encodes the waiting control frames into `control`, which goes out before everything else. Returns their length
+    /// in bytes.
     fn encode_control(&mut self) -> usize {
         if let Some(pong) = self.pong.take() {
             batch::put_header(&mut self.control, batch::PONG, pong.len());
