@@ -1,27 +1,29 @@
-//! The announcer: the one task that changes the tables and tells everybody.
+//! The announcer: the one task that changes the tables and announces each change to the viewers.
 //!
 //! Promises:
 //! - Announcements stand in the log in the order in which the tables changed: an unadvertise never overtakes its
 //!   advertise.
 //! - A viewer is told of each channel once, and of the end of a channel only if it was told of the channel, whenever it
 //!   joins.
-//! - An announcement that is refused has changed nothing, and nobody is told of it.
-//! - An operation that was asked for is carried out, whether or not its caller still waits.
+//! - A refused announcement changes nothing, and no viewer is told of it.
+//! - An operation that reached the announcer before the end of the session is carried out, whether or not its caller
+//!   still waits.
 //!
 //! # Why a task
-//! A channel's drop can't wait, and what it asks for must not overtake what was asked for before. The task carries out
-//! one operation after the other.
+//! Dropping a channel can't wait, and the operation that the drop sends must not overtake earlier operations. The task
+//! carries out one operation after the other.
 //!
 //! # Why the claim is made under the lock
-//! The change of a table and the place of its announcement in the log are one step to everybody who looks: the place is
-//! claimed under the tables' lock and recorded there, so that a joiner's snapshot, made for a position of its own, leaves
-//! out what the log is still to tell it (see [`tables`](super::tables)). The claim under the lock never waits; when the
-//! log is full, the task waits in turn like every publisher, without the lock, and joins go on meanwhile.
+//! To every observer, the change of a table and the position of its announcement in the log are one step. The position
+//! is claimed under the tables' lock and recorded in the tables. A snapshot for a joining viewer, made for a position
+//! of its own, therefore leaves out what the log has yet to tell that viewer (see [`tables`](super::tables)). The claim
+//! under the lock never waits. When the log is full, the task releases the lock and waits in turn like every publisher,
+//! and joins go on meanwhile.
 //!
 //! # Forms
-//! What is told stands in the log once for each [`Form`] that somebody is told in. Each form's viewers have positions of
-//! their own, so it does no harm that one form learns of a change a little later. A form that nobody is told in has no
-//! place in the log: everybody who joins later finds the change in its snapshot.
+//! An announcement stands in the log once for each [`Form`] that has subscribers. The viewers of each form have
+//! positions of their own, so it does no harm that one form learns of a change a little later. A form without
+//! subscribers gets no entry in the log: every viewer that joins later finds the change in its snapshot.
 
 use std::sync::Arc;
 use std::task::Poll;
@@ -42,10 +44,10 @@ use crate::protocol::{Frame, ServerMessage};
 use crate::room::Room;
 use crate::session::Session;
 
-/// Where an operation's outcome goes.
+/// Receives an operation's outcome.
 type Done = oneshot::Sender<Result<(), AnnounceError>>;
 
-/// What the tables are asked to become.
+/// An operation on the tables.
 pub(super) enum Op {
     Advertise {
         channel: Arc<ChannelState>,
@@ -53,7 +55,7 @@ pub(super) enum Op {
     },
     Unadvertise {
         channel: Arc<ChannelState>,
-        /// Nobody waits when the last handle of a channel is dropped.
+        /// `None` when the last handle of a channel was dropped: no caller waits for the outcome.
         done: Option<Done>,
     },
     Status {
@@ -66,17 +68,17 @@ pub(super) enum Op {
     },
 }
 
-/// See the [module](self).
+/// The announcer's state; [`run`](Self::run) is its task. See the [module](self) for its promises.
 pub(super) struct Announcer<R: Room> {
     pub(super) session: Session<R>,
     pub(super) state: Arc<State>,
     pub(super) ops: mpsc::UnboundedReceiver<Op>,
-    /// Cancelled when every handle is gone: nothing is waited for any more.
+    /// Cancelled when every handle is gone: the announcer then no longer waits for capacity in the log.
     pub(super) released: CancellationToken,
 }
 
 impl<R: Room<Message = Frame>> Announcer<R> {
-    /// Runs until the session has ended, or every handle is gone and what they asked for is done.
+    /// Runs until the session has ended, or until every handle is gone and the operations sent before that are done.
     pub(super) async fn run(mut self) {
         loop {
             let op = tokio::select! {
@@ -89,13 +91,14 @@ impl<R: Room<Message = Frame>> Announcer<R> {
             }
         }
         self.state.end();
-        // Who still waits learns from its dropped reply, also one whose operation is just on its way here.
+        // Callers that still wait learn of the end when their replies are dropped, also those whose operation is still
+        // in transit.
         self.ops.close();
         while self.ops.recv().await.is_some() {}
     }
 
     async fn carry_out(&self, op: Op) {
-        // Nobody waits for the outcome: the operation stands all the same.
+        // A reply that can't be sent means that no caller waits for the outcome: the operation stands all the same.
         match op {
             Op::Advertise { channel, done } => {
                 let _ = done.send(self.advertise(&channel).await);
@@ -115,7 +118,7 @@ impl<R: Room<Message = Frame>> Announcer<R> {
 
     async fn advertise(&self, channel: &Arc<ChannelState>) -> Result<(), AnnounceError> {
         if !channel.is_advertised() {
-            // The caller has gone already; its unadvertise follows and finds nothing.
+            // The caller has dropped the channel already. Its unadvertise follows and finds no entry.
             return Ok(());
         }
         let told = self.try_advertise(channel).await;
@@ -133,7 +136,7 @@ impl<R: Room<Message = Frame>> Announcer<R> {
             Some(prior) if prior.is_advertised() => {
                 return Err(AnnounceError::DuplicateTopic { topic: topic.clone(), id: prior.id() });
             }
-            // Its end was asked for, and stands in the queue behind this.
+            // The prior channel's unadvertise was requested, and waits in the queue behind this operation.
             Some(prior) => self.unadvertise(&prior).await?,
             None => {}
         }
@@ -184,7 +187,7 @@ impl<R: Room<Message = Frame>> Announcer<R> {
         told
     }
 
-    /// Refuses what is longer than anything may be that waits for a participant.
+    /// Refuses a frame that is longer than the longest message of the session.
     fn check(&self, frame: &Frame, what: impl FnOnce() -> String) -> Result<(), AnnounceError> {
         let (bytes, limit) = (frame.byte_len(), self.session.largest_message());
         if bytes as u64 > limit {
@@ -193,7 +196,8 @@ impl<R: Room<Message = Frame>> Announcer<R> {
         Ok(())
     }
 
-    /// Tells those of each form, and has `note` record in the tables from which position on a snapshot knows it.
+    /// Announces a change to the viewers of each form. `note` records in the tables from which position on a snapshot
+    /// includes the change.
     async fn tell(
         &self,
         frame: impl Fn(Form) -> Frame,
@@ -202,7 +206,7 @@ impl<R: Room<Message = Frame>> Announcer<R> {
         for form in Form::ALL {
             let told = self.session.claim(|log| self.try_tell(log, form, &frame, &note));
             tokio::select! {
-                // What can be done without waiting is done.
+                // Biased: what can be done without waiting is done, even after the release.
                 biased;
                 told = told => told?,
                 () = self.released.cancelled() => return Err(AnnounceError::Closed),
@@ -211,7 +215,7 @@ impl<R: Room<Message = Frame>> Announcer<R> {
         Ok(())
     }
 
-    /// Claims a place in the log under the tables' lock. Pending if the log is full.
+    /// Claims a position in the log under the tables' lock. Pending if the log is full.
     fn try_tell(
         &self,
         log: &BroadcastLog<Frame>,
@@ -222,7 +226,8 @@ impl<R: Room<Message = Frame>> Announcer<R> {
         let topic = self.state.announcements(form);
         let mut tables = self.state.tables();
         if topic.subscribers() == 0 && !log.tail().is_sealed() {
-            // Whoever joins from now on counts as a subscriber before it looks for its snapshot, which needs this lock.
+            // A viewer that joins from now on counts as a subscriber before it asks for its snapshot, which needs this
+            // lock.
             note(&mut tables, form, 0);
             return Poll::Ready(Ok(()));
         }

@@ -1,18 +1,18 @@
-//! How an answer to one viewer's request is sent: here, and nowhere else.
+//! Sends telemetry's answers to a viewer's requests. No other code sends them.
 
 use crate::lane::Message;
 use crate::participant::{Participant, SendError};
 use crate::protocol::Frame;
 
-/// Sends `frame` to `participant` in answer to what it sent, once there is [room](Participant::room_for) for it: by
-/// what it asks for, one that reads doesn't overflow. That it couldn't be sent is logged: the participant has ended, or
-/// is being reset.
+/// Sends `frame` to `participant` in answer to a request, once there is [capacity](Participant::room_for) for it. Such
+/// answers alone don't overflow a participant that reads, however much it asks for. A failure is logged: the
+/// participant has ended, or is being reset.
 pub(super) async fn answer(participant: &Participant<Frame>, frame: Frame) {
     participant.room_for(frame.byte_len()).await;
     note(participant, participant.send_waiting(frame).await);
 }
 
-/// As [`answer`], but if `frame` is larger than anything may be that waits for a participant, sends `instead`.
+/// As [`answer`], but sends `instead` if `frame` is longer than the longest message of the session.
 pub(super) async fn answer_or(participant: &Participant<Frame>, frame: Frame, instead: impl FnOnce() -> Frame) {
     participant.room_for(frame.byte_len()).await;
     match participant.send_waiting(frame).await {

@@ -1,4 +1,4 @@
-//! Assets: files that viewers ask for by URI.
+//! Assets: files that viewers fetch by URI.
 
 use std::any::Any;
 use std::fmt;
@@ -19,45 +19,46 @@ use crate::semaphore::Permit;
 
 type Fetched = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send>>;
 
-/// What the embedder does for a request.
+/// The embedder's handler of asset requests.
 pub(super) type AssetHandler = Arc<dyn Fn(AssetRequest) -> Fetched + Send + Sync>;
 
-/// A viewer asks for an asset.
+/// A viewer's request for an asset.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct AssetRequest {
-    /// Who asks.
+    /// The viewer that asks.
     pub participant: Participant<Frame>,
-    /// Which asset, in the viewer's own words, for example `package://robot/base.stl`. Don't take it for a path that
-    /// may be opened.
+    /// The asset's URI as the viewer sent it, for example `package://robot/base.stl`. The viewer is free to send
+    /// anything: don't open it as a file path.
     pub uri: String,
 }
 
-/// What goes to one viewer in answer to a request.
+/// Answers to a viewer's asset requests.
 impl Participant<Frame> {
-    /// Answers a request for an asset with the asset. Never blocks; the payload is shared.
+    /// Answers an asset request with the asset. Never blocks; the payload is shared.
     ///
     /// # Errors
-    /// As [`send`](Self::send): an answer that doesn't fit any more resets the participant.
+    /// As [`send`](Self::send): an answer that finds the participant's queue full resets the participant.
     pub fn send_asset_response(&self, request_id: u32, asset: impl Into<Bytes>) -> Result<(), SendError<Frame>> {
         self.send(encode(request_id, Ok(asset.into())))
     }
 
-    /// Answers a request for an asset with the reason why there is none. Never blocks.
+    /// Answers an asset request with the reason why there is no asset. Never blocks.
     ///
     /// # Errors
-    /// As [`send`](Self::send): an answer that doesn't fit any more resets the participant.
+    /// As [`send`](Self::send): an answer that finds the participant's queue full resets the participant.
     pub fn send_asset_error(&self, request_id: u32, error: impl fmt::Display) -> Result<(), SendError<Frame>> {
         self.send(encode(request_id, Err(error.to_string())))
     }
 }
 
-/// It looks the same in every format.
+/// Encodes an answer, which looks the same in every wire format.
 pub(super) fn encode(request_id: u32, result: Result<Bytes, String>) -> Frame {
     ServerMessage::FetchAssetResponse(FetchAssetResponse { request_id, result }).encode()
 }
 
-/// Has `handler` fetch, and answers. Dropped, it answers nothing and gives its place back.
+/// Calls `handler` and answers with its result. If this future is dropped, no answer is sent and the permit is
+/// returned.
 pub(super) async fn fetch(handler: AssetHandler, request: AssetRequest, request_id: u32, permit: Permit) {
     let participant = request.participant.clone();
     let fetched = AssertUnwindSafe(async { handler(request).await }).catch_unwind().await;
@@ -70,8 +71,8 @@ pub(super) async fn fetch(handler: AssetHandler, request: AssetRequest, request_
             failed("the server failed to fetch the asset")
         }
     };
-    // In flight until there is room for the answer, which takes memory; and not any longer, as who has it may ask for
-    // the next at once.
+    // Hold the permit until the queue has capacity for the answer, which occupies memory. Return it before sending:
+    // once the viewer has the answer, it may request the next asset at once.
     participant.room_for(frame.byte_len()).await;
     drop(permit);
     answer_or(&participant, frame, || failed("the asset is too large")).await;

@@ -1,4 +1,4 @@
-//! How telemetry is set up.
+//! The builder of [`Telemetry`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,7 +21,7 @@ use crate::protocol::{Frame, ServerMessage};
 use crate::room::{PeerLimits, Room};
 use crate::session::{BuildError, Events, Session, SessionBuilder};
 
-/// Sets up [`Telemetry`]. What viewers are told they may ask for is exactly what was switched on here.
+/// Sets up [`Telemetry`]. Viewers are told exactly the capabilities that are switched on here.
 #[must_use = "a builder does nothing until it builds"]
 pub struct TelemetryBuilder<R: Room> {
     session: SessionBuilder<R>,
@@ -45,13 +45,13 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
         }
     }
 
-    /// What the server is called. Default: `lanecast`.
+    /// Name of the server. Default: `lanecast`.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.info.name = name.into();
         self
     }
 
-    /// Encodings understood in what viewers send. Default: none.
+    /// Encodings that the server understands in what viewers send. Default: none.
     pub fn supported_encodings<I>(mut self, encodings: I) -> Self
     where
         I: IntoIterator<Item: Into<String>>,
@@ -60,23 +60,25 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
         self
     }
 
-    /// Whatever else is worth telling viewers about the server.
+    /// Further facts about the server, as keys and values. Default: none.
     pub fn metadata<K: Into<String>, V: Into<String>>(mut self, metadata: impl IntoIterator<Item = (K, V)>) -> Self {
         let metadata = metadata.into_iter().map(|(key, value)| (key.into(), value.into()));
         self.info.metadata = metadata.collect::<BTreeMap<_, _>>();
         self
     }
 
-    /// What tells viewers one run of the server from the next. Default: the time of the start and a random number.
+    /// Distinguishes this run of the server from other runs. Default: the time of [`build`](Self::build) and a random
+    /// number.
     pub fn session_id(mut self, id: impl Into<String>) -> Self {
         self.info.session_id = Some(id.into());
         self
     }
 
-    /// Offers assets: `handler` fetches what viewers ask for, or says why not, which the viewer is told.
+    /// Offers assets: `handler` fetches the assets that viewers ask for, or returns the reason why there is none, which
+    /// the viewer is told.
     ///
-    /// It runs beside the viewer's other requests, on the task that handles them: what blocks belongs into
-    /// `spawn_blocking`. It is dropped when the viewer's instance ends, so it must be safe to cancel.
+    /// The handler runs beside the viewer's other requests, on the task that handles them: blocking work belongs in
+    /// `spawn_blocking`. Its future is dropped when the viewer's instance ends, so it must be safe to cancel.
     pub fn assets<F, Fut>(mut self, handler: F) -> Self
     where
         F: Fn(AssetRequest) -> Fut + Send + Sync + 'static,
@@ -86,51 +88,51 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
         self
     }
 
-    /// Whether viewers of v1 are told the time of the server, by the capability `time`. Off by default; a viewer without
-    /// it stamps messages with its own clock, Lichtblick for one, and shows when they arrived and not when they were
-    /// logged.
+    /// Whether v1 viewers are told the time of the server, by the capability `time`. Off by default. Without it, some
+    /// viewers (Lichtblick, for one) stamp messages with their own clock, and show when messages arrived instead of
+    /// when they were logged.
     ///
-    /// The time of the server is that of its messages: a viewer is told the log time of a live message right before the
-    /// message, if it is at least a millisecond later than what it was told before. So a viewer's clock never steps back,
-    /// which it would take for a jump and clear its plots, however the log times of messages jitter; a message that is
-    /// stamped far ahead has it stand still until the others have caught up. A viewer that gets no messages is told
-    /// nothing. The eleven bytes of it count against no limit.
+    /// The time of the server is that of its messages: right before a live message, a viewer is told the message's log
+    /// time, if that is at least a millisecond later than the last time it was told. So a viewer's clock never steps
+    /// back, however the log times jitter; a viewer would take a step back for a jump and clear its plots. A message
+    /// that is stamped far ahead makes the clock stand still until the other messages have caught up. A viewer that
+    /// gets no messages is told no time. The eleven bytes of a time message count against no limit.
     ///
-    /// [`WebSocketRoom`](crate::room::websocket::WebSocketRoom) tells it. A room of your own whose viewers speak v1 does
-    /// so by [`Frame::live_time_ns`], or this stays off.
+    /// [`WebSocketRoom`](crate::room::websocket::WebSocketRoom) sends these times. A room of your own whose viewers
+    /// speak v1 has to send them itself, by [`Frame::live_time_ns`]; otherwise leave this off.
     pub fn time(mut self, told: bool) -> Self {
         self.time = told;
         self
     }
 
-    /// How long a viewer that has pinged may say nothing at all before it is reported as
-    /// [unresponsive](crate::SessionEvent::Unresponsive). It isn't reset for it. Default 15 s: a viewer that pings every
-    /// few seconds has then missed several, and a network that lost something has sent it again.
+    /// How long a viewer that has pinged may be silent before it is reported as
+    /// [unresponsive](crate::SessionEvent::Unresponsive). Such a viewer isn't reset. Default 15 s: a viewer that pings
+    /// every few seconds has then skipped several pings, and a network that lost packets has sent them again.
     ///
-    /// Only v2 has pings: viewers of v1 are never reported.
+    /// Only v2 has pings: v1 viewers are never reported.
     pub fn silence_timeout(mut self, timeout: Duration) -> Self {
         self.silence_timeout = timeout;
         self
     }
 
-    /// In what turns viewers' long requests are decoded: one at a time of all who share `limits`, each followed by a rest
-    /// of three times what it took. Give what the [room](crate::room::websocket::WebSocketRoomBuilder::peer_limits) has,
-    /// or what other telemetry of this process has, to share it.
+    /// The limits by which long requests of viewers are decoded in turns: one request at a time among all that share
+    /// `limits`, followed by a rest of three times the decoding time. To share turns, pass the limits of the
+    /// [room](crate::room::websocket::WebSocketRoomBuilder::peer_limits), or those of other telemetry in this process.
     ///
-    /// By default these turns are this telemetry's own.
+    /// By default this telemetry has turns of its own.
     pub fn peer_limits(mut self, limits: PeerLimits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Settings of the session: capacities, time-outs, shards. Its initial messages, stream handler and refusal are
-    /// telemetry's own, whatever is set here.
+    /// Changes settings of the session: capacities, time-outs, shards. Telemetry replaces the session's initial
+    /// messages, stream handler and refusal, whatever is set here.
     pub fn configure(mut self, configure: impl FnOnce(SessionBuilder<R>) -> SessionBuilder<R>) -> Self {
         self.session = configure(self.session);
         self
     }
 
-    /// A listener that is told of everything from the start: see [`SessionBuilder::events`].
+    /// Creates a listener that receives all events from the start: see [`SessionBuilder::events`].
     #[must_use]
     pub fn events(&mut self) -> Events {
         self.session.events()
@@ -139,7 +141,7 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
     /// Starts the session.
     ///
     /// # Errors
-    /// As [`SessionBuilder::build`], or the silence time-out is zero. Nothing has been started then.
+    /// As [`SessionBuilder::build`], or if the silence time-out is zero. Nothing has been started then.
     pub fn build(self) -> Result<Telemetry<R>, BuildError>
     where
         R::Incoming: Inbox,

@@ -1,14 +1,15 @@
-//! Channels: what they are, and publishing on them.
+//! Channels, and publishing on them.
 //!
 //! # States of a channel
-//! `Advertised → Unadvertised` or `Advertised → SessionEnded`. Only in `Advertised` may it be published on or
-//! subscribed to. It enters the table of channels after it was made, and leaves it after it was unadvertised: see
-//! [`announcer`](super::announcer).
+//! `Advertised → Unadvertised` or `Advertised → SessionEnded`. Only an `Advertised` channel may be published on or
+//! subscribed to. A channel enters the table of channels after it was created, and leaves it after it was unadvertised:
+//! see [`announcer`](super::announcer).
 //!
 //! # Publishing
-//! takes no lock: it reads the state and the number of subscribers, and if there are any hands one frame to the
-//! session. A publish that happened before the unadvertise goes out before it; one that happens at the same time may
-//! also go out behind it, where viewers don't know the subscription any more and ignore it.
+//! Publishing takes no lock: it reads the channel's state and the number of its subscribers and, if there are any,
+//! hands one frame to the session. A publish that happened before the unadvertise goes out before it. A publish that
+//! runs concurrently with the unadvertise may also go out behind it; viewers then don't know the subscription any more
+//! and ignore the message.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::protocol::{Frame, Schema, server};
 use crate::room::Room;
 use crate::session::{BroadcastError, TryBroadcastError};
 
-/// What a channel is: its topic, the encoding of its messages, and what they look like.
+/// Describes a channel: its topic, the encoding of its messages, and their schema.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "a channel exists once it is advertised"]
 pub struct Channel {
@@ -35,19 +36,20 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// A channel called `topic` whose messages are encoded in `encoding`, for example `json` or `protobuf`. Neither may
-    /// be empty, and a topic has one channel at a time.
+    /// Describes a channel on `topic` whose messages are encoded in `encoding`, for example `json` or `protobuf`.
+    /// Neither may be empty, and a topic has one channel at a time.
     pub fn new(topic: impl Into<String>, encoding: impl Into<String>) -> Self {
         Self { topic: topic.into(), encoding: encoding.into(), schema: None }
     }
 
-    /// What its messages look like. Channels that share a schema share it on the wire where the format can.
+    /// Sets the schema of the channel's messages. Channels with the same schema share it on the wire where the format
+    /// can.
     pub fn schema(mut self, schema: impl Into<Arc<Schema>>) -> Self {
         self.schema = Some(schema.into());
         self
     }
 
-    /// Refuses what no viewer could show.
+    /// Refuses a channel that no viewer could show.
     pub(super) fn check(&self) -> Result<(), AnnounceError> {
         if self.topic.is_empty() {
             return Err(AnnounceError::EmptyTopic);
@@ -58,7 +60,7 @@ impl Channel {
         Ok(())
     }
 
-    /// `tells_time`: whether its messages' log times are the time of the server.
+    /// Gives the channel its number. `tells_time`: whether the log times of its messages are the time of the server.
     pub(super) fn numbered(self, id: u64, tells_time: bool) -> ChannelState {
         let Self { topic, encoding, schema } = self;
         ChannelState {
@@ -74,11 +76,11 @@ const ADVERTISED: u8 = 0;
 const UNADVERTISED: u8 = 1;
 const SESSION_ENDED: u8 = 2;
 
-/// A channel as everybody inside sees it.
+/// A channel's state, shared by its handles, the tables and the subscriptions.
 #[derive(Debug)]
 pub(super) struct ChannelState {
     pub(super) described: server::Channel,
-    /// Who has subscribed.
+    /// The subscribers.
     pub(super) audience: Topic,
     tells_time: bool,
     stage: AtomicU8,
@@ -90,7 +92,7 @@ impl ChannelState {
     }
 
     fn stage(&self) -> Result<(), PublishError> {
-        // Acquire pairs with the AcqRel of `leave`: who learned that it was unadvertised gets the error.
+        // Acquire pairs with the AcqRel of `leave`: a caller that has learned of the unadvertise gets the error.
         match self.stage.load(Ordering::Acquire) {
             ADVERTISED => Ok(()),
             UNADVERTISED => Err(PublishError::Unadvertised),
@@ -102,7 +104,7 @@ impl ChannelState {
         self.stage().is_ok()
     }
 
-    /// `Advertised → Unadvertised`. True for the one caller that did it.
+    /// `Advertised → Unadvertised`. True for the one caller that makes the transition.
     pub(super) fn unadvertise(&self) -> bool {
         self.leave(UNADVERTISED)
     }
@@ -117,18 +119,18 @@ impl ChannelState {
     }
 }
 
-/// What became of a message that was published.
+/// The outcome of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Published {
-    /// It is on its way to the subscribers.
+    /// The message is on its way to the subscribers.
     Sent,
-    /// Nobody has subscribed: nothing was done.
+    /// The channel has no subscribers: nothing was sent.
     ToNobody,
 }
 
-/// A channel that viewers know of. Clones are the same channel; it is unadvertised with the last of them, or by
-/// [`unadvertise`](Self::unadvertise).
+/// A handle to an advertised channel. Clones are handles to the same channel. The channel is unadvertised when its last
+/// handle is dropped, or by [`unadvertise`](Self::unadvertise).
 pub struct AdvertisedChannel<R: Room>(Arc<Owned<R>>);
 
 struct Owned<R: Room> {
@@ -145,62 +147,63 @@ impl<R: Room<Message = Frame>> AdvertisedChannel<R> {
         &self.0.channel
     }
 
-    /// The number viewers know it by.
+    /// The channel's number, by which viewers know it.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.0.channel.id()
     }
 
-    /// What it is called.
+    /// The channel's topic.
     #[must_use]
     pub fn topic(&self) -> &str {
         &self.0.channel.described.topic
     }
 
-    /// Whether anybody has subscribed: if not, there is no need to compute a message.
+    /// Whether the channel has subscribers: if not, there is no need to compute a message.
     #[must_use]
     pub fn has_subscribers(&self) -> bool {
         self.subscribers() > 0
     }
 
-    /// How many have subscribed.
+    /// Number of subscribers; 0 once the channel is no longer advertised.
     #[must_use]
     pub fn subscribers(&self) -> usize {
         let channel = &self.0.channel;
         if channel.is_advertised() { channel.audience.subscribers() } else { 0 }
     }
 
-    /// Publishes `payload` with the time of now. Waits for the machine or a stalled uplink, never for a viewer.
+    /// Publishes `payload` with the current time as its log time. Waits only while the shards are a whole log behind or
+    /// the uplink is stalled, never for a viewer.
     ///
     /// # Errors
-    /// [`PublishError`].
+    /// [`PublishError`] if the message was not published.
     ///
     /// # Cancel safety
-    /// Dropped before it is done, it has sent nothing.
+    /// If this future is dropped before it is done, nothing was sent.
     pub async fn publish(&self, payload: impl Into<Bytes>) -> Result<Published, PublishError> {
         self.publish_with(|| (now_ns(), payload)).await
     }
 
-    /// Publishes `payload` as logged at `log_time_ns`, in nanoseconds, usually since the epoch; otherwise as
+    /// Publishes `payload` with the log time `log_time_ns`, in nanoseconds, usually since the epoch; otherwise as
     /// [`publish`](Self::publish).
     ///
     /// # Errors
-    /// [`PublishError`].
+    /// [`PublishError`] if the message was not published.
     ///
     /// # Cancel safety
-    /// Dropped before it is done, it has sent nothing.
+    /// If this future is dropped before it is done, nothing was sent.
     pub async fn publish_at(&self, log_time_ns: u64, payload: impl Into<Bytes>) -> Result<Published, PublishError> {
         self.publish_with(|| (log_time_ns, payload)).await
     }
 
-    /// Publishes the log time (nanoseconds) and the payload that `message` computes, if anybody has subscribed;
-    /// otherwise as [`publish`](Self::publish).
+    /// Calls `message` if the channel has subscribers, and publishes the log time (nanoseconds) and the payload that it
+    /// returns; otherwise as [`publish`](Self::publish).
     ///
     /// # Errors
-    /// [`PublishError`].
+    /// [`PublishError`] if the message was not published.
     ///
     /// # Cancel safety
-    /// Dropped before it is done, it has sent nothing.
+    /// If this future is dropped before it is done, nothing was sent.
     pub async fn publish_with<B: Into<Bytes>>(
         &self,
         message: impl FnOnce() -> (u64, B),
@@ -213,15 +216,15 @@ impl<R: Room<Message = Frame>> AdvertisedChannel<R> {
         }
     }
 
-    /// Publishes `payload` with the time of now, now or not at all. Works from any thread.
+    /// Publishes `payload` with the current time as its log time, at once or not at all. Works from any thread.
     ///
     /// # Errors
-    /// [`TryPublishError`]; if the log is full the payload comes back.
+    /// [`TryPublishError`] if the message was not published. If the log is full, the error gives the payload back.
     pub fn try_publish(&self, payload: impl Into<Bytes>) -> Result<Published, TryPublishError> {
         self.try_publish_with(|| (now_ns(), payload))
     }
 
-    /// Publishes `payload` as logged at `log_time_ns`, now or not at all; otherwise as
+    /// Publishes `payload` with the log time `log_time_ns`, at once or not at all; otherwise as
     /// [`try_publish`](Self::try_publish).
     ///
     /// # Errors
@@ -230,8 +233,8 @@ impl<R: Room<Message = Frame>> AdvertisedChannel<R> {
         self.try_publish_with(|| (log_time_ns, payload))
     }
 
-    /// Publishes what `message` computes, if anybody has subscribed, now or not at all; otherwise as
-    /// [`publish_with`](Self::publish_with).
+    /// Calls `message` if the channel has subscribers, and publishes what it returns, at once or not at all; otherwise
+    /// as [`publish_with`](Self::publish_with).
     ///
     /// # Errors
     /// As [`try_publish`](Self::try_publish).
@@ -248,8 +251,8 @@ impl<R: Room<Message = Frame>> AdvertisedChannel<R> {
         }
     }
 
-    /// The frame for all subscribers, whatever they speak; each copy for one of v1 gets its own subscription id. `None`
-    /// if there are none.
+    /// The frame for all subscribers, whatever format they speak. Each copy for a v1 viewer later gets that viewer's
+    /// subscription id. `None` if there are no subscribers.
     fn frame<B: Into<Bytes>>(&self, message: impl FnOnce() -> (u64, B)) -> Result<Option<Frame>, PublishError> {
         let channel = &self.0.channel;
         channel.stage()?;
@@ -261,14 +264,15 @@ impl<R: Room<Message = Frame>> AdvertisedChannel<R> {
         Ok(Some(if channel.tells_time { frame.live() } else { frame }))
     }
 
-    /// Says that the channel is gone. From the call on publishing fails; subscriptions to it end. Returns when
-    /// everybody's announcement has its place in the log. A second call, also through a clone, does nothing.
+    /// Unadvertises the channel. From this call on, publishing fails and the subscriptions to the channel end. Returns
+    /// once the announcement to every viewer has its position in the log. A second call does nothing, also through a
+    /// clone.
     ///
     /// # Errors
-    /// [`AnnounceError`]: the session is closed.
+    /// [`AnnounceError`] if the session is closed.
     ///
     /// # Cancel safety
-    /// Dropped after its first poll, the channel is unadvertised all the same.
+    /// If this future is dropped after its first poll, the channel is unadvertised all the same.
     pub async fn unadvertise(&self) -> Result<(), AnnounceError> {
         let Owned { channel, handle } = &*self.0;
         if !channel.unadvertise() {
@@ -282,7 +286,7 @@ impl<R: Room<Message = Frame>> AdvertisedChannel<R> {
 impl<R: Room> Drop for Owned<R> {
     fn drop(&mut self) {
         if self.channel.unadvertise() {
-            // Closed: the session has ended, there is nobody to be told.
+            // A failed send means that the session has ended: there are no viewers to tell.
             let _ = self.handle.ops.send(Op::Unadvertise { channel: Arc::clone(&self.channel), done: None });
         }
     }
@@ -305,7 +309,7 @@ impl<R: Room> fmt::Debug for AdvertisedChannel<R> {
     }
 }
 
-/// Nanoseconds since the epoch; 0 if the clock stands before it.
+/// Nanoseconds since the epoch; 0 if the clock is set before it.
 pub(super) fn now_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)

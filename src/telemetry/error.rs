@@ -1,37 +1,37 @@
-//! What can go wrong with channels and statuses.
+//! Errors of channels and statuses.
 
 use bytes::Bytes;
 
-/// Why a channel or status was not announced. Nothing has changed then, and no viewer has been told anything.
+/// Why a channel or status was not announced. Nothing has changed then, and no viewer has been told anything, unless
+/// the session closed meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AnnounceError {
-    /// The session is closed: nobody is left to be told.
+    /// The session is closed: there are no viewers to tell.
     #[error("the session is closed")]
     Closed,
-    /// The announcement alone exceeds the session's byte limit: make it smaller (of a channel, mostly its schema), or
-    /// the limit larger ([`queue_bytes`](crate::SessionBuilder::queue_bytes), unless the room carries no more).
-    #[error(
-        "{what} has {bytes} bytes: more than the {limit} that a message may have (queue_bytes, or the room's limit)"
-    )]
+    /// The announcement alone exceeds the session's byte limit. Make the announcement smaller (the largest part of a
+    /// channel's announcement is usually its schema), or raise the limit
+    /// ([`queue_bytes`](crate::SessionBuilder::queue_bytes), unless the room carries no more).
+    #[error("{what} has {bytes} bytes and exceeds the limit of {limit} bytes (queue_bytes, or the room's limit)")]
     TooLarge {
-        /// Which announcement: names the channel.
+        /// Names the announcement; that of a channel by its topic.
         what: String,
-        /// How long it is.
+        /// Length of the announcement, in bytes.
         bytes: usize,
-        /// How long it may be.
+        /// The limit, in bytes.
         limit: u64,
     },
-    /// A channel of this topic is advertised already. Viewers show one channel per topic, and report any other as an
-    /// error: publish through a clone of the first one's handle, or give this one a topic of its own.
+    /// A channel on this topic is advertised already. Viewers show one channel per topic, and report any other as an
+    /// error: publish through a clone of the first channel's handle, or choose another topic for this one.
     #[error("topic {topic:?} is advertised already, as channel {id}: share its handle, or choose another topic")]
     DuplicateTopic {
-        /// The topic.
+        /// The topic of both channels.
         topic: String,
-        /// The number of the channel that has it.
+        /// The number of the advertised channel.
         id: u64,
     },
-    /// The channel's topic is empty: viewers would have nothing to list it by.
+    /// The channel's topic is empty: viewers could not list the channel.
     #[error("a channel's topic is empty: give it a name, for example \"/speed\"")]
     EmptyTopic,
     /// The encoding of the channel's messages is empty: no viewer could read them.
@@ -46,16 +46,16 @@ pub enum AnnounceError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// The channel is no longer advertised: nobody can be subscribed to it. Advertise it again.
+    /// The channel is no longer advertised, so it can have no subscribers. Advertise it again.
     #[error("the channel is not advertised any more")]
     Unadvertised,
     /// The session is closed: stop publishing.
     #[error("the session is closed")]
     Closed,
-    /// The message alone exceeds the session's byte limit: make it smaller, or the limit larger.
-    #[error("the message has {bytes} bytes: more than may wait for a participant")]
+    /// The message alone exceeds the session's byte limit: make the message smaller, or raise the limit.
+    #[error("the message has {bytes} bytes and exceeds the maximum size (queue_bytes, or the room's limit)")]
     TooLarge {
-        /// How long it is, its head included.
+        /// Length of the message in bytes, its head included.
         bytes: usize,
     },
 }
@@ -64,11 +64,11 @@ pub enum PublishError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TryPublishError {
-    /// The shards have to catch up, or the uplink is stalled. The payload comes back: try later, or wait with
-    /// [`publish`](super::AdvertisedChannel::publish).
+    /// The log is full: the shards have to catch up, or the uplink is stalled. The error gives the payload back: try
+    /// again later, or wait with [`publish`](super::AdvertisedChannel::publish).
     #[error("the broadcast log is full: try later, or wait")]
     Full(Bytes),
-    /// It can't be published by waiting either.
+    /// Waiting would not publish the message either.
     #[error(transparent)]
     Rejected(#[from] PublishError),
 }

@@ -1,11 +1,12 @@
-//! How a frame of a wire format travels in a session.
+//! Frames of a wire format as the messages of a session.
 
 use crate::lane::{Message, SubscriptionTag};
 use crate::protocol::Frame;
 
-/// A copy for one subscriber carries its own subscription id in the head; the payload stays shared.
+/// The copy for one subscriber carries that viewer's subscription id in its head; the payload stays shared.
 impl Message for Frame {
-    /// That of its longer form, whatever the participant speaks: a message of a channel has four bytes more in v2.
+    /// Length of the frame in v2, whatever the participant speaks: a message of a channel is four bytes longer there
+    /// than in v1.
     fn byte_len(&self) -> usize {
         self.v2_len()
     }

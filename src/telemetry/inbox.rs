@@ -1,4 +1,4 @@
-//! A participant's own stream to us, as a sequence of frames.
+//! A viewer's own stream to this host, as a sequence of frames.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,24 +12,25 @@ use crate::room::byte_stream::ByteStreamInbox;
 #[cfg(feature = "websocket")]
 use crate::room::websocket::WebSocketInbox;
 
-/// What a room's [`Incoming`](crate::room::Room::Incoming) has to be for telemetry: the frames of one viewer, in order.
+/// What telemetry requires of a room's [`Incoming`](crate::room::Room::Incoming): the frames of one viewer, in order.
 ///
-/// Implemented for tokio's channel receiver and for any boxed stream; a room with a type of its own implements it by
-/// handing on to what it wraps.
+/// Implemented for tokio's channel receiver and for any boxed stream. A room with a type of its own implements it by
+/// forwarding to the stream that the type wraps.
 pub trait Inbox: Send + 'static {
-    /// The next frame; `None` when there won't be any more.
+    /// Polls for the next frame; `None` when the stream has ended.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>>;
 
-    /// The frame that was given last has been decoded, and is gone: what it takes of a bound may be given back. It is by the
-    /// next call of [`poll_frame`](Self::poll_frame) at the latest; in between the viewer's answers may have to wait.
+    /// Notes that the last frame has been decoded and dropped, so its share of a memory budget may be given back. The
+    /// share is given back by the next call of [`poll_frame`](Self::poll_frame) at the latest; until that call, answers
+    /// to the viewer may have to wait.
     ///
-    /// By default nothing happens.
+    /// The default does nothing.
     fn release(&mut self) {}
 
-    /// What the viewer did wrong for there to be no more frames, if it did; asked once there are none. The viewer is
-    /// told, in a status, that its stream has ended and that it may open another.
+    /// What the viewer did wrong, if that ended its stream. Telemetry asks for this once the stream has ended, and
+    /// tells the viewer in a status that its stream has ended and that it may open another.
     ///
-    /// By default the stream has just ended.
+    /// The default is `None`: the viewer did nothing wrong.
     fn failure(&self) -> Option<String> {
         None
     }

@@ -1,9 +1,9 @@
-//! What viewers ask for: channels, subscriptions, statuses, assets.
+//! Telemetry for viewers: channels, subscriptions, statuses and assets.
 //!
-//! [`Telemetry`] is a [`Session`] whose messages are frames of the wire formats viewers speak. A viewer that joins is
-//! told who the server is, which channels there are and which statuses hold; it subscribes to channels, and gets their
-//! messages. A message is encoded once, whatever its viewers speak: what differs from viewer to viewer is a head of
-//! thirteen bytes or seventeen, the payload is shared.
+//! [`Telemetry`] is a [`Session`] whose messages are frames of the wire formats that viewers speak. A viewer that joins
+//! is told the server's name and capabilities, the channels and the current statuses. It then subscribes to channels,
+//! and gets their messages. A message is encoded once, whatever formats its viewers speak. Only the head, which has
+//! 13 bytes in v1 and 17 bytes in v2, differs from viewer to viewer; the payload is shared.
 //!
 //! ```
 //! use lanecast::protocol::Frame;
@@ -17,7 +17,7 @@
 //!
 //! let schema = Schema::new("Speed", "jsonschema", r#"{"type":"object","properties":{"kmh":{"type":"number"}}}"#);
 //! let speed = telemetry.advertise(Channel::new("/speed", "json").schema(schema)).await?;
-//! // Nobody has subscribed yet: this cost two loads.
+//! // The channel has no subscribers yet: this publish cost two loads.
 //! assert_eq!(speed.publish(r#"{"kmh":42}"#).await?, Published::ToNobody);
 //!
 //! speed.unadvertise().await?;
@@ -25,26 +25,29 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # Who does what
-//! - The embedder advertises, publishes and sets statuses. What changes the tables goes through one task, the
-//!   announcer, which keeps tables and announcements in one order; publishing does not.
-//! - Each viewer's requests are handled in order: one has taken effect before the next is looked at.
-//! - What a viewer asked for belongs to its instance (its [`ClientId`](crate::ClientId)): after a reset it learns by
-//!   the fresh `serverInfo` that it has to subscribe again.
-//!
-//! - A participant whose transport negotiated a protocol speaks v1 of the format, every other v2: see
+//! # Guarantees
+//! - The embedder advertises channels, publishes messages and sets statuses. One task, the announcer, makes every
+//!   change of the tables of channels and statuses, so that tables and announcements keep one order. Publishing doesn't
+//!   pass through it.
+//! - The requests of each viewer are handled in order: each has taken effect before the next is handled. Only asset
+//!   fetches run beside other requests.
+//! - What a viewer has asked for belongs to its instance (its [`ClientId`](crate::ClientId)). After a reset, a fresh
+//!   `serverInfo` tells the viewer that it has to subscribe again.
+//! - A participant whose transport negotiated a protocol speaks v1 of the format, every other participant v2: see
 //!   [`WireFormat`](crate::protocol::WireFormat) and [`Participant::protocol`](crate::Participant::protocol).
-//! - A viewer's answers wait while half of what may wait for it does, and what it asks for behind them.
-//! - A viewer is told of each channel once, in messages of at most 100 channels and 256 KiB, and of the end of a channel
-//!   only if it was told of the channel, whenever it joins.
-//! - A request that crosses the end of its channel on the way isn't warned of.
-//! - On request viewers are told the [time of the server](TelemetryBuilder::time) with their messages.
-//! - A viewer of v2 pings and is answered; its [round trip](crate::ParticipantStats::round_trip) and
-//!   whether it is still [heard of](TelemetryBuilder::silence_timeout) are known from then on.
+//! - Answers to a viewer wait while its queue is at least half full, and the viewer's later requests wait behind them.
+//! - A viewer is told of each channel once, whenever it joins, and of the end of a channel only if it was told of the
+//!   channel. Channels are announced in messages of at most 100 channels and 256 KiB; a larger channel has a message of
+//!   its own.
+//! - A request that crosses the end of its channel on the network causes no warning.
+//! - If [`time`](TelemetryBuilder::time) is on, v1 viewers are told the time of the server with their messages.
+//! - A v2 viewer may ping, and is answered. From then on its [round trip](crate::ParticipantStats::round_trip) is
+//!   measured, and it is reported when it is [silent](TelemetryBuilder::silence_timeout) for too long.
 //!
 //! # Limits
-//! Every channel is reliable: who can't keep up is reset. Services, parameters, the connection graph and publishing by
-//! clients are not offered yet; who asks for them is told so. Who asks for a video track gets messages.
+//! Every channel is reliable: a viewer that can't keep up is reset. Services, parameters, the connection graph and
+//! publishing by clients are not offered yet; a viewer that asks for one of them is told so. A viewer that asks for a
+//! video track gets messages.
 
 mod announcer;
 mod answer;
@@ -85,39 +88,42 @@ use crate::protocol::Frame;
 use crate::room::Room;
 use crate::session::{CloseError, CloseReport, Session};
 
-/// A session that speaks the wire formats of telemetry viewers. Clones are the same one.
+/// A session that speaks the wire formats of telemetry viewers. Clones are handles to the same session.
 ///
-/// Dropping the last clone, and the last channel, drops its session, which cancels it unless the embedder holds the
+/// Dropping the last clone and the last channel drops the session, which cancels it unless the embedder holds the
 /// session too.
 pub struct Telemetry<R: Room>(Arc<Handle<R>>);
 
-/// What [`Telemetry`] and its channels share. The closures inside the session hold only the [`State`], so that nothing
-/// goes round in a circle.
+/// State that [`Telemetry`] and its channels share. The closures inside the session hold only the [`State`], so there
+/// is no reference cycle.
 struct Handle<R: Room> {
     session: Session<R>,
     state: Arc<State>,
-    /// To the announcer. Unbounded: each operation is awaited by who asks for it, but a channel's drop can't wait.
+    /// Operations for the announcer. Unbounded: every caller awaits its operation, except the drop of a channel, which
+    /// can't wait.
     ops: mpsc::UnboundedSender<Op>,
-    /// Lets the announcer stop waiting for room once nobody is left who could wait for it.
+    /// Dropped with the last handle. The announcer then stops waiting for capacity in the log.
     _released: DropGuard,
 }
 
 impl<R: Room<Message = Frame>> Telemetry<R> {
-    /// Sets up telemetry for `room`'s participants.
+    /// Creates a builder of telemetry for `room`'s participants.
     pub fn builder(room: R) -> TelemetryBuilder<R> {
         TelemetryBuilder::new(room)
     }
 
-    /// Tells everybody, and everybody who joins from now on, that `channel` exists.
+    /// Announces `channel` to all viewers, and to every viewer that joins from now on.
     ///
-    /// Returns when its announcement has its place in the log: what is published from then on comes behind it.
+    /// Returns once the announcement has its position in the log: messages that are published from then on come behind
+    /// it.
     ///
     /// # Errors
-    /// [`AnnounceError`]: the session is closed, the announcement is larger than its byte limit, the topic is advertised
-    /// already, or topic or encoding is empty. The channel then doesn't exist, and no viewer has heard of it.
+    /// [`AnnounceError`] if the session is closed, the announcement exceeds the session's byte limit, the topic is
+    /// advertised already, or topic or encoding is empty. The channel then doesn't exist, and no viewer was told of it,
+    /// unless the session closed meanwhile.
     ///
     /// # Cancel safety
-    /// Dropped before it is done, the channel may be announced for a moment and is then unadvertised.
+    /// If this future is dropped before it is done, the channel may be announced for a moment and is then unadvertised.
     pub async fn advertise(&self, channel: Channel) -> Result<AdvertisedChannel<R>, AnnounceError> {
         channel.check()?;
         let advertised = AdvertisedChannel::new(Arc::clone(&self.0), self.0.state.number(channel));
@@ -126,14 +132,15 @@ impl<R: Room<Message = Frame>> Telemetry<R> {
         Ok(advertised)
     }
 
-    /// Shows everybody a status. With an id it holds, and is told to who joins, until it is replaced by one of the same
-    /// id or [removed](Self::remove_status); without one it is shown once.
+    /// Shows a status to all viewers. A status with an id holds until it is replaced by one with the same id or
+    /// [removed](Self::remove_status), and viewers that join meanwhile are shown it too. A status without an id is
+    /// shown once.
     ///
     /// # Errors
-    /// [`AnnounceError`]: the session is closed, or the message larger than its byte limit.
+    /// [`AnnounceError`] if the session is closed or the status exceeds its byte limit.
     ///
     /// # Cancel safety
-    /// Dropped after its first poll, it is sent all the same.
+    /// If this future is dropped after its first poll, the status is sent all the same.
     pub async fn status(
         &self,
         level: StatusLevel,
@@ -144,7 +151,7 @@ impl<R: Room<Message = Frame>> Telemetry<R> {
         self.0.announce(|done| Op::Status { status, done }).await
     }
 
-    /// Says that statuses no longer hold. Ids that hold none are passed on all the same.
+    /// Tells all viewers that statuses no longer hold. Ids without a current status are passed on all the same.
     ///
     /// # Errors
     /// As [`status`](Self::status).
@@ -159,13 +166,13 @@ impl<R: Room<Message = Frame>> Telemetry<R> {
         self.0.announce(|done| Op::RemoveStatus { ids, done }).await
     }
 
-    /// The session: who is here, statistics, events.
+    /// The underlying session: its participants, statistics and events.
     #[must_use]
     pub fn session(&self) -> &Session<R> {
         &self.0.session
     }
 
-    /// Closes the session, as [`Session::close`], and waits until nothing is announced any more.
+    /// Closes the session as [`Session::close`] does, and waits until the announcer accepts no more operations.
     ///
     /// # Errors
     /// As [`Session::close`].
@@ -179,7 +186,7 @@ impl<R: Room<Message = Frame>> Telemetry<R> {
 }
 
 impl<R: Room> Handle<R> {
-    /// Has the announcer carry out an operation, and waits for the outcome.
+    /// Sends an operation to the announcer, and waits for the outcome.
     async fn announce(
         &self,
         op: impl FnOnce(oneshot::Sender<Result<(), AnnounceError>>) -> Op,

@@ -1,8 +1,9 @@
 //! Round trips to one viewer.
 //!
-//! A viewer pings, we answer with a pong, it acknowledges the pong: from the pong to its acknowledgement is a round
-//! trip. It is measured by our own clock. What the viewer sends back only says which pong it means, and counts only if
-//! that pong is still open; so a viewer can claim to be slower than it is, by a minute at most, but nothing absurd.
+//! A viewer sends a ping, the server answers with a pong, and the viewer acknowledges the pong. The time from the pong
+//! to its acknowledgement is a round trip, measured by the server's clock. An acknowledgement only says which pong it
+//! means, and counts only if that pong is still open. So a viewer can claim to be slower than it is, by a minute at
+//! most, but can't cause absurd values.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,22 +14,24 @@ use super::channel::now_ns;
 use crate::protocol::client::{Ping, PingAck};
 use crate::protocol::server::Pong;
 
-/// How many pongs may be open: more than a viewer that pings each second has on a line with seconds of delay.
+/// How many pongs may be open at once: more than a viewer that pings each second has open on a line with seconds of
+/// delay.
 const OPEN_PONGS: usize = 16;
 
-/// What takes longer is no round trip any more. Most of what a viewer may have to wait for is its own backlog.
+/// The longest time that counts as a round trip. Most of the time that a viewer may have to wait is caused by its own
+/// backlog.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// The pongs of one viewer that it hasn't acknowledged.
+/// The pongs that one viewer hasn't acknowledged.
 #[derive(Debug, Default)]
 pub(super) struct Pings {
-    /// Oldest first: what stands in each, and when it was sent.
+    /// Oldest first: the time stamp in each pong, and when the pong was sent.
     open: VecDeque<(u64, Instant)>,
     pinged: bool,
 }
 
 impl Pings {
-    /// The answer to a ping, to be sent at once.
+    /// Makes the answer to a ping, to be sent at once.
     pub(super) fn pong(&mut self, ping: Ping) -> Pong {
         let device_timestamp_ms = now_ns() / 1_000_000;
         if self.open.len() == OPEN_PONGS {
@@ -39,17 +42,17 @@ impl Pings {
         Pong { app_timestamp: ping.app_timestamp, device_timestamp_ms }
     }
 
-    /// The round trip that ends with `ack`, if it means an open pong.
+    /// The round trip that `ack` completes, if `ack` means an open pong.
     ///
-    /// Acknowledgements come in the order of the pongs. So of two pongs of one millisecond the older one is meant, and
-    /// those before it will never be acknowledged.
+    /// Acknowledgements come in the order of the pongs. So if two pongs have the same millisecond, the older one is
+    /// meant, and the pongs before it will never be acknowledged.
     pub(super) fn acknowledged(&mut self, ack: PingAck) -> Option<Duration> {
         let meant = self.open.iter().position(|(stamp, _)| *stamp == ack.device_timestamp_ms)?;
         let (_, sent) = self.open.drain(..=meant).next_back()?;
         Some(sent.elapsed()).filter(|round_trip| *round_trip <= LONGEST)
     }
 
-    /// Whether there ever was a ping.
+    /// Whether the viewer has ever pinged.
     pub(super) fn has_pinged(&self) -> bool {
         self.pinged
     }
@@ -74,7 +77,7 @@ mod tests {
         assert!(pong.device_timestamp_ms > 1_600_000_000_000);
         tokio::time::advance(Duration::from_millis(40)).await;
         assert_eq!(pings.acknowledged(ack(pong)), Some(Duration::from_millis(40)));
-        // Once.
+        // An acknowledgement counts once.
         assert_eq!(pings.acknowledged(ack(pong)), None);
         assert!(pings.has_pinged());
     }
@@ -84,7 +87,7 @@ mod tests {
         let mut pings = Pings::default();
         let stamp = pings.pong(PING);
         let sent = Instant::now();
-        // All of one millisecond, whatever the clock of the machine says.
+        // All three with the same millisecond, whatever the clock of the machine says.
         pings.open = [0, 1, 2].map(|n| (stamp.device_timestamp_ms, sent + Duration::from_millis(n))).into();
         tokio::time::advance(Duration::from_millis(10)).await;
         for round_trip in [10, 9, 8] {
@@ -96,18 +99,18 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_not_sent_lately_is_no_round_trip() {
         let mut pings = Pings::default();
-        // 1. Nothing was sent; something else was.
+        // 1. No pong was sent, then one with another stamp.
         assert_eq!(pings.acknowledged(PingAck { device_timestamp_ms: 0 }), None);
         let first = pings.pong(PING);
         for stamp in [0, first.device_timestamp_ms - 1, u64::MAX] {
             assert_eq!(pings.acknowledged(PingAck { device_timestamp_ms: stamp }), None);
         }
-        // 2. Pongs that are never acknowledged make room.
+        // 2. Pongs that are never acknowledged are dropped, oldest first.
         for n in 0..1000 {
             pings.pong(PING);
             assert!(pings.open.len() <= OPEN_PONGS, "{n}");
         }
-        // 3. One that comes after a minute is none.
+        // 3. An acknowledgement after more than a minute completes no round trip.
         pings.open.clear();
         let late = pings.pong(PING);
         tokio::time::advance(LONGEST + Duration::from_millis(1)).await;

@@ -1,4 +1,4 @@
-//! How long nothing has been heard of a viewer.
+//! How long a viewer has been silent.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// The clock that runs between what is heard of a viewer. It runs from [`watch`](Self::watch) on, until it has said
-/// once that the limit was exceeded.
+/// Measures how long a viewer has been silent: from [`watch`](Self::watch) on, until it has reported once that the
+/// limit was exceeded.
 ///
-/// What is heard only moves an instant; the timer looks at it when it goes off, and is set anew.
+/// A frame from the viewer only updates an instant. When the timer fires, it is compared with that instant and set
+/// again if the limit isn't exceeded yet.
 pub(super) struct Silence {
     limit: Duration,
     heard: Instant,
-    /// Nobody has one who isn't watched.
+    /// `None` unless the viewer is watched.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -22,25 +23,25 @@ impl Silence {
         Self { limit, heard: Instant::now(), timer: None }
     }
 
-    /// Something was heard.
+    /// Notes that something was heard.
     pub(super) fn heard(&mut self) {
         self.heard = Instant::now();
     }
 
-    /// From now on silence counts.
+    /// Starts to count silence.
     pub(super) fn watch(&mut self) {
         if self.timer.is_none() {
-            // One that lies beyond what the clock can say never comes.
+            // No timer for a time beyond the clock's range, which is never reached.
             self.timer = self.due().map(|due| Box::pin(sleep_until(due)));
         }
     }
 
-    /// Silence doesn't count any more.
+    /// Stops counting silence.
     pub(super) fn disregard(&mut self) {
         self.timer = None;
     }
 
-    /// Ready once nothing has been heard for as long as the limit; then silence doesn't count until it is
+    /// Ready once the viewer has been silent for the limit. Silence then doesn't count until the viewer is
     /// [watched](Self::watch) again.
     pub(super) fn poll_exceeded(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {

@@ -1,7 +1,9 @@
-//! What the announcer, joins and requests share: the [tables](super::tables) and whom to tell of their changes.
+//! State that the announcer, joins and requests share: the [tables](super::tables), and the subscribers to their
+//! changes.
 //!
-//! Only the [announcer](super::announcer) changes the tables. Their lock is held for a change and the claim of its place
-//! in the log, a look-up, or the encoding of a snapshot; never across an await, and never by who publishes.
+//! Only the [announcer](super::announcer) changes the entries of the tables. Their lock is held for a change and the
+//! claim of its position in the log, for a look-up, or for the encoding of a snapshot. It is never held across an
+//! await, and publishers never take it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,27 +20,27 @@ use crate::protocol::server::{Capability, ServerInfo};
 use crate::protocol::{Frame, ServerMessage, Subprotocol, WireFormat};
 use crate::room::PeerLimits;
 
-/// See the [module](self).
+/// The shared state of one [`Telemetry`](super::Telemetry).
 pub(super) struct State {
-    /// By wire format.
+    /// The server info, by wire format.
     info: [Frame; 2],
     next_channel: AtomicU64,
     tells_time: bool,
     tables: Mutex<Tables>,
-    /// By form, the participants that are told of changes in it.
+    /// By form, the topic of the participants that are told of changes in it.
     announcements: [Topic; Form::COUNT],
-    /// Rises with every channel that went away.
+    /// Incremented whenever a channel is unadvertised.
     removals: watch::Sender<u64>,
     pub(super) assets: Option<AssetHandler>,
-    /// How long a viewer that pings may say nothing.
+    /// How long a viewer that pings may be silent before it is reported as unresponsive.
     pub(super) silence_timeout: Duration,
     pub(super) limits: PeerLimits,
 }
 
-/// The lowest number of a channel. Numbers are never used again.
+/// The lowest channel number. Numbers are never reused.
 const FIRST_CHANNEL: u64 = 1;
 
-/// Which format who speaks `protocol` is spoken to in: what a WebSocket negotiates is v1.
+/// The wire format for a participant that speaks `protocol`: v1 if the transport negotiated it.
 pub(super) fn format_of(protocol: &Protocol) -> WireFormat {
     match protocol {
         Protocol::Negotiated(_) => WireFormat::V1,
@@ -46,12 +48,12 @@ pub(super) fn format_of(protocol: &Protocol) -> WireFormat {
     }
 }
 
-/// In which form a participant is told of channels. Statuses look the same in each.
+/// The form in which channels are announced to a participant. Statuses look the same in each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// Each channel with its schema.
+    /// Each channel carries its schema.
     Plain,
-    /// Each schema once, channels refer to it.
+    /// Each schema is sent once, and channels refer to it.
     SchemaTable,
 }
 
@@ -59,7 +61,7 @@ impl Form {
     pub(super) const ALL: [Self; 2] = [Self::Plain, Self::SchemaTable];
     pub(super) const COUNT: usize = Self::ALL.len();
 
-    /// The form for who speaks `protocol`.
+    /// The form for a participant that speaks `protocol`.
     fn of(protocol: &Protocol) -> Self {
         let table = match protocol {
             Protocol::Negotiated(name) => **name == *Subprotocol::SdkV1_1.as_str(),
@@ -77,7 +79,7 @@ impl State {
         limits: PeerLimits,
     ) -> Self {
         let tells_time = info.capabilities.contains(&Capability::Time);
-        // Only v1 has a message for it.
+        // Only v1 has a message for the time.
         let capabilities = info.capabilities.iter().copied().filter(|each| *each != Capability::Time).collect();
         let v2 = ServerInfo { capabilities, ..info.clone() };
         Self {
@@ -93,27 +95,28 @@ impl State {
         }
     }
 
-    /// Gives `channel` its number. It isn't in the table yet.
+    /// Gives `channel` its number. The channel isn't in the tables yet.
     pub(super) fn number(&self, channel: Channel) -> Arc<ChannelState> {
         // Relaxed: only the value has to be unique.
         let id = self.next_channel.fetch_add(1, Ordering::Relaxed);
         Arc::new(channel.numbered(id, self.tells_time))
     }
 
-    /// Whether there is, or was, a channel of this number.
+    /// Whether there is, or was, a channel with this number.
     pub(super) fn has_numbered(&self, id: u64) -> bool {
-        // Relaxed: who was told of a number learned of it by a message.
+        // Relaxed: a viewer that was told a number learned it from a message.
         (FIRST_CHANNEL..self.next_channel.load(Ordering::Relaxed)).contains(&id)
     }
 
-    /// What a participant is told first of all: as it is at the position at which it subscribes to announcements.
+    /// A participant's first messages: the server info, and a snapshot for the position at which the participant's
+    /// subscription to announcements took effect.
     pub(super) async fn initial(&self, participant: &Participant<Frame>) -> Vec<Frame> {
         let form = Form::of(participant.protocol());
         let join = Join { state: self, joining: self.tables().begin_join() };
         let announcements = self.announcements(form);
         let (subscribed, position) = participant.subscribe_from(announcements, SubscriptionTag::default()).await;
         let mut messages = vec![self.info[format_of(participant.protocol()) as usize].clone()];
-        // One that has ended is told nothing any more.
+        // A participant that has ended gets no snapshot.
         if subscribed != Subscribed::Closed {
             messages.extend(self.tables().snapshot(form, position));
         }
@@ -121,7 +124,7 @@ impl State {
         messages
     }
 
-    /// The topic whose subscribers are told of every change, of channels in `form`.
+    /// The topic whose subscribers are told of every change, with channels in `form`.
     pub(super) fn announcements(&self, form: Form) -> &Topic {
         &self.announcements[form as usize]
     }
@@ -131,29 +134,29 @@ impl State {
         self.tables().channel(id).filter(|channel| channel.is_advertised()).cloned()
     }
 
-    /// How a viewer learns that channels went away.
+    /// A receiver that changes when channels are unadvertised.
     pub(super) fn removals(&self) -> watch::Receiver<u64> {
         self.removals.subscribe()
     }
 
-    /// Has every viewer forget its subscriptions to channels that went away.
+    /// Has every viewer's task forget its subscriptions to unadvertised channels.
     pub(super) fn note_removal(&self) {
         self.removals.send_modify(|count| *count += 1);
     }
 
-    /// The session has ended: publishing fails from now on.
+    /// Ends all channels with the session: publishing fails from now on.
     pub(super) fn end(&self) {
         let channels = self.tables().take_channels();
         channels.for_each(|channel| channel.end());
     }
 
     pub(super) fn tables(&self) -> MutexGuard<'_, Tables> {
-        // Encoding doesn't panic, and every change is whole before anything else is called.
+        // Encoding doesn't panic, and every change is complete before other code is called.
         self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A join under way, which may be given up at any time.
+/// A join in progress. Its future may be dropped at any time, so dropping this ends the join.
 struct Join<'a> {
     state: &'a State,
     joining: Joining,

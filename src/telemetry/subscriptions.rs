@@ -1,12 +1,14 @@
-//! What one viewer has subscribed to.
+//! The subscriptions of one viewer.
 //!
-//! A viewer of v1 has a number of its own for each subscription, one of v2 names the channel. Apart from that the rules
-//! are the same: a channel is subscribed to once, and what is wrong with a request is said and changes nothing. A request
-//! that crosses the end of its channel on the way isn't wrong, and nothing is said: a viewer keeps a warning listed.
+//! A v1 viewer gives each subscription a number of its own, a v2 viewer names the channel. Otherwise the rules are the
+//! same: a channel is subscribed to once, and a wrong request changes nothing and is answered with a warning. A request
+//! that crosses the end of its channel on the network isn't wrong and causes no warning, as viewers keep warnings
+//! listed.
 //!
-//! # Who is in an audience
-//! stands in this table, from before it enters until after it has left. Should the task go that waits for either, then
-//! [`forget_removed`](Subscriptions::forget_removed) completes the leaving, before anything else is asked for.
+//! # Audiences
+//! A viewer in a channel's audience is listed in this table, from before it enters the audience until after it has
+//! left. If the task that waits for either is dropped, [`forget_removed`](Subscriptions::forget_removed) completes the
+//! leaving before the next request is handled.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -22,31 +24,31 @@ use crate::participant::Participant;
 use crate::protocol::Frame;
 use crate::protocol::client::{ChannelRequest, Subscription};
 
-/// See the [module](self).
+/// The subscriptions of one viewer's instance.
 #[derive(Default)]
 pub(super) struct Subscriptions {
-    /// By the channel's number.
+    /// The subscriptions, by the channel's number.
     held: HashMap<u64, Held>,
-    /// The channel's number, by the viewer's own.
+    /// The channel's number, by the viewer's own number of the subscription.
     by_id: HashMap<u32, u64>,
-    /// Out of the tables, perhaps not yet out of the audience.
+    /// Channels that are out of the maps above, but whose audience the viewer may not have left yet.
     leaving: Vec<Arc<ChannelState>>,
     ended: Ended,
 }
 
-/// The viewer's numbers of subscriptions that ended with their channel, or came too late for it, and that it may still
-/// end itself.
+/// The viewer's numbers of subscriptions that ended with their channel, or came too late for it, and that the viewer
+/// may still end.
 ///
-/// A viewer learns of an unadvertise after it has happened, and many answer it with an unsubscribe: neither is a mistake.
-/// The latest are remembered, at least [`REMEMBERED`] of them.
+/// A viewer learns of an unadvertise after it has happened, and many viewers answer it with an unsubscribe: neither is
+/// a mistake. At least the latest [`REMEMBERED`] numbers are remembered.
 #[derive(Default)]
 struct Ended {
     recent: HashSet<u32>,
     older: HashSet<u32>,
 }
 
-/// More than the channels of a large robot, all of which may go at once. Some 200 kB at most, in two sets, for a viewer
-/// that never unsubscribes from what has gone.
+/// More than the channels of a large robot, all of which may be unadvertised at once. A viewer that never unsubscribes
+/// from ended channels costs some 200 kB at most, in two sets.
 const REMEMBERED: usize = 10_000;
 
 impl Ended {
@@ -66,7 +68,7 @@ impl Ended {
 
 struct Held {
     channel: Arc<ChannelState>,
-    /// The viewer's own number for it, if it speaks v1.
+    /// The viewer's own number of the subscription, if the viewer speaks v1.
     id: Option<u32>,
 }
 
@@ -77,10 +79,10 @@ pub(super) struct Wanted {
     id: Option<u32>,
 }
 
-/// Why a subscription isn't made.
+/// Why a subscription is not made.
 #[derive(Clone, Copy, Debug)]
 enum Unmet {
-    /// It was there when the viewer asked, as far as the viewer knew.
+    /// The channel has ended, but existed when the viewer asked, as far as the viewer knew.
     JustEnded {
         number: u64,
         id: Option<u32>,
@@ -127,9 +129,10 @@ impl From<ChannelRequest> for Wanted {
 }
 
 impl Subscriptions {
-    /// Subscribes to what is wanted, and says what is wrong with it.
+    /// Subscribes to the wanted channels, and returns what is wrong with the request.
     ///
-    /// All of them are asked for at once, so that they cost one turn of the shard together. A channel that is unadvertised meanwhile is told of afterwards, by [`State::removals`].
+    /// All subscriptions are requested at once, so that they cost one turn of the shard together. If a channel is
+    /// unadvertised meanwhile, [`State::removals`] reports it afterwards.
     pub(super) async fn subscribe(
         &mut self,
         participant: &Participant<Frame>,
@@ -151,7 +154,8 @@ impl Subscriptions {
             }
         }
         self.leave(participant).await;
-        // One that has ended is closed to all of them; the caller ends with it.
+        // The outcomes are ignored: a participant that has ended answers `Closed` to each, and its subscriptions end
+        // with it.
         let tag = |id: Option<u32>| id.map(SubscriptionTag).unwrap_or_default();
         join_all(new.iter().map(|(id, channel)| participant.subscribe(&channel.audience, tag(*id)))).await;
         for (id, channel) in &new {
@@ -161,7 +165,7 @@ impl Subscriptions {
         warnings
     }
 
-    /// The channel of a subscription that may be made, or why it may not.
+    /// The channel to subscribe to, or why the subscription is refused.
     fn check(&mut self, state: &State, Wanted { channel: number, id }: Wanted) -> Result<Arc<ChannelState>, Unmet> {
         let Some(channel) = state.channel(number) else {
             let other = id.and_then(|id| self.by_id.get(&id)).and_then(|other| self.held.get(other));
@@ -180,13 +184,13 @@ impl Subscriptions {
             if self.held.get(&other).is_some_and(|held| held.channel.is_advertised()) {
                 return Err(Unmet::IdInUse { id, other });
             }
-            // Of a channel that is gone: its end was only not yet taken note of.
+            // The other channel has ended, and this table hasn't noted its end yet.
             self.remove(other);
         }
         Ok(channel)
     }
 
-    /// Ends subscriptions by the viewer's own numbers, and says what is wrong with them.
+    /// Ends subscriptions by the viewer's own numbers, and returns what is wrong with the request.
     pub(super) async fn unsubscribe_ids(&mut self, participant: &Participant<Frame>, ids: &[u32]) -> Warnings {
         let mut warnings = Warnings::default();
         for id in ids {
@@ -200,8 +204,8 @@ impl Subscriptions {
         warnings
     }
 
-    /// Ends subscriptions by the channels' numbers, and says what is wrong with them. One that ended with its channel
-    /// isn't worth a word.
+    /// Ends subscriptions by the channels' numbers, and returns what is wrong with the request. A subscription that
+    /// ended with its channel causes no warning.
     pub(super) async fn unsubscribe_channels(
         &mut self,
         participant: &Participant<Frame>,

@@ -1,17 +1,18 @@
-//! The channels and statuses that viewers are told of, each with the positions of the log at which that is said.
+//! The channels and statuses that viewers are told of, each with the log positions of its announcements.
 //!
-//! A viewer that joins gets a snapshot, and after it what the log says from the position at which its subscription to
-//! announcements took effect. The snapshot is made for that very position, so that the two fit: no channel is told
-//! twice, and none ends that was never told. For that the tables know of each entry from which position on a snapshot
-//! has it, and from which on it no longer does; both differ between the [`Form`]s, each of which is announced in a
-//! place of its own.
+//! A viewer that joins gets a snapshot, followed by the announcements in the log from the position at which its
+//! subscription to announcements took effect. The snapshot is made for exactly that position, so that the two fit: no
+//! channel is announced twice, and no channel ends that was never announced. For that the tables record from which
+//! position on a snapshot includes an entry, and from which position on it no longer does. Both positions differ
+//! between the [`Form`]s, each of which has an announcement of its own in the log.
 //!
-//! | change | a viewer subscribed at or below its position | a viewer subscribed above |
+//! | change | a viewer subscribed at or below its position | a viewer subscribed above its position |
 //! |---|---|---|
-//! | entered | is told by the log | finds it in its snapshot |
-//! | ended | is told by the log, having been told of it by log or snapshot | doesn't find it |
+//! | entry added | learns of it from the log | finds the entry in its snapshot |
+//! | entry ended | learns of it from the log, after learning of the entry from the log or its snapshot | doesn't find the entry in its snapshot |
 //!
-//! An entry that ends is kept for as long as a join is under way that began before: its position may lie below the end.
+//! An entry that ends is kept while a join is in progress that began before the end: the position of that join may lie
+//! below the end.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -21,30 +22,30 @@ use super::state::Form;
 use crate::protocol::server::Advertise;
 use crate::protocol::{Frame, SchemaTable};
 
-/// See the [module](self).
+/// The entries, and the positions from which on snapshots include them.
 #[derive(Default)]
 pub(super) struct Tables {
     channels: BTreeMap<u64, (Arc<ChannelState>, Span)>,
-    /// The channels' numbers by their topics.
+    /// Channel numbers, by topic.
     topics: HashMap<String, u64>,
-    /// In the order of first being told.
+    /// In the order of their first announcements.
     statuses: Vec<Held>,
     next_status: u64,
-    /// Entries that have ended, oldest first, while a join is under way that may have to be told of them.
+    /// Ended entries, oldest first, kept while a join is in progress that may need them for its snapshot.
     ended: VecDeque<Ended>,
-    /// Entries that were ended before those.
+    /// How many entries ended and were forgotten before those in `ended`.
     forgotten: u64,
-    /// How many joins are under way that began after so many ends.
+    /// The number of joins in progress, by how many entries had ended when they began.
     joins: BTreeMap<u64, usize>,
-    /// Numbers for the schema-table form; one table for all, for as long as the server runs.
+    /// Schema numbers of the schema-table form: one table for all viewers, for as long as the server runs.
     schemas: SchemaTable,
-    /// By form, from which position on a snapshot shows the channels as they are.
+    /// By form, the position from which on a snapshot shows the current channels.
     settled: [u64; Form::COUNT],
-    /// By form, the advertisements of the channels as they are, if they were encoded since they last changed.
+    /// By form, the advertisements of the current channels, if they were encoded since the channels last changed.
     advertised: [Option<Vec<Frame>>; Form::COUNT],
 }
 
-/// From which position on a snapshot has an entry, and from which on it no longer does, by form.
+/// By form, the position from which on a snapshot includes an entry, and the position from which on it no longer does.
 #[derive(Clone, Copy, Debug, Default)]
 struct Span {
     from: [Option<u64>; Form::COUNT],
@@ -66,7 +67,7 @@ struct Held {
     span: Span,
 }
 
-/// Tells a status from the one of the same id whose place it takes.
+/// Distinguishes a status from its predecessor with the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StatusKey(u64);
 
@@ -75,7 +76,7 @@ enum Ended {
     Status(Held),
 }
 
-/// A join that is under way: see [`Tables::begin_join`].
+/// A join in progress: see [`Tables::begin_join`].
 #[derive(Debug)]
 pub(super) struct Joining(u64);
 
@@ -85,12 +86,12 @@ impl Tables {
         self.channels.get(&id).map(|(channel, _)| channel)
     }
 
-    /// The channel of this topic.
+    /// The channel on this topic.
     pub(super) fn by_topic(&self, topic: &str) -> Option<&Arc<ChannelState>> {
         self.topics.get(topic).and_then(|id| self.channel(*id))
     }
 
-    /// A channel's advertisement in `form`, that of a single channel.
+    /// The advertisement of this one channel in `form`.
     pub(super) fn encode(&mut self, form: Form, channel: &ChannelState) -> Frame {
         let advertise = Advertise { channels: vec![channel.described.clone()] };
         let mut frames = self.encode_all(form, &advertise);
@@ -104,18 +105,18 @@ impl Tables {
         })
     }
 
-    /// Enters a channel that nobody has been told of.
+    /// Adds a channel that was not announced yet.
     pub(super) fn insert(&mut self, channel: &Arc<ChannelState>) {
         self.topics.insert(channel.described.topic.clone(), channel.id());
         self.channels.insert(channel.id(), (Arc::clone(channel), Span::default()));
     }
 
-    /// A channel was announced: snapshots for `position` and above have it.
+    /// Notes that a channel was announced: snapshots for `position` and above include it.
     pub(super) fn note_advertised(&mut self, id: u64, form: Form, position: u64) {
         self.change(id, form, position, |span| &mut span.from);
     }
 
-    /// A channel's end was announced: snapshots for `position` and above don't have it.
+    /// Notes that a channel's end was announced: snapshots for `position` and above leave it out.
     pub(super) fn note_unadvertised(&mut self, id: u64, form: Form, position: u64) {
         self.change(id, form, position, |span| &mut span.until);
     }
@@ -133,7 +134,7 @@ impl Tables {
         self.advertised[form as usize] = None;
     }
 
-    /// Takes a channel out, when its end has been announced in each form.
+    /// Removes a channel once its end has been announced in each form.
     pub(super) fn end_channel(&mut self, id: u64) {
         let Some((channel, span)) = self.channels.remove(&id) else { return };
         let topic = &channel.described.topic;
@@ -144,7 +145,7 @@ impl Tables {
         self.keep(Ended::Channel(channel, span));
     }
 
-    /// Enters a status that nobody has been told of, behind the one of the same id.
+    /// Adds a status that was not announced yet, right behind its predecessor with the same id.
     pub(super) fn insert_status(&mut self, id: &str, frame: Frame) -> StatusKey {
         let key = StatusKey(self.next_status);
         self.next_status += 1;
@@ -154,7 +155,7 @@ impl Tables {
         key
     }
 
-    /// A status was announced, and with it the end of the one whose place it takes.
+    /// Notes that a status was announced, which is also the end of its predecessor with the same id.
     pub(super) fn note_status(&mut self, id: &str, key: StatusKey, form: Form, position: u64) {
         for held in self.statuses.iter_mut().filter(|held| held.id == id) {
             let bound = if held.key == key { &mut held.span.from } else { &mut held.span.until };
@@ -162,21 +163,21 @@ impl Tables {
         }
     }
 
-    /// The end of statuses was announced.
+    /// Notes that the end of statuses was announced.
     pub(super) fn note_removed(&mut self, ids: &[String], form: Form, position: u64) {
         for held in self.statuses.iter_mut().filter(|held| ids.contains(&held.id)) {
             held.span.until[form as usize] = Some(position);
         }
     }
 
-    /// Takes the statuses of these ids out, but for `kept`, when their end has been announced in each form.
+    /// Removes the statuses with these ids, except `kept`, once their end has been announced in each form.
     pub(super) fn end_statuses(&mut self, ids: &[String], kept: Option<StatusKey>) {
         let ends = |held: &mut Held| ids.contains(&held.id) && Some(held.key) != kept;
         let ended: Vec<_> = self.statuses.extract_if(.., ends).collect();
         ended.into_iter().for_each(|held| self.keep(Ended::Status(held)));
     }
 
-    /// Keeps what has ended for the joins that are under way.
+    /// Keeps an ended entry for the joins in progress.
     fn keep(&mut self, ended: Ended) {
         self.ended.push_back(ended);
         self.forget();
@@ -189,7 +190,7 @@ impl Tables {
         }
     }
 
-    /// A join begins: what ends from now on is kept for its snapshot. [`end_join`](Self::end_join) follows.
+    /// Begins a join: entries that end from now on are kept for its snapshot. [`end_join`](Self::end_join) follows.
     pub(super) fn begin_join(&mut self) -> Joining {
         let ends = self.forgotten + self.ended.len() as u64;
         *self.joins.entry(ends).or_default() += 1;
@@ -206,8 +207,8 @@ impl Tables {
         }
     }
 
-    /// What a viewer is told whose subscription to the announcements in `form` took effect at `position`: channels in
-    /// the order of their numbers, then statuses.
+    /// The snapshot for a viewer whose subscription to the announcements in `form` took effect at `position`: channels
+    /// in the order of their numbers, then statuses.
     pub(super) fn snapshot(&mut self, form: Form, position: u64) -> Vec<Frame> {
         let mut frames = self.advertisements(form, position);
         let ended = self.ended.iter().filter_map(|ended| match ended {
@@ -219,7 +220,8 @@ impl Tables {
         frames
     }
 
-    /// The advertisements as they are are encoded once for all who join until they change.
+    /// The advertisements of a snapshot. Those of the current channels are encoded once for all viewers that join until
+    /// the channels change.
     fn advertisements(&mut self, form: Form, position: u64) -> Vec<Frame> {
         let is_settled = self.settled[form as usize] <= position;
         if is_settled && let Some(frames) = &self.advertised[form as usize] {
@@ -240,7 +242,7 @@ impl Tables {
         frames
     }
 
-    /// Empties the tables, and gives the channels.
+    /// Removes all channels, and returns them.
     pub(super) fn take_channels(&mut self) -> impl Iterator<Item = Arc<ChannelState>> + use<> {
         self.topics.clear();
         self.advertised = Default::default();
@@ -256,7 +258,7 @@ mod tests {
     use super::*;
     use crate::protocol::{ServerMessage, WireFormat};
 
-    /// What stands in the log.
+    /// An entry of the log.
     enum Entry {
         Came(u64),
         Went(u64),
@@ -266,11 +268,11 @@ mod tests {
         form: Form,
         joining: Joining,
         position: Option<u64>,
-        /// What it knows, and what contradicted it.
+        /// The channels that the viewer knows, from its snapshot on.
         known: Option<BTreeSet<u64>>,
     }
 
-    /// A change that has been announced in so many forms.
+    /// A change in progress, with the number of forms in which it has been announced.
     enum Change {
         Came(u64, usize),
         Went(u64, usize),
@@ -321,7 +323,7 @@ mod tests {
             }
         }
 
-        /// The next step of the change that is under way, or the first of another.
+        /// Makes the next step of the change in progress, or the first step of another.
         fn announce(&mut self, random: &mut fastrand::Rng) {
             self.change = match self.change.take() {
                 None if self.present.is_empty() || random.bool() => {
@@ -383,7 +385,7 @@ mod tests {
             (0..400).for_each(|_| world.step(&mut random, is_exact));
             world.read();
             sum += world.contradictions;
-            // Nothing is kept once all have joined.
+            // No ended entry is kept once all joins have ended.
             let World { mut tables, viewers, .. } = world;
             viewers.iter().filter(|viewer| viewer.known.is_none()).for_each(|viewer| tables.end_join(&viewer.joining));
             assert!(tables.ended.is_empty() && tables.joins.is_empty());
@@ -396,7 +398,7 @@ mod tests {
         assert_eq!(contradictions(true), 0);
     }
 
-    /// The tables as they are at the time of the look, which is what looks right.
+    /// The snapshot shows the tables at the time of the look-up, which is what looks right.
     #[test]
     fn a_snapshot_for_another_position_does() {
         assert!(contradictions(false) > 100);

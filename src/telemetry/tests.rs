@@ -1,4 +1,4 @@
-//! What can't be seen from outside: that nobody stays in the audience of a channel that is gone.
+//! Tests of an internal invariant: no viewer stays in the audience of a channel that has ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +48,7 @@ async fn an_unadvertise_empties_the_audience() {
     let telemetry = Telemetry::builder(room.clone()).build().unwrap();
     let channel = telemetry.advertise(Channel::new("/one", "json")).await.unwrap();
     let inner = Arc::clone(channel.inner());
-    // 1. A viewer of each format subscribes, and says nothing more.
+    // 1. A viewer of each format subscribes, and stays silent.
     let mut streams = Vec::new();
     for (name, format) in [("ada", WireFormat::V1), ("bob", WireFormat::V2)] {
         let requests = viewer(&room, name, format).await;
@@ -58,7 +58,7 @@ async fn an_unadvertise_empties_the_audience() {
     while inner.audience.subscribers() < streams.len() {
         tokio::task::yield_now().await;
     }
-    // 2. The channel goes, and with it the subscriptions.
+    // 2. The channel is unadvertised, which ends the subscriptions.
     channel.unadvertise().await.unwrap();
     emptied(&inner).await;
 }
@@ -74,7 +74,7 @@ async fn nobody_slips_into_the_audience_of_a_channel_that_goes() {
     }
     let mut gone = Vec::new();
     for round in 0..ROUNDS {
-        // 1. Everybody subscribes while the channel goes.
+        // 1. All viewers subscribe while the channel is unadvertised.
         let channel = telemetry.advertise(Channel::new("/one", "json")).await.unwrap();
         gone.push(Arc::clone(channel.inner()));
         for (format, requests) in &viewers {
@@ -85,7 +85,7 @@ async fn nobody_slips_into_the_audience_of_a_channel_that_goes() {
         }
         channel.unadvertise().await.unwrap();
     }
-    // 2. Nobody stays behind, whoever was first.
+    // 2. No viewer stays in an audience, whether it or the unadvertise came first.
     for channel in &gone {
         emptied(channel).await;
     }

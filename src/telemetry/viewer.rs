@@ -1,20 +1,20 @@
-//! One viewer's requests, handled in order.
+//! Handles one viewer's requests, in order.
 //!
-//! A request has taken effect before the next is looked at; only asset fetches go on beside, at most as many as the
-//! participant may have in flight. What a viewer asked for belongs to one instance: when a request finds another
-//! instance in its place, everything starts afresh. A request that comes while the viewer is being reset is dropped:
-//! it was meant for the instance that is gone.
+//! A request has taken effect before the next is handled. Only asset fetches run beside other requests, at most as many
+//! as the participant may have in flight. What a viewer has asked for belongs to one instance: when a request finds
+//! that another instance has replaced it, everything starts afresh. A request that arrives while the viewer is being
+//! reset is dropped, as it was meant for the instance that has ended.
 //!
-//! A viewer may open another stream on the same connection, in place of the one it had. Its instance goes on, with what
-//! it has subscribed to; what was still unread on the old stream is lost with it, and so are the fetches.
+//! A viewer may open another stream on the same connection, which replaces the one it had. Its instance goes on with
+//! its subscriptions. Requests that were still unread on the old stream are lost with it, and so are the fetches.
 //!
-//! Nothing a viewer sends ends its connection. What is wrong is answered with a status, to it alone. An answer waits
-//! until less than half of what may wait for the viewer does, and so does what the viewer asks for behind it: one that
-//! asks much and reads is slowed down, one that doesn't read is found stuck like any other. What needs no answer is
-//! done meanwhile: who is behind can ask for less.
+//! Nothing that a viewer sends ends its connection. A wrong request is answered with a status, to that viewer alone. An
+//! answer waits until the viewer's queue is less than half full, and the viewer's later requests wait behind it. So a
+//! viewer that asks much and reads is slowed down, and a viewer that doesn't read is found stuck like any other.
+//! Requests that need no answer don't wait for the queue: a viewer that is behind can ask for less.
 //!
-//! No request keeps a worker: a long one is decoded on a thread apart, in [turns](PeerLimits) with those of all others,
-//! and what it asks for is done some at a time.
+//! No request keeps a worker busy for long: a long one is decoded on a blocking thread, in [turns](PeerLimits) with the
+//! long requests of all other viewers, and the task yields between portions of a request's items.
 
 use std::future::{Future, pending, poll_fn};
 use std::panic::resume_unwind;
@@ -47,18 +47,19 @@ use crate::room::Room;
 use crate::room::limits::Allowance;
 use crate::session::{ControlStream, SessionEvent, Who};
 
-/// What viewers may ask for. (A service call and a fetch are refused by their number, which is read for that.)
+/// The capabilities for which requests are decoded. (A service call and an asset fetch are refused by their number,
+/// which has to be decoded for that.)
 const OFFERED: &[Capability] = &[Capability::Services, Capability::Assets];
 
-/// The longest request that is decoded where it is handled: it takes some 50 µs.
+/// The longest request that is decoded on the viewer's own task, in bytes: that takes some 50 µs.
 const DECODED_HERE: usize = 4 << 10;
 
-/// Of the things that one request names so many are done before others run.
+/// How many items of one request are handled before the task yields.
 const AT_ONCE: usize = 256;
 
 type Fetches = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
-/// Handles what comes on a participant's stream until the connection is gone, when the session drops this.
+/// Handles the requests on a participant's stream until the connection is gone, when the session drops this future.
 pub(super) async fn serve<R>(state: Arc<State>, mut stream: ControlStream<R>)
 where
     R: Room<Message = Frame, Incoming: Inbox>,
@@ -89,8 +90,8 @@ where
                     };
                     silence.heard();
                     viewer.report_heard(&stream);
-                    // Boxed: this lasts as long as the connection, and what it does for a request is larger than
-                    // itself.
+                    // Boxed: this task lasts as long as the connection, and what it needs to handle a request is larger
+                    // than the rest of it.
                     Box::pin(async {
                         let decoded = decode(viewer.participant.protocol(), &state, &mut allowance, frame).await;
                         stream.stream.release();
@@ -100,9 +101,9 @@ where
                     .await;
                 }
                 Heard::End => {
-                    // Nothing more to ask for; subscriptions and fetches go on.
+                    // No more requests come; subscriptions and fetches go on.
                     open = false;
-                    // Nobody is there to be told while it is being reset.
+                    // While the viewer is being reset, there is no instance to tell.
                     if let Some((participant, failure)) = stream.participant().zip(stream.stream.failure()) {
                         let message = format!("your stream has ended, you may open another: {failure}");
                         tell(&participant, StatusLevel::Error, message).await;
@@ -129,16 +130,17 @@ where
     }
 }
 
-/// What was heard of a viewer.
+/// What a viewer's task has heard of the viewer.
 enum Heard {
     Frame(Frame),
-    /// Its stream has ended.
+    /// The viewer's stream has ended.
     End,
-    /// Nothing, for too long.
+    /// Nothing was heard for the silence time-out.
     Nothing,
 }
 
-/// Waits for what is heard next. Safe to cancel. A frame that waits has been heard, however late we are.
+/// Waits for the next frame, the end of the stream, or the end of the silence time-out. Safe to cancel. A frame that is
+/// waiting counts as heard, however late this task polls.
 async fn hear(inbox: &mut impl Inbox, open: bool, silence: &mut Silence) -> Heard {
     poll_fn(|cx| {
         if open && let Poll::Ready(frame) = inbox.poll_frame(cx) {
@@ -149,7 +151,7 @@ async fn hear(inbox: &mut impl Inbox, open: bool, silence: &mut Silence) -> Hear
     .await
 }
 
-/// Waits until the viewer's instance has ended.
+/// Waits until the viewer's instance has ended; without a viewer, for ever.
 async fn ended(viewer: Option<&Viewer>) {
     match viewer {
         Some(viewer) => {
@@ -159,15 +161,15 @@ async fn ended(viewer: Option<&Viewer>) {
     }
 }
 
-/// One instance, and what it has asked for.
+/// One instance of a viewer, and what it has asked for.
 struct Viewer {
     participant: Participant<Frame>,
-    /// The instance's, not the stream's. Held while a request takes effect; only a stream that takes another's place
-    /// ever waits for it.
+    /// Belongs to the instance, not to the stream. Locked while a request takes effect; only a stream that replaces
+    /// another one ever waits for the lock.
     asked: Arc<Mutex<Asked>>,
 }
 
-/// What an instance has asked for.
+/// What an instance has asked for: its subscriptions, and the pongs to its pings.
 #[derive(Default)]
 struct Asked {
     subscriptions: Subscriptions,
@@ -228,7 +230,7 @@ impl Viewer {
             },
             Ok(ClientMessage::FetchAsset(fetch)) => fetch_asset(participant, state, fetches, fetch).await,
             Ok(ClientMessage::ServiceCallRequest(call)) => fail_call(participant, call.service_id, call.call_id).await,
-            // What isn't offered isn't decoded.
+            // The decoder has refused what needs a capability that isn't in `OFFERED`.
             Ok(_) => tell(participant, StatusLevel::Error, "this server doesn't offer that").await,
         }
         warn(participant, StatusLevel::Warning, warnings).await;
@@ -237,7 +239,7 @@ impl Viewer {
         }
     }
 
-    /// Tells the session's listeners if it was unresponsive, which it is no longer.
+    /// Tells the session's listeners that the viewer is responsive again, if it was unresponsive.
     fn report_heard<R: Room<Message = Frame>>(&self, stream: &ControlStream<R>) {
         if self.participant.note_heard() {
             self.participant.log(|| tracing::info!("responsive"));
@@ -245,7 +247,7 @@ impl Viewer {
         }
     }
 
-    /// Tells the session's listeners that it is unresponsive, once.
+    /// Tells the session's listeners that the viewer is unresponsive, once.
     fn report_silent<R: Room<Message = Frame>>(&self, stream: &ControlStream<R>) {
         if self.participant.note_silent() {
             self.participant.log(|| tracing::info!("unresponsive"));
@@ -259,15 +261,15 @@ impl Viewer {
     }
 }
 
-/// What a request came to.
+/// A request after decoding.
 struct Decoded {
     message: Result<ClientMessage, DecodeError>,
-    /// What is wrong with single items of it.
+    /// What is wrong with single items of the request.
     faults: Warnings,
 }
 
-/// Decodes what a viewer that speaks `protocol` has sent; on a thread apart, in turns with others, if it is long. Dropped
-/// before it is done, the turn lasts until that thread has done its work.
+/// Decodes a request of a viewer that speaks `protocol`. A long request is decoded on a blocking thread, in turns with
+/// others. If this future is dropped before it is done, the turn lasts until that thread has done its work.
 async fn decode(protocol: &Protocol, state: &State, allowance: &mut Allowance, frame: Frame) -> Decoded {
     let (format, kind, data) = (format_of(protocol), frame.kind(), frame.to_bytes());
     let length = data.len();
@@ -297,13 +299,13 @@ async fn decode(protocol: &Protocol, state: &State, allowance: &mut Allowance, f
         }
         Err(error) => match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
-            // The runtime ends, and with it this task.
+            // The runtime is shutting down, and this task with it.
             Err(_) => pending().await,
         },
     }
 }
 
-/// The longest URI of an asset that is looked at, in bytes: as many of them are held as fetches are under way.
+/// The longest URI of an asset that is accepted, in bytes: one URI is held for each fetch in flight.
 const LONGEST_URI: usize = 4096;
 
 async fn fetch_asset(participant: &Participant<Frame>, state: &State, fetches: &mut Fetches, fetch: FetchAsset) {
@@ -318,7 +320,7 @@ async fn fetch_asset(participant: &Participant<Frame>, state: &State, fetches: &
         (Some(_), Err(error)) => error.to_string(),
         (None, _) => "this server has no assets".to_owned(),
     };
-    // The answer may wait for long, and the budget for what viewers send doesn't count the request any more.
+    // Dropped first: the answer may wait for long, and the budget for what viewers send no longer counts the request.
     drop(uri);
     answer(participant, assets::encode(request_id, Err(refusal))).await;
 }

@@ -1,11 +1,11 @@
-//! What is wrong with one request.
+//! The warnings about one request.
 
-/// Most warnings one request is answered with; what is above is summed up in one more. A request may name any number
-/// of channels, and an honest viewer that names many that are just gone shall not overflow by the answers; nor is
-/// anything kept for what isn't said.
+/// The most warnings that one request is answered with; one further warning counts the rest. A request may name any
+/// number of channels: the answers must not flood a viewer that names many channels wrongly, and nothing is stored for
+/// warnings that aren't sent.
 const MOST: usize = 16;
 
-/// See the [module](self).
+/// The texts to send, and the number of warnings beyond them.
 #[derive(Debug, Default)]
 pub(super) struct Warnings {
     texts: Vec<String>,
@@ -21,13 +21,13 @@ impl Warnings {
         }
     }
 
-    /// Those of another part of the same request.
+    /// Adds the warnings about another part of the same request.
     pub(super) fn append(&mut self, others: Self) {
         self.more += others.more;
         others.texts.into_iter().for_each(|text| self.push(|| text));
     }
 
-    /// What is said, in order.
+    /// The texts to send, in order.
     pub(super) fn into_texts(self) -> impl Iterator<Item = String> {
         let more = (self.more > 0).then(|| format!("{} more of this kind", self.more));
         self.texts.into_iter().chain(more)

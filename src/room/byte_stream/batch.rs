@@ -1,24 +1,25 @@
-//! Frames on their way into chunks.
+//! Batches of frames, cut into chunks.
 
 use bytes::Bytes;
 
 use crate::protocol::Frame;
 
-/// What the transport sends in one packet; a longer write would be cut there.
+/// What the transport sends in one packet, in bytes. The transport would cut a longer write there.
 const CHUNK: usize = 15_000;
 
-/// With as much in hand it is written, whether or not more could be handed over: four chunks.
+/// A batch of this size is written, whether or not more frames could be added: four chunks.
 const FULL: usize = 4 * CHUNK;
 
-/// A payload from here on isn't copied: after the chunk that it begins in there is a whole one of it at least.
+/// A payload of at least this length isn't copied: after the chunk in which it begins, at least one whole chunk of it
+/// follows.
 const LONG: usize = 2 * CHUNK;
 
-/// What was handed over and isn't written, in order: `buffer`, then `long`.
+/// Frames that were handed over and aren't written yet, in order: `buffer`, then `long`.
 #[derive(Default)]
 pub(super) struct Batch {
     /// Frames as they stand in the stream. If `long` isn't empty, a number of whole chunks.
     buffer: Vec<u8>,
-    /// The rest of a long payload, shared with all others who get it.
+    /// The rest of a long payload, shared with all other participants that get it.
     long: Bytes,
 }
 
@@ -31,13 +32,13 @@ impl Batch {
         self.len() == 0
     }
 
-    /// Whether it is to be written before more is taken.
+    /// Whether the batch has to be written before more is added.
     pub(super) fn is_full(&self) -> bool {
         !self.long.is_empty() || self.buffer.len() >= FULL
     }
 
     pub(super) fn push(&mut self, frame: &Frame) {
-        // Only for who hands over without asking whether it may.
+        // Needed only if the caller pushes without asking whether the batch is full.
         self.buffer.extend_from_slice(&std::mem::take(&mut self.long));
         let payload = frame.payload();
         if payload.len() < LONG {
@@ -50,7 +51,7 @@ impl Batch {
         self.long = payload.slice(begun..);
     }
 
-    /// Grows as a vector does, but not above what a batch needs.
+    /// Grows the buffer as a vector grows, but not beyond what a batch needs.
     fn reserve(&mut self, more: usize) {
         let (needed, capacity) = (self.buffer.len() + more, self.buffer.capacity());
         if needed > capacity {
@@ -59,12 +60,12 @@ impl Batch {
         }
     }
 
-    /// All of it, in chunks of which none but the last is short.
+    /// The whole batch in chunks, of which only the last may be short.
     pub(super) fn chunks(&self) -> impl Iterator<Item = &[u8]> {
         self.buffer.chunks(CHUNK).chain(self.long.chunks(CHUNK))
     }
 
-    /// Lets go of it, but for the memory that the next one needs.
+    /// Empties the batch, but keeps the memory that the next one needs.
     pub(super) fn clear(&mut self) {
         self.buffer.clear();
         self.long = Bytes::new();
@@ -75,7 +76,7 @@ impl Batch {
 mod tests {
     use super::*;
 
-    /// Whatever the sizes: every byte once, in order, and no short chunk but the last of a batch.
+    /// For all sizes, the chunks hold every byte once and in order, and only the last chunk of a batch is short.
     #[test]
     fn chunks_are_what_was_pushed() {
         fastrand::seed(5);

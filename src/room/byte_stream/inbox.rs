@@ -1,4 +1,4 @@
-//! The frames of a byte stream that a participant has opened to us.
+//! Reads the frames of a byte stream that a participant has opened to this host.
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,11 +13,12 @@ use crate::protocol::stream::StreamDecoder;
 use crate::room::PeerLimits;
 use crate::room::limits::{Claim, Deadline, SMALL_MESSAGE};
 
-/// A participant's own stream to us, as a sequence of frames. It ends with the participant's stream, or with the first
-/// thing in it that is no frame; then [`failure`](Self::failure) says what.
+/// A participant's own stream to this host, as a sequence of frames. It ends with the participant's stream, or with the
+/// first bytes in it that are no frame; [`failure`](Self::failure) then says what was wrong.
 ///
-/// It holds one frame at most, of more than 2 KiB only with a claim on its [limits](Self::with_limits); what the SDK holds
-/// before it is the SDK's. A frame's claim is given back when the next one is asked for.
+/// The inbox holds one frame at most. A frame of more than 2 KiB needs a claim on the [limits](Self::with_limits),
+/// which is given back when the next frame is asked for. Data that the inbox hasn't read yet is held by
+/// the SDK.
 pub struct ByteStreamInbox {
     reader: ByteStreamReader,
     decoder: StreamDecoder,
@@ -27,20 +28,20 @@ pub struct ByteStreamInbox {
     ended: bool,
 }
 
-/// What the frame that is being read takes of the limits.
+/// The claim on the limits of the frame that is being read.
 #[derive(Default)]
 enum Claiming {
-    /// Nothing: it hasn't begun, or is short.
+    /// No claim: the frame hasn't begun, or is short.
     #[default]
     Nothing,
     Waiting(Pin<Box<dyn Future<Output = Claim> + Send>>),
     Granted(Claim, Deadline),
-    /// The frame was handed out.
+    /// The frame was handed out, and its claim is still held.
     HandedOut(#[expect(dead_code, reason = "held for its drop")] Claim),
 }
 
 impl ByteStreamInbox {
-    /// Reads frames from `reader`.
+    /// Creates an inbox that reads frames from `reader`.
     #[must_use]
     pub fn new(reader: ByteStreamReader) -> Self {
         Self {
@@ -53,15 +54,15 @@ impl ByteStreamInbox {
         }
     }
 
-    /// The same with limits that it shares with others. While they are used up, a frame of more than 2 KiB waits; one that
-    /// isn't complete within the limits' patience while others wait is a [failure](Self::failure).
+    /// Sets limits that the inbox shares with others. While they are used up, a frame of more than 2 KiB waits. A frame
+    /// that isn't complete within the limits' patience while others wait is a [failure](Self::failure).
     #[must_use]
     pub fn with_limits(mut self, limits: PeerLimits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// What was wrong with what the participant sent, if the stream ended because of that.
+    /// What was wrong with the participant's data, if the stream ended because of that.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
@@ -70,19 +71,19 @@ impl ByteStreamInbox {
     fn end(&mut self) -> Poll<Option<Frame>> {
         self.ended = true;
         self.claim = Claiming::Nothing;
-        // The rest is of no use to anybody, and the SDK needn't gather it.
+        // Nobody can use the rest, and the SDK needn't gather it.
         self.reader.closer().close();
         Poll::Ready(None)
     }
 
-    /// The frame that was handed out last isn't needed any more: gives back what it takes.
+    /// Gives back the claim of the frame that was handed out last, which isn't needed any more.
     pub(crate) fn release(&mut self) {
         if let Claiming::HandedOut(_) = self.claim {
             self.claim = Claiming::Nothing;
         }
     }
 
-    /// Waits until what a long frame takes is claimed. `false` if it has been under way for too long.
+    /// Waits until a long frame has its claim. `false` if the frame has been in progress for too long.
     fn poll_claim(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if let Claiming::Nothing = self.claim {
             let Some(bytes) = self.decoder.announced().filter(|bytes| *bytes > SMALL_MESSAGE) else {

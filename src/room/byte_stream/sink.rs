@@ -1,8 +1,8 @@
-//! The sink over a byte stream's writer. What that does, and what follows from it, stands in the
-//! [module](super) above.
+//! The sink over a byte stream's writer. The [module](super) above lists what the writer does, and what follows from
+//! it.
 //!
 //! # One write at a time
-//! The future of a write stays between polls, in an allocation that is used again, and owns the batch until it is done.
+//! The future of a write stays between polls, in an allocation that is reused, and owns the batch until it is done.
 //! Each chunk is reported to the [uplink](crate::Uplink) as a write of its own.
 
 use std::fmt;
@@ -19,11 +19,11 @@ use crate::lane::{Progress, Uplink};
 use crate::protocol::Frame;
 use crate::protocol::stream::MAX_STREAM_FRAME;
 
-/// What a stream may carry.
+/// Limits of one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamLimits {
-    /// How many bytes. Default 4 GB: readers of the official SDK give a stream up at 5 GB.
+    /// The most bytes that the stream may carry. Default 4 GB: readers of the official SDK give up a stream at 5 GB.
     pub bytes: u64,
 }
 
@@ -33,12 +33,12 @@ impl Default for StreamLimits {
     }
 }
 
-/// Writes frames to one participant, as a sequence of bytes. See the [module](super) for what holds.
+/// Writes frames to one participant, as a sequence of bytes. See the [module](super) for its guarantees.
 pub struct ByteStreamSink {
     writer: Option<ByteStreamWriter>,
-    /// What was handed over; empty while the write has it.
+    /// Frames that were handed over; empty while a write owns the batch.
     batch: Batch,
-    /// What was put into writes.
+    /// Number of bytes that were put into writes.
     written: u64,
     write: Option<ReusableBoxFuture<'static, Written>>,
     stage: Stage,
@@ -47,28 +47,37 @@ pub struct ByteStreamSink {
     progress: Progress,
 }
 
-/// `Idle → Writing → Idle`, from either to `Failed` or, by closing, to `Closed`, and from `Idle` to `Spent`.
+/// The state of the sink. A sink that is abandoned or dropped becomes `Closed` from any state.
+///
+/// | from | event | to |
+/// |---|---|---|
+/// | `Idle` | a write begins | `Writing` |
+/// | `Writing` | the write succeeds | `Idle` |
+/// | `Idle` | a frame is refused | `Spent` |
+/// | `Idle` | the end of the stream begins to be written | `Closing` |
+/// | `Closing` | the end is written | `Closed` |
+/// | `Writing`, `Closing` | the write fails | `Failed` |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Idle,
-    /// The future in `write` is to be polled.
+    /// The future in `write` writes a batch.
     Writing,
-    /// The same, and it is the end of the stream.
+    /// The future in `write` writes the end of the stream.
     Closing,
-    /// A write has failed: not even the end can be told.
+    /// A write has failed: not even the end of the stream can be written.
     Failed,
-    /// A frame was refused: nothing more is written but the end.
+    /// A frame was refused: only the end of the stream may still be written.
     Spent,
     Closed,
 }
 
-/// What a write came to.
+/// The outcome of a write.
 struct Written {
     batch: Batch,
     result: Result<(), StreamError>,
 }
 
-/// Why a frame didn't go out. The stream is finished.
+/// Why a frame was not written. The stream is finished.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ByteStreamSinkError {
@@ -79,21 +88,21 @@ pub enum ByteStreamSinkError {
     #[error("the stream has ended")]
     Ended,
     /// A frame is larger than the format allows.
-    #[error("a frame of {bytes} bytes: at most {MAX_STREAM_FRAME} are allowed")]
+    #[error("the frame has {bytes} bytes and exceeds the limit of {MAX_STREAM_FRAME} bytes")]
     FrameTooLarge {
-        /// How long its payload is.
+        /// Length of the frame without its prefix, in bytes.
         bytes: usize,
     },
-    /// The stream has carried what it may: a fresh one has to follow.
-    #[error("the stream has carried {bytes} bytes, the most it may")]
+    /// The stream has carried as many bytes as it may: a fresh one has to follow.
+    #[error("the stream has reached its limit of {bytes} bytes: open another")]
     Exhausted {
-        /// How many are allowed.
+        /// The limit, in bytes.
         bytes: u64,
     },
 }
 
 impl ByteStreamSink {
-    /// A sink on a stream that was just opened. Its writes are reported to `progress` and to `uplink`.
+    /// Creates a sink on a stream that was just opened. Its writes are reported to `progress` and to `uplink`.
     #[must_use]
     pub fn new(writer: ByteStreamWriter, uplink: Uplink, progress: Progress, limits: StreamLimits) -> Self {
         Self {
@@ -108,8 +117,8 @@ impl ByteStreamSink {
         }
     }
 
-    /// Takes over frames that go to others as well, in their order: the first, and more as long as it is ready. Says
-    /// how many.
+    /// Takes over frames that go to other participants as well, in order: the first one, and more while the batch isn't
+    /// full. Returns how many it took.
     ///
     /// # Errors
     /// As [`Sink::start_send`].
@@ -146,10 +155,10 @@ impl ByteStreamSink {
         self.stage == Stage::Idle && self.batch.is_empty()
     }
 
-    /// Ends the stream so that its reader gets an error that says `reason`, whatever is under way; frames that weren't
-    /// written are lost.
+    /// Ends the stream so that its reader gets an error that says `reason`, even while a write is in progress. Frames
+    /// that weren't written are lost.
     ///
-    /// A stream on which a write has failed can't be told any more: its reader gets nothing further.
+    /// If a write on the stream has failed, the end can't be written either: the reader gets nothing further.
     pub async fn abandon(mut self, reason: &str) {
         if let Some(writer) = self.take_writer() {
             let closed = writer.close_with_reason(reason).await;
@@ -157,7 +166,8 @@ impl ByteStreamSink {
         }
     }
 
-    /// Lets go of a write that is under way, which frees the writer for the one thing that may follow.
+    /// Drops a write in progress, and returns the writer for the end of the stream; `None` if the stream has ended or
+    /// failed.
     fn take_writer(&mut self) -> Option<ByteStreamWriter> {
         self.write = None;
         let ended = matches!(self.stage, Stage::Failed | Stage::Closed);
@@ -170,7 +180,7 @@ impl ByteStreamSink {
         error
     }
 
-    /// Begins to write what is in hand.
+    /// Begins to write the batch.
     fn begin(&mut self) {
         let Some(writer) = self.writer.clone() else { return };
         let batch = std::mem::take(&mut self.batch);
@@ -186,7 +196,7 @@ impl ByteStreamSink {
         }
     }
 
-    /// Polls what is under way.
+    /// Polls the write in progress.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ByteStreamSinkError>> {
         match self.stage {
             Stage::Idle => return Poll::Ready(Ok(())),
@@ -209,10 +219,10 @@ impl ByteStreamSink {
     }
 }
 
-/// What stands before each frame.
+/// Length of the prefix of each frame, in bytes.
 const PREFIX: usize = 5;
 
-/// Writes everything, a chunk at a time.
+/// Writes the whole batch, one chunk at a time.
 async fn write(writer: ByteStreamWriter, mut batch: Batch, uplink: Uplink, progress: Progress) -> Written {
     let result = write_chunks(&writer, &batch, &uplink, &progress).await;
     batch.clear();
@@ -240,7 +250,7 @@ async fn close(writer: ByteStreamWriter) -> Written {
 
 fn note_close(closed: Result<(), StreamError>) {
     if let Err(error) = closed {
-        tracing::debug!(%error, "the end of a stream could not be told");
+        tracing::debug!(%error, "the end of a stream could not be sent");
     }
 }
 
@@ -270,7 +280,7 @@ impl Sink<Frame> for ByteStreamSink {
         }
     }
 
-    /// Flushes, and ends the stream in good order. Further calls answer as the first.
+    /// Flushes, and ends the stream normally. Further calls succeed once the stream has ended.
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ByteStreamSinkError>> {
         match self.stage {
             Stage::Closed => return Poll::Ready(Ok(())),
@@ -289,7 +299,7 @@ impl Sink<Frame> for ByteStreamSink {
 impl Drop for ByteStreamSink {
     fn drop(&mut self) {
         let Some(writer) = self.take_writer() else { return };
-        // Without a runtime the connection is going away anyway, and the reader with it.
+        // Without a runtime, the connection is going away, and the reader with it.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move { note_close(writer.close_with_reason("abandoned").await) });
         }

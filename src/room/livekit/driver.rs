@@ -1,4 +1,4 @@
-//! Turns what the SDK reports into what the session wants to know.
+//! Turns the SDK's events into the session's room events.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,21 +19,21 @@ use crate::participant::Attributes;
 use crate::room::byte_stream::ByteStreamInbox;
 use crate::room::{Presence, RoomClosed, RoomEvent};
 
-/// See the [module](self).
+/// Serves a room's connections, one at a time.
 pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
     events: mpsc::Sender<RoomEvent<ByteStreamInbox>>,
-    /// Streams of participants whom the server hasn't yet said to be active: a stream may overtake that.
+    /// Streams of participants that the server hasn't reported as active yet: a stream may overtake that report.
     early: HashMap<ParticipantSid, ByteStreamReader>,
-    /// The SDK reconnects.
+    /// Whether the SDK is reconnecting.
     resuming: bool,
-    /// Since when the watch has found nothing moving.
+    /// Since when the watch has reported that nothing moves.
     quiet: Option<Instant>,
 }
 
-/// Why a connection isn't served any more.
+/// Why the driver no longer serves a connection.
 pub(super) enum Ended {
-    /// The room was closed, or let go of.
+    /// The room was closed, or its last handle was dropped.
     Stopped,
     Lost(LiveKitError),
 }
@@ -43,7 +43,8 @@ impl Driver {
         Self { shared, events, early: HashMap::new(), resuming: false, quiet: None }
     }
 
-    /// Makes a fresh connection the room's. Says who is there already: for them no event comes.
+    /// Makes a fresh connection the room's current one. Returns the participants that are there already, for which no
+    /// event comes.
     pub(super) fn take_over(&mut self, link: &Link) -> Vec<Presence> {
         let here: Vec<_> = link.room.remote_participants().values().filter_map(active).collect();
         self.shared.present().extend(here.iter().map(|presence| (presence.identity.clone(), presence.clone())));
@@ -52,7 +53,7 @@ impl Driver {
         here
     }
 
-    /// Announces those who were there before the connection.
+    /// Announces the participants that were there before the connection.
     pub(super) async fn announce(&self, here: Vec<Presence>) {
         for presence in here {
             self.emit(RoomEvent::Active(presence)).await;
@@ -72,7 +73,7 @@ impl Driver {
                     self.tell_uplink().await;
                     continue;
                 }
-                // The SDK sees to it itself while it reconnects.
+                // While the SDK reconnects, it watches the connection itself.
                 () = sleep_until(self.quiet.unwrap_or_else(Instant::now) + lost_after),
                     if self.quiet.is_some() && !self.resuming => return Ended::Lost(LiveKitError::Stalled(lost_after)),
                 event = link.events.recv() => event.unwrap_or(SdkEvent::Disconnected { reason: DisconnectReason::UnknownReason }),
@@ -87,7 +88,7 @@ impl Driver {
                 }
                 SdkEvent::Reconnected => {
                     tracing::info!("the SDK has reconnected");
-                    // What the old watch wrote may have been lost with the connection.
+                    // The bytes that the old watch wrote may have been lost with the connection.
                     watch = Watch::start(Arc::clone(&self.shared), Arc::clone(&link.room));
                     (self.resuming, self.quiet) = (false, None);
                     self.shared.connection.send_replace(Connection::Up);
@@ -151,18 +152,18 @@ impl Driver {
 
     async fn on_stream(&mut self, reader: ByteStreamReader, sender: Option<&RemoteParticipant>) {
         let Some((identity, sid)) = sender.and_then(ids) else {
-            return tracing::debug!("stream of somebody who isn't in the room ignored");
+            return tracing::debug!("stream of a participant that isn't in the room ignored");
         };
         let presence = self.shared.present().get(&identity).cloned();
         if presence.is_some_and(|presence| presence.sid == sid) {
             self.emit(RoomEvent::StreamOpened { identity, sid, stream: self.inbox(reader) }).await;
         } else {
-            // One for each who is in the room; a later one takes its place, as it would there.
+            // At most one for each participant of the room; a later stream replaces it, as it would in the session.
             self.early.insert(sid, reader);
         }
     }
 
-    /// Takes everybody out: the connection is gone.
+    /// Removes all participants, because the connection is gone.
     pub(super) async fn lose_all(&mut self, error: LostFor) {
         self.shared.link.store(None);
         self.early.clear();
@@ -184,11 +185,12 @@ impl Driver {
         }
     }
 
-    /// Waits for the session if it is behind, but not for one that has ended.
+    /// Wraps a participant's stream in an inbox with the room's limits.
     fn inbox(&self, reader: ByteStreamReader) -> ByteStreamInbox {
         ByteStreamInbox::new(reader).with_limits(self.shared.options.limits.clone())
     }
 
+    /// Emits an event. Waits while the session is behind, but not for a session that has ended.
     async fn emit(&self, event: RoomEvent<ByteStreamInbox>) {
         let sent = self.shared.stop.run_until_cancelled(self.events.send(event)).await;
         if !matches!(sent, Some(Ok(()))) {
@@ -196,25 +198,25 @@ impl Driver {
         }
     }
 
-    /// Leaves the room, within the time that may take.
+    /// Leaves the room, within the close time-out.
     pub(super) async fn leave(&self, link: &Link) {
         link::leave(Arc::clone(&link.room), &self.shared.options).await;
     }
 }
 
-/// What is lost with a connection.
+/// Whether the room goes on after a lost connection.
 pub(super) enum LostFor {
-    /// Another one will follow.
+    /// Another connection will follow.
     Now,
     Good(RoomClosed),
 }
 
-/// A viewer that can receive.
+/// The presence of a viewer that can receive.
 fn active(participant: &RemoteParticipant) -> Option<Presence> {
     if participant.state() != ParticipantState::Active {
         return None;
     }
-    // The others carry media between LiveKit and something else, and read no streams.
+    // Participants of other kinds carry media between LiveKit and other systems, and read no streams.
     if !matches!(participant.kind(), ParticipantKind::Standard | ParticipantKind::Agent) {
         return None;
     }

@@ -1,4 +1,4 @@
-//! Why there is no connection.
+//! Errors of the connection to a LiveKit room.
 
 use std::error::Error;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use livekit::rtc_engine::EngineError;
 use livekit::{DisconnectReason, RoomError};
 use livekit_signaling::SignalError;
 
-/// Why there is no connection to a LiveKit room, or none any more.
+/// Why there is no connection to a LiveKit room, or no longer one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LiveKitError {
@@ -15,30 +15,30 @@ pub enum LiveKitError {
     /// a fresh one with the key and secret that the server has.
     #[error("the server refused the token ({0}): mint one with the server's own key and secret")]
     Unauthorized(String),
-    /// The server could not be reached, or the connection not be set up.
+    /// The server could not be reached, or the connection could not be set up.
     #[error("no connection to the server: {0}")]
     Connect(String),
-    /// The connection took too long.
+    /// Connecting took longer than the [time-out](super::LiveKitOptions::connect_timeout).
     #[error("no connection to the server within {0:?}")]
     TimedOut(Duration),
     /// There was no token to connect with.
     #[error("no token to connect with: {0}")]
     Token(#[source] Box<dyn Error + Send + Sync>),
-    /// The uplink took nothing for [too long](super::LiveKitOptions::lost_after): the connection was given up.
-    #[error("the uplink took nothing for {0:?}: the connection was given up")]
+    /// The uplink made no progress for [too long](super::LiveKitOptions::lost_after), so the connection was given up.
+    #[error("the uplink made no progress for {0:?}, so the connection was given up")]
     Stalled(Duration),
     /// The connection was lost, and the SDK has given up resuming it.
     #[error("disconnected from the room: {}", words(*.reason))]
     Disconnected {
-        /// Why, as the SDK says.
+        /// The SDK's reason.
         reason: DisconnectReason,
     },
 }
 
 impl LiveKitError {
-    /// What the SDK says, without the token, which the server repeats in its answer.
+    /// Wraps the SDK's error without the token, which the server repeats in its answer.
     pub(super) fn of_connect(error: &RoomError, token: &str) -> Self {
-        debug_assert!(!token.is_empty(), "whoever connects has looked");
+        debug_assert!(!token.is_empty(), "`Link::connect` refuses an empty token");
         let scrubbed = |said: &str| said.trim().replace(token, "(the token)");
         match error {
             RoomError::Engine(EngineError::Signal(SignalError::Client(status, said)))
@@ -60,8 +60,8 @@ impl LiveKitError {
 }
 
 impl LiveKitError {
-    /// Whether connecting again would only do harm: it would drive somebody out who is meant to be there, or defy the
-    /// one who sent us away.
+    /// Whether connecting again would only do harm: it would displace a participant that is meant to be there, or defy
+    /// the decision to remove this one.
     pub(super) fn is_final(&self) -> bool {
         use DisconnectReason::{DuplicateIdentity, ParticipantRemoved, RoomDeleted};
         matches!(self, Self::Disconnected { reason: DuplicateIdentity | ParticipantRemoved | RoomDeleted })

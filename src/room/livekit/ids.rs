@@ -1,17 +1,17 @@
-//! Ids of this crate and of the SDK's, into each other.
+//! Conversions between this crate's ids and those of the SDK.
 
 use crate::ids::{IdError, ParticipantIdentity, ParticipantSid};
 
-/// A sid that isn't LiveKit's: those begin with `PA_`.
+/// A sid that LiveKit did not issue: LiveKit's begin with `PA_`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is no sid of a LiveKit participant: those begin with PA_")]
+#[error("{0} is not the sid of a LiveKit participant: those begin with PA_")]
 pub struct NotLiveKitSid(pub ParticipantSid);
 
 impl TryFrom<livekit::id::ParticipantIdentity> for ParticipantIdentity {
     type Error = IdError;
 
     /// # Errors
-    /// [`IdError`] if it is empty or too long.
+    /// [`IdError`] if the identity is empty or too long.
     fn try_from(identity: livekit::id::ParticipantIdentity) -> Result<Self, IdError> {
         Self::new(identity.as_str())
     }
@@ -27,7 +27,7 @@ impl TryFrom<livekit::id::ParticipantSid> for ParticipantSid {
     type Error = IdError;
 
     /// # Errors
-    /// [`IdError`] if it is too long.
+    /// [`IdError`] if the sid is too long.
     fn try_from(sid: livekit::id::ParticipantSid) -> Result<Self, IdError> {
         Self::new(sid.as_str())
     }
@@ -37,7 +37,7 @@ impl TryFrom<&ParticipantSid> for livekit::id::ParticipantSid {
     type Error = NotLiveKitSid;
 
     /// # Errors
-    /// [`NotLiveKitSid`] if another room has made it.
+    /// [`NotLiveKitSid`] if a room of another kind issued the sid.
     fn try_from(sid: &ParticipantSid) -> Result<Self, NotLiveKitSid> {
         sid.as_str().to_owned().try_into().map_err(|_| NotLiveKitSid(sid.clone()))
     }

@@ -14,10 +14,10 @@ use crate::ids::ParticipantIdentity;
 use crate::lane::Uplink;
 use crate::room::byte_stream::ByteStreamSink;
 
-/// The topic of the stream that the room keeps to itself.
+/// The topic of the stream that the room opens to itself.
 const PROBE: &str = "lanecast.probe";
 
-/// A connection, and what happens on it.
+/// A connection, and its events.
 pub(super) struct Link {
     pub(super) room: Arc<livekit::Room>,
     pub(super) events: mpsc::UnboundedReceiver<livekit::RoomEvent>,
@@ -41,14 +41,14 @@ impl Link {
     }
 }
 
-/// Opens a stream whose only reader would be ourselves, so that the server passes it on to nobody.
+/// Opens a stream that is addressed to this process alone, so that the server passes it on to nobody.
 pub(super) async fn open_probe(room: &livekit::Room) -> StreamResult<ByteStreamWriter> {
     let us = room.local_participant();
     us.stream_bytes(StreamByteOptions::new_with_topic(PROBE).with_destination_identity(us.identity())).await
 }
 
-/// Opens the stream to a participant, in a task of its own: what asks for it may lie in the SDK already when whoever
-/// waits for it gives up. Then it has to be ended all the same, which a sink does when it is dropped.
+/// Opens the stream to a participant, in a task of its own: the request may already lie in the SDK when the caller
+/// gives up waiting. The stream then has to be ended all the same, which a sink does when it is dropped.
 pub(super) async fn open_control(
     room: Arc<livekit::Room>,
     to: &ParticipantIdentity,
@@ -58,27 +58,27 @@ pub(super) async fn open_control(
     let options = StreamByteOptions::new_with_topic(CONTROL).with_destination_identity(to.as_str());
     let (hand_over, opened) = oneshot::channel();
     tokio::spawn(async move {
-        // It travels as chunks do.
+        // The request travels as chunks do.
         let travelling = uplink.probe();
         let writer = room.local_participant().stream_bytes(options).await;
         if writer.is_ok() {
             travelling.done();
         }
-        // Nobody waits any more: fine.
+        // It is not an error if the caller no longer waits.
         let _ = hand_over.send(writer.map(sink));
     });
     opened.await.unwrap_or(Err(StreamError::Internal))
 }
 
-/// Leaves the room, and waits for the SDK no longer than it may take.
+/// Leaves the room, and waits for the SDK no longer than the close time-out.
 ///
-/// In a thread of its own: where it hangs, the SDK blocks its thread in the native library, where no time-out is
-/// noticed; and a runtime waits for its own threads when it is dropped.
+/// Leaving runs on a thread of its own: where the SDK hangs, it blocks its thread in the native library, where no
+/// time-out takes effect; and a runtime waits for its own threads when it is dropped.
 pub(super) async fn leave(room: Arc<livekit::Room>, options: &LiveKitOptions) {
     let runtime = Handle::current();
     let (left, leaving) = oneshot::channel();
     let leave = move || {
-        // Nobody waits any more: fine.
+        // It is not an error if the caller no longer waits.
         let _ = left.send(runtime.block_on(room.close()));
     };
     if let Err(error) = std::thread::Builder::new().name("livekit-leave".to_owned()).spawn(leave) {

@@ -1,9 +1,9 @@
 //! A room of LiveKit participants: each has a byte stream of its own, through a server (an SFU).
 //!
-//! We are one participant of a LiveKit room. Whoever else is in it, and could speak the format, is a viewer: we open a
-//! byte stream on the topic `control` to it alone, and it opens one to us. A stream carries frames of the
-//! [v2](crate::protocol::WireFormat::V2) format. A viewer counts from when it can receive; it advertises its version in
-//! the attribute `protocolVersion`.
+//! This process is one participant of a LiveKit room. Every other participant that could speak the format is a viewer:
+//! the room opens a byte stream on the topic `control` to it alone, and it opens one in return. A stream carries frames
+//! of the [v2](crate::protocol::WireFormat::V2) format. A viewer counts as present from when it can receive. It
+//! advertises its version in the attribute `protocolVersion`.
 //!
 //! ```no_run
 //! use lanecast::room::livekit::{LiveKitOptions, LiveKitRoom};
@@ -17,41 +17,41 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # Whose fault is it when a write doesn't end?
-//! All streams leave through one reliable data channel, which the SDK stops filling while 2 MiB wait in it. So it is an
-//! [uplink](crate::Uplink) that all participants share: while it is congested publishers are held back and nobody is
-//! reset. If nothing moves for [`stall_after`](LiveKitOptions::stall_after) the session says so
-//! ([`UplinkStalled`](crate::SessionEvent::UplinkStalled)); it does as well while the SDK reconnects. A stream that
-//! doesn't move while others do is stuck by itself, and its participant is reset. So that this shows when nobody else
-//! is being written to, the room keeps a stream to itself, which the server passes on to nobody, and writes a byte
-//! there when all others are quiet.
+//! # A stalled uplink and a stuck stream
+//! All streams leave through one reliable data channel, which the SDK stops filling while 2 MiB wait in it. The data
+//! channel is therefore an [uplink](crate::Uplink) that all participants share: while it is congested, publishers are
+//! held back and no participant is reset. If nothing moves for [`stall_after`](LiveKitOptions::stall_after), the
+//! session reports [`UplinkStalled`](crate::SessionEvent::UplinkStalled); it does so too while the SDK reconnects. A
+//! stream that doesn't move while others do is stuck on its own, and its participant is reset. To detect that while no
+//! other participant is being written to, the room keeps a stream to itself, which the server passes on to nobody, and
+//! writes a byte to it when all other streams are quiet.
 //!
-//! # What a slow viewer gets
-//! The server takes what we send whether or not a viewer keeps up, so a slow viewer is never slow here: its messages
-//! wait in the server's buffer for its connection, and its frames come late. As it comes, livekit-server 1.13 drops
-//! nothing of a reliable stream while that connection stands, and lets the buffer grow; what a viewer that reads slower
-//! than we publish sees is the past, ever longer ago. It can tell by the log time of the messages, and by the round
-//! trip of its pings. What ends this is the server giving up the viewer's connection, some 20 s after it has gone dead;
-//! then the viewer rejoins, and starts afresh. A viewer that has pinged and falls silent is
-//! [reported](crate::SessionEvent::Unresponsive).
+//! # Slow viewers
+//! The server takes what this host sends whether or not a viewer keeps up, so no viewer is slow here: a slow viewer's
+//! messages wait in the server's buffer for its connection, and its frames arrive late. By default, livekit-server 1.13
+//! drops nothing of a reliable stream while that connection stands, and lets the buffer grow: a viewer that reads more
+//! slowly than this host publishes falls further and further behind. The viewer can tell by the log times of the
+//! messages, and by the round trips of its pings. This ends when the server gives up the viewer's connection, some 20 s
+//! after the connection has gone dead; the viewer then rejoins and starts afresh. A viewer that has pinged and falls
+//! silent is [reported](crate::SessionEvent::Unresponsive).
 //!
 //! A server whose `rtc.datachannel_slow_threshold` or `rtc.data_channel_max_buffered_amount` is set drops chunks for a
-//! viewer that reads slower than that. The viewer's SDK notices that a chunk is missing, and ends the stream with an
-//! error; we learn nothing of it. It has to rejoin, which starts it afresh.
+//! viewer that reads more slowly than that. The viewer's SDK notices that a chunk is missing, and ends the stream with
+//! an error, of which this host is not told. The viewer has to rejoin, and then starts afresh.
 //!
-//! # When it ends
-//! | what happens | so |
+//! # Lost connections
+//! | event | consequence |
 //! |---|---|
 //! | the SDK reconnects and resumes | the uplink is stalled until then; the streams go on |
-//! | it reconnects afresh | every participant leaves and comes back, and has to open a fresh stream to us as well: what it writes to the old one comes nowhere |
-//! | the connection is lost for good, or takes nothing for [too long](LiveKitOptions::lost_after) | [connected](LiveKitRoom::connect) once, the session ends with [`LiveKitError::Disconnected`]; [supervised](LiveKitRoom::supervised), every participant leaves and the room connects again |
-//! | somebody else uses our identity, the server removes us | the session ends in either case |
+//! | the SDK reconnects with a fresh connection | every participant leaves and comes back, and has to open a fresh stream to this host as well: whatever it writes to the old one is lost |
+//! | the connection is lost permanently, or takes nothing for [too long](LiveKitOptions::lost_after) | a room that was [connected](LiveKitRoom::connect) once ends the session with [`LiveKitError::Disconnected`] or [`LiveKitError::Stalled`]; in a [supervised](LiveKitRoom::supervised) room every participant leaves, and the room connects again |
+//! | another participant uses our identity, or the server removes us | the session ends, whether or not the room is supervised |
 //!
 //! # Limits
 //! This host's uplink carries each viewer's copy of a message, as each viewer has a stream of its own. A frame has at
-//! most 16 MiB, and a stream carries [4 GB](LiveKitOptions::stream_bytes), after which its participant is reset:
-//! readers of the official SDK give up a stream above 5 GB. What a participant sends us waits without bound in the SDK
-//! until it is taken.
+//! most 16 MiB, and a stream carries at most [4 GB](LiveKitOptions::stream_bytes), after which its participant is
+//! reset: readers of the official SDK give up a stream above 5 GB. Data that a participant sends waits without bound in
+//! the SDK until this room reads it.
 
 mod driver;
 mod error;
@@ -90,15 +90,15 @@ pub use self::options::LiveKitOptions;
 #[cfg(feature = "livekit-token")]
 pub use self::token::{TokenError, mint_token};
 
-/// The topic of the streams in either direction.
+/// The topic of the streams in both directions.
 const CONTROL: &str = "control";
 
-/// Events that wait for the session before the SDK's wait.
+/// Capacity of the channel of events to the session; while it is full, the SDK's events wait.
 const EVENTS: usize = 256;
 
-/// See the [module](self). Clones are the same room.
+/// A LiveKit room; the [module](self) describes its behaviour. Clones are handles to the same room.
 ///
-/// It is left when the last clone is dropped, or by [`close`](Self::close).
+/// The room is left when the last handle is dropped, or by [`close`](Self::close).
 #[derive(Clone)]
 pub struct LiveKitRoom(Arc<Handle>);
 
@@ -107,64 +107,66 @@ struct Handle {
     _stop: DropGuard,
 }
 
-/// Whether there is a connection to the server.
+/// The state of the connection to the server.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Connection {
-    /// There is.
+    /// The room is connected.
     Up,
-    /// The SDK has lost it and tries to resume it.
+    /// The SDK has lost the connection and tries to resume it.
     Resuming,
-    /// It is lost; the next attempt to connect follows after a back-off.
+    /// The connection is lost; the next attempt to connect follows after a back-off.
     Down {
-        /// Attempts that have failed since.
+        /// Attempts to connect since the last connection that lasted more than 30 s, or since the first one.
         attempts: u32,
-        /// Why the last of them failed, or why it was lost.
+        /// Why the last attempt failed, or why the connection was lost.
         error: Arc<LiveKitError>,
     },
     /// The room is closed.
     Closed,
 }
 
-/// What the room and its driver share.
+/// State that the room and its driver share.
 struct Shared {
     options: LiveKitOptions,
     uplink: Uplink,
-    /// Who can receive. Locked for short look-ups only.
+    /// The participants that can receive. Locked for short look-ups only.
     present: Mutex<HashMap<ParticipantIdentity, Presence>>,
     link: ArcSwapOption<livekit::Room>,
     listener: Mutex<Option<mpsc::Receiver<RoomEvent<ByteStreamInbox>>>>,
     connection: state::Sender<Connection>,
-    /// What the session was told of the uplink.
+    /// Whether the session was told that the uplink is stalled.
     stalled: state::Sender<bool>,
     stop: CancellationToken,
     stopped: CancellationToken,
 }
 
 impl LiveKitRoom {
-    /// Joins the room that `token` is for, on the server at `url`. If the connection is lost for good, the session ends
-    /// with [`LiveKitError::Disconnected`].
+    /// Joins the room that `token` is for, on the server at `url`. If the connection is lost permanently, the session
+    /// ends with [`LiveKitError::Disconnected`]; after a stall that lasts [too long](LiveKitOptions::lost_after), with
+    /// [`LiveKitError::Stalled`].
     ///
     /// # Errors
-    /// [`LiveKitError`]: the token was refused, or there was no connection.
+    /// [`LiveKitError`] if the token was refused, or no connection was established.
     ///
     /// # Cancel safety
-    /// Dropped before it is done, the room is left again.
+    /// If this future is dropped before it is done, the room is left again.
     pub async fn connect(url: &str, token: &str, options: LiveKitOptions) -> Result<Self, LiveKitError> {
         let link = Link::connect(url, token, &options).await?;
         Ok(Self::start(link, options, None))
     }
 
-    /// The same, and when the connection is lost for good connects again, with a fresh token from `tokens`, until it
-    /// succeeds: after half a second, doubled up to 30 s, less up to half at random. The session with all its channels
-    /// and handlers stays; participants leave and come back.
+    /// Joins a room as [`connect`](Self::connect) does, and connects again when the connection is lost permanently,
+    /// each time with a fresh token from `tokens`, until it succeeds. It waits half a second before the first attempt,
+    /// doubled up to 30 s, less up to half at random. The session stays with all its channels and handlers;
+    /// participants leave and come back.
     ///
     /// # Errors
-    /// [`LiveKitError`] if the first attempt fails, so that a wrong address or key shows at once. Call it again to wait
-    /// for a server.
+    /// [`LiveKitError`] if the first attempt fails, so that a wrong address or key shows at once. To wait for a server,
+    /// call this again.
     ///
     /// # Cancel safety
-    /// Dropped before it is done, the room is left again.
+    /// If this future is dropped before it is done, the room is left again.
     pub async fn supervised<F, Fut, E>(url: &str, tokens: F, options: LiveKitOptions) -> Result<Self, LiveKitError>
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -191,30 +193,31 @@ impl LiveKitRoom {
             stopped: CancellationToken::new(),
         });
         let mut driver = Driver::new(Arc::clone(&shared), events);
-        // Before anybody asks who is here.
+        // Before anything can ask for the participants.
         driver.take_over(&link);
         tokio::spawn(supervise::run(driver, link, tokens));
         Self(Arc::new(Handle { shared, _stop: stop.drop_guard() }))
     }
 
-    /// The official SDK's room, for what this crate doesn't do; `None` while there is no connection. It changes when a
-    /// [supervised](Self::supervised) room connects again.
+    /// The official SDK's room, for functions that this crate doesn't offer; `None` while there is no connection. The
+    /// value changes when a [supervised](Self::supervised) room connects again.
     #[must_use]
     pub fn sdk(&self) -> Option<Arc<livekit::Room>> {
         self.0.shared.link.load_full()
     }
 
-    /// How the connection stands, and how that changes.
+    /// The state of the connection, and its changes.
     #[must_use]
     pub fn connection(&self) -> state::Receiver<Connection> {
         self.0.shared.connection.subscribe()
     }
 
-    /// Leaves the room. The stream of events ends, and with it the session. Returns when it is left, or after the
+    /// Leaves the room. The stream of events ends, and the session with it. Returns once the room is left, or after the
     /// [close time-out](LiveKitOptions::close_timeout) even if the SDK hangs.
     ///
     /// # Cancel safety
-    /// The room is left once this has been polled, whether it is waited for or not. Further calls wait for the same.
+    /// The room is left once this future has been polled, even if it is dropped then. Further calls wait for the same
+    /// end.
     pub async fn close(&self) {
         self.0.shared.stop.cancel();
         self.0.shared.stopped.cancelled().await;
@@ -255,7 +258,7 @@ impl Room for LiveKitRoom {
 
     async fn open(&self, to: &Presence, progress: Progress) -> Result<ByteStreamSink, OpenError> {
         let shared = &self.0.shared;
-        // What asks for a stream waits in the SDK without bound.
+        // A request to open a stream waits in the SDK without bound: none is made while the uplink is stalled.
         let flowing = shared.stalled.subscribe().wait_for(|stalled| !stalled).await.is_ok();
         let link = shared.link.load_full().filter(|_| flowing).ok_or(OpenError::NotPresent)?;
         if !shared.is_present(to) {
@@ -266,7 +269,7 @@ impl Room for LiveKitRoom {
         let sink = move |writer| ByteStreamSink::new(writer, uplink, progress, limits);
         let opening = link::open_control(link, &to.identity, sink, shared.uplink.clone());
         let sink = opening.await.map_err(OpenError::transport)?;
-        // A stream goes to an identity, not to a connection: it may have reached a newer one.
+        // A stream goes to an identity, not to a connection: it may have reached a newer connection.
         if !shared.is_present(to) {
             sink.abandon("superseded").await;
             return Err(OpenError::NotPresent);
@@ -298,7 +301,7 @@ impl Room for LiveKitRoom {
         Some(Box::pin(async move {
             if reason == EndReason::SessionClosed && sink.is_idle() {
                 if let Err(error) = futures_util::SinkExt::close(&mut sink).await {
-                    tracing::debug!(%error, "the end of a stream could not be told");
+                    tracing::debug!(%error, "the end of a stream could not be sent");
                 }
             } else {
                 sink.abandon(&reason.to_string()).await;

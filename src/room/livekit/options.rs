@@ -1,4 +1,4 @@
-//! How a room is joined.
+//! Settings of a LiveKit room.
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,55 +35,55 @@ impl Default for LiveKitOptions {
 }
 
 impl LiveKitOptions {
-    /// How long an attempt to connect may take in all. Default 15 s: three tries of the SDK's at its own 5 s.
+    /// How long an attempt to connect may take in total. Default 15 s: three of the SDK's own tries at 5 s each.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long the SDK may take to leave the room. Default 5 s: what hasn't been said by then concerns nobody.
+    /// How long the SDK may take to leave the room. Default 5 s: anything it says later is of no use.
     #[must_use]
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
         self
     }
 
-    /// After how long without any write ending the uplink counts as stalled. Default 1 s: longer than a chunk takes on
-    /// a bad mobile network, short enough to be told while it lasts. At least half a second.
+    /// How long no write may end before the uplink counts as stalled. Default 1 s: longer than a chunk takes on a bad
+    /// mobile network, short enough to be reported while the stall lasts. At least half a second.
     #[must_use]
     pub fn stall_after(mut self, quiet: Duration) -> Self {
         self.stall_after = quiet.max(Duration::from_millis(500));
         self
     }
 
-    /// After how long of a stall the connection counts as lost. Default 30 s, as long as a session has
-    /// [patience](crate::SessionBuilder::uplink_patience). The SDK notices by itself that a connection is dead, but not
-    /// while more waits in its data channel than that takes: then it waits for ever.
+    /// How long the uplink may be stalled before the connection counts as lost. Default 30 s, as long as a session has
+    /// [patience](crate::SessionBuilder::uplink_patience). The SDK detects a dead connection, but not while more data
+    /// waits in its data channel than the channel takes: then it waits for ever.
     #[must_use]
     pub fn lost_after(mut self, stalled: Duration) -> Self {
         self.lost_after = stalled;
         self
     }
 
-    /// How many bytes a stream carries before its participant is reset and gets a fresh one. Default 4 GB: readers of
-    /// the official SDK give up a stream above 5 GB.
+    /// How many bytes a stream carries before its participant is reset and gets a fresh stream. Default 4 GB: readers
+    /// of the official SDK give up a stream above 5 GB.
     #[must_use]
     pub fn stream_bytes(mut self, bytes: u64) -> Self {
         self.stream_bytes = bytes;
         self
     }
 
-    /// What all participants together may have under way towards this process. Default: 64 MiB, for this room alone. What
-    /// the SDK has received and this room hasn't read yet doesn't count.
+    /// Limits for what all participants together may have in flight towards this process. Default: 64 MiB, for this
+    /// room alone. Data that the SDK has received and this room hasn't read yet doesn't count.
     #[must_use]
     pub fn peer_limits(mut self, limits: PeerLimits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Settings of the SDK's own: encryption, ICE servers. Applied at each connect, behind ours, which subscribe to no
-    /// media.
+    /// Changes settings of the SDK, such as encryption and ICE servers. Applied at each connect, after this room's own
+    /// settings, which subscribe to no media.
     #[must_use]
     pub fn configure(mut self, configure: impl Fn(&mut livekit::RoomOptions) + Send + Sync + 'static) -> Self {
         self.configure = Some(Arc::new(configure));

@@ -1,4 +1,4 @@
-//! Keeps a room connected.
+//! Keeps a room connected to its server.
 
 use std::error::Error;
 use std::future::Future;
@@ -15,15 +15,15 @@ use super::link::Link;
 use super::options::LiveKitOptions;
 use crate::room::RoomClosed;
 
-/// The first wait, less up to half of it at random.
+/// The first back-off, before up to half of it is subtracted at random.
 const FIRST: Duration = Duration::from_millis(500);
 
-/// The longest wait. After a connection that lasted as long the waits begin anew.
+/// The longest back-off. After a connection that lasted longer than this, the back-off starts again with the first.
 const LONGEST: Duration = Duration::from_secs(30);
 
 type Token = Pin<Box<dyn Future<Output = Result<String, Box<dyn Error + Send + Sync>>> + Send>>;
 
-/// Where to connect to, and with what.
+/// The server's address, and the source of tokens.
 pub(super) struct Tokens {
     url: String,
     mint: Box<dyn Fn() -> Token + Send + Sync>,
@@ -49,7 +49,8 @@ impl Tokens {
     }
 }
 
-/// Serves one connection after the other, or with no `tokens` the one there is, until the room is closed.
+/// Serves one connection after the other until the room is closed or a loss is final; without `tokens`, serves only
+/// `link`.
 pub(super) async fn run(mut driver: Driver, mut link: Link, tokens: Option<Tokens>) {
     let shared = Arc::clone(&driver.shared);
     let _stopped = shared.stopped.clone().drop_guard();
@@ -98,8 +99,8 @@ pub(super) async fn run(mut driver: Driver, mut link: Link, tokens: Option<Token
     shared.connection.send_replace(Connection::Closed);
 }
 
-/// Doubles with each attempt, less up to half at random, so that those who lost a server together don't come back
-/// together.
+/// The back-off doubles with each attempt, less up to half at random, so that clients that lost a server together don't
+/// come back together.
 fn delay(attempts: u32) -> Duration {
     let full = FIRST.saturating_mul(1 << attempts.min(16)).min(LONGEST);
     full.mul_f64(1.0 - fastrand::f64() / 2.0)

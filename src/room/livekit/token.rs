@@ -1,4 +1,4 @@
-//! Tokens for those who have the server's key and secret.
+//! Tokens, for hosts that have the server's key and secret.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use livekit_api::access_token::{AccessToken, AccessTokenError, VideoGrants};
 
 use crate::ids::ParticipantIdentity;
 
-/// Why no token was minted: the key or the secret is empty, or they can't be signed with.
+/// Why no token was minted: the key or the secret is empty, or signing with them failed.
 #[derive(Debug, thiserror::Error)]
 #[error("no token could be minted: {0}")]
 pub struct TokenError(#[from] AccessTokenError);
 
-/// Mints a token with which `identity` may join `room` for the next `valid_for`, to send and receive data and to
-/// change its own attributes. It may publish no media.
+/// Mints a token with which `identity` may join `room` for the next `valid_for`, send and receive data, and change its
+/// own attributes. It may publish no media.
 ///
-/// A connection that stands outlasts its token; a [supervised](super::LiveKitRoom::supervised) room mints a fresh one
-/// each time it connects.
+/// A connection outlasts its token. A [supervised](super::LiveKitRoom::supervised) room asks for a fresh token each
+/// time it connects.
 ///
 /// # Errors
-/// [`TokenError`].
+/// [`TokenError`] if no token could be minted.
 pub fn mint_token(
     key: &str,
     secret: &str,

@@ -1,8 +1,9 @@
-//! Whether the uplink has stalled.
+//! Detects a stalled uplink.
 //!
-//! Writes that don't end may be the uplink's fault or one stream's own. With several participants the room writes a
-//! byte to its own stream when nothing else moves: that goes the same way, behind everything that waits. If it arrives,
-//! what still waits is stuck by itself, and the uplink moves. With one participant a stall counts as the uplink's.
+//! A write that doesn't end may be stuck in the uplink or in its own stream. With several participants, the room writes
+//! a byte to a stream of its own when nothing else moves. The byte travels the same way, behind everything that waits.
+//! If it arrives, the uplink moves, and the writes that still wait are stuck in their own streams. With one
+//! participant, a stall counts as the uplink's.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,10 +16,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Shared, link};
 use crate::lane::Uplink;
 
-/// With nothing moving for as long, the room lets something travel.
+/// How long nothing may move before the room sends a probe.
 const PROBE_AFTER: Duration = Duration::from_millis(250);
 
-/// The watch over one connection; it ends when this is dropped.
+/// Watches one connection for as long as this lives.
 pub(super) struct Watch {
     stalled: watch::Receiver<bool>,
     _task: AbortOnDropHandle<()>,
@@ -35,17 +36,17 @@ impl Watch {
         Self { stalled, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// Waits until it is found stalled, or flowing again. Safe to cancel.
+    /// Waits until the uplink is found stalled (true), or flowing again (false). Safe to cancel.
     pub(super) async fn changed(&mut self) -> bool {
         if self.stalled.changed().await.is_err() {
-            // Its runtime ends.
+            // The task has ended because the runtime is shutting down.
             std::future::pending::<()>().await;
         }
         *self.stalled.borrow_and_update()
     }
 }
 
-/// Says when `uplink` stalls, with nothing moving for `after`, and when it flows again. `probe` lets something travel.
+/// Reports when `uplink` stalls, with nothing moving for `after`, and when it flows again. `probe` sends a probe.
 async fn run(
     uplink: &Uplink,
     after: Duration,
@@ -69,7 +70,8 @@ async fn run(
     }
 }
 
-/// Waits until a write has ended less than `span` ago, or none is under way. One that was given up doesn't count.
+/// Waits until a write has ended less than `span` ago, or none is in progress. A write that was given up doesn't count
+/// as ended.
 async fn moves(uplink: &Uplink, span: Duration) {
     loop {
         let movement = uplink.movement();
@@ -80,7 +82,7 @@ async fn moves(uplink: &Uplink, span: Duration) {
     }
 }
 
-/// Lets a byte travel on a stream of the room's own, one at a time.
+/// Sends one byte at a time on a stream of the room's own.
 struct Prober {
     room: Arc<livekit::Room>,
     /// Locked while a byte travels.
@@ -97,7 +99,7 @@ impl Prober {
             match write(&room, &mut stream).await {
                 Ok(()) => travelling.done(),
                 Err(error) => {
-                    // The next one goes on a fresh stream.
+                    // The next byte goes on a fresh stream.
                     *stream = None;
                     tracing::debug!(%error, "the uplink could not be probed");
                 }
@@ -171,9 +173,9 @@ mod tests {
         assert!(!*stalled.borrow_and_update());
     }
 
-    // 1. The only participant's write doesn't end: stalled. 2. It is given up, and another takes its place: still
-    //    stalled.
-    // 3. That one ends: it flows.
+    // 1. The only participant's write doesn't end: stalled. 2. That write is given up, and another takes its place:
+    // still stalled.
+    // 3. The other write ends: the uplink flows.
     #[tokio::test(start_paused = true)]
     async fn what_is_given_up_doesnt_flow() {
         let uplink = Uplink::new();
@@ -197,7 +199,7 @@ mod tests {
         }
     }
 
-    /// Several have writes under way, and the probe arrives: they are stuck by themselves.
+    /// Several participants have writes in progress, and the probe arrives: the streams are stuck, not the uplink.
     #[tokio::test(start_paused = true)]
     async fn a_probe_that_arrives_is_movement() {
         let uplink = Uplink::new();
