@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Compares the crate with the baseline (benches/baseline/), interleaved, in one process, and prints a line per case:
+# Compares the crate with the baseline (benches/baseline/), interleaved in one process, and prints a line per case:
 #   case=fanout/n=16000/burst=1/payload=64 baseline=… card=… lanecast=… ratio=… spread=…
-# Times in ns per delivered message; ratio = baseline / lanecast, or for a case called own=A:B the time of A over that
-# of B; spread = the middle half of the rounds' ratios, as a part of their median. Writes perf/results/.
+# Times are in ns per delivered message. The ratio is baseline / lanecast, or for a case called own=A:B the time of A over that
+# of B. The spread is the middle half of the rounds' ratios, as a fraction of their median. Writes perf/results/.
 #
 #   perf/compare.sh           all cases; ten minutes
-#   perf/compare.sh --quick   the cases that have a floor, shorter; two minutes once it is built; writes nothing
+#   perf/compare.sh --quick   fewer cases and shorter rounds; two minutes once it is built; writes nothing
 #   perf/compare.sh --only TEXT   the cases whose name contains TEXT; writes nothing
 set -euo pipefail
 cd "$(dirname "$0")/.."

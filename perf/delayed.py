@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""A link with a delay and a rate, in user space, for kernels without netem.
+"""Simulates a link with a delay and a rate in user space, for kernels without netem.
 
     unshare --net perf/delayed.py --rate 100 --delay 50 CMD...
 
-runs CMD where 10.77.0.2 is this very host behind the link: what is sent there comes back from there, as if both ends were
-two hosts. Rate in Mbit/s in each direction, delay in ms for the round trip. The link queues 1 MB, then it drops.
+Runs CMD in a network in which 10.77.0.2 is this host behind the link: packets sent to that address come back from it, as if
+both ends were two hosts. The rate is in Mbit/s in each direction, the delay in ms for the round trip. The link queues 1 MB and
+drops what exceeds that.
 """
 import argparse, collections, fcntl, heapq, os, select, struct, subprocess, sys, time
 
@@ -22,7 +23,7 @@ for words in ("link set lo up", "addr add 10.77.0.1/30 dev tun0", "link set tun0
 
 child = subprocess.Popen(options.command)
 one_way, per_byte, longest = options.delay / 2000, 8 / (options.rate * 1e6), 1_000_000 * 8 / (options.rate * 1e6)
-# The direction is known by the port: the higher one of a connection is the client's.
+# The ports tell the direction: the higher port of a connection is the client's.
 free = [0.0, 0.0]
 waiting = []
 number = 0
@@ -49,7 +50,7 @@ while child.poll() is None:
             continue
         free[way] = begins + len(packet) * per_byte
         number += 1
-        # Source and target change places, which leaves the checksums as they are.
+        # Swapping source and target leaves the checksums unchanged.
         turned = packet[:12] + packet[16:20] + packet[12:16] + packet[20:]
         heapq.heappush(waiting, (free[way] + one_way, number, turned))
 sys.exit(child.returncode)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Draws where the time of a case of the comparison goes, as `perf` samples it on whatever core it runs:
+# Draws a flamegraph of one case of the comparison, sampled with `perf` on all cores:
 #   perf/flamegraph.sh fanout/n=16000/burst=1/payload=64 [COLUMN [OUT.svg]]
-# The case as perf/compare.sh prints it, then one of its columns (lanecast, if none is given; baseline, …). The picture goes to
-# target/flamegraph/ if no name is given; the stacks it is drawn of stay there, and their shares are printed.
+# CASE is named as perf/compare.sh prints it. COLUMN is one of its columns (lanecast by default; baseline, …). The picture is
+# written to target/flamegraph/ unless OUT.svg is given. The collapsed stacks stay there, and their shares are printed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [[ $# -lt 1 || $# -gt 3 ]]; then
@@ -18,14 +18,15 @@ fi
 
 target=${CARGO_TARGET_DIR:-$PWD/target}
 cargo install --quiet --locked inferno --version 0.12.8 --root "$target/tools" --target-dir "$target/tools/build"
-# With line tables perf names what was inlined too, which is most of a hot path.
+# With line tables perf also names inlined functions, which are most of a hot path.
 build() {
   CARGO_PROFILE_BENCH_DEBUG=line-tables-only cargo bench --quiet --bench comparison --no-run "$@"
 }
 build
 binary=$(build --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
 
-# Says its process id once everybody is there; or what it doesn't know, on stderr, and ends.
+# The bench prints its process id once all participants have joined. If it doesn't know the case or column, it says so on stderr
+# and exits.
 exec 3< <(exec "$binary" --carry "$case" "$column")
 read -r pid <&3 || exit 1
 trap 'kill "$pid" 2>/dev/null || true' EXIT
@@ -33,8 +34,8 @@ mkdir -p "$target/flamegraph"
 stacks=$target/flamegraph/$(tr '/=' '_-' <<<"$case")_$column
 perf record --quiet --event cpu-clock --freq 499 --call-graph dwarf,16384 --pid "$pid" --output "$stacks.data" -- \
   sleep 10
-# Of inlined functions the name is enough: their type arguments fill pages. Where perf asks binutils for them, the first
-# of an address bears the name of the function they are all inlined into, which comes last once more.
+# The type arguments of inlined functions are removed: they fill pages. Where perf asks binutils for inlined functions, the
+# first line of an address has the name of the function that they are all inlined into, which comes again as the last.
 perf script --input "$stacks.data" 2>/dev/null |
   sed -E '/\(inlined\)$/{:again;s/<[^<>]*>//;t again}' |
   awk '{ inlined = $NF == "(inlined)" }
@@ -45,9 +46,9 @@ perf script --input "$stacks.data" 2>/dev/null |
 rm "$stacks.data"
 
 svg=${3:-$stacks.svg}
-# What is narrower than a third of a percent can't be read.
+# Frames narrower than a third of a percent can't be read.
 "$target/tools/bin/inferno-flamegraph" --minwidth 0.33 --title "$case: $column" --countname ns <"$stacks.folded" >"$svg"
-echo "where the time is spent itself, in percent:"
+echo "functions by the time spent in themselves, in percent:"
 awk '{ time = $NF; sub(/ [0-9]+$/, ""); leaf = $0; sub(/.*;/, "", leaf); spent[leaf] += time; all += time }
   END { for (leaf in spent) printf "%5.1f %s\n", 100 * spent[leaf] / all, leaf }' "$stacks.folded" |
   sort -rn | awk '$1 >= 1'

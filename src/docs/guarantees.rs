@@ -1,85 +1,100 @@
-//! What a session promises, whatever the interleaving.
+//! What a session promises, however its threads interleave.
 //!
 //! # Order
 //! If one send or broadcast *happens before* another (the same thread did both, or one thread learned of the first
-//! before it did the second), every participant that gets both gets them in that order. It holds across the lanes:
-//! between direct messages and broadcasts, to everybody and to topics. Two that are concurrent may arrive in either
-//! order, and in different orders at different participants if one of them is direct.
+//! before it did the second), every participant that gets both gets them in that order. This holds across the lanes:
+//! between direct messages, broadcasts to everybody and broadcasts to topics. Two concurrent messages may arrive in
+//! either order. If one of them is direct, the order may differ between participants.
 //!
-//! The initial messages come first of all. Between two resets a participant gets every message once: no gap, no
-//! duplicate.
+//! A participant gets its initial messages before anything else. Between two resets it gets every message exactly once:
+//! no gap, no duplicate.
 //!
 //! # Bound
-//! What waits for one participant, over both lanes, never exceeds the session's
-//! [`queue_capacity`](crate::SessionBuilder::queue_capacity) and [`queue_bytes`](crate::SessionBuilder::queue_bytes).
-//! The message that would exceed it makes the participant *overflow*. Initial messages don't count, nor does what
-//! gathered while they were computed. A burst longer than the capacity resets nobody who keeps up: a participant that
-//! becomes busy has the reactor run at least four times before more than the capacity (of four or more) can wait for it,
-//! of messages larger than a twelfth of `queue_bytes` at least once. A shard hands on a quarter of the capacity, at most
-//! 512 messages, before it flushes and lets the reactor run; of a capacity from 1,024 to 2,047 it hands on 512 while all
-//! keep up.
+//! The backlog of one participant, over both lanes, never exceeds the session's
+//! [`queue_capacity`](crate::SessionBuilder::queue_capacity) in messages or its
+//! [`queue_bytes`](crate::SessionBuilder::queue_bytes) in bytes. A message that would exceed either limit makes the
+//! participant *overflow*. Initial messages don't count, nor do the broadcasts that gathered while they were computed.
 //!
-//! [`SessionStats::half_full`](crate::SessionStats::half_full) says how many participants have half of their bound taken.
+//! A burst of broadcasts that is longer than the capacity doesn't reset a participant that keeps up. A shard hands on a
+//! quarter of the capacity, at most 512 messages, and then flushes and lets the tokio reactor run, without which a busy
+//! socket can't become writable again. (With a capacity from 1,024 to 2,047 a shard hands on 512 messages as long as
+//! all participants keep up.) So a participant that becomes busy gets at least four reactor runs before its backlog can
+//! exceed a capacity of four or more. Where `queue_bytes` is the limit that is reached first, the participant gets at
+//! least three runs with messages of at most a twelfth of `queue_bytes`, and at least one with larger messages.
+//!
+//! [`SessionStats::half_full`](crate::SessionStats::half_full) counts the participants whose backlog has reached half
+//! of either limit.
 //!
 //! Where the room's sinks [share an uplink](crate::room::Room::uplink), a participant that waits for the uplink doesn't
-//! overflow: with half of its bound taken its shard reads no more of the log, and [`send`](crate::Participant::send)
-//! gives the message back. What one turn has read may then stand beyond the bound. One whose write was passed by later
-//! ones is stuck by itself, and bounded as ever.
+//! overflow. Once its backlog has reached half of either limit, its shard reads no more of the log, so the log fills
+//! and holds publishers back. Once its queue is full, [`send`](crate::Participant::send) gives the message back. The
+//! messages that the shard had already read in that turn may exceed the limit. A participant whose write was passed by
+//! writes that began later is stuck on its own account, and overflows like any other.
 //!
 //! # Publishers
-//! [`broadcast`](crate::Session::broadcast) waits while the shards are a whole log behind (the machine is out of
-//! breath) or the uplink is stalled or full. It never waits for a participant. Those who wait are served in the order
-//! they came, and [`try_broadcast`](crate::Session::try_broadcast) doesn't overtake them.
+//! [`broadcast`](crate::Session::broadcast) waits while a shard is a whole log behind (the machine is overloaded), or
+//! while the uplink is stalled or full. It never waits for a participant. Waiting publishers are served in the order in
+//! which they came, and [`try_broadcast`](crate::Session::try_broadcast) doesn't overtake them.
 //!
 //! # Faults
-//! A participant that overflows, whose sink fails or panics, or makes no progress for the write time-out (the session's,
-//! or the one that [its transport sets](crate::Progress::set_write_timeout)), is *reset*:
-//! no further poll of its sink, everything undelivered counted as dropped with that reason, the sink handed back to the
-//! room. The event loop then asks the room what it has for the identity now, and joins that: with a new
-//! [`ClientId`](crate::ClientId), its initial messages first, and no subscriptions. Nobody else notices. An identity
-//! that is reset again and again waits longer each time. Each fault of a registered instance is counted and told once,
-//! whatever took its place before anybody looked, and while the session closes, too.
+//! A participant is *reset* if it overflows, if its sink fails or panics, or if its sink makes no progress for the
+//! write time-out (the session's, or the one that [its transport sets](crate::Progress::set_write_timeout)). The
+//! session doesn't poll the sink again, counts everything undelivered as dropped with that reason, and hands the sink
+//! back to the room. The event loop then asks the room for the current connection of the identity, and joins that
+//! connection with a new [`ClientId`](crate::ClientId), with its initial messages first, and without subscriptions. The
+//! other participants notice nothing. An identity that is reset again and again waits longer each time. Each fault of a
+//! registered instance is counted and reported to listeners once, even if another instance took its place before the
+//! event loop looked, and even while the session closes.
 //!
-//! A participant whose connection a write finds gone has [vanished](crate::EndReason::Vanished), if its room [can
-//! tell](crate::room::Room::has_vanished): that is no fault. What was undelivered counts as abandoned, and listeners are
-//! told that it left. If the room still has the connection, it starts afresh as after a reset, and waits as long.
+//! A participant has [vanished](crate::EndReason::Vanished) if a write finds its connection gone and its room [can
+//! tell](crate::room::Room::has_vanished). This is not a fault. The undelivered messages count as abandoned, and
+//! listeners are told that the participant left. If the room still has the connection, the participant starts afresh as
+//! after a reset, with the same back-off.
 //!
-//! What listeners are told of an end has the account of that instance: what was delivered, and what was lost and why.
+//! The event that reports the end of an instance carries its account: what was delivered, and what was lost and why.
 //!
 //! # Rude peers
-//! What a viewer sends is bounded in what it takes of the process. Of a WebSocket viewer one read is done at a time, and a viewer that sends without
-//! pause is read in turns with others of its kind, which take at most a quarter of a core together. Its requests are parsed once;
-//! those of more than 4 KiB on a thread apart, one at a time for all viewers of a telemetry. All long messages that
-//! viewers have under way fit one [budget](crate::room::PeerLimits), which rooms may share, whoever of them sends or
-//! stalls; besides, each connection has some 10 KiB of its own. A viewer whose long message finds the budget used up isn't
-//! read for a while, and never for ever: messages are admitted in order, and one that isn't completed in time while others
-//! wait ends its connection.
+//! What viewers send takes a bounded share of the process.
+//!
+//! - **Reading.** A WebSocket viewer is read once, and then other tasks run before its next read. Viewers that send
+//!   without pause take turns with each other, and all of them together take at most a quarter of a core.
+//! - **Parsing.** Each request is parsed once. A request of more than 4 KiB is parsed on a separate thread, one at a
+//!   time for all viewers of a telemetry.
+//! - **Memory.** All messages of more than 2 KiB that viewers have under way fit one [budget](crate::room::PeerLimits),
+//!   whichever viewers send or stall, and rooms may share the budget. In addition, each connection has some 10 KiB of
+//!   its own.
+//! - **Waiting.** If a viewer begins such a message while the budget is used up, the viewer isn't read until there is
+//!   memory for the message. This wait ends: messages are admitted in order, and a message that isn't completed in time
+//!   while others wait ends its connection (in a LiveKit room, its stream).
 //!
 //! # Joins
-//! The newcomer's place in the log is fixed first, its initial messages are computed second, and every broadcast from
-//! that place on follows them. So an embedder that changes its state first and broadcasts the change second has every
-//! newcomer up to date: a change that races with a join may be told twice, never not at all. Subscribing works the same
-//! way: it takes effect at one position of the log, and completes after that.
+//! The session first fixes the newcomer's place in the log and then computes its initial messages. Every broadcast from
+//! that place on follows the initial messages. So an embedder that changes its state first and broadcasts the change
+//! second has every newcomer up to date: a change that races with a join may be told twice, but never not at all.
+//! Subscribing works the same way: a subscription takes effect at one position of the log, and the call returns after
+//! that.
 //!
-//! What is broadcast while the initial messages are computed gathers under a bound of its own,
+//! What is broadcast while the initial messages are computed gathers under separate limits,
 //! [`joining_bytes`](crate::SessionBuilder::joining_bytes) and twice the
-//! [`open_timeout`](crate::SessionBuilder::open_timeout), and never counts against the ordinary one. By default a closure
-//! may use its whole time-out while 5,000 messages of 10 kB are broadcast a second. Beyond the bound the attempt has failed
-//! ([`JoinError::Outpaced`](crate::JoinError::Outpaced)); it is told, and tried again after a back-off. Once the initial
-//! messages are there the newcomer begins at once, however full the log is.
+//! [`open_timeout`](crate::SessionBuilder::open_timeout), and never counts against the ordinary ones. With the defaults
+//! a closure may use its whole time-out while 5,000 messages of 10 kB are broadcast a second. Beyond these limits the
+//! attempt fails ([`JoinError::Outpaced`](crate::JoinError::Outpaced)). The failure is reported, and the join is tried
+//! again after a back-off. Once the initial messages are computed, the newcomer begins at once, however full the log
+//! is.
 //!
 //! # Announcements
-//! Telemetry goes further: a viewer is told of each channel and status once, and of the end of a channel only if it was
-//! told of the channel, whenever it joins. A change has its place in the log and a joiner's snapshot is made for a
-//! position, so that each change stands either in the snapshot or behind it. A channel or status that is refused was
-//! never heard of. Channels are told in messages of at most 100 channels and 256 KiB; a larger channel goes alone.
+//! Telemetry promises more: whenever a viewer joins, it is told of each channel and status once, and of the end of a
+//! channel only if it was told of the channel. A change has its place in the log, and a joiner's snapshot is made for a
+//! position, so each change is either in the snapshot or follows it. No viewer hears of a channel or status that is
+//! refused. Channels are announced in messages of at most 100 channels and 256 KiB; a larger channel has a message of
+//! its own.
 //!
-//! A viewer that is told the time of the server (capability `time`) never sees it step back, and gets it only with
-//! messages.
+//! A viewer that is told the time of the server (capability `time`) never sees that time step back, and is told it only
+//! together with messages.
 //!
 //! # Reconnects
-//! Of two connections of one identity the one that joined later wins, in whatever order the room reports them. An equal
-//! join time goes to the one registered later. A disconnect takes away only the connection it names.
+//! Of two connections of one identity the one that joined later wins, in whatever order the room reports them. If the
+//! join times are equal, the one registered later wins. A disconnect removes only the connection that it names.
 //!
 //! # Accounting
 //! Every message is *offered* (a direct message when it is sent, a broadcast when its shard reaches it for that
@@ -88,16 +103,18 @@
 //! the sum is exact, for each participant and for the session.
 //!
 //! # Ends
-//! [`close`](crate::Session::close) takes no more messages, delivers what it has until the deadline, and ends every
-//! task. [`cancel`](crate::Session::cancel), and dropping the last handle, do the same without delivering. A sink that
-//! is polled when its participant ends isn't polled again.
+//! [`close`](crate::Session::close) accepts no more messages, delivers what it has until the deadline, and ends every
+//! task. [`cancel`](crate::Session::cancel), and dropping the last handle, do the same without delivering. If a
+//! participant ends while its sink is being polled, the session doesn't poll the sink again.
 //!
 //! # How it is checked
-//! The algorithms where threads meet (the claim and seal of the log, sleep and wake of the shards, the order across the
-//! lanes and through a participant's chain of queues, the position of a command, the waits for room in the log and for
-//! capacity in a queue, the count of a topic, the teardown of a queue, the pending resets, the registry) are run through
-//! the model checker `loom`, each with a variant that must fail: `RUSTFLAGS="--cfg lanecast_loom" cargo test --lib
-//! --release loom`. The models check our algorithms on top of what `ArrayQueue`, `ArcSwap`, `SkipSet`, `DashMap` and
-//! tokio's `Notify` promise; they don't look into those crates. A differential test runs random operations against a
-//! plain sequential model. What tells a congested uplink from a stuck stream has tests on a pipe that all share, by a
-//! paused clock; the LiveKit room is tried on a real server, with viewers of the official SDK and of another author's.
+//! The algorithms where threads meet are run through the model checker `loom`, each with a variant that must fail:
+//! `RUSTFLAGS="--cfg lanecast_loom" cargo test --lib --release loom`. They are the claim and seal of the log, sleep and
+//! wake of the shards, the order across the lanes and through a participant's chain of queues, the position of a
+//! command, the waits for free places in the log and for capacity in a queue, the count of a topic, the teardown of a
+//! queue, the pending resets, and the registry. The models check the crate's own algorithms on top of what
+//! `ArrayQueue`, `ArcSwap`, `SkipSet`, `DashMap` and tokio's `Notify` promise; they don't look into those crates.
+//!
+//! A differential test runs random operations against a plain sequential model. Tests with a paused clock, on a pipe
+//! that all sinks share, check how a congested uplink is told from a stuck stream. The LiveKit room is tested on a real
+//! server, with viewers of the official SDK and of another author's.

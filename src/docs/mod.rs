@@ -1,4 +1,4 @@
-//! What is promised, and where it ends.
+//! What the crate promises, and the limits of those promises.
 
 pub mod guarantees;
 pub mod limitations;
