@@ -1,8 +1,8 @@
-//! Instructions of the hot paths, counted by callgrind: broadcast, direct send, and what a shard does for each.
+//! Instructions of the hot paths, counted by callgrind: broadcast, direct send, and the shard's work for each.
 //!
-//! On one thread, so that each count is the same from run to run but for the seeds of hash maps, which make some
-//! percent. Run by `.ci/instructions`, which compares with what is recorded; needs valgrind, so `cargo bench` leaves it
-//! out.
+//! Everything runs on one thread, so that each count is the same from run to run, except for the seeds of hash maps,
+//! which make a difference of some percent. `.ci/instructions` runs this and compares the counts with the recorded
+//! ones. It needs valgrind, so `cargo bench` leaves it out.
 
 #![allow(missing_docs, reason = "the macros of gungraun make public items")]
 
@@ -27,12 +27,12 @@ use self::room::{BenchRoom, identity};
 use self::sink::{Counting, Counts, INITIAL, Sinks};
 
 const PARTICIPANTS: usize = 1_000;
-/// Direct messages that make the queue of one for whom many wait.
+/// Direct messages sent in advance, which give the participant the queue that it has when many messages wait.
 const FIRST: usize = 32;
-/// One in so many is subscribed to the topic.
+/// One in this many participants is subscribed to the topic.
 const SUBSCRIBED: usize = 10;
 
-/// A session whose participants are all clear, on a runtime that runs only when told to.
+/// A session whose participants have no backlog, on a runtime that runs only when `carry` drives it.
 struct Stage {
     runtime: Runtime,
     session: Session<BenchRoom<Counting>>,
@@ -44,7 +44,7 @@ struct Stage {
 }
 
 impl Stage {
-    /// With `messages` to be sent, each a payload of its own.
+    /// Sets up a session, and `messages` messages to be sent, each with a payload of its own.
     fn new(messages: usize) -> Self {
         let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
         let room = BenchRoom::new(Counting::default(), PARTICIPANTS, PARTICIPANTS);
@@ -62,7 +62,7 @@ impl Stage {
         let one = session.participant(&identity(1)).expect("it is present");
         let messages = (0..messages).map(|_| Bytes::from(vec![7; 64])).collect();
         let mut stage = Self { runtime, session, counts, one, topic, delivered: PARTICIPANTS as u64, messages };
-        // The first of each kind make what the others find; of direct messages it takes some.
+        // The first message of each kind allocates what later ones reuse. For direct messages that takes several.
         stage.session.try_broadcast(Bytes::from(vec![7; 64])).expect("there is room");
         stage.session.try_broadcast_to(&stage.topic, Bytes::from(vec![7; 64])).expect("there is room");
         (0..FIRST).for_each(|_| stage.one.try_send(Bytes::from(vec![7; 64])).expect("there is room"));
@@ -82,14 +82,14 @@ impl Stage {
         }
     }
 
-    /// Runs the shard until so many more have been delivered.
+    /// Runs the shard until `deliveries` more messages have been delivered.
     fn carry(&mut self, deliveries: usize) {
         self.delivered += deliveries as u64;
         self.runtime.block_on(self.counts.delivered.reach(self.delivered));
     }
 }
 
-/// A stage on which `messages` have been broadcast, and how many deliveries that makes.
+/// A stage on which `messages` messages have been broadcast, and the number of deliveries that makes.
 fn broadcast_already(messages: usize) -> (Stage, usize) {
     let mut stage = Stage::new(messages);
     stage.broadcast();
@@ -110,7 +110,8 @@ fn sent_already(messages: usize) -> Stage {
     stage
 }
 
-// Each name ends with how often what it counts is done; each hands the stage on, so that its end isn't counted.
+// Each name ends with how often the counted operation is done. Each function returns the stage, so that the end of the
+// stage isn't counted.
 
 #[library_benchmark]
 #[bench::to_everybody_64(args = (64), setup = Stage::new)]

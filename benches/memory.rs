@@ -1,8 +1,8 @@
-//! Bytes of memory per participant: idle; after one direct message; with a full backlog. Counted at the allocator.
+//! Bytes of memory per participant: idle, after one direct message, and with a full backlog. Counted at the allocator.
 //!
-//! Not timed, so no criterion: prints a line per case, as `perf/compare.sh` does for the others; with `--growth` the
-//! idle session over the number of participants, as `perf/growth.sh` does; with `--backlogs` full backlogs over the
-//! capacity of the queue.
+//! Nothing is timed, so this doesn't use criterion. By default it prints a line per case, as `perf/compare.sh` does for
+//! the others. With `--growth` it prints the memory of an idle session over the number of participants, for
+//! `perf/growth.sh`. With `--backlogs` it prints the memory of full backlogs over the capacity of the queue.
 
 #[path = "baseline/mod.rs"]
 #[allow(dead_code, reason = "each bench uses its part")]
@@ -37,7 +37,7 @@ struct Taken {
 fn main() {
     let mode = |name: &str| std::env::args().any(|argument| argument == name);
     let participants = if mode("--test") { 100 } else { 2_000 };
-    // No more than it takes to know that a site is one: the backtraces aren't looked at.
+    // The backtraces aren't used, so they are as short as possible.
     let _profiler = dhat::Profiler::builder().testing().trim_backtraces(Some(1)).build();
     let runtime = Runtime::new().expect("a runtime");
     if mode("--growth") {
@@ -78,7 +78,7 @@ async fn growth() {
     }
 }
 
-/// Where the messages of a full backlog come from.
+/// The source of the messages of a full backlog.
 #[derive(Clone, Copy)]
 enum Lane {
     All,
@@ -86,7 +86,7 @@ enum Lane {
     Direct,
 }
 
-/// Bytes per participant of full backlogs over the queue's capacity, without what the messages hold.
+/// Prints the bytes per participant of full backlogs over the queue's capacity, without what the messages hold.
 async fn backlogs() {
     println!("\n## A full backlog, bytes per participant\n");
     println!("| queue_capacity | messages to all | to a topic | sent directly, at once |\n|---|---|---|---|");
@@ -152,7 +152,7 @@ async fn measure<C: Contender<Gated>>(participants: usize) -> Taken {
         counts.stalled.reach(participants as u64).await;
     })
     .await;
-    // All that waits is what all wait for. One less than resets them.
+    // The same broadcasts wait for all participants: one less than fill them up to their bound.
     let (_, backlog) = stage::<C>(participants, async |session, counts| {
         for _ in 1..C::FILL {
             session.broadcast(Bytes::from(vec![7; 64])).await;
@@ -163,13 +163,13 @@ async fn measure<C: Contender<Gated>>(participants: usize) -> Taken {
     Taken { idle, direct, backlog }
 }
 
-/// Bytes per participant before and after `load`, which nobody's sink gets rid of.
+/// Bytes per participant before and after `load`, whose messages no sink flushes.
 async fn stage<C: Contender<Gated>>(participants: usize, load: impl AsyncFnOnce(&C, &Counts)) -> (i64, i64) {
-    // Whatever was here before is gone.
+    // Lets the session of an earlier stage go first.
     settle().await;
     let sinks = Gated::default();
     sinks.shut(true);
-    // The room's own list is there before and after.
+    // The room's own list isn't counted: it exists before the first reading and stays.
     let room = BenchRoom::new(sinks, participants, participants);
     let counts = Arc::clone(room.sinks().counts());
     let before = allocated();
@@ -185,7 +185,7 @@ async fn stage<C: Contender<Gated>>(participants: usize, load: impl AsyncFnOnce(
     (idle, loaded)
 }
 
-/// Lets what has been started come to rest.
+/// Waits until the work that has been started comes to rest.
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(300)).await;
 }

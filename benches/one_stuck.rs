@@ -1,8 +1,9 @@
-//! A thousand viewers over WebSockets, of whom one stops reading: what do the others notice? Draws the README's picture.
+//! What the other viewers notice when one of a thousand viewers over WebSockets stops reading. Draws the README's
+//! picture.
 //!
 //! `cargo bench --features websocket --bench one_stuck -- --out perf/results` writes `one-stuck.svg` there. Server and
-//! viewers share this process: the server has two workers, all viewers one thread. What may wait for a viewer is short
-//! ([`CAPACITY`]), so that the one that stops overflows within the picture.
+//! viewers share this process: the server has two workers, and all viewers have one thread. The queue capacity of a
+//! viewer is small ([`CAPACITY`]), so that the viewer that stops overflows within the picture.
 
 use std::cell::RefCell;
 use std::error::Error;
@@ -29,19 +30,19 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 /// Messages a second.
 const RATE: u32 = 40;
-/// Bytes of a message.
+/// Bytes of a message's payload.
 const PAYLOAD: usize = 4096;
-/// Messages that may wait for one viewer.
+/// The most messages that may wait for one viewer.
 const CAPACITY: u32 = 256;
-/// The receive buffer of the viewer that stops: what its kernel takes for it isn't waiting anywhere we can see.
+/// The receive buffer of the viewer that stops, in bytes. The server can't see what waits in there.
 const STUCK_BUFFER: u32 = 64 << 10;
-/// One point of the upper curves.
+/// The time that one point of the upper curves covers.
 const WINDOW: Duration = Duration::from_millis(250);
-/// One point of the lower curve.
+/// The time between two points of the lower curve.
 const LOOK: Duration = Duration::from_millis(100);
-/// What stands before the payload of a message in v1: opcode, subscription id and log time.
+/// Bytes before the payload of a message in v1: opcode, subscription id and log time.
 const HEAD: usize = 1 + 4 + 8;
-/// The viewer that stops.
+/// The name of the viewer that stops.
 const STUCK: &str = "stuck";
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
@@ -68,7 +69,8 @@ fn main() -> Fallible<()> {
     Ok(())
 }
 
-/// Both ends of each connection are ours.
+/// Raises the limit of open files to `wanted`, as far as the system allows. Both ends of each connection are in this
+/// process.
 fn allow_open_files(wanted: u64) -> Fallible<()> {
     #[cfg(unix)]
     {
@@ -83,23 +85,25 @@ fn allow_open_files(wanted: u64) -> Fallible<()> {
     Ok(())
 }
 
-/// What was measured; times count from the moment when everybody had subscribed.
+/// The measurements. Times count from the moment when all viewers had subscribed.
 #[derive(Default)]
 struct Seen {
-    /// From publishing to reading, at the viewers that read, in each window.
+    /// The latencies from publishing to reading, at the viewers that read, in each window.
     latencies: Vec<Histogram<u64>>,
-    /// Messages that these viewers missed, and got.
+    /// Messages that these viewers missed.
     missed: u64,
+    /// Messages that these viewers got.
     got: u64,
-    /// When, and how many messages waited for the viewer that stops.
+    /// How many messages waited for the viewer that stops, and when.
     waiting: Vec<(Duration, u64)>,
-    /// When it was reset, and was there again.
+    /// When the viewer that stops was reset.
     reset: Option<Duration>,
+    /// When the viewer that stops was back.
     back: Option<Duration>,
 }
 
 impl Plan {
-    /// When the one viewer stops reading, and reads again.
+    /// When the one viewer stops reading, and when it reads again.
     fn pause(&self) -> (Duration, Duration) {
         (self.length / 6, self.length * 5 / 6)
     }
@@ -146,7 +150,7 @@ fn run(plan: &Plan) -> Fallible<Seen> {
     Ok(Seen { latencies, missed, got, ..seen })
 }
 
-/// A viewer's path is its name.
+/// Admits a viewer. The path of the request is the viewer's name.
 fn named(request: &UpgradeRequest) -> Result<Admission, Rejection> {
     let name = ParticipantIdentity::new(request.path().trim_start_matches('/'));
     name.map(Admission::new).map_err(|error| Rejection::new(400, error.to_string()))
@@ -156,7 +160,7 @@ fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Looks at the viewer that stops until the session ends.
+/// Observes the viewer that stops, until the session ends.
 async fn what_becomes_of_it(session: Session<WebSocketRoom>, begun: Instant) -> Seen {
     let stuck: ParticipantIdentity = STUCK.parse().expect("it is well-formed");
     let (mut seen, mut events, mut looks) = (Seen::default(), session.events(), interval(LOOK));
@@ -176,7 +180,7 @@ async fn what_becomes_of_it(session: Session<WebSocketRoom>, begun: Instant) -> 
     }
 }
 
-/// What the viewers that read have seen.
+/// The measurements at the viewers that read.
 #[derive(Default)]
 struct Watched {
     latencies: Vec<Histogram<u64>>,
@@ -197,7 +201,7 @@ impl Watched {
 
 type Go = watch::Receiver<Option<Instant>>;
 
-/// All viewers, on one thread, until the server closes their connections.
+/// Runs all viewers on one thread, until the server closes their connections.
 fn watch_all(address: SocketAddr, viewers: usize, pause: (Duration, Duration), go: &Go) -> Watched {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let watched = Rc::new(RefCell::new(Watched::default()));
@@ -214,7 +218,7 @@ fn watch_all(address: SocketAddr, viewers: usize, pause: (Duration, Duration), g
     watched.take()
 }
 
-/// Connects and subscribes.
+/// Connects a viewer and subscribes it to the channel.
 async fn connect(address: SocketAddr, name: &str, socket: TcpSocket) -> Fallible<WebSocketStream<TcpStream>> {
     let mut request = format!("ws://{address}/{name}").into_client_request()?;
     request.headers_mut().insert("Sec-WebSocket-Protocol", "foxglove.sdk.v1".parse()?);
@@ -245,7 +249,7 @@ async fn read_on(address: SocketAddr, name: String, go: Go, watched: Rc<RefCell<
     }
 }
 
-/// Reads, doesn't for a while, reads on, and when it has been reset comes back.
+/// Runs the viewer that stops: it reads, stops for a while, reads on, and comes back when it has been reset.
 async fn stop_and_go(address: SocketAddr, (stops, resumes): (Duration, Duration), mut go: Go) {
     let socket = TcpSocket::new_v4().expect("there are descriptors");
     socket.set_recv_buffer_size(STUCK_BUFFER).expect("it is a socket");

@@ -1,7 +1,7 @@
-//! Which concurrent set serves the pending resets: dashmap's or crossbeam's skip list.
+//! Compares two concurrent sets for the pending resets: dashmap's and crossbeam's skip list.
 //!
-//! Two threads insert 5,000 instances each while the loop takes them out one by one, as in a reset storm; and one
-//! insert and one take at a time, as on a quiet day.
+//! In the storm, two threads insert 5,000 instances each while the loop takes them out one by one. In the quiet case,
+//! one insert and one take alternate.
 
 use std::collections::HashSet;
 use std::hint::black_box;
@@ -12,7 +12,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use crossbeam_skiplist::SkipSet;
 use dashmap::DashSet;
 
-/// Client id and sid, as the pending resets keep them.
+/// The client id and the sid of an instance, as the pending resets keep them.
 type Entry = (u64, Arc<str>);
 
 trait Pending: Default + Send + Sync + 'static {

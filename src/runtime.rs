@@ -1,4 +1,4 @@
-//! What a tokio runtime has to have for what is started on it.
+//! Checks that the current tokio runtime has what the crate's tasks need.
 
 use std::time::Duration;
 
@@ -6,14 +6,15 @@ use tokio::runtime::Handle;
 
 use crate::lane::caught::caught;
 
-/// What is missing where something was to be started.
+/// What the caller's context lacks: a tokio runtime, or timers in that runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lacking {
     Runtime,
     Timers,
 }
 
-/// The runtime here, if it has timers. Tokio tells that by a panic alone, which the process's panic hook hears.
+/// The current runtime, if it has timers. Tokio reports missing timers only by a panic, which is caught here; the
+/// process's panic hook still sees it.
 pub(crate) fn current() -> Result<Handle, Lacking> {
     let runtime = Handle::try_current().map_err(|_| Lacking::Runtime)?;
     caught(|| drop(tokio::time::sleep(Duration::ZERO))).ok_or(Lacking::Timers)?;

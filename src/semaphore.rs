@@ -1,27 +1,27 @@
-//! Admission: at most N calls of a kind in flight per participant, never waited for.
+//! Admission control: at most N requests of a kind in flight per participant. Callers are refused, never queued.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Counts what is in flight against a limit. Cloning shares the count.
+/// Counts requests in flight against a limit. Clones share the count.
 #[derive(Clone, Debug)]
 pub(crate) struct Admission {
     in_flight: Arc<AtomicU32>,
     limit: u32,
 }
 
-/// A place among the calls in flight; dropping it, a panic's unwinding included, gives it back.
+/// A permit for one request in flight. Dropping the permit releases it, also while a panic unwinds.
 #[derive(Debug)]
-#[must_use = "the place is given back when this is dropped"]
+#[must_use = "the permit is released when this is dropped"]
 pub struct Permit {
     in_flight: Arc<AtomicU32>,
 }
 
-/// Every place is taken: answer the request with an error, the participant may ask again later.
+/// All permits are taken. Answer the request with an error; the participant may ask again later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{limit} requests of this kind are in flight already: wait for one of them")]
 pub struct AdmissionError {
-    /// How many may be in flight at once.
+    /// The most requests of this kind that may be in flight at once.
     pub limit: u32,
 }
 
@@ -30,9 +30,9 @@ impl Admission {
         Self { in_flight: Arc::default(), limit }
     }
 
-    /// Takes a place if there is one; never blocks.
+    /// Takes a permit if one is free. Never blocks.
     pub(crate) fn try_acquire(&self) -> Result<Permit, AdmissionError> {
-        // Relaxed: the count guards a number, not data.
+        // Relaxed: the count limits a number and guards no data.
         self.in_flight
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < self.limit).then_some(n + 1))
             .map(|_| Permit { in_flight: Arc::clone(&self.in_flight) })

@@ -1,8 +1,9 @@
-//! The one place that names atomics and lock-free containers, so that the model checker can be put in their stead.
+//! The only place that names the atomics and lock-free containers that the models run, so that the model checker can
+//! replace them.
 //!
-//! Built as usual, these are the real ones. Built with `--cfg lanecast_loom`, atomics and fences are loom's, and the
-//! containers are stand-ins with only those orderings that the real type promises: a model shows that our algorithm
-//! holds on top of that promise, not that the crate keeps it.
+//! A normal build uses the real types. With `--cfg lanecast_loom`, atomics and fences are loom's, and the containers
+//! are stand-ins with only the orderings that the real types promise. A model therefore shows that our algorithm holds
+//! on top of those promises, not that the dependencies keep them.
 
 #[cfg(not(lanecast_loom))]
 mod real {
@@ -13,7 +14,8 @@ mod real {
     pub(crate) use futures_util::task::AtomicWaker;
     pub(crate) use once_cell::race::OnceBox;
     pub(crate) use tokio::sync::Notify;
-    /// Hashed by foldhash: a fraction of SipHash's time for short names. See the limitations.
+    /// A map whose keys are hashed by foldhash, which takes a fraction of SipHash's time for short names. See the
+    /// limitations.
     pub(crate) type DashMap<K, V> = dashmap::DashMap<K, V, foldhash::fast::RandomState>;
 
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};

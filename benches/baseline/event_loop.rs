@@ -1,5 +1,5 @@
-//! The event loop: it takes room events and pending resets in turn, and leaves all waiting to tasks, at most one per
-//! identity.
+//! The event loop. It handles room events and pending resets one at a time, and leaves all waiting to tasks, at most
+//! one per identity.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -16,7 +16,7 @@ use super::Shared;
 use super::participant::{Participant, Writer};
 use super::registry::Registration;
 
-/// See the [module](self).
+/// The event loop of a session. See the [module](self).
 pub(super) struct EventLoop<R: Room<Message = Bytes>> {
     session: Arc<Shared<R>>,
     under_way: HashMap<ParticipantIdentity, UnderWay>,
@@ -46,7 +46,7 @@ impl<R: Room<Message = Bytes>> EventLoop<R> {
         loop {
             tokio::select! {
                 event = events.next() => match event {
-                    // The word may be late: what is joined is what the room has now.
+                    // The event may be outdated, so the loop joins what the room has now.
                     Some(RoomEvent::Active(presence)) => self.reconcile(&presence.identity),
                     Some(RoomEvent::Disconnected { identity, sid }) => self.on_disconnected(&identity, &sid),
                     Some(RoomEvent::Closed(_)) | None => break,
@@ -108,7 +108,7 @@ impl<R: Room<Message = Bytes>> EventLoop<R> {
     fn on_reset(&mut self, sid: &ParticipantSid) {
         let removed = {
             let mut registry = self.session.registry.write();
-            // The sid may be that of its successor already.
+            // The sid may already belong to the participant's successor.
             let failed = registry.by_sid(sid).is_some_and(|stored| stored.cancellation().is_cancelled());
             if failed { registry.remove(sid) } else { None }
         };
@@ -122,7 +122,7 @@ impl<R: Room<Message = Bytes>> EventLoop<R> {
         }
     }
 
-    /// Starts a join, once `after` has ended.
+    /// Starts a join that waits until `after` has ended.
     fn begin(&mut self, presence: &Presence, after: Option<JoinHandle<()>>) {
         let cancel = self.session.stop.child_token();
         let (session, joining, joins_until) = (Arc::clone(&self.session), presence.clone(), cancel.clone());
@@ -137,7 +137,7 @@ impl<R: Room<Message = Bytes>> EventLoop<R> {
 
     fn on_joined(&mut self, identity: &ParticipantIdentity) {
         let Some(under_way) = self.under_way.remove(identity) else { return };
-        // The disconnect may have come while the stream opened, when there was nothing to be removed.
+        // The disconnect may have come while the stream opened, when there was nothing to remove.
         if self.session.room.present(identity).is_none_or(|now| now.sid != under_way.sid) {
             self.dismiss(&under_way.sid);
         }
@@ -147,7 +147,7 @@ impl<R: Room<Message = Bytes>> EventLoop<R> {
         }
     }
 
-    /// Joins what the room has for `identity` now, if it isn't registered or on its way.
+    /// Joins what the room has for `identity` now, unless that is registered or joining already.
     fn reconcile(&mut self, identity: &ParticipantIdentity) {
         if let Some(now) = self.session.room.present(identity) {
             self.on_active(&now);
@@ -158,7 +158,7 @@ impl<R: Room<Message = Bytes>> EventLoop<R> {
 /// Opens a stream, registers the participant, computes its initial messages and starts its task.
 async fn join<R: Room<Message = Bytes>>(session: Arc<Shared<R>>, presence: Presence, after: Option<JoinHandle<()>>) {
     if let Some(task) = after {
-        // A panic of its sink ended it as well.
+        // If the sink panicked, the task has ended too.
         let _ = task.await;
     }
     let Ok(permit) = session.permits.acquire().await else { return };
@@ -172,7 +172,7 @@ async fn join<R: Room<Message = Bytes>>(session: Arc<Shared<R>>, presence: Prese
     if let Some(prior) = replaced {
         prior.end();
     }
-    // From here on broadcasts gather in its queue, behind the initial messages.
+    // From here on, broadcasts gather in the participant's queue, behind the initial messages.
     let initial = (session.initial)(participant.clone()).await;
     drop(permit);
     let writer = Writer {

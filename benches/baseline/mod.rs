@@ -1,14 +1,15 @@
-//! The runtime this crate is compared with: a queue and a task per participant, and locks.
+//! The runtime that this crate is compared with: a queue and a task per participant, and locks.
 //!
-//! Per participant a bounded flume channel and a tokio task that receives and writes, each under a biased select with
-//! its cancellation; a full channel cancels the participant and enters it into a mutex-guarded set that the event loop
-//! is notified of; one lock over plain hash maps is the registry; a broadcast collects the participants under the read
-//! lock and sends a clone to each; a topic keeps the list of its subscribers. Written as one would write it: what the
-//! runtime of the crate has learned from measurements isn't in here, and nothing is in here to slow it down. It keeps
-//! no accounts and no back-off, which is to its advantage.
+//! Each participant has a bounded flume channel and a tokio task that receives and writes, each under a biased select
+//! with the participant's cancellation. A full channel cancels the participant, enters it into a mutex-guarded set, and
+//! notifies the event loop. The registry is plain hash maps under one lock. A broadcast collects the participants under
+//! the read lock and sends a clone to each. A topic keeps the list of its subscribers. The code is written the obvious
+//! way: it has none of what measurements have taught the crate's own runtime, and nothing that slows it down on
+//! purpose. It keeps no accounts and has no back-off, which is to its advantage.
 //!
-//! It runs on any [`Room`] of [`Bytes`], joins one instance per identity at a time, refuses older ones, resets what
-//! overflows or fails, and delivers what has been taken when it is closed. The differential test holds it to that.
+//! The baseline runs on any [`Room`] of [`Bytes`]. It joins one instance per identity at a time, refuses older ones,
+//! resets participants that overflow or fail, and on close delivers the messages that it has taken. The differential
+//! test checks this.
 
 mod event_loop;
 mod participant;
@@ -36,16 +37,16 @@ pub(crate) use self::topic::Topic;
 use self::event_loop::EventLoop;
 use self::registry::Registry;
 
-/// How many messages wait for one participant before it is reset, in what is measured.
+/// The queue capacity of a participant in the benches, in messages. A participant that exceeds it is reset.
 pub(crate) const QUEUE_CAPACITY: usize = 1024;
 
-/// How many participants may be joining or being reset at once; as the crate's default.
+/// The most participants that may be joining or being reset at once. It is the crate's default.
 const CONCURRENT_JOINS: usize = 64;
 
-/// Computes what a participant gets first of all.
+/// Computes the initial messages of a participant.
 pub(crate) type Initial = dyn Fn(Participant) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> + Send + Sync;
 
-/// A session of this design. Clones are the same session.
+/// A session of the baseline. Clones are handles to the same session.
 pub(crate) struct Baseline<R: Room<Message = Bytes>>(Arc<Shared<R>>);
 
 struct Shared<R> {
@@ -61,7 +62,7 @@ struct Shared<R> {
     event_loop: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// The sids that wait to be reset, and how the event loop hears of them.
+/// The sids that wait to be reset, and the wake-up of the event loop.
 #[derive(Default)]
 struct PendingResets {
     sids: Arc<Mutex<HashSet<ParticipantSid>>>,
@@ -94,10 +95,10 @@ impl<R: Room<Message = Bytes>> Baseline<R> {
         Self(shared)
     }
 
-    /// Sends `message` to everybody; who has no room for it is reset.
+    /// Sends `message` to all participants. A participant whose queue is full is reset.
     pub(crate) fn broadcast(&self, message: &Bytes) {
         for participant in self.participants() {
-            // Whoever overflows is reset, whoever has ended is leaving: nothing left to do here.
+            // A participant that overflows is reset, and one that has ended is leaving: nothing is left to do here.
             let _ = participant.send(message.clone());
         }
     }
@@ -114,8 +115,9 @@ impl<R: Room<Message = Bytes>> Baseline<R> {
         self.0.registry.read().all()
     }
 
-    /// Takes nothing more, delivers what has been taken until `deadline` from now, then cancels the rest. A participant
-    /// ends by itself once the last handle to it is dropped.
+    /// Stops all joins and broadcasts, delivers the queued messages for at most `deadline`, then cancels the tasks that
+    /// are left. The task of a participant ends without being cancelled once the last handle to the participant is
+    /// dropped and its queue is empty.
     pub(crate) async fn close(&self, deadline: Duration) {
         if self.0.closing.swap(true, Ordering::AcqRel) {
             return;
@@ -128,7 +130,7 @@ impl<R: Room<Message = Bytes>> Baseline<R> {
         let (cancels, mut tasks) = self.0.registry.write().clear();
         let ended = async {
             for task in &mut tasks {
-                // Ended by itself, or by a panic of its sink: ended.
+                // A task that ended by a panic of its sink has ended too.
                 let _ = task.await;
             }
         };

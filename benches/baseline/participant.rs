@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::PendingResets;
 use super::topic::Topic;
 
-/// One connection instance. Clones name the same.
+/// One connection instance. Clones are handles to the same instance.
 #[derive(Clone)]
 pub(crate) struct Participant(Arc<Inner>);
 
@@ -29,17 +29,17 @@ struct Inner {
     topics: Mutex<Vec<Topic>>,
 }
 
-/// Why a message was not taken.
+/// Why a message was not sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// Its queue is full.
+    /// The participant's queue is full. The message comes back.
     Full(Bytes),
-    /// It has ended.
+    /// The participant has ended.
     Closed,
 }
 
 impl Participant {
-    /// A participant and the end of its queue that its task reads.
+    /// Creates a participant, and the end of its queue that its task reads.
     pub(super) fn new(
         presence: &Presence,
         queue_capacity: usize,
@@ -73,12 +73,12 @@ impl Participant {
         self.0.joined_at
     }
 
-    /// Tells this instance from all others.
+    /// Distinguishes this instance from all others.
     pub(crate) fn id(&self) -> u64 {
         self.0.id
     }
 
-    /// Sends to it alone, or gives the message back.
+    /// Sends to this participant alone. Gives the message back if the queue is full.
     pub(crate) fn try_send(&self, message: Bytes) -> Result<(), Refused> {
         self.0.queue.try_send(message).map_err(|error| match error {
             TrySendError::Full(message) => Refused::Full(message),
@@ -86,7 +86,7 @@ impl Participant {
         })
     }
 
-    /// Sends to it alone; if its queue is full, it is reset.
+    /// Sends to this participant alone. If the queue is full, the participant is reset.
     pub(crate) fn send(&self, message: Bytes) -> Result<(), Refused> {
         let sent = self.try_send(message);
         if let Err(Refused::Full(_)) = &sent {
@@ -95,13 +95,13 @@ impl Participant {
         sent
     }
 
-    /// Ends it, and has the event loop bring it back.
+    /// Ends the participant, and asks the event loop to bring it back.
     fn reset(&self) {
         self.0.cancel.cancel();
         self.0.pending.insert(self.0.sid.clone());
     }
 
-    /// Ends it for good, and all its subscriptions.
+    /// Ends the participant and all its subscriptions.
     pub(super) fn end(&self) {
         self.0.cancel.cancel();
         let topics = std::mem::take(&mut *self.0.topics.lock());
@@ -117,7 +117,8 @@ impl Participant {
     }
 }
 
-/// What a participant's task needs in order to ask for a reset: a handle would keep its own queue open.
+/// The state of a participant's task. It has no handle to the participant, which would keep the task's own queue open,
+/// but only what it needs to ask for a reset.
 pub(super) struct Writer<S> {
     pub(super) sink: S,
     pub(super) queue: Receiver<Bytes>,
@@ -127,8 +128,8 @@ pub(super) struct Writer<S> {
 }
 
 impl<S: Sink<Bytes> + Unpin> Writer<S> {
-    /// Writes the initial messages, then what comes through the queue, until it is cancelled, a write fails, or
-    /// nobody can send any more.
+    /// Writes the initial messages, then those from the queue, until the participant is cancelled, a write fails, or no
+    /// sender is left.
     pub(super) async fn run(mut self, initial: Vec<Bytes>) {
         for message in initial {
             if !self.write(message).await {
@@ -170,7 +171,7 @@ impl<S> Writer<S> {
 
 impl<S> Drop for Writer<S> {
     fn drop(&mut self) {
-        // Its sink has: that is a failed write like any other.
+        // The sink has panicked, which counts as a failed write.
         if std::thread::panicking() {
             self.fail();
         }

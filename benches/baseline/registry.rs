@@ -1,4 +1,4 @@
-//! Who is registered: plain hash maps, all of them under one lock.
+//! The registry of participants: plain hash maps, all under one lock.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::participant::Participant;
 
-/// See the [module](self).
+/// The registered participants and their tasks. See the [module](self).
 #[derive(Default)]
 pub(super) struct Registry {
     by_identity: HashMap<ParticipantIdentity, Participant>,
@@ -16,18 +16,18 @@ pub(super) struct Registry {
     tasks: HashMap<u64, JoinHandle<()>>,
 }
 
-/// What became of a registration.
+/// The outcome of a registration.
 pub(super) enum Registration {
     Inserted,
     Replaced(Participant),
     /// A later instance is registered.
     Stale,
-    /// Its sid is registered.
+    /// An instance with the same sid is registered.
     Duplicate,
 }
 
 impl Registry {
-    /// Registers `new`, unless what is there forbids it.
+    /// Registers `new`, unless a registered instance keeps it out.
     pub(super) fn register(&mut self, new: &Participant) -> Registration {
         if self.by_sid.contains_key(new.sid()) {
             return Registration::Duplicate;
@@ -46,7 +46,7 @@ impl Registry {
         }
     }
 
-    /// Keeps the handle of a registered participant's task.
+    /// Keeps the handle of a participant's task, if the participant is registered.
     pub(super) fn keep_task(&mut self, participant: &Participant, task: JoinHandle<()>) {
         if self.holds(participant) {
             self.tasks.insert(participant.id(), task);
@@ -57,7 +57,7 @@ impl Registry {
         self.by_sid.get(participant.sid()).is_some_and(|stored| stored.id() == participant.id())
     }
 
-    /// Takes out the instance registered under `sid`, with its task.
+    /// Removes the instance registered under `sid`, and returns it with its task.
     pub(super) fn remove(&mut self, sid: &ParticipantSid) -> Option<(Participant, Option<JoinHandle<()>>)> {
         let participant = self.by_sid.remove(sid)?;
         self.by_identity.remove(participant.identity());
@@ -77,7 +77,7 @@ impl Registry {
         self.by_identity.values().cloned().collect()
     }
 
-    /// Takes everybody out: how to cancel them, and their tasks.
+    /// Removes all participants, and returns their cancellation tokens and their tasks.
     pub(super) fn clear(&mut self) -> (Vec<CancellationToken>, Vec<JoinHandle<()>>) {
         self.by_sid.clear();
         let cancels = self.by_identity.drain().map(|(_, participant)| participant.cancellation().clone()).collect();

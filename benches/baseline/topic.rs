@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 
 use super::participant::Participant;
 
-/// A set of subscribers. Clones name the same.
+/// A set of subscribers. Clones are handles to the same set.
 #[derive(Clone, Default)]
 pub(crate) struct Topic(Arc<RwLock<Vec<Seat>>>);
 
@@ -39,13 +39,13 @@ impl Topic {
         self.0.write().retain(|seat| seat.participant.id() != participant.id());
     }
 
-    /// Sends `message` to the subscribers; who has no room for it is reset.
+    /// Sends `message` to the subscribers. A subscriber whose queue is full is reset.
     pub(crate) fn broadcast(&self, message: &Bytes) {
         let seats: Vec<Seat> = self.0.read().clone();
         for Seat { participant, tag } in seats {
             let mut copy = message.clone();
             copy.address(tag);
-            // As for a broadcast to everybody.
+            // The errors are ignored for the same reasons as in a broadcast to all participants.
             let _ = participant.send(copy);
         }
     }

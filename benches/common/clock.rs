@@ -1,4 +1,4 @@
-//! The clocks that the standard library doesn't read.
+//! Clocks that the standard library doesn't read.
 
 use std::time::Duration;
 

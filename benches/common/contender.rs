@@ -10,12 +10,12 @@ use super::room::BenchRoom;
 use super::sink::{INITIAL, Sinks};
 use crate::baseline::{self, Baseline};
 
-/// A runtime under test, on a room whose sinks are `S`. Clones are the same session.
+/// A runtime under test, on a room whose sinks are `S`. Clones are handles to the same session.
 pub(crate) trait Contender<S: Sinks>: Clone + Send + Sync + 'static {
     type Participant: Clone + Send + Sync + 'static;
     type Topic: Clone + Send + Sync + 'static;
 
-    /// Starts a session that greets each participant with [`INITIAL`].
+    /// Starts a session that sends [`INITIAL`] to each participant first.
     fn start(room: BenchRoom<S>) -> impl Future<Output = Self> + Send;
 
     /// Ends the session, with all its tasks.
@@ -38,10 +38,10 @@ pub(crate) trait Contender<S: Sinks>: Clone + Send + Sync + 'static {
     /// Gives the message back if the participant's queue is full.
     fn try_send(participant: &Self::Participant, message: Bytes) -> Result<(), Bytes>;
 
-    /// Whether everybody's queue or backlog holds [`FILL`](Self::FILL) messages.
+    /// Whether [`FILL`](Self::FILL) messages wait for each participant.
     fn is_full(&self) -> bool;
 
-    /// Broadcasts that fill a stalled participant up to its bound.
+    /// The number of broadcasts that fill a stalled participant up to its bound.
     const FILL: usize;
 }
 
@@ -55,14 +55,14 @@ impl<S: Sinks> Clone for Lanecast<S> {
 }
 
 impl<S: Sinks> Contender<S> for Lanecast<S> {
-    /// All that waits counts, also what is in the sink.
+    /// All waiting messages count, also one in the sink.
     const FILL: usize = baseline::QUEUE_CAPACITY;
 
     type Participant = Participant<Bytes>;
     type Topic = lanecast::Topic;
 
     async fn start(room: BenchRoom<S>) -> Self {
-        // As many may wait as in the baseline: by default it is more.
+        // The same capacity as the baseline's; the default is larger.
         let builder = Session::builder(room).queue_capacity(baseline::QUEUE_CAPACITY as u32);
         Self(builder.initial(async |_| vec![INITIAL]).build().expect("inside a runtime"))
     }
@@ -113,7 +113,7 @@ impl<S: Sinks> Contender<S> for Lanecast<S> {
     }
 }
 
-/// This crate with its queues alone: a broadcast is a send to each participant.
+/// This crate with its direct queues only: a broadcast is a direct send to each participant.
 pub(crate) struct Card<S: Sinks>(Lanecast<S>);
 
 impl<S: Sinks> Clone for Card<S> {
@@ -176,7 +176,7 @@ impl<S: Sinks> Contender<S> for Card<S> {
 }
 
 impl<S: Sinks> Contender<S> for Baseline<BenchRoom<S>> {
-    /// One message stands in the sink, outside the queue.
+    /// One message is in the sink, outside the queue.
     const FILL: usize = baseline::QUEUE_CAPACITY + 1;
 
     type Participant = baseline::Participant;
@@ -206,7 +206,7 @@ impl<S: Sinks> Contender<S> for Baseline<BenchRoom<S>> {
         topic.broadcast(&message);
     }
 
-    /// A broadcast is over when it is in every queue.
+    /// A broadcast returns when it is in every queue, so there is nothing to check.
     fn is_full(&self) -> bool {
         true
     }

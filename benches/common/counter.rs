@@ -1,11 +1,11 @@
-//! Counters that one waits for.
+//! Counters that a task can wait for.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
 use futures_util::task::AtomicWaker;
 
-/// A count over all sinks together, and who waits for it to reach a number.
+/// A count over all sinks together, and the task that waits for it to reach a number.
 #[derive(Default)]
 pub(crate) struct Counter {
     count: AtomicU64,
@@ -28,7 +28,7 @@ impl Counter {
         .await;
     }
 
-    /// The same without giving up the thread.
+    /// Spins until the count is `wanted` or more. Doesn't give up the thread.
     pub(crate) fn spin_until(&self, wanted: u64) {
         while self.get() < wanted {
             std::hint::spin_loop();

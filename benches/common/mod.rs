@@ -1,4 +1,4 @@
-//! What the benches share: a room whose participants only count, and the runtimes that are compared on it.
+//! Code that the benches share: a room whose participants only count, and the runtimes that are compared on it.
 
 #[cfg(unix)]
 pub(crate) mod clock;

@@ -1,6 +1,6 @@
-//! What stands in the middle of measured values.
+//! Quantiles of measured values.
 
-/// The value at this part of the sorted values, between two of them if need be.
+/// The quantile `at` (0 to 1) of the values, interpolated between the two nearest.
 pub(crate) fn quantile(values: impl Iterator<Item = f64>, at: f64) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! A room of numbered participants that come and go as the bench says.
+//! A room of numbered participants that the bench connects and disconnects.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::sink::{Sinks, TakeRun};
 
-/// A room of the participants 0, 1, 2, … Clones are the same room.
+/// A room of the participants 0, 1, 2, … Clones are handles to the same room.
 pub(crate) struct BenchRoom<S>(Arc<Inner<S>>);
 
 struct Inner<S> {
@@ -52,14 +52,14 @@ impl<S: Sinks> BenchRoom<S> {
         &self.0.sinks
     }
 
-    /// A connection of participant `number` arrives; a higher generation is a later one.
+    /// Connects participant `number`. A higher generation is a later connection.
     pub(crate) fn connect(&self, number: usize, generation: u64) {
         let now = presence(number, generation);
         *self.0.present[number].lock() = Some(now.clone());
         self.emit(RoomEvent::Active(now));
     }
 
-    /// The connection of participant `number` goes.
+    /// Disconnects participant `number`.
     pub(crate) fn disconnect(&self, number: usize) {
         let gone = self.0.present[number].lock().take();
         if let Some(Presence { identity, sid, .. }) = gone {
@@ -68,7 +68,7 @@ impl<S: Sinks> BenchRoom<S> {
     }
 
     fn emit(&self, event: RoomEvent<()>) {
-        // The session has ended: nobody is to be told.
+        // Fails if the session has ended, which needs no events.
         let _ = self.0.events.send(event);
     }
 }

@@ -1,4 +1,4 @@
-//! Sinks that count, stall or take the time: the same for every runtime that is compared.
+//! Sinks that count or stall. They are the same for every runtime that is compared.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -12,40 +12,40 @@ use futures_util::Sink;
 
 use super::counter::Counter;
 
-/// What every participant gets first of all: told from all else by its length.
+/// The initial message of every participant. Its length distinguishes it from all other messages.
 pub(crate) const INITIAL: Bytes = Bytes::from_static(b"hello");
 
-/// Where a room's sinks come from.
+/// The source of a room's sinks.
 pub(crate) trait Sinks: Send + Sync + 'static {
     type Sink: TakeRun + Unpin + Send + 'static;
 
-    /// A sink for participant `number`.
+    /// Opens a sink for participant `number`.
     fn open(&self, number: usize) -> Self::Sink;
 
     fn counts(&self) -> &Arc<Counts>;
 }
 
-/// A sink that can be shown messages instead of being given one: the queue and task of the baseline own what they have
-/// taken out, a log's shard doesn't.
+/// A sink that can be shown messages instead of being given one. The baseline's task owns the messages that it has
+/// taken out of its queue; a shard doesn't own those of the log.
 pub(crate) trait TakeRun: Sink<Bytes, Error = Infallible> {
-    /// Looks at as many of the first messages as it takes, and says how many.
+    /// Looks at as many of the first messages as the sink takes, and returns how many.
     fn take_run(self: Pin<&mut Self>, messages: &[Bytes]) -> Result<usize, Infallible>;
 }
 
-/// What has gone into all sinks of a room together.
+/// Counts over all sinks of a room together.
 #[derive(Default)]
 pub(crate) struct Counts {
     /// Messages flushed, initial ones included.
     pub(crate) delivered: Counter,
-    /// Initial messages flushed: how many instances were brought in.
+    /// Initial messages flushed, which is the number of instances that were brought in.
     pub(crate) initial: Counter,
-    /// Sinks dropped: how many instances are gone.
+    /// Sinks dropped, which is the number of instances that are gone.
     pub(crate) closed: Counter,
-    /// Sinks that have refused a flush.
+    /// Sinks that have stalled: each has taken a message that it never flushes.
     pub(crate) stalled: Counter,
 }
 
-/// Sinks that take everything at once and count it at the flush.
+/// Sinks that take every message at once and count it at the flush.
 #[derive(Default)]
 pub(crate) struct Counting(Arc<Counts>);
 
@@ -109,7 +109,7 @@ impl Drop for CountingSink {
     }
 }
 
-/// Sinks that count; those opened while the gate is shut, or of the participants chosen to, never finish a flush.
+/// Sinks that count. A sink that is opened while the gate is shut stalls at its first message after the initial one.
 #[derive(Default)]
 pub(crate) struct Gated {
     counting: Counting,
@@ -135,7 +135,7 @@ impl Sinks for Gated {
     }
 }
 
-/// A sink that may be stuck: it takes one message and never gets rid of it.
+/// A sink that stalls if `stalls` is set: it takes one message besides the initial one, and never flushes it.
 pub(crate) struct GatedSink<S> {
     pub(crate) stalls: bool,
     pub(crate) reported: bool,
@@ -171,7 +171,7 @@ impl<S: TakeRun + Unpin> Sink<Bytes> for GatedSink<S> {
 
 impl<S: TakeRun + Unpin> TakeRun for GatedSink<S> {
     fn take_run(mut self: Pin<&mut Self>, messages: &[Bytes]) -> Result<usize, Infallible> {
-        // An initial message gets through, so that its participant counts as brought in.
+        // The initial message gets through, so that the participant counts as brought in.
         if !self.stalls || messages[0].len() == INITIAL.len() {
             return Pin::new(&mut self.inner).take_run(messages);
         }
@@ -183,7 +183,7 @@ impl<S: TakeRun + Unpin> TakeRun for GatedSink<S> {
     }
 }
 
-/// The same sinks, given a clone of each message like any other [`Sink`].
+/// The sinks of `S`, but given a clone of each message, like any other [`Sink`].
 #[derive(Default)]
 pub(crate) struct Cloned<S>(S);
 

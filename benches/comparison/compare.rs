@@ -1,5 +1,5 @@
-//! Runs the cases interleaved, column by column and round by round, so that what else the machine does falls on all
-//! alike, and prints medians.
+//! Runs the cases interleaved, column by column and round by round, so that other load on the machine affects all
+//! columns alike. Prints medians.
 //!
 //! Arguments: `--quick` (fewer cases, five short rounds), `--only TEXT` (cases whose name contains it), `--out DIR`
 //! (where the table and the plot go).
@@ -14,10 +14,11 @@ use crate::case::{self, Case, Runner};
 use crate::common::quantile::quantile;
 use crate::report;
 
-/// Rounds at least, and at most when they differ much.
+/// The least number of rounds.
 const ROUNDS: usize = 5;
+/// The most rounds, for cases whose rounds differ much.
 const MOST_ROUNDS: usize = 15;
-/// Ratios whose middle half spans more than this part of their median are measured on.
+/// A case gets more rounds while the middle half of its ratios spans more than this part of their median.
 const WIDE: f64 = 0.15;
 
 struct Settings {
@@ -26,11 +27,11 @@ struct Settings {
     out: Option<PathBuf>,
 }
 
-/// What a case came to.
+/// The result of a case.
 pub(crate) struct Outcome {
     pub(crate) group: &'static str,
     pub(crate) name: String,
-    /// Each column's name and median, in nanoseconds.
+    /// The name of each column, and its median in nanoseconds.
     pub(crate) columns: Vec<(&'static str, f64)>,
     /// The median of the rounds' ratios.
     pub(crate) ratio: f64,
@@ -95,8 +96,8 @@ fn compare(case: &Case, settings: &Settings) -> Outcome {
     outcome(case, &rounds)
 }
 
-/// How often the load is carried in a round, so that a round takes about `round` all in all, whatever part of it is
-/// measured. Warms up as well.
+/// Returns how many times the load is carried in a round, so that a round takes about `round` in total, whatever part
+/// of it is measured. Warms up as well.
 pub(crate) fn calibrate(runner: &mut Runner, round: Duration) -> u64 {
     let begun = Instant::now();
     let mut iterations = 1;

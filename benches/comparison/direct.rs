@@ -1,4 +1,4 @@
-//! Messages to one participant: from several producers, round-robin, and among broadcasts.
+//! Direct messages: to one participant from several producers, to all participants round-robin, and among broadcasts.
 
 use std::sync::Arc;
 use std::thread;
@@ -14,12 +14,13 @@ use crate::common::room::identity;
 use crate::common::sink::Counting;
 use crate::stage::{Stage, messages};
 
-/// Messages of one run to one participant, all producers together.
+/// Messages of one run to one participant, over all producers.
 const STREAM: u64 = 100_000;
-/// Rounds of one round-robin run.
+/// Rounds in one round-robin run.
 const ROUNDS: u64 = 4;
-/// Participants of the mix, and how often one broadcast in eleven messages is a direct one.
+/// Participants of the mix.
 const MIXED: usize = 1_000;
+/// How many times one run of the mix sends ten broadcasts and one direct message.
 const MIXES: u64 = 8;
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -44,7 +45,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-/// Sends, waiting for room if need be.
+/// Sends `message`, and tries again while the queue is full.
 fn send<C: Contender<Counting>>(to: &C::Participant, mut message: Bytes) {
     while let Err(back) = C::try_send(to, message) {
         message = back;

@@ -1,4 +1,5 @@
-//! Broadcasts to everybody: until the last participant has the last message, and what the publisher spends itself.
+//! Broadcasts to all participants: the time until the last participant has the last message, and the publisher's own
+//! time.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,8 +16,8 @@ const PARTICIPANTS: [usize; 6] = [16, 256, 1_000, 4_000, 16_000, 64_000];
 const BURSTS: [u64; 2] = [1, 16];
 const PAYLOADS: [usize; 2] = [64, 4096];
 
-/// What a publisher sends at once when its own time is measured: the first wakes a shard that sleeps, which costs what
-/// waking a thread costs here (some microseconds), the others find it awake.
+/// Messages in a burst when the publisher's own time is measured. The first one wakes a sleeping shard, which costs
+/// what waking a thread costs here (some microseconds). The others find the shard awake.
 const PUBLISHED: u64 = 64;
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -77,8 +78,8 @@ pub(crate) fn until_delivered<C: Contender<S>, S: Sinks + Default>(
     })
 }
 
-/// Between bursts the publisher spins: parked for longer the more participants there are, it would come back to colder
-/// caches.
+/// Measures the publisher's own time. The publisher spins between bursts. If it parked instead, it would be parked for
+/// longer the more participants there are, and would come back to colder caches.
 fn publishing<C: Contender<Counting>>(runtime: &Arc<Runtime>, participants: usize) -> Runner {
     let stage = Stage::<C, Counting>::new(runtime, Counting::default(), participants, participants);
     let mut total = stage.counts().delivered.get();

@@ -1,5 +1,5 @@
 //! How cost grows with the participants, the message rate, the payload and the shards: tables, and the straight line
-//! that fits each best. Run by `perf/growth.sh`.
+//! that best fits each column. Run by `perf/growth.sh`.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -26,14 +26,14 @@ const RATES: [u64; 5] = [100, 300, 1_000, 3_000, 10_000];
 const PAYLOADS: [usize; 4] = [64, 1_024, 4_096, 16_384];
 const SHARDS: [usize; 4] = [1, 2, 4, 8];
 
-/// Participants where something else varies.
+/// The number of participants where something else varies.
 const MANY: usize = 1_000;
 const BURST: u64 = 16;
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_millis(200);
-/// How long each rate is kept up.
+/// The time for which each rate is kept up.
 const KEPT_UP: Duration = Duration::from_secs(2);
-/// Sockets that are written to in turn.
+/// The number of sockets that are written to in turn.
 const SOCKETS: usize = 64;
 const WRITES: usize = 200;
 
@@ -46,13 +46,13 @@ pub(crate) fn main() {
     shards(&runtime);
 }
 
-/// Time and processor time of one iteration, in microseconds.
+/// The time and the processor time of one iteration, in microseconds.
 struct Cost {
     time: f64,
     cpu: f64,
 }
 
-/// The medians of interleaved rounds.
+/// Measures the runners in interleaved rounds, and returns the medians of each.
 fn costs(mut runners: Vec<Runner>) -> Vec<Cost> {
     let iterations: Vec<u64> = runners.iter_mut().map(|runner| calibrate(runner, ROUND)).collect();
     let mut rounds = vec![Vec::new(); runners.len()];
@@ -75,7 +75,7 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// Prints a table of `columns` over `x`, and what fits each.
+/// Prints a table of `columns` over `x`, and the line that best fits each column.
 fn print(title: &str, x: &str, columns: &[&str], rows: &[(f64, Vec<f64>)]) {
     println!("\n## {title}\n\n| {x} | {} |\n|---|{}", columns.join(" | "), "---|".repeat(columns.len()));
     for (x, values) in rows {
@@ -112,7 +112,7 @@ fn rates(runtime: &Arc<Runtime>) {
     print("Broadcasts of 64 B to 1,000 participants at a steady rate", "broadcasts per second", &columns, &rows);
 }
 
-/// Milliseconds of processor time in a second at this rate; what is due is sent once a millisecond.
+/// Milliseconds of processor time per second at this rate. Once a millisecond, the publisher sends what is due.
 fn at_rate<C: Contender<Counting>>(runtime: &Arc<Runtime>, rate: u64) -> f64 {
     let stage = Stage::<C, _>::new(runtime, Counting::default(), MANY, MANY);
     let session = stage.session.clone();
@@ -149,7 +149,7 @@ fn payloads(runtime: &Arc<Runtime>) {
     print("Bursts of 16 to 1,000 participants, sinks that only count", "bytes", &columns, &rows);
 }
 
-/// What a sink that is a socket adds: the kernel's part.
+/// Measures what a sink that is a socket adds: the kernel's part.
 fn writes() {
     let rows: Vec<_> = PAYLOADS.into_iter().map(|bytes| (bytes as f64, vec![write_cost(bytes)])).collect();
     print("One write to a loopback TCP socket, nobody waiting at the other end", "bytes", &["µs of CPU"], &rows);
@@ -187,7 +187,7 @@ fn shards(runtime: &Arc<Runtime>) {
     print(&format!("One broadcast of 64 B, by shards, with {threads} cores"), "shards", &columns, &rows);
 }
 
-/// As [`until_delivered`], with so many shards.
+/// Like [`until_delivered`], with the given number of shards.
 fn sharded(runtime: &Arc<Runtime>, shards: usize, participants: usize) -> Runner {
     let runtime = Arc::clone(runtime);
     let room = BenchRoom::new(Counting::default(), participants, participants);

@@ -1,6 +1,7 @@
-//! From publish to sink: 4,000 participants, 1,000 broadcasts a second, with and without 1 % of them stalled.
+//! Latency from publish to sink: 4,000 participants, 1,000 broadcasts a second, with and without 1 % of the
+//! participants stalled.
 //!
-//! A case takes one percentile of what healthy participants see in a window of a second or so.
+//! A case takes one percentile of the latencies at healthy participants in windows of about a second.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,11 +22,11 @@ use crate::stage::Stage;
 
 const PARTICIPANTS: usize = 4_000;
 const PERIOD: Duration = Duration::from_millis(1);
-/// Broadcasts of one window.
+/// Broadcasts in one window.
 const WINDOW: u64 = 1_000;
-/// One in so many participants looks at the clock: more would measure the measuring.
+/// One in this many participants looks at the clock. With more, the clock readings would distort the measurement.
 const SAMPLED: usize = 4;
-/// One in so many is stalled.
+/// One in this many participants is stalled.
 const STALLED: usize = 100;
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -47,7 +48,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-/// The percentile over as many windows as there are iterations, as if it were the time of each.
+/// Measures as many windows as there are iterations, and reports the percentile over all of them as the time of each.
 fn percentile_of<C: Contender<Timing>>(runtime: &Arc<Runtime>, stalled: bool, percentile: f64) -> Runner {
     let stage = Stage::<C, _>::new(runtime, Timing::new(stalled), PARTICIPANTS, PARTICIPANTS);
     Box::new(move |iterations| {
@@ -55,7 +56,7 @@ fn percentile_of<C: Contender<Timing>>(runtime: &Arc<Runtime>, stalled: bool, pe
         timing.histogram.lock().reset();
         let session = stage.session.clone();
         let begun = timing.begun;
-        // On a worker, as a publisher would be.
+        // On a worker thread, as a publisher would be.
         let publishing = stage.runtime.spawn(async move {
             let mut next = Instant::now();
             for _ in 0..iterations * WINDOW {
@@ -68,7 +69,8 @@ fn percentile_of<C: Contender<Timing>>(runtime: &Arc<Runtime>, stalled: bool, pe
             }
         });
         stage.runtime.block_on(publishing).expect("publishing doesn't panic");
-        // For what is on its way. Whom the baseline resets misses some, so there is no count to wait for.
+        // Waits for the messages that are on their way. There is no count to wait for, because participants that the
+        // baseline resets miss some.
         std::thread::sleep(Duration::from_millis(50));
         let nanos = timing.histogram.lock().value_at_percentile(percentile);
         Duration::from_nanos(nanos) * u32::try_from(iterations).expect("a few windows")

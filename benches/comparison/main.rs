@@ -1,5 +1,5 @@
-//! The comparison with the [baseline]: as criterion benches; with `--compare` interleaved, as `perf/compare.sh` runs
-//! it; with `--carry` for a profiler; with `--growth` how cost grows.
+//! The comparison with the [baseline]. By default it runs as criterion benches; with `--compare` interleaved, as
+//! `perf/compare.sh` does; with `--carry` for a profiler. With `--growth` it measures how cost grows.
 
 mod case;
 mod compare;
@@ -30,7 +30,7 @@ use tokio::runtime::Runtime;
 use self::case::Case;
 
 fn main() -> ExitCode {
-    // cargo's own `--bench` comes last.
+    // cargo appends an argument of its own, `--bench`.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.split_first() {
         Some((mode, rest)) if mode == "--compare" => compare::main(rest),
@@ -52,7 +52,7 @@ fn measure(testing: bool) {
         .measurement_time(Duration::from_secs(2))
         .configure_from_args();
     for case in case::all() {
-        // A smoke test needs no more than the quick cases.
+        // A smoke test needs only the quick cases.
         if case.quick || !testing {
             bench(&mut criterion, &case);
         }

@@ -1,4 +1,4 @@
-//! Who comes and goes, and finding who is here, with 16,000 present.
+//! Joins, departures and look-ups, with 16,000 participants present.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use crate::common::sink::Counting;
 use crate::stage::Stage;
 
 const PRESENT: usize = 16_000;
-/// Participants that come or go in one run.
+/// Participants that join, are replaced or leave in one run.
 const MOVING: usize = 1_024;
 /// Look-ups of one thread in one run.
 const LOOKUPS: usize = 50_000;
@@ -67,7 +67,7 @@ pub(crate) fn cases() -> Vec<Case> {
     cases
 }
 
-/// Does `each` for every number in the range, shared out to threads.
+/// Calls `each` for every number in the range, which is shared out to `threads` threads.
 fn share_out(range: std::ops::Range<usize>, threads: usize, each: impl Fn(usize) + Sync) {
     if threads == 1 {
         return range.for_each(each);
@@ -151,7 +151,7 @@ fn shuffled() -> impl Iterator<Item = usize> {
     numbers.into_iter()
 }
 
-/// Look-ups while another thread reconnects everybody over and over and broadcasts in between.
+/// Look-ups while another thread reconnects all participants over and over and broadcasts in between.
 fn looking_up_in_storm<C: Contender<Counting>>(runtime: &Arc<Runtime>, threads: usize) -> Runner {
     let stage = Stage::<C, _>::new(runtime, Counting::default(), PRESENT, PRESENT);
     let identities: Vec<_> = shuffled().map(identity).collect();
@@ -189,8 +189,9 @@ fn looking_up_in_storm<C: Contender<Counting>>(runtime: &Arc<Runtime>, threads: 
     })
 }
 
-/// 10,000 reconnect at once: until all have their initial messages; if `busy`, with 50 broadcasts a second meanwhile.
-/// At 1,000 a second the baseline's publisher falls behind and offers its runtime a fraction of the load.
+/// 10,000 participants reconnect at once: the time until all have their initial messages. If `busy`, there are 50
+/// broadcasts a second meanwhile. At 1,000 a second the baseline's publisher falls behind and offers its runtime a
+/// fraction of the load.
 fn storming<C: Contender<Counting>>(runtime: &Arc<Runtime>, busy: bool) -> Runner {
     let stage = Stage::<C, _>::new(runtime, Counting::default(), PRESENT, PRESENT);
     let mut generation = 0;

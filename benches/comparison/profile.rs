@@ -1,5 +1,5 @@
-//! For profilers: one column of one case carried until somebody has seen enough (`--carry CASE COLUMN`, as
-//! `perf/flamegraph.sh` runs it), and criterion's `--profile-time` with a sampling profiler inside.
+//! Loads for profilers: `--carry CASE COLUMN` carries one column of one case until it is killed, as
+//! `perf/flamegraph.sh` runs it, and criterion's `--profile-time` has a sampling profiler inside.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use tokio::runtime::Runtime;
 
 use crate::case;
 
-/// Nobody profiles for longer; whom the profiler forgot ends by itself.
+/// The longest time for which a load is carried, longer than any profile. A process that the profiler forgot ends then.
 const LONGEST: Duration = Duration::from_secs(120);
 
-/// Sets the load up, says so by printing the process's id, and carries it from then on.
+/// Sets up the load, then prints the process's id to say so, and carries the load from then on.
 pub(crate) fn carry(arguments: &[String]) -> ExitCode {
     let [name, column] = arguments else {
         eprintln!("--carry needs a case and one of its columns");
@@ -47,16 +47,17 @@ mod sampling {
     use criterion::profiler::Profiler;
     use pprof::{ProfilerGuard, ProfilerGuardBuilder};
 
-    /// Samples per second of processor time; a prime, so that it doesn't beat with anything periodic.
+    /// Samples per second of processor time. A prime, so that the sampling doesn't beat with anything periodic.
     const FREQUENCY: i32 = 997;
 
-    /// pprof behind criterion's trait: its own integration is of criterion 0.5.
+    /// pprof behind criterion's trait. pprof's own integration is for criterion 0.5.
     #[derive(Default)]
     pub(crate) struct Sampling(Option<ProfilerGuard<'static>>);
 
     impl Profiler for Sampling {
         fn start_profiling(&mut self, _: &str, _: &Path) {
-            // A stack is walked in a signal handler, which must not interrupt a walk or the loader's locks.
+            // A signal handler walks the stack. It must not interrupt another walk, or code that holds the loader's
+            // locks.
             let builder =
                 ProfilerGuardBuilder::default().frequency(FREQUENCY).blocklist(&["libc", "libgcc", "pthread", "vdso"]);
             self.0 = Some(builder.build().expect("no other profiler is at work"));

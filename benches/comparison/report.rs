@@ -1,4 +1,4 @@
-//! The results as a Markdown table and as a plot over the number of participants.
+//! Writes the results as a Markdown table and as a plot over the number of participants.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -44,11 +44,11 @@ fn table(outcomes: &[Outcome]) -> String {
     text
 }
 
-/// The time per delivery over the number of participants, one picture per burst, both axes logarithmic.
+/// Plots the time per delivery over the number of participants, one picture per burst, both axes logarithmic.
 fn plot(path: &Path, fanout: &[&Outcome]) -> Result<(), Box<dyn Error>> {
     let root = SVGBackend::new(path, (1000, 420)).into_drawing_area();
     root.fill(&WHITE)?;
-    // Both pictures have one scale, from decade to decade, whatever was measured.
+    // Both pictures have the same scale, from decade to decade, whatever was measured.
     let times = || fanout.iter().flat_map(|outcome| outcome.columns.iter().map(|(_, nanos)| *nanos));
     let lowest = 10_f64.powf(times().fold(f64::MAX, f64::min).log10().floor());
     let highest = 10_f64.powf(times().fold(f64::MIN, f64::max).log10().ceil());

@@ -1,4 +1,4 @@
-//! 10,000 participants overflow at once: until all are back with their initial messages.
+//! 1,000 or 10,000 participants overflow at once: the time until all are back with their initial messages.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,14 +25,15 @@ fn overflowing<C: Contender<Gated>>(runtime: &Arc<Runtime>, participants: usize)
     Box::new(move |iterations| {
         let mut taken = Duration::ZERO;
         for _ in 0..iterations {
-            // Their streams stall for as long as they live; those opened later don't.
+            // The streams that are opened here stall for as long as they live. Streams that are opened later don't.
             let sinks = Gated::default();
             sinks.shut(true);
             let stage = Stage::<C, _>::new(&runtime, sinks, participants, participants);
             stage.room.sinks().shut(false);
             taken += runtime.block_on(async {
                 let counts = stage.counts();
-                // One message into each sink first, so that what follows fills the queues and nothing else.
+                // One message goes into each sink first, so that the messages after it fill the queues and nothing
+                // else.
                 let mut messages = messages(C::FILL as u64 + 1, 64).into_iter();
                 let (first, last) = (messages.next(), messages.next_back());
                 stage.session.broadcast(first.expect("there are some")).await;

@@ -1,4 +1,4 @@
-//! A session with everybody in it, ready to be measured.
+//! A session with all participants joined, ready to be measured.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::common::contender::Contender;
 use crate::common::room::BenchRoom;
 use crate::common::sink::{Counts, Sinks};
 
-/// See the [module](self). Ends the session when it is dropped.
+/// A session, its room and its tokio runtime. Ends the session when it is dropped.
 pub(crate) struct Stage<C: Contender<S>, S: Sinks> {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) session: C,
@@ -18,7 +18,8 @@ pub(crate) struct Stage<C: Contender<S>, S: Sinks> {
 }
 
 impl<C: Contender<S>, S: Sinks> Stage<C, S> {
-    /// `participants` of them are there, the room has `places`.
+    /// Starts a session in a room with `places` places, where the first `participants` participants are present. Returns
+    /// when they have joined.
     pub(crate) fn new(runtime: &Arc<Runtime>, sinks: S, participants: usize, places: usize) -> Self {
         let room = BenchRoom::new(sinks, participants, places);
         let session = runtime.block_on(async {
@@ -40,7 +41,7 @@ impl<C: Contender<S>, S: Sinks> Drop for Stage<C, S> {
     }
 }
 
-/// `count` messages, each a payload of its own, as in life: the references to it are counted.
+/// `count` messages. Each has a payload of its own, as in real use, because the references to a payload are counted.
 pub(crate) fn messages(count: u64, bytes: usize) -> Vec<Bytes> {
     (0..count).map(|_| Bytes::from(vec![7; bytes])).collect()
 }

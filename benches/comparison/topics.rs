@@ -19,7 +19,7 @@ const TOPICS: usize = 1_000;
 const SUBSCRIPTIONS: usize = 10;
 const PER_TOPIC: u64 = (PARTICIPANTS * SUBSCRIPTIONS / TOPICS) as u64;
 
-/// Messages of one run: as many deliveries as one broadcast to everybody.
+/// Messages of one run. They make as many deliveries as one broadcast to all participants.
 const MESSAGES: u64 = PARTICIPANTS as u64 / PER_TOPIC;
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -43,7 +43,7 @@ fn to_topics<C: Contender<Counting>>(runtime: &Arc<Runtime>) -> Runner {
         fastrand::Rng::with_seed(7).shuffle(&mut numbers);
         for (at, number) in numbers.into_iter().enumerate() {
             let participant = &stage.session.by_identity(&identity(number)).expect("it is present");
-            // Ten that differ, and to each topic as many as to any other.
+            // Ten different topics, and the same number of subscribers for every topic.
             let subscribing = (0..SUBSCRIPTIONS).map(async |n| {
                 C::subscribe(participant, &topics[(at + 97 * n) % TOPICS], SubscriptionTag(1)).await;
             });
@@ -71,7 +71,7 @@ fn to_topics<C: Contender<Counting>>(runtime: &Arc<Runtime>) -> Runner {
     })
 }
 
-/// The same number of deliveries, each message to everybody.
+/// The same number of deliveries as [`to_topics`] makes, but each message goes to all participants.
 fn to_everybody<C: Contender<Counting>>(runtime: &Arc<Runtime>) -> Runner {
     let stage = Stage::<C, _>::new(runtime, Counting::default(), PARTICIPANTS, PARTICIPANTS);
     let mut total = stage.counts().delivered.get();

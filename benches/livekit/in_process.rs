@@ -1,4 +1,5 @@
-//! Over the SDK's own writers, on a transport that acknowledges at once: what is ours, without network and server.
+//! Measurements in process: the SDK's own writers on a transport that acknowledges at once. They show our own cost,
+//! without network and server.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ const VIEWERS: [usize; 3] = [1, 20, 100];
 const PAYLOADS: [usize; 4] = [64, 1 << 10, 15 << 10, 256 << 10];
 const BURSTS: [usize; 2] = [1, 64];
 const ROUNDS: usize = 5;
-/// A way's turn: bursts, one when the last is through, until so much time has gone.
+/// The length of a way's turn. The way sends bursts, each when the one before is through, until this time has passed.
 const TURN: Duration = Duration::from_millis(50);
 
 pub(crate) fn measure(testing: bool, report: &mut Report) {
@@ -58,7 +59,7 @@ pub(crate) fn measure(testing: bool, report: &mut Report) {
     for viewers in VIEWERS {
         for payload in PAYLOADS {
             for burst in BURSTS {
-                // A test needs no more than the small ones.
+                // A test needs only the small cases.
                 if !testing || (viewers != 100 && payload != 256 << 10) {
                     let row = runtime.block_on(case(viewers, payload, burst, testing));
                     report.row(&row);
@@ -71,13 +72,13 @@ pub(crate) fn measure(testing: bool, report: &mut Report) {
 async fn case(viewers: usize, payload: usize, burst: usize, testing: bool) -> Vec<String> {
     let (rounds, turn) = if testing { (1, Duration::ZERO) } else { (ROUNDS, TURN) };
     let columns = columns(viewers).await;
-    // Payloads of their own, as in life.
+    // Each frame has a payload of its own, as in real use.
     let frames: Arc<[Frame]> = (0..burst).map(|_| Frame::binary(Bytes::from(vec![7; payload]))).collect();
     let mut samples = Rounds(columns.iter().map(|_| Vec::new()).collect());
     // The first round warms up.
     for round in 0..=rounds {
         for (column, samples) in columns.iter().zip(&mut samples.0) {
-            // On a worker, as a publisher would be.
+            // On a worker thread, as a publisher would be.
             let taking = tokio::spawn(Arc::clone(column).take(Arc::clone(&frames), turn));
             let sample = taking.await.expect("nothing panics");
             if round > 0 {
@@ -100,7 +101,7 @@ async fn case(viewers: usize, payload: usize, burst: usize, testing: bool) -> Ve
     cells
 }
 
-/// Each way on a transport of its own.
+/// The columns, each with a way on a transport of its own.
 async fn columns(viewers: usize) -> [Arc<Column>; 3] {
     let looped = LocalRoom::new(viewers);
     let joined = LocalRoom::new(viewers);
@@ -120,7 +121,7 @@ struct Column {
 }
 
 impl Column {
-    /// Sends these frames at once, and again when they are through, until the turn is over.
+    /// Sends these frames in one burst, and again each time they are through, until the turn is over.
     async fn take(self: Arc<Self>, frames: Arc<[Frame]>, turn: Duration) -> Sample {
         let Transport { bytes, packets } = &*self.transport;
         let wire: usize = frames.iter().map(Frame::stream_len).sum();
@@ -143,7 +144,7 @@ impl Column {
     }
 }
 
-/// What has been taken from the streams of a room.
+/// Counts of the bytes and packets taken from the streams of a room.
 #[derive(Default)]
 struct Transport {
     bytes: Counter,
@@ -163,7 +164,7 @@ impl Transport {
     }
 }
 
-/// A room whose viewers are all there, and stay.
+/// A room whose viewers are all present, and stay.
 struct LocalRoom {
     viewers: Vec<Presence>,
     outgoing: outgoing::Manager,
@@ -176,11 +177,11 @@ impl LocalRoom {
         let (outgoing, mut requests) = outgoing::Manager::new();
         let transport = Arc::<Transport>::default();
         let taking = Arc::clone(&transport);
-        // Each request in its turn, as the SDK's task does, but without sending anything.
+        // Handles one request after the other, as the SDK's task does, but without sending anything.
         tokio::spawn(async move {
             while let Ok((packets, responder)) = requests.recv().await {
                 taking.take(packets);
-                // Who gave the write up waits no longer.
+                // Fails if the write was given up, when no writer waits for the answer.
                 let _ = responder.respond(Ok(()));
             }
         });
@@ -191,7 +192,7 @@ impl LocalRoom {
         Self { viewers: (0..viewers).map(presence).collect(), outgoing, transport, uplink: Uplink::new() }
     }
 
-    /// A stream to each viewer.
+    /// Opens a stream to each viewer.
     async fn writers(&self) -> Vec<ByteStreamWriter> {
         let opening = self.viewers.iter().map(|viewer| self.writer(viewer));
         join_all(opening).await.into_iter().map(|opened| opened.expect("the transport stands")).collect()
@@ -203,7 +204,7 @@ impl LocalRoom {
     }
 }
 
-/// As the LiveKit room does it.
+/// Opens streams and writes to them as the LiveKit room does.
 impl Room for LocalRoom {
     type Message = Frame;
     type Sink = ByteStreamSink;
@@ -223,7 +224,7 @@ impl Room for LocalRoom {
 
     async fn open(&self, to: &Presence, progress: Progress) -> Result<ByteStreamSink, OpenError> {
         let writer = self.writer(to).await.map_err(OpenError::transport)?;
-        // A case may send more than a stream may carry in life.
+        // A case may send more than a stream may carry in real use.
         let mut limits = StreamLimits::default();
         limits.bytes = u64::MAX;
         Ok(ByteStreamSink::new(writer, self.uplink.clone(), progress, limits))

@@ -1,7 +1,7 @@
-//! What the streams of a LiveKit room cost, beside a plain loop of `write` over the same streams: in process, and on a
-//! real server if `LIVEKIT_URL` names one. Run by `perf/livekit.sh`.
+//! The cost of the streams of a LiveKit room, beside a plain loop of `write` over the same streams: in process, and on
+//! a real server if `LIVEKIT_URL` names one. Run by `perf/livekit.sh`.
 //!
-//! Arguments: `--test` (each case once, smaller ones alone), `--out DIR` (where the table goes).
+//! Arguments: `--test` (only the smaller cases, each once), `--out DIR` (where the table goes).
 
 #[cfg(unix)]
 #[path = "../common/clock.rs"]
@@ -28,7 +28,7 @@ mod way;
 
 #[cfg(unix)]
 fn main() {
-    // cargo's own `--bench` comes last.
+    // cargo appends an argument of its own, `--bench`.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     #[cfg(all(feature = "livekit", feature = "livekit-token"))]
     if let [mode, room, count] = arguments.as_slice()
@@ -56,10 +56,10 @@ fn on_a_server(testing: bool, report: &mut report::Report) {
 
 #[cfg(all(unix, not(all(feature = "livekit", feature = "livekit-token"))))]
 fn on_a_server(_: bool, report: &mut report::Report) {
-    report.say("On a server: left out, which takes the features `livekit` and `livekit-token`.");
+    report.say("On a server: left out, the features `livekit` and `livekit-token` are needed.");
 }
 
 #[cfg(not(unix))]
 fn main() {
-    println!("left out: processor time is read as Unix has it");
+    println!("left out: reading the processor time needs Unix");
 }

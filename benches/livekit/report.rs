@@ -1,4 +1,4 @@
-//! The results as Markdown, printed as they come.
+//! Collects the results as Markdown, and prints them as they come.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -12,7 +12,7 @@ together, `lanecast` is a session. Medians of interleaved rounds, with the middl
 within a round.
 ";
 
-/// What is written in the end.
+/// The text that is written in the end.
 pub(crate) struct Report(String);
 
 impl Default for Report {
@@ -22,12 +22,12 @@ impl Default for Report {
 }
 
 impl Report {
-    /// A line, or a paragraph.
+    /// Adds a line or a paragraph.
     pub(crate) fn say(&mut self, text: &str) {
         self.line(&format!("\n{text}"));
     }
 
-    /// Begins a table.
+    /// Begins a table: its title, a paragraph about it, and its head.
     pub(crate) fn table(&mut self, title: &str, about: &str, columns: &[&str]) {
         self.say(&format!("## {title}\n\n{about}\n\n| {} |", columns.join(" | ")));
         self.line(&format!("|{}", "---|".repeat(columns.len())));

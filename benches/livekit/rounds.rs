@@ -1,4 +1,4 @@
-//! Interleaved rounds, and what lies in the middle of them.
+//! The samples of interleaved rounds, and their medians.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use crate::clock::{ClockId, clock};
 use crate::quantile::quantile;
 
-/// What one way took in one round.
+/// The measurement of one way in one round.
 pub(crate) struct Sample {
     pub(crate) time: Duration,
-    /// Of this process.
+    /// The processor time of this process.
     pub(crate) cpu: Duration,
     /// Frames delivered, counted at each viewer.
     pub(crate) frames: u64,
-    /// Packets that they went in.
+    /// Packets that carried the frames.
     pub(crate) packets: u64,
 }
 
@@ -35,7 +35,7 @@ impl Sample {
     }
 }
 
-/// Processor time and time from here on.
+/// A stopwatch for time and processor time.
 pub(crate) struct Watch {
     time: Duration,
     cpu: Duration,
@@ -46,12 +46,12 @@ impl Watch {
         Self { cpu: clock(ClockId::ProcessCPUTime), time: clock(ClockId::Monotonic) }
     }
 
-    /// How long it has been.
+    /// The time since the start.
     pub(crate) fn time(&self) -> Duration {
         clock(ClockId::Monotonic) - self.time
     }
 
-    /// How long it was, and how much of it processor time.
+    /// The time since the start, and the processor time spent meanwhile.
     pub(crate) fn stop(&self) -> (Duration, Duration) {
         (self.time(), clock(ClockId::ProcessCPUTime) - self.cpu)
     }
@@ -61,19 +61,19 @@ impl Watch {
 pub(crate) struct Rounds<T>(pub(crate) Vec<Vec<T>>);
 
 impl<T> Rounds<T> {
-    /// Of each way a figure.
+    /// A figure for each way.
     pub(crate) fn figures(&self, value: impl Fn(&T) -> f64) -> Vec<Figure> {
         self.0.iter().map(|samples| Figure::of(samples.iter().map(&value))).collect()
     }
 
-    /// The last way's value as a part of this one's, round by round.
+    /// The last way's value as a fraction of the value of `way`, round by round.
     pub(crate) fn last_of(&self, way: usize, value: impl Fn(&T) -> f64) -> Figure {
         let last = self.0.last().expect("there are ways");
         Figure::of(last.iter().zip(&self.0[way]).map(|(last, other)| value(last) / value(other)))
     }
 }
 
-/// A median and the middle half.
+/// A median, and the bounds of the middle half of the values.
 pub(crate) struct Figure {
     median: f64,
     low: f64,
@@ -87,13 +87,13 @@ impl Figure {
         Self { median, low, high }
     }
 
-    /// In another unit.
+    /// The figure multiplied by `factor`, to change its unit.
     pub(crate) fn by(&self, factor: f64) -> Self {
         Self { median: self.median * factor, low: self.low * factor, high: self.high * factor }
     }
 }
 
-/// `4.20 (4.10-4.40)`, or with `{:#}` the median alone.
+/// Shows `4.20 (4.10-4.40)`, or with `{:#}` only the median.
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = match self.median {

@@ -1,4 +1,5 @@
-//! On a real server, with viewers in a process of their own: all ways over one connection, in turn.
+//! Measurements on a real server, with the viewers in a process of their own. All ways use one connection and take
+//! turns.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +20,17 @@ use crate::way::Way;
 
 const VIEWERS: [usize; 3] = [1, 20, 100];
 const PAYLOADS: [usize; 2] = [64, 4096];
-/// A quarter of it where so many bytes to so many viewers would take seconds.
+/// Frames in a burst. A burst has a quarter of them where that many bytes to that many viewers would take seconds.
 const BURST: usize = 64;
 const ROUNDS: usize = 5;
-/// A way's turn: bursts, one when the last has arrived, until so much time has gone.
+/// The length of a way's turn. The way sends bursts, each when the one before has arrived, until this time has passed.
 const TURN: Duration = Duration::from_millis(200);
-/// 200 frames a second, for one second.
+/// The time between two frames at the steady rate: 200 frames a second.
 const PERIOD: Duration = Duration::from_millis(5);
+/// Frames at the steady rate, which last one second.
 const PACED: usize = 200;
 
-/// Where the server is, and a room on it that nobody else uses.
+/// The address of the server, and a room on it that nobody else uses.
 pub(crate) struct Server {
     pub(crate) url: String,
     pub(crate) room: String,
@@ -106,7 +108,8 @@ pub(crate) fn measure(testing: bool, report: &mut Report) {
     paced.iter().for_each(|row| report.row(row));
 }
 
-/// The rows of the bursts and the one of the steady rate.
+/// Measures with this many viewers. Returns the rows of the bursts and the row of the steady rate; `None` if the
+/// viewers aren't connected in time.
 async fn with(viewers: usize, testing: bool) -> Option<(Vec<Vec<String>>, Vec<String>)> {
     let server = Server::of_environment(format!("lanecast-{:016x}", fastrand::u64(..)));
     let (rounds, turn) = if testing { (1, Duration::ZERO) } else { (ROUNDS, TURN) };
@@ -130,14 +133,14 @@ struct Stage {
     viewers: usize,
 }
 
-/// What one way took, and what the viewers say.
+/// The measurement of one way, and the report of the viewers.
 struct Turn {
     sample: Sample,
     got: Got,
 }
 
 impl Turn {
-    /// More of the same; the viewers' latencies are those of the first.
+    /// Adds another measurement. The viewers' latencies stay those of the first.
     fn add(&mut self, more: &Self) {
         self.sample.time += more.sample.time;
         self.sample.cpu += more.sample.cpu;
@@ -211,7 +214,7 @@ impl Stage {
         cells
     }
 
-    /// Until all viewers have the last byte.
+    /// Publishes the frames, and measures until all viewers have the last byte.
     async fn publish(&mut self, way: usize, payload: usize, frames: usize, period: Option<Duration>) -> Turn {
         let wire = stamped(payload, 0).stream_len() * frames * self.viewers;
         self.audience.expect(wire as u64).await;
@@ -225,14 +228,15 @@ impl Stage {
     }
 }
 
-/// On a worker, as a publisher would be.
+/// Publishes the frames, one per `period` if there is one. Runs on a worker thread, as a publisher would.
 async fn publish(way: Arc<Way<LiveKitRoom>>, payload: usize, frames: usize, period: Option<Duration>) {
     let (begun, begun_stamp) = (Instant::now(), stamp());
     for number in 0..frames {
         let mut sent = stamp();
         if let Some(period) = period {
             let due = period * u32::try_from(number).expect("a few");
-            // What is late because of the frames before counts from when it was due; the timer's own lateness doesn't.
+            // The latency of a frame that earlier frames made late counts from when the frame was due. The timer's own
+            // lateness doesn't count.
             if begun.elapsed() < due {
                 tokio::time::sleep_until(begun + due).await;
                 sent = stamp();
@@ -250,7 +254,7 @@ fn stamped(payload: usize, sent: u64) -> Frame {
     Frame::binary(Bytes::from(bytes))
 }
 
-/// A stream to each viewer, on the connection of the room.
+/// Opens a stream to each viewer, on the connection of the room.
 async fn writers(room: &LiveKitRoom, viewers: usize) -> Vec<ByteStreamWriter> {
     let us = room.sdk().expect("it is connected").local_participant();
     let open = |number| {

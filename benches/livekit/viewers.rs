@@ -1,14 +1,15 @@
-//! Viewers in a process of their own: participants of the official SDK, who count what they get and how late it is.
+//! Viewers in a process of their own: participants of the official SDK that count what they get and how late it is.
 //!
-//! The bench starts itself with [`MODE`], the room and the number of viewers, and talks with it in lines:
+//! The bench starts its own program again with [`MODE`], the room and the number of viewers, and exchanges lines with
+//! it:
 //!
-//! | to the viewers | from them |
+//! | to the viewers | from the viewers |
 //! |---|---|
-//! | | `connected`, once all are |
-//! | `COUNT`: so many bytes more will go to all of them together | `ready` |
-//! | | `P50 P99 CHUNKS`: they are there; latencies in ns |
+//! | | `connected`, once all viewers are |
+//! | `COUNT`: this many more bytes will go to all viewers together | `ready` |
+//! | | `P50 P99 CHUNKS`: the bytes have arrived; latencies in ns |
 //!
-//! They leave when their input ends.
+//! The viewers leave when their input ends.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -31,30 +32,31 @@ use crate::clock::{ClockId, clock};
 use crate::counter::Counter;
 use crate::server::Server;
 
-/// The argument by which the bench is its own viewers.
+/// The argument that makes the program run the viewers.
 pub(crate) const MODE: &str = "--viewers";
 
-/// How long connecting may take, and whatever is waited for.
+/// The longest wait for the viewers to connect, and for each of their answers.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The viewers, as the publisher sees them.
 pub(crate) struct Audience {
-    // Killed when it is dropped.
+    // The process is killed when this is dropped.
     _child: Child,
     orders: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
 }
 
-/// What the viewers say of what they got.
+/// The viewers' report of what they got.
 pub(crate) struct Got {
-    /// From when a frame was stamped to when a viewer had read it.
+    /// Latency from when a frame was stamped to when a viewer had read it: the median.
     pub(crate) p50: Duration,
+    /// The 99th percentile of the same latency.
     pub(crate) p99: Duration,
     pub(crate) chunks: u64,
 }
 
 impl Audience {
-    /// Starts so many; `None` if they aren't connected in time.
+    /// Starts this many viewers. `None` if they aren't connected in time.
     pub(crate) async fn start(server: &Server, viewers: usize) -> Option<Self> {
         let mut command = Command::new(std::env::current_exe().expect("this is one"));
         command.args([MODE, &server.room, &viewers.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -65,13 +67,13 @@ impl Audience {
         (connected == "connected").then_some(Self { _child: child, orders, answers })
     }
 
-    /// Tells them how much will come.
+    /// Tells the viewers how many more bytes will come.
     pub(crate) async fn expect(&mut self, bytes: u64) {
         self.orders.write_all(format!("{bytes}\n").as_bytes()).await.expect("they listen");
         assert_eq!(self.answer().await, "ready");
     }
 
-    /// Waits until they have it.
+    /// Waits until the viewers have all bytes, and returns their report.
     pub(crate) async fn got(&mut self) -> Got {
         let answer = self.answer().await;
         let mut numbers = answer.split(' ').map(|number| number.parse().expect("a number"));
@@ -85,7 +87,7 @@ impl Audience {
     }
 }
 
-/// What the process with the viewers does.
+/// Runs the viewers, in the process of their own.
 pub(crate) fn main(room: &str, viewers: usize) {
     let server = Server::of_environment(room.to_owned());
     let runtime = Runtime::new().expect("a runtime");
@@ -104,7 +106,7 @@ pub(crate) fn main(room: &str, viewers: usize) {
         let [p50, p99] = [50.0, 99.0].map(|percentile| latencies.value_at_percentile(percentile));
         println!("{p50} {p99} {chunks}");
     }
-    // Leaving in good order would take the SDK a while, and is nothing to anybody.
+    // An orderly departure would take the SDK a while, and nothing depends on it.
     drop(rooms);
     std::process::exit(0);
 }
@@ -124,7 +126,7 @@ impl Seen {
 
 async fn connect_all(server: &Server, viewers: usize, seen: &Arc<Seen>) -> Vec<livekit::Room> {
     let mut rooms = Vec::new();
-    // All at once they would time one another out.
+    // If all connected at once, some would time out.
     for first in (0..viewers).step_by(10) {
         let some = (first..viewers.min(first + 10)).map(|number| connect(server, number, seen));
         rooms.extend(join_all(some).await);
@@ -150,7 +152,7 @@ async fn connect(server: &Server, number: usize, seen: &Arc<Seen>) -> livekit::R
     room
 }
 
-/// Each payload begins with when it was sent.
+/// Reads the frames of a stream. Each payload begins with the time at which it was sent.
 async fn read(mut reader: ByteStreamReader, seen: Arc<Seen>) {
     let mut decoder = StreamDecoder::default();
     while let Some(Ok(chunk)) = reader.next().await {
@@ -169,7 +171,7 @@ async fn read(mut reader: ByteStreamReader, seen: Arc<Seen>) {
     }
 }
 
-/// Now, in nanoseconds, by the clock that all processes share.
+/// The current time in nanoseconds, by the clock that all processes share.
 pub(crate) fn stamp() -> u64 {
     u64::try_from(clock(ClockId::Monotonic).as_nanos()).expect("it isn't that late")
 }

@@ -1,4 +1,4 @@
-//! The ways in which frames are brought to all viewers.
+//! The ways to bring frames to all viewers that are compared.
 
 use futures_util::future::join_all;
 use lanecast::Session;
@@ -6,11 +6,11 @@ use lanecast::protocol::Frame;
 use lanecast::room::Room;
 use livekit_data_stream::api::{ByteStreamWriter, StreamWriter};
 
-/// One of them, with all it needs.
+/// One way to bring frames to all viewers, with its streams or its session.
 pub(crate) enum Way<R: Room<Message = Frame>> {
-    /// The plain loop: a viewer's write is awaited before the next one's begins.
+    /// The plain loop: the write to one viewer is awaited before the write to the next begins.
     Loop(Vec<ByteStreamWriter>),
-    /// All viewers' writes of a frame are awaited together.
+    /// The writes of a frame to all viewers are awaited together.
     Joined(Vec<ByteStreamWriter>),
     /// This crate.
     Lanecast(Session<R>),
@@ -35,7 +35,7 @@ impl<R: Room<Message = Frame>> Way<R> {
         }
     }
 
-    /// Waits until a session has let so many viewers in.
+    /// Waits until the session, if this way is one, has this many participants.
     pub(crate) async fn joined(&self, viewers: usize) {
         if let Self::Lanecast(session) = self {
             let mut events = session.events();
@@ -45,7 +45,8 @@ impl<R: Room<Message = Frame>> Way<R> {
         }
     }
 
-    /// Ends a session, in which nobody was reset: what was measured is what was meant.
+    /// Ends the session, if this way is one. Asserts that no viewer was reset, which would make the measurement
+    /// invalid.
     pub(crate) async fn end(&self) {
         if let Self::Lanecast(session) = self {
             assert_eq!(session.stats().resets.total(), 0, "nobody is reset");

@@ -1,19 +1,20 @@
-//! Why a direct message was not sent.
+//! The errors of sending a direct message.
 
 use std::fmt;
 
-/// Why [`Participant::try_send`](super::Participant::try_send) didn't send. The message comes back.
+/// The error of [`Participant::try_send`](super::Participant::try_send). Each variant gives the message back.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrySendError<M> {
-    /// As much waits for the participant as may: try again later, or [`send`](super::Participant::send) and let it be
-    /// reset.
+    /// The participant's queue is full. Try again later, or call [`send`](super::Participant::send), which resets the
+    /// participant.
     #[error("the participant's queue is full: try later, or reset it")]
     Full(M),
-    /// The message alone exceeds the session's byte limit: make it smaller, or the limit larger.
-    #[error("the message is larger than all that may wait for a participant")]
+    /// The message is larger than [`queue_bytes`](crate::SessionBuilder::queue_bytes), or than the room can
+    /// [carry](crate::room::Room::largest_message). Make the message smaller, or the limit larger.
+    #[error("message exceeds the maximum size")]
     TooLarge(M),
-    /// The participant has ended: drop the handle, its next instance starts with the initial messages.
+    /// The participant has ended. Drop the handle; the viewer's next instance starts with the initial messages.
     #[error("the participant has ended")]
     Closed(M),
 }
@@ -27,26 +28,29 @@ impl<M> TrySendError<M> {
     }
 }
 
-/// Why [`Participant::send`](super::Participant::send) didn't send.
+/// The error of [`Participant::send`](super::Participant::send) and
+/// [`Participant::send_waiting`](super::Participant::send_waiting).
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError<M> {
-    /// As much waited for the participant as may. It is being reset, the message is counted as dropped: nothing to do.
+    /// The participant's queue was full. The message is counted as dropped and the participant is being reset. The
+    /// caller has nothing to do.
     #[error("the participant's queue was full: it is being reset")]
     Overflow,
-    /// The message alone exceeds the session's byte limit. It comes back: make it smaller, or the limit larger.
-    #[error("the message is larger than all that may wait for a participant")]
+    /// The message is larger than [`queue_bytes`](crate::SessionBuilder::queue_bytes), or than the room can
+    /// [carry](crate::room::Room::largest_message). The message comes back. Make it smaller, or the limit larger.
+    #[error("message exceeds the maximum size")]
     TooLarge(M),
-    /// As much waits for the participant as may, and it is the uplink that all share which doesn't take it: nothing has
-    /// changed. It comes back: try later, or [wait](super::Participant::send_waiting).
+    /// The participant's queue is full because the uplink that all participants share takes no more. Nothing has
+    /// changed and the message comes back. Try later, or [wait](super::Participant::send_waiting).
     #[error("the uplink that all participants share is full: try later, or wait")]
     UplinkFull(M),
-    /// The participant had ended; the message is counted as dropped. Drop the handle.
+    /// The participant had ended. The message is counted as dropped. Drop the handle.
     #[error("the participant has ended")]
     Closed,
 }
 
-/// Names the variant, never the payload.
+/// Shows the variant, never the payload.
 impl<M> fmt::Debug for TrySendError<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -57,7 +61,7 @@ impl<M> fmt::Debug for TrySendError<M> {
     }
 }
 
-/// Names the variant, never the payload.
+/// Shows the variant, never the payload.
 impl<M> fmt::Debug for SendError<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -1,4 +1,4 @@
-//! Who is here: participants, the registry that finds them, and the resets that wait to be done.
+//! Participants, the registry that finds them, and the pending resets.
 
 mod error;
 #[cfg(all(test, lanecast_loom))]
@@ -32,46 +32,46 @@ use crate::lane::{Account, EndReason, Message, Progress, Subscribed, Subscriptio
 use crate::semaphore::{Admission, AdmissionError, Permit};
 use crate::sync::{AtomicBool, Ordering};
 
-/// What a room tells of a participant besides its name: free-form keys and values.
+/// Free-form keys and values that a room reports about a participant.
 pub type Attributes = Arc<BTreeMap<String, String>>;
 
-/// None: one for all who have none.
+/// The empty attributes, which all participants without attributes share.
 pub(crate) fn no_attributes() -> Attributes {
     static NONE: LazyLock<Attributes> = LazyLock::new(Attributes::default);
     Arc::clone(&NONE)
 }
 
-/// One connection instance of one viewer. Clones name the same instance.
+/// A handle to one connection instance of one viewer. Clones are handles to the same instance.
 ///
-/// It can be kept and used after the instance has ended: sends then answer that it is closed. After a reset the viewer
-/// has a new instance, with a new [`ClientId`], to be found through the session.
+/// The handle can be kept and used after the instance has ended: sends then fail as closed. After a reset the viewer
+/// has a new instance, with a new [`ClientId`], which the session finds.
 pub struct Participant<M>(Arc<Inner<M>>);
 
 pub(crate) struct Inner<M> {
     profile: Profile,
     client_id: ClientId,
-    /// Resets in a row that led to this instance: its next back-off.
+    /// The number of consecutive resets and failed joins before this instance. The next back-off depends on it.
     attempt: u32,
     created: Instant,
-    /// The event loop has told that it joined.
+    /// Set once the event loop has told the session's listeners that the instance joined.
     told: AtomicBool,
-    /// What its log lines stand in: identity, sid, client id.
+    /// The span of the participant's log lines: identity, sid, client id.
     span: tracing::Span,
     outbox: Outbox<M>,
     home: Home<M>,
     calls: Admission,
     assets: Admission,
     pulse: Pulse,
-    /// See [`Participant::annex`].
+    /// The data that telemetry keeps for this instance. See [`Participant::annex`].
     #[cfg(feature = "telemetry")]
     annex: std::sync::OnceLock<Arc<dyn std::any::Any + Send + Sync>>,
-    /// The sink has been handed back to the room.
+    /// Set once the sink has been handed back to the room.
     retired: SetOnce<EndReason>,
-    /// The sink is gone.
+    /// Set once the sink is gone.
     closed: SetOnce<EndReason>,
 }
 
-/// Who a participant is, as its room says.
+/// The identity and properties of a participant, taken from its room's presence.
 #[derive(Clone, Debug)]
 pub(crate) struct Profile {
     pub(crate) identity: ParticipantIdentity,
@@ -81,41 +81,43 @@ pub(crate) struct Profile {
     pub(crate) attributes: Attributes,
 }
 
-/// What a participant needs of the session and shard it lives in.
+/// The parts of the session and of the shard that a participant uses.
 pub(crate) struct Home<M> {
     pub(crate) port: Arc<Port<M>>,
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) pending: Arc<PendingResets>,
-    /// What it shares with all others, if it does, and how its own writes in there stand.
+    /// The uplink that all participants of the room share, if there is one, and the progress of this participant's
+    /// writes.
     pub(crate) uplink: Option<(Uplink, Progress)>,
     pub(crate) epoch: Instant,
 }
 
-/// How many requests of a kind one participant may have in flight.
+/// The most requests of each kind that one participant may have in flight.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InFlight {
     pub(crate) calls: u32,
     pub(crate) assets: u32,
 }
 
-/// Figures of one participant, read without stopping anybody.
+/// Statistics of one participant, read without blocking any other task.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct ParticipantStats {
-    /// What became of its messages.
+    /// Counts of the messages offered to the participant, and of their outcomes.
     pub account: Account,
-    /// Messages that wait for it, over both lanes.
+    /// The number of messages that wait for the participant, over both lanes.
     pub backlog: u64,
-    /// How long the oldest of them has waited since its shard saw it (±1 ms).
+    /// How long the oldest waiting message has waited since the participant's shard saw it (±1 ms). `None` if no
+    /// message waits.
     pub oldest: Option<Duration>,
-    /// Service calls in flight.
+    /// The number of service calls in flight.
     pub service_calls: u32,
-    /// Asset fetches in flight.
+    /// The number of asset fetches in flight.
     pub asset_fetches: u32,
-    /// The last round trip to it and back that was measured; `None` before the first. Only a viewer of telemetry that
-    /// pings has one, and it is the one who ends it: don't take it for more than its word.
+    /// The last measured round trip to the viewer and back; `None` before the first. Only telemetry viewers that ping
+    /// have one. The viewer ends the measurement, so treat it as self-reported.
     pub round_trip: Option<Duration>,
-    /// Whether nothing is heard of it any more, though it used to ping: see
+    /// Whether the viewer used to ping and has fallen silent. See
     /// [`SessionEvent::Unresponsive`](crate::SessionEvent::Unresponsive).
     pub unresponsive: bool,
 }
@@ -123,7 +125,7 @@ pub struct ParticipantStats {
 impl<M: Message> Participant<M> {
     pub(crate) fn new(profile: Profile, attempt: u32, limits: Limits, in_flight: InFlight, home: Home<M>) -> Self {
         let client_id = ClientId::next();
-        // At the highest level, so that whatever is logged of it says whose it is.
+        // The highest level, so that every log line about the participant names it.
         let span = tracing::error_span!("participant", identity = %profile.identity, sid = %profile.sid, %client_id);
         Self(Arc::new(Inner {
             profile,
@@ -144,56 +146,57 @@ impl<M: Message> Participant<M> {
         }))
     }
 
-    /// Who it is; the same after a reconnect.
+    /// The identity of the viewer. It stays the same after a reconnect.
     #[must_use]
     pub fn identity(&self) -> &ParticipantIdentity {
         &self.0.profile.identity
     }
 
-    /// Its connection, as the room names it.
+    /// The room's id of the viewer's connection.
     #[must_use]
     pub fn sid(&self) -> &ParticipantSid {
         &self.0.profile.sid
     }
 
-    /// This instance.
+    /// The id of this instance.
     #[must_use]
     pub fn client_id(&self) -> ClientId {
         self.0.client_id
     }
 
-    /// When the connection joined, by the room's clock: milliseconds since the epoch.
+    /// When the connection joined, by the room's clock, in milliseconds since the epoch.
     #[must_use]
     pub fn joined_at(&self) -> u64 {
         self.0.profile.joined_at
     }
 
-    /// What it speaks.
+    /// The protocol that the participant speaks.
     #[must_use]
     pub fn protocol(&self) -> &Protocol {
         &self.0.profile.protocol
     }
 
-    /// What the room tells of it.
+    /// The attributes that the room reports about the participant.
     #[must_use]
     pub fn attributes(&self) -> &Attributes {
         &self.0.profile.attributes
     }
 
-    /// Why it ended, if it has.
+    /// Why the instance ended; `None` while it hasn't.
     #[must_use]
     pub fn end_reason(&self) -> Option<EndReason> {
         self.0.outbox.end_reason()
     }
 
-    /// Sends to it alone, or gives the message back. Never blocks, and asks for no reset.
+    /// Sends `message` to this participant alone, or gives it back. Never blocks, and never resets the participant.
     ///
-    /// The bound is that of both lanes: who fills the queue of a participant that is busy leaves no room for the next
-    /// broadcast, which resets it.
+    /// The bound covers both lanes: a caller that fills the queue of a busy participant leaves no capacity for the next
+    /// broadcast, which then resets the participant.
     ///
     /// # Errors
-    /// [`TrySendError::Full`] if its queue is full: nothing has changed. [`TrySendError::TooLarge`] if no queue of this
-    /// session could hold the message. [`TrySendError::Closed`] if it has ended; that is counted as dropped.
+    /// [`TrySendError::Full`] if the queue is full: nothing has changed. [`TrySendError::TooLarge`] if the message
+    /// exceeds the session's byte limit or the largest that the room can carry. [`TrySendError::Closed`] if the
+    /// participant has ended: the message is counted as dropped.
     pub fn try_send(&self, message: M) -> Result<(), TrySendError<M>> {
         self.0.outbox.try_send(message).map_err(|refused| match refused {
             Refused::Full(message) => TrySendError::Full(message),
@@ -205,13 +208,15 @@ impl<M: Message> Participant<M> {
         })
     }
 
-    /// Sends to it alone; if its queue is full, resets it: it missed a message and has to start afresh. Never blocks.
+    /// Sends `message` to this participant alone. If the queue is full, the participant is reset, because it has missed
+    /// a message and must start afresh. Never blocks.
     ///
     /// # Errors
-    /// [`SendError::Overflow`] if its queue is full: the message and all that waited are counted as dropped, and the
-    /// session brings the viewer back with its initial messages. [`SendError::Closed`] if it had ended before: counted
-    /// as dropped, no further reset. [`SendError::TooLarge`] gives the message back, and nothing has changed; so does
-    /// [`SendError::UplinkFull`], in a room whose participants [share](crate::room::Room::uplink) an uplink.
+    /// [`SendError::Overflow`] if the queue is full: the message and all waiting messages are counted as dropped, and
+    /// the session brings the viewer back with its initial messages. [`SendError::Closed`] if the participant had ended
+    /// before: the message is counted as dropped, and there is no further reset. [`SendError::TooLarge`] gives the
+    /// message back, and nothing has changed. So does [`SendError::UplinkFull`], in a room whose participants
+    /// [share](crate::room::Room::uplink) an uplink.
     pub fn send(&self, message: M) -> Result<(), SendError<M>> {
         match self.0.outbox.try_send(message) {
             Ok(()) => Ok(()),
@@ -232,13 +237,13 @@ impl<M: Message> Participant<M> {
         }
     }
 
-    /// Sends as [`send`](Self::send) does, but waits while what is full is the uplink that all participants share.
+    /// Sends like [`send`](Self::send), but waits while the uplink that all participants share is full.
     ///
     /// # Errors
-    /// As [`send`](Self::send), but for [`SendError::UplinkFull`].
+    /// The errors of [`send`](Self::send), except [`SendError::UplinkFull`].
     ///
     /// # Cancel safety
-    /// Dropped before it is done, it has sent nothing.
+    /// If the future is dropped before it completes, nothing has been sent.
     pub async fn send_waiting(&self, mut message: M) -> Result<(), SendError<M>> {
         loop {
             let room = self.0.home.uplink.as_ref().map(|(uplink, _)| uplink.room());
@@ -255,14 +260,18 @@ impl<M: Message> Participant<M> {
         }
     }
 
-    /// Waits until less than half of what may wait for it does, and a message of `bytes` fits; or until it has ended.
-    /// For who answers what a participant asks: waiting for this before each answer, one doesn't overflow a participant
-    /// that reads, however much it asks for. Whoever sends to it at the same time may be first. Safe to cancel.
+    /// Waits until less than half of the participant's bound is taken and a message of `bytes` fits, or until the
+    /// participant has ended.
+    ///
+    /// This is for a caller that answers a participant's requests. If the caller waits for this before each answer, a
+    /// participant that reads doesn't overflow, however much it asks for. A concurrent sender may take the capacity
+    /// first. Safe to cancel.
     pub async fn room_for(&self, bytes: usize) {
         self.0.outbox.room_for(bytes).await;
     }
 
-    /// Whether what waits for it waits for the uplink that all share: itself, or its shard for somebody else.
+    /// Whether the uplink that all participants share holds up the backlog: this participant's own write waits for the
+    /// uplink, or the uplink keeps the shard from reading the log.
     fn is_held_up(&self) -> bool {
         let uplink = self.0.home.uplink.as_ref();
         uplink.is_some_and(|(uplink, progress)| self.0.outbox.is_behind() || uplink.has_held(progress))
@@ -272,18 +281,20 @@ impl<M: Message> Participant<M> {
         self.log(|| tracing::debug!(reason = ?self.end_reason(), "send to a closed participant"));
     }
 
-    /// Subscribes it to `topic`: it gets every message published there once this has returned, each passed through
-    /// [`Message::address`] with `tag`.
+    /// Subscribes the participant to `topic`. The participant gets every message that is published there after this has
+    /// returned, each passed through [`Message::address`] with `tag`.
     ///
-    /// Takes effect at one position of the broadcast log. A second subscription to the same topic changes the tag.
+    /// The subscription takes effect at one position of the broadcast log. A second subscription to the same topic
+    /// changes the tag.
     ///
     /// # Cancel safety
-    /// A future dropped before it is done may or may not have subscribed.
+    /// If the future is dropped before it completes, the participant may or may not have been subscribed.
     pub async fn subscribe(&self, topic: &Topic, tag: SubscriptionTag) -> Subscribed {
         self.subscribe_from(topic, tag).await.0
     }
 
-    /// As [`subscribe`](Self::subscribe), and says from which position of the log on it gets the topic's messages.
+    /// Subscribes like [`subscribe`](Self::subscribe), and also returns the log position from which the participant
+    /// gets the topic's messages.
     pub(crate) async fn subscribe_from(&self, topic: &Topic, tag: SubscriptionTag) -> (Subscribed, u64) {
         let (reply, answer) = oneshot::channel();
         let counted = topic.raise();
@@ -292,10 +303,11 @@ impl<M: Message> Participant<M> {
         self.ask_shard(command, answer).await.unwrap_or((Subscribed::Closed, 0))
     }
 
-    /// Ends its subscription to `topic`: it gets nothing that is published there once this has returned.
+    /// Ends the participant's subscription to `topic`. The participant gets nothing that is published there after this
+    /// has returned.
     ///
     /// # Cancel safety
-    /// A future dropped before it is done may or may not have unsubscribed.
+    /// If the future is dropped before it completes, the subscription may or may not have ended.
     pub async fn unsubscribe(&self, topic: &Topic) -> Unsubscribed {
         let (reply, answer) = oneshot::channel();
         let slot = self.0.outbox.slot();
@@ -303,39 +315,40 @@ impl<M: Message> Participant<M> {
         self.ask_shard(command, answer).await.unwrap_or(Unsubscribed::NotSubscribed)
     }
 
-    /// Gives its shard a command and waits for the answer. `None` if the shard has ended.
+    /// Sends a command to the participant's shard and waits for the answer. `None` if the shard has ended.
     async fn ask_shard<T>(&self, command: Command, answer: oneshot::Receiver<T>) -> Option<T> {
         self.0.home.commands.send(command).await.ok()?;
         tokio::select! {
             biased;
             answer = answer => answer.ok(),
-            // The shard drops what it doesn't carry out, unless this was kept without being polled.
+            // A shard that ends drops the commands that it doesn't carry out, which ends the wait for the answer. That
+            // misses a command that arrives late because this future wasn't polled.
             () = self.0.home.commands.closed() => None,
         }
     }
 
-    /// Takes one of its places for service calls; it is given back when the permit is dropped.
+    /// Takes one of the participant's permits for service calls. Dropping the permit releases it. Never blocks.
     ///
     /// # Errors
-    /// [`AdmissionError`] if all are taken. Never blocks.
+    /// [`AdmissionError`] if all permits are taken.
     pub fn admit_service_call(&self) -> Result<Permit, AdmissionError> {
         self.0.calls.try_acquire()
     }
 
-    /// Takes one of its places for asset fetches; it is given back when the permit is dropped.
+    /// Takes one of the participant's permits for asset fetches. Dropping the permit releases it. Never blocks.
     ///
     /// # Errors
-    /// [`AdmissionError`] if all are taken. Never blocks.
+    /// [`AdmissionError`] if all permits are taken.
     pub fn admit_asset_fetch(&self) -> Result<Permit, AdmissionError> {
         self.0.assets.try_acquire()
     }
 
-    /// Waits until it has ended and its sink is gone, and says why. Safe to cancel and to repeat.
+    /// Waits until the instance has ended and its sink is gone, and returns the reason. Safe to cancel and to repeat.
     pub async fn closed(&self) -> EndReason {
         *self.0.closed.wait().await
     }
 
-    /// Figures, read without stopping anybody.
+    /// The participant's statistics, read without blocking any other task.
     #[must_use]
     pub fn stats(&self) -> ParticipantStats {
         let account = self.0.outbox.account();
@@ -364,10 +377,11 @@ impl<M: Message> Participant<M> {
         self.0.created.elapsed()
     }
 
-    /// Enters it into the pending resets. Called once, by who ended it for a fault or found its peer gone.
+    /// Adds the instance to the pending resets. Called once, by the caller that ended the instance for a fault or found
+    /// its peer gone.
     pub(crate) fn ask_for_reset(&self, reason: EndReason, detail: Option<&dyn fmt::Debug>) {
         let detail = detail.map(tracing::field::debug);
-        // What the sink has said may panic when it is formatted: it is reset all the same.
+        // Formatting the sink's error may panic. The participant is reset nevertheless.
         caught(|| {
             self.log(|| match reason {
                 EndReason::Vanished => tracing::info!(%reason, detail, "vanished"),
@@ -377,13 +391,13 @@ impl<M: Message> Participant<M> {
         self.0.home.pending.insert(self.client_id(), self.sid().clone());
     }
 
-    /// It has been told that it joined. The event loop's alone.
+    /// Notes that the session's listeners have been told that the instance joined. Only the event loop calls this.
     pub(crate) fn note_told(&self) {
         self.0.told.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn is_told(&self) -> bool {
-        // Relaxed: one task writes and reads it.
+        // Relaxed: only the event loop's task writes and reads the flag.
         self.0.told.load(Ordering::Relaxed)
     }
 
@@ -392,8 +406,8 @@ impl<M: Message> Participant<M> {
         self.0.span.in_scope(event);
     }
 
-    /// What telemetry keeps of this instance: made when it is first asked for, and gone with the instance. There is one
-    /// type of it, since there is one telemetry.
+    /// The data that telemetry keeps for this instance: created on first use and dropped with the instance. All callers
+    /// must ask for the same type; there is only one, since there is one telemetry.
     #[cfg(feature = "telemetry")]
     pub(crate) fn annex<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
         let annex = self.0.annex.get_or_init(|| Arc::new(T::default()));
@@ -405,25 +419,26 @@ impl<M: Message> Participant<M> {
         self.0.pulse.set_round_trip(round_trip);
     }
 
-    /// Something was heard of it. True if it was unresponsive.
+    /// Notes that something was heard of the viewer. True if the viewer was unresponsive.
     #[cfg(feature = "telemetry")]
     pub(crate) fn note_heard(&self) -> bool {
         self.0.pulse.set_unresponsive(false)
     }
 
-    /// Nothing was heard of it for too long. True if that is new, and it hasn't ended.
+    /// Notes that nothing was heard of the viewer for too long. True if the viewer becomes unresponsive by this; false
+    /// if it was unresponsive already or the instance has ended.
     #[cfg(feature = "telemetry")]
     pub(crate) fn note_silent(&self) -> bool {
         self.end_reason().is_none() && self.0.pulse.set_unresponsive(true)
     }
 
-    /// The sink has been handed back to the room.
+    /// Notes that the sink has been handed back to the room.
     pub(crate) fn note_retired(&self, reason: EndReason) {
-        // Set once by the one shard that had it; a second value would be the same.
+        // Only the shard that had the sink sets this, once; a second value would be the same.
         let _ = self.0.retired.set(reason);
     }
 
-    /// Whether the sink has been handed back to the room: its messages are counted then.
+    /// Whether the sink has been handed back to the room. All messages of the instance are counted by then.
     pub(crate) fn is_retired(&self) -> bool {
         self.0.retired.get().is_some()
     }
@@ -433,7 +448,7 @@ impl<M: Message> Participant<M> {
         self.0.retired.wait().await;
     }
 
-    /// The sink is gone.
+    /// Notes that the sink is gone.
     pub(crate) fn note_gone(&self, reason: EndReason) {
         let _ = self.0.closed.set(reason);
     }
@@ -493,7 +508,7 @@ impl<M> PartialEq for Participant<M> {
 
 impl<M> Eq for Participant<M> {}
 
-/// Identity, sid and client id.
+/// Shows the identity, the sid and the client id.
 impl<M> fmt::Display for Participant<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}, #{})", self.0.profile.identity, self.0.profile.sid, self.0.client_id)

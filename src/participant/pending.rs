@@ -1,12 +1,14 @@
-//! The participants that wait to be reset, and the wake-up of the loop that does it.
+//! The participants that wait to be reset, and the wake-up of the event loop that resets them.
 //!
-//! Any thread inserts; the session's event loop alone takes out, oldest instance first. An instance is in the set at
-//! most once. A skip list, as it hands out the oldest first, so that nobody starves, and nobody who inserts waits for a
-//! lock; what it was measured against is in `perf/README.md`. It isn't the set that makes a reset happen once, though,
-//! but the instance's state word: only who ended it inserts it.
+//! Any thread inserts. Only the session's event loop takes instances out, the oldest first. An instance is in the set
+//! at most once. The set is a skip list: it hands out the oldest instance first, so that none starves, and an inserting
+//! thread never waits for a lock. `perf/README.md` has the alternative it was measured against. The set doesn't ensure
+//! that an instance is reset only once. The instance's state word does: only the caller that ended the instance inserts
+//! it.
 //!
 //! # Orderings
-//! Insert, then [`Signal::wake`]; [`Signal::doze`], then look at the set again: see [`signal`](crate::lane::signal).
+//! A thread inserts, then calls [`Signal::wake`]. The event loop calls [`Signal::doze`], then looks at the set again.
+//! See [`signal`](crate::lane::signal).
 
 use std::task::{Context, Poll};
 
@@ -14,7 +16,7 @@ use crate::ids::{ClientId, ParticipantSid};
 use crate::lane::signal::Signal;
 use crate::sync::SkipSet;
 
-/// See the [module](self).
+/// The set of instances that wait to be reset. See the [module](self).
 #[derive(Debug)]
 pub(crate) struct PendingResets {
     set: SkipSet<(ClientId, ParticipantSid)>,
@@ -26,13 +28,13 @@ impl PendingResets {
         Self { set: SkipSet::new(), signal: Signal::new() }
     }
 
-    /// Adds an instance and wakes the loop. Adding it again changes nothing.
+    /// Adds an instance and wakes the event loop. Adding it again changes nothing.
     pub(crate) fn insert(&self, client_id: ClientId, sid: ParticipantSid) {
         self.set.insert((client_id, sid));
         self.signal.wake();
     }
 
-    /// Takes the oldest instance out, or has the task woken by the next insert.
+    /// Takes the oldest instance out. If there is none, the next insert wakes the task.
     pub(crate) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<(ClientId, ParticipantSid)> {
         if let Some(taken) = self.take() {
             return Poll::Ready(taken);

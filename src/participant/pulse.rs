@@ -1,17 +1,17 @@
-//! Whether, and how fast, a viewer answers: written by who speaks with it, read by statistics.
+//! Whether a viewer answers, and how fast. The task that handles its messages writes this, and statistics read it.
 
 use std::time::Duration;
 
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
-/// No round trip was measured.
+/// The value of `round_trip` before the first measurement.
 const NONE: u64 = u64::MAX;
 
-/// See the [module](self). Every access is relaxed: these are figures for statistics, and nothing is read by their
-/// help.
+/// The responsiveness of one viewer. Every access is relaxed: the values only serve statistics, and no other data is
+/// ordered by them.
 #[derive(Debug)]
 pub(super) struct Pulse {
-    /// The last round trip in nanoseconds.
+    /// The last round trip in nanoseconds, or [`NONE`].
     round_trip: AtomicU64,
     unresponsive: AtomicBool,
 }
@@ -32,15 +32,15 @@ impl Pulse {
 
     #[cfg(feature = "telemetry")]
     pub(super) fn set_round_trip(&self, round_trip: Duration) {
-        // Five hundred years stand for what is longer.
+        // Saturates just below `NONE`, at some 580 years.
         let nanos = u64::try_from(round_trip.as_nanos()).unwrap_or(NONE).min(NONE - 1);
         self.round_trip.store(nanos, Ordering::Relaxed);
     }
 
-    /// True if that is new.
+    /// Sets the flag. True if this changed its value.
     #[cfg(feature = "telemetry")]
     pub(super) fn set_unresponsive(&self, unresponsive: bool) -> bool {
-        // Mostly it is as it was, and then nothing is written.
+        // The value usually stays the same, and then nothing is written.
         self.is_unresponsive() != unresponsive
             && self.unresponsive.swap(unresponsive, Ordering::Relaxed) != unresponsive
     }

@@ -1,15 +1,19 @@
-//! Who is registered: a slot per identity, swapped by compare-and-swap on `joined_at`, and an index by sid.
+//! The registry of participants: a slot per identity, swapped by compare-and-swap in the order of `joined_at`, and an
+//! index by sid.
 //!
 //! Promises, whatever the interleaving:
-//! - An instance never replaces one that joined later. Of two that joined at the same time the later registration wins.
+//! - An instance never replaces one that joined later. Of two that joined at the same time, the later registration
+//!   wins.
 //! - Each instance that loses its place, or is refused one, is handed to exactly one caller.
-//! - A sid finds the live instance registered under it or nothing: never another identity's, never one that has ended.
-//! - When things are quiet, both indexes hold the same instances, and an identity that is gone leaves nothing behind.
+//! - A look-up by sid finds the live instance registered under the sid, or nothing. It never finds an instance of
+//!   another identity, nor one that has ended.
+//! - While no operation is under way, both indexes hold the same instances, and neither has an entry for an identity
+//!   that is gone.
 //!
-//! A slot is never empty. It is swapped only under the guard of its map entry (shared is enough: the swap itself is
-//! atomic), and leaves the map by `remove_if` it holds the instance that goes (which excludes all swaps). Without the
-//! guard a registration could land in a slot that has just been taken out of the map, where nobody would find it. No
-//! await and no user code runs under a guard.
+//! A slot is never empty. A slot is swapped only under the guard of its map entry. A shared guard is enough, because
+//! the swap itself is atomic. A slot leaves the map by `remove_if`, if it holds the instance to be removed; the
+//! exclusive guard rules out all swaps meanwhile. Without the guard, a registration could land in a slot that has just
+//! left the map, where no look-up finds it. No await and no user code runs under a guard.
 
 use std::sync::Arc;
 
@@ -17,9 +21,9 @@ use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::lane::EndReason;
 use crate::sync::{ArcSwap, DashMap, Entry};
 
-/// What the registry has to know of an instance.
+/// A participant's instance, as far as the registry needs to know it.
 pub(crate) trait Instance: Clone {
-    /// What all its handles share.
+    /// The data that all handles of an instance share.
     type Shared;
 
     fn shared(&self) -> &Arc<Self::Shared>;
@@ -29,33 +33,33 @@ pub(crate) trait Instance: Clone {
     fn joined_at(&self) -> u64;
     fn client_id(&self) -> ClientId;
     fn is_live(&self) -> bool;
-    /// `New → Live`; false if it has ended.
+    /// Makes the transition `New → Live`. False if the instance has ended.
     fn go_live(&self) -> bool;
-    /// Ends it; true for the caller whose reason it is.
+    /// Ends the instance. True for the one caller whose `reason` is recorded.
     fn end(&self, reason: EndReason) -> bool;
 }
 
-/// See the [module](self).
+/// The participants of a session, by identity and by sid. See the [module](self).
 pub(crate) struct Registry<P: Instance> {
     slots: DashMap<ParticipantIdentity, Slot<P>>,
     by_sid: DashMap<ParticipantSid, P>,
 }
 
-/// Holds what the handles share, not a handle: a look-up follows one pointer less.
+/// The slot of an identity. It holds the shared data, not a handle, which saves a look-up one pointer.
 type Slot<P> = ArcSwap<<P as Instance>::Shared>;
 
-/// What became of a registration.
+/// The outcome of a registration.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Registration<P> {
-    /// Its identity had no instance.
+    /// The identity had no instance.
     Inserted,
-    /// It took the place of this one, which is ended.
+    /// The newcomer took the place of this instance, which is ended.
     Replaced(P),
-    /// This one joined later: the newcomer is refused.
+    /// This instance joined later. The newcomer is refused.
     Stale(P),
-    /// This one has the sid: it stays, the newcomer is refused.
+    /// This instance has the sid and stays. The newcomer is refused.
     Duplicate(P),
-    /// The newcomer ended before it went live; what had its place until then, if anything, is ended as well.
+    /// The newcomer ended before it went live. The instance whose place it had taken, if any, is ended as well.
     Ended(Option<P>),
 }
 
@@ -64,7 +68,8 @@ impl<P: Instance> Registry<P> {
         Self { slots: DashMap::default(), by_sid: DashMap::default() }
     }
 
-    /// Registers `new` and makes it live, unless what is there forbids it. A refused newcomer isn't ended here.
+    /// Registers `new` and makes it live, unless a registered instance keeps it out. A refused newcomer isn't ended
+    /// here.
     pub(crate) fn register(&self, new: &P) -> Registration<P> {
         if let Err(present) = self.claim_sid(new) {
             return Registration::Duplicate(present);
@@ -80,7 +85,7 @@ impl<P: Instance> Registry<P> {
             self.release_sid(prior);
             prior.end(EndReason::Replaced);
         }
-        // Last, so that whoever finds it live finds it in both indexes.
+        // Last, so that an instance found live is in both indexes.
         if !new.go_live() {
             self.remove(new);
             return Registration::Ended(prior);
@@ -88,7 +93,7 @@ impl<P: Instance> Registry<P> {
         prior.map_or(Registration::Inserted, Registration::Replaced)
     }
 
-    /// Makes the sid entry if it is vacant; else says who has it.
+    /// Adds the entry for the sid if there is none. `Err` is the instance that has the sid.
     fn claim_sid(&self, new: &P) -> Result<(), P> {
         match self.by_sid.entry(new.sid().clone()) {
             Entry::Vacant(vacant) => {
@@ -103,9 +108,10 @@ impl<P: Instance> Registry<P> {
         self.by_sid.remove_if(instance.sid(), |_, stored| stored.client_id() == instance.client_id());
     }
 
-    /// Puts `new` into its identity's slot and gives back what was there; or says which later instance keeps it out.
+    /// Puts `new` into its identity's slot and returns the instance it replaced. `Err` is the instance that joined
+    /// later and keeps the slot.
     fn claim_slot(&self, new: &P) -> Result<Option<P>, P> {
-        // Dropped after the guard: the last handle of an instance runs code of its messages'.
+        // Dropped after the guard, because dropping the last handle of an instance may run the code of its messages.
         let mut outdated = Vec::new();
         let mut swap = |slot: &Slot<P>| {
             let mut current = slot.load_full();
@@ -134,7 +140,7 @@ impl<P: Instance> Registry<P> {
         }
     }
 
-    /// Takes exactly this instance out of both indexes. False if it had lost its place already.
+    /// Removes exactly this instance from both indexes. False if it had already lost its slot.
     pub(crate) fn remove(&self, instance: &P) -> bool {
         self.release_sid(instance);
         let is_it = |slot: &Slot<P>| Arc::ptr_eq(&slot.load(), instance.shared());
@@ -146,7 +152,7 @@ impl<P: Instance> Registry<P> {
         self.stored(identity).filter(P::is_live)
     }
 
-    /// Whatever is stored for `identity`, also if it has just ended.
+    /// The instance stored for `identity`, live or not.
     pub(crate) fn stored(&self, identity: &ParticipantIdentity) -> Option<P> {
         Some(P::from_shared(self.slots.get(identity)?.load_full()))
     }
@@ -157,22 +163,23 @@ impl<P: Instance> Registry<P> {
         stored.is_live().then(|| stored.clone())
     }
 
-    /// Whatever is stored under `sid`, also if it has just ended.
+    /// The instance stored under `sid`, live or not.
     pub(crate) fn stored_by_sid(&self, sid: &ParticipantSid) -> Option<P> {
         self.by_sid.get(sid).map(|stored| stored.clone())
     }
 
-    /// Shows all that are live, in no order. `each` runs under a guard: short, and nothing of the embedder's.
+    /// Calls `each` for every live instance, in no particular order. `each` runs under a guard, so it must be short and
+    /// must not call the embedder's code.
     pub(crate) fn for_each_live(&self, mut each: impl FnMut(&P)) {
         self.by_sid.iter().filter(|entry| entry.is_live()).for_each(|entry| each(entry.value()));
     }
 
-    /// How many identities have a slot.
+    /// The number of identities that have a slot.
     pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Forgets everybody. The caller has ended them.
+    /// Removes all instances. The caller has ended them.
     pub(crate) fn clear(&self) {
         self.slots.clear();
         self.by_sid.clear();

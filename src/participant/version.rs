@@ -1,4 +1,4 @@
-//! Which protocol a participant speaks, and whether we do.
+//! The protocol that a participant speaks, and whether this crate supports it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,27 +8,28 @@ use semver::Version;
 /// The attribute in which a participant advertises its version.
 pub(crate) const VERSION_ATTRIBUTE: &str = "protocolVersion";
 
-/// The version of a participant that advertises none, and the lowest we speak.
+/// The lowest version that this crate supports, and the version of a participant that advertises none.
 const LOWEST: Version = Version::new(2, 2, 0);
 
-/// The version we advertise: everything of its major version from [`LOWEST`] on is accepted.
+/// The version that this crate implements. Versions with its major version are accepted from [`LOWEST`] on.
 const OURS: Version = Version::new(2, 3, 0);
 
-/// The longest advertised version that an error repeats, in characters.
+/// The length to which an error cuts the advertised version, in characters.
 const SHOWN: usize = 64;
 
-/// What a participant speaks.
+/// The protocol that a participant speaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Protocol {
-    /// A version advertised in its attributes, or the default of those that advertise none.
+    /// The version that the participant advertises in its attributes, or 2.2.0 if it advertises none.
     Version(Version),
-    /// What its transport has negotiated: a WebSocket's subprotocol.
+    /// The protocol that the transport has negotiated: a WebSocket's subprotocol.
     Negotiated(Arc<str>),
 }
 
 impl Protocol {
-    /// Checks an advertised version: same major version as ours and not below 2.2.0, which is also the default.
+    /// Checks an advertised version. It must have the same major version as [`OURS`] and not be below 2.2.0, which is
+    /// also the default.
     pub(crate) fn from_advertised(advertised: Option<&str>) -> Result<Self, IncompatibleVersion> {
         let Some(text) = advertised else { return Ok(Self::Version(LOWEST)) };
         match Version::parse(text) {
@@ -47,14 +48,14 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A participant advertises a protocol version that isn't spoken here: it is not registered.
+/// The participant advertises a protocol version that this crate doesn't support. The participant isn't registered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "protocol version {advertised:?} is not supported: {}.x from {LOWEST} on is, {OURS} is best",
+    "protocol version {advertised:?} is not supported: use {}.x from {LOWEST} on, {OURS} is best",
     OURS.major
 )]
 #[non_exhaustive]
 pub struct IncompatibleVersion {
-    /// What it advertised, at most 64 characters of it.
+    /// The version that the participant advertised, cut to 64 characters.
     pub advertised: String,
 }

@@ -1,28 +1,29 @@
-//! What the model checker is given in place of the real atomics and containers.
+//! The model checker's replacements for the real atomics and containers.
 //!
-//! # What is promised by whom
+//! # Promises of each type
 //! loom runs a closure in every interleaving, up to a bound on preemptions, and lets every load return every value that
-//! the C++ memory model allows. It sees only its own types. A container is therefore replaced by a stand-in, which
-//! keeps its data where loom doesn't look (loom switches threads at its own operations only, so the `std` mutex around
-//! the data is never contended and orders nothing) and says with loom's atomics what becomes visible to whom. A
-//! stand-in has no ordering that its original doesn't promise:
+//! the C++ memory model allows. loom sees only its own types, so each container is replaced by a stand-in. A stand-in
+//! keeps its data in a `std` mutex, which loom doesn't see: loom switches threads only at its own operations, so the
+//! mutex is never contended and orders nothing. The stand-in uses loom's atomics to express what becomes visible to
+//! which thread. It has no ordering that its original doesn't promise:
 //!
 //! | type | what the original's documentation promises | what the stand-in does |
 //! |---|---|---|
-//! | [`ArrayQueue`] | first in, first out; bounded; `pop` is `None` only when the queue is empty | who pops an element acquires what its push released, and nothing of other pushes; a full or empty answer may be stale |
+//! | [`ArrayQueue`] | first in, first out; bounded; `pop` is `None` only when the queue is empty | the pop of an element acquires what its push released, and nothing of other pushes; a full or empty answer may be stale |
 //! | [`ArcSwap`] | every operation holds a SeqCst read-modify-write | less: load acquires, compare-and-swap is AcqRel on this one place |
-//! | [`SkipSet`] | inserting and popping from any thread; each element is popped once | who pops an element acquires what its insert released; an insert that didn't happen before the pop may be missed |
-//! | [`DashMap`] | a reader-writer lock over each part of the map | loom's reader-writer lock, one for each key as far as they go; what a guard has let go is unordered |
-//! | [`OnceBox`] | the first to initialise wins, the others get its value | compare-exchange (AcqRel), loads acquire |
-//! | [`Notify`] | `notify_waiters` wakes every wait that was begun before | one relaxed read-modify-write each; what was done before the call becomes visible by the wake-up alone |
-//! | [`AtomicWaker`] | `register` acquires what earlier calls of `wake` released, a later `wake` wakes | one atomic step each: `register` acquires, `wake` releases |
+//! | [`SkipSet`] | inserting and popping from any thread; each element is popped once | the pop of an element acquires what its insert released; an insert that didn't happen before the pop may be missed |
+//! | [`DashMap`] | a reader-writer lock over each part of the map | loom's reader-writer lock, one for each of the first keys; accesses after a guard is dropped are unordered |
+//! | [`OnceBox`] | the first caller to initialise wins, the others get its value | compare-exchange (AcqRel), loads acquire |
+//! | [`Notify`] | `notify_waiters` wakes every wait that began before it | one relaxed read-modify-write each; only the wake-up makes visible what was done before the call |
+//! | [`AtomicWaker`] | `register` acquires what earlier calls of `wake` released; a later `wake` wakes the registered task | one atomic step each: `register` acquires, `wake` releases |
 //!
-//! A model on top of them shows that *our* algorithm holds if the originals keep those promises. It doesn't check the
-//! originals. One thing is stronger than promised: loom's lock also orders a reader after an earlier reader.
+//! A model that uses the stand-ins shows that *our* algorithm holds if the originals keep those promises. It doesn't
+//! check the originals. One stand-in is stronger than promised: loom's lock also orders a reader after an earlier
+//! reader.
 //!
 //! # Broken variants
-//! A model proves something only if it fails when what it guards is taken away. [`Weaken`] takes it away below the code
-//! under test, which stays as it is: fences that do nothing, a claim that orders nothing.
+//! A model proves something only if it fails without the ordering it is about. [`Weaken`] removes that ordering below
+//! the code under test, which stays unchanged: fences do nothing, or a claim orders nothing.
 
 mod map;
 mod notify;
@@ -49,7 +50,7 @@ pub(crate) use self::weaken::{AtomicBool, AtomicU64, AtomicUsize, fence};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Data that loom doesn't see: never contended, for loom switches threads only at its own operations.
+/// Data that loom doesn't see. The mutex is never contended, because loom switches threads only at its own operations.
 #[derive(Debug, Default)]
 struct Hidden<T>(Mutex<T>);
 
@@ -58,9 +59,9 @@ impl<T> Hidden<T> {
         Self(Mutex::new(data))
     }
 
-    /// The caller does no operation of loom's while it holds this.
+    /// Locks the data. The caller must not do any loom operation while it holds the guard.
     fn get(&self) -> MutexGuard<'_, T> {
-        // A model that fails unwinds every thread; what is left behind is looked at by nobody.
+        // A failing model unwinds every thread. Nothing reads the data after that, so poisoning is ignored.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! A command takes effect behind everything that was published before it was given.
+//! Models of commands: a command takes effect after everything that was published before it was given.
 
 use std::sync::Arc;
 
@@ -11,20 +11,21 @@ use crate::lane::topic::Audience;
 use crate::sync::kit::{Weaken, caught, holds};
 use crate::sync::{ArrayQueue, AtomicU64, Ordering};
 
-/// A command taken from a shard's queue, and its position: the production code and the broken one.
+/// Takes a command from a shard's queue and returns its position. The production code and the broken one have this
+/// type.
 type Take = fn(&BroadcastLog<Note>, &ArrayQueue<()>) -> Option<u64>;
 
 fn right(log: &BroadcastLog<Note>, commands: &ArrayQueue<()>) -> Option<u64> {
     take_command(log, || commands.pop()).map(|(position, ())| position)
 }
 
-/// Broken: reads the tail before the command is taken.
+/// Broken: reads the tail before it takes the command.
 fn tail_first(log: &BroadcastLog<Note>, commands: &ArrayQueue<()>) -> Option<u64> {
     let position = log.tail().position();
     commands.pop().map(|()| position)
 }
 
-const ABOVE: &str = "what was published before the command was given stands above it";
+const ABOVE: &str = "a message published before the command was given isn't below the command's position";
 
 fn publish(log: &BroadcastLog<Note>) {
     log.publish(&Audience::All, Note("before")).expect("there is room");
@@ -43,7 +44,7 @@ fn publish_then_command(take: Take) {
     assert!(position.is_none_or(|position| position == 1), "{ABOVE}");
 }
 
-/// One thread publishes and tells another, which gives the command once it has been told.
+/// One thread publishes and tells another, which then gives the command.
 fn handed_over(take: Take) {
     let (port, commands) = (port(1), Arc::new(ArrayQueue::new(1)));
     let told = Arc::new(AtomicU64::new(0));

@@ -1,5 +1,5 @@
-//! What one thread sends to a participant, or has sent before another, comes out in that order, whichever of the
-//! queues it went through.
+//! Models of the control queue: if one message to a participant is sent before another, by one thread or by two, they
+//! come out in that order, whichever of the queues they went through.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::lane::outbox::Direct;
 use crate::sync::kit::{Weaken, caught, holds, holds_narrowly};
 use crate::sync::{ArrayQueue, AtomicBool, AtomicU64, Ordering};
 
-/// What the model asks of a queue: the production one and the broken ones.
+/// The operations of a queue that the models use. The production type and the sketch have them.
 trait Queue: Send + Sync + 'static {
     fn push(&self, name: &'static str);
     fn drain(&self, into: &mut Vec<&'static str>);
@@ -29,20 +29,21 @@ impl Queue for ControlQueue<Note> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Breakage {
-    /// Empties the queues from the oldest on.
+    /// Empties the queues from the oldest to the newest.
     OldestFirst,
-    /// Holds a message of the newest queue alone, and empties the others from the oldest on: what is right for two.
+    /// Holds back a message of the newest queue only, and empties the others from the oldest on. That is right for two
+    /// queues.
     HoldsTheNewestAlone,
-    /// Pushes to the first queue whenever that has room.
+    /// Pushes to the first queue whenever that has capacity.
     BackToTheFirst,
-    /// None: shows that the sketch fails for nothing but what is broken in it.
+    /// Nothing is broken. Shows that the sketch fails only because of its breakage.
     None,
 }
 
-/// A chain of three queues as the production one, reduced to what can break.
+/// A chain of three queues like the production one, reduced to the parts that can break.
 struct Sketch {
     queues: [ArrayQueue<&'static str>; 3],
-    /// Whether the second and the third are in use.
+    /// Whether the second and the third queue are in use.
     used: [AtomicBool; 2],
     breakage: Breakage,
 }
@@ -53,7 +54,7 @@ impl Sketch {
         Self { queues, used: [AtomicBool::new(false), AtomicBool::new(false)], breakage }
     }
 
-    /// Empties a queue and all that are older, as it should.
+    /// Empties a queue and all older ones, in the correct order.
     fn empty(&self, at: usize, into: &mut Vec<&'static str>) {
         while let Some(held) = self.queues[at].pop() {
             self.empty_older(at, into);
@@ -104,17 +105,17 @@ impl Queue for Sketch {
     }
 }
 
-/// As many as a model sends.
+/// The most messages that a model sends.
 const LIMIT: u32 = 5;
 
-const INVERTED: &str = "what was sent before came out after";
+const INVERTED: &str = "a message that was sent before another came out after it";
 
 fn assert_order(drained: &[&str], names: &[&str]) {
     let places: Vec<_> = names.iter().map(|name| drained.iter().position(|drained| drained == name)).collect();
     assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{INVERTED}: {drained:?}");
 }
 
-/// Empties the queue while `push` is at work, and once more when that is done.
+/// Drains the queue `drains` times while `push` runs, and once more when `push` has returned.
 fn drain_while<Q: Queue>(queue: &Arc<Q>, drains: usize, push: impl FnOnce()) -> Vec<&'static str> {
     let shard = thread::spawn({
         let queue = Arc::clone(queue);
@@ -130,7 +131,7 @@ fn drain_while<Q: Queue>(queue: &Arc<Q>, drains: usize, push: impl FnOnce()) -> 
     drained
 }
 
-/// One sender, more messages than the first queue holds.
+/// One sender, which sends more messages than the first queue holds.
 fn one_sender<Q: Queue>(queue: Q) {
     let queue = Arc::new(queue);
     let names = ["first", "second", "third"];
@@ -138,7 +139,7 @@ fn one_sender<Q: Queue>(queue: Q) {
     assert_order(&drained, &names);
 }
 
-/// One thread sends and tells another, which sends once it has been told.
+/// One thread sends and tells another, which then sends.
 fn handed_over<Q: Queue>(queue: Q) {
     let queue = Arc::new(queue);
     let told = Arc::new(AtomicU64::new(0));
@@ -158,8 +159,8 @@ fn handed_over<Q: Queue>(queue: Q) {
     }
 }
 
-/// Two senders. The first has made all queues when the shard comes; the second may know of one, two or all of them at each
-/// of its pushes.
+/// Two senders. The first has created all queues when the shard starts. At each of its pushes, the second may know of
+/// one, two or all of them.
 fn two_senders<Q: Queue>(queue: Q) {
     let queue = Arc::new(queue);
     let second = thread::spawn({

@@ -1,7 +1,7 @@
-//! The claim, the seal, and the wait for room.
+//! Models of the log: the claim, the seal, and the wait for capacity.
 //!
-//! Every `Ok` is below the final tail and is read, once, in the order of the sequence; `Full` and `Closed` leave no
-//! trace and give the message back.
+//! Every message whose publish returned `Ok` is below the final tail and is read once, in the order of the sequence.
+//! `Full` and `Closed` leave no trace and give the message back.
 
 use std::future::Future;
 use std::pin::pin;
@@ -19,15 +19,15 @@ use crate::lane::topic::Audience;
 use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, block_on, caught, holds, holds_narrowly};
 use crate::sync::{ArrayQueue, AtomicBool, AtomicU64, Ordering, fence};
 
-/// What the model asks of a log: the production one and the broken ones.
+/// The operations of a log that the models use. The production type and the sketch have them.
 trait Log: Send + Sync + 'static {
     fn publish(&self, note: Note) -> Result<(), PublishError<Note>>;
     fn is_filled(&self, position: u64) -> bool;
     fn take(&self, position: u64) -> Option<Note>;
     fn advance(&self, position: u64);
-    /// The final tail.
+    /// Seals the log and returns the final tail.
     fn seal(&self) -> u64;
-    /// The final tail, once it is sealed.
+    /// The final tail; `None` until the log is sealed.
     fn end(&self) -> Option<u64>;
     fn signal(&self) -> &Signal;
 }
@@ -77,15 +77,15 @@ impl Log for Production {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Breakage {
-    /// Takes a number first and looks for room second.
+    /// Takes a position first and checks the capacity second.
     ClaimsByAdding,
-    /// Keeps the seal in a flag beside the tail.
+    /// Keeps the seal in a flag beside the tail, instead of in the tail.
     SealsBeside,
-    /// None: shows that the sketch fails for nothing but what is broken in it.
+    /// Nothing is broken. Shows that the sketch fails only because of its breakage.
     None,
 }
 
-/// A log as the production one, reduced to what can break.
+/// A log like the production one, reduced to the parts that can break.
 struct Sketch {
     breakage: Breakage,
     tail: AtomicU64,
@@ -193,7 +193,7 @@ impl Log for Sketch {
     }
 }
 
-/// Reads in order until the end that the seal fixed, asleep whenever nothing is filled.
+/// Reads in order up to the end that the seal fixes. Sleeps whenever the next slot isn't filled.
 fn read_to_the_end(log: &impl Log) -> Vec<Note> {
     let (mut position, mut read) = (0, Vec::new());
     block_on(|cx| {
@@ -220,7 +220,7 @@ fn read_to_the_end(log: &impl Log) -> Vec<Note> {
     read
 }
 
-/// Publishes each, and keeps what was accepted. What wasn't must have come back.
+/// Publishes each note and returns those that were accepted. Asserts that the others come back.
 fn publish_all(log: &impl Log, notes: &[Note]) -> Vec<Note> {
     let accepted = |note: &&Note| match log.publish(**note) {
         Ok(()) => true,
@@ -235,9 +235,9 @@ fn publish_all(log: &impl Log, notes: &[Note]) -> Vec<Note> {
 /// When the log is sealed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Seal {
-    /// While a publisher is at work.
+    /// While a publisher may still be at work.
     Amid,
-    /// When both are done.
+    /// When both publishers are done.
     After,
 }
 
@@ -267,8 +267,8 @@ fn publish_and_seal(log: impl Log, first: &'static [Note], second: &'static [Not
     assert_eq!(read, accepted, "{LOST}");
 }
 
-const HOLE: &str = "what was read isn't what was claimed";
-const LOST: &str = "what was read isn't what was accepted";
+const HOLE: &str = "the reader hasn't read exactly the claimed positions";
+const LOST: &str = "the reader hasn't read exactly the accepted messages";
 
 #[test]
 fn what_is_accepted_is_read_and_nothing_else() {
@@ -305,13 +305,13 @@ fn broken_a_seal_beside_the_tail_accepts_what_nobody_reads() {
     });
 }
 
-/// Polls a publish to its end.
+/// Publishes, and waits while the log is full.
 fn publish_and_wait(publisher: &Publisher<Note>, note: Note) -> Result<(), Note> {
     let mut publishing = pin!(publisher.publish(&Audience::All, note));
     block_on(|cx| publishing.as_mut().poll(cx))
 }
 
-/// A wait for room that doesn't look again once it has said that it waits.
+/// A wait for capacity that doesn't look again after it has declared that it waits.
 fn publish_and_wait_broken(log: &BroadcastLog<Note>, note: Note) {
     block_on(|cx| {
         if log.publish(&Audience::All, note).is_ok() {
@@ -322,7 +322,7 @@ fn publish_and_wait_broken(log: &BroadcastLog<Note>, note: Note) {
     });
 }
 
-/// The log is full and its reader awake: who sleeps for ever, if anybody, is the publisher.
+/// The log is full and its reader is awake, so only the publisher can sleep for ever.
 fn wait_for_room(publish: impl FnOnce(&Publisher<Note>, &BroadcastLog<Note>) + Send + 'static) {
     let port = port(1);
     port.log.publish(&Audience::All, Note("a")).expect("there is room");
@@ -336,25 +336,26 @@ fn wait_for_room(publish: impl FnOnce(&Publisher<Note>, &BroadcastLog<Note>) + S
 }
 
 #[test]
-fn who_waits_for_room_is_woken() {
+fn a_publisher_that_waits_for_capacity_is_woken() {
     holds(|| wait_for_room(|publisher, _| assert_eq!(publish_and_wait(publisher, Note("b")), Ok(()))));
 }
 
 #[test]
-fn broken_without_fences_who_waits_for_room_sleeps_for_ever() {
+fn broken_without_fences_a_publisher_that_waits_for_capacity_sleeps_for_ever() {
     caught(Weaken::Fences, SLEEPS_FOR_EVER, || {
         wait_for_room(|publisher, _| assert_eq!(publish_and_wait(publisher, Note("b")), Ok(())));
     });
 }
 
 #[test]
-fn broken_who_does_not_look_again_for_room_sleeps_for_ever() {
+fn broken_a_publisher_that_does_not_look_again_for_capacity_sleeps_for_ever() {
     caught(Weaken::Nothing, SLEEPS_FOR_EVER, || wait_for_room(|_, log| publish_and_wait_broken(log, Note("b"))));
 }
 
-/// Two publishers wait for room in turn: each is served, the second also when it is the first who makes way.
+/// Two publishers wait for capacity in turn. Both are served, also if the second gets its turn only when the first is
+/// done.
 #[test]
-fn two_who_wait_are_both_served() {
+fn two_publishers_that_wait_are_both_served() {
     holds(|| {
         let port = port(2);
         for name in ["a", "b"] {
@@ -374,10 +375,11 @@ fn two_who_wait_are_both_served() {
 
 const OVERTAKEN: &str = "a publisher that waits was overtaken by one that knew of it";
 
-/// A publish that doesn't wait: the production one and the broken one.
+/// A publish that doesn't wait. The production code and the broken one have this type.
 type TryPublish = fn(&Publisher<Note>, &BroadcastLog<Note>, Note) -> Result<(), PublishError<Note>>;
 
-/// The log is full, and a publisher waits. Another one knows of it, and tries while the shard makes room.
+/// The log is full and a publisher waits. Another publisher knows of it, and tries to publish while the shard frees
+/// capacity.
 fn publish_past_who_waits(try_publish: TryPublish) {
     let port = port(1);
     port.log.publish(&Audience::All, Note("a")).expect("there is room");
@@ -414,18 +416,18 @@ fn a_publisher_that_waits_is_not_overtaken() {
 }
 
 #[test]
-fn broken_a_publish_that_does_not_look_who_waits_overtakes() {
+fn broken_a_publish_that_ignores_a_publisher_that_waits_overtakes() {
     caught(Weaken::Nothing, OVERTAKEN, || publish_past_who_waits(|_, log, note| log.publish(&Audience::All, note)));
 }
 
-/// Nobody reads; the seal wakes the publisher that waits and gives it its message back.
+/// No shard reads. The seal wakes the publisher that waits, which gets its message back.
 #[test]
-fn the_seal_gives_who_waits_its_message_back() {
+fn the_seal_gives_a_publisher_that_waits_its_message_back() {
     holds(seal_under_who_waits);
 }
 
 #[test]
-fn broken_without_fences_the_seal_leaves_who_waits_asleep() {
+fn broken_without_fences_the_seal_leaves_a_publisher_that_waits_asleep() {
     caught(Weaken::Fences, SLEEPS_FOR_EVER, seal_under_who_waits);
 }
 

@@ -1,11 +1,12 @@
-//! Models of the lane: what the model checker runs, each with the broken variants that it has to catch.
+//! Models of the lane for the model checker, each with the broken variants that it must catch.
 //!
-//! They run the production types on the stand-ins of [`sync`](crate::sync). Only the shard's outer loop is written here
-//! once more, because the real one needs tokio's clock and channels: [`Watch`]. The steps of a turn are those of
-//! [`reader`](super::reader), which the shard takes as well, with the places marked at which a broken variant departs
-//! from them. How the shard goes to sleep, and what it looks at before, is the production code.
+//! The models run the production types on the stand-ins of [`sync`](crate::sync). Only the shard's outer loop is
+//! written here again, as [`Watch`], because the real one needs tokio's clock and channels. The steps of a turn are
+//! those of [`reader`](super::reader), which the shard uses as well; the places where a broken variant departs from
+//! them are marked. How the shard goes to sleep, and what it looks at before, is production code.
 //!
-//! The shard always runs on a thread of its own: as a model's main thread, where loom begins, it hides interleavings.
+//! The shard always runs on a thread of its own. On a model's main thread, where loom begins, it would hide
+//! interleavings.
 
 mod command;
 mod control_queue;
@@ -29,7 +30,7 @@ use super::signal::Signal;
 use crate::sync::AtomicBool;
 use crate::sync::kit::block_on;
 
-/// A message that is nothing but its name.
+/// A message that consists of its name only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Note(&'static str);
 
@@ -39,7 +40,7 @@ impl Message for Note {
     }
 }
 
-/// One shard's port, with room for one member, on a log of `capacity`.
+/// One shard's port, with capacity for one member, on a log of `capacity` slots.
 fn port(capacity: usize) -> Arc<Port<Note>> {
     let signal = Arc::new(Signal::new());
     Arc::new(Port {
@@ -55,11 +56,11 @@ fn port(capacity: usize) -> Arc<Port<Note>> {
 /// How the shard goes to sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sleeping {
-    /// As it should: says that it sleeps, then looks again at the slot at its position.
+    /// Correct: declares itself asleep, then looks again at the slot at its position.
     Right,
-    /// Broken: looks first and says so second.
+    /// Broken: looks first and declares itself asleep second.
     LooksFirst,
-    /// Broken: takes the tail for a sign that there is something to read.
+    /// Broken: takes the tail as a sign that there is something to read.
     LooksAtTail,
 }
 
@@ -75,7 +76,7 @@ impl Watch {
         Self { port: Arc::clone(port), sleeping, position: 0 }
     }
 
-    /// Takes turns, and sleeps in between, until a turn says that the work is done.
+    /// Takes turns, and sleeps in between, until a turn reports that the work is done.
     fn run(&mut self, mut turn: impl FnMut(&mut Self) -> bool) {
         block_on(|cx| {
             let port = Arc::clone(&self.port);
@@ -110,7 +111,7 @@ impl Watch {
         }
     }
 
-    /// Reads what is filled below the horizon, and gives the slots back.
+    /// Reads the filled entries below the horizon, and frees their slots.
     fn read(&mut self, horizon: &Horizon<'_, Note>, mut each: impl FnMut(u64, Note)) {
         let start = self.position;
         while let Some(taken) = horizon.take(self.position) {

@@ -1,7 +1,7 @@
-//! The order across the two lanes: what happens before arrives before.
+//! Models of the order across the two lanes: if one message happens before another, it arrives before it.
 //!
-//! Senders and publishers use the production log, outbox and bits; the shard visits a production
-//! [`Member`] whose sink notes what it is given. The steps of a turn are those of [`reader`](crate::lane::reader).
+//! Senders and publishers use the production log, outbox and bits. The shard visits a production [`Member`] whose sink
+//! records what it is given. The steps of a turn are those of [`reader`](crate::lane::reader).
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -30,17 +30,17 @@ use crate::sync::{ArrayQueue, AtomicU64, Ordering};
 /// How the shard takes a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
-    /// As it should: the tail first, the queues second, and nothing at or above the tail.
+    /// Correct: reads the tail first and the queues second, and delivers nothing at or above the tail.
     Right,
-    /// Broken: the queues first, the tail second.
+    /// Broken: reads the queues first and the tail second.
     QueuesFirst,
-    /// Broken: delivers what is filled, wherever the tail was.
+    /// Broken: delivers every filled entry, wherever the tail was.
     WhileFilled,
-    /// Broken: gives a direct message its place as soon as it is collected, whatever its stamp.
+    /// Broken: places a direct message as soon as it is collected, whatever its stamp.
     IgnoresStamps,
 }
 
-/// The participant's side, as its shard and its sink see it.
+/// A participant: its outbox, and the messages that its sink has recorded.
 #[derive(Clone)]
 pub(super) struct Viewer {
     pub(super) outbox: Arc<Outbox<Note>>,
@@ -48,7 +48,7 @@ pub(super) struct Viewer {
 }
 
 impl Viewer {
-    /// One that its shard has admitted, to slot 0, and for which so many messages may wait.
+    /// A participant that its shard has admitted to slot 0, and for which at most `messages` messages may wait.
     pub(super) fn admitted(port: &Arc<Port<Note>>, messages: u32) -> Self {
         let limits = Limits { messages, bytes: u64::from(messages), largest: u64::MAX };
         let outbox = Outbox::new(Arc::clone(port), limits);
@@ -64,7 +64,7 @@ impl Viewer {
         self.delivered.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What its shard makes of it.
+    /// Creates the participant's member in its shard.
     pub(super) fn member(&self, port: &Arc<Port<Note>>) -> Member<Self, Note> {
         let sink = Recorder(Arc::clone(&self.delivered));
         let mut member = Member::new(Newcomer { owner: self.clone(), sink, progress: Progress::default() }, port, 0);
@@ -97,7 +97,7 @@ impl Owner<Note> for Viewer {
     fn retire(self, _: Self::Sink, _: EndReason) {}
 }
 
-/// A sink that takes everything at once.
+/// A sink that takes every message at once and records it.
 pub(super) struct Recorder(Arc<Mutex<Vec<Note>>>);
 
 impl Sink<Note> for Recorder {
@@ -121,7 +121,7 @@ impl Sink<Note> for Recorder {
     }
 }
 
-/// The shard of one member, on a thread of its own.
+/// A shard with one member, to be run on a thread of its own.
 pub(super) struct Shard {
     pub(super) member: Member<Viewer, Note>,
     pub(super) shelf: Shelf<Note>,
@@ -132,7 +132,7 @@ impl Shard {
         Self { member: viewer.member(port), shelf: Shelf::new() }
     }
 
-    /// One turn: collects, reads, and visits the member.
+    /// Takes one turn: collects, reads, and visits the member.
     fn turn(&mut self, watch: &mut Watch, turn: Turn) {
         let port = Arc::clone(&watch.port);
         let mut horizon = Look::new(&port).take_mail(1, |_| self.member.collect_mail());
@@ -167,7 +167,7 @@ impl Shard {
     }
 }
 
-/// Senders and a shard that ends when it has delivered `count` messages; what it delivered, in order.
+/// Runs `send` beside a shard that ends when it has delivered `count` messages. Returns what was delivered, in order.
 fn deliver(count: usize, turn: Turn, send: impl FnOnce(&Viewer, &Arc<Port<Note>>)) -> Vec<Note> {
     let port = port(2);
     let viewer = Viewer::admitted(&port, 2);
@@ -187,7 +187,7 @@ fn deliver(count: usize, turn: Turn, send: impl FnOnce(&Viewer, &Arc<Port<Note>>
     viewer.delivered()
 }
 
-const INVERTED: &str = "what happened before arrived after";
+const INVERTED: &str = "a message that happened before another arrived after it";
 
 fn assert_order(delivered: &[Note], before: &'static str, after: &'static str) {
     let place = |name| delivered.iter().position(|note| *note == Note(name));
@@ -212,7 +212,7 @@ fn direct_then_broadcast(turn: Turn) {
     assert_order(&delivered, "direct", "broadcast");
 }
 
-/// A broadcast, then a direct message, while another publishes.
+/// A broadcast, then a direct message, while a second publisher publishes.
 fn broadcast_then_direct(turn: Turn) {
     let delivered = deliver(3, turn, |viewer, port| {
         let second = thread::spawn({
@@ -226,7 +226,7 @@ fn broadcast_then_direct(turn: Turn) {
     assert_order(&delivered, "broadcast", "direct");
 }
 
-/// One thread sends a direct message and tells another, which publishes once it has been told.
+/// One thread sends a direct message and tells another, which then publishes.
 fn direct_handed_over(turn: Turn) {
     let told = Arc::new(AtomicU64::new(0));
     let delivered = deliver(2, turn, |viewer, port| {
@@ -243,7 +243,7 @@ fn direct_handed_over(turn: Turn) {
     }
 }
 
-/// One thread publishes and tells another, which sends a direct message once it has been told.
+/// One thread publishes and tells another, which then sends a direct message.
 fn broadcast_handed_over(turn: Turn) {
     let told = Arc::new(AtomicU64::new(0));
     let delivered = deliver(2, turn, |viewer, port| {
@@ -271,12 +271,12 @@ fn a_broadcast_before_a_direct_message_arrives_before_it() {
 }
 
 #[test]
-fn a_direct_message_arrives_before_a_broadcast_of_who_was_told() {
+fn a_direct_message_arrives_before_a_broadcast_of_a_thread_that_was_told() {
     holds(|| direct_handed_over(Turn::Right));
 }
 
 #[test]
-fn a_broadcast_arrives_before_a_direct_message_of_who_was_told() {
+fn a_broadcast_arrives_before_a_direct_message_of_a_thread_that_was_told() {
     holds(|| broadcast_handed_over(Turn::Right));
 }
 
@@ -290,7 +290,7 @@ fn broken_delivering_while_the_slot_is_filled_inverts() {
     caught(Weaken::Nothing, INVERTED, || direct_then_broadcast(Turn::WhileFilled));
 }
 
-/// Only what was handed over: a sender that publishes itself has put the fence of its wake-up in between.
+/// Only the handed-over variant inverts: a sender that publishes itself has the fence of its wake-up in between.
 #[test]
 fn broken_a_relaxed_claim_inverts() {
     caught(Weaken::Claim, INVERTED, || direct_handed_over(Turn::Right));
@@ -301,12 +301,12 @@ fn broken_placing_a_direct_message_whatever_its_stamp_inverts() {
     caught(Weaken::Nothing, INVERTED, || broadcast_then_direct(Turn::IgnoresStamps));
 }
 
-/// A queue and the two levels of bits that say that something is in it.
+/// A queue, and two levels of bits that say that the queue has messages.
 struct Mail {
     queue: ArrayQueue<Note>,
     leaf: AtomicU64,
     summary: AtomicU64,
-    /// Broken: who finds the leaf set leaves the summary to whom has set it.
+    /// Broken if true: a sender that finds the leaf bit set leaves the summary bit to the sender that set the leaf.
     guarded: bool,
 }
 
@@ -335,7 +335,7 @@ impl Mail {
     }
 }
 
-/// Two senders to one participant, one of whom publishes next, and a turn of the shard in the midst of it.
+/// Two senders to one participant, one of which publishes next, and a concurrent turn of the shard.
 fn two_senders(guarded: bool) {
     let port = port(1);
     let mail = Arc::new(Mail::new(guarded));

@@ -1,4 +1,4 @@
-//! No accepted message is neither delivered nor counted, and no end goes unnoticed.
+//! Models of the outbox: every accepted message is delivered or counted, and no end goes unnoticed.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::lane::reader::{Horizon, Look};
 use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, caught, holds};
 use crate::sync::{ArrayQueue, AtomicU8, AtomicU64, Ordering, fence};
 
-/// A sender, somebody who ends the participant, and the shard that delivers until it learns of the end.
+/// A sender, a thread that ends the participant, and a shard that delivers until it learns of the end.
 fn send_and_end() {
     let port = port(1);
     let viewer = Viewer::admitted(&port, 1);
@@ -40,12 +40,13 @@ fn send_and_end() {
         move || assert!(viewer.outbox.end(EndReason::Disconnected))
     });
     let accepted = viewer.outbox.try_send(Note("direct")).is_ok();
-    ender.join().expect("who ends it doesn't panic");
+    ender.join().expect("the ending thread doesn't panic");
     shard.join().expect("the shard doesn't panic");
     assert_accounted(&viewer, accepted);
 }
 
-/// A sender, and a shard that ends the participant itself. Broken unless it ends it before it drains the queue.
+/// A sender, and a shard that ends the participant itself. Broken unless the shard ends the participant before it
+/// drains the queue.
 fn send_and_fault(ends_first: bool) {
     let port = port(1);
     let viewer = Viewer::admitted(&port, 1);
@@ -73,7 +74,7 @@ fn assert_accounted(viewer: &Viewer, accepted: bool) {
     assert_eq!(account.dropped.closed == 0, accepted);
 }
 
-const LOST: &str = "neither delivered nor counted";
+const LOST: &str = "a message was neither delivered nor counted";
 
 #[test]
 fn what_is_accepted_is_delivered_or_counted() {
@@ -90,8 +91,8 @@ fn broken_draining_before_the_end_loses_what_comes_in_between() {
     caught(Weaken::Nothing, LOST, || send_and_fault(false));
 }
 
-/// One may wait; two are sent, while the shard delivers. Whoever finds room in the bound finds a free slot in the
-/// queue.
+/// One message may wait. Two are sent while the shard delivers. A sender that finds capacity in the bound finds a free
+/// slot in the queue.
 fn send_two() {
     let port = port(1);
     let viewer = Viewer::admitted(&port, 1);
@@ -120,8 +121,8 @@ fn broken_room_given_back_relaxed_finds_no_free_slot() {
     caught(Weaken::Release, "the last queue has a slot for each message", send_two);
 }
 
-/// What the outbox does in the way of state and queue, and nothing else. In the outbox both sides also set the mail
-/// bit, and two read-modify-writes of one word order them even without the fences; here the fences stand alone.
+/// The state and the queue of an outbox, and nothing else. In the outbox both sides also set the mail bit, and two
+/// read-modify-writes of one word order them even without the fences. Here only the fences order them.
 struct Sketch {
     gone: AtomicU8,
     queue: ArrayQueue<Note>,
@@ -181,7 +182,7 @@ fn push_fence_look_and_gone_fence_drain_meet() {
 }
 
 #[test]
-fn broken_who_does_not_look_again_after_its_push_loses_it() {
+fn broken_a_sender_that_does_not_look_again_after_its_push_loses_it() {
     caught(Weaken::Nothing, LOST, || send_and_tear_down(false));
 }
 
@@ -190,7 +191,7 @@ fn broken_without_fences_a_push_and_a_teardown_miss_each_other() {
     caught(Weaken::Fences, LOST, || send_and_tear_down(true));
 }
 
-/// An instance ends while its shard admits it: the shard learns of it at admission or by its mail bit.
+/// An instance ends while its shard admits it. The shard learns of the end at admission or by the mail bit.
 fn end_at_admission() {
     let port = port(1);
     let outbox = Arc::new(Outbox::new(Arc::clone(&port), Limits { messages: 1, bytes: 1, largest: u64::MAX }));
@@ -222,7 +223,7 @@ fn broken_without_fences_an_end_at_admission_goes_unnoticed() {
     caught(Weaken::Fences, SLEEPS_FOR_EVER, end_at_admission);
 }
 
-/// Of two who end it, one is told that it did it.
+/// Of two threads that end an instance, one is told that it did.
 #[test]
 fn an_instance_ends_once() {
     holds(|| {
@@ -233,7 +234,7 @@ fn an_instance_ends_once() {
         });
         let live = outbox.go_live();
         let mine = outbox.end(EndReason::Overflow);
-        let theirs = other.join().expect("who ends it doesn't panic");
+        let theirs = other.join().expect("the ending thread doesn't panic");
         assert!(mine != theirs);
         assert!(live || theirs);
     });

@@ -1,4 +1,4 @@
-//! Whoever waits for capacity in a participant's bound is woken when there is some.
+//! Models of the relief: a task that waits for capacity in a participant's bound is woken when there is some.
 
 use std::future::Future;
 use std::pin::pin;
@@ -20,7 +20,7 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
     block_on(|cx| future.as_mut().poll(cx))
 }
 
-/// What the model asks of a relief: the production one and the broken ones.
+/// The operations of a relief that the models use. The production type and the sketch have them.
 trait Waits: Send + Sync + 'static {
     fn note(&self);
     fn until(&self, is_there: impl Fn() -> bool);
@@ -38,15 +38,15 @@ impl Waits for Relief {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Breakage {
-    /// Doesn't look again once it is counted.
+    /// Doesn't look again after it is counted.
     LooksOnce,
-    /// Begins to wait for a notification after it has looked.
+    /// Begins to wait for a notification only after it has looked.
     LooksFirst,
-    /// None: shows that the sketch fails for nothing but what is broken in it.
+    /// Nothing is broken. Shows that the sketch fails only because of its breakage.
     None,
 }
 
-/// A relief as the production one, reduced to what can break.
+/// A relief like the production one, reduced to the parts that can break.
 struct Sketch {
     waiting: AtomicUsize,
     made: Notify,
@@ -84,7 +84,7 @@ impl Waits for Sketch {
     }
 }
 
-/// One thread waits for capacity, another makes it. Nothing but the relief orders the two.
+/// One thread waits for capacity, and another frees it. Only the relief orders the two.
 fn one_waits(relief: impl Waits) {
     let (relief, free) = (Arc::new(relief), Arc::new(AtomicU64::new(0)));
     let waiting = thread::spawn({
@@ -96,7 +96,7 @@ fn one_waits(relief: impl Waits) {
     waiting.join().expect("the thread that waits doesn't panic");
 }
 
-/// Two wait; the capacity for both is made in two steps by two threads.
+/// Two threads wait for capacity. A third frees the capacity for both, in two steps.
 fn two_wait(relief: impl Waits) {
     let (relief, free) = (Arc::new(relief), Arc::new(AtomicU64::new(0)));
     let waiting = [1, 2].map(|enough| {
@@ -143,14 +143,14 @@ fn broken_a_wait_that_begins_after_the_look_never_ends() {
     caught(Weaken::Nothing, SLEEPS_FOR_EVER, || one_waits(Sketch::new(Breakage::LooksFirst)));
 }
 
-/// What frees the bound.
+/// The event that ends the wait for the bound.
 #[derive(Clone, Copy)]
 enum Frees {
     Delivery,
     End,
 }
 
-/// A participant's bound is full; a sender waits until its shard has delivered, or until it ends.
+/// A participant's bound is full. A sender waits until the shard has delivered, or until the participant ends.
 fn a_sender_waits(frees: Frees) {
     let port = port(1);
     let viewer = Viewer::admitted(&port, 1);

@@ -1,4 +1,5 @@
-//! A topic's count: above zero as long as anybody knows of a subscription, and not zero before its end is over.
+//! Models of a topic's subscriber count: the count is above zero while a thread knows of a subscription, and it falls
+//! to zero only after the subscription has ended.
 
 use std::sync::Arc;
 
@@ -8,10 +9,10 @@ use crate::lane::topic::Topic;
 use crate::sync::kit::{Weaken, caught, holds};
 use crate::sync::{AtomicU64, Ordering};
 
-const UNCOUNTED: &str = "a publisher that knows of a subscription finds nobody";
-const EARLY: &str = "nobody is left, and what was handed over before isn't seen";
+const UNCOUNTED: &str = "a publisher that knows of a subscription finds no subscriber";
+const EARLY: &str = "no subscriber is left, and a message handed over before isn't visible";
 
-/// A subscriber tells a publisher of its subscription. Broken unless it is counted before.
+/// A subscriber tells a publisher of its subscription. Broken unless the subscription is counted before.
 fn told_of_a_subscription(counts_first: bool) {
     let (topic, told) = (Topic::new(), Arc::new(AtomicU64::new(0)));
     let subscriber = thread::spawn({
@@ -31,7 +32,7 @@ fn told_of_a_subscription(counts_first: bool) {
     assert_eq!(topic.subscribers(), 0);
 }
 
-/// Two shards hand their subscriber a last message and end its subscription.
+/// Two shards each hand their subscriber a last message and end its subscription.
 fn last_messages() {
     let topic = Topic::new();
     let handed = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);

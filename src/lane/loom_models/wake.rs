@@ -1,4 +1,4 @@
-//! No shard sleeps with work at hand, and none spins.
+//! Models of the wake-up: no shard sleeps while it has work, and none spins.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::lane::reader::Look;
 use crate::lane::topic::Audience;
 use crate::sync::kit::{SLEEPS_FOR_EVER, SPINS, Weaken, caught, holds, holds_narrowly};
 
-/// A publisher and a sender wake the shard, which ends when it has found what both left for it.
+/// A publisher and a sender wake the shard. The shard ends when it has found what both left for it.
 fn publisher_and_sender(sleeping: Sleeping) {
     let port = port(2);
     let shard = thread::spawn({
@@ -36,7 +36,7 @@ fn publisher_and_sender(sleeping: Sleeping) {
     shard.join().expect("the shard doesn't panic");
 }
 
-/// A sink wakes its member while the shard is being told by another that there is a broadcast.
+/// A sink wakes its member while a publisher wakes the shard for a broadcast.
 fn sink_and_publisher(sleeping: Sleeping) {
     let port = port(1);
     let shard = thread::spawn({
@@ -64,7 +64,7 @@ fn sink_and_publisher(sleeping: Sleeping) {
     shard.join().expect("the shard doesn't panic");
 }
 
-/// Two publishers, then the seal: the shard reads everything, and ends because it was told of the seal.
+/// Two publishers, then the seal. The shard reads everything, and ends because it learns of the seal.
 fn publishers_and_seal(sleeping: Sleeping) {
     let port = port(2);
     let shard = thread::spawn({
@@ -116,11 +116,11 @@ fn broken_without_fences_the_shard_sleeps_on_mail() {
 }
 
 #[test]
-fn broken_who_looks_before_it_says_that_it_sleeps_is_not_woken() {
+fn broken_a_shard_that_looks_before_it_declares_itself_asleep_is_not_woken() {
     caught(Weaken::Nothing, SLEEPS_FOR_EVER, || publishers_and_seal(Sleeping::LooksFirst));
 }
 
 #[test]
-fn broken_who_looks_at_the_tail_spins_behind_a_claimed_slot() {
+fn broken_a_shard_that_looks_at_the_tail_spins_behind_a_claimed_slot() {
     caught(Weaken::Nothing, SPINS, || publishers_and_seal(Sleeping::LooksAtTail));
 }

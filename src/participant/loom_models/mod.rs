@@ -1,6 +1,6 @@
-//! Models of who is registered and who waits to be reset, each with the broken variants that it has to catch.
+//! Models of the registry and of the pending resets, each with the broken variants that it must catch.
 //!
-//! See [`lane::loom_models`](crate::lane) for how they are made.
+//! See [`lane::loom_models`](crate::lane) for how the models are built.
 
 mod pending;
 mod registry;

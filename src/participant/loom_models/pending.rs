@@ -1,4 +1,5 @@
-//! No reset is lost, none is handed out twice, and the loop doesn't sleep while one waits.
+//! Models of the pending resets: no reset is lost, none is handed out twice, and the event loop doesn't sleep while a
+//! reset waits.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,7 +14,7 @@ use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, block_on, caught, holds};
 
 type Reset = (ClientId, ParticipantSid);
 
-/// What the model asks of the pending resets: the production ones and the broken ones.
+/// The operations of the pending resets that the model uses. The production type and the broken variants have them.
 trait Pending: Send + Sync + 'static {
     fn insert(&self, reset: Reset);
     fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Reset>;
@@ -29,7 +30,7 @@ impl Pending for PendingResets {
     }
 }
 
-/// Broken: looks at the set, then says that it sleeps, and doesn't look again.
+/// Broken: looks at the set, then declares itself asleep, and doesn't look again.
 struct LooksOnce {
     set: SkipSet<Reset>,
     signal: Signal,
@@ -50,7 +51,7 @@ impl Pending for LooksOnce {
     }
 }
 
-/// Two threads insert, the loop takes both out.
+/// Two threads insert, and the event loop takes both resets out.
 fn two_inserts(pending: impl Pending) {
     let pending = Arc::new(pending);
     let resets = ["PA_1", "PA_2"].map(|sid| (ClientId::next(), ParticipantSid::new(sid).expect("a short text")));
@@ -69,7 +70,7 @@ fn two_inserts(pending: impl Pending) {
         move || pending.insert(first)
     });
     pending.insert(second);
-    inserter.join().expect("who inserts doesn't panic");
+    inserter.join().expect("the inserting thread doesn't panic");
     assert_eq!(event_loop.join().expect("the loop doesn't panic"), resets);
 }
 

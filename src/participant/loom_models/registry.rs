@@ -1,4 +1,5 @@
-//! The newest instance wins, each loser is ended once, both indexes agree, and nothing stays behind.
+//! Models of the registry: the newest instance wins, each loser is ended once, both indexes agree, and no entry stays
+//! behind.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::participant::registry::{Instance, Registration, Registry};
 use crate::sync::kit::{Weaken, caught, holds};
 use crate::sync::{ArcSwap, AtomicU8, DashMap, Entry, Ordering};
 
-/// An instance that is nothing but what the registry has to know.
+/// An instance that has nothing but the data that the registry needs.
 #[derive(Clone, Debug)]
 struct Visitor(Arc<Inner>);
 
@@ -28,7 +29,7 @@ const LIVE: u8 = 1;
 const GONE: u8 = 2;
 
 impl Visitor {
-    /// An instance of the one identity that all models are about.
+    /// An instance of the one identity that all models use.
     fn new(sid: &str, joined_at: u64) -> Self {
         Self(Arc::new(Inner {
             identity: ParticipantIdentity::new("viewer").expect("a short text"),
@@ -90,12 +91,13 @@ impl Instance for Visitor {
     }
 }
 
-/// Registers as the session does: who is refused is ended. True for who has its place, if only for a while.
+/// Registers `new` as the session does, which ends an instance that is refused. True if `new` was registered, even if
+/// another instance replaced it afterwards.
 fn join(registry: &Registry<Visitor>, new: &Visitor) -> bool {
     match registry.register(new) {
         Registration::Inserted => true,
         Registration::Replaced(prior) => {
-            assert!(prior.is_gone(), "who is replaced is ended");
+            assert!(prior.is_gone(), "a replaced instance is ended");
             true
         }
         Registration::Ended(prior) => {
@@ -109,13 +111,13 @@ fn join(registry: &Registry<Visitor>, new: &Visitor) -> bool {
     }
 }
 
-/// Ends an instance and takes it out, as the session does on a disconnect and on a reset.
+/// Ends an instance and removes it, as the session does on a disconnect and on a reset.
 fn leave(registry: &Registry<Visitor>, instance: &Visitor) {
     instance.end(EndReason::Disconnected);
     registry.remove(instance);
 }
 
-/// Both indexes hold `winner` and nothing else; when it leaves, nothing stays behind.
+/// Asserts that both indexes hold `winner` and nothing else, and that no entry stays behind when it leaves.
 fn assert_only(registry: &Registry<Visitor>, winner: &Visitor) {
     assert_eq!(registry.stored(winner.identity()).as_ref(), Some(winner));
     assert_eq!(registry.stored_by_sid(winner.sid()).as_ref(), Some(winner));
@@ -147,7 +149,7 @@ fn the_newer_of_two_wins() {
             move || join(&registry, &old)
         });
         assert!(join(&registry, &new));
-        other.join().expect("who registers doesn't panic");
+        other.join().expect("the registering thread doesn't panic");
         assert!(old.is_gone());
         assert_eq!(registry.stored_by_sid(old.sid()), None);
         assert_only(&registry, &new);
@@ -165,7 +167,7 @@ fn a_late_removal_does_not_hit_the_successor() {
             move || leave(&registry, &late)
         });
         assert!(join(&registry, &new));
-        other.join().expect("who removes doesn't panic");
+        other.join().expect("the removing thread doesn't panic");
         assert!(late.is_gone());
         assert_eq!(registry.stored_by_sid(late.sid()), None);
         assert_only(&registry, &new);
@@ -188,14 +190,14 @@ fn two_joins_and_a_late_removal_agree() {
             move || leave(&registry, &late)
         });
         assert!(join(&registry, &new));
-        joining.join().expect("who registers doesn't panic");
-        leaving.join().expect("who removes doesn't panic");
+        joining.join().expect("the registering thread doesn't panic");
+        leaving.join().expect("the removing thread doesn't panic");
         assert!(old.is_gone() && late.is_gone());
         assert_only(&registry, &new);
     });
 }
 
-/// A reset keeps the sid and the time; a late failure of the old instance comes while the new one registers.
+/// A reset keeps the sid and the join time. The old instance fails late, while the new one registers.
 #[test]
 fn a_reset_under_the_same_sid_survives_a_late_failure() {
     holds(|| {
@@ -208,7 +210,7 @@ fn a_reset_under_the_same_sid_survives_a_late_failure() {
         });
         leave(&registry, &old);
         assert!(join(&registry, &fresh));
-        other.join().expect("who removes doesn't panic");
+        other.join().expect("the removing thread doesn't panic");
         assert_only(&registry, &fresh);
     });
 }
@@ -223,14 +225,14 @@ fn of_two_with_one_sid_one_is_registered() {
             move || join(&registry, &first)
         });
         let mine = join(&registry, &both[1]);
-        let theirs = other.join().expect("who registers doesn't panic");
+        let theirs = other.join().expect("the registering thread doesn't panic");
         assert!(mine != theirs);
         assert_only(&registry, &both[usize::from(mine)]);
     });
 }
 
 #[test]
-fn two_who_leave_leave_nothing() {
+fn two_departures_leave_nothing_behind() {
     holds(|| {
         let registry = Arc::new(Registry::new());
         let (old, new) = (Visitor::new("PA_old", 1), Visitor::new("PA_new", 2));
@@ -243,14 +245,14 @@ fn two_who_leave_leave_nothing() {
         });
         assert!(join(&registry, &new));
         leave(&registry, &new);
-        other.join().expect("who registers doesn't panic");
+        other.join().expect("the registering thread doesn't panic");
         assert_empty(&registry);
     });
 }
 
-/// It fails while it registers: who isn't told that it is in finds it gone from both indexes.
+/// The instance fails while it registers. If the registration isn't successful, both indexes have dropped the instance.
 #[test]
-fn who_ends_before_it_is_live_does_not_stay() {
+fn an_instance_that_ends_before_it_is_live_does_not_stay() {
     holds(|| {
         let registry = Arc::new(Registry::new());
         let new = Visitor::new("PA_1", 1);
@@ -263,20 +265,20 @@ fn who_ends_before_it_is_live_does_not_stay() {
         }
         assert_empty(&registry);
         assert_eq!(registry.stored_by_sid(new.sid()), None);
-        other.join().expect("who ends it doesn't panic");
+        other.join().expect("the ending thread doesn't panic");
     });
 }
 
-const HALF_IN: &str = "it is found live by its sid, and its identity has another instance or none";
+const HALF_IN: &str = "the instance is found live by its sid, and its identity has another instance or none";
 
-/// Registers a second connection of an identity, while another thread looks the connection up by its sid. `register`
-/// gives the connection its place; `find` says whether the sid has a live instance, and when the instance that the
-/// identity has then joined.
+/// Registers the connection that joined at 2, while another thread looks it up by its sid. `register` registers the
+/// connection. `find` first checks whether the sid has a live instance, and then returns when the identity's instance
+/// joined.
 fn look_up_while_registering(register: impl FnOnce() + 'static, find: impl FnOnce() -> (bool, Option<u64>)) {
     let registering = thread::spawn(register);
     let (is_live, joined_at) = find();
     assert!(!is_live || joined_at == Some(2), "{HALF_IN}");
-    registering.join().expect("who registers doesn't panic");
+    registering.join().expect("the registering thread doesn't panic");
 }
 
 #[test]
@@ -300,7 +302,7 @@ fn an_instance_found_live_is_in_both_indexes() {
     }
 }
 
-/// Refused as stale, it was never live: nobody has found it.
+/// An instance that is refused as stale was never live, so no look-up finds it.
 #[test]
 fn a_stale_instance_is_never_found() {
     holds(|| {
@@ -319,14 +321,15 @@ fn a_stale_instance_is_never_found() {
     });
 }
 
-/// Both indexes, reduced to one identity, and one connection that comes.
+/// Both indexes, reduced to one identity and one new connection.
 struct Indexes {
     by_sid: DashMap<&'static str, ()>,
     slots: DashMap<&'static str, u64>,
     live: AtomicU8,
 }
 
-/// Broken if it goes live before it has its slot, which another instance may have.
+/// Registers a connection in the sketch and looks it up. Broken unless `goes_live_last`: then the connection goes live
+/// before it has its slot, which another instance may have. `slot_of` is when the instance that has the slot joined.
 fn look_up_in_sketch(goes_live_last: bool, slot_of: Option<u64>) {
     let live = AtomicU8::new(NEW);
     let indexes = Arc::new(Indexes { by_sid: DashMap::default(), slots: DashMap::default(), live });
@@ -362,15 +365,15 @@ fn look_up_in_sketch(goes_live_last: bool, slot_of: Option<u64>) {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Breakage {
-    /// Keeps the slot, not the guard, and swaps it when it may have left the map.
+    /// Keeps the slot but not the guard, and swaps the slot when it may have left the map.
     SwapsUnguarded,
-    /// Looks who is there, then stores, whoever may have come in between.
+    /// Loads the slot, then stores unconditionally, even if another instance came in between.
     LoadsThenStores,
-    /// None: shows that the sketch fails for nothing but what is broken in it.
+    /// Nothing is broken. Shows that the sketch fails only because of its breakage.
     None,
 }
 
-/// The index by identity, reduced to what can break.
+/// The index by identity, reduced to the parts that can break.
 struct Sketch {
     slots: DashMap<&'static str, Arc<ArcSwap<u64>>>,
     breakage: Breakage,
@@ -383,7 +386,7 @@ impl Sketch {
         Self { slots: DashMap::default(), breakage }
     }
 
-    /// Puts `joined_at` into the slot, unless a later one is there.
+    /// Puts `joined_at` into the slot, unless the slot has a later one.
     fn register(&self, joined_at: u64) {
         if let Some(slot) = self.slots.get(&IDENTITY) {
             if self.breakage != Breakage::SwapsUnguarded {
@@ -426,7 +429,7 @@ impl Sketch {
     }
 }
 
-const ORPHANED: &str = "it is registered where nobody finds it";
+const ORPHANED: &str = "the instance is registered in a slot that no look-up finds";
 const OLDER_WON: &str = "an older instance replaced a newer one";
 
 fn register_and_remove(breakage: Breakage) {
@@ -437,7 +440,7 @@ fn register_and_remove(breakage: Breakage) {
         move || sketch.remove(1)
     });
     sketch.register(2);
-    other.join().expect("who removes doesn't panic");
+    other.join().expect("the removing thread doesn't panic");
     assert_eq!(sketch.stored(), Some(2), "{ORPHANED}");
 }
 
@@ -449,7 +452,7 @@ fn register_two(breakage: Breakage) {
         move || sketch.register(1)
     });
     sketch.register(2);
-    other.join().expect("who registers doesn't panic");
+    other.join().expect("the registering thread doesn't panic");
     assert_eq!(sketch.stored(), Some(2), "{OLDER_WON}");
 }
 

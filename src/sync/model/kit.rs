@@ -1,4 +1,4 @@
-//! What every model needs: running it, breaking it, and something to sleep on.
+//! Tools for every model: running a model, breaking it, and an executor that sleeps.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,29 +10,30 @@ use loom::sync::Notify;
 
 pub(crate) use super::weaken::Weaken;
 
-/// How often threads are preempted at most, in one execution, unless `LOOM_MAX_PREEMPTIONS` says otherwise.
+/// The most preemptions in one execution, unless `LOOM_MAX_PREEMPTIONS` sets another limit.
 const PREEMPTIONS: usize = 3;
 
-/// The same for what would take minutes otherwise. Every broken variant is caught with it.
+/// The most preemptions for models that would take minutes otherwise. Every broken variant is caught within this limit.
 const FEWER_PREEMPTIONS: usize = 2;
 
-/// loom's word for a model in which every thread that is left waits for another.
+/// Part of loom's panic message when every remaining thread waits for another.
 pub(crate) const SLEEPS_FOR_EVER: &str = "deadlock";
 
-/// loom's word for a model in which a thread goes on and on.
+/// Part of loom's panic message when a thread never stops.
 pub(crate) const SPINS: &str = "exceeded maximum number of branches";
 
-/// Runs `model` in every interleaving within the bound.
+/// Runs `model` in every interleaving with at most [`PREEMPTIONS`] preemptions.
 pub(crate) fn holds(model: impl Fn() + Send + Sync + 'static) {
     explore(Weaken::Nothing, PREEMPTIONS, model);
 }
 
-/// The same within the narrower bound, for a model with many steps.
+/// Runs `model` in every interleaving with at most [`FEWER_PREEMPTIONS`] preemptions, for a model with many steps.
 pub(crate) fn holds_narrowly(model: impl Fn() + Send + Sync + 'static) {
     explore(Weaken::Nothing, FEWER_PREEMPTIONS, model);
 }
 
-/// Demands that `model`, without what `weaken` takes away, fails in some interleaving, with `how` in the message.
+/// Asserts that `model`, without the orderings that `weaken` removes, fails in some interleaving with a message that
+/// contains `how`.
 pub(crate) fn caught(weaken: Weaken, how: &str, model: impl Fn() + Send + Sync + 'static) {
     let outcome = catch_unwind(AssertUnwindSafe(|| explore(weaken, FEWER_PREEMPTIONS, model)));
     let failure = outcome.expect_err("the model doesn't catch its broken variant");
@@ -48,13 +49,14 @@ fn explore(weaken: Weaken, preemptions: usize, model: impl Fn() + Send + Sync + 
     let executions = Executions(Arc::default());
     let count = Arc::clone(&executions.0);
     builder.check(move || {
-        // Relaxed: one thread of the system runs them all.
+        // Relaxed: all executions run on one OS thread.
         count.fetch_add(1, Ordering::Relaxed);
         model();
     });
 }
 
-/// Says in how many ways a model was run, however it ends; `cargo test -- --show-output` shows it.
+/// Prints the number of executions of a model when dropped, whether the model holds or fails.
+/// `cargo test -- --show-output` shows the output.
 struct Executions(Arc<AtomicUsize>);
 
 impl Drop for Executions {
@@ -63,7 +65,7 @@ impl Drop for Executions {
     }
 }
 
-/// Polls until `Ready`, and sleeps in between until the waker is woken.
+/// Polls until `Ready`. After each `Pending`, sleeps until the waker is woken.
 pub(crate) fn block_on<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
     let bell = Arc::new(Bell(Notify::new()));
     let waker = Waker::from(Arc::clone(&bell));
@@ -76,7 +78,7 @@ pub(crate) fn block_on<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> 
     }
 }
 
-/// A bell that rings once for any number of wake-ups, and now and then for none.
+/// A bell that rings once for any number of wake-ups, and sometimes spuriously.
 struct Bell(Notify);
 
 impl Wake for Bell {

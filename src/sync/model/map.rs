@@ -1,4 +1,4 @@
-//! Stands in for `dashmap::DashMap`.
+//! Stand-in for `dashmap::DashMap`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,8 @@ use loom::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::Hidden;
 
-/// How many locks a map has. The first keys get one each, so that no two keys are ordered by sharing one.
+/// The number of locks of a map. The first keys get one lock each, so that no two of them are ordered by sharing a
+/// lock.
 const LOCKS: usize = 4;
 
 type Shard<K, V> = RwLock<BTreeMap<K, V>>;
@@ -19,7 +20,7 @@ type WriteGuard<'a, K, V> = RwLockWriteGuard<'a, BTreeMap<K, V>>;
 /// A map in parts, each under a reader-writer lock.
 pub(crate) struct DashMap<K, V> {
     shards: [Shard<K, V>; LOCKS],
-    /// Keys in the order in which they were first asked for.
+    /// The keys, in the order in which they were first used. A key's index determines its lock.
     places: Hidden<Vec<K>>,
 }
 
@@ -120,11 +121,11 @@ impl<K: Ord, V> Deref for RefMut<'_, K, V> {
 
 impl<K: Ord, V> DerefMut for RefMut<'_, K, V> {
     fn deref_mut(&mut self) -> &mut V {
-        self.guard.get_mut(&self.key).expect("it is there as long as the guard lives")
+        self.guard.get_mut(&self.key).expect("the entry exists while the guard lives")
     }
 }
 
-/// The place of a key, under its lock.
+/// The entry of a key, under the key's lock.
 pub(crate) enum Entry<'a, K, V> {
     Vacant(VacantEntry<'a, K, V>),
     Occupied(OccupiedEntry<'a, K, V>),

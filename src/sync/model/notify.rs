@@ -1,4 +1,4 @@
-//! Stands in for `tokio::sync::Notify`, as far as all who wait are notified at once.
+//! Stand-in for `tokio::sync::Notify`, limited to notifying all waiting tasks at once.
 
 use std::fmt;
 use std::future::Future;
@@ -10,18 +10,18 @@ use loom::sync::atomic::Ordering::Relaxed;
 
 use super::Hidden;
 
-/// Wakes every task that waits. What the notifying thread did before becomes visible by the wake-up of the task alone,
-/// not by looking: the original takes a lock for either, and doesn't promise it.
+/// Wakes every waiting task. Only the wake-up of a task makes visible what the notifying thread did before; checking
+/// for a notification doesn't. The original takes a lock for both, but doesn't promise that ordering.
 pub(crate) struct Notify {
-    /// How often all were notified.
+    /// The number of calls of `notify_waiters`.
     calls: AtomicUsize,
     waiting: Hidden<Vec<Waker>>,
 }
 
-/// A wait that began when this was made.
+/// A wait for a notification. It begins when this value is created.
 pub(crate) struct Notified<'a> {
     notify: &'a Notify,
-    /// The calls that it doesn't wait for.
+    /// The number of calls before the wait began. They don't end it.
     calls: usize,
 }
 
@@ -40,14 +40,14 @@ impl Notify {
         Notified { notify: self, calls: self.calls() }
     }
 
-    /// A read-modify-write, so that each call comes either before this or after.
+    /// Reads the number of calls by a read-modify-write, so that each call comes either before this read or after it.
     fn calls(&self) -> usize {
         self.calls.fetch_add(0, Relaxed)
     }
 }
 
 impl Notified<'_> {
-    /// Whether it has been notified already. It has waited since it was made.
+    /// Whether a notification has arrived since this value was created.
     pub(crate) fn enable(self: Pin<&mut Self>) -> bool {
         self.notify.calls() != self.calls
     }

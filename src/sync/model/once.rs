@@ -1,4 +1,4 @@
-//! Stands in for `once_cell::race::OnceBox`.
+//! Stand-in for `once_cell::race::OnceBox`.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use loom::sync::atomic::AtomicBool;
 use loom::sync::atomic::Ordering::{AcqRel, Acquire};
 
-/// A value that the first to come makes; who makes one at the same time throws its own away.
+/// A value that is initialised once. The first caller's value is kept; a caller that races with it drops its own.
 pub(crate) struct OnceBox<T> {
     made: AtomicBool,
     value: OnceLock<Box<T>>,
@@ -25,8 +25,8 @@ impl<T> OnceBox<T> {
         if !self.made.load(Acquire) {
             let value = make();
             if self.made.compare_exchange(false, true, AcqRel, Acquire).is_ok() {
-                // No operation of loom's in between: nobody sees the flag without the value.
-                assert!(self.value.set(value).is_ok(), "only who set the flag sets the value");
+                // There is no loom operation in between, so no thread sees the flag without the value.
+                assert!(self.value.set(value).is_ok(), "only the caller that set the flag sets the value");
             }
         }
         self.value.get().expect("the flag is set together with the value")

@@ -1,4 +1,4 @@
-//! Stands in for `crossbeam::queue::ArrayQueue`.
+//! Stand-in for `crossbeam::queue::ArrayQueue`.
 
 use std::cmp;
 use std::fmt;
@@ -8,18 +8,18 @@ use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::Hidden;
 
-/// A bounded queue: each element carries to whom it goes what its push released, and the counters carry nothing.
+/// A bounded queue. The pop of an element acquires what the element's push released. The counters order nothing.
 pub(crate) struct ArrayQueue<T> {
-    /// How many pushes have claimed a place.
+    /// The number of pushes that have claimed a place.
     tail: AtomicUsize,
-    /// How many elements have been popped.
+    /// The number of elements that have been popped.
     head: AtomicUsize,
-    /// Per place, one more than the position of the push that filled it last.
+    /// For each place, one more than the position of the push that filled it last.
     filled: Box<[AtomicUsize]>,
     inner: Hidden<Inner<T>>,
 }
 
-/// The newest values: where an attempt starts. The atomics decide whether it succeeds.
+/// The newest values, from which an attempt starts. The atomics decide whether the attempt succeeds.
 struct Inner<T> {
     tail: usize,
     head: usize,
@@ -28,7 +28,7 @@ struct Inner<T> {
 
 impl<T> ArrayQueue<T> {
     pub(crate) fn new(capacity: usize) -> Self {
-        assert!(capacity > 0, "as the original");
+        assert!(capacity > 0, "the original requires it too");
         Self {
             tail: AtomicUsize::new(0),
             head: AtomicUsize::new(0),
@@ -40,7 +40,7 @@ impl<T> ArrayQueue<T> {
     pub(crate) fn push(&self, value: T) -> Result<(), T> {
         loop {
             let tail = self.inner.get().tail;
-            // Relaxed: who pushes without having learned of a pop may be told that the queue is full.
+            // Relaxed: a push that isn't ordered after a pop may still find the queue full.
             if tail.saturating_sub(self.head.load(Relaxed)) >= self.filled.len() {
                 return Err(value);
             }
@@ -52,7 +52,7 @@ impl<T> ArrayQueue<T> {
             inner.tail = tail + 1;
             inner.items[place] = Some(value);
             drop(inner);
-            // A swap, so that it is ordered behind the push of the lap before.
+            // A swap, so that it is ordered after the push of the previous lap.
             self.filled[place].swap(tail + 1, Release);
             return Ok(());
         }
@@ -70,22 +70,22 @@ impl<T> ArrayQueue<T> {
                         return inner.items[place].take();
                     }
                 }
-                // Somebody else has popped it.
+                // Another pop has taken the element.
                 cmp::Ordering::Greater => {}
                 cmp::Ordering::Less => {
-                    // Relaxed: who pops without having learned of a push may find the queue empty.
+                    // Relaxed: a pop that isn't ordered after a push may still find the queue empty.
                     if self.tail.load(Relaxed) <= head {
                         return None;
                     }
-                    // A push has claimed the place and is about to fill it. Behind it there may be an element whose
-                    // push is over, so the queue isn't empty: as the original, wait.
+                    // A push has claimed the place and hasn't filled it yet. A later place may hold an element whose
+                    // push has returned, so the queue isn't empty. Wait, as the original does.
                     loom::thread::yield_now();
                 }
             }
         }
     }
 
-    /// Whether a pop would find nothing.
+    /// Whether a pop would return `None`.
     pub(crate) fn is_empty(&self) -> bool {
         let head = self.inner.get().head;
         self.filled[head % self.filled.len()].load(Acquire) <= head && self.tail.load(Relaxed) <= head

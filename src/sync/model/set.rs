@@ -1,4 +1,4 @@
-//! Stands in for `crossbeam_skiplist::SkipSet`.
+//! Stand-in for `crossbeam_skiplist::SkipSet`.
 
 use std::fmt;
 
@@ -7,22 +7,22 @@ use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use super::Hidden;
 
-/// How many inserts a set of a model takes in its life.
+/// The most inserts in the lifetime of a set.
 const INSERTS: usize = 4;
 
 const ABSENT: u8 = 0;
 const PRESENT: u8 = 1;
 const TAKEN: u8 = 2;
 
-/// An ordered set: each element carries to who pops it what its insert released.
+/// An ordered set. The pop of an element acquires what the element's insert released.
 pub(crate) struct SkipSet<K> {
-    /// One for each insert. All are read by a pop, or loom wouldn't know what it depends on.
+    /// The state of each insert. A pop reads all of them: otherwise loom wouldn't know what the pop depends on.
     states: [AtomicU8; INSERTS],
-    /// In the order of the inserts.
+    /// The keys, in the order of the inserts.
     keys: Hidden<Vec<K>>,
 }
 
-/// An element that was popped.
+/// A popped element.
 pub(crate) struct Popped<K>(K);
 
 impl<K> Popped<K> {

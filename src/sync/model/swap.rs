@@ -1,4 +1,4 @@
-//! Stands in for `arc_swap::ArcSwap`.
+//! Stand-in for `arc_swap::ArcSwap`.
 
 use std::fmt;
 use std::ops::Deref;
@@ -9,14 +9,14 @@ use loom::sync::atomic::Ordering::{AcqRel, Acquire};
 
 use super::Hidden;
 
-/// A place for an `Arc`. What was ever in it is kept, since a load may return what is outdated.
+/// An `Arc` that can be swapped. All former values are kept, since a load may return an outdated one.
 pub(crate) struct ArcSwap<T> {
-    /// Which of `held` it is.
+    /// The index of the current value in `held`.
     index: AtomicUsize,
     held: Hidden<Vec<Arc<T>>>,
 }
 
-/// What a load or a compare-and-swap found.
+/// The value that a load or a compare-and-swap found.
 pub(crate) struct Guard<T>(Arc<T>);
 
 impl<T> ArcSwap<T> {
@@ -32,7 +32,7 @@ impl<T> ArcSwap<T> {
         self.at(self.index.load(Acquire))
     }
 
-    /// For broken variants: what the code under test doesn't do.
+    /// Stores `new` unconditionally. Only broken variants use it; the code under test doesn't.
     #[cfg(test)]
     #[allow(clippy::needless_pass_by_value, reason = "the signature of the original")]
     pub(crate) fn swap(&self, new: Arc<T>) -> Arc<T> {
@@ -40,7 +40,7 @@ impl<T> ArcSwap<T> {
         self.at(self.index.swap(new, AcqRel))
     }
 
-    /// Puts `new` in the place of `current`, if that is what is there. Returns what was there.
+    /// Replaces the value with `new` if it is `current`. Returns the value it found.
     #[allow(clippy::needless_pass_by_value, reason = "the signature of the original")]
     pub(crate) fn compare_and_swap(&self, current: &Arc<T>, new: Arc<T>) -> Guard<T> {
         let (current, new) = (self.keep(current), self.keep(&new));
@@ -54,7 +54,7 @@ impl<T> ArcSwap<T> {
         Arc::clone(&self.held.get()[index])
     }
 
-    /// The index of `value`, the same whenever it is the same allocation.
+    /// Keeps `value` and returns its index. The same allocation always has the same index.
     fn keep(&self, value: &Arc<T>) -> usize {
         let mut held = self.held.get();
         let known = held.iter().position(|held| Arc::ptr_eq(held, value));

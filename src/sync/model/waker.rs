@@ -1,4 +1,4 @@
-//! Stands in for `futures_util::task::AtomicWaker`.
+//! Stand-in for `futures_util::task::AtomicWaker`.
 
 use std::fmt;
 use std::task::Waker;
@@ -8,8 +8,9 @@ use loom::sync::atomic::Ordering::{Acquire, Release};
 
 use super::Hidden;
 
-/// loom has one of its own, which is a mutex: there `wake` also acquires what `register` released, and that isn't
-/// promised. Here each is one step on one word, whose value says nothing.
+/// A slot for the waker of one task. loom's own `AtomicWaker` is a mutex, so its `wake` also acquires what `register`
+/// released, which the original doesn't promise. Here each operation is one step on one word, whose value has no
+/// meaning.
 pub(crate) struct AtomicWaker {
     word: AtomicUsize,
     waker: Hidden<Option<Waker>>,

@@ -1,4 +1,4 @@
-//! The atomics and the fence of the models, and taking orderings away from the code under test.
+//! The atomics and the fence of the models, with a switch that removes orderings from the code under test.
 
 use std::cell::Cell;
 use std::ops::Deref;
@@ -6,29 +6,29 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use loom::sync::atomic::Ordering;
 
-/// What the code under test does without.
+/// The ordering that is removed from the code under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(test), allow(dead_code, reason = "only models weaken anything"))]
 pub(crate) enum Weaken {
-    /// Nothing: it runs as it is.
+    /// No ordering is removed.
     Nothing,
-    /// No fence does anything.
+    /// Fences do nothing.
     Fences,
-    /// The claim of a place in the log is relaxed.
+    /// The claim of a position in the log is relaxed.
     Claim,
-    /// Giving back room in a participant's bound is relaxed.
+    /// The release of capacity in a participant's bound is relaxed.
     Release,
-    /// The fall of a count is relaxed.
+    /// The decrement of a count is relaxed.
     Fall,
 }
 
 thread_local! {
-    // All threads of a model are coroutines of one thread of the system; models of other tests run on other threads.
+    // All threads of a model are coroutines of one OS thread. The models of other tests run on other OS threads.
     static WEAKENED: Cell<Weaken> = const { Cell::new(Weaken::Nothing) };
 }
 
 impl Weaken {
-    /// Takes it away until the result is dropped.
+    /// Removes the ordering until the result is dropped.
     #[cfg(test)]
     pub(crate) fn apply(self) -> Restore {
         WEAKENED.set(self);
@@ -40,7 +40,7 @@ impl Weaken {
     }
 }
 
-/// Gives back what [`Weaken::apply`] took.
+/// Restores the ordering that [`Weaken::apply`] removed.
 #[cfg(test)]
 #[derive(Debug)]
 pub(crate) struct Restore;
@@ -58,8 +58,8 @@ pub(crate) fn fence(order: Ordering) {
     }
 }
 
-/// loom's, but for what [`Weaken`] weakens: the compare-exchange that may fail spuriously is used by the claim alone,
-/// the subtraction by the bound alone.
+/// loom's `AtomicU64`, with the operations that [`Weaken`] weakens replaced. Only the claim uses
+/// `compare_exchange_weak`, and only the bound uses `fetch_sub`.
 #[derive(Debug, Default)]
 pub(crate) struct AtomicU64(loom::sync::atomic::AtomicU64);
 
@@ -92,8 +92,8 @@ impl Deref for AtomicU64 {
     }
 }
 
-/// loom's, but for the subtraction, which [`Weaken`] weakens, and which is done by destructors: also while a model that
-/// failed unwinds, when loom isn't there any more.
+/// loom's `AtomicUsize`, with a replaced `fetch_sub`. [`Weaken`] weakens the subtraction. Destructors call it, so it
+/// must also work while a failed model unwinds, when loom's state is gone.
 #[derive(Debug, Default)]
 pub(crate) struct AtomicUsize(loom::sync::atomic::AtomicUsize);
 
@@ -118,13 +118,13 @@ impl Deref for AtomicUsize {
     }
 }
 
-/// A flag that is stored by some and swapped by others.
+/// A flag that some threads store and others swap.
 ///
-/// loom doesn't know that a swap stands right behind the value it read: a store that comes later, by a thread that
-/// hasn't seen the swap, would be unordered with it, and a third thread could read the swap's value after the store's.
-/// Here a store is a swap, so that flags have the one order of modification that the language promises them. A swap
-/// would also pass on what the one before it released, which a store doesn't; therefore a swap that was asked for is
-/// relaxed, whatever was asked: the models show that nothing depends on it.
+/// loom doesn't place a swap directly after the value it read. A later store, by a thread that hasn't seen the swap,
+/// would be unordered with the swap, and a third thread could read the swap's value after the store's. Here a store is
+/// a swap, so that a flag has the single modification order that the language promises. A swap also passes on what the
+/// swap before it released, which a store doesn't. A swap is therefore relaxed, whatever ordering the caller asked for:
+/// the models show that nothing depends on it.
 #[derive(Debug, Default)]
 pub(crate) struct AtomicBool(loom::sync::atomic::AtomicBool);
 
