@@ -1,4 +1,4 @@
-//! Admission: so many calls of a kind in flight per participant, and no more.
+//! Admission: each participant may have a limited number of calls of each kind in flight.
 
 mod common;
 
@@ -8,12 +8,12 @@ use common::{joined, memory, msg, reset};
 use lanecast::room::memory::Conduct;
 
 #[tokio::test]
-async fn thirty_two_of_each_kind_per_participant() {
+async fn each_participant_has_32_permits_of_each_kind() {
     let (room, session) = memory(|builder| builder);
     let ada = joined(&room, &session, "ada").await;
     let bob = joined(&room, &session, "bob").await;
     let calls: Vec<_> = (0..32).map(|_| ada.admit_service_call().expect("32 may be in flight")).collect();
-    let error = ada.admit_service_call().expect_err("the 33rd has to wait");
+    let error = ada.admit_service_call().expect_err("the 33rd is refused");
     assert_eq!(error.limit, 32);
     let fetches: Vec<_> = (0..32).map(|_| ada.admit_asset_fetch().expect("the kinds are counted apart")).collect();
     assert!(ada.admit_asset_fetch().is_err());
@@ -21,13 +21,13 @@ async fn thirty_two_of_each_kind_per_participant() {
     assert_eq!((ada.stats().service_calls, ada.stats().asset_fetches), (32, 32));
     drop(calls);
     assert_eq!((ada.stats().service_calls, ada.stats().asset_fetches), (0, 32));
-    ada.admit_service_call().map(drop).expect("they were given back");
+    ada.admit_service_call().map(drop).expect("they were returned");
     drop(fetches);
     assert_eq!(ada.stats().asset_fetches, 0);
 }
 
 #[tokio::test]
-async fn the_limits_are_configurable_down_to_none() {
+async fn limits_can_be_set_down_to_zero() {
     let (room, session) = memory(|builder| builder.service_calls_in_flight(1).asset_fetches_in_flight(0));
     let ada = joined(&room, &session, "ada").await;
     let call = ada.admit_service_call().expect("one may be in flight");
@@ -36,9 +36,9 @@ async fn the_limits_are_configurable_down_to_none() {
     drop(call);
 }
 
-/// A handler that panics, or is cancelled, gives its place back.
+/// A handler that panics, or is cancelled, returns its permit.
 #[tokio::test]
-async fn a_panic_gives_the_place_back() {
+async fn a_panic_returns_the_permit() {
     let (room, session) = memory(|builder| builder.service_calls_in_flight(1));
     let ada = joined(&room, &session, "ada").await;
     let permit = ada.admit_service_call().expect("one may be in flight");
@@ -47,7 +47,7 @@ async fn a_panic_gives_the_place_back() {
         panic!("the handler was told to panic");
     });
     assert!(handler.await.is_err_and(|error| error.is_panic()));
-    let permit = ada.admit_service_call().expect("it was given back");
+    let permit = ada.admit_service_call().expect("it was returned");
     let handler = tokio::spawn(async move {
         let _permit = permit;
         std::future::pending::<()>().await;
@@ -58,9 +58,9 @@ async fn a_panic_gives_the_place_back() {
     assert_eq!(ada.stats().service_calls, 0);
 }
 
-/// Eight threads take and give back; never more than three are held, and at the end none.
+/// Eight threads take and return permits. Never more than three are held at once, and in the end none is.
 #[tokio::test]
-async fn the_limit_holds_under_a_race() {
+async fn concurrent_callers_never_exceed_the_limit() {
     let (room, session) = memory(|builder| builder.service_calls_in_flight(3));
     let ada = joined(&room, &session, "ada").await;
     let start = Arc::new(Barrier::new(8));
@@ -86,20 +86,21 @@ async fn the_limit_holds_under_a_race() {
     assert_eq!(ada.stats().service_calls, 0);
 }
 
-/// A permit outlives its instance: after a reset the new instance has all its places, whatever the old one still holds.
+/// A permit belongs to its instance: after a reset the new instance has all its permits, whatever the old one still
+/// holds.
 #[tokio::test]
-async fn a_new_instance_has_places_of_its_own() {
+async fn a_new_instance_has_all_its_permits() {
     let (room, session) = memory(|builder| builder.service_calls_in_flight(1));
     let mut events = session.events();
     let old = joined(&room, &session, "ada").await;
     let held = old.admit_service_call().expect("one may be in flight");
     room.line(&common::id("ada")).conduct(Conduct::Fail);
-    old.send(msg("x")).expect("there is room");
+    old.send(msg("x")).expect("there is capacity");
     reset(&mut events).await;
     room.line(&common::id("ada")).conduct(Conduct::Flow);
     let new = common::live(&session, "ada").await;
     assert!(old.admit_service_call().is_err());
-    let permit = new.admit_service_call().expect("its own place");
+    let permit = new.admit_service_call().expect("the new instance has its own permit");
     drop(held);
     assert_eq!((old.stats().service_calls, new.stats().service_calls), (0, 1));
     drop(permit);

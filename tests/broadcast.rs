@@ -1,4 +1,4 @@
-//! Broadcasts: they wait for the machine and never for a participant, and reach everybody once and in order.
+//! Broadcasts: they wait for the machine and never for a participant, and reach every participant once and in order.
 
 mod common;
 
@@ -13,10 +13,11 @@ use common::{
 };
 use lanecast::{BroadcastError, Session, SessionBuilder, TryBroadcastError};
 
-// 1. One participant's sink is stuck in a write. 2. Many times the log's capacity is broadcast. 3. The other has
-// everything while the first still stands where it was. 4. Let go, the first gets the same, in the same order.
+// 1. One participant's sink is stuck in a write. 2. Many times the log's capacity is broadcast. 3. The other
+// participant receives everything while the first is still stuck. 4. Once released, the first receives the same
+// messages in the same order.
 #[tokio::test]
-async fn a_stalled_participant_holds_nobody_back() {
+async fn a_stalled_participant_delays_nobody_else() {
     let count = 500;
     let (stage, streams) = Streams::stage(|to| if to.identity == id("stuck") { Valve::shut() } else { Valve::open() });
     let session = stage.session(|builder| builder.log_capacity(8));
@@ -40,15 +41,14 @@ async fn a_stalled_participant_holds_nobody_back() {
     assert_eq!(close_settled(&session).await.delivered, 2 * count as u64);
 }
 
-/// The sink is like a socket whose peer reads in another task of the same thread: it takes what it is given, and is
-/// writable again only after the shard has let the reactor run.
+/// The sink behaves like a socket whose peer reads in another task of the same thread: it takes what it is given, and
+/// becomes writable again only after the shard has let the reactor run.
 #[tokio::test]
 async fn a_burst_longer_than_the_queue_resets_nobody_who_keeps_up() {
     burst(|builder| builder.queue_capacity(16).log_capacity(16)).await;
 }
 
-/// The same where it is the bytes that would be too many: the log holds four times as much as may wait for a
-/// participant.
+/// The same with the byte limit: the log holds four times as many bytes as may wait for a participant.
 #[tokio::test]
 async fn a_burst_heavier_than_the_queue_resets_nobody_who_keeps_up() {
     burst(|builder| builder.queue_bytes(16 * "m0000".len() as u64).log_capacity(64)).await;
@@ -101,9 +101,9 @@ async fn a_burst_from_another_thread_resets_nobody_who_keeps_up() {
     assert_eq!(session.stats().resets.total(), 0);
 }
 
-/// On one thread no shard runs between two calls: the log fills up at its capacity.
+/// On one thread no shard runs between two calls, so the log fills up at its capacity.
 #[tokio::test]
-async fn try_broadcast_says_full_and_gives_the_message_back() {
+async fn try_broadcast_returns_the_message_when_the_log_is_full() {
     let (room, session) = memory(|builder| builder.log_capacity(4));
     joined(&room, &session, "ada").await;
     for text in ["a", "b", "c", "d"] {
@@ -129,8 +129,8 @@ async fn try_broadcast_works_from_a_thread_outside_the_runtime() {
     receives(&room, "ada", &["from outside"]).await;
 }
 
-// 1. The log is full. 2. A broadcast begins to wait. 3. It is dropped. 4. Nothing of it arrives, and who comes next
-// isn't held up by it.
+// 1. The log is full. 2. A broadcast begins to wait. 3. Its future is dropped. 4. Nothing of it arrives, and the next
+// publisher isn't held up by it.
 #[tokio::test]
 async fn a_dropped_broadcast_sends_nothing() {
     let (room, session) = memory(|builder| builder.log_capacity(2));
@@ -157,15 +157,16 @@ async fn a_batch_is_several_messages_and_one_flush() {
     live(&session, "ada").await;
     settle().await;
     for text in texts("m", 20) {
-        session.try_broadcast(msg(text)).expect("the log has room");
+        session.try_broadcast(msg(text)).expect("the log has capacity");
     }
     let valve = streams.nth("ada", 0).await;
     valve.wait_for(|seen| seen.flushed.len() == 20).await;
-    // A quarter of the capacity at a time.
+    // The shard hands on a quarter of the capacity at a time.
     assert_eq!(valve.lock().batches, [8, 8, 4]);
 }
 
-/// Small bursts, and the shard sleeps between: what it has read before cuts none of them in two.
+/// The bursts are small and the shard sleeps in between: what it has read before must not split a burst into two
+/// flushes.
 #[tokio::test]
 async fn a_burst_after_a_sleep_is_flushed_at_once() {
     let (stage, streams) = Streams::stage(|_| Valve::open());
@@ -176,7 +177,7 @@ async fn a_burst_after_a_sleep_is_flushed_at_once() {
     for _ in 0..10 {
         settle().await;
         for text in texts("m", 5) {
-            session.try_broadcast(msg(text)).expect("the log has room");
+            session.try_broadcast(msg(text)).expect("the log has capacity");
         }
     }
     valve.wait_for(|seen| seen.flushed.len() == 50).await;
@@ -197,9 +198,9 @@ async fn the_payload_is_shared_by_all() {
     }
 }
 
-/// The publisher's call makes one copy per further shard, whether there is one participant or a hundred.
+/// The publisher's call makes one copy per further shard, whatever the number of participants.
 #[tokio::test]
-async fn the_publisher_pays_the_same_for_one_and_for_a_hundred() {
+async fn publishing_costs_the_same_for_one_participant_and_for_a_hundred() {
     let alive = Arc::new(AtomicUsize::new(0));
     let (stage, streams) = Streams::<Trap>::stage(|_| Valve::open());
     let session = stage.session(|builder| builder.shards(2));
@@ -209,12 +210,12 @@ async fn the_publisher_pays_the_same_for_one_and_for_a_hundred() {
         }
         until(|| session.stats().participants == count).await;
         let before = alive.load(Ordering::SeqCst);
-        session.try_broadcast(Trap::new(0, &alive)).expect("the log has room");
+        session.try_broadcast(Trap::new(0, &alive)).expect("the log has capacity");
         assert_eq!(alive.load(Ordering::SeqCst) - before, 2, "the copies the log holds, with {count} participants");
         until(|| session.stats().backlog == 0 && session.stats().shard_lag == 0).await;
     }
     until(|| session.stats().account.delivered == 101).await;
-    // A message lives until the last shard has handed it on, not until the log comes round.
+    // A message lives until the last shard has handed it on, not until its slot in the log is reused.
     for n in 0..100 {
         streams.nth(&format!("p{n}"), 0).await.lock().flushed.clear();
     }
@@ -222,7 +223,7 @@ async fn the_publisher_pays_the_same_for_one_and_for_a_hundred() {
 }
 
 #[tokio::test]
-async fn what_no_queue_could_hold_is_refused() {
+async fn a_message_larger_than_any_queue_is_refused() {
     let (_room, session) = memory(|builder| builder.queue_bytes(4));
     let too_large = session.broadcast(msg("fives")).await;
     assert!(matches!(too_large, Err(BroadcastError::TooLarge(back)) if back == "fives"));
@@ -230,8 +231,8 @@ async fn what_no_queue_could_hold_is_refused() {
     session.try_broadcast(msg("four")).expect("it fits");
 }
 
-/// Every round sends one message and waits until it has arrived: each time the shard goes to sleep while the next
-/// message is on its way. A wake-up that is lost hangs.
+/// Every round sends one message and waits until it has arrived, so the shard goes to sleep each time while the next
+/// message is on its way. A lost wake-up makes the test hang.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_wake_up_is_lost() {
     let rounds = size(3_000, 200_000);
@@ -285,10 +286,10 @@ fn counting_stage(arrived: &Arc<AtomicUsize>) -> (common::Stage<bytes::Bytes>, A
     (stage, dropped)
 }
 
-/// Publishers on several tasks, shards on several threads, a tiny log: all of it arrives everywhere, each publisher's
-/// part in its order, and everybody sees the one order of the log.
+/// Publishers on several tasks, shards on several threads, a tiny log: every message reaches every participant, each
+/// publisher's messages in their order, and all participants see the same order, the log's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn everybody_sees_the_one_order_of_the_log() {
+async fn all_participants_see_the_same_order() {
     let each = size(500, 20_000);
     let (room, session) = memory(|builder| builder.shards(3).log_capacity(4));
     let names: Vec<_> = (0..6).map(|n| format!("p{n}")).collect();
@@ -321,9 +322,9 @@ async fn everybody_sees_the_one_order_of_the_log() {
     }
 }
 
-/// A backlog is handed on by a quarter of the capacity at a time, as is what comes anew: the reactor runs in between.
+/// A backlog is handed on by a quarter of the capacity at a time, like new messages. The reactor runs in between.
 #[tokio::test]
-async fn a_backlog_goes_out_by_quarters() {
+async fn a_backlog_is_handed_on_by_quarters_of_the_capacity() {
     let (stage, streams) = Streams::stage(|_| Valve::shut());
     let session = stage.session(|builder| builder.queue_capacity(32).shards(1));
     stage.join(presence("ada", "PA_1", 1));

@@ -1,4 +1,4 @@
-//! The end of a session: what `close` delivers, what it reports, and that nothing is left running.
+//! The end of a session: what `close` delivers, what it reports, and that it leaves nothing running.
 
 mod common;
 
@@ -23,7 +23,7 @@ use lanecast::{
 use tokio::time::Instant;
 
 // 1. Messages wait, in the log and directly; one participant is stuck. 2. The session closes, with a deadline. 3. What
-// can be delivered is, what can't is abandoned at the deadline, and the report has it exactly.
+// can be delivered is delivered, the rest is abandoned at the deadline, and the report counts both exactly.
 #[tokio::test(start_paused = true)]
 async fn close_delivers_what_it_can_and_reports_the_rest() {
     let (room, session) = memory(|builder| builder);
@@ -32,12 +32,12 @@ async fn close_delivers_what_it_can_and_reports_the_rest() {
     settle().await;
     room.line(&id("stuck")).conduct(Conduct::Stall { room: 1 });
     for text in texts("m", 10) {
-        session.try_broadcast(msg(text)).expect("the log has room");
+        session.try_broadcast(msg(text)).expect("the log has capacity");
     }
-    ada.send(msg("direct")).expect("there is room");
+    ada.send(msg("direct")).expect("there is capacity");
     let begun = Instant::now();
-    let report = within(session.close(Duration::from_secs(3))).await.expect("it closes in good order");
-    assert_eq!(begun.elapsed().as_secs(), 3, "it waits for the one that is stuck, and no longer");
+    let report = within(session.close(Duration::from_secs(3))).await.expect("it closes without an error");
+    assert_eq!(begun.elapsed().as_secs(), 3, "close waits for the stuck participant until the deadline and no longer");
     assert_eq!(report.account.offered, 21);
     assert_eq!((report.account.delivered, report.account.abandoned.session_closed), (11, 10));
     assert_eq!(report.account.delivered_bytes, 26);
@@ -50,10 +50,10 @@ async fn close_delivers_what_it_can_and_reports_the_rest() {
     }
     assert!(session.participants().is_empty() && session.participant(&id("ada")).is_none());
     assert_eq!(session.stats().participants, 0);
-    assert!(room.emit(RoomEvent::UplinkStalled).await.is_err(), "the loop has let go of the room");
+    assert!(room.emit(RoomEvent::UplinkStalled).await.is_err(), "the event loop has dropped the room's events");
 }
 
-/// A session with nothing under way closes at once, whatever the deadline: also with none at all.
+/// A session with no message under way closes at once, whatever the deadline, zero included.
 #[tokio::test(start_paused = true)]
 async fn close_waits_for_nothing_but_messages() {
     for deadline in [Duration::ZERO, Duration::from_secs(3_600), Duration::MAX] {
@@ -61,13 +61,13 @@ async fn close_waits_for_nothing_but_messages() {
         joined(&room, &session, "ada").await;
         settle().await;
         let begun = Instant::now();
-        within(session.close(deadline)).await.expect("it closes in good order");
+        within(session.close(deadline)).await.expect("it closes without an error");
         assert!(begun.elapsed() < Duration::from_secs(1), "{deadline:?} took {:?}", begun.elapsed());
     }
 }
 
 #[tokio::test]
-async fn after_close_every_message_comes_back() {
+async fn after_close_every_message_is_returned() {
     let (room, session) = memory(|builder| builder);
     let ada = joined(&room, &session, "ada").await;
     close_settled(&session).await;
@@ -80,10 +80,10 @@ async fn after_close_every_message_comes_back() {
     assert_eq!(ada.unsubscribe(&topic).await, lanecast::Unsubscribed::NotSubscribed);
 }
 
-// 1. `close` is called and its future dropped. 2. The session closes all the same. 3. Every further call, however many
-// at once and with whatever deadline, gets the same report.
+// 1. `close` is called and its future dropped. 2. The session closes all the same. 3. Every further call gets the same
+// report, concurrent calls included, whatever their deadline.
 #[tokio::test]
-async fn a_dropped_close_changes_nothing_and_all_get_the_same_report() {
+async fn dropping_close_changes_nothing_and_all_callers_get_the_same_report() {
     let (room, session) = memory(|builder| builder);
     let mut events = session.events();
     joined(&room, &session, "ada").await;
@@ -94,7 +94,7 @@ async fn a_dropped_close_changes_nothing_and_all_get_the_same_report() {
     let (a, b, c) =
         within(async { tokio::join!(session.close(Duration::ZERO), session.close(Duration::MAX), session.ended()) })
             .await;
-    let report = a.expect("it closes in good order");
+    let report = a.expect("it closes without an error");
     assert_eq!((report.account.delivered, &report), (1, &b.expect("the same")));
     assert_eq!(report, c.expect("the same"));
     assert_eq!(session.close(Duration::ZERO).await.expect("the same"), report);
@@ -102,9 +102,9 @@ async fn a_dropped_close_changes_nothing_and_all_get_the_same_report() {
     receives(&room, "ada", &["x"]).await;
 }
 
-/// `cancel` means now: also when `close` is still waiting for its deadline.
+/// `cancel` ends the session at once, also while `close` is still waiting for its deadline.
 #[tokio::test(start_paused = true)]
-async fn cancel_ends_a_close_that_waits() {
+async fn cancel_ends_a_waiting_close() {
     for closing_first in [false, true] {
         let (stage, streams) = Streams::<Bytes>::stage(|_| Valve::shut());
         let session = stage.session(|builder| builder.write_timeout(Duration::from_secs(10_000)));
@@ -122,7 +122,7 @@ async fn cancel_ends_a_close_that_waits() {
             assert_eq!(ada.end_reason(), None, "the deadline isn't over");
         }
         session.cancel();
-        let report = within(session.ended()).await.expect("it ends in good order");
+        let report = within(session.ended()).await.expect("it ends without an error");
         assert!(
             begun.elapsed() < Duration::from_secs(1),
             "it took {:?}, close first: {closing_first}",
@@ -135,9 +135,9 @@ async fn cancel_ends_a_close_that_waits() {
     }
 }
 
-/// The calls that would wait for themselves are told so, and the session goes on.
+/// Calls that would wait for themselves return an error, and the session goes on.
 #[tokio::test]
-async fn close_from_within_is_an_error() {
+async fn close_from_a_callback_is_an_error() {
     let handle: Arc<OnceLock<Session<MemoryRoom<Bytes>>>> = Arc::default();
     let (in_initial, in_handler) = (Arc::clone(&handle), Arc::clone(&handle));
     let answers = Arc::new(AtomicUsize::new(0));
@@ -169,11 +169,11 @@ async fn close_from_within_is_an_error() {
     let _stream = room.open_incoming(&id("ada"), &sid("PA_ada")).await.expect("the session listens");
     until(|| answers.load(Ordering::SeqCst) == 11).await;
     receives(&room, "ada", &["state"]).await;
-    // Another session may be closed from there: it is this one that would wait for itself.
+    // Another session may be closed from there: only closing the session itself would wait for itself.
     close_settled(&session).await;
 }
 
-/// A join that hangs, at opening or in the closure, and one that backs off, don't hold the end up.
+/// A join that hangs, in opening or in the closure, and a join that backs off don't delay the end.
 #[tokio::test(start_paused = true)]
 async fn joins_under_way_are_cancelled() {
     let (room, session) = memory(|builder| {
@@ -192,14 +192,14 @@ async fn joins_under_way_are_cancelled() {
     live(&session, "fine").await;
     until(|| session.stats().failed_joins > 0).await;
     let begun = Instant::now();
-    within(session.close(Duration::from_secs(50))).await.expect("it closes in good order");
+    within(session.close(Duration::from_secs(50))).await.expect("it closes without an error");
     assert!(begun.elapsed() < Duration::from_secs(1), "it took {:?}", begun.elapsed());
     assert!(room.line(&id("computing")).received().iter().all(|stream| stream.closed));
     assert_eq!(session.stats().joins, 1);
 }
 
-/// Senders, publishers, joins and resets go on while the session closes: every message that was taken has an outcome,
-/// every message that wasn't came back, and nobody hangs.
+/// Senders, publishers, joins and resets go on while the session closes: every message that was accepted has an
+/// outcome, every other message was returned, and nobody hangs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn close_under_load() {
     for round in 0..size(20, 500) {
@@ -246,7 +246,7 @@ async fn close_under_load() {
         until(|| first.received().iter().any(|stream| stream.messages.iter().any(|message| message == "to all"))).await;
         until(|| session.stats().account.delivered > 50).await;
         let deadline = [Duration::ZERO, Duration::from_millis(5)][round % 2];
-        let report = within(session.close(deadline)).await.expect("it closes in good order");
+        let report = within(session.close(deadline)).await.expect("it closes without an error");
         let sent = within(publisher).await.expect("it doesn't panic");
         sender.join().expect("no sender panics");
         within(joiner).await.expect("it doesn't panic");
@@ -261,10 +261,10 @@ async fn close_under_load() {
     }
 }
 
-// 1. The last handle of a session is dropped, without `close`. 2. Every sink is dropped, every task has ended, the room
-// is let go.
+// 1. The last handle of a session is dropped, without `close`. 2. Every sink is dropped, every task has ended, and the
+// session holds the room no longer.
 #[tokio::test]
-async fn a_session_that_is_dropped_leaks_nothing() {
+async fn a_dropped_session_leaks_nothing() {
     let alive = Arc::new(());
     let (initial, handler) = (Arc::clone(&alive), Arc::clone(&alive));
     let (stage, streams) =
@@ -310,18 +310,18 @@ async fn a_session_that_is_dropped_leaks_nothing() {
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0, "a task still runs");
 }
 
-/// The room's closing ends the session, with its reason in the report.
+/// A room that closes ends the session; the report has the room's reason.
 #[tokio::test]
 async fn a_room_that_closes_ends_the_session() {
     let (room, session) = memory(|builder| builder);
     joined(&room, &session, "ada").await;
     room.emit(RoomEvent::Closed("the server went away".into())).await.expect("the session listens");
-    let report = within(session.ended()).await.expect("it ends in good order");
+    let report = within(session.ended()).await.expect("it ends without an error");
     assert_eq!(report.room_closed, Some("the server went away".into()));
     assert!(matches!(session.try_broadcast(msg("x")), Err(TryBroadcastError::Closed(_))));
 }
 
-/// So does the end of its events, which it says no reason for.
+/// The end of a room's event stream ends the session, too, without a reason.
 #[tokio::test]
 async fn a_room_whose_events_end_ends_the_session() {
     struct Ending;
@@ -343,14 +343,14 @@ async fn a_room_whose_events_end_ends_the_session() {
         }
     }
     let session = Session::builder(Ending).build().expect("a test's settings make sense");
-    let report = within(session.ended()).await.expect("it ends in good order");
+    let report = within(session.ended()).await.expect("it ends without an error");
     assert!(report.room_closed.is_some());
     assert_settled(&report.account);
 }
 
-/// A room gives its events to one session: a second one isn't built, and the first goes on.
+/// A room gives its events to one session: building a second session fails, and the first goes on.
 #[tokio::test]
-async fn a_room_that_has_a_session_gets_no_second_one() {
+async fn a_room_serves_one_session() {
     let (room, first) = memory(|builder| builder);
     assert_eq!(Session::builder(room.clone()).build().err(), Some(BuildError::RoomTaken));
     joined(&room, &first, "ada").await;
@@ -360,9 +360,9 @@ async fn a_room_that_has_a_session_gets_no_second_one() {
     assert_eq!(Session::builder(room).build().err(), Some(BuildError::RoomTaken), "its session has ended");
 }
 
-/// What can't be built takes no events away: the room is as good as new.
+/// A failed build doesn't take the room's events: another session can be built on it.
 #[tokio::test]
-async fn a_room_keeps_its_events_for_a_session_that_can_be_built() {
+async fn a_failed_build_does_not_take_the_rooms_events() {
     let room = MemoryRoom::<Bytes>::new();
     let refused = Session::builder(room.clone()).shards(0).build();
     assert!(matches!(refused, Err(BuildError::InvalidSetting { setting: "shards", .. })));
@@ -371,7 +371,7 @@ async fn a_room_keeps_its_events_for_a_session_that_can_be_built() {
     close_settled(&session).await;
 }
 
-/// `closed` answers only once the goodbye has let go of the sink, and not before.
+/// `closed` resolves once the goodbye has dropped the sink, and not before.
 #[tokio::test]
 async fn closed_waits_for_the_goodbye() {
     let (gate, opened) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(tokio::sync::Semaphore::new(0)));
@@ -409,10 +409,10 @@ async fn closed_waits_for_the_goodbye() {
     assert_eq!(dropped.load(Ordering::SeqCst), 1);
 }
 
-// 1. The runtime is shut down under a session. 2. Its sinks are dropped, and nobody who asks for its end waits for
-// ever, on whatever runtime.
+// 1. The runtime is shut down under a session. 2. Its sinks are dropped, and every caller that waits for the session's
+// end gets an answer, on whatever runtime.
 #[test]
-fn a_runtime_that_goes_first_leaves_nobody_waiting() {
+fn shutting_down_the_runtime_leaves_nobody_waiting() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let first = runtime();
     let (room, session, ada) = first.block_on(async {
@@ -425,34 +425,34 @@ fn a_runtime_that_goes_first_leaves_nobody_waiting() {
     runtime().block_on(async {
         within(ada.closed()).await;
         assert!(matches!(within(session.broadcast(msg("x"))).await, Err(BroadcastError::Closed(_))));
-        assert!(within(session.close(Duration::ZERO)).await.is_err(), "it isn't closed in good order");
+        assert!(within(session.close(Duration::ZERO)).await.is_err(), "the close has to fail");
         assert!(within(session.ended()).await.is_err());
     });
 }
 
 #[test]
-fn outside_a_runtime_there_is_no_session() {
+fn build_fails_outside_a_runtime() {
     let built = Session::builder(MemoryRoom::<Bytes>::new()).build();
     assert_eq!(built.err(), Some(BuildError::NoRuntime));
 }
 
-/// Nor in a runtime without timers, and the room can have one elsewhere.
+/// A runtime without timers is refused, too, and the room can still have a session on another runtime.
 #[test]
-fn without_timers_there_is_no_session() {
+fn build_fails_in_a_runtime_without_timers() {
     let room = MemoryRoom::<Bytes>::new();
     let without = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let built = without.block_on(async { Session::builder(room.clone()).build() });
     assert_eq!(built.err(), Some(BuildError::NoTimers));
     let with = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     with.block_on(async {
-        let session = Session::builder(room).build().expect("it has timers");
+        let session = Session::builder(room).build().expect("this runtime has timers");
         close_settled(&session).await;
     });
 }
 
-/// A refusal shows what the caller gave, also where a session would make do with less.
+/// The error shows the value that the caller gave, also where the session would use a smaller one.
 #[tokio::test]
-async fn a_refused_setting_is_shown_as_it_was_given() {
+async fn an_invalid_setting_is_shown_as_it_was_given() {
     let years = |years: u64| Duration::from_secs(years * 365 * 24 * 3600);
     let build = |set: &dyn Fn(SessionBuilder<MemoryRoom<Bytes>>) -> SessionBuilder<MemoryRoom<Bytes>>| match set(
         Session::builder(MemoryRoom::new()),
@@ -466,7 +466,7 @@ async fn a_refused_setting_is_shown_as_it_was_given() {
     let given = format!("{:?} to {:?}", years(3), years(2));
     assert_eq!(build(&|builder| builder.reset_backoff(years(3), years(2))), Some(("reset_backoff", given)));
     assert_eq!(build(&|builder| builder.reset_backoff(years(2), Duration::MAX)), None);
-    // Each is within its own bounds; what they would take together isn't.
+    // Each value is within its own bounds; their product isn't.
     let product = Some(("log_capacity × shards", "4194304 × 2".to_owned()));
     assert_eq!(build(&|builder| builder.log_capacity(4_194_304).shards(2)), product);
     let product = Some(("log_capacity × shards", "4097 × 1024".to_owned()));
@@ -474,7 +474,7 @@ async fn a_refused_setting_is_shown_as_it_was_given() {
 }
 
 #[tokio::test]
-async fn settings_that_make_no_sense_are_named() {
+async fn invalid_settings_are_named() {
     type Builder = SessionBuilder<MemoryRoom<Bytes>>;
     type Case = (&'static str, Box<dyn Fn(Builder) -> Builder>);
     let zero = Duration::ZERO;
@@ -512,7 +512,7 @@ async fn settings_that_make_no_sense_are_named() {
             Err(other) => panic!("case {n}: {other}"),
             Ok(session) => {
                 assert_eq!(*expected, "", "case {n} was accepted");
-                // And it works.
+                // Accepted settings also work.
                 joined(&room, &session, "ada").await;
                 session.broadcast(msg("x")).await.expect("the session is open");
                 receives(&room, "ada", &["x"]).await;

@@ -1,5 +1,5 @@
-//! Ends that come at a bad moment: in the last step of a join or a subscription, in a shard's own death, after the
-//! runtime's, and from within. Nobody waits for ever, nothing is leaked, and the account is exact.
+//! Ends at a bad moment: in the last step of a join or a subscription, through a shard's death, after the runtime has
+//! ended, and from a callback. Nobody waits forever, nothing leaks, and the account is exact.
 
 mod common;
 
@@ -23,7 +23,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime")
 }
 
-/// What was taken for a participant and not handed on is in the report, also what no shard had read yet.
+/// Messages accepted for a participant and not handed on are in the report, also those that no shard had read yet.
 #[tokio::test]
 async fn a_session_that_ends_at_once_accounts_for_the_whole_log() {
     for shards in 1..3 {
@@ -34,16 +34,16 @@ async fn a_session_that_ends_at_once_accounts_for_the_whole_log() {
         let topic = Topic::new();
         live(&session, "bob").await.subscribe(&topic, SubscriptionTag(1)).await;
         for _ in 0..300 {
-            session.try_broadcast(msg("to both")).expect("the log has room");
-            session.try_broadcast_to(&topic, msg("to one")).expect("the log has room");
+            session.try_broadcast(msg("to both")).expect("the log has capacity");
+            session.try_broadcast_to(&topic, msg("to one")).expect("the log has capacity");
         }
-        let account = within(session.close(Duration::ZERO)).await.expect("it closes in good order").account;
+        let account = within(session.close(Duration::ZERO)).await.expect("it closes without an error").account;
         assert_eq!((account.offered, account.delivered + account.abandoned.session_closed), (900, 900));
         assert_eq!(session.stats().shard_lag, 0);
     }
 }
 
-// 1. Joins are in whatever step. 2. The session closes. 3. It is gone, and all that belongs to it.
+// 1. Joins are in any of their steps. 2. The session closes. 3. The session and everything it owned are gone.
 #[test]
 fn joins_in_their_last_step_leak_nothing() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(8).enable_time().build().expect("one");
@@ -67,14 +67,14 @@ fn joins_in_their_last_step_leak_nothing() {
             for _ in 0..fastrand::u32(..20) {
                 tokio::task::yield_now().await;
             }
-            within(session.close(Duration::from_secs(5))).await.expect("it closes in good order");
+            within(session.close(Duration::from_secs(5))).await.expect("it closes without an error");
             drop(session);
             until(|| Arc::strong_count(&alive) == 1).await;
         });
     }
 }
 
-// 1. Threads subscribe without pause. 2. The session closes. 3. Each is answered.
+// 1. Threads subscribe without pause. 2. The session closes. 3. Every subscriber gets an answer.
 #[test]
 fn subscriptions_in_their_last_step_are_answered() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("one");
@@ -103,7 +103,7 @@ fn subscriptions_in_their_last_step_are_answered() {
     }
 }
 
-/// A message whose drop panics once, on a task, when it is told to.
+/// A message whose drop panics once, on a task, when the test arms it.
 struct Bomb(Arc<AtomicBool>);
 
 impl Clone for Bomb {
@@ -126,9 +126,9 @@ impl Drop for Bomb {
     }
 }
 
-// 1. Broadcasts and direct messages wait for one who is stuck. 2. One of them panics when it is dropped: as the stuck
-// one leaves, as it overflows, as all is torn down. 3. Whatever becomes of the session, everybody learns of the end and
-// each account is exact.
+// 1. Broadcasts and direct messages wait for a stuck participant. 2. One of them panics when it is dropped: as the
+// participant leaves, as it overflows, or in the teardown. 3. Whatever becomes of the session, all waiting callers
+// learn of the end and each account is exact.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_panics_in_the_teardown_leaves_nobody_waiting() {
     for how in 0..3 {
@@ -146,7 +146,7 @@ async fn a_message_that_panics_in_the_teardown_leaves_nobody_waiting() {
         session.broadcast(bomb.clone()).await.expect("the session is open");
         streams.nth("stuck", 0).await.wait_for(State::is_stuck).await;
         for _ in 0..4 {
-            stuck.send(bomb.clone()).expect("there is room");
+            stuck.send(bomb.clone()).expect("there is capacity");
             session.broadcast(bomb.clone()).await.expect("the session is open");
         }
         until(|| stuck.stats().backlog == 9).await;
@@ -168,9 +168,9 @@ async fn a_message_that_panics_in_the_teardown_leaves_nobody_waiting() {
     }
 }
 
-/// A shard that dies ends the session, with an error that has the report, and everybody learns of it.
+/// A shard that dies ends the session, with an error that carries the report, and all waiting callers learn of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shard_that_dies_ends_the_session() {
+async fn a_dead_shard_ends_the_session() {
     let armed = Arc::new(AtomicBool::new(false));
     let (stage, _) = Streams::<Bomb>::stage(|_| Valve::open());
     let session = stage.session(|builder| builder.shards(1));
@@ -178,26 +178,26 @@ async fn a_shard_that_dies_ends_the_session() {
     stage.join(presence("ada", "PA_1", 1));
     let ada = live(&session, "ada").await;
     armed.store(true, Ordering::SeqCst);
-    // The shard's own copy is dropped at the end of the turn.
+    // The shard drops its own copy at the end of the turn.
     session.broadcast(Bomb(Arc::clone(&armed))).await.expect("the session is open");
-    let Err(CloseError::Panicked(report)) = within(session.ended()).await else { panic!("it isn't told") };
+    let Err(CloseError::Panicked(report)) = within(session.ended()).await else { panic!("no panic is reported") };
     assert_eq!(within(ada.closed()).await, EndReason::SessionClosed);
     assert_settled(&report.account);
     within(async { while events.next().await.is_some() {} }).await;
     assert!(session.broadcast(Bomb(armed)).await.is_err());
 }
 
-/// Who asks for events after the end is told at once that there are none.
+/// A listener made after the end gets no event and doesn't wait.
 #[tokio::test]
-async fn events_after_the_end_are_none() {
+async fn a_listener_made_after_the_end_ends_at_once() {
     let (_room, session) = memory(|builder| builder);
     close_settled(&session).await;
     assert!(within(session.events().next()).await.is_none());
 }
 
-/// Nor does a listener wait for a session whose runtime went first, and nobody is registered there any more.
+/// A listener doesn't wait for a session whose runtime has ended, and no participant is registered there any more.
 #[test]
-fn a_runtime_that_goes_first_is_told_of() {
+fn a_listener_ends_when_the_runtime_shuts_down() {
     let first = runtime();
     let (session, mut events) = first.block_on(async {
         let (room, session) = memory(|builder| builder);
@@ -214,7 +214,7 @@ fn a_runtime_that_goes_first_is_told_of() {
     assert_eq!(session.stats().participants, 0);
 }
 
-/// A goodbye that closes the session would wait for itself: it is told so.
+/// A goodbye that closes the session would wait for itself: the call returns an error.
 #[tokio::test(start_paused = true)]
 async fn close_from_a_goodbye_is_an_error() {
     let handle: Arc<OnceLock<Session<Stage<Bytes>>>> = Arc::default();
@@ -226,7 +226,7 @@ async fn close_from_a_goodbye_is_an_error() {
             let (session, told) = (Arc::clone(&session), Arc::clone(&told));
             Some(Box::pin(async move {
                 let session = session.get().expect("it is set before anybody joins").clone();
-                *told.lock().expect("no test panics with it") = Some(session.close(Duration::from_secs(3600)).await);
+                *told.lock().expect("the lock isn't poisoned") = Some(session.close(Duration::from_secs(3600)).await);
                 drop(sink);
             }))
         },
@@ -237,13 +237,13 @@ async fn close_from_a_goodbye_is_an_error() {
     let ada = live(&session, "ada").await;
     stage.leave("ada", "PA_1");
     within(ada.closed()).await;
-    assert!(matches!(answer.lock().expect("no test panics with it").take(), Some(Err(CloseError::FromCallback))));
+    assert!(matches!(answer.lock().expect("the lock isn't poisoned").take(), Some(Err(CloseError::FromCallback))));
     session.broadcast(msg("still open")).await.expect("the session is open");
 }
 
-/// Once `close` has been called nothing more is taken, directly neither, also while its deadline runs.
+/// Once `close` has been called no further message is accepted, direct messages included, even while its deadline runs.
 #[tokio::test(start_paused = true)]
-async fn close_takes_no_direct_messages() {
+async fn a_closing_session_accepts_no_direct_messages() {
     let (stage, streams) = Streams::<Bytes>::stage(|_| Valve::shut());
     let session = stage.session(|builder| builder.write_timeout(Duration::from_secs(10_000)));
     stage.join(presence("ada", "PA_1", 1));
@@ -258,9 +258,9 @@ async fn close_takes_no_direct_messages() {
     assert!(matches!(ada.send(msg("late")), Err(SendError::Closed)));
 }
 
-/// A goodbye that takes a moment has it, also if the session closes without any time.
+/// A goodbye that takes a moment is completed, even if the session closes with a deadline of zero.
 #[tokio::test(start_paused = true)]
-async fn a_goodbye_has_its_moment_after_the_deadline() {
+async fn a_goodbye_may_outlast_the_deadline() {
     let said = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&said);
     let stage = Stage::<Bytes>::with_retire(
@@ -277,18 +277,18 @@ async fn a_goodbye_has_its_moment_after_the_deadline() {
     let session = stage.session(|builder| builder);
     stage.join(presence("ada", "PA_1", 1));
     live(&session, "ada").await;
-    within(session.close(Duration::ZERO)).await.expect("it closes in good order");
+    within(session.close(Duration::ZERO)).await.expect("it closes without an error");
     assert_eq!(said.load(Ordering::SeqCst), 1);
 }
 
-/// What the session keeps may name the session, by a handle that doesn't keep it open.
+/// A closure that the session keeps may hold the session by a handle that doesn't keep it open.
 #[tokio::test]
-async fn a_closure_with_a_weak_handle_keeps_nothing() {
+async fn a_weak_handle_in_a_closure_does_not_keep_the_session() {
     let handle: Arc<OnceLock<WeakSession<MemoryRoom<Bytes>>>> = Arc::default();
     let own = Arc::clone(&handle);
     let (room, session) = memory(|builder| {
         builder.initial(move |ada| {
-            let session = own.get().and_then(WeakSession::upgrade).expect("it is open while anybody joins");
+            let session = own.get().and_then(WeakSession::upgrade).expect("the session is open");
             async move {
                 session.broadcast(msg(format!("{} comes", ada.identity()))).await.expect("it is open");
                 Vec::new()
@@ -304,7 +304,7 @@ async fn a_closure_with_a_weak_handle_keeps_nothing() {
     until(|| Arc::strong_count(&handle) == 1).await;
 }
 
-/// A message whose drop panics each time, as one does that finds a lock poisoned.
+/// A message whose every drop on a task panics, like the drop of a message that finds a lock poisoned.
 struct Mine;
 
 impl Clone for Mine {
@@ -325,12 +325,12 @@ impl Drop for Mine {
     }
 }
 
-/// However many of them the log holds: the session ends, and is told so. (Two of them in one list would end the process,
-/// here as anywhere: with a capacity of four a turn reads one.)
+/// However many of them the log holds, the session ends with an error. (Two of them in one list would abort the
+/// process, by Rust's rule for a panic within a panic; with a capacity of four a turn reads one.)
 #[tokio::test]
-async fn messages_that_panic_each_time_end_no_more_than_the_session() {
+async fn messages_that_panic_on_every_drop_end_only_the_session() {
     let stage = Stage::<Mine>::new(|_, _| async {
-        // What it takes it keeps.
+        // The sink keeps what it takes.
         Ok(StageSink::new(|call, _| {
             if let Call::Send(message) = call {
                 std::mem::forget(message);
@@ -341,12 +341,12 @@ async fn messages_that_panic_each_time_end_no_more_than_the_session() {
     let session = stage.session(|builder| builder.shards(1).queue_capacity(4));
     stage.join(presence("ada", "PA_1", 1));
     let ada = live(&session, "ada").await;
-    // On this thread, which is the shard's as well: it finds them all.
+    // This thread is the shard's as well, so the shard finds all messages at once.
     for _ in 0..20 {
         assert!(session.try_broadcast(Mine).is_ok());
     }
     within(ada.closed()).await;
-    let Err(CloseError::Panicked(report)) = within(session.ended()).await else { panic!("it isn't told") };
+    let Err(CloseError::Panicked(report)) = within(session.ended()).await else { panic!("no panic is reported") };
     assert_settled(&report.account);
     assert_eq!(report.account.offered, 20);
 }

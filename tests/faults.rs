@@ -1,4 +1,5 @@
-//! Faults of a sink or a room: an error, a panic, no progress. Each harms its participant alone, and is counted.
+//! Faults of a sink or a room: an error, a panic, a write without progress. Each harms only its participant, and is
+//! counted.
 
 mod common;
 
@@ -15,7 +16,7 @@ use common::{
 use lanecast::{EndReason, Progress, SubscriptionTag, Topic};
 use tokio::time::{Instant, advance};
 
-/// At which call a sink goes wrong.
+/// The call at which a sink goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
     Ready,
@@ -24,7 +25,7 @@ enum At {
     Drop,
 }
 
-/// A room whose first stream to "bad" goes wrong at the second message.
+/// A room whose first stream to "bad" fails or panics at the second message.
 fn goes_wrong(at: At, panics: bool) -> Stage<Bytes> {
     let first = AtomicBool::new(true);
     Stage::new(move |to, _| {
@@ -49,8 +50,9 @@ fn goes_wrong(at: At, panics: bool) -> Stage<Bytes> {
     })
 }
 
-// 1. The first message is delivered. 2. At the second the sink fails or panics, wherever it can. 3. The participant is
-// reset with that reason, the message counted with it; the next instance and the others get what follows.
+// 1. The first message is delivered. 2. At the second the sink fails or panics, at each call in turn. 3. The
+// participant is reset with that reason, which also counts the message; the next instance and the other participants
+// get what follows.
 #[tokio::test]
 async fn a_sink_that_fails_or_panics_harms_its_participant_alone() {
     let cases = [
@@ -89,9 +91,9 @@ async fn a_sink_that_fails_or_panics_harms_its_participant_alone() {
     }
 }
 
-/// The sink's `Drop` panics, after a disconnect. Its participant counts as closed, the others go on.
+/// The sink's `Drop` panics, after a disconnect. Its participant still ends as disconnected, and the others go on.
 #[tokio::test]
-async fn a_panic_in_a_sink_s_drop_harms_nobody() {
+async fn a_panic_in_a_sinks_drop_harms_nobody() {
     let stage = goes_wrong(At::Drop, true);
     let session = stage.session(|builder| builder);
     stage.join(presence("bad", "PA_1", 1));
@@ -107,7 +109,7 @@ async fn a_panic_in_a_sink_s_drop_harms_nobody() {
     close_settled(&session).await;
 }
 
-/// A room that panics while it takes a sink back, and one whose goodbye panics: `closed` resolves all the same.
+/// A room that panics while it takes a sink back, and a room whose goodbye panics: `closed` resolves all the same.
 #[tokio::test]
 async fn a_panic_in_a_goodbye_leaves_nobody_waiting() {
     for at_once in [true, false] {
@@ -135,8 +137,8 @@ async fn a_panic_in_a_goodbye_leaves_nobody_waiting() {
     }
 }
 
-// 1. A topic's message stands in the backlog of a participant whose sink is busy. 2. Its code panics when it is handed
-// on. 3. The participant is reset, and the message is counted like all others.
+// 1. A topic's message waits in the backlog of a participant whose sink is busy. 2. The message's code panics when it
+// is handed on. 3. The participant is reset, and the message is counted like all others.
 #[tokio::test]
 async fn a_panic_in_a_message_that_waited_is_counted() {
     let alive = Arc::new(AtomicUsize::new(0));
@@ -164,8 +166,8 @@ async fn a_panic_in_a_message_that_waited_is_counted() {
     close_settled(&session).await;
 }
 
-// 1. A write begins and doesn't end. 2. Just before the time-out nothing has happened. 3. After it (and the sixteenth
-// of it by which it may be noticed late) the participant is reset.
+// 1. A write begins and doesn't end. 2. Just before the time-out nothing has happened. 3. After the time-out, plus the
+// sixteenth of it by which the check may be late, the participant is reset.
 #[tokio::test(start_paused = true)]
 async fn a_write_without_progress_times_out() {
     let (stage, streams) = Streams::stage(|_| Valve::shut());
@@ -173,7 +175,7 @@ async fn a_write_without_progress_times_out() {
     let mut events = session.events();
     stage.join(presence("ada", "PA_1", 1));
     let ada = live(&session, "ada").await;
-    // Idle is not stuck, however long.
+    // An idle sink isn't stuck, however long it is idle.
     advance(Duration::from_secs(100)).await;
     settle().await;
     session.broadcast(msg("x")).await.expect("the session is open");
@@ -191,9 +193,9 @@ async fn a_write_without_progress_times_out() {
     assert_settled(&ada.stats().account);
 }
 
-/// A flush that completes now and then is progress: a participant that is slow, but moves, isn't timed out.
+/// Every completed flush is progress: a participant that is slow but moves doesn't time out.
 #[tokio::test(start_paused = true)]
-async fn a_slow_write_that_moves_doesn_t_time_out() {
+async fn a_slow_write_with_progress_does_not_time_out() {
     let (stage, streams) = Streams::stage(|_| Valve::shut());
     let session = stage.session(|builder| builder.write_timeout(Duration::from_secs(4)));
     stage.join(presence("ada", "PA_1", 1));
@@ -217,14 +219,14 @@ async fn a_slow_write_that_moves_doesn_t_time_out() {
     assert_eq!(ada.stats().account.delivered, 20);
 }
 
-// 1. A write takes many times the time-out and reports bytes all the while: nothing happens. 2. It stops reporting: it
+// 1. A write takes many times the time-out and reports bytes all the while: nothing happens. 2. It stops reporting, and
 // times out.
 #[tokio::test(start_paused = true)]
 async fn bytes_reported_through_the_handle_are_progress() {
     let handle = Arc::new(Mutex::new(Progress::default()));
     let given = Arc::clone(&handle);
     let stage = Stage::<Bytes>::new(move |_, progress| {
-        *given.lock().expect("no test panics with it") = progress;
+        *given.lock().expect("the lock isn't poisoned") = progress;
         async {
             Ok(StageSink::new(|call, _| if matches!(call, Call::Flush) { Poll::Pending } else { Poll::Ready(Ok(())) }))
         }
@@ -233,7 +235,7 @@ async fn bytes_reported_through_the_handle_are_progress() {
     let mut events = session.events();
     stage.join(presence("ada", "PA_1", 1));
     let ada = live(&session, "ada").await;
-    let progress = handle.lock().expect("no test panics with it").clone();
+    let progress = handle.lock().expect("the lock isn't poisoned").clone();
     session.broadcast(msg("a long one")).await.expect("the session is open");
     settle().await;
     for _ in 0..20 {
@@ -248,10 +250,10 @@ async fn bytes_reported_through_the_handle_are_progress() {
     assert!(last.elapsed() <= Duration::from_millis(4_600), "too late: {:?}", last.elapsed());
 }
 
-// 1. A transport gives its participant a time of its own: the session's doesn't count. 2. A transport that judges by
-// itself sets none at all: a write may take any time, until the sink fails.
+// 1. A transport sets a time-out for its participant, which replaces the session's. 2. A transport that has its own way
+// to detect stuck writes disables the time-out: a write may take any time, until the sink fails.
 #[tokio::test(start_paused = true)]
-async fn a_transport_replaces_the_write_time_out() {
+async fn a_transport_overrides_the_write_time_out() {
     let fails = Arc::new(Mutex::new(None::<Waker>));
     let failed = Arc::new(AtomicUsize::new(0));
     let (waker, has_failed) = (Arc::clone(&fails), Arc::clone(&failed));
@@ -263,7 +265,7 @@ async fn a_transport_replaces_the_write_time_out() {
             Call::Flush if !longer && has_failed.load(Ordering::SeqCst) > 0 => Poll::Ready(Err("timed out".into())),
             Call::Flush => {
                 if !longer {
-                    *waker.lock().expect("no test panics with it") = cx.map(|cx| cx.waker().clone());
+                    *waker.lock().expect("the lock isn't poisoned") = cx.map(|cx| cx.waker().clone());
                 }
                 Poll::Pending
             }
@@ -287,15 +289,16 @@ async fn a_transport_replaces_the_write_time_out() {
     settle().await;
     assert_eq!(bob.end_reason(), None);
     failed.store(1, Ordering::SeqCst);
-    let waker = fails.lock().expect("no test panics with it").take();
+    let waker = fails.lock().expect("the lock isn't poisoned").take();
     waker.expect("its flush was asked for").wake();
     assert_eq!(within(bob.closed()).await, EndReason::WriteFailed);
 }
 
-/// A sink may be looked at twice in one visit, and have become writable in between: it notices by itself the second
-/// time and takes its waker back. Nothing of it waits any more, so nobody will wake anybody, and nothing may time out.
+/// A sink may be polled twice in one visit, and have become writable in between. The second poll completes without a
+/// wake-up, and the sink drops the waker it kept. Nothing of the write is pending any more, so no wake-up will come,
+/// and no time-out may fire.
 #[tokio::test(start_paused = true)]
-async fn a_flush_that_completes_at_the_second_look_completes() {
+async fn a_flush_that_completes_at_the_second_poll_needs_no_wake_up() {
     let alive = Arc::new(AtomicUsize::new(0));
     let writable = Arc::new(AtomicUsize::new(0));
     let waker: Arc<Mutex<Option<Waker>>> = Arc::default();
@@ -303,7 +306,7 @@ async fn a_flush_that_completes_at_the_second_look_completes() {
     let stage = Stage::<Trap>::new(move |_, _| {
         let (gate, slot) = (Arc::clone(&gate), Arc::clone(&slot));
         let sink = StageSink::new(move |call, cx| {
-            let mut slot = slot.lock().expect("no test panics with it");
+            let mut slot = slot.lock().expect("the lock isn't poisoned");
             if matches!(call, Call::Flush) {
                 if gate.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |times| times.checked_sub(1)).is_err() {
                     *slot = cx.map(|cx| cx.waker().clone());
@@ -319,35 +322,35 @@ async fn a_flush_that_completes_at_the_second_look_completes() {
     stage.join(presence("ada", "PA_1", 1));
     let ada = live(&session, "ada").await;
     let reactor = || {
-        let woken = waker.lock().expect("no test panics with it").take();
+        let woken = waker.lock().expect("the lock isn't poisoned").take();
         woken.map(Waker::wake)
     };
-    // 1. One message is in the sink, which isn't writable; a second waits behind it.
+    // 1. One message is in the sink, which isn't writable; a second one waits behind it.
     session.broadcast(Trap::new(0, &alive)).await.expect("the session is open");
-    until(|| waker.lock().expect("no test panics with it").is_some()).await;
+    until(|| waker.lock().expect("the lock isn't poisoned").is_some()).await;
     session.broadcast(Trap::new(1, &alive)).await.expect("the session is open");
     until(|| ada.stats().backlog == 2).await;
-    // 2. It is writable for the first and not for the second. In the same visit a third goes into the backlog, and
-    //    while that is cloned the sink becomes writable again: the visit's last look flushes the second.
+    // 2. The sink is writable for the first and not for the second. In the same visit a third message goes into the
+    // backlog, and while it is cloned the sink becomes writable again: the visit's last poll flushes the second.
     let mut third = Trap::new(2, &alive);
     third.on_clone = Some(Arc::clone(&writable));
-    session.try_broadcast(third).expect("the log has room");
+    session.try_broadcast(third).expect("the log has capacity");
     writable.store(1, Ordering::SeqCst);
     reactor();
     until(|| ada.stats().account.delivered >= 2).await;
     settle().await;
-    // 3. From here on it is writable without an end, and the reactor wakes whoever waits for that.
+    // 3. From here on the sink is always writable, and the reactor wakes any task that waits for that.
     writable.store(100, Ordering::SeqCst);
     reactor();
     settle().await;
-    assert_eq!(ada.stats().backlog, 0, "the third is stuck behind a sink that would take it");
+    assert_eq!(ada.stats().backlog, 0, "the third message is stuck although the sink would take it");
     advance(Duration::from_secs(5)).await;
     settle().await;
     assert_eq!(ada.end_reason(), None, "a sink that takes everything isn't stuck");
 }
 
-/// A viewer that has kept up for long gets more than one visit hands on, takes that, and is busy then: its time-out
-/// runs from there, not from when it was last busy.
+/// A viewer that has kept up for long gets more than one visit hands on, takes that, and is busy then. Its time-out
+/// runs from that flush, not from when the viewer was last busy.
 #[tokio::test(start_paused = true)]
 async fn a_write_time_out_runs_from_the_last_flush_after_a_long_quiet_time() {
     let (stage, streams) = Streams::stage(|_| Valve::shut());
@@ -365,11 +368,11 @@ async fn a_write_time_out_runs_from_the_last_flush_after_a_long_quiet_time() {
     }
     assert_eq!(valve.lock().flushed.len(), 100);
 
-    // A visit hands on a quarter of the queue, which goes through; what comes behind it doesn't.
+    // A visit hands on a quarter of the queue, which goes through; the messages behind it don't.
     valve.let_through(1);
-    session.try_broadcast(msg("a")).expect("there is room");
-    session.try_broadcast(msg("b")).expect("there is room");
-    ada.send(msg("c")).expect("there is room");
+    session.try_broadcast(msg("a")).expect("there is capacity");
+    session.try_broadcast(msg("b")).expect("there is capacity");
+    ada.send(msg("c")).expect("there is capacity");
     settle().await;
     let busy = Instant::now();
     while ada.end_reason().is_none() {
@@ -380,13 +383,13 @@ async fn a_write_time_out_runs_from_the_last_flush_after_a_long_quiet_time() {
     assert!(busy.elapsed() >= timeout - Duration::from_secs(1), "after {:?}", busy.elapsed());
 }
 
-/// A sink that is stuck and wakes itself each time it is asked, as one does that finds a lock taken, is stuck.
+/// A stuck sink that wakes itself at every poll, like a sink that finds a lock taken, still counts as stuck.
 #[tokio::test(start_paused = true)]
 async fn a_stuck_write_that_wakes_itself_times_out() {
     let stage = Stage::<Bytes>::new(|_, _| {
         let sink = StageSink::new(|call, cx| {
             if matches!(call, Call::Flush) {
-                cx.expect("a flush has one").waker().wake_by_ref();
+                cx.expect("a flush has a context").waker().wake_by_ref();
                 return Poll::Pending;
             }
             Poll::Ready(Ok(()))
@@ -407,9 +410,9 @@ async fn a_stuck_write_that_wakes_itself_times_out() {
     assert!((4.0..=4.5).contains(&begun.elapsed().as_secs_f64()), "after {:?}", begun.elapsed());
 }
 
-/// What a sink's panic carries may panic as well, when it is dropped. That harms nobody else either.
+/// The payload of a sink's panic may itself panic when it is dropped. That harms nobody else either.
 #[tokio::test]
-async fn a_panic_that_carries_another_harms_its_participant_alone() {
+async fn a_panic_payload_that_panics_harms_its_participant_alone() {
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {

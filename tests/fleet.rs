@@ -1,8 +1,8 @@
-//! Two hundred viewers on real sockets, over a WebSocket library of another author: most keep up, some stall, some are
+//! Two hundred viewers on real sockets, with a WebSocket library of another author: most keep up, some stall, some are
 //! killed and come back.
 //!
-//! The publisher goes on only when everybody who reads, also between being killed twice, has what was published before.
-//! So it doesn't depend on how fast the machine is who keeps up; those who stall are left behind all the same.
+//! The publisher goes on only when every viewer that reads, killed ones included, has received everything published
+//! before. So the machine's speed doesn't decide which viewers keep up; the stalled ones are left behind all the same.
 #![cfg(feature = "websocket")]
 
 use std::future::Future;
@@ -27,31 +27,31 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 const KEEPING_UP: usize = 180;
 const STALLED: usize = 10;
 const KILLED: usize = 10;
-/// How often each of those who are killed is killed.
+/// Connections that each of these viewers makes; each ends without a close frame.
 const LIVES: u64 = 4;
 const MESSAGES: u64 = 640;
 const MESSAGE_BYTES: usize = 4096;
 const QUEUE: u32 = 64;
-/// Published in one go; a burst that fits into the queue of who keeps up.
+/// Messages published in one go: a burst that fits the queue of a viewer that keeps up.
 const BURST: u64 = 16;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("timed out waiting for {what}"))
 }
 
-/// The name in a header is who a viewer is.
+/// Takes a viewer's identity from a header.
 fn who(request: &UpgradeRequest) -> Result<Admission, Rejection> {
     let name = request.header("x-viewer").ok_or_else(|| Rejection::new(401, "say who you are"))?;
     let identity = ParticipantIdentity::new(name).map_err(|error| Rejection::new(400, error.to_string()))?;
     Ok(Admission::new(identity))
 }
 
-/// A room whose kernel buffers are small, and telemetry with a small queue: who stalls shows soon.
+/// A room whose kernel buffers are small, and telemetry with a small queue: a stalled viewer overflows soon.
 async fn server() -> (WebSocketRoom, Telemetry<WebSocketRoom>, AdvertisedChannel<WebSocketRoom>) {
     let room = WebSocketRoom::builder().send_buffer_bytes(16 << 10).on_upgrade(who).bind("127.0.0.1:0").await.unwrap();
     let telemetry = Telemetry::builder(room.clone())
-        // Who stalls shall overflow, not time out.
+        // A stalled viewer shall overflow, not time out.
         .configure(|session| session.queue_capacity(QUEUE).write_timeout(PATIENCE))
         .build()
         .unwrap();
@@ -68,16 +68,16 @@ async fn publish(channel: &AdvertisedChannel<WebSocketRoom>, number: u64) {
 /// A viewer with a small receive buffer.
 struct Viewer(WebSocketStream<TcpStream>);
 
-/// What comes next.
+/// What a connection brings next.
 enum Next {
     Said(ServerMessage),
     Closed(Option<CloseFrame>),
 }
 
-/// What comes next to who has subscribed.
+/// What a subscribed viewer gets next.
 enum Heard {
     Number(u64),
-    /// To a question: behind everything that was published before it was asked.
+    /// The answer to a question: it comes behind everything published before the question.
     Answer,
     Closed(Option<CloseFrame>),
 }
@@ -117,7 +117,7 @@ impl Viewer {
         }
     }
 
-    /// Connects and subscribes; when this returns, what is published from now on comes.
+    /// Connects and subscribes; every message published after this returns reaches the viewer.
     async fn subscribed(room: &WebSocketRoom, name: &str, id: u32, channel: u64) -> Self {
         let mut viewer = Self::connect(room, name).await.unwrap();
         viewer.expect("serverInfo", |message| matches!(message, ServerMessage::ServerInfo(_))).await;
@@ -137,7 +137,8 @@ impl Viewer {
         self.expect("the answer", is_answer).await;
     }
 
-    /// The number of the next message, whose subscription id and content are checked; or what comes instead.
+    /// The number of the next message, whose subscription id and content are checked; or what comes instead of a
+    /// message.
     async fn hear(&mut self, id: u32) -> Result<Heard, Error> {
         match self.next().await? {
             Next::Said(ServerMessage::MessageData(MessageData { subscription_id, log_time_ns, payload })) => {
@@ -152,7 +153,7 @@ impl Viewer {
         }
     }
 
-    /// The number of the next message, or how it was closed.
+    /// The number of the next message, or the close frame.
     async fn number(&mut self, id: u32) -> Result<Result<u64, Option<CloseFrame>>, Error> {
         loop {
             match self.hear(id).await? {
@@ -168,9 +169,10 @@ fn is_answer(message: &ServerMessage) -> bool {
     matches!(message, ServerMessage::Status(Status { message, .. }) if message == "this server has no parameters")
 }
 
-/// 1. Has subscribed before anything is published.
-/// 2. Gets everything, in order.
-/// 3. Takes its leave.
+/// A viewer that keeps up:
+/// 1. It has subscribed before anything is published.
+/// 2. It gets everything, in order.
+/// 3. It closes the connection.
 async fn keep_up(mut viewer: Viewer, id: u32, got: Arc<Semaphore>) {
     for expected in 0..MESSAGES {
         let number = viewer.number(id).await.unwrap();
@@ -183,10 +185,11 @@ async fn keep_up(mut viewer: Viewer, id: u32, got: Arc<Semaphore>) {
     while let Some(Ok(_)) = soon("the end", viewer.0.next()).await {}
 }
 
-/// 1. Takes nothing.
-/// 2. Is reset.
-/// 3. Reads what the kernel had: the beginning of everything, then 1013 and why.
-/// 4. Comes back, and is told everything afresh.
+/// A viewer that stalls:
+/// 1. It reads nothing.
+/// 2. It is reset.
+/// 3. It reads what the kernel had: the beginning of everything, then 1013 with the reason.
+/// 4. It comes back, and gets the initial messages afresh.
 async fn stall(room: WebSocketRoom, mut viewer: Viewer, name: String, id: u32, mut events: Events) {
     loop {
         match soon("the reset", events.next()).await {
@@ -217,13 +220,14 @@ async fn stall(room: WebSocketRoom, mut viewer: Viewer, name: String, id: u32, m
     while let Some(Ok(_)) = soon("the end", again.0.next()).await {}
 }
 
-/// 1. Reads some messages, without a gap.
-/// 2. Is killed in the middle of a burst: its socket goes without a word.
-/// 3. Comes back at once, under the same name, while the old connection is still dying and the burst may go on.
+/// A viewer that is killed:
+/// 1. It reads some messages, without a gap.
+/// 2. It is killed in the middle of a burst: its socket goes without a close frame.
+/// 3. It comes back at once, under the same name, while the old connection is still ending and the burst may go on.
 /// 4. Its last connection gets everything to the end.
 ///
-/// At the end of each burst it asks. The answer comes behind what the burst had for it, whether that was all, the rest,
-/// or nothing because it came back too late; so the publisher can wait for it without knowing which.
+/// At the end of each burst it asks a question. The answer comes behind what the burst had for the viewer: all of it,
+/// the rest, or nothing because it came back too late. So the publisher can wait for the answer without knowing which.
 async fn die_and_come_back(
     room: WebSocketRoom,
     name: String,
@@ -234,7 +238,7 @@ async fn die_and_come_back(
 ) {
     let (mut next_burst, mut killed_at) = (BURST, 0_u64);
     for life in 1..=LIVES {
-        // Subscribing asks, too.
+        // Subscribing asks a question, too.
         let mut asked = Some(*published.borrow());
         let mut viewer = Viewer::subscribed(&room, &name, id, channel).await;
         let until = if life == LIVES { MESSAGES } else { life * MESSAGES / (LIVES + 1) + BURST / 2 };
@@ -250,7 +254,7 @@ async fn die_and_come_back(
             };
             match heard {
                 Heard::Number(number) => {
-                    // The burst that it comes back in may have nothing more for it; the one after has all.
+                    // The burst in which it comes back may have no more messages for it; the next burst has all.
                     let first = killed_at..=(killed_at + 1).next_multiple_of(BURST);
                     let follows = expected.map_or(first.contains(&number), |expected| number == expected);
                     assert!(follows, "{name}: {number}");
@@ -270,7 +274,7 @@ async fn die_and_come_back(
     }
 }
 
-/// For whom something waits.
+/// The participants with a backlog.
 fn waiting(telemetry: &Telemetry<WebSocketRoom>) -> String {
     let participants = telemetry.session().participants();
     let waiting = participants.iter().filter(|participant| participant.stats().backlog > 0);
@@ -282,7 +286,7 @@ fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
-/// Both tests count what the process has open.
+/// Held by each test while it runs: both count what the process has open.
 static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 fn alone(test: impl Future<Output = ()>) {
@@ -292,7 +296,7 @@ fn alone(test: impl Future<Output = ()>) {
         let metrics = tokio::runtime::Handle::current().metrics();
         let before = (open_files(), metrics.num_alive_tasks());
         test.await;
-        // What was dropped last is let go of by tasks that end a moment later.
+        // Tasks that end a moment later close what was dropped last.
         let now = || (open_files(), metrics.num_alive_tasks());
         let quiet = async {
             while now() > before {
@@ -306,13 +310,13 @@ fn alone(test: impl Future<Output = ()>) {
 }
 
 #[test]
-fn two_hundred_viewers_of_whom_some_stall_and_some_are_killed() {
+fn stalled_and_killed_viewers_harm_none_of_two_hundred() {
     alone(async {
         let (room, telemetry, channel) = server().await;
         let mut tasks = JoinSet::new();
         let got = Arc::new(Semaphore::new(0));
         let (told, published) = watch::channel(0);
-        // 1. Everybody who is to get everything, or to stall, subscribes.
+        // 1. The viewers that keep up, and those that stall, subscribe.
         for n in 0..KEEPING_UP + STALLED {
             let id = 7 + u32::try_from(n).unwrap();
             let name = format!("v{n}");
@@ -325,7 +329,7 @@ fn two_hundred_viewers_of_whom_some_stall_and_some_are_killed() {
             }
         }
         assert_eq!(channel.subscribers(), KEEPING_UP + STALLED);
-        // 2. Others come and are killed while messages are published.
+        // 2. Other viewers come and are killed while messages are published.
         for n in 0..KILLED {
             let id = 1_000_000 + u32::try_from(n).unwrap();
             tasks.spawn(die_and_come_back(
@@ -345,18 +349,18 @@ fn two_hundred_viewers_of_whom_some_stall_and_some_are_killed() {
                 tokio::select! {
                     all = all => all.unwrap().forget(),
                     () = tokio::time::sleep(PATIENCE) => panic!("{number}: {} are there; {}", got.available_permits(), waiting(&telemetry)),
-                    // Only those who fail end before the end.
+                    // Only viewers that fail end before the end.
                     Some(Err(error)) = tasks.join_next() => panic!("{error}"),
                 }
             }
         }
-        // 3. Everybody has seen what it was to see.
+        // 3. Every viewer has completed its schedule.
         while let Some(done) = soon("everybody", tasks.join_next()).await {
             done.unwrap();
         }
-        // 4. Nobody is left, and nobody but the stalled was reset.
+        // 4. No viewer is left, and only the stalled ones were reset.
         soon("the last to leave", async {
-            // Whoever has failed isn't listed, and is registered until the session has taken note.
+            // A failed connection isn't listed, and is registered until the session has noticed.
             while telemetry.session().stats().participants > 0 || room.connections() > 0 || channel.has_subscribers() {
                 tokio::task::yield_now().await;
             }
@@ -375,21 +379,21 @@ fn two_hundred_viewers_of_whom_some_stall_and_some_are_killed() {
 }
 
 #[test]
-fn close_delivers_what_waits_to_who_still_reads() {
+fn close_delivers_the_backlog_to_a_viewer_that_still_reads() {
     const WAITING: u64 = 60;
     alone(async {
         let (room, telemetry, channel) = server().await;
-        // 1. A viewer that reads nothing yet, with as much waiting for it as may.
+        // 1. A viewer reads nothing yet, and as many messages wait for it as may.
         let mut viewer = Viewer::subscribed(&room, "late", 7, channel.id()).await;
         viewer.confirmed().await;
         for number in 0..WAITING {
             publish(&channel, number).await;
         }
-        // 2. The session is closed with a deadline that leaves time; it takes no more from here on.
+        // 2. The session is closed with a deadline that leaves time; it accepts no message from here on.
         let mut closing = Box::pin(telemetry.close(PATIENCE));
         assert!(futures_util::poll!(&mut closing).is_pending());
         assert_eq!(channel.publish("late").await, Err(PublishError::Closed));
-        // 3. Now it reads: everything, then a proper goodbye.
+        // 3. Now the viewer reads: everything, then a close frame.
         for expected in 0..WAITING {
             let number = viewer.number(7).await.unwrap();
             assert_eq!(number, Ok(expected));

@@ -1,10 +1,10 @@
-//! Peers that send as fast as they can, beside viewers that only watch: how late the viewers get what is published, and
-//! how much of it, with and without such peers.
+//! Peers that send as fast as they can, beside viewers that only watch. Measures how late the viewers get the published
+//! messages, and how many of them, with and without such peers.
 //!
 //! Two servers run at the same time, each on two worker threads, with the same publisher and the same viewers. One of
-//! them is attacked. What the attackers themselves take of the machine both servers suffer, so the other one is the
-//! measure. A release build runs every attack. `LANECAST_TEST_SIZE=full` gives longer windows, and five of each attack;
-//! perf/floods.md records their figures.
+//! them is attacked. The machine time that the attackers themselves take is lost to both servers, so the other server
+//! is the reference. A release build runs every attack. `LANECAST_TEST_SIZE=full` gives longer windows, and five
+//! windows of each attack; perf/floods.md records their figures.
 #![cfg(feature = "websocket")]
 
 mod common;
@@ -33,27 +33,27 @@ const VIEWERS: usize = 16;
 /// Messages a second that each server publishes where latency is measured.
 const RATE: u64 = 500;
 
-/// So many of the attacks are run. In a debug build a hundred connections take a second of both cores to be made.
+/// Number of attacks to run. In a debug build connecting a hundred peers keeps both cores busy for a second.
 const ATTACKS: usize = if cfg!(debug_assertions) { 3 } else { 9 };
 
-/// What a viewer's data begins with: opcode and subscription id; the log time follows.
+/// What a viewer's data begins with: opcode and subscription id. The log time follows.
 const HEAD: usize = 1 + 4;
 
 /// What attackers send.
 #[derive(Clone, Copy, Debug)]
 enum Attack {
-    /// Requests of so many bytes of JSON, all of which has to be parsed.
+    /// Requests of this many bytes of JSON, all of which has to be parsed.
     Json(usize),
     /// WebSocket pings.
     Pings,
     /// Requests of some forty bytes, each of which is answered.
     Requests,
-    /// Pings that don't wait for the answer to the upgrade request: the server refuses such a peer.
+    /// Pings sent without waiting for the answer to the upgrade request: the server refuses such a peer.
     ImpatientPings,
 }
 
 impl Attack {
-    /// What is sent again and again: whole frames.
+    /// The bytes that are sent again and again: whole frames.
     fn bytes(self) -> Vec<u8> {
         match self {
             Self::Json(length) => {
@@ -89,7 +89,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Connections that send without pause, read what is answered, and come back when they are thrown out.
+/// Connections that send without pause, read the answers, and reconnect when they are closed.
 struct Attackers {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -105,7 +105,7 @@ impl Attackers {
             let attacker = std::thread::Builder::new().stack_size(64 << 10);
             attacker.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    // Thrown out, it comes back.
+                    // A closed connection is made again.
                     let _ = send_until(&stop, server, attack, &bytes, &sent);
                 }
             })
@@ -146,7 +146,7 @@ fn send_until(
         let mut scrap = [0; 4096];
         while reading.read(&mut scrap).is_ok_and(|count| count > 0) {}
     })?;
-    // One that isn't read looks now and then whether it is to stop.
+    // A connection that isn't read checks now and then whether to stop.
     stream.set_write_timeout(Some(Duration::from_millis(50)))?;
     let sending = (|| {
         while !stop.load(Ordering::Relaxed) {
@@ -190,7 +190,7 @@ impl Server {
         Self { runtime, address, telemetry, channel }
     }
 
-    /// Publishes at [`RATE`] for `window`. What is late is stamped with the time it was due at.
+    /// Publishes at [`RATE`] for `window`. Late messages are stamped with the time at which they were due.
     fn publish_for(&self, epoch: Instant, window: Duration) -> tokio::task::JoinHandle<u64> {
         let channel = Arc::clone(&self.channel);
         self.runtime.spawn(async move {
@@ -205,7 +205,7 @@ impl Server {
         })
     }
 
-    /// Publishes as fast as all viewers take it, sixteen at a time, until it is to stop; says how many a second.
+    /// Publishes as fast as all viewers take it, sixteen messages at a time, for `window`; returns messages a second.
     fn publish_flat_out(&self, received: &Arc<AtomicU64>, window: Duration) -> tokio::task::JoinHandle<f64> {
         let (channel, received) = (Arc::clone(&self.channel), Arc::clone(received));
         self.runtime.spawn(async move {
@@ -217,7 +217,7 @@ impl Server {
                 }
                 published += 16;
                 while received.load(Ordering::Relaxed) - before < published * VIEWERS as u64 {
-                    // Whoever was reset meanwhile waits in vain, and the rate shows it.
+                    // A viewer that was reset meanwhile never gets there, which lowers the rate.
                     if begun.elapsed() > 10 * window {
                         return published as f64 / begun.elapsed().as_secs_f64();
                     }
@@ -229,7 +229,7 @@ impl Server {
     }
 }
 
-/// The viewers of one server, and what they saw.
+/// The viewers of one server, and what they received.
 struct Viewers {
     received: Arc<AtomicU64>,
     latency: Arc<std::sync::Mutex<Histogram<u64>>>,
@@ -280,10 +280,10 @@ impl Viewers {
     }
 }
 
-/// What one window showed, of the server that is attacked and of the other.
+/// What one window showed, of the attacked server and of the other.
 struct Outcome {
     p99: [f64; 2],
-    /// Of what was published, the part that all viewers got in the window or soon after it.
+    /// The part of the published messages that all viewers received in the window or soon after it.
     arrived: [f64; 2],
     /// Messages a second, published as fast as the viewers take them.
     rate: [f64; 2],
@@ -292,7 +292,7 @@ struct Outcome {
 }
 
 impl Outcome {
-    /// Below 50 ms or twice that of the other, and no less of the rate than noise explains.
+    /// Whether the latency is below 50 ms or twice the other server's, and the rate no lower than noise explains.
     fn holds(&self) -> bool {
         self.p99[0] < 50_f64.max(2.0 * self.p99[1]) && self.arrived[0] == 1.0 && self.rate[0] > 0.75 * self.rate[1]
     }
@@ -305,7 +305,7 @@ fn measure(attack: Attack, count: usize, window: Duration) -> Outcome {
     let viewers = watching
         .block_on(async { [Viewers::connect(&servers[0], epoch).await, Viewers::connect(&servers[1], epoch).await] });
     let (attackers, begun) = (Attackers::start(servers[0].address, attack, count), Instant::now());
-    // What they do first is part of it, but they shall have begun.
+    // The attackers' first second is part of the window, but they have to have begun.
     while attackers.sent.load(Ordering::Relaxed) == 0 {
         assert!(begun.elapsed() < PATIENCE, "no attacker gets in");
         std::thread::yield_now();
@@ -321,7 +321,7 @@ fn measure(attack: Attack, count: usize, window: Duration) -> Outcome {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             };
-            // Whoever was reset has missed some, and waits in vain.
+            // A viewer that was reset has missed some messages, and never gets there.
             let _ = tokio::time::timeout(Duration::from_secs(10), all).await;
             *arrived = viewers.received.load(Ordering::Relaxed) as f64 / published as f64;
         }
@@ -345,8 +345,8 @@ fn measure(attack: Attack, count: usize, window: Duration) -> Outcome {
     Outcome { sent, ..outcome }
 }
 
-/// Peers that flood a server raise nobody's latency above 50 ms, or twice that of a server beside it that isn't
-/// attacked, and take nobody's messages or rate.
+/// Peers that flood a server raise no viewer's latency above 50 ms, or twice that of a server beside it that isn't
+/// attacked, and cost no viewer messages or rate.
 #[test]
 fn floods_harm_nobody_else() {
     let attacks = [
@@ -363,7 +363,8 @@ fn floods_harm_nobody_else() {
     let window = Duration::from_millis(size(1000, 4000) as u64);
     let mut harmed = Vec::new();
     for (attack, count) in attacks.into_iter().take(ATTACKS) {
-        // The other builds and tests of a busy machine may hit one of the two servers alone: not three times.
+        // Other builds and tests on a busy machine may slow one of the two servers alone, but not in five windows in a
+        // row.
         let mut held = false;
         for _ in 0..5 {
             let outcome = measure(attack, count, window);

@@ -1,4 +1,4 @@
-//! At full load: newcomers while the log is full, bursts, many joins at once, and after a peak.
+//! At full load: newcomers while the log is full, bursts, many concurrent joins, and the time after a peak.
 
 mod common;
 
@@ -21,11 +21,11 @@ use lanecast::{
 };
 use tokio::sync::Semaphore;
 
-/// What a message of two bytes counts as while it gathers for a newcomer.
+/// How many bytes a message of two bytes counts as while it gathers for a newcomer.
 const GATHERS_AS: u64 = 64 + 2;
 
-// 1. A newcomer's initial messages are being computed; one broadcast has gathered for it. 2. In the moment before they
-// are there, as much is broadcast as the log holds, and its shard is given as many commands as its channel holds. 3. The
+// 1. A newcomer's initial messages are being computed; one broadcast has gathered for it. 2. Just before they are
+// ready, as much is broadcast as the log holds, and its shard gets as many commands as its channel holds. 3. The
 // newcomer begins before its shard has read any of that: only what gathered before counts against a joiner's bound.
 #[tokio::test]
 async fn a_newcomer_begins_before_a_full_log_is_read() {
@@ -41,7 +41,7 @@ async fn a_newcomer_begins_before_a_full_log_is_read() {
                     session.broadcast(msg("e0")).await.expect("the session is open");
                     until(|| session.stats().shard_lag == 0).await;
                     for text in texts("m", 8) {
-                        session.try_broadcast(msg(text)).expect("the log has room");
+                        session.try_broadcast(msg(text)).expect("the log has capacity");
                     }
                     for _ in 0..commands {
                         ask_to_subscribe(&ada).await;
@@ -75,8 +75,8 @@ async fn ask_to_subscribe(participant: &Participant<Bytes>) {
     .await;
 }
 
-// 1. The closure for a newcomer's initial messages takes nearly all of its time-out. 2. Meanwhile 5,000 messages a second
-// are broadcast. 3. The first attempt succeeds, with everything from its position on.
+// 1. The closure for a newcomer's initial messages takes nearly all of its time-out. 2. Meanwhile 5,000 messages a
+// second are broadcast. 3. The first attempt succeeds, with everything from its position on.
 #[tokio::test(start_paused = true)]
 async fn initial_messages_may_take_the_whole_time_out_at_5000_messages_a_second() {
     let (started, mut starting) = tokio::sync::mpsc::unbounded_channel();
@@ -107,10 +107,11 @@ async fn initial_messages_may_take_the_whole_time_out_at_5000_messages_a_second(
     assert_eq!(close_settled(&session).await.delivered, 24_501);
 }
 
-// 1. Ten broadcasts gather for a newcomer; four may wait for a participant. 2. It begins, with a sink that takes nothing
-// yet: four more may wait, and what it gets directly counts with them. 3. It is given the whole bound back.
+// 1. Ten broadcasts gather for a newcomer; four messages may wait for a participant. 2. The newcomer begins, with a
+// sink that takes nothing yet: four more broadcasts may wait, and direct messages count with them. 3. After delivery
+// the whole bound is available again.
 #[tokio::test]
-async fn what_gathered_never_counts_against_the_ordinary_bound() {
+async fn gathered_messages_do_not_count_against_the_queue_bound() {
     let gate = Arc::new(Semaphore::new(0));
     let held = Arc::clone(&gate);
     let (stage, streams) = Streams::stage(|_| Valve::shut());
@@ -156,11 +157,11 @@ async fn what_gathered_never_counts_against_the_ordinary_bound() {
     assert!(matches!(ada.try_send(msg("d5")), Err(TrySendError::Full(_))));
 }
 
-// 1. A closure never ends, and more is broadcast than may gather meanwhile. 2. The attempt has failed, which is told with
-// the reason, the closure's future is dropped, and nobody is reset. 3. The next attempt waits for its back-off, and
+// 1. A closure never ends, and more is broadcast than may gather meanwhile. 2. The attempt fails and is reported with
+// its reason, the closure's future is dropped, and nobody is reset. 3. The next attempt waits for its back-off, and
 // succeeds.
 #[tokio::test(start_paused = true)]
-async fn a_newcomer_that_is_outpaced_is_told_and_tried_again() {
+async fn an_outpaced_join_is_reported_and_retried() {
     struct Dropped(Arc<AtomicBool>);
     impl Drop for Dropped {
         fn drop(&mut self) {
@@ -214,16 +215,16 @@ async fn a_newcomer_that_is_outpaced_is_told_and_tried_again() {
     assert_eq!((account.dropped.overflow, account.delivered), (5, 1));
 }
 
-// 1. A closure blocks its thread, so no time-out ends it. 2. What gathers for its newcomer is let go of once the first of
-// it has waited for twice the time-out, though it is little.
+// 1. A closure blocks its thread, so no time-out ends it. 2. The messages gathered for its newcomer are dropped once
+// the first of them has waited for twice the time-out, though they are few.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn what_gathers_for_a_closure_that_blocks_its_thread_is_let_go_of() {
+async fn messages_gathered_for_a_blocked_closure_are_dropped() {
     let (unblock, blocked) = mpsc::channel();
     let blocked = Mutex::new(Some(blocked));
     let (started, mut starting) = tokio::sync::mpsc::unbounded_channel();
     let (room, session) = memory(|builder| {
         builder.open_timeout(Duration::from_millis(20)).initial(move |participant| {
-            let blocked = blocked.lock().expect("no test panics with it").take();
+            let blocked = blocked.lock().expect("the lock isn't poisoned").take();
             started.send(participant).expect("the test listens");
             async move {
                 if let Some(blocked) = blocked {
@@ -255,11 +256,11 @@ async fn what_gathers_for_a_closure_that_blocks_its_thread_is_let_go_of() {
     close_settled(&session).await;
 }
 
-// 1. A publisher of 4,000 messages a second pauses for 300 ms, and sends what it has missed in one burst, while a viewer's
-// sink is busy. 2. The viewer stays, and does so for eight seconds of an ordinary robot's 1,820 a second. 3. With half of
-// its bound taken it stands in the figures, until its sink goes on.
+// 1. A publisher of 4,000 messages a second pauses for 300 ms, and sends what it has missed in one burst, while a
+// viewer's sink is busy. 2. The viewer isn't reset, and not for another eight seconds at an ordinary robot's 1,820
+// messages a second. 3. With half of its bound taken it is counted in `half_full`, until its sink goes on.
 #[tokio::test]
-async fn a_busy_viewer_survives_bursts_and_seconds() {
+async fn a_busy_viewer_survives_bursts_and_steady_load() {
     let (stage, streams) = Streams::stage(|_| Valve::shut());
     let session = stage.session(|builder| builder);
     stage.join(presence("ada", "PA_1", 1));
@@ -284,10 +285,10 @@ async fn a_busy_viewer_survives_bursts_and_seconds() {
     close_settled(&session).await;
 }
 
-// 1. Many join at once, in a session of four shards: each shard gets a quarter. 2. All leave, and as many come again: still
-// a quarter each.
+// 1. Many join at once, in a session of four shards: each shard gets a quarter. 2. All leave, and as many join again:
+// each shard still gets a quarter.
 #[tokio::test]
-async fn joins_at_once_are_spread_over_the_shards() {
+async fn concurrent_joins_are_spread_over_the_shards() {
     type Carriers = Arc<Mutex<HashMap<tokio::task::Id, usize>>>;
     let carriers: Carriers = Arc::default();
     let seen = Arc::clone(&carriers);
@@ -295,8 +296,8 @@ async fn joins_at_once_are_spread_over_the_shards() {
         let seen = Arc::clone(&seen);
         let sink = StageSink::new(move |call, _| {
             if matches!(call, Call::Send(_)) {
-                // A sink is polled by its shard's task, whose name this is.
-                *seen.lock().expect("no test panics with it").entry(tokio::task::id()).or_default() += 1;
+                // A sink is polled by its shard's task, which this id names.
+                *seen.lock().expect("the lock isn't poisoned").entry(tokio::task::id()).or_default() += 1;
             }
             Poll::Ready(Ok(()))
         });
@@ -304,12 +305,12 @@ async fn joins_at_once_are_spread_over_the_shards() {
     });
     let session = stage.session(|builder| builder.shards(4).initial(|_| async { vec![msg("state")] }));
     for round in 0..2 {
-        carriers.lock().expect("no test panics with it").clear();
+        carriers.lock().expect("the lock isn't poisoned").clear();
         for n in 0..64 {
             stage.join(presence(&format!("p{n}"), &format!("PA_{round}_{n}"), 1));
         }
         until(|| session.stats().account.delivered == 64 * (round + 1)).await;
-        let mut shares: Vec<_> = carriers.lock().expect("no test panics with it").values().copied().collect();
+        let mut shares: Vec<_> = carriers.lock().expect("the lock isn't poisoned").values().copied().collect();
         shares.sort_unstable();
         assert_eq!(shares, [16; 4], "in round {round}");
         for participant in session.participants() {
@@ -320,10 +321,11 @@ async fn joins_at_once_are_spread_over_the_shards() {
     close_settled(&session).await;
 }
 
-/// Of two sessions one has had a peak of participants, of whom the last one stays. The costs of a broadcast to it and to
-/// the only one of the other session are the same. Measured in turns, the best of many, so that a busy machine slows both.
+/// One of two sessions has had a peak of participants, of which the last one stays. A broadcast to it costs the same as
+/// one to the only participant of the other session. Measured in turns, the best of many, so that a busy machine slows
+/// both.
 #[tokio::test]
-async fn after_a_peak_a_broadcast_costs_what_is_there() {
+async fn after_a_peak_a_broadcast_costs_no_more_than_without_one() {
     let peak = size(4_000, 40_000);
     let calm = alone_after(0).await;
     let after = alone_after(peak).await;
@@ -332,7 +334,7 @@ async fn after_a_peak_a_broadcast_costs_what_is_there() {
         for (best, (session, stays)) in best.iter_mut().zip([&calm, &after]) {
             let delivered = stays.stats().account.delivered;
             let begun = Instant::now();
-            session.try_broadcast(msg("x")).expect("the log has room");
+            session.try_broadcast(msg("x")).expect("the log has capacity");
             until(|| stays.stats().account.delivered > delivered).await;
             *best = (*best).min(begun.elapsed());
         }
@@ -342,7 +344,7 @@ async fn after_a_peak_a_broadcast_costs_what_is_there() {
     assert!(after_takes < 2 * calm_takes, "{after_takes:?} after a peak of {peak}, {calm_takes:?} without");
 }
 
-/// A session with one participant, the last that came to a peak of `peak` others who have left.
+/// A session with one participant, the last to join at a peak of `peak` others, all of which have left.
 async fn alone_after(peak: usize) -> (Session<MemoryRoom<Bytes>>, Participant<Bytes>) {
     let (room, session) = memory(|builder| builder.shards(1));
     for n in 0..peak {

@@ -1,7 +1,7 @@
-//! What an idle participant costs: measured with a counting allocator, so this test has a binary of its own.
+//! What an idle participant costs. The memory is measured with a counting allocator, so this test has a binary of its
+//! own.
 //!
-//! `dhat` because it counts the bytes in use, which a peak counter doesn't, without any `unsafe` of ours, and is kept
-//! up.
+//! `dhat` counts the bytes in use, which a peak counter doesn't; it needs no `unsafe` code here, and it is maintained.
 
 mod common;
 
@@ -18,15 +18,16 @@ fn in_use() -> usize {
     dhat::HeapStats::get().curr_bytes
 }
 
-// 1. Thousands join; they get their initial message and a broadcast, and nothing directly: none of them holds a queue.
-// 2. One that gets direct messages holds a queue in proportion to how many have waited at once, however many may.
+// 1. Thousands join; they get their initial message and a broadcast, and no direct message: none of them holds a queue.
+// 2. A participant that gets direct messages holds a queue in proportion to how many have waited at once, whatever the
+// capacity.
 #[tokio::test]
-async fn a_control_queue_is_in_proportion_to_what_waits() {
+async fn a_control_queue_grows_with_the_messages_waiting_at_once() {
     let _counting = dhat::Profiler::builder().testing().trim_backtraces(Some(1)).build();
     let count = size(2_000, 10_000);
     let (room, session) = memory(|builder| builder.initial(|_| async { vec![msg("hello")] }));
     let presences: Vec<_> = (0..count).map(|n| presence(&format!("p{n}"), &format!("PA_{n}"), 1)).collect();
-    // The room's records aren't the session's cost.
+    // The room's records aren't part of the session's cost.
     presences.iter().for_each(|presence| room.place(presence.clone()));
     let lines: Vec<_> = presences.iter().map(|presence| room.line(&presence.identity)).collect();
     let before = in_use();
@@ -46,7 +47,7 @@ async fn a_control_queue_is_in_proportion_to_what_waits() {
     close_settled(&session).await;
     drop((room, session));
 
-    // A room that keeps no record of what it is given.
+    // A room that keeps no record of the messages.
     let stage = Stage::<Bytes>::new(|_, _| async { Ok(StageSink::new(|_, _| Poll::Ready(Ok(())))) });
     let session = stage.session(|builder| builder);
     stage.join(presence("ada", "PA_1", 1));
@@ -54,8 +55,8 @@ async fn a_control_queue_is_in_proportion_to_what_waits() {
     let slot = size_of::<Bytes>() + 24;
     let (before, mut delivered) = (in_use(), 0);
     for (at_once, slots) in [(1, 16), (20, 80), (100, 336), (1_000, 1_360), (4_000, 5_456)] {
-        // Nothing is awaited: all of them wait for the shard together.
-        (0..at_once).for_each(|_| ada.send(msg("directly")).expect("there is room"));
+        // Nothing is awaited: all messages wait for the shard together.
+        (0..at_once).for_each(|_| ada.send(msg("directly")).expect("there is capacity"));
         delivered += at_once;
         until(|| session.stats().account.delivered == delivered).await;
         let queue = in_use() - before;

@@ -1,4 +1,4 @@
-//! Ids: what is accepted, that they are distinct and never reused, and that no payload shows in them.
+//! Ids: which texts are accepted, that they are distinct and never reused, and that no payload is printed with them.
 
 mod common;
 
@@ -17,7 +17,7 @@ fn ids_have_one_to_128_bytes() {
     assert_eq!(sid(&longest).to_string(), longest);
     let long = "x".repeat(129);
     assert!(matches!(ParticipantSid::try_from(long), Err(IdError::TooLong { bytes: 129, .. })));
-    // Bytes count, not characters.
+    // The limit is in bytes, not in characters.
     assert!(matches!(ParticipantIdentity::try_from("ß".repeat(65)), Err(IdError::TooLong { bytes: 130, .. })));
     assert!(ParticipantIdentity::try_from("ß".repeat(64).as_str()).is_ok());
 }
@@ -34,7 +34,7 @@ fn ids_compare_by_text_and_clones_share_it() {
 
 #[tokio::test]
 async fn client_ids_are_never_reused() {
-    // 1. Forty participants in two sessions of one process.
+    // 1. Forty participants join two sessions of one process.
     let (first_room, first) = memory(|builder| builder);
     let (second_room, second) = memory(|builder| builder);
     let mut seen = HashSet::new();
@@ -47,7 +47,7 @@ async fn client_ids_are_never_reused() {
     let before = first.participant(&id("p0")).expect("it has joined");
     let mut events = first.events();
     first_room.line(&id("p0")).conduct(Conduct::Fail);
-    before.send(msg("x")).expect("there is room");
+    before.send(msg("x")).expect("there is capacity");
     reset(&mut events).await;
     first_room.line(&id("p0")).conduct(Conduct::Flow);
     until(|| first.participant(&id("p0")).is_some()).await;
@@ -62,7 +62,7 @@ async fn client_ids_are_never_reused() {
 }
 
 #[tokio::test]
-async fn what_is_printed_says_who_and_never_a_payload() {
+async fn printed_values_name_the_participant_and_never_a_payload() {
     let (room, session) = memory(|builder| builder.queue_capacity(1).initial(|_| async { vec![msg("secret one")] }));
     let ada = joined(&room, &session, "ada").await;
     until(|| ada.stats().account.delivered == 1).await;
@@ -72,7 +72,7 @@ async fn what_is_printed_says_who_and_never_a_payload() {
     let client = ada.client_id().to_string();
     for printed in [format!("{ada}"), format!("{ada:?}")] {
         for part in ["ada", "PA_ada", &client] {
-            assert!(printed.contains(part), "{printed} doesn't say {part}");
+            assert!(printed.contains(part), "{printed} doesn't contain {part}");
         }
         assert!(!printed.contains("secret"), "{printed}");
     }

@@ -21,10 +21,10 @@ use lanecast::{
 use tokio::sync::{Semaphore, mpsc};
 
 // 1. The newcomer is admitted; the closure for its initial messages runs and doesn't end. 2. Thousands of messages are
-// broadcast, and some sent to it directly. 3. The closure ends. 4. The initial messages come first, then all of those,
-// in order.
+// broadcast, and some are sent to it directly. 3. The closure ends. 4. The initial messages come first, then all the
+// others, in order.
 #[tokio::test]
-async fn initial_messages_come_first_whatever_is_broadcast_meanwhile() {
+async fn initial_messages_come_before_concurrent_broadcasts() {
     let count = size(3_000, 100_000);
     let gate = Arc::new(Semaphore::new(0));
     let (started, mut starting) = mpsc::unbounded_channel();
@@ -45,7 +45,7 @@ async fn initial_messages_come_first_whatever_is_broadcast_meanwhile() {
     let mut expected = vec!["first".to_owned(), "second".to_owned()];
     for text in texts("m", count) {
         if text.ends_with("00") {
-            ada.send(msg(text.clone())).expect("there is room");
+            ada.send(msg(text.clone())).expect("there is capacity");
         } else {
             session.broadcast(msg(text.clone())).await.expect("the session is open");
         }
@@ -60,10 +60,10 @@ async fn initial_messages_come_first_whatever_is_broadcast_meanwhile() {
     assert_eq!(close_settled(&session).await.delivered, expected.len() as u64);
 }
 
-/// One publishes numbers without a pause and keeps the last one as its state (state first, broadcast second); others
-/// join all the while, and are told the state. Each then sees a sequence without a gap from its state on.
+/// One task publishes numbers without pause and keeps the last one as its state (state first, broadcast second). Others
+/// join all the while, and get the state. Each then sees a sequence without a gap from its state on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn joins_under_fire_have_no_gap_and_no_duplicate() {
+async fn joins_under_load_have_no_gap_and_no_duplicate() {
     let joins = size(100, 3_000);
     let state = Arc::new(AtomicUsize::new(0));
     let told = Arc::clone(&state);
@@ -95,15 +95,15 @@ async fn joins_under_fire_have_no_gap_and_no_duplicate() {
         let initial: usize = received[0].strip_prefix("state ").expect("the state first").parse().expect("a number");
         let numbers: Vec<usize> = received[1..].iter().map(|text| text.parse().expect("a number")).collect();
         assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "a gap or a duplicate: {numbers:?}");
-        // A change that races with the join may be told twice, never not at all.
+        // A change that races with the join may be reported twice, but never omitted.
         assert!(numbers[0] <= initial + 1, "{initial} and then {}: something between is missing", numbers[0]);
     }
     stop.store(true, Ordering::SeqCst);
     within(publisher).await.expect("it doesn't panic");
 }
 
-/// The closure broadcasts more than the log holds, sends to its own participant and subscribes it: no deadlock, the
-/// initial messages first all the same.
+/// The closure broadcasts more than the log holds, sends to its own participant and subscribes it. There is no
+/// deadlock, and the initial messages still come first.
 #[tokio::test]
 async fn the_closure_may_broadcast_send_and_subscribe() {
     let handle: Arc<OnceLock<Session<MemoryRoom<Bytes>>>> = Arc::default();
@@ -115,7 +115,7 @@ async fn the_closure_may_broadcast_send_and_subscribe() {
             let session = within_closure.get().expect("set before anybody joins").clone();
             let topic = subscribed.clone();
             async move {
-                ada.send(msg("direct")).expect("there is room");
+                ada.send(msg("direct")).expect("there is capacity");
                 for text in texts("b", 10) {
                     session.broadcast(msg(text)).await.expect("the session is open");
                 }
@@ -135,10 +135,10 @@ async fn the_closure_may_broadcast_send_and_subscribe() {
     close_settled(&session).await;
 }
 
-/// The closure panics, at once or later, or doesn't end: the join has failed, is told, and is tried again after a
-/// back-off, on a fresh stream. What had gathered meanwhile is counted.
+/// The closure panics, at once or later, or doesn't end: the join fails, is reported, and is tried again after a
+/// back-off, on a fresh stream. The messages that had gathered meanwhile are counted.
 #[tokio::test(start_paused = true)]
-async fn a_closure_that_panics_or_hangs_is_tried_again() {
+async fn a_closure_that_panics_or_hangs_is_retried() {
     for how in 0..3 {
         let runs = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&runs);
@@ -183,7 +183,7 @@ async fn a_closure_that_panics_or_hangs_is_tried_again() {
 }
 
 // 1. PA_1 is registered and keeps up. 2. Ada reconnects as PA_2, whose closure doesn't end. 3. PA_2 overflows while it
-// joins: its attempt has failed. 4. It has evicted nobody. 5. It is tried again, and then takes the place.
+// joins: its attempt has failed. 4. PA_1 stays registered. 5. PA_2 is tried again, and then takes the place.
 #[tokio::test(start_paused = true)]
 async fn a_newcomer_that_fails_evicts_nobody() {
     let gate = Arc::new(Semaphore::new(0));
@@ -215,10 +215,10 @@ async fn a_newcomer_that_fails_evicts_nobody() {
     assert_eq!(live(&session, "ada").await.sid(), &sid("PA_2"));
 }
 
-/// Initial messages don't count against the bound. One that the room can't carry at all fails the join, which is told,
-/// and is tried again.
+/// Initial messages don't count against the bound. One that the room can't carry at all fails the join; the failure is
+/// reported, and the join is tried again.
 #[tokio::test(start_paused = true)]
-async fn an_initial_message_that_the_room_can_t_carry_fails_the_attempt() {
+async fn an_initial_message_too_large_for_the_room_fails_the_join() {
     let long = Arc::new(AtomicBool::new(true));
     let is_long = Arc::clone(&long);
     let (stage, streams) = Streams::<Bytes>::stage(|_| Valve::open());
@@ -244,7 +244,7 @@ async fn an_initial_message_that_the_room_can_t_carry_fails_the_attempt() {
     close_settled(&session).await;
 }
 
-/// A room that carries eight bytes at a time.
+/// A room that carries messages of at most eight bytes.
 struct Narrow(Stage<Bytes>);
 
 impl Room for Narrow {
@@ -273,10 +273,10 @@ impl Room for Narrow {
     }
 }
 
-// 1. The closure sends its own participant more than may wait, and goes on. 2. The attempt has failed, though nobody was
-// registered; it is tried again, and nobody is told of a reset.
+// 1. The closure sends its own participant more than may wait, and goes on. 2. The attempt has failed, though nobody
+// was registered; it is tried again, and no reset is reported.
 #[tokio::test(start_paused = true)]
-async fn an_overflow_while_it_joins_fails_the_attempt() {
+async fn an_overflow_during_the_join_fails_the_attempt() {
     let runs = AtomicUsize::new(0);
     let (room, session) = memory(|builder| {
         builder.queue_capacity(4).initial(move |ada: Participant<Bytes>| {
@@ -309,7 +309,7 @@ async fn an_overflow_while_it_joins_fails_the_attempt() {
 // 1. Ada's stream is being opened. 2. She disconnects. 3. The stream would open now: nobody is registered, and no ghost
 // stays.
 #[tokio::test]
-async fn a_disconnect_while_the_stream_is_being_opened() {
+async fn a_disconnect_while_the_stream_opens_leaves_no_ghost() {
     for late in [false, true] {
         let gate = Gate::new();
         let opens = gate.clone();
@@ -341,8 +341,7 @@ async fn a_disconnect_while_the_stream_is_being_opened() {
 }
 
 // 1. PA_1 is reported, but the room has PA_2 by then, whose report is still on its way. 2. The join opens PA_2, once.
-//    3. The
-// report comes, and changes nothing: a room whose streams can be opened once only doesn't lose PA_2.
+// 3. The report comes, and changes nothing: PA_2 isn't lost, even in a room whose streams can be opened only once.
 #[tokio::test]
 async fn a_connection_reported_late_is_opened_once() {
     let gate = Gate::new();
@@ -370,10 +369,10 @@ async fn a_connection_reported_late_is_opened_once() {
     close_settled(&session).await;
 }
 
-// The same with the closure that computes the initial messages, with a connection that is gone from the room before the
-// event says so, a step earlier or later each time.
+// The same while the closure computes the initial messages. The room no longer lists the connection before its event
+// arrives, a step earlier or later each time.
 #[tokio::test]
-async fn a_disconnect_at_whatever_step_of_a_join_leaves_no_ghost() {
+async fn a_disconnect_at_any_step_of_a_join_leaves_no_ghost() {
     for steps in 0..40 {
         let (room, session) = memory(|builder| {
             builder.initial(|_| async {
@@ -402,7 +401,7 @@ async fn a_disconnect_at_whatever_step_of_a_join_leaves_no_ghost() {
 }
 
 // 1. PA_1's stream is being opened and hangs. 2. PA_2 of the same identity comes: it supersedes PA_1 at once, and only
-// it is registered. 3. PA_1's disconnect comes late.
+// PA_2 is registered. 3. PA_1's disconnect comes late.
 #[tokio::test]
 async fn a_newer_connection_supersedes_a_join_under_way() {
     let gate = Gate::new();
@@ -430,9 +429,10 @@ async fn a_newer_connection_supersedes_a_join_under_way() {
     assert!(matches!(within(events.next()).await, Some(SessionEvent::Joined(who)) if who.sid == sid("PA_2")));
 }
 
-/// Who was there before the session was built joins without an event; announced as well, once.
+/// A participant that was present before the session was built joins without an event, and only once if it is announced
+/// as well.
 #[tokio::test]
-async fn who_is_there_already_joins() {
+async fn participants_present_at_the_build_join() {
     let room = MemoryRoom::new();
     for n in 0..10 {
         room.place(presence(&format!("p{n}"), &format!("PA_{n}"), 1));
@@ -449,7 +449,7 @@ async fn who_is_there_already_joins() {
 }
 
 // 1. Ten streams hang while they are opened, with a cap of two. 2. Two are being opened, and the loop still serves
-// others: a disconnect, a reset, a broadcast. 3. Each that opens makes way for the next.
+// others: a disconnect, a reset, a broadcast. 3. Each stream that opens makes way for the next.
 #[tokio::test]
 async fn opening_streams_never_blocks_the_loop_and_is_capped() {
     let gate = Gate::new();
@@ -481,10 +481,10 @@ async fn opening_streams_never_blocks_the_loop_and_is_capped() {
     }
 }
 
-/// A listener that resets every instance the moment it is told of it, before the loop itself has taken note of the
-/// join: the waits grow all the same.
+/// A listener resets every instance the moment it learns of it, before the loop itself has taken note of the join: the
+/// waits grow all the same.
 #[tokio::test(start_paused = true)]
-async fn an_instance_that_fails_at_once_is_backed_off_from() {
+async fn an_instance_that_fails_at_once_is_joined_with_back_off() {
     let (stage, _streams) = Streams::stage(|_| Valve::shut());
     let session = stage.session(|builder| builder.queue_capacity(1));
     let mut events = session.events();

@@ -1,4 +1,5 @@
-//! Order across the two lanes: what happened before arrives before, at everybody who gets both.
+//! Order across the two lanes: a message that happened before another arrives before it, at every participant that gets
+//! both.
 
 mod common;
 
@@ -12,7 +13,7 @@ use lanecast::{Participant, Session, SubscriptionTag, Topic};
 
 /// One thread sends directly and broadcasts in turn, in runs of every length up to five.
 #[tokio::test]
-async fn one_thread_s_messages_arrive_in_its_order() {
+async fn messages_of_one_thread_arrive_in_order() {
     for stalled in [false, true] {
         let (stage, streams) = Streams::stage(move |_| if stalled { Valve::shut() } else { Valve::open() });
         let session = stage.session(|builder| builder);
@@ -23,7 +24,7 @@ async fn one_thread_s_messages_arrive_in_its_order() {
         let mut direct = false;
         for (n, text) in expected.iter().enumerate() {
             if direct {
-                ada.send(msg(text.clone())).expect("there is room");
+                ada.send(msg(text.clone())).expect("there is capacity");
             } else {
                 session.broadcast(msg(text.clone())).await.expect("the session is open");
             }
@@ -45,8 +46,8 @@ async fn one_thread_s_messages_arrive_in_its_order() {
     }
 }
 
-/// A direct message that is pushed while broadcasts stand in the backlog keeps its place between them, also if the
-/// shard hands the backlog on in many parts.
+/// A direct message that is pushed while broadcasts wait in the backlog keeps its place between them, also if the shard
+/// hands the backlog on in many parts.
 #[tokio::test]
 async fn a_backlog_handed_on_in_parts_keeps_the_order() {
     let (stage, streams) = Streams::stage(|_| Valve::shut());
@@ -59,13 +60,13 @@ async fn a_backlog_handed_on_in_parts_keeps_the_order() {
         for part in 0..3 {
             let text = format!("{round}.{part}");
             if part == 1 {
-                ada.send(msg(text.clone())).expect("there is room");
+                ada.send(msg(text.clone())).expect("there is capacity");
             } else {
                 session.broadcast(msg(text.clone())).await.expect("the session is open");
             }
             expected.push(text);
         }
-        // Half of the time everything is flushed before the next round, else it piles up.
+        // In half of the rounds everything is flushed before the next, in the others it piles up.
         if round % 8 == 7 {
             while valve.lock().flushed.len() < expected.len() {
                 valve.let_through(1);
@@ -80,7 +81,7 @@ async fn a_backlog_handed_on_in_parts_keeps_the_order() {
     assert!(valve.lock().flushed == expected);
 }
 
-/// What a thread does in its turn.
+/// What a thread does when it has the token.
 fn act(session: &Session<MemoryRoom<Bytes>>, all: &[Participant<Bytes>], topic: &Topic, how: usize, text: &str) {
     let patience = Instant::now() + common::PATIENCE;
     let mut message = msg(text);
@@ -107,11 +108,11 @@ fn act(session: &Session<MemoryRoom<Bytes>>, all: &[Participant<Bytes>], topic: 
     }
 }
 
-// 1. A token goes round three threads; whoever has it sends, by one lane or the other, and hands it on. 2. A fourth
-// thread sends noise by both lanes all the while, so that bits are set and queues filled already. 3. Every participant,
-// on two shards, sees the token's messages in the order in which they were sent, and all of them.
+// 1. A token goes round three threads; the thread that has it sends, by one lane or the other, and hands it on. 2. A
+// fourth thread sends noise by both lanes all the while, so that bits are set and queues filled already. 3. Every
+// participant, on two shards, receives all of the token's messages, in the order in which they were sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_thread_learns_from_another_stays_in_order() {
+async fn messages_ordered_across_threads_arrive_in_order() {
     let rounds = size(3_000, 100_000);
     let (room, session) = memory(|builder| builder.shards(2).queue_capacity(4_096).log_capacity(64));
     let names = ["ada", "bob", "cyd", "dan"];
@@ -160,10 +161,10 @@ async fn what_one_thread_learns_from_another_stays_in_order() {
     close_settled(&session).await;
 }
 
-// 1. Two threads push into the same participant's queue at the same moment, so that the second finds the bit set.
-// 2. Each then broadcasts. 3. Each one's direct message comes before its own broadcast.
+// 1. Two threads push into the same participant's queue at the same moment, so that the second finds the bit set. 2.
+// Each then broadcasts. 3. Each one's direct message comes before its own broadcast.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_second_sender_isn_t_overtaken_by_its_own_broadcast() {
+async fn a_broadcast_does_not_overtake_its_senders_direct_message() {
     let rounds = size(2_000, 50_000);
     let (room, session) = memory(|builder| builder.queue_capacity(1 << 16));
     let ada = joined(&room, &session, "ada").await;
@@ -174,7 +175,7 @@ async fn the_second_sender_isn_t_overtaken_by_its_own_broadcast() {
             std::thread::spawn(move || {
                 for round in 0..rounds {
                     barrier.wait();
-                    ada.try_send(msg(format!("{name}{}", 2 * round))).expect("there is room");
+                    ada.try_send(msg(format!("{name}{}", 2 * round))).expect("there is capacity");
                     let mut message = msg(format!("{name}{}", 2 * round + 1));
                     while let Err(error) = session.try_broadcast(message) {
                         message = error.into_message();

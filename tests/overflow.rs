@@ -1,4 +1,4 @@
-//! Overflow: who falls behind by more than the bound is torn down at once, once, and alone.
+//! Overflow: a participant whose backlog exceeds the bound is torn down at once, only once, and alone.
 
 mod common;
 
@@ -21,11 +21,11 @@ fn stuck_once() -> impl Fn(&lanecast::room::Presence) -> Valve<Bytes> + Send + S
     }
 }
 
-// 1. Slow's sink is in the middle of a write that doesn't end. 2. As much waits as may: nothing happens. 3. One more:
-// the sink is dropped without being polled again, everything undelivered is counted, and only once is it reset.
-// 4. The other participant has everything, once. 5. Slow comes back under the same sid as another instance.
+// 1. Slow's sink is in the middle of a write that doesn't end. 2. As much waits as may: nothing happens. 3. With one
+// more message the sink is dropped without another poll, everything undelivered is counted, and Slow is reset only
+// once. 4. The other participant has everything, once. 5. Slow comes back under the same sid as another instance.
 #[tokio::test]
-async fn overflow_in_the_middle_of_a_write() {
+async fn overflow_in_mid_write_resets_only_the_slow_participant() {
     let (stage, streams) = Streams::stage(stuck_once());
     let session = stage.session(|builder| builder.queue_capacity(8).initial(|_| async { vec![msg("state")] }));
     let mut events = session.events();
@@ -82,7 +82,7 @@ async fn the_bound_counts_both_lanes_together() {
         slow.subscribe(&topic, SubscriptionTag(0)).await;
         session.broadcast(msg("1")).await.expect("the session is open");
         streams.nth("slow", 0).await.wait_for(|seen| seen.taken.len() == 1).await;
-        slow.try_send(msg("2")).expect("there is room");
+        slow.try_send(msg("2")).expect("there is capacity");
         session.broadcast_to(&topic, msg("3")).await.expect("the session is open");
         session.broadcast(msg("4")).await.expect("the session is open");
         settle().await;
@@ -124,10 +124,10 @@ async fn the_bound_counts_bytes() {
     }
 }
 
-/// What a flush took gives its place back, so that a participant may take any number of messages, one bound after the
-/// other.
+/// A completed flush frees its share of the bound, so a participant may take any number of messages, one bound after
+/// the other.
 #[tokio::test]
-async fn what_is_delivered_makes_room() {
+async fn delivered_messages_free_capacity() {
     let (stage, streams) = Streams::stage(|_| Valve::shut());
     let session = stage.session(|builder| builder.queue_capacity(4).queue_bytes(8));
     stage.join(presence("ada", "PA_1", 1));
@@ -138,7 +138,7 @@ async fn what_is_delivered_makes_room() {
             if (round + n) % 2 == 0 {
                 session.broadcast(msg("bb")).await.expect("the session is open");
             } else {
-                ada.send(msg("dd")).expect("there is room");
+                ada.send(msg("dd")).expect("there is capacity");
             }
         }
         while valve.lock().flushed.len() < 4 * round {
@@ -151,16 +151,16 @@ async fn what_is_delivered_makes_room() {
     assert_eq!(session.stats().resets.total(), 0);
 }
 
-// 1. Slow overflows, and everybody goes on broadcasting before the event loop has run. 2. It is still reset once.
+// 1. Slow overflows, and broadcasts go on before the event loop has run. 2. Slow is still reset only once.
 #[tokio::test]
-async fn further_messages_for_an_overflowed_participant_reset_it_no_further() {
+async fn an_overflowed_participant_is_reset_once() {
     let (stage, streams) = Streams::stage(stuck_once());
     let session = stage.session(|builder| builder.queue_capacity(2));
     let mut events = session.events();
     stage.join(presence("slow", "PA_1", 1));
     let slow = live(&session, "slow").await;
     for text in texts("m", 30) {
-        session.try_broadcast(msg(text)).expect("the log has room");
+        session.try_broadcast(msg(text)).expect("the log has capacity");
         let _ = slow.send(msg("direct"));
     }
     assert_eq!(reset(&mut events).await, EndReason::Overflow);
@@ -178,10 +178,10 @@ async fn further_messages_for_an_overflowed_participant_reset_it_no_further() {
     assert_eq!(end.await, "closed");
 }
 
-/// A hundred are stuck and overflow by the same broadcast, another hundred aren't: all of the first are reset, each
-/// once, and none of the second.
+/// A hundred participants are stuck and overflow by the same broadcast, another hundred aren't: all of the first are
+/// reset, each once, and none of the second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_overflow_at_once_and_nobody_else_notices() {
+async fn concurrent_overflows_reset_only_the_stuck_participants() {
     let (stage, streams) =
         Streams::stage(|to| if to.identity.as_str().starts_with("slow") { Valve::shut() } else { Valve::open() });
     let session = stage.session(|builder| builder.queue_capacity(8).shards(2).event_capacity(4_096));
@@ -219,9 +219,8 @@ async fn many_overflow_at_once_and_nobody_else_notices() {
     assert_eq!(session.stats().resets.overflow, 100);
 }
 
-// 1. Ada's sink is always ready. 2. Direct messages and broadcasts come in one burst, together more than may wait,
-//    either
-// kind by itself no more than that. 3. She keeps up, so nothing waits for her: she gets them all.
+// 1. Ada's sink is always ready. 2. Direct messages and broadcasts come in one burst: together more than may wait, each
+// kind alone no more than that. 3. She keeps up, so nothing waits for her: she gets them all.
 #[tokio::test]
 async fn a_burst_over_both_lanes_resets_nobody_who_keeps_up() {
     for (directs, broadcasts, capacity) in
@@ -236,7 +235,7 @@ async fn a_burst_over_both_lanes_resets_nobody_who_keeps_up() {
             ada.try_send(msg(text)).expect("no more than may wait");
         }
         for text in texts("broadcast", broadcasts) {
-            session.try_broadcast(msg(text)).expect("the log has room");
+            session.try_broadcast(msg(text)).expect("the log has capacity");
         }
         let all = directs + broadcasts;
         until(|| ada.end_reason().is_some() || ada.stats().account.delivered == all as u64).await;
@@ -245,7 +244,7 @@ async fn a_burst_over_both_lanes_resets_nobody_who_keeps_up() {
     }
 }
 
-/// A sink that is done with a flush once the reactor has run keeps up with messages of any length that may wait at all.
+/// A sink that completes a flush once the reactor has run keeps up with messages of any length up to the bound.
 #[tokio::test]
 async fn large_messages_wait_until_the_reactor_has_run() {
     for (lengths, bound) in [(&[100, 1][..], 100), (&[1, 100], 100), (&[40, 40, 40, 100, 1, 100], 100)] {
@@ -255,14 +254,14 @@ async fn large_messages_wait_until_the_reactor_has_run() {
         let ada = live(&session, "ada").await;
         settle().await;
         for length in lengths {
-            session.try_broadcast(vec![0; *length].into()).expect("the log has room");
+            session.try_broadcast(vec![0; *length].into()).expect("the log has capacity");
         }
         until(|| ada.end_reason().is_some() || ada.stats().account.delivered == lengths.len() as u64).await;
         assert_eq!(ada.end_reason(), None, "{lengths:?} of {bound}");
     }
 }
 
-/// A room whose sinks finish a flush when the runtime has run another task in between.
+/// A room whose sinks complete a flush when the runtime has run another task in between.
 fn after_the_reactor() -> Stage<Bytes> {
     Stage::new(|_, _| {
         let written = Arc::new(AtomicBool::new(false));
@@ -288,10 +287,9 @@ fn after_the_reactor() -> Stage<Bytes> {
 }
 
 // 1. Six broadcasts wait for Ada. 2. Her sink wakes up, and as it takes the first of them she overflows, by direct
-//    sends.
-// 3. Nothing more goes into a sink of one who has ended.
+// sends. 3. Nothing more goes into her sink, as she has ended.
 #[tokio::test]
-async fn an_end_in_the_middle_of_a_visit_stops_it() {
+async fn an_end_in_mid_visit_stops_the_visit() {
     let ada: Arc<Mutex<Option<Participant<Bytes>>>> = Arc::default();
     let waker: Arc<Mutex<Option<Waker>>> = Arc::default();
     let taken = Arc::new(AtomicUsize::new(0));
@@ -299,10 +297,10 @@ async fn an_end_in_the_middle_of_a_visit_stops_it() {
     let stage = Stage::<Bytes>::new(move |_, _| {
         let (herself, kept, count) = (Arc::clone(&herself), Arc::clone(&kept), Arc::clone(&count));
         let sink = StageSink::new(move |call, cx| {
-            let now = herself.lock().expect("no test panics with it").clone();
+            let now = herself.lock().expect("the lock isn't poisoned").clone();
             match (call, now) {
                 (Call::Ready | Call::Flush, None) => {
-                    *kept.lock().expect("no test panics with it") = cx.map(|cx| cx.waker().clone());
+                    *kept.lock().expect("the lock isn't poisoned") = cx.map(|cx| cx.waker().clone());
                     return Poll::Pending;
                 }
                 (Call::Send(_), Some(ada)) => {
@@ -322,17 +320,17 @@ async fn an_end_in_the_middle_of_a_visit_stops_it() {
         session.broadcast(msg(text)).await.expect("the session is open");
     }
     until(|| instance.stats().backlog == 6).await;
-    *ada.lock().expect("no test panics with it") = Some(instance.clone());
-    waker.lock().expect("no test panics with it").take().expect("it was polled").wake();
+    *ada.lock().expect("the lock isn't poisoned") = Some(instance.clone());
+    waker.lock().expect("the lock isn't poisoned").take().expect("it was polled").wake();
     assert_eq!(within(instance.closed()).await, EndReason::Overflow);
     assert_eq!(taken.load(Ordering::SeqCst), 1);
-    *ada.lock().expect("no test panics with it") = None;
+    *ada.lock().expect("the lock isn't poisoned") = None;
 }
 
-// 1. Bob is in mid-write. 2. A broadcast comes, and his sink wakes up. 3. In the same walk, before his turn, Ada's sink
-// makes him overflow. 4. His sink isn't polled again.
+// 1. Bob is in mid-write. 2. A broadcast comes, and his sink wakes up. 3. In the same walk, before Bob's visit, Ada's
+// sink makes him overflow. 4. His sink isn't polled again.
 #[tokio::test]
-async fn one_who_ends_in_the_walk_before_its_visit_is_not_polled() {
+async fn a_participant_that_ends_before_its_visit_is_not_polled() {
     let victim: Arc<Mutex<Option<Participant<Bytes>>>> = Arc::default();
     let valve = Valve::<Bytes>::shut();
     let (bob, his) = (Arc::clone(&victim), valve.clone());
@@ -342,7 +340,7 @@ async fn one_who_ends_in_the_walk_before_its_visit_is_not_polled() {
             his.sink()
         } else {
             StageSink::new(move |call, _| {
-                let bob = bob.lock().expect("no test panics with it").take_if(|_| matches!(call, Call::Send(_)));
+                let bob = bob.lock().expect("the lock isn't poisoned").take_if(|_| matches!(call, Call::Send(_)));
                 while bob.as_ref().is_some_and(|bob| bob.send(msg("x")).is_ok()) {}
                 Poll::Ready(Ok(()))
             })
@@ -357,8 +355,8 @@ async fn one_who_ends_in_the_walk_before_its_visit_is_not_polled() {
     session.broadcast(msg("one")).await.expect("the session is open");
     valve.wait_for(State::is_stuck).await;
     let tried = valve.lock().flushes_tried;
-    *victim.lock().expect("no test panics with it") = Some(bob.clone());
-    session.try_broadcast(msg("two")).expect("the log has room");
+    *victim.lock().expect("the lock isn't poisoned") = Some(bob.clone());
+    session.try_broadcast(msg("two")).expect("the log has capacity");
     valve.let_through(1);
     assert_eq!(within(bob.closed()).await, EndReason::Overflow);
     assert_eq!(valve.lock().flushes_tried, tried, "polled after its end");
@@ -379,7 +377,7 @@ async fn a_heavy_burst_over_both_lanes_resets_nobody_who_keeps_up() {
             ada.try_send(vec![0; *length].into()).expect("no more than may wait");
         }
         for length in broadcasts {
-            session.try_broadcast(vec![0; *length].into()).expect("the log has room");
+            session.try_broadcast(vec![0; *length].into()).expect("the log has capacity");
         }
         let all = (directs.len() + broadcasts.len()) as u64;
         until(|| ada.end_reason().is_some() || ada.stats().account.delivered == all).await;

@@ -1,5 +1,5 @@
-//! What peers that send much, and whose messages nobody takes, cost in memory: counted at the allocator, so this test has
-//! a binary of its own.
+//! What peers that send much, and whose messages nobody takes, cost in memory. The memory is counted at the allocator,
+//! so this test has a binary of its own.
 #![cfg(feature = "websocket")]
 
 mod common;
@@ -20,7 +20,7 @@ const PEERS: usize = 60;
 const LONG: usize = 1 << 20;
 const BUDGET: usize = 4 * LONG;
 
-/// What a connection may hold besides: itself, short messages in its inbox, and what one read brought.
+/// What a connection may hold in addition: itself, short messages in its inbox, and what one read brought.
 const EACH: usize = 24 << 10;
 
 /// A frame of `length` zeroes, masked with zeroes.
@@ -31,7 +31,7 @@ fn frame(length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Sends `bytes` again and again, for as long as it is polled.
+/// Sends `bytes` again and again, for as long as its future is polled.
 async fn flood(server: std::net::SocketAddr, bytes: Arc<Vec<u8>>) {
     let mut stream = TcpStream::connect(server).await.expect("it listens");
     let request = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -44,7 +44,7 @@ async fn flood(server: std::net::SocketAddr, bytes: Arc<Vec<u8>>) {
     while stream.write_all(&bytes).await.is_ok() {}
 }
 
-/// Sixty peers that send without pause, half of them long messages and half short ones, and nobody who takes them.
+/// Sixty peers send without pause, half of them long messages and half short ones, and no handler takes them.
 #[tokio::test]
 async fn all_peers_together_stay_within_the_budget() {
     let limits = PeerLimits::new(BUDGET);
@@ -63,10 +63,10 @@ async fn all_peers_together_stay_within_the_budget() {
             inboxes.push(stream);
         }
     }
-    // Four long messages have come whole, and everybody else who sends one waits.
+    // Four long messages have arrived whole, and every other peer that sends one waits.
     let waiting = PEERS / 2 - BUDGET / LONG;
     within(until(|| limits.waiting() == waiting && limits.claimed() == BUDGET)).await;
-    // One message of each is taken, no more: those four are whole when all of them have given one.
+    // Only one message of each peer is taken: the four are whole when each peer has given one.
     let mut taken = Vec::new();
     let mut whole = 0;
     let all_whole = until(|| {
@@ -77,7 +77,7 @@ async fn all_peers_together_stay_within_the_budget() {
             }
             _ => false,
         });
-        // They are kept: one that is dropped gives back what its message takes.
+        // The messages are kept: a dropped message would return its share of the budget.
         taken.extend(given);
         whole == BUDGET / LONG
     });

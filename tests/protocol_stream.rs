@@ -50,7 +50,7 @@ fn random_frame(random: &mut fastrand::Rng) -> (Frame, Read) {
 }
 
 #[test]
-fn random_frames_cut_anywhere_are_what_was_sent() {
+fn frames_survive_being_cut_anywhere() {
     let mut random = fastrand::Rng::with_seed(20);
     for round in 0..400 {
         // 1. Frames, and their plain concatenation.
@@ -65,7 +65,7 @@ fn random_frames_cut_anywhere_are_what_was_sent() {
             assert_eq!(wire[before..], plain);
             expected.push(read);
         }
-        // 2. Cut at random, now and then into nothing; read after each chunk, or after some.
+        // 2. The bytes are cut at random, sometimes into empty chunks, and read after each chunk, or after some.
         let longest = [1, 3, 10, 1000, usize::MAX][round % 5];
         let mut wire = Bytes::from(wire);
         let (mut decoder, mut found) = (StreamDecoder::default(), Vec::new());
@@ -87,20 +87,20 @@ fn a_frame_within_one_chunk_shares_its_memory() {
     Frame::text("{}").append_to_stream(&mut wire);
     Frame::binary(Bytes::from(vec![7; 1000])).append_to_stream(&mut wire);
     let wire = Bytes::from(wire);
-    // 1. Both in one chunk.
+    // 1. Both frames are in one chunk.
     let mut decoder = StreamDecoder::default();
     decoder.push(wire.clone());
     let [first, second] = &take_all(&mut decoder).unwrap()[..] else { panic!("not two") };
     assert_eq!(first.1.as_ptr(), wire[5..].as_ptr());
     assert_eq!(second.1.as_ptr(), wire[12..].as_ptr());
-    // 2. The prefix in one, the payload in the next.
+    // 2. The prefix is in one chunk, the payload in the next.
     decoder.push(wire.slice(..10));
     assert_eq!(take_all(&mut decoder).unwrap().len(), 1);
     decoder.push(wire.slice(10..));
     assert_eq!(take_all(&mut decoder).unwrap()[0].1.as_ptr(), wire[12..].as_ptr());
 }
 
-/// Re-copying with each byte would take hours.
+/// Copying everything again with each byte would take hours.
 #[test]
 fn the_largest_frame_may_come_byte_by_byte() {
     let mut wire = Vec::new();
@@ -117,7 +117,7 @@ fn the_largest_frame_may_come_byte_by_byte() {
     decoder.push(wire.slice(wire.len() - 1..));
     let whole = decoder.next_frame().unwrap().expect("it is complete");
     assert!(whole.payload() == frame.payload());
-    // In large pieces, and in one, it is the same.
+    // The result is the same in large pieces, and in one.
     for piece in [1 << 20, wire.len()] {
         let mut decoder = StreamDecoder::default();
         wire.chunks(piece).for_each(|chunk| decoder.push(wire.slice_ref(chunk)));
@@ -126,17 +126,17 @@ fn the_largest_frame_may_come_byte_by_byte() {
 }
 
 #[test]
-fn a_byte_more_is_refused_by_its_announcement() {
+fn a_frame_one_byte_too_large_is_refused_at_its_prefix() {
     let too_large = StreamError::TooLarge { bytes: MAX_STREAM_FRAME as u64 + 1 };
-    // 1. A frame that is fine, then the announcement alone.
+    // 1. A valid frame comes, then only the prefix of one that is too large.
     let mut decoder = StreamDecoder::default();
     decoder.push([prefix(1, 2), b"{}".to_vec(), prefix(2, MAX_STREAM_FRAME as u32 + 1)].concat().into());
     assert_eq!(decoder.next_frame().unwrap().expect("it is complete").payload(), "{}");
     assert_eq!(decoder.next_frame().unwrap_err(), too_large);
-    // 2. It stays failed, whatever comes.
+    // 2. The decoder stays failed, whatever comes.
     decoder.push([prefix(1, 2), b"{}".to_vec()].concat().into());
     assert_eq!(decoder.next_frame().unwrap_err(), too_large);
-    // 3. The longest that can be announced.
+    // 3. The same with the longest length that a prefix can announce.
     let mut decoder = StreamDecoder::default();
     decoder.push(prefix(2, u32::MAX).into());
     assert_eq!(decoder.next_frame().unwrap_err(), StreamError::TooLarge { bytes: u64::from(u32::MAX) });
@@ -146,7 +146,7 @@ fn a_byte_more_is_refused_by_its_announcement() {
 fn an_unknown_kind_is_refused() {
     for kind in [0, 3, 255] {
         let mut decoder = StreamDecoder::default();
-        // Its length isn't even asked for what it says.
+        // The kind is refused before the length is looked at.
         decoder.push(prefix(kind, u32::MAX).into());
         assert_eq!(decoder.next_frame().unwrap_err(), StreamError::UnknownKind(kind));
         assert_eq!(decoder.next_frame().unwrap_err(), StreamError::UnknownKind(kind));
@@ -170,7 +170,7 @@ fn a_truncated_end_is_no_frame() {
 }
 
 #[test]
-fn no_bytes_make_it_panic() {
+fn no_bytes_make_the_decoder_panic() {
     let mut random = fastrand::Rng::with_seed(21);
     for _ in 0..20_000 {
         let mut bytes = vec![0; random.usize(..48)];

@@ -1,7 +1,7 @@
-//! The wire formats against messages that a peer encoded, against itself, and against rubbish.
+//! The wire formats, tested against messages that a peer encoded, against themselves, and against random bytes.
 //!
-//! `data/foxglove-0.30.3.json` holds 52 messages that the `foxglove` crate 0.30.3 encoded. Each is
-//! built here from its fields (see `expected`), encoded and compared, decoded and compared.
+//! `data/foxglove-0.30.3.json` holds 52 messages that the `foxglove` crate 0.30.3 encoded. The test builds each message
+//! from its fields (see `expected`), encodes it and compares, decodes it and compares.
 #![cfg(feature = "telemetry")]
 
 use std::collections::BTreeMap;
@@ -49,7 +49,7 @@ impl Message {
 
 const FORMATS: [WireFormat; 2] = [WireFormat::V1, WireFormat::V2];
 
-/// What goes out in `format`, without what marks where it ends.
+/// What `format` sends of a frame, without the length prefix of v2.
 fn bytes(format: WireFormat, frame: &Frame) -> Bytes {
     match format {
         WireFormat::V1 => frame.to_bytes(),
@@ -65,7 +65,7 @@ fn bytes(format: WireFormat, frame: &Frame) -> Bytes {
 struct Vector {
     name: String,
     side: String,
-    /// The formats that have it.
+    /// The formats that have this message.
     formats: &'static [WireFormat],
     kind: FrameKind,
     data: Bytes,
@@ -105,7 +105,7 @@ fn unhex(hex: &str) -> Bytes {
     digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
 }
 
-/// The fields of a binary vector; those of 64 bits are strings.
+/// The fields of a binary vector; fields of 64 bits are strings.
 impl Vector {
     fn u64(&self, key: &str) -> u64 {
         self.fields[key].as_str().unwrap().parse().unwrap()
@@ -328,7 +328,7 @@ fn expected_from_client(vector: &Vector) -> ClientMessage {
     }
 }
 
-/// Messages that no vector shows; both formats have them.
+/// Messages that no vector covers; both formats have them.
 fn further_messages() -> Vec<Message> {
     let client_channel = |id, schema| client::Channel { id, topic: "/cmd".into(), encoding: "json".into(), schema };
     let schema = |name: &str, encoding: &str, data: &'static [u8]| Schema::new(name, encoding, data);
@@ -431,7 +431,7 @@ fn decoding_undoes_encoding() {
 }
 
 #[test]
-fn client_advertisements_name_only_what_there_is() {
+fn client_advertisements_leave_out_absent_fields() {
     let frame = further_messages()[0].encode();
     let json: Value = serde_json::from_slice(&frame.to_bytes()).unwrap();
     let common = |id: u32, more: Value| {
@@ -500,8 +500,7 @@ fn one_frame_of_a_channel_serves_both_formats() {
     }
 }
 
-/// Decodes as every format, kind and side; what decodes must encode again, and what doesn't must say so
-/// briefly.
+/// Decodes the bytes as every format, kind and side. A decoded message must encode again, and an error must be brief.
 fn survive(data: &Bytes) -> usize {
     let mut decoded = 0;
     let kinds = [FrameKind::Text, FrameKind::Binary].map(|kind| ["server", "client"].map(|side| (kind, side)));
@@ -551,5 +550,5 @@ fn no_bytes_make_decoding_panic() {
             decoded += survive(&bytes.into());
         }
     }
-    assert!(decoded > 10_000, "only {decoded} decoded: the rubbish is too far from the real thing");
+    assert!(decoded > 10_000, "only {decoded} decoded: the random bytes resemble no messages");
 }

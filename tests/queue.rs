@@ -1,4 +1,4 @@
-//! The control queue: what `try_send` and `send` answer, and what they leave behind.
+//! The control queue: what `try_send` and `send` return, and the state they leave behind.
 
 mod common;
 
@@ -13,35 +13,35 @@ use lanecast::room::memory::Conduct;
 use lanecast::{EndReason, SendError, SessionEvent, TrySendError};
 
 #[tokio::test]
-async fn full_gives_the_message_back_and_changes_nothing() {
+async fn a_full_queue_returns_the_message_and_changes_nothing() {
     let (stage, streams) = Streams::stage(|_| Valve::shut());
     let session = stage.session(|builder| builder.queue_capacity(4));
     stage.join(presence("ada", "PA_1", 1));
     let ada = live(&session, "ada").await;
-    // 1. Four wait.
+    // 1. Four messages wait.
     for text in ["a", "b", "c", "d"] {
         ada.try_send(msg(text)).expect("four fit");
     }
     settle().await;
-    // 2. The fifth comes back, as often as it is tried.
+    // 2. The fifth is returned, however often it is tried.
     for _ in 0..3 {
         assert!(matches!(ada.try_send(msg("e")), Err(TrySendError::Full(back)) if back == "e"));
     }
     assert_eq!(ada.end_reason(), None);
     assert_eq!(session.stats().resets.total(), 0);
-    assert_eq!(ada.stats().account.offered, 4, "what came back was never offered");
+    assert_eq!(ada.stats().account.offered, 4, "a returned message was never offered");
     assert_waiting(&ada.stats().account, 4);
-    // 3. One flush makes room again.
+    // 3. One flush frees the capacity.
     let valve = streams.nth("ada", 0).await;
     valve.release();
     valve.wait_for(|seen| seen.flushed.len() == 4).await;
     until(|| ada.stats().backlog == 0).await;
-    ada.try_send(msg("e")).expect("there is room again");
+    ada.try_send(msg("e")).expect("the queue has capacity again");
     valve.wait_for(|seen| seen.flushed == ["a", "b", "c", "d", "e"]).await;
 }
 
 #[tokio::test]
-async fn what_waits_in_the_sink_counts_until_it_is_flushed() {
+async fn messages_in_the_sink_count_until_they_are_flushed() {
     let (stage, streams) = Streams::stage(|_| Valve::shut());
     let session = stage.session(|builder| builder.queue_capacity(2));
     stage.join(presence("ada", "PA_1", 1));
@@ -55,7 +55,7 @@ async fn what_waits_in_the_sink_counts_until_it_is_flushed() {
     valve.let_through(1);
     valve.wait_for(|seen| seen.flushed.len() == 1).await;
     settle().await;
-    ada.try_send(msg("c")).expect("the flush gave a place back");
+    ada.try_send(msg("c")).expect("the flush freed a place");
 }
 
 #[tokio::test]
@@ -71,15 +71,15 @@ async fn a_send_to_a_closed_participant_is_counted_and_resets_nobody() {
     assert_settled(&ada.stats().account);
     settle().await;
     assert_eq!(session.stats().resets.total(), 0);
-    // Only its leaving is told, no reset.
+    // Only its departure is reported, no reset.
     assert!(matches!(within(events.next()).await, Some(SessionEvent::Left { .. })));
     let account = close_settled(&session).await;
     assert_eq!(account.dropped.closed, 2);
     assert!(matches!(within(events.next()).await, Some(SessionEvent::Closed)));
 }
 
-// 1. The queue is full and its sink stuck. 2. Eight threads send at the same time. 3. All are told of the overflow or
-// of the end; the participant is reset once, and every message is counted once.
+// 1. The queue is full and its sink stuck. 2. Eight threads send at the same time. 3. Each learns of the overflow or of
+// the end; the participant is reset once, and every message is counted once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_overflow_by_many_senders_resets_once() {
     for _ in 0..size(20, 500) {
@@ -120,7 +120,7 @@ async fn an_overflow_by_many_senders_resets_once() {
 }
 
 #[tokio::test]
-async fn bytes_are_bounded_too() {
+async fn the_queue_is_bounded_in_bytes_too() {
     let (stage, _streams) = Streams::stage(|_| Valve::shut());
     let session = stage.session(|builder| builder.queue_bytes(10));
     stage.join(presence("ada", "PA_1", 1));
@@ -133,13 +133,13 @@ async fn bytes_are_bounded_too() {
     assert!(matches!(ada.try_send(msg("five5")), Err(TrySendError::Full(_))));
     ada.try_send(msg("four")).expect("ten of ten");
     assert!(matches!(ada.try_send(msg("1")), Err(TrySendError::Full(_))));
-    ada.try_send(msg("")).expect("nothing weighs nothing");
+    ada.try_send(msg("")).expect("an empty message takes no bytes");
 }
 
-/// Four threads send as fast as the queue takes it, to one participant that keeps up: each one's messages arrive all
-/// and in order, none twice.
+/// Four threads send as fast as the queue takes it, to one participant that keeps up: all messages of each thread
+/// arrive in order, none of them twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn senders_that_race_lose_nothing() {
+async fn concurrent_senders_lose_nothing() {
     let each = size(2_000, 50_000);
     let (room, session) = memory(|builder| builder.queue_capacity(64));
     let ada = joined(&room, &session, "ada").await;

@@ -1,4 +1,4 @@
-//! The registry as it is seen from outside: who takes whose place, and what a look-up finds.
+//! The registry as seen from outside: which instance replaces which, and what a look-up finds.
 
 mod common;
 
@@ -17,10 +17,10 @@ fn gone(identity: &str, connection: &str) -> RoomEvent<tokio::sync::mpsc::Receiv
     RoomEvent::Disconnected { identity: id(identity), sid: sid(connection) }
 }
 
-// 1. Ada joins as PA_1. 2. She reconnects as PA_2, which replaces PA_1. 3. The disconnect of PA_1 arrives, late.
-// 4. PA_2 is untouched.
+// 1. Ada joins as PA_1. 2. She reconnects as PA_2, which replaces PA_1. 3. The disconnect of PA_1 arrives, late. 4.
+// PA_2 is untouched.
 #[tokio::test]
-async fn a_late_disconnect_after_a_reconnect_misses() {
+async fn a_late_disconnect_does_not_end_the_new_connection() {
     let (room, session) = memory(|builder| builder);
     let mut events = session.events();
     room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
@@ -44,10 +44,10 @@ async fn a_late_disconnect_after_a_reconnect_misses() {
     assert!(matches!(within(events.next()).await, Some(SessionEvent::Closed)), "nobody left");
 }
 
-// 1. PA_2 (joined at 20) is announced and registered. 2. The announcement of PA_1 (joined at 10) arrives. 3. It is
-// refused as stale, nothing is opened for it, and PA_2 goes on.
+// 1. PA_2 (joined at 20) is announced and registered. 2. The announcement of PA_1 (joined at 10) arrives. 3. PA_1 is
+// refused as stale, no stream is opened for it, and PA_2 goes on.
 #[tokio::test]
-async fn an_out_of_order_stale_join_is_refused() {
+async fn a_stale_join_is_refused() {
     let (room, session) = memory(|builder| builder);
     let mut events = session.events();
     room.join(presence("ada", "PA_2", 20)).await.expect("the session listens");
@@ -65,9 +65,9 @@ async fn an_out_of_order_stale_join_is_refused() {
     assert_eq!(room.line(&id("ada")).received().len(), 1, "decided before a stream is opened");
 }
 
-/// The same, while the newer one's stream is still being opened.
+/// The same, while the newer connection's stream is still being opened.
 #[tokio::test]
-async fn a_stale_join_is_refused_by_one_that_is_under_way() {
+async fn a_stale_join_is_refused_while_the_newer_one_is_under_way() {
     let (room, session) = memory(|builder| builder);
     let line = room.line(&id("ada"));
     line.opening_is(Opening::Held);
@@ -80,10 +80,10 @@ async fn a_stale_join_is_refused_by_one_that_is_under_way() {
     assert_eq!(session.stats().joins, 1);
 }
 
-// 1. PA_1's sink is in the middle of a write. 2. PA_2 replaces it. 3. PA_1's flushing is cancelled, what it held is
-// counted as abandoned, and its sink is let go.
+// 1. PA_1's sink is in the middle of a write. 2. PA_2 replaces it. 3. PA_1's flush is cancelled, the messages it held
+// are counted as abandoned, and its sink is dropped.
 #[tokio::test]
-async fn the_prior_instance_s_flushing_is_cancelled() {
+async fn replacing_an_instance_cancels_its_flush() {
     let (stage, streams) = Streams::stage(|to| if to.sid == sid("PA_1") { Valve::shut() } else { Valve::open() });
     let session = stage.session(|builder| builder);
     stage.join(presence("ada", "PA_1", 1));
@@ -113,7 +113,8 @@ async fn an_equal_join_time_with_another_sid_replaces() {
     assert_eq!(session.stats().replacements, 1);
 }
 
-/// A connection announced twice is one instance; a sid under a second identity is a duplicate: what is there stays.
+/// A connection announced twice is one instance. A sid under a second identity is a duplicate: the registered instance
+/// stays.
 #[tokio::test]
 async fn a_duplicate_sid_changes_nothing() {
     let (room, session) = memory(|builder| builder);
@@ -135,14 +136,14 @@ async fn a_duplicate_sid_changes_nothing() {
     assert!(session.participant(&id("eve")).is_none());
     assert_eq!((ada.end_reason(), session.stats().joins, session.stats().refused), (None, 1, 1));
     assert_eq!(room.line(&id("ada")).received().len(), 1);
-    // The foreign identity's disconnect of that sid doesn't take it away either.
+    // A disconnect of that sid under the foreign identity doesn't remove it either.
     room.emit(gone("eve", "PA_ada")).await.expect("the session listens");
     settle().await;
     assert_eq!(session.participant_by_sid(&sid("PA_ada")), Some(ada));
 }
 
 // 1. PA_1 is registered, joined at 100. 2. The clock is set back: PA_2 joins at 50, and is refused. 3. PA_1
-// disconnects: the loop asks the room what it has, and joins PA_2. 4. Nothing is remembered of PA_1's time.
+// disconnects: the loop asks the room what it has, and joins PA_2. 4. PA_1's join time isn't remembered.
 #[tokio::test]
 async fn a_clock_set_back_locks_nobody_out() {
     let (room, session) = memory(|builder| builder);
@@ -158,10 +159,10 @@ async fn a_clock_set_back_locks_nobody_out() {
     assert_eq!(live(&session, "ada").await.sid(), &sid("PA_3"));
 }
 
-// 1. PA_1 (joined at 100) is being opened. 2. It disconnects, and PA_2 comes with a clock set back (joined at 50), before
-// the loop has run again. 3. Who is gone is in nobody's way: PA_2 isn't refused, and joins.
+// 1. PA_1 (joined at 100) is being opened. 2. It disconnects, and PA_2 comes with a clock set back (joined at 50),
+// before the loop has run again. 3. A departed connection refuses nobody: PA_2 joins.
 #[tokio::test]
-async fn a_join_that_is_gone_refuses_nobody() {
+async fn a_cancelled_join_refuses_nobody() {
     let (room, session) = memory(|builder| builder);
     let line = room.line(&id("ada"));
     line.opening_is(Opening::Held);
@@ -175,7 +176,7 @@ async fn a_join_that_is_gone_refuses_nobody() {
 }
 
 #[tokio::test]
-async fn look_ups_find_only_who_is_there() {
+async fn look_ups_find_only_live_instances() {
     let (room, session) = memory(|builder| builder);
     let ada = joined(&room, &session, "ada").await;
     let bob = joined(&room, &session, "bob").await;
@@ -185,7 +186,7 @@ async fn look_ups_find_only_who_is_there() {
     let mut all: Vec<_> = session.participants().iter().map(|one| one.identity().to_string()).collect();
     all.sort();
     assert_eq!(all, ["ada", "bob"]);
-    // An instance that has just ended is found by nothing, though the loop hasn't removed it yet.
+    // No look-up finds an instance that has just ended, though the loop hasn't removed it yet.
     room.line(&id("ada")).conduct(Conduct::Stall { room: 0 });
     while ada.send(msg("x")).is_ok() {}
     assert!(session.participant(&id("ada")).is_none());
@@ -193,10 +194,11 @@ async fn look_ups_find_only_who_is_there() {
     assert_eq!(session.participants(), [bob]);
 }
 
-/// Reconnects under fire: whatever a look-up finds while instances replace each other is the identity that was asked
-/// for, and was live within the look-up; in the end the newest stands, alone, and each of the others ended once.
+/// Reconnects under load: whatever a look-up finds while instances replace each other has the identity that was asked
+/// for, and was live during the look-up. In the end only the newest instance is registered, and each of the others
+/// ended once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn look_ups_under_fire_never_find_a_foreign_instance() {
+async fn look_ups_under_load_never_find_a_foreign_instance() {
     let rounds = size(300, 5_000);
     let (room, session) = memory(|builder| builder.shards(2));
     let stop = Arc::new(AtomicBool::new(false));
@@ -246,7 +248,7 @@ async fn look_ups_under_fire_never_find_a_foreign_instance() {
     }
 }
 
-/// A multitude of identities that come once and never again leave nothing behind.
+/// Many identities that come once and never again leave nothing behind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_off_identities_leave_the_registry_empty() {
     let count = size(10_000, 1_000_000);
@@ -257,7 +259,7 @@ async fn one_off_identities_leave_the_registry_empty() {
             for n in (part..count).step_by(8) {
                 let (name, connection) = (format!("p{n}"), format!("PA_{n}"));
                 room.join(presence(&name, &connection, n as u64)).await.expect("the session listens");
-                // Some are seen through, the others leave while they join.
+                // Some join completely, the others leave while they join.
                 if n % 3 == 0 {
                     let ada = live(&session, &name).await;
                     let _ = ada.try_send(msg("welcome"));
@@ -270,7 +272,7 @@ async fn one_off_identities_leave_the_registry_empty() {
     for visit in visits.collect::<Vec<_>>() {
         visit.await.expect("no visit panics");
     }
-    // The session may still have joins and disconnects to hear of: both look-ups find nobody in the end.
+    // The session may still have joins and disconnects to process: both look-ups find nobody in the end.
     until(|| session.stats().participants == 0 && session.participants().is_empty()).await;
     let seen = session.stats();
     assert!(seen.joins >= count as u64 / 3 && seen.joins <= count as u64, "{seen:?}");

@@ -1,4 +1,4 @@
-//! Resets: the old instance goes, what the room has now comes, and one that always fails waits longer each time.
+//! Resets: the old instance ends, the room's current connection is joined, and repeated faults wait longer each time.
 
 mod common;
 
@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 // 1. Ada has subscribed and fails. 2. Her connection still stands: she comes back under the same sid and join time as
-// another instance, with her initial messages first. 3. Her subscription died with the old instance.
+// another instance, with her initial messages first. 3. Her subscription ended with the old instance.
 #[tokio::test]
 async fn a_reset_keeps_the_sid_and_starts_afresh() {
     let (room, session) = memory(|builder| builder.initial(|_| async { vec![msg("state")] }));
@@ -34,7 +34,7 @@ async fn a_reset_keeps_the_sid_and_starts_afresh() {
     session.broadcast_to(&topic, msg("one")).await.expect("the session is open");
     receives(&room, "ada", &["state", "one"]).await;
     let line = room.line(&id("ada"));
-    // Her next stream is opened once it flows.
+    // Her next stream opens only once writes succeed again.
     line.opening_is(Opening::Held);
     line.conduct(Conduct::Fail);
     session.broadcast(msg("fails")).await.expect("the session is open");
@@ -57,9 +57,9 @@ async fn a_reset_keeps_the_sid_and_starts_afresh() {
 }
 
 // 1. Ada's stream is busy; she overflows and is reset under the same sid. 2. Her new instance is registered. 3. The old
-// stream's wakers fire, its handle is used: all of it is late, and none of it touches the new instance.
+// stream's wakers fire and its handle is used: all of this is late, and none of it touches the new instance.
 #[tokio::test]
-async fn a_late_failure_of_the_old_stream_misses_its_successor() {
+async fn a_late_failure_of_the_old_stream_does_not_touch_the_new_instance() {
     let old_waker: Arc<Mutex<Option<Waker>>> = Arc::default();
     let failing = Arc::new(AtomicBool::new(false));
     let opened = Arc::new(AtomicUsize::new(0));
@@ -70,7 +70,7 @@ async fn a_late_failure_of_the_old_stream_misses_its_successor() {
         let sink = StageSink::new(move |call, cx| match (first, call) {
             (true, Call::Flush) if fails.load(Ordering::SeqCst) => Poll::Ready(Err("late".to_owned())),
             (true, Call::Flush) => {
-                *slot.lock().expect("no test panics with it") = cx.map(|cx| cx.waker().clone());
+                *slot.lock().expect("the lock isn't poisoned") = cx.map(|cx| cx.waker().clone());
                 Poll::Pending
             }
             _ => Poll::Ready(Ok(())),
@@ -82,14 +82,14 @@ async fn a_late_failure_of_the_old_stream_misses_its_successor() {
     stage.join(presence("ada", "PA_1", 1));
     let old = live(&session, "ada").await;
     session.broadcast(msg("a")).await.expect("the session is open");
-    until(|| old_waker.lock().expect("no test panics with it").is_some()).await;
+    until(|| old_waker.lock().expect("the lock isn't poisoned").is_some()).await;
     while old.send(msg("b")).is_ok() {}
     assert_eq!(reset(&mut events).await, EndReason::Overflow);
     let new = live(&session, "ada").await;
     assert_eq!(new.sid(), old.sid());
-    // The old stream fails now, and says so to whoever it was told to wake.
+    // The old stream fails now, and wakes the task whose waker it holds.
     failing.store(true, Ordering::SeqCst);
-    let waker = old_waker.lock().expect("no test panics with it").take().expect("it was stored above");
+    let waker = old_waker.lock().expect("the lock isn't poisoned").take().expect("it was stored above");
     waker.wake();
     assert!(old.send(msg("late")).is_err());
     settle().await;
@@ -101,7 +101,7 @@ async fn a_late_failure_of_the_old_stream_misses_its_successor() {
 }
 
 /// The reset and the disconnect of one instance race, with the disconnect a step later each time. Whichever comes
-/// first, nobody is left behind, and the listener is told of exactly one end for each instance that joined.
+/// first, no ghost stays, and the listener gets exactly one end for each instance that joined.
 #[tokio::test]
 async fn a_reset_racing_with_a_disconnect_leaves_no_ghost() {
     for steps in 0..24 {
@@ -111,7 +111,7 @@ async fn a_reset_racing_with_a_disconnect_leaves_no_ghost() {
         let ada = joined(&room, &session, "ada").await;
         // 1. The instance overflows: its reset is pending.
         while ada.send(msg("x")).is_ok() {}
-        // 2. So many steps later its connection is gone.
+        // 2. This many steps later its connection is gone.
         for _ in 0..steps {
             tokio::task::yield_now().await;
         }
@@ -135,7 +135,7 @@ async fn a_reset_racing_with_a_disconnect_leaves_no_ghost() {
 }
 
 // 1. Ada is reset, and her stream is being opened again. 2. Her connection goes: the join is cancelled. 3. She isn't
-// registered, and what was being opened is dropped.
+// registered, and the opening is dropped.
 #[tokio::test]
 async fn a_disconnect_cancels_a_reset_that_is_under_way() {
     let gate = Gate::new();
@@ -162,16 +162,16 @@ async fn a_disconnect_cancels_a_reset_that_is_under_way() {
     assert_eq!((session.stats().participants, session.stats().joins, gate.opening()), (0, 1, 0));
 }
 
-// 1. Ada's connection is gone from the room, its event not here yet. 2. She fails: the reset finds nobody to join, and
-// the disconnect that follows finds nobody to remove.
+// 1. Ada's connection is gone from the room, and its event is still under way. 2. She fails: the reset finds no
+// connection to join, and the disconnect that follows finds no instance to remove.
 #[tokio::test]
-async fn a_reset_of_one_who_is_gone_joins_nobody() {
+async fn a_reset_of_a_departed_participant_joins_nobody() {
     let (room, session) = memory(|builder| builder);
     let mut events = session.events();
     let ada = joined(&room, &session, "ada").await;
     room.vanish(&id("ada"), &sid("PA_ada"));
     room.line(&id("ada")).conduct(Conduct::Fail);
-    ada.send(msg("x")).expect("there is room");
+    ada.send(msg("x")).expect("there is capacity");
     assert_eq!(reset(&mut events).await, EndReason::WriteFailed);
     room.leave(&id("ada"), &sid("PA_ada")).await.expect("the session listens");
     settle().await;
@@ -179,25 +179,25 @@ async fn a_reset_of_one_who_is_gone_joins_nobody() {
     assert_eq!(room.line(&id("ada")).received().len(), 1);
 }
 
-/// What the room has for the identity may be another connection by now: that is what is joined, under its own sid and
-/// attributes.
+/// By the time of the reset the room may have another connection for the identity: the reset joins that one, under its
+/// own sid and attributes.
 #[tokio::test]
-async fn a_reset_joins_what_the_room_has_now() {
+async fn a_reset_joins_the_rooms_current_connection() {
     let (room, session) = memory(|builder| builder);
     let mut events = session.events();
     let old = joined(&room, &session, "ada").await;
     room.place(presence("ada", "PA_2", 2).with_attribute("colour", "red"));
-    // Her next stream is opened once it flows.
+    // Her next stream opens only once writes succeed again.
     room.line(&id("ada")).opening_is(Opening::Held);
     room.line(&id("ada")).conduct(Conduct::Fail);
-    old.send(msg("x")).expect("there is room");
+    old.send(msg("x")).expect("there is capacity");
     reset(&mut events).await;
     room.line(&id("ada")).conduct(Conduct::Flow);
     room.line(&id("ada")).opening_is(Opening::Ready);
     let new = live(&session, "ada").await;
     assert_eq!((new.sid(), new.joined_at()), (&sid("PA_2"), 2));
     assert_eq!(new.attributes().get("colour").map(String::as_str), Some("red"));
-    // The events of both arrive late.
+    // The events of both connections arrive late.
     room.emit(RoomEvent::Disconnected { identity: id("ada"), sid: sid("PA_ada") }).await.expect("the session listens");
     room.emit(RoomEvent::Active(presence("ada", "PA_2", 2))).await.expect("the session listens");
     settle().await;
@@ -205,7 +205,7 @@ async fn a_reset_joins_what_the_room_has_now() {
     assert_eq!(session.stats().joins, 2);
 }
 
-/// The version is checked again, on the attributes the room has at the reset.
+/// The version is checked again, on the attributes that the room has at the reset.
 #[tokio::test]
 async fn fresh_attributes_are_checked_at_a_reset() {
     let (room, session) = memory(|builder| builder.refusal(|_, why| Some(msg(format!("no {}", why.advertised)))));
@@ -229,13 +229,13 @@ async fn fresh_attributes_are_checked_at_a_reset() {
 /// Every write to Ada fails, initial messages included. In ten minutes of virtual time she is tried again and again
 /// with ever longer waits, from 100 ms (less up to half) to 30 s, and not hundreds of times.
 #[tokio::test(start_paused = true)]
-async fn one_whose_stream_always_fails_waits_longer_each_time() {
+async fn a_stream_that_always_fails_is_reset_with_longer_waits_each_time() {
     let opened: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let noted = Arc::clone(&opened);
     let stage = Stage::<Bytes>::new(move |_, _| {
-        let mut opened = noted.lock().expect("no test panics with it");
+        let mut opened = noted.lock().expect("the lock isn't poisoned");
         opened.push(Instant::now());
-        // The clock stands still as long as anybody can run: without a wait it would go on for ever.
+        // The clock stands still as long as any task can run: without a wait the test would never end.
         let too_often = opened.len() > 1000;
         async move {
             if too_often {
@@ -249,7 +249,7 @@ async fn one_whose_stream_always_fails_waits_longer_each_time() {
     let session = stage.session(|builder| builder.initial(|_| async { vec![msg("state")] }));
     stage.join(presence("ada", "PA_1", 1));
     tokio::time::sleep(Duration::from_secs(600)).await;
-    let opened = opened.lock().expect("no test panics with it").clone();
+    let opened = opened.lock().expect("the lock isn't poisoned").clone();
     let waits: Vec<_> = opened.windows(2).map(|pair| pair[1] - pair[0]).collect();
     // 0, .1, .2, .4, .8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30, ... less up to half of it.
     assert!((25..=60).contains(&waits.len()), "{} attempts in ten minutes: {waits:?}", waits.len());
@@ -261,10 +261,10 @@ async fn one_whose_stream_always_fails_waits_longer_each_time() {
     assert_eq!(session.stats().resets.write_failed, opened.len() as u64);
 }
 
-/// The same when Ada reconnects after each reset: it is her identity that waits, not a connection. Reconnecting doesn't
-/// make the wait begin anew. Thirty seconds after her last reset all is forgotten.
+/// The same when Ada reconnects after each reset: the wait belongs to her identity, not to a connection. Reconnecting
+/// doesn't restart the wait. Thirty seconds after her last reset the next join no longer waits.
 #[tokio::test(start_paused = true)]
-async fn one_who_reconnects_after_each_reset_waits_longer_each_time() {
+async fn reconnecting_after_each_reset_does_not_shorten_the_back_off() {
     let fails = Arc::new(AtomicBool::new(true));
     let failing = Arc::clone(&fails);
     let stage = Stage::<Bytes>::new(move |_, _| {
@@ -285,7 +285,7 @@ async fn one_who_reconnects_after_each_reset_waits_longer_each_time() {
     };
     reconnect();
     let begun = Instant::now();
-    // Every 10 ms, whatever became of the last one.
+    // She reconnects every 10 ms, whatever became of the last connection.
     while begun.elapsed() < Duration::from_secs(600) {
         tokio::time::sleep(Duration::from_millis(10)).await;
         reconnect();
@@ -309,7 +309,7 @@ async fn one_who_reconnects_after_each_reset_waits_longer_each_time() {
 
 /// The same when the room itself panics, when it fails, and when it never answers.
 #[tokio::test(start_paused = true)]
-async fn a_room_that_never_opens_a_stream_is_asked_less_and_less() {
+async fn failed_openings_are_retried_with_longer_waits_each_time() {
     for how in 0..3 {
         let opened = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&opened);
@@ -347,9 +347,9 @@ async fn a_room_that_never_opens_a_stream_is_asked_less_and_less() {
     }
 }
 
-/// Nor by who reconnects while its stream can't be opened.
+/// The same when Ada reconnects while her stream can't be opened.
 #[tokio::test(start_paused = true)]
-async fn who_reconnects_while_its_stream_can_t_be_opened_waits_as_long() {
+async fn reconnecting_while_openings_fail_does_not_shorten_the_back_off() {
     let opened = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&opened);
     let stage = Stage::<Bytes>::new(move |_, _| {
@@ -371,9 +371,9 @@ async fn who_reconnects_while_its_stream_can_t_be_opened_waits_as_long() {
     close_settled(&session).await;
 }
 
-/// A room that answers otherwise each time it is asked who is here isn't asked without end.
+/// A room that gives another answer each time isn't asked without end which connection it has.
 #[tokio::test(start_paused = true)]
-async fn a_room_that_contradicts_itself_is_asked_less_and_less() {
+async fn a_room_that_contradicts_itself_is_asked_with_back_off() {
     let asked = Arc::new(AtomicUsize::new(0));
     let session = Session::builder(Wavering(Arc::clone(&asked))).build().expect("a test's settings make sense");
     tokio::time::sleep(Duration::from_secs(600)).await;
@@ -382,7 +382,7 @@ async fn a_room_that_contradicts_itself_is_asked_less_and_less() {
     close_settled(&session).await;
 }
 
-/// Has Ada under one sid or the other, in turns.
+/// A room that lists Ada under either of two sids, in turn.
 struct Wavering(Arc<AtomicUsize>);
 
 impl Room for Wavering {
@@ -408,8 +408,8 @@ impl Room for Wavering {
     }
 }
 
-// 1. One permit; Bad's stream always fails to open. 2. While Bad backs off, it holds no permit: a hundred others join
-// without time passing.
+// 1. There is one permit, and Bad's stream always fails to open. 2. While Bad backs off, it holds no permit: a hundred
+// others join without time passing.
 #[tokio::test(start_paused = true)]
 async fn backing_off_holds_no_permit() {
     let stage = Stage::<Bytes>::new(|to, _| async move {
@@ -430,8 +430,8 @@ async fn backing_off_holds_no_permit() {
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
-/// Many participants fail again and again at the same time. Streams are opened by no more than the cap at once, one at
-/// a time for each identity, and in the end everybody is there.
+/// Many participants fail again and again at the same time. No more streams are opened at once than the cap allows, one
+/// at a time for each identity, and in the end every participant is registered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn resets_run_concurrently_with_a_cap_one_per_identity() {
     let rounds = size(5, 100);
@@ -470,14 +470,14 @@ async fn resets_run_concurrently_with_a_cap_one_per_identity() {
         gate.add_permits(count);
         until(|| session.stats().resets.overflow == (round * count) as u64).await;
     }
-    // Registered is before counted: the event loop counts a join when it learns of it.
+    // A participant is registered before its join is counted: the event loop counts a join when it learns of it.
     until(|| session.stats().joins == ((rounds + 1) * count) as u64).await;
     assert_eq!(session.participants().len(), count);
     assert_eq!(most.load(Ordering::SeqCst), 4, "the cap");
 }
 
-/// Resets asked for from many threads at the same moment, again and again: each is done, none waits for another's
-/// wake-up. One that is lost hangs.
+/// Resets are requested from many threads at the same moment, again and again: each is carried out, and none waits for
+/// another's wake-up. A lost reset makes the test hang.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_reset_is_lost() {
     let (stage, _streams) = Streams::<Bytes>::stage(|_| Valve::shut());
@@ -509,12 +509,12 @@ async fn no_reset_is_lost() {
         }
     }
     session.cancel();
-    within(session.ended()).await.expect("it ends in good order");
+    within(session.ended()).await.expect("it ends without an error");
 }
 
 /// A fresh stream is opened once the old one is back with the room, never beside it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_fresh_stream_is_opened_when_the_old_one_is_back() {
+async fn a_fresh_stream_opens_only_after_the_old_one_is_back() {
     let out = Arc::new(AtomicUsize::new(0));
     let (opened, back) = (Arc::clone(&out), Arc::clone(&out));
     let beside = Arc::new(AtomicUsize::new(0));
@@ -544,13 +544,12 @@ async fn a_fresh_stream_is_opened_when_the_old_one_is_back() {
     assert_eq!((beside.load(Ordering::SeqCst), out.load(Ordering::SeqCst)), (0, 0));
 }
 
-// 1. The loop is held while it asks for Cyd. 2. Ada joins and overflows: that she joined and her reset are both still
-//    to be
-// heard of. 3. The loop goes on; if it hears of her join first, that takes her out and joins her again, under the same
-// sid. It is held while it asks for Bob, until she is back. 4. The reset that is left over finds that its instance is
-// gone, and misses the successor.
+// 1. The loop is held while it asks for Cyd. 2. Ada joins and overflows: her join and her reset are both still queued.
+// 3. The loop goes on. If it handles her join first, that takes her out and joins her again, under the same sid. The
+// loop is held while it asks for Bob, until she is back. 4. The leftover reset finds that its instance is gone, and
+// leaves the successor alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_reset_that_is_left_over_misses_the_successor() {
+async fn a_leftover_reset_does_not_touch_the_successor() {
     for round in 0..size(20, 300) {
         let holds = Arc::new(HashMap::from(["cyd", "bob"].map(|name| (name, Hold::default()))));
         let ended = Arc::new(AtomicBool::new(false));
@@ -581,7 +580,7 @@ async fn a_reset_that_is_left_over_misses_the_successor() {
         holds["cyd"].is_over.store(true, Ordering::SeqCst);
         live(&session, "ada").await;
         holds["bob"].is_over.store(true, Ordering::SeqCst);
-        // The loop has come to rest when it has heard of all of these.
+        // The loop is at rest when it has processed all of these.
         for n in 1..=20 {
             stage.emit(RoomEvent::StreamOpened { identity: id("nobody"), sid: sid("PA_0"), stream: () });
             until(|| session.stats().stray_streams == n).await;
@@ -594,15 +593,15 @@ async fn a_reset_that_is_left_over_misses_the_successor() {
     }
 }
 
-/// A place where the event loop is held.
+/// A point where the event loop is held.
 #[derive(Default)]
 struct Hold {
     is_reached: AtomicBool,
     is_over: AtomicBool,
 }
 
-/// A room that holds the event loop when it is asked for somebody a second time: the first time it is the join that
-/// asks.
+/// A room that holds the event loop when it is asked for an identity the second time; the first time it is the join
+/// that asks.
 struct Holding {
     stage: Stage<Bytes>,
     asked: Mutex<HashMap<ParticipantIdentity, usize>>,
@@ -624,14 +623,15 @@ impl Room for Holding {
 
     fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
         let times = {
-            let mut asked = self.asked.lock().expect("no test panics with it");
+            let mut asked = self.asked.lock().expect("the lock isn't poisoned");
             let times = asked.entry(identity.clone()).or_default();
             *times += 1;
             *times
         };
         if let Some(hold) = self.holds.get(identity.as_str()).filter(|_| times == 2) {
             hold.is_reached.store(true, Ordering::SeqCst);
-            // If the loop heard of the reset first, nobody comes back before it goes on.
+            // If the loop handles the reset first, Ada doesn't come back before the loop goes on: so the hold ends by
+            // time.
             let begun = std::time::Instant::now();
             while !hold.is_over.load(Ordering::SeqCst) && begun.elapsed() < Duration::from_millis(50) {
                 std::thread::yield_now();

@@ -1,4 +1,4 @@
-//! Broadcasts that are shown to a room's sinks in runs: which ones stand together, and how a sink answers.
+//! Broadcasts that are shown to a room's sinks in runs: which broadcasts form a run, and how a sink answers.
 
 mod common;
 
@@ -12,7 +12,7 @@ use futures_util::{Sink, Stream, stream};
 use lanecast::room::{OpenError, Presence, Room, RoomEvent, SinkError};
 use lanecast::{BroadcastId, BroadcastRun, EndReason, ParticipantIdentity, Progress, Session, SubscriptionTag, Topic};
 
-/// What a sink was shown at once.
+/// The messages that a sink was shown at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Shown {
     texts: Vec<Bytes>,
@@ -20,10 +20,10 @@ struct Shown {
     tag: Option<u32>,
 }
 
-/// How many of so many a sink says it has taken.
+/// How many messages of a run a sink says it has taken, given the length of the run.
 type Answer = fn(usize) -> Result<usize, &'static str>;
 
-/// A room of two whose sinks note what they are shown, and answer as a test says.
+/// A room with two participants, whose sinks record what they are shown, and answer as the test says.
 struct Show {
     present: Vec<Presence>,
     seen: [Arc<Mutex<Vec<Shown>>>; 2],
@@ -85,7 +85,7 @@ impl Sink<Bytes> for ShowSink {
         Poll::Ready(Ok(()))
     }
 
-    /// Direct messages.
+    /// Takes direct messages.
     fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Self::Error> {
         let shown = Shown { texts: vec![message], first: BroadcastRun::new(&[()], None).first_id(), tag: None };
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(shown);
@@ -107,14 +107,14 @@ fn texts(shown: &[Shown]) -> Vec<(String, Option<u32>)> {
 }
 
 fn all(session: &Session<Show>, text: &'static str) {
-    session.try_broadcast(msg(text)).expect("there is room");
+    session.try_broadcast(msg(text)).expect("there is capacity");
 }
 
-/// As long as one thread publishes and nothing else runs, what it publishes is read in one turn. 1. Ada subscribes to
-/// two topics, Bob to one of them. 2. Broadcasts go to everybody and to either, and a message to Ada alone in between.
-/// 3. Whatever stands in a row and has one audience is shown at once.
+/// As long as one thread publishes and nothing else runs, everything it publishes is read in one turn. 1. Ada
+/// subscribes to two topics, Bob to one of them. 2. Broadcasts go to all and to either topic, and a message to Ada
+/// alone in between. 3. Consecutive broadcasts with one audience are shown at once.
 #[tokio::test]
-async fn what_has_one_audience_is_shown_at_once() {
+async fn consecutive_broadcasts_with_one_audience_are_shown_at_once() {
     let session = Show::session([Ok, Ok]);
     let (ada, bob) = (live(&session, "ada").await, live(&session, "bob").await);
     let (both, hers) = (Topic::new(), Topic::new());
@@ -125,12 +125,12 @@ async fn what_has_one_audience_is_shown_at_once() {
     all(&session, "a");
     all(&session, "b");
     for text in ["c", "d", "e"] {
-        session.try_broadcast_to(&both, msg(text)).expect("there is room");
+        session.try_broadcast_to(&both, msg(text)).expect("there is capacity");
     }
-    session.try_broadcast_to(&hers, msg("f")).expect("there is room");
-    session.try_broadcast_to(&both, msg("g")).expect("there is room");
+    session.try_broadcast_to(&hers, msg("f")).expect("there is capacity");
+    session.try_broadcast_to(&both, msg("g")).expect("there is capacity");
     all(&session, "h");
-    ada.send(msg("direct")).expect("there is room");
+    ada.send(msg("direct")).expect("there is capacity");
     all(&session, "i");
     all(&session, "j");
     until(|| bob.stats().account.delivered == 9 && ada.stats().account.delivered == 11).await;
@@ -149,7 +149,7 @@ async fn what_has_one_audience_is_shown_at_once() {
     let expected_of_bob = [("a b", None), ("c d e", Some(2)), ("g", Some(2)), ("h i j", None)];
     assert_eq!(texts(&seen[1]), expected_of_bob.map(|(text, tag)| (text.to_owned(), tag)));
 
-    // The same broadcast has the same id at both, and each its own.
+    // The same broadcast has the same id at both participants, and no two broadcasts share an id.
     let ids = |seen: &[Shown]| -> Vec<(Bytes, BroadcastId)> {
         let each = |shown: &Shown| {
             let first = shown.first;
@@ -163,9 +163,9 @@ async fn what_has_one_audience_is_shown_at_once() {
     close_settled(&session).await;
 }
 
-/// Bob's sink takes two at a time, Ada's all: both get everything, once and in order.
+/// Bob's sink takes two messages at a time, Ada's all: both get everything, once and in order.
 #[tokio::test]
-async fn a_sink_takes_as_many_as_it_likes() {
+async fn a_sink_may_take_part_of_a_run() {
     let session = Show::session([Ok, |count| Ok(count.min(2))]);
     let (ada, bob) = (live(&session, "ada").await, live(&session, "bob").await);
     for text in ["a", "b", "c", "d", "e"] {
@@ -177,10 +177,10 @@ async fn a_sink_takes_as_many_as_it_likes() {
     close_settled(&session).await;
 }
 
-/// A sink that fails, or answers with what can't be, is its participant's fault alone. What it was shown counts as
+/// A sink that fails, or gives an impossible answer, harms only its participant. The messages it was shown count as
 /// dropped.
 #[tokio::test]
-async fn an_answer_that_can_t_be_harms_its_participant_alone() {
+async fn an_impossible_answer_harms_its_participant_alone() {
     let cases: [(Answer, EndReason); 3] = [
         (|_| Err("broken"), EndReason::WriteFailed),
         (|_| Ok(0), EndReason::WritePanicked),

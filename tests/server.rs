@@ -28,7 +28,7 @@ mod watching;
 
 type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Nothing here takes longer unless it hangs.
+/// A test that waits longer than this fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn lanecast(args: &[&str]) -> Command {
@@ -37,7 +37,7 @@ fn lanecast(args: &[&str]) -> Command {
     command
 }
 
-/// A run of the program that is killed when the test ends, however it ends.
+/// A run of the program; it is killed when the test ends, whether or not the test passes.
 struct Run {
     child: Child,
     lines: mpsc::Receiver<String>,
@@ -55,22 +55,22 @@ impl Run {
         Self { child, lines }
     }
 
-    /// The next line of standard output that `wanted` likes.
+    /// Waits for the next line of standard output that `wanted` accepts.
     fn line(&self, wanted: impl Fn(&str) -> bool) -> String {
         loop {
-            let line = self.lines.recv_timeout(PATIENCE).expect("waited in vain for a line");
+            let line = self.lines.recv_timeout(PATIENCE).expect("timed out waiting for a line");
             if wanted(&line) {
                 return line;
             }
         }
     }
 
-    /// Waits for the end; gives the rest of standard output and standard error.
+    /// Waits for the program's end; returns its status, the rest of standard output, and standard error.
     fn end(mut self) -> (ExitStatus, Vec<String>, String) {
         let rest: Vec<_> = std::iter::from_fn(|| match self.lines.recv_timeout(PATIENCE) {
             Ok(line) => Some(line),
             Err(mpsc::RecvTimeoutError::Disconnected) => None,
-            Err(mpsc::RecvTimeoutError::Timeout) => panic!("doesn't end"),
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("the program doesn't end"),
         })
         .collect();
         let mut stderr = String::new();
@@ -91,7 +91,7 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        // It has ended already: fine.
+        // It is not an error that the program has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -133,14 +133,14 @@ impl Server {
 }
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("waited too long")
+    tokio::time::timeout(PATIENCE, future).await.expect("timed out")
 }
 
 fn decode(kind: FrameKind, data: &Bytes) -> ServerMessage {
     ServerMessage::decode(WireFormat::V1, kind, data).unwrap()
 }
 
-/// The next message of a channel; the time of the server goes before it, and never steps back.
+/// The next message of a channel. The server's time comes before it, and never steps back.
 async fn next_data(client: &mut Client, clock: &mut u64) -> MessageData {
     loop {
         match next(client).await {
@@ -162,7 +162,7 @@ async fn next(client: &mut Client) -> ServerMessage {
     }
 }
 
-/// Whether `value` is as the JSON schema says, as far as the schemas here go: types, properties, items.
+/// Checks `value` against a JSON schema, as far as the schemas here go: types, properties, items.
 fn check(schema: &Value, value: &Value, at: &str) {
     let fits = match schema["type"].as_str() {
         Some("object") => value.is_object(),
@@ -189,16 +189,16 @@ fn check(schema: &Value, value: &Value, at: &str) {
 }
 
 #[tokio::test]
-async fn a_viewer_of_another_author_sees_this_hosts_telemetry() {
+async fn a_third_party_viewer_sees_this_hosts_telemetry() {
     let server = Server::start(&["--name", "the rig"]);
     let mut client = server.connect().await;
-    // 1. Who it is, then what there is.
+    // 1. The server info comes first, then the channels.
     let ServerMessage::ServerInfo(info) = next(&mut client).await else { panic!("not a serverInfo") };
     assert_eq!((info.name.as_str(), info.capabilities.len()), ("the rig", 1));
     let ServerMessage::Advertise(Advertise { channels }) = next(&mut client).await else { panic!("not an advertise") };
     let topics: Vec<_> = channels.iter().map(|channel| channel.topic.as_str()).collect();
     assert_eq!(topics, ["/cpu", "/memory", "/network", "/disks", "/load", "/session"]);
-    // 2. A subscription to everything, under numbers of its own.
+    // 2. The client subscribes to everything, under ids of its own.
     let number = |channel: &Channel| 1000 + u32::try_from(channel.id).unwrap();
     let subscriptions: Vec<_> =
         channels.iter().map(|channel| format!(r#"{{"id":{},"channelId":{}}}"#, number(channel), channel.id)).collect();
@@ -227,7 +227,7 @@ async fn a_viewer_of_another_author_sees_this_hosts_telemetry() {
         }
         *counts.entry(&channel.topic).or_default() += 1;
     }
-    // 4. What nobody has subscribed to isn't sampled: the statistics rise by nothing but the one channel.
+    // 4. Channels without subscribers aren't sampled: only messages of the one subscribed channel are counted.
     let others: Vec<_> =
         channels.iter().filter(|channel| channel.topic != "/session").map(|c| number(c).to_string()).collect();
     let request = format!(r#"{{"op":"unsubscribe","subscriptionIds":[{}]}}"#, others.join(","));
@@ -243,7 +243,7 @@ async fn a_viewer_of_another_author_sees_this_hosts_telemetry() {
 #[test]
 fn watch_lists_and_prints() {
     let server = Server::start(&["--name", "the rig"]);
-    // 1. Everything, until there was enough.
+    // 1. All channels are watched, until the count is reached.
     let (status, messages, notes) = Run::start(&["watch", &server.url(), "--count", "12"]).end();
     assert!(status.success(), "{notes}");
     let notes: Vec<_> = notes.lines().collect();
@@ -256,7 +256,7 @@ fn watch_lists_and_prints() {
         assert!(time.len() == "2026-01-01T00:00:00.000Z".len() && time.ends_with('Z'), "{line}");
         assert!(serde_json::from_str::<Value>(content).unwrap().is_object());
     }
-    // 2. Some, by name; others aren't there, one of them nearly.
+    // 2. Some are watched, by name; two of the names don't exist, and one of those is close to an existing one.
     let mut run = Run::start(&["watch", &server.addr, "/load", "/nothing", "/mmeory"]);
     let mut notes = BufReader::new(run.child.stderr.take().unwrap()).lines().map(Result::unwrap);
     let missing: Vec<_> = notes.by_ref().filter(|note| note.starts_with("! nothing")).take(2).collect();
@@ -266,7 +266,7 @@ fn watch_lists_and_prints() {
         let line = run.line(|_| true);
         assert!(line.starts_with("/load "), "{line}");
     }
-    // 3. Only the list.
+    // 3. Only the list is printed.
     let (status, lines, notes) = Run::start(&["watch", "--list", &server.url()]).end();
     assert!(status.success() && notes == "! connected to the rig\n", "{notes}");
     assert_eq!(lines.len(), 6, "{lines:?}");
@@ -280,7 +280,7 @@ fn watch_ends_quietly_when_nobody_reads() {
     // 1. One line is read, then the pipe is closed.
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    // 2. It ends by itself, without a complaint.
+    // 2. `watch` ends without a complaint.
     let Output { status, stderr, .. } = child.wait_with_output().unwrap();
     assert!(status.success(), "{status}");
     let notes = String::from_utf8(stderr).unwrap();
@@ -295,7 +295,7 @@ async fn an_interrupt_closes_and_reports() {
     while !matches!(next(&mut client).await, ServerMessage::Advertise(_)) {}
     // 1. Ctrl-C.
     server.run.interrupt();
-    // 2. The viewer gets a proper goodbye.
+    // 2. The viewer gets a close frame.
     let goodbye = loop {
         match soon(client.next()).await {
             Some(Ok(Message::Close(frame))) => break frame.unwrap(),
@@ -306,7 +306,7 @@ async fn an_interrupt_closes_and_reports() {
     assert_eq!(goodbye.code, CloseCode::Away);
     assert!(!goodbye.reason.is_empty());
     while let Some(Ok(_)) = soon(client.next()).await {}
-    // 3. The report, and success.
+    // 3. The server prints its report and exits with success.
     let (status, lines, stderr) = server.run.end();
     assert_eq!((status.code(), stderr.as_str()), (Some(0), ""));
     let report = lines.join("\n");
@@ -318,12 +318,12 @@ async fn an_interrupt_closes_and_reports() {
 #[tokio::test]
 async fn a_second_interrupt_ends_at_once() {
     let server = Server::start(&[]);
-    // 1. A viewer that doesn't answer the goodbye: closing has to wait for it.
+    // 1. A viewer doesn't answer the close frame: closing has to wait for it.
     let mut client = server.connect().await;
     while !matches!(next(&mut client).await, ServerMessage::Advertise(_)) {}
     server.run.interrupt();
     server.run.line(|line| line.starts_with("closing"));
-    // 2. Once more.
+    // 2. The second interrupt.
     server.run.interrupt();
     let (status, lines, _) = server.run.end();
     assert_eq!(status.code(), Some(130));
@@ -331,10 +331,10 @@ async fn a_second_interrupt_ends_at_once() {
     drop(client);
 }
 
-/// Who read the log is gone: the server goes on, and ends in peace.
+/// The reader of the log is gone: the server goes on, and exits with success.
 #[cfg(unix)]
 #[tokio::test]
-async fn the_server_outlives_whoever_read_its_log() {
+async fn the_server_outlives_the_reader_of_its_log() {
     let mut server = Server::start(&["-v"]);
     drop(server.run.child.stderr.take());
     let mut client = server.connect().await;
@@ -347,10 +347,10 @@ async fn the_server_outlives_whoever_read_its_log() {
     );
 }
 
-/// Nobody reads what `watch` prints, so that it stands still: Ctrl-C takes effect all the same, the second one at once.
+/// Nobody reads what `watch` prints, so its output stalls. Ctrl-C still takes effect, the second one at once.
 #[cfg(unix)]
 #[tokio::test]
-async fn a_watch_that_nobody_reads_can_be_interrupted() {
+async fn a_stalled_watch_can_be_interrupted() {
     let much = "x".repeat(1 << 20);
     let say = vec![
         Message::text(r#"{"op":"serverInfo","name":"x","capabilities":[]}"#),
@@ -361,7 +361,7 @@ async fn a_watch_that_nobody_reads_can_be_interrupted() {
     ];
     let (url, _task) = foreign_server(say).await;
     let mut child = lanecast(&["watch", &url]).spawn().unwrap();
-    // It has begun to print, and what is left is more than a pipe holds.
+    // `watch` has begun to print, and the rest is more than a pipe holds.
     let mut stdout = child.stdout.take().unwrap();
     let (mut stdout, mut begun) = tokio::task::spawn_blocking(move || {
         let mut begun = [0; 8 << 10];
@@ -375,7 +375,7 @@ async fn a_watch_that_nobody_reads_can_be_interrupted() {
     let interrupt = || assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     let ended = soon(async {
         loop {
-            // A signal that comes while another is being taken is one with it.
+            // A signal that comes while another is being taken counts as the same signal.
             interrupt();
             if let Some(ended) = child.try_wait().unwrap() {
                 break ended;
@@ -388,9 +388,9 @@ async fn a_watch_that_nobody_reads_can_be_interrupted() {
 }
 
 #[test]
-fn what_goes_wrong_takes_one_line() {
+fn errors_take_one_line() {
     let server = Server::start(&[]);
-    // Bound and not listening: nobody else gets it meanwhile.
+    // Bound and not listening, so no other process gets the port meanwhile.
     let deaf = tokio::net::TcpSocket::new_v4().unwrap();
     deaf.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let nobody = format!("ws://{}", deaf.local_addr().unwrap());
@@ -431,13 +431,13 @@ fn what_goes_wrong_takes_one_line() {
         assert!(stderr.ends_with('\n') && stderr.lines().count() == 1, "{args:?}: {stderr}");
         assert_eq!(stdout, b"", "{args:?}");
     }
-    // The one whose port was wanted goes on.
+    // The server whose port was wanted goes on.
     let (status, _, _) = Run::start(&["watch", "--list", &server.url()]).end();
     assert!(status.success());
 }
 
 #[test]
-fn help_and_version_are_no_mistakes() {
+fn help_and_version_succeed() {
     for args in [&["--help"][..], &["--version"], &["serve", "--help"], &["watch", "--help"]] {
         let Output { status, stdout, stderr } = lanecast(args).output().unwrap();
         assert!(status.success() && !stdout.is_empty() && stderr.is_empty(), "{args:?}");
@@ -445,13 +445,13 @@ fn help_and_version_are_no_mistakes() {
 }
 
 #[test]
-fn beyond_this_host_only_if_asked_for() {
+fn an_insecure_server_warns_and_listens_on_all_addresses() {
     let run = Run::start(&["serve", "--addr", "0.0.0.0:0", "--insecure"]);
     run.line(|line| line.starts_with("listening on 0.0.0.0:"));
     run.line(|line| line.contains("--insecure: whoever reaches this port"));
 }
 
-/// A server that isn't ours and says what it likes.
+/// A server of another kind that sends the given messages.
 async fn foreign_server(say: Vec<Message>) -> (String, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());
@@ -473,7 +473,7 @@ async fn foreign_server(say: Vec<Message>) -> (String, tokio::task::JoinHandle<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn watch_lists_channels_that_come_in_pieces() {
+async fn watch_lists_channels_of_several_advertisements() {
     let piece = |id: u64| {
         let channel = format!(r#"{{"id":{id},"topic":"/{id}","encoding":"json","schemaName":"","schema":""}}"#);
         Message::text(format!(r#"{{"op":"advertise","channels":[{channel},7]}}"#))
@@ -484,7 +484,7 @@ async fn watch_lists_channels_that_come_in_pieces() {
     let (status, lines, stderr) = tokio::task::spawn_blocking(run).await.unwrap();
     let channels: Vec<_> = lines.iter().filter(|line| line.starts_with('+')).collect();
     assert_eq!(channels, ["+ /1  json  ", "+ /2  json  "]);
-    // What can't be read of a piece is named.
+    // An unreadable channel of an advertisement is named.
     let all = lines.join("\n") + &stderr;
     assert_eq!(all.matches("unreadable channel number 2").count(), 2, "{all}");
     assert_eq!(status.code(), Some(0));
@@ -492,7 +492,7 @@ async fn watch_lists_channels_that_come_in_pieces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn watch_follows_channels_and_makes_what_it_prints_harmless() {
+async fn watch_follows_channels_and_escapes_its_output() {
     let evil = "\\u001b]0;owned\\u0007\\u009b2J\\u202e";
     let say = vec![
         Message::text(format!(r#"{{"op":"serverInfo","name":"x{evil}","capabilities":["what","assets"]}}"#)),
@@ -501,7 +501,7 @@ async fn watch_follows_channels_and_makes_what_it_prints_harmless() {
                 {{"id":1,"topic":"/a{evil}","encoding":"json{evil}","schemaName":"{evil}","schema":""}},
                 {{"id":2,"topic":"/j","encoding":"json","schemaName":"","schema":""}}]}}"#
         )),
-        // Said twice: shown once.
+        // The channel is advertised twice and shown once.
         Message::text(
             r#"{"op":"advertise","channels":[{"id":2,"topic":"/j","encoding":"json","schemaName":"","schema":""}]}"#,
         ),

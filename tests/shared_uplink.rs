@@ -1,4 +1,4 @@
-//! An uplink that all participants share: who is held up by it isn't reset, who is stuck by itself is.
+//! An uplink that all participants share: a participant held up by the uplink isn't reset, a stuck one is.
 
 mod common;
 
@@ -17,16 +17,17 @@ use lanecast::{
 };
 use tokio::time::advance;
 
-/// One pipe for all: takes a message of each sink at a time, and lets them through in the order in which they came.
+/// One pipe for all sinks: takes one write of each sink at a time, and lets the writes through in the order in which
+/// they came.
 #[derive(Clone, Default)]
 struct Pipe(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    /// Who may go: any number, or so many.
+    /// How many more writes may pass; `None` for any number.
     credit: Option<usize>,
     queue: VecDeque<Write>,
-    /// Whose writes stay in the queue whatever happens.
+    /// The identities whose writes stay in the queue whatever happens.
     stuck: Vec<String>,
     received: Vec<(String, Bytes)>,
 }
@@ -49,7 +50,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Pipe {
-    /// Holds everything back, or lets so many writes through.
+    /// Lets this many writes through, or any number; `Some(0)` holds everything back.
     fn credit(&self, credit: Option<usize>) {
         lock(&self.0).credit = credit;
         self.flow();
@@ -122,7 +123,7 @@ impl Pipe {
             Poll::Ready(Ok(()))
         };
         StageSink::new(move |call, mut cx| match (poll(call, cx.as_deref_mut()), cx) {
-            // Begun: is it done already?
+            // A write has begun; it may be done already.
             (Poll::Ready(Err(())), Some(cx)) => poll(Call::Flush, Some(cx)).map(|_| Ok(())),
             (polled, _) => polled.map(|_| Ok(())),
         })
@@ -190,7 +191,7 @@ async fn with_viewers(room: &Shared, session: &Session<Shared>, names: &[&str]) 
     }
 }
 
-/// Publishes until the log is full.
+/// Publishes until the log is full; returns the number of messages.
 fn fill(session: &Session<Shared>, from: usize) -> usize {
     let mut published = 0;
     while session.try_broadcast(msg(format!("m{}", from + published))).is_ok() {
@@ -199,8 +200,8 @@ fn fill(session: &Session<Shared>, from: usize) -> usize {
     published
 }
 
-// 1. The pipe takes nothing. 2. Messages are published until the log is full: far more than anybody's queue holds, and
-// nobody is reset, however long it lasts. 3. The pipe flows: everybody gets everything, in order.
+// 1. The pipe takes nothing. 2. Messages are published until the log is full: far more than any queue holds, and nobody
+// is reset, however long it lasts. 3. The pipe flows: every participant gets everything, in order.
 #[tokio::test(start_paused = true)]
 async fn congestion_holds_publishers_back_and_resets_nobody() {
     let room = Shared::new();
@@ -227,7 +228,7 @@ async fn congestion_holds_publishers_back_and_resets_nobody() {
 // 1. Ada's write stays in the pipe; others pass it. 2. While messages are published she overflows: she alone is reset.
 // 3. Bob misses nothing and waits for nobody.
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_others_pass_overflows_alone() {
+async fn a_stuck_stream_overflows_alone() {
     let room = Shared::new();
     let session = room.session(|builder| builder.queue_capacity(16).log_capacity(64));
     with_viewers(&room, &session, &["ada", "bob"]).await;
@@ -250,9 +251,9 @@ async fn a_stream_that_others_pass_overflows_alone() {
     assert_eq!(session.stats().resets.total(), 1);
 }
 
-// 1. Ada's write stays in the pipe. 2. Messages to others pass it now and then: after the write time-out she is reset.
+// 1. Ada's write stays in the pipe. 2. Messages to others keep passing it: after the write time-out she is reset.
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_others_pass_times_out() {
+async fn a_stuck_stream_times_out() {
     let room = Shared::new();
     let session = room.session(|builder| builder.write_timeout(Duration::from_secs(4)));
     with_viewers(&room, &session, &["ada", "bob"]).await;
@@ -268,9 +269,9 @@ async fn a_stream_that_others_pass_times_out() {
     assert_eq!(room.pipe.received("bob"), texts("m", 8));
 }
 
-/// With one participant nothing passes its writes: a stall counts as the uplink's.
+/// With one participant nothing passes its writes, so a stall counts as the uplink's.
 #[tokio::test(start_paused = true)]
-async fn the_only_one_is_waited_for() {
+async fn a_stall_of_the_only_participant_counts_as_the_uplinks() {
     let room = Shared::new();
     let session = room.session(|builder| builder.queue_capacity(8).log_capacity(8));
     with_viewers(&room, &session, &["ada"]).await;
@@ -287,9 +288,9 @@ async fn the_only_one_is_waited_for() {
     assert_eq!(room.pipe.received("ada"), texts("m", published));
 }
 
-/// A probe of the room's own that arrives shows whose fault it is, with nothing else moving.
+/// A probe of the room's own that arrives shows that the stream is stuck and not the uplink, with nothing else moving.
 #[tokio::test(start_paused = true)]
-async fn a_probe_passes_what_is_stuck() {
+async fn a_probe_that_arrives_exposes_a_stuck_stream() {
     let room = Shared::new();
     let session = room.session(|builder| builder.write_timeout(Duration::from_secs(2)));
     with_viewers(&room, &session, &["ada"]).await;
@@ -306,10 +307,10 @@ async fn a_probe_passes_what_is_stuck() {
     assert_eq!(reset(&mut events).await, EndReason::WriteTimedOut);
 }
 
-// 1. The pipe takes nothing, and ada's queue fills. 2. A send gives the message back and resets nobody; one that waits
-// goes on waiting. 3. The pipe flows: what waited is sent, behind all that was.
+// 1. The pipe takes nothing, and Ada's queue fills. 2. A send returns the message and resets nobody; a waiting send
+// goes on waiting. 3. The pipe flows: the waiting message is sent, behind all earlier ones.
 #[tokio::test(start_paused = true)]
-async fn a_direct_send_waits_or_gives_the_message_back() {
+async fn a_direct_send_waits_or_returns_the_message() {
     let room = Shared::new();
     let session = room.session(|builder| builder.queue_capacity(8));
     with_viewers(&room, &session, &["ada"]).await;
@@ -331,20 +332,20 @@ async fn a_direct_send_waits_or_gives_the_message_back() {
     settle().await;
     assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     room.pipe.credit(None);
-    within(waiting).await.expect("there is room again");
+    within(waiting).await.expect("the queue has capacity again");
     until(|| room.pipe.received("ada").len() == 9).await;
     assert_eq!(room.pipe.received("ada"), texts("d", 9));
 }
 
-/// Who waits to send learns that the participant has ended.
+/// A waiting send returns an error when the participant ends.
 #[tokio::test(start_paused = true)]
-async fn a_direct_send_that_waits_ends_with_the_participant() {
+async fn a_waiting_direct_send_ends_with_its_participant() {
     let room = Shared::new();
     let session = room.session(|builder| builder.queue_capacity(1));
     with_viewers(&room, &session, &["ada"]).await;
     let ada = live(&session, "ada").await;
     room.pipe.credit(Some(0));
-    ada.send(msg("a")).expect("there is room");
+    ada.send(msg("a")).expect("there is capacity");
     settle().await;
     let waiting = tokio::spawn({
         let ada = ada.clone();
@@ -355,10 +356,10 @@ async fn a_direct_send_that_waits_ends_with_the_participant() {
     assert_eq!(within(waiting).await.expect("it doesn't panic"), Err(SendError::Closed));
 }
 
-// 1. The room says that the uplink is stalled. 2. Nobody is reset for as long as that is waited for. 3. After that the
-// write time-out runs again: everybody who doesn't move is.
+// 1. The room says that the uplink is stalled. 2. Nobody is reset while the session's patience lasts. 3. After that the
+// write time-out runs again: every participant without progress is reset.
 #[tokio::test(start_paused = true)]
-async fn patience_with_a_stalled_uplink_ends() {
+async fn patience_with_a_stalled_uplink_runs_out() {
     let room = Shared::new();
     let (patience, timeout) = (Duration::from_secs(20), Duration::from_secs(4));
     let session = room.session(|builder| builder.uplink_patience(patience).write_timeout(timeout));
@@ -381,7 +382,7 @@ async fn patience_with_a_stalled_uplink_ends() {
     assert_eq!(session.stats().resets.write_timed_out, 2);
 }
 
-/// What a room can't carry is refused, and comes back.
+/// A message larger than the room carries is refused and returned.
 #[tokio::test]
 async fn a_message_too_large_for_the_room_is_refused() {
     let room = Shared::new();
@@ -390,16 +391,15 @@ async fn a_message_too_large_for_the_room_is_refused() {
     let ada = live(&session, "ada").await;
     assert!(matches!(session.try_broadcast(vec![0; 1001].into()), Err(TryBroadcastError::TooLarge(_))));
     assert!(matches!(ada.send(vec![0; 1001].into()), Err(SendError::TooLarge(_))));
-    session.try_broadcast(vec![b'x'; 1000].into()).expect("it is no larger than the room carries");
+    session.try_broadcast(vec![b'x'; 1000].into()).expect("the room carries 1,000 bytes");
     until(|| room.pipe.received("ada").len() == 1).await;
 }
 
-// 1. Half of ada's bound is taken by broadcasts: her shard reads no further. 2. Direct messages are sent to her: their
-//    place
-// is behind what isn't read. 3. The pipe flows, and what was read is delivered: nobody is blocked, half of the bound is
-// still taken, by what waits for the log. 4. The shard reads on.
+// 1. Half of Ada's bound is taken by broadcasts: her shard reads no further. 2. Direct messages are sent to her: their
+// place is behind what isn't read. 3. The pipe flows, and what was read is delivered: nobody is blocked, and half of
+// the bound is still taken, by messages that wait for the log. 4. The shard reads on.
 #[tokio::test(start_paused = true)]
-async fn a_shard_reads_on_when_nobody_is_blocked_any_more() {
+async fn a_shard_reads_on_once_nobody_is_blocked() {
     let room = Shared::new();
     let timeout = Duration::from_secs(1);
     let session = room.session(|builder| builder.queue_capacity(16).log_capacity(64).write_timeout(timeout));
@@ -428,12 +428,11 @@ async fn a_shard_reads_on_when_nobody_is_blocked_any_more() {
     assert_eq!(session.stats().resets.total(), 0);
 }
 
-// 1. Ada has subscribed to a busy topic, bob hasn't. 2. The uplink takes nothing: their shard reads no further. 3.
-//    Direct
-// messages to bob, who has nothing under way, wait for their place: he isn't reset for it. 4. The pipe flows: he gets
-// them.
+// 1. Ada has subscribed to a busy topic, Bob hasn't. 2. The uplink takes nothing: their shard reads no further. 3.
+// Direct messages to Bob, who has nothing under way, wait for their place: he isn't reset for it. 4. The pipe flows: he
+// gets them.
 #[tokio::test(start_paused = true)]
-async fn who_waits_behind_somebody_else_isnt_reset() {
+async fn a_participant_held_up_by_another_is_not_reset() {
     let room = Shared::new();
     let session = room.session(|builder| builder.queue_capacity(16).log_capacity(64));
     with_viewers(&room, &session, &["ada", "bob"]).await;
@@ -464,7 +463,7 @@ async fn who_waits_behind_somebody_else_isnt_reset() {
         settle().await;
         advance(Duration::from_secs(1)).await;
     }
-    within(waiting).await.expect("it doesn't panic").expect("there is room again");
+    within(waiting).await.expect("it doesn't panic").expect("the queue has capacity again");
     until(|| room.pipe.received("bob").len() == sent + 1).await;
     assert_eq!(room.pipe.received("bob")[..sent], texts("d", sent));
 }

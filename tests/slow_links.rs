@@ -1,8 +1,8 @@
-//! Slow viewers get everything, and stuck ones are let go: on links that are really slow.
+//! Slow viewers get everything, and stuck viewers are disconnected, on links that are really slow.
 //!
-//! Each scene runs in a network namespace of its own, whose loopback the kernel slows down. The test binary starts itself
-//! there again, with the name of the scene in an environment variable. Where no such namespace can be made, or `ip`, `tc`
-//! or `unshare` is missing, the scenes are left out.
+//! Each scene runs in a network namespace of its own, whose loopback the kernel slows down. The test binary starts
+//! itself there again, with the name of the scene in an environment variable. Where no such namespace can be made, or
+//! `ip`, `tc` or `unshare` is missing, the scenes are left out.
 #![cfg(all(feature = "websocket", target_os = "linux"))]
 
 mod common;
@@ -29,13 +29,13 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use common::size;
 
-/// Names the scene in the process that plays it.
+/// Environment variable that names the scene in the process that plays it.
 const SCENE: &str = "LANECAST_SCENE";
 
-/// How long a viewer that is stuck may be kept.
+/// How long a stuck viewer may stay connected.
 const LET_GO_WITHIN: Duration = Duration::from_secs(40);
 
-/// Longer than anything takes that isn't paced by a link.
+/// Longer than anything takes that a link doesn't slow down.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
@@ -72,11 +72,11 @@ fn a_slow_viewer_is_told_why_its_connection_ends() {
 }
 
 #[test]
-fn a_stuck_viewer_is_let_go() {
+fn a_stuck_viewer_is_disconnected() {
     play_all(&["cut busy", "cut idle", "shut", "shut full", "stopped busy", "stopped idle"]);
 }
 
-/// The process that plays one scene; it isn't a test by itself.
+/// The process that plays one scene; it is no test on its own.
 #[test]
 #[ignore = "is started by the other tests"]
 fn scene() {
@@ -125,7 +125,7 @@ fn play_all(scenes: &[&str]) {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
-/// How a network namespace is made here.
+/// Arguments that make `unshare` create a network namespace here, if any do.
 fn way_in() -> Option<&'static [&'static str]> {
     static WAY: OnceLock<Option<&'static [&'static str]>> = OnceLock::new();
     *WAY.get_or_init(|| {
@@ -142,7 +142,8 @@ fn way_in() -> Option<&'static [&'static str]> {
     })
 }
 
-/// A loopback of so many kbit/s, with the packets of an ordinary link. A bucket of two packets: more would be a burst.
+/// Makes loopback a link of `kbit` kbit/s, with the packets of an ordinary link. The bucket holds two packets: more
+/// would be a burst.
 fn shaping(kbit: &str) -> String {
     format!(
         "ip link set lo mtu 1500 && ip link set lo up && \
@@ -163,7 +164,7 @@ fn figure(text: std::fmt::Arguments<'_>) {
 }
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("timed out waiting for {what}"))
 }
 
 async fn connect<S: AsyncRead + AsyncWrite + Unpin>(address: SocketAddr, stream: S) -> WebSocketStream<S> {
@@ -186,9 +187,9 @@ async fn joined(events: &mut Events) {
     assert!(matches!(event, Some(SessionEvent::Joined(_))), "{event:?}");
 }
 
-/// Waits for the viewer to be let go.
+/// Waits for the viewer to be disconnected.
 async fn let_go(events: &mut Events) -> SessionEvent {
-    let event = timeout(2 * LET_GO_WITHIN, events.next()).await.expect("it is never let go").expect("the session runs");
+    let event = timeout(2 * LET_GO_WITHIN, events.next()).await.expect("still connected").expect("the session runs");
     assert!(!matches!(event, SessionEvent::Joined(_)), "{event:?}");
     event
 }
@@ -276,7 +277,7 @@ impl AsyncWrite for Paced {
     }
 }
 
-/// A reader of so many bytes a second, whose receive buffer is 128 KiB, on an unshaped loopback.
+/// A reader of `rate` bytes a second, whose receive buffer is 128 KiB, on an unshaped loopback.
 async fn read_slowly(rate: usize, bytes: usize) {
     run("ip link set lo up");
     let (session, mut events, address) = serve().await;
@@ -292,17 +293,17 @@ async fn read_slowly(rate: usize, bytes: usize) {
     deliver_to(&session, &mut events, &mut client, bytes, ideal * 3 / 2 + PATIENCE / 2).await;
 }
 
-/// A viewer joins where so many channels are advertised.
+/// A viewer joins while this many channels are advertised.
 async fn join(kbit: &str, channels: usize) {
     run(&shaping(kbit));
     let room = WebSocketRoom::builder().bind("127.0.0.1:0").await.unwrap();
     let address = room.local_addr();
     let telemetry = Telemetry::builder(room).build().unwrap();
     let mut events = telemetry.session().events();
-    // They are advertised for as long as these live.
+    // The channels are advertised for as long as these handles live.
     let mut advertised = Vec::new();
     for number in 0..channels {
-        // As long as they are with an ordinary schema.
+        // The name makes the channel as long as an ordinary schema would.
         advertised.push(telemetry.advertise(Channel::new(format!("/{number:0>380}"), "json")).await.unwrap());
     }
     let mut client = connect(address, TcpStream::connect(address).await.unwrap()).await;
@@ -323,7 +324,7 @@ async fn join(kbit: &str, channels: usize) {
     figure(format_args!("{channels} channels in {:.1} s", started.elapsed().as_secs_f64()));
 }
 
-/// A viewer that is in the middle of a long message when it overflows gets the rest of it, and the reason.
+/// A viewer that overflows in the middle of a long message gets the rest of it, and the reason.
 async fn farewell(kbit: &str, bytes: usize) {
     run(&shaping(kbit));
     let room = WebSocketRoom::builder().bind("127.0.0.1:0").await.unwrap();
@@ -350,7 +351,7 @@ async fn farewell(kbit: &str, bytes: usize) {
     figure(format_args!("the reason came after {:.1} s", started.elapsed().as_secs_f64()));
 }
 
-/// What the kernel holds of what was sent from this port, in bytes.
+/// Bytes sent from this port that the kernel still holds.
 fn held_from(port: u16) -> u64 {
     let sockets = run(&format!("ss -tmnH state all sport = :{port}"));
     let queued = sockets.split("skmem:(").skip(1).filter_map(|of_one| {
@@ -360,7 +361,7 @@ fn held_from(port: u16) -> u64 {
     queued.sum()
 }
 
-/// Broadcasts some kilobytes each tenth of a second, if there is to be any load, until the viewer is let go.
+/// Broadcasts `load` bytes each tenth of a second, if `load` isn't zero, until the viewer is disconnected.
 async fn until_let_go(session: &Session<WebSocketRoom>, events: &mut Events, load: usize, port: u16) {
     let started = Instant::now();
     let mut beat = interval(Duration::from_millis(100));
@@ -380,7 +381,7 @@ async fn until_let_go(session: &Session<WebSocketRoom>, events: &mut Events, loa
     };
     let took = started.elapsed();
     assert!(took <= LET_GO_WITHIN + Duration::from_secs(1), "{took:?}: {event:?}");
-    // Its goodbye may stand behind what it didn't take.
+    // The close frame may wait behind what the viewer didn't take.
     while held_from(port) > 0 {
         assert!(
             started.elapsed() <= LET_GO_WITHIN + Duration::from_secs(1),
@@ -397,7 +398,7 @@ async fn until_let_go(session: &Session<WebSocketRoom>, events: &mut Events, loa
     ));
 }
 
-/// The network between us and a viewer is gone: in the middle of a message, or when all is delivered.
+/// The network between server and viewer is gone: in the middle of a message, or when everything is delivered.
 async fn cut(busy: bool) {
     run(&shaping("10000"));
     let (session, mut events, address) = serve().await;
@@ -414,7 +415,7 @@ async fn cut(busy: bool) {
     reading.abort();
 }
 
-/// A viewer reads nothing, and its kernel says so. With seven messages it overflows.
+/// A viewer reads nothing, and its kernel announces a full buffer. With seven messages it overflows.
 async fn shut(messages: usize) {
     run("ip link set lo up");
     let (session, mut events, address) = serve().await;

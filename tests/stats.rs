@@ -1,4 +1,5 @@
-//! Figures and events: what balances at rest, what never is negative in motion, and what a slow listener missed.
+//! Figures and events: the account balances at rest and never has an excess under load, and slow listeners learn what
+//! they missed.
 
 mod common;
 
@@ -18,7 +19,7 @@ use tokio::time::advance;
 
 /// One participant of each kind; at rest the account of each, and of the session, is exact.
 #[tokio::test]
-async fn at_rest_everything_offered_has_one_outcome_or_waits() {
+async fn at_rest_every_offered_message_has_one_outcome_or_waits() {
     let (room, session) =
         memory(|builder| builder.queue_capacity(16).initial(|_| async { vec![msg("in"), msg("it")] }));
     let topic = Topic::new();
@@ -35,10 +36,10 @@ async fn at_rest_everything_offered_has_one_outcome_or_waits() {
     for participant in &all[..5] {
         session.broadcast(msg("four")).await.expect("the session is open");
         session.broadcast_to(&topic, msg("topic")).await.expect("the session is open");
-        participant.send(msg("direct")).expect("there is room");
+        participant.send(msg("direct")).expect("there is capacity");
     }
     until(|| session.stats().backlog == 43).await;
-    // Its next stream is opened once it flows.
+    // Its next stream opens only once writes succeed again.
     room.line(&id("fails")).opening_is(Opening::Held);
     room.line(&id("fails")).conduct(Conduct::Fail);
     room.leave(&id("leaves"), &sid("PA_leaves")).await.expect("the session listens");
@@ -80,10 +81,10 @@ async fn at_rest_everything_offered_has_one_outcome_or_waits() {
     assert_eq!(close_settled(&session).await.abandoned.session_closed, now);
 }
 
-// 1. Senders, broadcasters, joins, resets and ends go on without a pause. 2. Whenever anybody looks, no outcome exceeds
-// what was offered, for the session and for each participant.
+// 1. Senders, broadcasters, joins, resets and ends go on without pause. 2. At every look the outcomes number at most
+// the messages offered, for the session and for each participant.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_motion_no_figure_is_negative() {
+async fn outcomes_never_exceed_the_messages_offered() {
     let (room, session) = memory(|builder| {
         builder.queue_capacity(8).shards(2).reset_backoff(Duration::from_millis(1), Duration::from_millis(2))
     });
@@ -145,10 +146,10 @@ async fn in_motion_no_figure_is_negative() {
     known.iter().for_each(|participant| assert_settled(&participant.stats().account));
 }
 
-/// Initial messages count as offered whenever their participant ends: between its registration and their delivery too.
+/// Initial messages count as offered whenever their participant ends, also between its registration and their delivery.
 /// The end comes a step later each time, until it comes after everything.
 #[tokio::test]
-async fn initial_messages_are_counted_at_whatever_step_the_end_comes() {
+async fn initial_messages_are_counted_whenever_the_end_comes() {
     for cancel in [false, true] {
         for steps in 0..40 {
             let (room, session) =
@@ -158,7 +159,7 @@ async fn initial_messages_are_counted_at_whatever_step_the_end_comes() {
             while session.participant(&id("ada")).is_none() {
                 tokio::task::yield_now().await;
             }
-            let ada = session.participant(&id("ada")).expect("it was there a moment ago");
+            let ada = session.participant(&id("ada")).expect("it was registered a moment ago");
             for _ in 0..steps {
                 tokio::task::yield_now().await;
             }
@@ -170,22 +171,22 @@ async fn initial_messages_are_counted_at_whatever_step_the_end_comes() {
             within(ada.closed()).await;
             let account = ada.stats().account;
             assert_eq!(account.offered, outcomes(&account), "after {steps} steps, cancel: {cancel}: {account:?}");
-            // Its next instance is stalled as well: nothing to wait for.
-            let report = within(session.close(Duration::ZERO)).await.expect("it closes in good order");
+            // The next instance is stalled as well, so the close has no delivery to wait for.
+            let report = within(session.close(Duration::ZERO)).await.expect("it closes without an error");
             assert_eq!(report.account.offered, outcomes(&report.account), "after {steps} steps: {:?}", report.account);
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn depth_and_age_of_a_backlog() {
+async fn a_backlogs_depth_and_age_are_reported() {
     let (stage, streams) = Streams::stage(|_| Valve::shut());
     let session = stage.session(|builder| builder.write_timeout(Duration::from_secs(1_000)));
     stage.join(presence("ada", "PA_1", 1));
     let ada = live(&session, "ada").await;
     settle().await;
     assert_eq!((ada.stats().backlog, ada.stats().oldest, session.stats().oldest), (0, None, None));
-    // A single message, stuck in the sink.
+    // A single message is stuck in the sink.
     session.broadcast(msg("a")).await.expect("the session is open");
     let valve = streams.nth("ada", 0).await;
     valve.wait_for(|seen| seen.taken.len() == 1).await;
@@ -195,14 +196,14 @@ async fn depth_and_age_of_a_backlog() {
         age.is_some_and(|age| age.abs_diff(Duration::from_secs(seconds)) <= Duration::from_millis(2))
     };
     assert!(close_to(ada.stats().oldest, 3), "{:?}", ada.stats());
-    // A second behind it.
+    // A second message waits behind it.
     session.broadcast(msg("b")).await.expect("the session is open");
     settle().await;
     advance(Duration::from_secs(2)).await;
     assert_eq!(ada.stats().backlog, 2);
     assert!(close_to(ada.stats().oldest, 5), "{:?}", ada.stats());
     assert!(close_to(session.stats().oldest, 5), "{:?}", session.stats());
-    // The first goes: the second is the oldest.
+    // The first message goes: the second is now the oldest.
     valve.let_through(1);
     valve.wait_for(|seen| seen.flushed.len() == 1).await;
     settle().await;
@@ -213,7 +214,7 @@ async fn depth_and_age_of_a_backlog() {
 }
 
 #[tokio::test]
-async fn comings_and_goings_are_counted_and_told() {
+async fn joins_and_departures_are_counted_and_reported() {
     let (room, session) = memory(|builder| builder);
     let mut events = session.events();
     joined(&room, &session, "ada").await;
@@ -233,7 +234,7 @@ async fn comings_and_goings_are_counted_and_told() {
     close_settled(&session).await;
     let mut told = Vec::new();
     loop {
-        let event = within(events.next()).await.expect("closed comes last");
+        let event = within(events.next()).await.expect("the event Closed comes last");
         told.push(match &event {
             SessionEvent::Joined(who) => format!("joined {}", who.sid),
             SessionEvent::Replaced { who, prior, .. } => format!("{} replaced {}", who.sid, prior.sid),
@@ -262,9 +263,10 @@ async fn comings_and_goings_are_counted_and_told() {
     assert!(within(events.next()).await.is_none(), "nothing follows");
 }
 
-// 1. A listener doesn't listen while more happens than fits. 2. It is given the latest, and told how many it missed.
+// 1. More happens than fits while a listener doesn't read. 2. It gets the latest events, and the number of those it
+// missed.
 #[tokio::test]
-async fn a_slow_listener_is_told_what_it_missed() {
+async fn a_slow_listener_learns_how_many_events_it_missed() {
     let (room, session) = memory(|builder| builder.event_capacity(4));
     let mut slow = session.events();
     for n in 0..10 {
@@ -283,7 +285,7 @@ async fn a_slow_listener_is_told_what_it_missed() {
 
 /// An instance that fails before it is registered isn't reset: its join has failed.
 #[tokio::test(start_paused = true)]
-async fn an_instance_that_never_joined_is_no_reset() {
+async fn a_failed_join_is_not_counted_as_a_reset() {
     let (room, session) = memory(|builder| {
         builder.queue_capacity(2).initial(|participant| async move {
             while participant.send(msg("x")).is_ok() {}
@@ -294,7 +296,7 @@ async fn an_instance_that_never_joined_is_no_reset() {
     room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
     until(|| session.stats().failed_joins == 1).await;
     session.cancel();
-    within(session.ended()).await.expect("it ends in good order");
+    within(session.ended()).await.expect("it ends without an error");
     assert_eq!((session.stats().joins, session.stats().resets.total()), (0, 0));
     while let Some(event) = within(events.next()).await {
         assert!(!matches!(event, SessionEvent::Reset { .. }), "{event:?}");

@@ -1,4 +1,4 @@
-//! A participant's own stream to us: whose it is, what it outlives, and when it ends.
+//! A participant's own stream to the session: which instance it belongs to, what it outlives, and when it ends.
 
 mod common;
 
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 type Seen = (String, Bytes, Option<ClientId>);
 
-/// Reports each message with the instance that is registered when it comes, and counts itself while it lives.
+/// Reports each message with the instance that is registered when it comes; `alive` counts the running handlers.
 async fn report(mut control: ControlStream<MemoryRoom<Bytes>>, seen: mpsc::UnboundedSender<Seen>, alive: Alive) {
     let _alive = alive;
     while let Some(message) = control.stream.recv().await {
@@ -51,7 +51,7 @@ fn start() -> Started {
 }
 
 // 1. Ada's handler is running. 2. She is reset under the same sid. 3. The handler is still the same, and finds the new
-// instance; while there is none it finds none. 4. She disconnects: it is dropped.
+// instance; between the two it finds none. 4. She disconnects: the handler is dropped.
 #[tokio::test]
 async fn a_handler_survives_a_reset_and_ends_with_its_connection() {
     let (room, session, mut seen, alive) = start();
@@ -63,7 +63,7 @@ async fn a_handler_survives_a_reset_and_ends_with_its_connection() {
     let line = room.line(&id("ada"));
     line.opening_is(Opening::Held);
     line.conduct(Conduct::Fail);
-    old.send(msg("x")).expect("there is room");
+    old.send(msg("x")).expect("there is capacity");
     reset(&mut events).await;
     stream.send(msg("two")).await.expect("the handler runs");
     assert_eq!(within(seen.recv()).await, Some(("ada".to_owned(), msg("two"), None)));
@@ -80,7 +80,7 @@ async fn a_handler_survives_a_reset_and_ends_with_its_connection() {
 
 /// A stream that comes while its connection is still being joined, or reset, is kept until there is an instance.
 #[tokio::test]
-async fn a_stream_that_comes_before_its_instance_is_kept() {
+async fn a_stream_that_arrives_before_its_instance_is_kept() {
     let (room, session, mut seen, _alive) = start();
     let line = room.line(&id("ada"));
     line.opening_is(Opening::Held);
@@ -94,7 +94,8 @@ async fn a_stream_that_comes_before_its_instance_is_kept() {
     assert_eq!(within(seen.recv()).await, Some(("ada".to_owned(), msg("early"), Some(ada.client_id()))));
 }
 
-/// Streams of nobody are dropped and counted; that of a connection that leaves before it is joined is dropped with it.
+/// Streams of unknown connections are dropped and counted. The stream of a connection that leaves before it is joined
+/// is dropped with it.
 #[tokio::test]
 async fn stray_streams_are_dropped() {
     let (room, session, _seen, alive) = start();
@@ -111,8 +112,8 @@ async fn stray_streams_are_dropped() {
     assert_eq!((session.stats().stray_streams, alive.load(Ordering::SeqCst)), (1, 0));
 }
 
-// 1. Ada's version is too old: she is refused. 2. Her stream is dropped. 3. She is announced again: that she was told
-// is still known, and she isn't told twice.
+// 1. Ada's version is too old: she is refused. 2. Her stream is dropped. 3. She is announced again: the session still
+// knows that she was told, and doesn't tell her twice.
 #[tokio::test]
 async fn the_stream_of_a_refused_connection_is_dropped() {
     let (room, session, _seen, alive) = start();
@@ -128,8 +129,8 @@ async fn the_stream_of_a_refused_connection_is_dropped() {
     assert_eq!((session.stats().stray_streams, alive.load(Ordering::SeqCst)), (1, 0));
 }
 
-/// A handler lasts as long as its connection: the successor's is another, and the late disconnect of the predecessor
-/// ends the predecessor's alone. `close` ends the rest.
+/// A handler lasts as long as its connection: the successor has another handler, and the late disconnect of the
+/// predecessor ends only the predecessor's. `close` ends the rest.
 #[tokio::test]
 async fn each_connection_has_a_handler_of_its_own() {
     let (room, session, mut seen, alive) = start();
@@ -173,7 +174,7 @@ async fn a_handler_that_panics_harms_nobody() {
     }
 }
 
-/// A disconnect of Ada's connection under another identity is none of hers: she stays, and so does her handler.
+/// A disconnect of Ada's sid under another identity isn't hers: she stays, and so does her handler.
 #[tokio::test]
 async fn a_disconnect_under_another_identity_ends_no_handler() {
     let (room, session, mut seen, alive) = start();
@@ -192,7 +193,7 @@ async fn a_disconnect_under_another_identity_ends_no_handler() {
 // 1. Ada's stream comes while she is being joined, and is kept. 2. Her connection is reported gone under another
 // identity. 3. She is registered: her stream is handled.
 #[tokio::test]
-async fn a_disconnect_under_another_identity_drops_no_stream_that_is_kept() {
+async fn a_disconnect_under_another_identity_drops_no_kept_stream() {
     let (room, session, mut seen, _alive) = start();
     room.line(&id("ada")).opening_is(Opening::Held);
     room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");

@@ -1,4 +1,5 @@
-//! What listeners are told: every instance once when it comes and once when it goes, with what was lost with it.
+//! Events: each instance is reported once when it joins and once when it ends, with the messages that were lost with
+//! it.
 
 mod common;
 
@@ -27,7 +28,7 @@ struct Holding {
 
 struct Hold {
     is_held: Semaphore,
-    /// The loop waits here for what the test sends.
+    /// The loop waits here for the test's signal.
     go_on: Mutex<mpsc::Receiver<()>>,
     release: mpsc::Sender<()>,
 }
@@ -41,7 +42,7 @@ impl Holding {
 }
 
 impl Hold {
-    /// Returns when the loop is held: it has nothing of its own to ask for this identity.
+    /// Returns when the loop is held. The loop asks the room about this identity for no other reason.
     async fn hold(&self, stage: &Stage<Bytes>) {
         stage.emit(RoomEvent::Disconnected { identity: id("hold"), sid: sid("PA_hold") });
         within(self.is_held.acquire()).await.expect("it is never closed").forget();
@@ -51,7 +52,7 @@ impl Hold {
         self.release.send(()).expect("the loop waits for it");
     }
 
-    /// Returns when the loop is done with what it had begun.
+    /// Returns when the loop has finished what it had begun.
     async fn pass(&self, stage: &Stage<Bytes>) {
         self.hold(stage).await;
         self.let_go();
@@ -74,7 +75,7 @@ impl Room for Holding {
     fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
         if *identity == id("hold") {
             self.hold.is_held.add_permits(1);
-            self.hold.go_on.lock().expect("no test panics with it").recv_timeout(PATIENCE).expect("the test goes on");
+            self.hold.go_on.lock().expect("the lock isn't poisoned").recv_timeout(PATIENCE).expect("the test goes on");
         }
         self.stage.present(identity)
     }
@@ -84,7 +85,7 @@ impl Room for Holding {
     }
 }
 
-/// Streams that take nothing, and open when the gate says so.
+/// A room whose streams take nothing, and open when the gate says so.
 fn gated(gate: &Gate) -> Stage<Bytes> {
     let gate = gate.clone();
     Stage::new(move |_, _| {
@@ -97,9 +98,9 @@ fn gated(gate: &Gate) -> Stage<Bytes> {
 }
 
 // 1. A second connection of Ada's is being joined. 2. The loop is held, and her first instance overflows. 3. The second
-// takes its place. 4. The loop goes on: the fault is told and counted all the same, with what was lost.
+// takes its place. 4. The loop goes on: the fault is still reported and counted, with what was lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn an_instance_that_fails_and_is_replaced_unseen_was_reset() {
+async fn an_instance_replaced_right_after_its_fault_counts_as_reset() {
     let gate = Gate::new();
     let stage = gated(&gate);
     let (room, hold) = Holding::new(&stage);
@@ -110,7 +111,8 @@ async fn an_instance_that_fails_and_is_replaced_unseen_was_reset() {
     stage.join(presence("ada", "PA_1", 1));
     let first = live(&session, "ada").await;
     assert!(matches!(within(events.next()).await, Some(SessionEvent::Joined(who)) if who.sid == sid("PA_1")));
-    // A join is told before the loop asks the room for the last time: it must not find the newer connection there.
+    // A join is reported before the loop asks the room for the last time: the room must not list the newer connection
+    // then.
     hold.pass(&stage).await;
     stage.join(presence("ada", "PA_2", 2));
     until(|| gate.opening() == 1).await;
@@ -137,7 +139,7 @@ async fn an_instance_that_fails_and_is_replaced_unseen_was_reset() {
 
 // The same twice in a row: the third connection of an identity that fails each time waits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn to_be_replaced_in_time_evades_no_back_off() {
+async fn being_replaced_in_time_does_not_evade_the_back_off() {
     let gate = Gate::new();
     let stage = gated(&gate);
     let (room, hold) = Holding::new(&stage);
@@ -163,7 +165,7 @@ async fn to_be_replaced_in_time_evades_no_back_off() {
         while failing.send(msg("x")).is_ok() {}
         gate.let_open(1);
         until(|| session.participant_by_sid(&sid(&connection)).is_some()).await;
-        failing = session.participant_by_sid(&sid(&connection)).expect("it was there a moment ago");
+        failing = session.participant_by_sid(&sid(&connection)).expect("it was registered a moment ago");
         begun = Instant::now();
         hold.let_go();
         until(|| session.stats().resets.overflow == n - 1).await;
@@ -172,10 +174,10 @@ async fn to_be_replaced_in_time_evades_no_back_off() {
     until(|| gate.opening() == 1).await;
     assert!(begun.elapsed() >= first / 2, "it waited {:?}", begun.elapsed());
     session.cancel();
-    within(session.ended()).await.expect("it ends in good order");
+    within(session.ended()).await.expect("it ends without an error");
 }
 
-/// A sink that takes everything and flushes nothing, until it is told to answer.
+/// A sink that takes everything and flushes nothing, until the test makes it answer.
 #[derive(Clone, Default)]
 struct Stuck {
     answer: Arc<Mutex<Option<Result<(), String>>>>,
@@ -185,29 +187,29 @@ struct Stuck {
 impl Stuck {
     fn sink(&self) -> StageSink<Bytes> {
         let Self { answer, waker } = self.clone();
-        StageSink::new(move |call, cx| match (call, &*answer.lock().expect("no test panics with it")) {
+        StageSink::new(move |call, cx| match (call, &*answer.lock().expect("the lock isn't poisoned")) {
             (Call::Flush, Some(answer)) => Poll::Ready(answer.clone()),
             (Call::Flush, None) => {
-                *waker.lock().expect("no test panics with it") = cx.map(|cx| cx.waker().clone());
+                *waker.lock().expect("the lock isn't poisoned") = cx.map(|cx| cx.waker().clone());
                 Poll::Pending
             }
             _ => Poll::Ready(Ok(())),
         })
     }
 
-    /// Waits until somebody waits for the answer.
+    /// Waits until a task waits for the answer.
     async fn waits(&self) {
-        until(|| self.waker.lock().expect("no test panics with it").is_some()).await;
+        until(|| self.waker.lock().expect("the lock isn't poisoned").is_some()).await;
     }
 
     fn answers(&self, result: Result<(), &str>) {
-        *self.answer.lock().expect("no test panics with it") = Some(result.map_err(str::to_owned));
-        let waker = self.waker.lock().expect("no test panics with it").take();
+        *self.answer.lock().expect("the lock isn't poisoned") = Some(result.map_err(str::to_owned));
+        let waker = self.waker.lock().expect("the lock isn't poisoned").take();
         waker.expect("somebody waits").wake();
     }
 }
 
-/// A room whose first stream to anybody is `stuck`; the others take everything.
+/// A room whose first stream is `stuck`'s; all others take everything.
 fn stuck_at_first(stuck: &Stuck) -> Stage<Bytes> {
     let (stuck, first) = (stuck.clone(), AtomicBool::new(true));
     Stage::new(move |_, _| {
@@ -216,7 +218,7 @@ fn stuck_at_first(stuck: &Stuck) -> Stage<Bytes> {
     })
 }
 
-/// The end that is told next: whose, why, and the account.
+/// The next end that is reported: the identity, the kind of event, the reason, and the account.
 async fn end(events: &mut Events) -> (ParticipantIdentity, &'static str, EndReason, Account) {
     event(events, |event| match event {
         SessionEvent::Left { who, reason, account } => Some((who.identity.clone(), "left", *reason, *account)),
@@ -229,10 +231,10 @@ async fn end(events: &mut Events) -> (ParticipantIdentity, &'static str, EndReas
     .await
 }
 
-// 1. Three messages wait for Ada, one of them in her sink. 2. She fails, vanishes, leaves or is replaced. 3. What is
-// told has all three, with that reason.
+// 1. Three messages wait for Ada, one of them in her sink. 2. She fails, vanishes, leaves or is replaced. 3. The event
+// counts all three, with that reason.
 #[tokio::test]
-async fn what_is_told_of_an_end_has_what_was_lost() {
+async fn an_end_event_counts_the_lost_messages() {
     let cases = [
         ("reset", EndReason::WriteFailed),
         ("left", EndReason::Vanished),
@@ -249,7 +251,7 @@ async fn what_is_told_of_an_end_has_what_was_lost() {
         session.broadcast(msg("one")).await.expect("the session is open");
         stuck.waits().await;
         session.broadcast(msg("two")).await.expect("the session is open");
-        ada.send(msg("three")).expect("there is room");
+        ada.send(msg("three")).expect("there is capacity");
         until(|| ada.stats().backlog == 3).await;
         match reason {
             EndReason::WriteFailed => stuck.answers(Err("no")),
@@ -272,9 +274,10 @@ async fn what_is_told_of_an_end_has_what_was_lost() {
     }
 }
 
-// 1. Ada's sink says that she is gone; her room has it otherwise. 2. That is no reset; she starts afresh all the same.
+// 1. Ada's sink says that she is gone, while the room still lists her. 2. That isn't a reset, but she starts afresh all
+// the same.
 #[tokio::test]
-async fn one_who_vanishes_is_not_reset_and_starts_afresh_if_there() {
+async fn a_vanished_participant_is_not_reset_and_rejoins_if_present() {
     let stuck = Stuck::default();
     let stage = stuck_at_first(&stuck);
     let session = stage.session(|builder| builder.initial(|_| async { vec![msg("state")] }));
@@ -295,10 +298,10 @@ async fn one_who_vanishes_is_not_reset_and_starts_afresh_if_there() {
     close_settled(&session).await;
 }
 
-// 1. Ada vanishes, and her room knows; its event comes late. 2. Nobody is joined in her place, and the event finds
-// nobody. 3. She comes back again and again, and never waits: to vanish is no fault.
+// 1. Ada vanishes, and her room no longer lists her; its event comes late. 2. No connection is joined in her place, and
+// the event finds no instance. 3. She comes back again and again, and never waits: vanishing is no fault.
 #[tokio::test(start_paused = true)]
-async fn one_who_vanishes_and_reconnects_does_not_wait() {
+async fn a_vanished_participant_that_reconnects_does_not_wait() {
     let fails = Arc::new(AtomicBool::new(false));
     let failing = Arc::clone(&fails);
     let stage = Stage::<Bytes>::new(move |_, _| {
@@ -329,13 +332,14 @@ async fn one_who_vanishes_and_reconnects_does_not_wait() {
     close_settled(&session).await;
 }
 
-/// One whose sink says again and again that she is gone, and whose room has her all the while, waits as after resets.
+/// A participant whose sink says again and again that she is gone, while the room lists her all the time, waits as
+/// after resets.
 #[tokio::test(start_paused = true)]
-async fn one_who_vanishes_and_is_there_waits_longer_each_time() {
+async fn a_participant_that_vanishes_while_present_waits_longer_each_time() {
     let opened = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&opened);
     let stage = Stage::<Bytes>::new(move |_, _| {
-        // The clock stands still as long as anybody can run: without a wait it would go on for ever.
+        // The clock stands still as long as any task can run: without a wait the test would never end.
         let too_often = count.fetch_add(1, Ordering::SeqCst) > 1000;
         async move {
             if too_often {
@@ -353,12 +357,13 @@ async fn one_who_vanishes_and_is_there_waits_longer_each_time() {
     assert!((25..=60).contains(&opened), "{opened} attempts in ten minutes");
     assert_eq!(session.stats().vanished, opened as u64);
     session.cancel();
-    within(session.ended()).await.expect("it ends in good order");
+    within(session.ended()).await.expect("it ends without an error");
 }
 
-// 1. The session closes, and waits for Ada. 2. She fails. 3. That is counted and told, and she isn't joined again.
+// 1. The session closes, and waits for Ada. 2. She fails. 3. The fault is counted and reported, and she isn't joined
+// again.
 #[tokio::test]
-async fn a_fault_while_the_session_closes_is_told() {
+async fn a_fault_while_the_session_closes_is_reported() {
     let stuck = Stuck::default();
     let stage = stuck_at_first(&stuck);
     let session = stage.session(|builder| builder);
@@ -371,7 +376,7 @@ async fn a_fault_while_the_session_closes_is_told() {
     let closing = tokio::spawn(async move { closing.close(Duration::from_secs(3_600)).await });
     settle().await;
     stuck.answers(Err("no"));
-    let report = within(closing).await.expect("it doesn't panic").expect("it closes in good order");
+    let report = within(closing).await.expect("it doesn't panic").expect("it closes without an error");
     assert_eq!(report.account.dropped.write_failed, 1);
     let (_, told, reason, account) = end(&mut events).await;
     assert_eq!((told, reason, account.dropped.write_failed), ("reset", EndReason::WriteFailed, 1));
@@ -379,7 +384,8 @@ async fn a_fault_while_the_session_closes_is_told() {
     assert_eq!((session.stats().resets.write_failed, session.stats().joins), (1, 1));
 }
 
-/// Sixty are there before the session is. A listener made on its builder is told of all of them, on whatever runtime.
+/// Sixty participants are present before the session is built. A listener made on its builder gets an event for each of
+/// them, on any kind of runtime.
 #[test]
 fn a_listener_made_on_the_builder_misses_nobody() {
     let single = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -409,17 +415,17 @@ fn a_listener_made_on_the_builder_misses_nobody() {
     }
 }
 
-/// A listener whose session is never built isn't left waiting.
+/// A listener whose session is never built doesn't wait.
 #[tokio::test]
-async fn a_listener_to_what_is_never_built_ends() {
+async fn a_listener_of_a_session_that_is_never_built_ends() {
     let mut builder = Session::builder(MemoryRoom::<Bytes>::new());
     let mut events = builder.events();
     assert!(builder.shards(0).build().is_err());
     assert!(within(events.next()).await.is_none());
-    assert!(within(events.next()).await.is_none(), "nor at the second time");
+    assert!(within(events.next()).await.is_none(), "an event follows the end");
 }
 
-/// A listener that is too slow for what comes at once at the build is told how many it missed.
+/// A listener that is too slow for the events at the build learns how many it missed.
 #[tokio::test]
 async fn a_slow_listener_made_on_the_builder_counts_what_it_missed() {
     let (stage, _streams) = Streams::<Bytes>::stage(|_| Valve::open());

@@ -1,4 +1,4 @@
-//! Topics: who gets what, from where on, and under which tag.
+//! Topics: which participants get a message, from where on, and under which tag.
 
 mod common;
 
@@ -22,7 +22,7 @@ fn tagged(seen: &[Note]) -> Vec<(&str, Option<u32>)> {
 }
 
 #[tokio::test]
-async fn only_subscribers_get_it_each_with_its_own_tag() {
+async fn only_subscribers_get_a_message_each_with_its_own_tag() {
     let (stage, streams) = Streams::<Note>::stage(|_| Valve::open());
     let session = stage.session(|builder| builder.shards(2));
     for name in ["ada", "bob", "cyd"] {
@@ -43,13 +43,13 @@ async fn only_subscribers_get_it_each_with_its_own_tag() {
     valve.wait_for(|seen| !seen.flushed.is_empty()).await;
     assert_eq!(tagged(&valve.lock().flushed), [("all", None)]);
     settle().await;
-    assert_eq!(session.stats().account.offered, 5, "who isn't addressed isn't offered it");
+    assert_eq!(session.stats().account.offered, 5, "a message is offered to its recipients only");
 }
 
-// 1. A subscriber's sink is stuck. 2. A message is published. 3. It subscribes again, with another tag. 4. Another is
-// published. 5. Written much later, each carries the tag that stood when it was handed over.
+// 1. A subscriber's sink is stuck. 2. A message is published. 3. The subscriber subscribes again, with another tag. 4.
+// Another message is published. 5. Written much later, each carries the tag that was valid when it was handed over.
 #[tokio::test]
-async fn the_tag_is_fixed_at_hand_over_not_when_the_bytes_are_written() {
+async fn the_tag_is_fixed_when_a_message_is_handed_over() {
     let (stage, streams) = Streams::<Note>::stage(|_| Valve::shut());
     let session = stage.session(|builder| builder);
     stage.join(presence("ada", "PA_1", 1));
@@ -61,23 +61,23 @@ async fn the_tag_is_fixed_at_hand_over_not_when_the_bytes_are_written() {
     assert_eq!(ada.subscribe(&topic, SubscriptionTag(1)).await, Subscribed::New);
     session.broadcast_to(&topic, Note::new("first")).await.expect("the session is open");
     assert_eq!(ada.subscribe(&topic, SubscriptionTag(2)).await, Subscribed::Retagged);
-    assert_eq!(topic.subscribers(), 1, "it is one subscription");
+    assert_eq!(topic.subscribers(), 1, "subscribing twice is one subscription");
     session.broadcast_to(&topic, Note::new("second")).await.expect("the session is open");
     assert_eq!(ada.unsubscribe(&topic).await, Unsubscribed::Removed);
-    // What was published while it subscribed still comes.
+    // Messages published while the subscription was active still arrive.
     valve.release();
     valve.wait_for(|seen| seen.flushed.len() == 3).await;
     assert_eq!(tagged(&valve.lock().flushed), [("in the sink", None), ("first", Some(1)), ("second", Some(2))]);
 }
 
-/// Subscribing and unsubscribing hold from their answer on, and not from before they were asked for: each message
-/// published between the two arrives, no other.
+/// A subscription and its end take effect at the answer at the latest, and not before the request: each message
+/// published between the two arrives, and no other.
 #[tokio::test]
 async fn subscribing_has_a_position() {
     subscribe_and_unsubscribe(50).await;
 }
 
-/// The same with the shard on another thread, which is in the middle of a turn when it is asked.
+/// The same with the shard on another thread, where the request comes in the middle of a turn.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn subscribing_has_a_position_on_another_thread() {
     subscribe_and_unsubscribe(common::size(1_000, 5_000)).await;
@@ -88,7 +88,7 @@ async fn subscribe_and_unsubscribe(rounds: usize) {
     let ada = joined(&room, &session, "ada").await;
     let bob = joined(&room, &session, "bob").await;
     let topic = Topic::new();
-    // Bob keeps the topic from being empty, so that everything takes a place in the log.
+    // Bob keeps the topic from being empty, so that every message takes a place in the log.
     assert_eq!(bob.subscribe(&topic, TAG).await, Subscribed::New);
     let mut expected = Vec::new();
     for round in 0..rounds {
@@ -107,10 +107,11 @@ async fn subscribe_and_unsubscribe(rounds: usize) {
     within(room.line(&id("bob")).wait_for(|all| all[0].messages.len() == 3 * rounds + 1)).await;
 }
 
-// 1. One publishes without a pause. 2. The other subscribes, notes what had been published when it was answered, and
-// unsubscribes. 3. What it received is a piece of the sequence without a gap, which holds everything in between.
+// 1. One task publishes without pause. 2. The other subscribes, notes what had been published at the answer, and
+// unsubscribes. 3. The messages it received form a piece of the sequence without a gap, which includes everything in
+// between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn a_subscription_under_fire_has_no_gap() {
+async fn a_subscription_under_load_has_no_gap() {
     let rounds = common::size(100, 500);
     let (room, session) = memory(|builder| builder.shards(2).queue_capacity(1 << 20));
     let ada = joined(&room, &session, "ada").await;
@@ -134,7 +135,7 @@ async fn a_subscription_under_fire_has_no_gap() {
     let mut seen = 0;
     for _ in 0..rounds {
         assert_eq!(within(ada.subscribe(&topic, TAG)).await, Subscribed::New);
-        // Everything that is published from here on must arrive: wait for a few.
+        // Everything published from here on must arrive: wait for a few messages.
         let from = published.load(Ordering::Acquire) + 1;
         until(|| published.load(Ordering::Acquire) > from + 3).await;
         let to = published.load(Ordering::Acquire) - 1;
@@ -177,26 +178,27 @@ async fn subscribers_are_counted_until_they_leave_or_end() {
     until(|| topic.subscribers() == 0).await;
     assert_eq!(bob.subscribe(&topic, TAG).await, Subscribed::Closed);
     assert_eq!(bob.unsubscribe(&topic).await, Unsubscribed::NotSubscribed);
-    assert_eq!(topic.subscribers(), 0, "who is refused isn't counted");
+    assert_eq!(topic.subscribers(), 0, "a refused subscriber isn't counted");
 }
 
-/// With the uplink stalled a broadcast can't take a place in the log: one that would reach nobody doesn't need one.
+/// While the uplink is stalled a broadcast can't take a place in the log. A message without recipients doesn't need a
+/// place.
 #[tokio::test]
-async fn a_message_for_nobody_costs_nothing() {
+async fn a_message_without_recipients_takes_no_place_in_the_log() {
     let (room, session) = memory(|builder| builder);
     let ada = joined(&room, &session, "ada").await;
     let topic = Topic::new();
     room.emit(RoomEvent::UplinkStalled).await.expect("the session listens");
     until(|| session.stats().uplink_stalled).await;
-    within(session.broadcast_to(&topic, msg("x"))).await.expect("nobody is to get it");
-    session.try_broadcast_to(&topic, msg("x")).expect("nobody is to get it");
+    within(session.broadcast_to(&topic, msg("x"))).await.expect("the topic has no subscribers");
+    session.try_broadcast_to(&topic, msg("x")).expect("the topic has no subscribers");
     assert_eq!(ada.subscribe(&topic, TAG).await, Subscribed::New);
     assert!(matches!(session.try_broadcast_to(&topic, msg("x")), Err(TryBroadcastError::Full(_))));
 }
 
-/// A message for one of many makes nobody else's sink be looked at.
+/// A message for one participant of many doesn't poll any other participant's sink.
 #[tokio::test]
-async fn the_others_are_not_even_asked() {
+async fn a_message_for_one_participant_polls_no_other_sink() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     let stage = Stage::<Note>::new(move |_, _| {
@@ -226,9 +228,9 @@ async fn the_others_are_not_even_asked() {
     assert!((12..=30).contains(&calls), "ten messages for one took {calls} calls");
 }
 
-/// To everybody, to a topic, to another topic and directly, in turn.
+/// Messages to all, to a topic, to another topic and direct ones, in turn.
 #[tokio::test]
-async fn topics_keep_their_place_among_everything_else() {
+async fn topic_messages_keep_their_order_with_all_others() {
     for stalled in [false, true] {
         let (stage, streams) = Streams::<Note>::stage(move |_| if stalled { Valve::shut() } else { Valve::open() });
         let session = stage.session(|builder| builder);
@@ -245,7 +247,7 @@ async fn topics_keep_their_place_among_everything_else() {
                 0 => session.broadcast(note).await.expect("the session is open"),
                 1 => session.broadcast_to(&one, note).await.expect("the session is open"),
                 2 => session.broadcast_to(&two, note).await.expect("the session is open"),
-                _ => ada.send(note).expect("there is room"),
+                _ => ada.send(note).expect("there is capacity"),
             }
             expected.push((text, [None, Some(1), Some(2), None][n % 4]));
         }
@@ -259,7 +261,7 @@ async fn topics_keep_their_place_among_everything_else() {
     }
 }
 
-/// Topics are told apart by identity. Made and dropped by the hundred, a new one may lie where an old one lay.
+/// Topics are distinguished by identity. With hundreds made and dropped, a new topic may lie at an old one's address.
 #[tokio::test]
 async fn a_new_topic_has_no_subscribers_of_an_old_one() {
     let (room, session) = memory(|builder| builder);
@@ -281,10 +283,10 @@ async fn a_new_topic_has_no_subscribers_of_an_old_one() {
     receives(&room, "ada", &["end"]).await;
 }
 
-// 1. Four tasks subscribe and unsubscribe without a pause. 2. The session is cancelled, each time at another moment.
-// 3. Every count is given back, although the participant's handle lives on.
+// 1. Four tasks subscribe and unsubscribe without pause. 2. The session is cancelled, each time at another moment. 3.
+// Every count returns to zero, although the participant's handle lives on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn a_subscription_that_races_with_the_end_is_given_back() {
+async fn a_subscription_that_races_with_the_end_is_not_counted() {
     for round in 0..size(100, 5_000) {
         let room = MemoryRoom::<bytes::Bytes>::new();
         let session = Session::builder(room.clone()).shards(1).build().expect("a test's settings make sense");
@@ -305,7 +307,7 @@ async fn a_subscription_that_races_with_the_end_is_given_back() {
             tokio::task::yield_now().await;
         }
         session.cancel();
-        within(session.ended()).await.expect("it ends in good order");
+        within(session.ended()).await.expect("it ends without an error");
         for subscriber in subscribers {
             let topic = within(subscriber).await.expect("nobody panics");
             assert_eq!(topic.subscribers(), 0, "round {round}");

@@ -18,7 +18,7 @@ use tracing::Level;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 
-/// Runs `test` on this thread alone, and gives back what was logged.
+/// Runs `test` on this thread alone; `capture` has what was logged.
 fn captured(capture: &Capture, test: impl Future<Output = ()>) {
     let subscriber = tracing_subscriber::registry().with(capture.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
@@ -26,19 +26,19 @@ fn captured(capture: &Capture, test: impl Future<Output = ()>) {
 }
 
 #[test]
-fn every_change_of_state_says_who_and_why() {
+fn every_change_of_state_is_logged_with_participant_and_reason() {
     let capture = Capture::new();
     captured(&capture, async {
         let (room, session) = memory(|builder| builder.queue_capacity(2));
         let mut events = session.events();
         let ada = joined(&room, &session, "ada").await;
-        // Reset by overflow.
+        // A reset by overflow.
         room.line(&id("ada")).conduct(Conduct::Stall { room: 0 });
         while ada.send(msg("secret")).is_ok() {}
         reset(&mut events).await;
         room.line(&id("ada")).conduct(Conduct::Flow);
         live(&session, "ada").await;
-        // Replaced, then refused as stale, then gone; a send to who is gone.
+        // A replacement, a refusal as stale, a departure, and a send to the departed participant.
         room.join(presence("ada", "PA_2", 20)).await.expect("the session listens");
         until(|| session.participant_by_sid(&sid("PA_2")).is_some()).await;
         room.emit(RoomEvent::Active(presence("ada", "PA_0", 0))).await.expect("the session listens");
@@ -50,16 +50,16 @@ fn every_change_of_state_says_who_and_why() {
         let bob = joined(&room, &session, "bob").await;
         room.line(&id("bob")).opening_is(Opening::Fails);
         room.line(&id("bob")).conduct(Conduct::Fail);
-        bob.send(msg("secret")).expect("there is room");
+        bob.send(msg("secret")).expect("there is capacity");
         until(|| session.stats().failed_joins > 0).await;
-        // A version.
+        // An incompatible version.
         room.join(presence("cyd", "PA_9", 1).with_attribute("protocolVersion", "1.0.0")).await.expect("it listens");
         until(|| session.stats().refused == 1).await;
         // The uplink.
         room.emit(RoomEvent::UplinkStalled).await.expect("the session listens");
         room.emit(RoomEvent::UplinkFlowing).await.expect("the session listens");
         until(|| session.stats().uplink_stalls == 1 && !session.stats().uplink_stalled).await;
-        within(session.close(Duration::ZERO)).await.expect("it closes in good order");
+        within(session.close(Duration::ZERO)).await.expect("it closes without an error");
     });
     let find = |parts: &[&str]| {
         let found = capture.find(parts);
@@ -86,12 +86,12 @@ fn every_change_of_state_says_who_and_why() {
         assert_eq!(find(parts).level, level, "{parts:?}");
     }
     for line in capture.seen() {
-        assert!(!line.text.contains("secret"), "a payload: {}", line.text);
+        assert!(!line.text.contains("secret"), "a payload is logged: {}", line.text);
     }
 }
 
-/// Thousands of messages by every way, to one that keeps up, one that is stalled and one that subscribes: not one line
-/// above trace level.
+/// Thousands of messages by every way, to participants that keep up, that are stalled and that subscribe: no line above
+/// trace level.
 #[test]
 fn nothing_is_logged_per_message() {
     let capture = Capture::new();
@@ -107,8 +107,8 @@ fn nothing_is_logged_per_message() {
         for n in 0..1_000 {
             session.broadcast(msg("a")).await.expect("the session is open");
             session.broadcast_to(&topic, msg("b")).await.expect("the session is open");
-            ada.send(msg("c")).expect("there is room");
-            stalled.try_send(msg("d")).expect("there is room");
+            ada.send(msg("c")).expect("there is capacity");
+            stalled.try_send(msg("d")).expect("there is capacity");
             if n == 500 {
                 room.line(&id("stalled")).conduct(Conduct::Flow);
             }
@@ -120,8 +120,7 @@ fn nothing_is_logged_per_message() {
     });
 }
 
-/// A message whose `Debug` would be noticed. With logging off nothing is formatted, and with it on nothing of a
-/// message.
+/// A message whose `Debug` panics. Without logging nothing is formatted, and with logging no message is.
 #[derive(Clone)]
 struct Unprintable;
 
@@ -145,31 +144,31 @@ fn no_message_is_ever_formatted() {
         stage.join(presence("ada", "PA_1", 1));
         let ada = live(&session, "ada").await;
         session.broadcast(Unprintable).await.expect("the session is open");
-        ada.send(Unprintable).expect("there is room");
+        ada.send(Unprintable).expect("there is capacity");
         streams.nth("ada", 0).await.wait_for(|seen| seen.flushed.len() == 2).await;
         stage.leave("ada", "PA_1");
         within(ada.closed()).await;
-        // The errors name their variant alone, whatever they carry.
+        // The errors name only their variant, whatever they carry.
         let refused = ada.try_send(Unprintable).expect_err("it has left");
         assert_eq!(format!("{refused:?}"), "Closed(..)");
         session.cancel();
-        within(session.ended()).await.expect("it ends in good order");
+        within(session.ended()).await.expect("it ends without an error");
         let closed = session.broadcast(Unprintable).await.expect_err("it is closed");
         assert_eq!(format!("{closed:?}"), "Closed(..)");
     });
 }
 
-// 1. Ada is registered, and that is about to be told: whoever tells it is held at the line it logs. 2. Her disconnect
-// is served meanwhile, if the loop isn't the one that is held. 3. It goes on. A listener is told that she joined before
-// it is told that she left: in the other order it would believe for ever that she is here.
+// 1. Ada is registered and about to be reported: the thread that reports her is held at the line it logs. 2. Her
+// disconnect is served meanwhile, if the held thread isn't the loop's. 3. The thread goes on. A listener gets her join
+// before her departure: in the other order it would consider her present forever.
 #[test]
-fn nobody_leaves_before_having_joined() {
+fn a_join_is_reported_before_the_departure() {
     let (reached, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let (here, there) = (Arc::clone(&reached), Arc::clone(&served));
     let capture = Capture::with(move |line| {
         if line.text.contains("message=joined") {
             here.store(true, Ordering::SeqCst);
-            // Held no longer than this if it is the loop itself, which then can't serve anything.
+            // If the held thread is the loop's own, nothing can be served: the hold then ends after 300 ms.
             let begun = Instant::now();
             while !there.load(Ordering::SeqCst) && begun.elapsed() < Duration::from_millis(300) {
                 std::thread::yield_now();
@@ -179,7 +178,7 @@ fn nobody_leaves_before_having_joined() {
     let subscriber = tracing_subscriber::registry().with(capture);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(3).enable_time().build().expect("a runtime");
-    // The only test of this file that needs it on other threads: the others set a default of their own.
+    // Only this test needs the subscriber on other threads: the others set a default of their own.
     tracing::subscriber::set_global_default(subscriber).expect("set once");
     runtime.block_on(async {
         let (room, session) = memory(|builder| builder);
@@ -187,7 +186,7 @@ fn nobody_leaves_before_having_joined() {
         room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
         until(|| reached.load(Ordering::SeqCst)).await;
         room.leave(&id("ada"), &sid("PA_1")).await.expect("the session listens");
-        // The event in front of this one has been served when it is: a stream of nobody is counted.
+        // Events are served in order: when this stray stream is counted, the disconnect in front of it has been served.
         let _stray = room.open_incoming(&id("nobody"), &sid("PA_0")).await.expect("the session listens");
         until(|| session.stats().stray_streams == 1).await;
         served.store(true, Ordering::SeqCst);
@@ -204,9 +203,9 @@ fn nobody_leaves_before_having_joined() {
     });
 }
 
-/// A connection that is superseded before it is registered is named, with who has come instead.
+/// A connection that is superseded before it is registered is logged, with the connection that supersedes it.
 #[test]
-fn a_superseded_join_says_whose() {
+fn a_superseded_join_is_logged_with_both_connections() {
     let capture = Capture::new();
     captured(&capture, async {
         let (room, session) = memory(|builder| builder);
@@ -222,15 +221,15 @@ fn a_superseded_join_says_whose() {
         settle().await;
         room.leave(&id("bob"), &sid("PA_bob")).await.expect("the session listens");
         settle().await;
-        within(session.close(Duration::ZERO)).await.expect("it closes in good order");
+        within(session.close(Duration::ZERO)).await.expect("it closes without an error");
     });
     assert!(capture.find(&["join superseded", "ada", "PA_old", "PA_new"]).is_some());
     assert!(capture.find(&["left before it was registered", "bob", "PA_bob"]).is_some());
 }
 
-/// Whatever the level, a line says whose it is; and what no one listens to isn't formatted.
+/// Whatever the level, a line names its participant; an event that no subscriber takes isn't formatted.
 #[test]
-fn a_warning_says_whose_and_nothing_else_is_formatted() {
+fn a_warning_names_its_participant_and_disabled_events_are_not_formatted() {
     struct Formatted(Arc<AtomicBool>);
     impl std::fmt::Debug for Formatted {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -282,9 +281,9 @@ fn a_warning_says_whose_and_nothing_else_is_formatted() {
     let session = async {
         let session = Session::builder(Broken(Arc::clone(&formatted))).build().expect("a test's settings make sense");
         let ada = live(&session, "ada").await;
-        ada.send(msg("x")).expect("there is room");
+        ada.send(msg("x")).expect("there is capacity");
         assert_eq!(within(ada.closed()).await, EndReason::WriteFailed);
-        within(session.close(Duration::ZERO)).await.expect("it closes in good order");
+        within(session.close(Duration::ZERO)).await.expect("it closes without an error");
     };
     tracing::subscriber::with_default(subscriber, || runtime.block_on(session));
     assert!(capture.find(&["the room panicked", "ada", "PA_1"]).is_some(), "{:?}", capture.seen());

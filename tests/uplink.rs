@@ -1,4 +1,4 @@
-//! The uplink: while it is stalled publishers are held back, in their order, and no write times out.
+//! The uplink: while it is stalled publishers wait, in their order, and no write times out.
 
 mod common;
 
@@ -12,8 +12,9 @@ use lanecast::room::RoomEvent;
 use lanecast::{BroadcastError, EndReason, SessionEvent, TryBroadcastError};
 use tokio::time::{Instant, advance};
 
-// 1. The uplink stalls. 2. Three publishers begin to wait, one after the other; `try_broadcast` finds it full. 3. The
-// uplink flows. 4. They are served in the order in which they came, and who tries in between doesn't overtake.
+// 1. The uplink stalls. 2. Three publishers begin to wait, one after the other; `try_broadcast` finds the log full. 3.
+// The uplink flows. 4. The publishers are served in the order in which they came, and `try_broadcast` in between
+// doesn't overtake them.
 #[tokio::test]
 async fn waiting_publishers_are_served_in_order() {
     let (room, session) = memory(|builder| builder);
@@ -30,17 +31,17 @@ async fn waiting_publishers_are_served_in_order() {
     assert!(matches!(session.try_broadcast(msg("x")), Err(TryBroadcastError::Full(back)) if back == "x"));
     room.emit(RoomEvent::UplinkFlowing).await.expect("the session listens");
     assert!(matches!(within(events.next()).await, Some(SessionEvent::UplinkFlowing)));
-    // There is room in the log, and still others come first.
-    assert!(matches!(session.try_broadcast(msg("x")), Err(TryBroadcastError::Full(_))), "it overtook");
+    // The log has capacity, and the waiting publishers still come first.
+    assert!(matches!(session.try_broadcast(msg("x")), Err(TryBroadcastError::Full(_))), "it overtook a publisher");
     let mut newcomer = Box::pin(session.broadcast(msg("d")));
-    assert!(newcomer.as_mut().poll(&mut cx).is_pending(), "it overtook");
-    // The first is served; those behind it still come first, also while they haven't been polled again.
+    assert!(newcomer.as_mut().poll(&mut cx).is_pending(), "it overtook a publisher");
+    // The first publisher is served; those behind it still come first, even before they have been polled again.
     let (mut a, b, c) = {
         let mut waiting = waiting.into_iter();
         (waiting.next().expect("three"), waiting.next().expect("three"), waiting.next().expect("three"))
     };
     assert!(matches!(a.as_mut().poll(&mut cx), Poll::Ready(Ok(()))));
-    assert!(matches!(session.try_broadcast(msg("x")), Err(TryBroadcastError::Full(_))), "it overtook");
+    assert!(matches!(session.try_broadcast(msg("x")), Err(TryBroadcastError::Full(_))), "it overtook a publisher");
     // Polled in the wrong order, they are served in the right one.
     let (d, c, b) = within(async { tokio::join!(newcomer, c, b) }).await;
     assert!([b, c, d].iter().all(Result::is_ok));
@@ -48,9 +49,9 @@ async fn waiting_publishers_are_served_in_order() {
     receives(&room, "ada", &["a", "b", "c", "d", "e"]).await;
 }
 
-// 1. The first of those who wait gives up. 2. The others aren't held up by it, nor is its message sent.
+// 1. The first waiting publisher gives up. 2. The others aren't held up by it, and its message isn't sent.
 #[tokio::test]
-async fn one_who_gives_up_holds_nobody_up() {
+async fn a_publisher_that_gives_up_holds_nobody_up() {
     let (room, session) = memory(|builder| builder);
     joined(&room, &session, "ada").await;
     room.emit(RoomEvent::UplinkStalled).await.expect("the session listens");
@@ -72,7 +73,7 @@ async fn one_who_gives_up_holds_nobody_up() {
 
 /// A publisher that waits while the session closes gets its message back.
 #[tokio::test]
-async fn closing_gives_the_messages_of_those_who_wait_back() {
+async fn closing_returns_the_messages_of_waiting_publishers() {
     let (room, session) = memory(|builder| builder);
     joined(&room, &session, "ada").await;
     room.emit(RoomEvent::UplinkStalled).await.expect("the session listens");
@@ -94,9 +95,9 @@ async fn closing_gives_the_messages_of_those_who_wait_back() {
 }
 
 // 1. A write is under way. 2. The uplink stalls for many times the write time-out: nobody is reset. 3. It flows again:
-// from then on the time runs, whole.
+// the whole time-out runs from then on.
 #[tokio::test(start_paused = true)]
-async fn write_time_outs_pause_while_it_is_stalled() {
+async fn write_time_outs_pause_while_the_uplink_is_stalled() {
     let (stage, streams) = Streams::stage(|_| Valve::shut());
     let long = Duration::from_secs(1000);
     let session = stage.session(|builder| builder.write_timeout(Duration::from_secs(16)).uplink_patience(long));
@@ -125,9 +126,9 @@ async fn write_time_outs_pause_while_it_is_stalled() {
     assert!(took >= Duration::from_secs(15) && took <= Duration::from_secs(18), "after {took:?}");
 }
 
-/// Reported twice, it is one stall.
+/// A state reported twice is one stall.
 #[tokio::test]
-async fn a_state_reported_twice_is_told_once() {
+async fn an_uplink_state_reported_twice_is_one_event() {
     let (room, session) = memory(|builder| builder);
     let mut events = session.events();
     for event in
@@ -140,7 +141,7 @@ async fn a_state_reported_twice_is_told_once() {
     assert!(matches!(within(events.next()).await, Some(SessionEvent::UplinkStalled)));
     assert!(matches!(within(events.next()).await, Some(SessionEvent::UplinkFlowing)));
     assert!(matches!(within(events.next()).await, Some(SessionEvent::Closed)));
-    // Nothing is left that could be held back.
+    // No publisher is left that could be held up.
     let mut cx = Context::from_waker(Waker::noop());
     let mut late = Box::pin(session.broadcast(msg("late")));
     assert!(matches!(late.as_mut().poll(&mut cx), Poll::Ready(Err(BroadcastError::Closed(_)))));

@@ -1,4 +1,4 @@
-//! Protocol versions: who is registered, and what the others are told.
+//! Protocol versions: which participants are registered, and what the others are told.
 
 mod common;
 
@@ -20,7 +20,7 @@ use lanecast::{EndReason, JoinError, SessionEvent};
 const ATTRIBUTE: &str = "protocolVersion";
 
 #[tokio::test]
-async fn the_major_version_and_the_lowest_decide() {
+async fn the_major_version_and_the_lowest_supported_version_decide() {
     let (room, session) = memory(|builder| builder.refusal(|_, why| Some(msg(format!("not {}", why.advertised)))));
     let accepted = ["2.2.0", "2.2.1", "2.3.0", "2.10.0", "2.99.99", "2.3.0-rc.1", "2.3.0+build.5"];
     let refused = ["2.1.9", "1.9.9", "3.0.0", "0.0.0", "2.2.0-rc.1", "2", "2.2", "v2.2.0", "", "two", " 2.2.0"];
@@ -47,7 +47,8 @@ async fn the_major_version_and_the_lowest_decide() {
     }
 }
 
-/// It is told once, on a stream opened for that alone, and gets nothing else, whatever is broadcast and announced.
+/// The participant is told once, on a stream opened for that alone, and gets nothing else, whatever is broadcast and
+/// announced.
 #[tokio::test]
 async fn an_incompatible_participant_gets_one_message_and_nothing_else() {
     let (room, session) = memory(|builder| {
@@ -67,14 +68,14 @@ async fn an_incompatible_participant_gets_one_message_and_nothing_else() {
     let text = why.to_string();
     assert!(text.contains("1.0.0") && text.contains("2.2.0") && text.contains("2.3.0"), "{text}");
     session.broadcast(msg("to all")).await.expect("the session is open");
-    // Announced again, it isn't told again.
+    // Announced again, the participant isn't told again.
     room.emit(RoomEvent::Active(old)).await.expect("the session listens");
     settle().await;
     let all = room.line(&id("ada")).received();
     assert_eq!((all.len(), all[0].closed), (1, true));
     assert_eq!(all[0].messages, ["update yourself"]);
     assert_eq!((session.stats().participants, session.stats().refused, session.stats().joins), (0, 1, 0));
-    // It comes back as another connection, still incompatible, and then updated.
+    // The participant comes back as another connection, still incompatible, and then with a supported version.
     room.join(presence("ada", "PA_2", 2).with_attribute(ATTRIBUTE, "1.1.0")).await.expect("the session listens");
     until(|| session.stats().refused == 2).await;
     room.join(presence("ada", "PA_3", 3).with_attribute(ATTRIBUTE, "2.3.0")).await.expect("the session listens");
@@ -82,10 +83,10 @@ async fn an_incompatible_participant_gets_one_message_and_nothing_else() {
     receives(&room, "ada", &["state"]).await;
 }
 
-// 1. PA_1 is registered. 2. The same identity reconnects as PA_2 with an incompatible version: it is told so. 3. The
-// disconnect of PA_1 comes late, and the loop asks the room what it has now: PA_2. 4. It isn't told a second time.
+// 1. PA_1 is registered. 2. The same identity reconnects as PA_2 with an incompatible version, and is told so. 3. The
+// disconnect of PA_1 comes late, and the loop asks the room what it has now: PA_2. 4. PA_2 isn't told a second time.
 #[tokio::test]
-async fn a_late_disconnect_of_its_predecessor_doesn_t_tell_it_twice() {
+async fn a_late_disconnect_of_the_predecessor_repeats_no_refusal() {
     let (room, session) = memory(|builder| builder.refusal(|_, _| Some(msg("update yourself"))));
     room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
     live(&session, "ada").await;
@@ -103,9 +104,10 @@ async fn a_late_disconnect_of_its_predecessor_doesn_t_tell_it_twice() {
     live(&session, "ada").await;
 }
 
-/// Without a message to tell it, no stream is opened; and a stream that can't be opened to tell it changes nothing.
+/// Without a message for the refusal, no stream is opened. A stream for the message that can't be opened changes
+/// nothing.
 #[tokio::test(start_paused = true)]
-async fn a_refusal_that_can_t_be_told_is_a_refusal() {
+async fn a_refusal_without_a_message_or_a_stream_still_refuses() {
     let (room, session) = memory(|builder| builder);
     room.join(presence("ada", "PA_1", 1).with_attribute(ATTRIBUTE, "9.0.0")).await.expect("the session listens");
     until(|| session.stats().refused == 1).await;
@@ -126,7 +128,7 @@ async fn a_refusal_that_can_t_be_told_is_a_refusal() {
     }
 }
 
-/// What a transport has negotiated is taken as it is: no version is looked at.
+/// A protocol that a transport has negotiated is accepted as it is: no version is checked.
 #[tokio::test]
 async fn a_negotiated_protocol_is_not_checked() {
     let (room, session) = memory(|builder| builder);
@@ -137,11 +139,10 @@ async fn a_negotiated_protocol_is_not_checked() {
     assert_eq!(ada.protocol().to_string(), "foxglove.sdk.v1");
 }
 
-// 1. PA_1 is registered. 2. Ada reconnects as PA_2 with an incompatible version: she is told so. 3. The dying PA_1
-//    overflows
+// 1. PA_1 is registered. 2. Ada reconnects as PA_2 with an incompatible version, and is told so. 3. PA_1 overflows
 // before its disconnect comes. 4. PA_2 isn't told a second time.
 #[tokio::test]
-async fn a_reset_of_its_predecessor_doesn_t_tell_it_twice() {
+async fn a_reset_of_the_predecessor_repeats_no_refusal() {
     let (stage, streams) = Streams::<Bytes>::stage(|_| Valve::open());
     let session = stage.session(|builder| builder.queue_capacity(1).refusal(|_, _| Some(msg("update yourself"))));
     let mut events = session.events();
@@ -157,7 +158,7 @@ async fn a_reset_of_its_predecessor_doesn_t_tell_it_twice() {
     assert_eq!((session.stats().refused, streams.count("ada")), (1, 2), "refused, and streams opened");
 }
 
-/// A stream that takes the one message and panics when it is closed: she has been told, and that is that.
+/// The stream takes the one message and panics when it is closed: Ada has been told, and isn't told again.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_whose_stream_panics_is_not_repeated() {
     let told = Arc::new(AtomicUsize::new(0));
@@ -165,7 +166,7 @@ async fn a_refusal_whose_stream_panics_is_not_repeated() {
     let stage = Stage::<Bytes>::new(move |_, _| {
         let told = Arc::clone(&count);
         let sink = StageSink::new(move |call, _| {
-            // A hundred for the goodbye.
+            // A close counts a hundred, a message one.
             match call {
                 Call::Send(_) => told.fetch_add(1, Ordering::SeqCst),
                 Call::Close => told.fetch_add(100, Ordering::SeqCst),

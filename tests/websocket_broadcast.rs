@@ -1,4 +1,4 @@
-//! What goes to many over the WebSocket room: framed from a message that all share, with each viewer's own tag.
+//! Broadcasts over the WebSocket room: framed from one shared message, with each viewer's own tag.
 #![cfg(feature = "websocket")]
 
 use std::pin::Pin;
@@ -17,14 +17,14 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     let patience = Duration::from_secs(60);
-    tokio::time::timeout(patience, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+    tokio::time::timeout(patience, future).await.unwrap_or_else(|_| panic!("timed out waiting for {what}"))
 }
 
 async fn room() -> WebSocketRoom {
     WebSocketRoom::builder().send_buffer_bytes(8 << 10).bind("127.0.0.1:0").await.unwrap()
 }
 
-/// A client for which the kernel holds little.
+/// A client with a small receive buffer.
 async fn connect(room: &WebSocketRoom) -> WebSocketStream<TcpStream> {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(8 << 10).unwrap();
@@ -51,7 +51,7 @@ async fn next(client: &mut WebSocketStream<TcpStream>) -> Message {
     soon("a message", client.next()).await.unwrap().unwrap()
 }
 
-/// The next data frame; pongs that stand before it are counted.
+/// The next data frame; pongs before it are counted.
 async fn data(client: &mut WebSocketStream<TcpStream>, pongs: &mut usize) -> Message {
     loop {
         match next(client).await {
@@ -66,7 +66,7 @@ fn share(sink: &mut WebSocketSink, frame: &Frame, tag: Option<u32>) {
     assert_eq!(WebSocketRoom::start_send_run(Pin::new(sink), &run).unwrap(), 1);
 }
 
-/// Whatever its number says, a message is of several sizes: some are copied, some are shared with the kernel.
+/// A numbered message of one of four sizes: some are copied, some are shared with the kernel.
 fn numbered(number: u64) -> Frame {
     let mut payload = vec![number as u8; [8, 900, 20_000, 70_000][(number % 4) as usize]];
     payload[..8].copy_from_slice(&number.to_le_bytes());
@@ -79,7 +79,7 @@ fn tagged(mut frame: Frame, tag: u32) -> Message {
 }
 
 #[tokio::test]
-async fn what_is_shared_and_what_is_given_go_out_in_the_order_of_the_calls() {
+async fn shared_and_own_messages_go_out_in_the_order_of_the_calls() {
     let (_open, mut sink, mut client) = pair().await;
     let (shared, given) = (numbered(1), numbered(4));
     sink.feed(Frame::text("first")).await.unwrap();
@@ -92,15 +92,16 @@ async fn what_is_shared_and_what_is_given_go_out_in_the_order_of_the_calls() {
     assert_eq!(next(&mut client).await, Message::text("first"));
     assert_eq!(next(&mut client).await, tagged(shared.clone(), 7));
     assert_eq!(next(&mut client).await, tagged(given, 0));
-    assert_eq!(next(&mut client).await, tagged(shared.clone(), 0), "the message all share is as it was");
-    assert_eq!(next(&mut client).await, Message::text("to all"), "what has no place for a tag has none");
+    assert_eq!(next(&mut client).await, tagged(shared.clone(), 0), "the shared message is unchanged");
+    assert_eq!(next(&mut client).await, Message::text("to all"), "a text message has no place for a tag");
     assert_eq!(next(&mut client).await, Message::text("last"));
 }
 
-/// 1. The client reads nothing until the socket is full in the middle of what was shared. 2. It pings, and reads on.
-/// 3. Everything comes, whole, in order and with its tag, and pongs only between frames.
+/// 1. The client reads nothing until the socket is full in the middle of a shared message.
+/// 2. It pings, and reads on.
+/// 3. Everything arrives whole, in order and with its tag, and pongs come only between frames.
 #[tokio::test]
-async fn the_rest_of_what_was_shared_is_kept_while_the_viewer_stalls() {
+async fn the_rest_of_a_shared_message_is_kept_while_the_viewer_stalls() {
     let (_open, mut sink, mut client) = pair().await;
     let mut sent = 0;
     loop {
@@ -138,8 +139,8 @@ async fn the_rest_of_what_was_shared_is_kept_while_the_viewer_stalls() {
     }
 }
 
-/// Viewers subscribe under ids of their own. Broadcasts to a topic, to all, and direct messages come in the order in
-/// which they were sent, though nobody reads while they are.
+/// Viewers subscribe under ids of their own. Broadcasts to a topic, to all, and direct messages arrive in the order in
+/// which they were sent, though no viewer reads meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_viewer_gets_the_topic_under_its_own_id() {
     let room = room().await;

@@ -22,10 +22,10 @@ type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     let patience = Duration::from_secs(60);
-    tokio::time::timeout(patience, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+    tokio::time::timeout(patience, future).await.unwrap_or_else(|_| panic!("timed out waiting for {what}"))
 }
 
-/// A session whose viewers are called after the path they ask for.
+/// A session whose viewers take their identity from the path that they request.
 async fn start() -> (Session<WebSocketRoom>, WebSocketRoom) {
     let room = WebSocketRoom::builder()
         .on_upgrade(|request: &UpgradeRequest| Ok(Admission::new(request.path().parse().unwrap())))
@@ -53,7 +53,7 @@ async fn next(client: &mut Client) -> Message {
     soon("a message", client.next()).await.unwrap().unwrap()
 }
 
-/// Reads to the close frame and on to the end; says how many messages came before.
+/// Reads to the close frame and on to the end; returns the number of messages before it, its code and its reason.
 async fn close_of(client: &mut Client) -> (usize, u16, String) {
     let mut before = 0;
     loop {
@@ -79,12 +79,12 @@ async fn joined(events: &mut Events, session: &Session<WebSocketRoom>) -> Partic
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_viewer_that_is_too_slow_is_told_so_and_comes_back() {
+async fn a_slow_viewer_is_closed_with_the_reason_and_comes_back() {
     let (session, room) = start().await;
     let mut events = session.events();
     let mut client = connect(&room).await;
     let slow = joined(&mut events, &session).await;
-    // It reads nothing while more is sent than its queue and all buffers hold.
+    // The client reads nothing while more is sent than its queue and all buffers hold.
     let payload = Bytes::from(vec![0; 256 << 10]);
     let mut sent = 0;
     while slow.end_reason().is_none() {
@@ -105,14 +105,14 @@ async fn a_viewer_that_is_too_slow_is_told_so_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_newer_connection_takes_the_place_and_the_end_is_told_to_all() {
+async fn a_newer_connection_replaces_the_older_and_a_close_reaches_all() {
     let (session, room) = start().await;
     let mut events = session.events();
     let mut old = connect(&room).await;
     let first = joined(&mut events, &session).await;
     let mut new = connect(&room).await;
     assert_eq!(close_of(&mut old).await, (0, 4000, EndReason::Replaced.as_str().to_owned()));
-    // A session that is still busy joining it when the newer one comes takes it for disconnected.
+    // If the session is still joining the older connection when the newer one comes, it ends it as disconnected.
     let reason = soon("the goodbye", first.closed()).await;
     assert!(matches!(reason, EndReason::Replaced | EndReason::Disconnected), "{reason}");
 
@@ -124,10 +124,9 @@ async fn a_newer_connection_takes_the_place_and_the_end_is_told_to_all() {
     assert_eq!(room.connections(), 0);
 }
 
-/// A room that shuts down ends its session in good order.
-// What goes wrong with a join on our side is no reason for the viewer to stay away.
+// A failed join on the server's side gives the viewer no reason to stay away.
 #[tokio::test]
-async fn whose_join_fails_is_asked_to_come_back() {
+async fn a_viewer_whose_join_fails_is_asked_to_come_back() {
     let room = WebSocketRoom::builder().bind("127.0.0.1:0").await.unwrap();
     let attempts = Arc::new(AtomicUsize::new(0));
     let initial = {
@@ -159,6 +158,7 @@ async fn whose_join_fails_is_asked_to_come_back() {
     assert_eq!(session.stats().failed_joins, 2);
 }
 
+/// A room that shuts down ends its session without an error.
 #[tokio::test]
 async fn the_session_ends_with_its_room() {
     let (session, room) = start().await;
@@ -166,14 +166,14 @@ async fn the_session_ends_with_its_room() {
     let goodbye = tokio::spawn(async move { while let Some(Ok(_)) = client.next().await {} });
     soon("the room", room.shutdown()).await;
     soon("the goodbye", goodbye).await.unwrap();
-    let report = soon("the end", session.ended()).await.expect("it ends in good order");
+    let report = soon("the end", session.ended()).await.expect("it ends without an error");
     assert!(report.room_closed.is_some());
 }
 
-// 1. A viewer's connection is reset. 2. At once something is broadcast, so that now the reader is the first to notice and
-// now the sink. 3. Either way the viewer has left: that is no fault, and no reset.
+// 1. A viewer's connection is reset. 2. At once something is broadcast, so that sometimes the reader is the first to
+// notice and sometimes the sink. 3. Either way the viewer has left: that is no fault, and no reset.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_viewer_that_is_cut_off_while_it_is_written_to_is_not_reset() {
+async fn a_viewer_cut_off_during_a_broadcast_is_not_reset() {
     let rounds = match std::env::var("LANECAST_TEST_SIZE").as_deref() {
         Ok("full") => 2_000,
         _ => 100,
@@ -182,7 +182,7 @@ async fn a_viewer_that_is_cut_off_while_it_is_written_to_is_not_reset() {
     let mut events = session.events();
     for round in 0..rounds {
         let mut client = connect(&room).await;
-        let MaybeTlsStream::Plain(socket) = client.get_mut() else { panic!("it is plain") };
+        let MaybeTlsStream::Plain(socket) = client.get_mut() else { panic!("the connection isn't plain TCP") };
         socket.set_zero_linger().unwrap();
         drop(client);
         for _ in 0..3 {
@@ -201,10 +201,10 @@ async fn a_viewer_that_is_cut_off_while_it_is_written_to_is_not_reset() {
     session.close(Duration::from_secs(5)).await.unwrap();
 }
 
-// 1. A viewer asks for something, and its answers wait behind a message of ours that it doesn't read. 2. It sends a long
-// request, which takes all that viewers may have under way. 3. Another one's long request is answered all the same.
+// 1. A viewer sends a request, and its answers wait behind a message that it doesn't read. 2. It sends a long request,
+// which takes the whole budget for viewers' messages. 3. Another viewer's long request is answered all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_reads_no_answers_keeps_nothing_from_others() {
+async fn a_viewer_that_reads_no_answers_delays_no_other() {
     const LONG: usize = 60_000;
     let limits = PeerLimits::new(LONG);
     let room = WebSocketRoom::builder().peer_limits(limits.clone()).bind("127.0.0.1:0").await.unwrap();
@@ -229,13 +229,13 @@ async fn who_reads_no_answers_keeps_nothing_from_others() {
         }
     })
     .await;
-    // More than the kernel takes.
+    // The message is larger than the kernel's buffers.
     channel.publish(vec![0; 16 << 20]).await.unwrap();
     let long = Message::text(format!(r#"{{"op":"unsubscribe","subscriptionIds":[9{}]}}"#, " ".repeat(LONG)));
-    // Answered with a warning each: a few of them take what may wait for it.
+    // Each id is answered with a warning: a few of them take what may wait for the viewer.
     stuck.send(Message::text(r#"{"op":"unsubscribe","subscriptionIds":[9,9,9,9,9,9,9,9]}"#)).await.unwrap();
     soon("what it sends to be taken", stuck.send(long.clone())).await.unwrap();
-    // Many in turn: the stuck one's has had its chance in between.
+    // The other viewer sends many in turn, so the stuck viewer's message has had its chance in between.
     for _ in 0..20 {
         let begun = Instant::now();
         other.send(long.clone()).await.unwrap();
@@ -246,7 +246,7 @@ async fn who_reads_no_answers_keeps_nothing_from_others() {
 }
 
 #[tokio::test]
-async fn a_room_that_has_a_session_gets_no_second_one() {
+async fn a_room_serves_one_session() {
     let (session, room) = start().await;
     assert_eq!(Session::builder(room.clone()).build().err(), Some(BuildError::RoomTaken));
     let mut client = connect(&room).await;
@@ -256,9 +256,9 @@ async fn a_room_that_has_a_session_gets_no_second_one() {
     session.close(Duration::from_secs(5)).await.unwrap();
 }
 
-/// Where tokio would panic, the room says what is missing.
+/// Where tokio would panic, the room returns an error that says what is missing.
 #[test]
-fn outside_a_runtime_that_has_what_it_takes_nothing_is_bound() {
+fn bind_fails_without_a_runtime_or_its_timers() {
     let bind = || WebSocketRoom::builder().bind("127.0.0.1:0");
     let without = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     assert!(matches!(without.block_on(bind()), Err(BindError::NoTimers)));
@@ -267,7 +267,7 @@ fn outside_a_runtime_that_has_what_it_takes_nothing_is_bound() {
 }
 
 #[tokio::test]
-async fn settings_that_let_nobody_in_are_refused() {
+async fn settings_that_would_admit_no_viewer_are_refused() {
     let builder = || WebSocketRoom::builder();
     let wrong = [
         (builder().handshake_timeout(Duration::ZERO), "handshake_timeout"),

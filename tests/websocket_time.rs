@@ -1,4 +1,4 @@
-//! The capability `time`, as a viewer sees it that takes an earlier time for a jump and then clears its plots.
+//! The capability `time`, for a viewer that takes an earlier time for a seek and then clears its plots.
 #![cfg(feature = "websocket")]
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MS: u64 = 1_000_000;
 /// When the messages are logged: some time in 2026.
 const BEGIN: u64 = 1_780_000_000_000 * MS;
-/// What the channels' payloads say that are published last.
+/// The payload of each channel's last message.
 const LAST: &[u8] = b"last";
 
 async fn server(told: bool) -> (WebSocketRoom, Telemetry<WebSocketRoom>) {
@@ -27,7 +27,7 @@ async fn server(told: bool) -> (WebSocketRoom, Telemetry<WebSocketRoom>) {
     (room, telemetry)
 }
 
-/// A viewer that stamps what it gets by the latest time it was told.
+/// A viewer that stamps each message with the latest time it was told.
 struct Viewer {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     offers_time: bool,
@@ -61,7 +61,7 @@ impl Viewer {
         }
     }
 
-    /// Subscribes to a channel under its own number, and reads until that has taken effect.
+    /// Subscribes to a channel under its own id, and reads until the subscription has taken effect.
     async fn subscribe(&mut self, channel: &AdvertisedChannel<WebSocketRoom>) {
         let id = channel.id();
         let subscribe = format!(r#"{{"op":"subscribe","subscriptions":[{{"id":{id},"channelId":{id}}}]}}"#);
@@ -69,7 +69,7 @@ impl Viewer {
         self.settle().await;
     }
 
-    /// Reads until the answer to a question.
+    /// Asks a question, and reads until the answer.
     async fn settle(&mut self) {
         self.socket.send(Message::text(r#"{"op":"getParameters","parameterNames":[]}"#)).await.unwrap();
         self.read_until(|message| matches!(message, ServerMessage::Status(_))).await;
@@ -103,7 +103,7 @@ async fn the_time_goes_with_live_messages_and_never_steps_back() {
     let (room, telemetry) = server(true).await;
     let one = telemetry.advertise(Channel::new("/one", "json")).await.unwrap();
     let two = telemetry.advertise(Channel::new("/two", "json")).await.unwrap();
-    // 1. One viewer of both channels, one of the second alone, one of nothing.
+    // 1. One viewer subscribes to both channels, one to the second alone, one to nothing.
     let mut both = Viewer::connect(&room).await;
     both.subscribe(&one).await;
     both.subscribe(&two).await;
@@ -112,8 +112,8 @@ async fn the_time_goes_with_live_messages_and_never_steps_back() {
     let mut idle = Viewer::connect(&room).await;
     idle.settle().await;
     assert!(both.offers_time && second.offers_time && idle.offers_time);
-    // 2. Stamps that advance by 3 ms and jitter by 200; one that is an hour old; some that come faster than a viewer
-    // is told; large messages between them, which are written in another way.
+    // 2. The log times advance by 3 ms and jitter by 200; one is an hour old; some come faster than a viewer is told
+    // the time; large messages come between them, which are written in another way.
     let mut random = fastrand::Rng::with_seed(17);
     for n in 0..2000 {
         let stamp = match n {
@@ -123,7 +123,7 @@ async fn the_time_goes_with_live_messages_and_never_steps_back() {
         };
         let channel = if random.bool() { &one } else { &two };
         channel.publish_at(stamp, vec![7; if n % 97 == 0 { 20_000 } else { 20 }]).await.unwrap();
-        // Nobody is to fall behind.
+        // No viewer is to fall behind.
         if n % 100 == 99 {
             both.settle().await;
             second.settle().await;
@@ -150,7 +150,7 @@ async fn the_time_goes_with_live_messages_and_never_steps_back() {
     // 4. The idle viewer was told nothing.
     idle.settle().await;
     assert_eq!((idle.times, idle.messages.len()), (0, 0));
-    // 5. What is sent to one viewer directly isn't live, and comes without.
+    // 5. A message sent directly to one viewer isn't live, and comes without the time.
     let stamp = BEGIN + 3 * 4000 * MS;
     for participant in telemetry.session().participants() {
         participant.send(Frame::message_data(one.id(), stamp, Bytes::from_static(LAST))).unwrap();
@@ -165,7 +165,7 @@ async fn a_viewer_that_falls_behind_is_told_the_time_as_it_reads() {
     let one = telemetry.advertise(Channel::new("/one", "json")).await.unwrap();
     let mut viewer = Viewer::connect(&room).await;
     viewer.subscribe(&one).await;
-    // 1. More than the kernel takes, before the viewer reads: most of it waits in the backlog.
+    // 1. More is published than the kernel takes, before the viewer reads: most of it waits in the backlog.
     let count = 600;
     for n in 0..count {
         one.publish_at(BEGIN + n * 10 * MS, vec![7; 15_000]).await.unwrap();
@@ -178,7 +178,7 @@ async fn a_viewer_that_falls_behind_is_told_the_time_as_it_reads() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_offer_it_tells_no_time() {
+async fn a_server_without_the_capability_tells_no_time() {
     let (room, telemetry) = server(false).await;
     let one = telemetry.advertise(Channel::new("/one", "json")).await.unwrap();
     let mut viewer = Viewer::connect(&room).await;

@@ -1,5 +1,5 @@
-// Foxglove's own JavaScript client: `node foxglove.cjs URL TOPIC COUNT` prints so many messages of a topic as lines of JSON,
-// and fails if the server complains.
+// Foxglove's own JavaScript client: `node foxglove.cjs URL TOPIC COUNT` prints COUNT messages of a topic as lines of JSON,
+// and fails if the server sends a warning or an error.
 const { FoxgloveClient } = require("@foxglove/ws-protocol");
 const { WebSocket } = require("ws");
 
@@ -20,7 +20,7 @@ client.on("status", (status) => {
   if (status.level > 0) fail(`the server says: ${status.message}`);
 });
 client.on("time", ({ timestamp }) => {
-  // A viewer takes a step back for a seek, and clears its plots.
+  // A viewer takes an earlier time for a seek, and clears its plots.
   if (timestamp < lastTime) fail(`the time went back from ${lastTime} to ${timestamp}`);
   lastTime = timestamp;
 });

@@ -1,5 +1,5 @@
-"""robo-ws-bridge: `python robo.py URL TOPIC COUNT` prints so many messages of a topic as lines of JSON, and fails if the
-server complains."""
+"""The client robo-ws-bridge: `python robo.py URL TOPIC COUNT` prints COUNT messages of a topic as lines of JSON, and fails
+if the server sends a warning or an error."""
 
 import asyncio
 import json

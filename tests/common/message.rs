@@ -1,11 +1,11 @@
-//! Messages of the tests' own.
+//! Message types for the tests.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lanecast::{Message, SubscriptionTag};
 
-/// A numbered message with the tag it was addressed with.
+/// A message that records the tag it was addressed with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Note {
     pub(crate) text: String,
@@ -31,13 +31,13 @@ impl Message for Note {
     }
 }
 
-/// A message whose code does something when the lane calls it.
+/// A message whose `clone`, `address` and `drop` have an effect when the lane calls them.
 #[derive(Debug)]
 pub(crate) struct Trap {
     pub(crate) number: usize,
-    /// Panics when it is addressed.
+    /// Makes `address` panic.
     pub(crate) explosive: bool,
-    /// Rises by one with each clone.
+    /// Incremented by each clone.
     pub(crate) on_clone: Option<Arc<AtomicUsize>>,
     pub(crate) alive: Arc<AtomicUsize>,
 }

@@ -1,4 +1,4 @@
-//! What the integration tests share: sizes, names, a room on command, and how to wait without sleeping.
+//! What the integration tests share: sizes, names, room set-up, and ways to wait without sleeping.
 #![allow(dead_code, unused_imports, reason = "each test file is a crate of its own and uses its part of this")]
 
 mod message;
@@ -22,10 +22,11 @@ pub(crate) use stage::{Call, GONE, Gate, Stage, StageSink};
 pub(crate) use trace::{Capture, Captured};
 pub(crate) use valve::{State, Streams, Valve};
 
-/// A waiting test that isn't done after this long hangs: it fails instead.
+/// A test that waits longer than this fails instead of hanging.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The one place of test sizes: `LANECAST_TEST_SIZE=full` for the large ones, `small` (the default) for a quick run.
+/// The one place where test sizes are chosen: `LANECAST_TEST_SIZE=full` for the large ones, `small` (the default) for a
+/// quick run.
 pub(crate) fn size(small: usize, full: usize) -> usize {
     match std::env::var("LANECAST_TEST_SIZE").as_deref() {
         Err(_) | Ok("" | "small") => small,
@@ -47,7 +48,7 @@ pub(crate) fn presence(identity: &str, connection: &str, joined_at: u64) -> Pres
     Presence::new(id(identity), sid(connection), joined_at)
 }
 
-/// A message.
+/// A message with this text.
 pub(crate) fn msg(text: impl Into<String>) -> Bytes {
     Bytes::from(text.into())
 }
@@ -57,7 +58,7 @@ pub(crate) fn texts(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{prefix}{n}")).collect()
 }
 
-/// A session on a fresh room in memory.
+/// A session on a fresh [`MemoryRoom`].
 pub(crate) fn memory(
     set: impl FnOnce(SessionBuilder<MemoryRoom<Bytes>>) -> SessionBuilder<MemoryRoom<Bytes>>,
 ) -> (MemoryRoom<Bytes>, Session<MemoryRoom<Bytes>>) {
@@ -66,9 +67,9 @@ pub(crate) fn memory(
     (room, session)
 }
 
-/// Waits for `future`; a test that would hang fails.
+/// Waits for `future`; panics after [`PATIENCE`] instead of hanging.
 pub(crate) async fn within<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.expect("it should have come to an end long ago")
+    tokio::time::timeout(PATIENCE, future).await.expect("timed out")
 }
 
 /// Lets other tasks run until `condition` holds. For conditions that nothing announces.
@@ -85,18 +86,19 @@ pub(crate) fn until(condition: impl FnMut() -> bool + Send) -> impl Future<Outpu
     }
 }
 
-/// Lets every task that can run, run for a while; on a current-thread runtime that brings it to rest.
+/// Yields 64 times, so that every task that can run runs for a while; on a current-thread runtime this brings them to
+/// rest.
 pub(crate) async fn settle() {
     for _ in 0..64 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Waits for the participant to be registered and live.
+/// Waits until the participant is registered and live.
 pub(crate) async fn live<R: Room>(session: &Session<R>, identity: &str) -> Participant<R::Message> {
     let identity = id(identity);
     until(|| session.participant(&identity).is_some()).await;
-    session.participant(&identity).expect("it was there a moment ago")
+    session.participant(&identity).expect("it was registered a moment ago")
 }
 
 /// Joins `identity` with sid `PA_<identity>` at time 1 and waits until it is registered.
@@ -109,7 +111,7 @@ pub(crate) async fn joined(
     live(session, identity).await
 }
 
-/// The next event that `pick` takes.
+/// Waits for the next event that `pick` accepts.
 pub(crate) async fn event<T>(events: &mut Events, mut pick: impl FnMut(&SessionEvent) -> Option<T>) -> T {
     within(async {
         loop {
@@ -122,7 +124,7 @@ pub(crate) async fn event<T>(events: &mut Events, mut pick: impl FnMut(&SessionE
     .await
 }
 
-/// The next reset's reason.
+/// Waits for the next reset and returns its reason.
 pub(crate) async fn reset(events: &mut Events) -> EndReason {
     event(events, |event| match event {
         SessionEvent::Reset { reason, .. } => Some(*reason),
@@ -131,19 +133,20 @@ pub(crate) async fn reset(events: &mut Events) -> EndReason {
     .await
 }
 
-/// What a stream received, as text.
+/// The messages that a stream received, as text.
 pub(crate) fn as_text(received: &Received<Bytes>) -> Vec<String> {
     received.messages.iter().map(|m| String::from_utf8_lossy(m).into_owned()).collect()
 }
 
-/// Waits until the latest stream to `identity` has received exactly `expected`, and nothing else first.
+/// Waits until the latest stream to `identity` has received as many messages as `expected`, and asserts that they are
+/// equal.
 pub(crate) async fn receives(room: &MemoryRoom<Bytes>, identity: &str, expected: &[&str]) {
     let line = room.line(&id(identity));
     let all = within(line.wait_for(|all| all.last().is_some_and(|r| r.messages.len() >= expected.len()))).await;
     assert_eq!(as_text(all.last().expect("a stream was opened")), expected, "what {identity} received");
 }
 
-/// What has an outcome, by hand: `Account::waiting` saturates, and would hide an excess.
+/// Number of messages that have an outcome, summed up here: `Account::waiting` saturates, and would hide an excess.
 pub(crate) fn outcomes(account: &Account) -> u64 {
     account.delivered + account.dropped.total() + account.abandoned.total()
 }
@@ -162,7 +165,7 @@ pub(crate) fn assert_waiting(account: &Account, waiting: u64) {
 
 /// Closes the session and checks its account.
 pub(crate) async fn close_settled<R: Room>(session: &Session<R>) -> Account {
-    let report = within(session.close(Duration::from_secs(5))).await.expect("it closes in good order");
+    let report = within(session.close(Duration::from_secs(5))).await.expect("it closes without an error");
     assert_settled(&report.account);
     assert_eq!(session.stats().participants, 0, "the registry is empty after close");
     report.account

@@ -1,4 +1,5 @@
-//! A room whose every step is the test's: who is present, how streams open, what sinks answer, how they are let go.
+//! A room that the test controls step by step: which connections are present, how streams open, how sinks answer and
+//! how they are retired.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -15,7 +16,7 @@ type Opened<M> = Pin<Box<dyn Future<Output = Result<StageSink<M>, OpenError>> + 
 type OnOpen<M> = Arc<dyn Fn(Presence, Progress) -> Opened<M> + Send + Sync>;
 type OnRetire<M> = Arc<dyn Fn(StageSink<M>, &Participant<M>, EndReason) -> Option<Goodbye> + Send + Sync>;
 
-/// See the module. Clones are the same room.
+/// A room that the test controls step by step. Clones are the same room.
 pub(crate) struct Stage<M>(Arc<Inner<M>>);
 
 struct Inner<M> {
@@ -27,7 +28,7 @@ struct Inner<M> {
 }
 
 impl<M: Message> Stage<M> {
-    /// A room that opens streams as `open` says.
+    /// A room whose streams `open` opens.
     pub(crate) fn new<F, Fut>(open: F) -> Self
     where
         F: Fn(Presence, Progress) -> Fut + Send + Sync + 'static,
@@ -39,7 +40,7 @@ impl<M: Message> Stage<M> {
         })
     }
 
-    /// The same, which lets go of streams as `retire` says.
+    /// The same, with `retire` for [`Room::retire`].
     pub(crate) fn with_retire<F, Fut, G>(open: F, retire: G) -> Self
     where
         F: Fn(Presence, Progress) -> Fut + Send + Sync + 'static,
@@ -56,23 +57,23 @@ impl<M: Message> Stage<M> {
         }))
     }
 
-    /// A session on it.
+    /// Builds a session on this room.
     pub(crate) fn session(&self, set: impl FnOnce(SessionBuilder<Self>) -> SessionBuilder<Self>) -> Session<Self> {
         set(Session::builder(self.clone())).build().expect("a test's settings make sense")
     }
 
-    /// Lets a connection come, in place of the one its identity may have had, and reports it.
+    /// Adds a connection, in place of the one its identity may have had, and reports it as active.
     pub(crate) fn join(&self, presence: Presence) {
         self.place(presence.clone());
         self.emit(RoomEvent::Active(presence));
     }
 
-    /// The same without the event.
+    /// Adds a connection without an event.
     pub(crate) fn place(&self, presence: Presence) {
         self.present_map().insert(presence.identity.clone(), presence);
     }
 
-    /// Takes a connection away, if it is still the identity's, and reports it gone.
+    /// Removes a connection, if it is still its identity's, and reports it as gone.
     pub(crate) fn leave(&self, identity: &str, connection: &str) {
         let (identity, sid) = (super::id(identity), super::sid(connection));
         let mut present = self.present_map();
@@ -83,17 +84,17 @@ impl<M: Message> Stage<M> {
         self.emit(RoomEvent::Disconnected { identity, sid });
     }
 
-    /// Takes whatever connection the identity has away, without the event.
+    /// Removes whatever connection the identity has, without an event.
     pub(crate) fn vanish(&self, identity: &str) {
         self.present_map().remove(&super::id(identity));
     }
 
     pub(crate) fn emit(&self, event: RoomEvent<()>) {
-        // Nobody listens after the session has ended: fine.
+        // It is not an error that the session has ended and nobody listens.
         let _ = self.0.events.send(event);
     }
 
-    /// Whether the session has let go of the events.
+    /// Whether the session has dropped the event stream.
     pub(crate) fn is_deserted(&self) -> bool {
         self.0.events.is_closed()
     }
@@ -131,7 +132,7 @@ impl<M: Message> Room for Stage<M> {
         (self.0.on_open)(to.clone(), progress).await
     }
 
-    /// As many as it is ready for.
+    /// Takes as many messages as the sink is ready for.
     fn start_send_run(mut sink: Pin<&mut StageSink<M>>, run: &BroadcastRun<'_, M>) -> Result<usize, String> {
         let mut cx = Context::from_waker(Waker::noop());
         for (taken, message) in run.messages().iter().enumerate() {
@@ -147,7 +148,7 @@ impl<M: Message> Room for Stage<M> {
         Ok(run.messages().len())
     }
 
-    /// What the sink says when it is told that the viewer is gone.
+    /// Whether the sink's error says that the viewer is gone.
     fn has_vanished(error: &String) -> bool {
         error == GONE
     }
@@ -157,10 +158,10 @@ impl<M: Message> Room for Stage<M> {
     }
 }
 
-/// The error of a sink whose viewer is gone; any other is a failure.
+/// The error of a sink whose viewer is gone; any other error is a failure.
 pub(crate) const GONE: &str = "gone";
 
-/// Streams that hang while they are opened, until the test lets them.
+/// Holds streams while they are being opened, until the test lets them through.
 #[derive(Clone)]
 pub(crate) struct Gate {
     opening: Arc<AtomicUsize>,
@@ -172,17 +173,17 @@ impl Gate {
         Self { opening: Arc::default(), permits: Arc::new(Semaphore::new(0)) }
     }
 
-    /// How many streams are being opened now; one whose opening is dropped isn't any more.
+    /// How many streams are being opened now. An opening that was dropped doesn't count.
     pub(crate) fn opening(&self) -> usize {
         self.opening.load(Ordering::SeqCst)
     }
 
-    /// Lets that many open.
+    /// Lets this many streams open.
     pub(crate) fn let_open(&self, streams: usize) {
         self.permits.add_permits(streams);
     }
 
-    /// Waits to be let through.
+    /// Waits until the test lets the caller through.
     pub(crate) async fn pass(&self) {
         struct Opening(Arc<AtomicUsize>);
         impl Drop for Opening {
@@ -196,7 +197,7 @@ impl Gate {
     }
 }
 
-/// What the lane does to a sink.
+/// A call that the lane makes to a sink.
 #[derive(Debug)]
 pub(crate) enum Call<M> {
     Ready,
@@ -208,7 +209,8 @@ pub(crate) enum Call<M> {
 
 type Answer<M> = dyn FnMut(Call<M>, Option<&mut Context<'_>>) -> Poll<Result<(), String>> + Send;
 
-/// A sink that answers as a closure says. `Send` and `Drop` come without a context and must not be answered `Pending`.
+/// A sink whose answers come from a closure. `Send` and `Drop` come without a context and must not be answered
+/// `Pending`.
 pub(crate) struct StageSink<M>(Box<Answer<M>>);
 
 impl<M> StageSink<M> {

@@ -1,4 +1,4 @@
-//! A tracing layer that keeps what it sees.
+//! A tracing layer that captures events.
 
 use std::fmt::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
-/// One event: its level, and its fields and those of the spans it stands in as `key=value`.
+/// One event: its level, and its fields and those of its enclosing spans as `key=value`.
 #[derive(Clone, Debug)]
 pub(crate) struct Captured {
     pub(crate) level: Level,
@@ -18,7 +18,7 @@ pub(crate) struct Captured {
 
 type OnEvent = dyn Fn(&Captured) + Send + Sync;
 
-/// See the module. Clones share what was seen.
+/// A tracing layer that captures this crate's events. Clones share what was captured.
 #[derive(Clone)]
 pub(crate) struct Capture {
     seen: Arc<Mutex<Vec<Captured>>>,
@@ -32,17 +32,17 @@ impl Capture {
         Self::with(|_| {})
     }
 
-    /// Also calls `on_event`, on the thread the event comes from.
+    /// Also calls `on_event`, on the thread that emits the event.
     pub(crate) fn with(on_event: impl Fn(&Captured) + Send + Sync + 'static) -> Self {
         Self { seen: Arc::default(), on_event: Arc::new(on_event) }
     }
 
-    /// Everything of this crate's that was seen so far.
+    /// All events of this crate captured so far.
     pub(crate) fn seen(&self) -> Vec<Captured> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The first event that holds all of `parts`.
+    /// The first event whose text contains all of `parts`.
     pub(crate) fn find(&self, parts: &[&str]) -> Option<Captured> {
         self.seen().into_iter().find(|event| parts.iter().all(|part| event.text.contains(part)))
     }

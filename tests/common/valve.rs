@@ -1,4 +1,4 @@
-//! A stream whose every write the test lets through.
+//! A stream whose every write waits for the test.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::stage::{Call, Stage, StageSink};
 
-/// One stream: takes messages at any time (or up to a limit), completes a flush only when the test lets it.
+/// One stream: takes messages at any time (or up to a limit), and completes a flush only when the test lets it.
 pub(crate) struct Valve<M>(Arc<Inner<M>>);
 
 struct Inner<M> {
@@ -20,11 +20,11 @@ struct Inner<M> {
 
 /// What a valve has seen so far.
 pub(crate) struct State<M> {
-    /// Flushes that may complete; `None` is any number.
+    /// How many more flushes may complete; `None` for any number.
     credit: Option<usize>,
-    /// Messages it takes between two flushes.
+    /// How many messages the sink takes between two flushes.
     room: usize,
-    /// Taken, not flushed.
+    /// Messages taken and not flushed yet.
     pub(crate) taken: VecDeque<M>,
     pub(crate) flushed: Vec<M>,
     /// How many messages each completed flush carried.
@@ -63,7 +63,7 @@ impl<M: Send + 'static> Valve<M> {
         self
     }
 
-    /// Lets `flushes` more complete.
+    /// Lets `flushes` more flushes complete.
     pub(crate) fn let_through(&self, flushes: usize) {
         let mut state = self.lock();
         if let Some(credit) = &mut state.credit {
@@ -72,7 +72,7 @@ impl<M: Send + 'static> Valve<M> {
         Self::wake(state);
     }
 
-    /// Lets everything through from now on.
+    /// Lets every flush complete from now on.
     pub(crate) fn release(&self) {
         let mut state = self.lock();
         state.credit = None;
@@ -91,7 +91,7 @@ impl<M: Send + 'static> Valve<M> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `condition` holds of what it has seen.
+    /// Waits until `condition` holds for this valve's state.
     pub(crate) async fn wait_for(&self, mut condition: impl FnMut(&State<M>) -> bool) {
         super::within(async {
             loop {
@@ -107,7 +107,7 @@ impl<M: Send + 'static> Valve<M> {
         .await;
     }
 
-    /// Its writing end. Only one at a time.
+    /// The sink of this stream. Only one may exist at a time.
     pub(crate) fn sink(&self) -> StageSink<M> {
         let valve = self.clone();
         StageSink::new(move |call, cx| valve.answer(call, cx))
@@ -151,7 +151,7 @@ impl<M: Send + 'static> Valve<M> {
 }
 
 impl<M> State<M> {
-    /// Whether it holds something that it may not flush.
+    /// Whether the sink holds a message that may not be flushed.
     pub(crate) fn is_stuck(&self) -> bool {
         !self.taken.is_empty() && self.credit == Some(0)
     }
@@ -171,7 +171,7 @@ impl<M> Clone for Valve<M> {
     }
 }
 
-/// Every stream a room opened, in order.
+/// Every stream that a room opened, in order.
 pub(crate) struct Streams<M>(Arc<Opened<M>>);
 
 struct Opened<M> {
@@ -180,7 +180,7 @@ struct Opened<M> {
 }
 
 impl<M: Message> Streams<M> {
-    /// A room whose streams are valves: for each one `make` says in what state it starts.
+    /// A room whose streams are valves; `make` creates each one, open or shut.
     pub(crate) fn stage(make: impl Fn(&Presence) -> Valve<M> + Send + Sync + 'static) -> (Stage<M>, Self) {
         let streams = Self(Arc::new(Opened { valves: Mutex::default(), changed: Notify::new() }));
         let opened = Arc::clone(&streams.0);
@@ -205,7 +205,7 @@ impl<M: Message> Streams<M> {
         valves.iter().filter(|(whose, _)| *whose == identity).map(|(_, valve)| valve.clone()).collect()
     }
 
-    /// The stream number `n` (from 0) to `identity`, once it is opened.
+    /// Waits for stream number `n` (from 0) to `identity`.
     pub(crate) async fn nth(&self, identity: &str, n: usize) -> Valve<M> {
         super::within(async {
             loop {

@@ -1,4 +1,4 @@
-//! The design this crate is measured against, put to the same test.
+//! Runs the design that this crate is measured against through the same test.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use crate::viewers::{Viewers, sid, who_is};
 #[allow(dead_code, unused_imports, reason = "its topics can't be left: they are compared in the benches only")]
 mod design;
 
-/// See the [module](self).
+/// The baseline design as a runtime under test.
 #[derive(Clone)]
 pub(crate) struct Queues(Arc<Inner>);
 
@@ -26,7 +26,7 @@ struct Inner {
     book: Arc<Mutex<Book>>,
 }
 
-/// Every instance and every message there has been. What travels is a message's place in here.
+/// Every instance and every message so far. Sinks carry a message's index in here.
 #[derive(Default)]
 struct Book {
     instances: HashMap<usize, Vec<Participant>>,
@@ -103,7 +103,7 @@ impl Subject for Queues {
     async fn fail_one_opening(&self, who: usize, then: Opening) {
         let line = self.0.viewers.line(who);
         line.opening_is(Opening::Fails);
-        // It has failed by then, several times: nothing keeps it from trying again at once.
+        // By now the opening has failed several times: the baseline retries at once.
         for _ in 0..16 {
             tokio::task::yield_now().await;
         }
@@ -125,7 +125,7 @@ impl Subject for Queues {
         Published::Taken
     }
 
-    /// It never waits.
+    /// The baseline's broadcast never waits.
     async fn try_broadcast(&self, msg: Msg) -> Published {
         self.broadcast(msg).await
     }
@@ -152,7 +152,7 @@ impl Subject for Queues {
         View { registered: registered.map(|inst| inst.nth), by_sid, instances: Vec::new(), streams }
     }
 
-    // What it isn't asked for.
+    // The baseline isn't asked for these.
 
     fn gate(&self, _: usize, _: Gate) {
         unreachable!("not a plain operation")

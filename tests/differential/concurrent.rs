@@ -1,9 +1,9 @@
 //! Everything at once: producers send and broadcast while viewers come, go, stall and fail, on several threads.
 //!
-//! What the model knows here is what happens before what. Each producer numbers what it does, and tells the number
-//! before it does it. So for each instance each of a producer's messages has to arrive, may arrive, or must not; and
-//! those that arrive come in the producer's order, without a gap up to the stream's end. Between two windows of
-//! concurrency everything comes to rest, and every account has to come out exactly.
+//! Here the model knows only what happens before what. Each producer numbers its operations, and publishes the number
+//! before it carries out the operation. So each message of a producer has to arrive, may arrive or must not arrive at a
+//! given instance. Those that arrive come in the producer's order, without a gap up to the stream's end. Between two
+//! windows of concurrency everything comes to rest, and every account has to balance exactly.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -21,19 +21,19 @@ use crate::subject::{Conn, Event, Gate, Inst, Lane, Msg, Published, Sent, Setup,
 
 const PRODUCERS: usize = 4;
 const TOPICS: usize = 4;
-/// Viewers whose streams flow and whose connections stay: they may miss nothing at all.
+/// Viewers whose streams flow and whose connections stay: they must miss nothing.
 const STEADY: usize = 8;
 /// Viewers that come and go.
 const GUESTS: usize = 12;
-/// Tasks that see to the guests.
+/// Tasks that make the guests join, leave, stall and fail.
 const HOSTS: usize = 3;
 const MESSAGES: usize = 150;
 const WINDOWS: usize = 3;
 const QUEUE: u32 = 64;
 /// Direct messages of each producer to each steady viewer in a window. With what a shard hands on in one go, what all
-/// of them send fits the queue, however late the shard is.
+/// producers send fits the queue, however late the shard is.
 const TO_STEADY: usize = QUEUE as usize / 4 / PRODUCERS;
-/// By far longer than anything takes.
+/// How long coming to rest may take; far longer than it needs.
 const REST: Duration = Duration::from_secs(30);
 /// Broadcasts that wait for stalled viewers at the close.
 const LEFT: u64 = 5;
@@ -41,7 +41,7 @@ const LEFT: u64 = 5;
 struct Scene<S> {
     seed: Seed,
     subject: S,
-    /// What each producer does next or has just done.
+    /// The number of the operation that each producer is about to do or has just done.
     state: Arc<[AtomicU64]>,
     producing: AtomicUsize,
     next_sid: AtomicU32,
@@ -59,7 +59,7 @@ struct Guest {
     told: Vec<String>,
 }
 
-/// Runs sessions until `ops` operations are done; says how many that were, and how many instances were reset.
+/// Runs sessions until `ops` operations are done; returns how many were done and how many instances were reset.
 pub(crate) async fn run<S: Subject>(seed: Seed, ops: usize) -> (usize, u64) {
     let mut rng = Rng::with_seed(seed.number);
     let (mut done, mut resets) = (0, 0);
@@ -116,7 +116,7 @@ async fn session<S: Subject>(seed: Seed, rng: &mut Rng) -> (usize, u64) {
     (done, resets)
 }
 
-/// A time in which everybody does what they like; at its end all streams flow.
+/// One window of concurrency: all tasks act at random; at its end all streams flow.
 async fn window<S: Subject>(
     scene: &Arc<Scene<S>>,
     guests: &mut Vec<Guest>,
@@ -218,7 +218,7 @@ impl<S: Subject> Scene<S> {
     }
 
     async fn subscribe(&self, to: Inst, topic: usize, tag: u32) {
-        // Once for each instance and topic, so that what is due is one stretch.
+        // Once for each instance and topic, so that the messages due form one stretch.
         if self.subscriptions().iter().any(|known| known.to == to && known.topic == topic) {
             return;
         }
@@ -248,7 +248,7 @@ impl<S: Subject> Scene<S> {
         self.state.iter().map(|state| state.load(Ordering::SeqCst)).collect()
     }
 
-    /// Sees to some guests for as long as anybody produces.
+    /// Drives some guests for as long as any producer runs.
     async fn host(self: Arc<Self>, mut guests: Vec<Guest>, mut rng: Rng) -> (Vec<Guest>, usize) {
         let mut done = 0;
         while self.producing.load(Ordering::SeqCst) > 0 {
@@ -294,7 +294,7 @@ impl<S: Subject> Scene<S> {
         }
     }
 
-    /// Looks at the accounts while everything moves: what became of messages is never more than there were.
+    /// Checks the accounts while messages move: no account may have more outcomes than messages offered.
     async fn watch(self: Arc<Self>, mut rng: Rng) {
         while !self.over.load(Ordering::SeqCst) {
             let balanced = |account: &Account| {
@@ -312,7 +312,7 @@ impl<S: Subject> Scene<S> {
     }
 }
 
-/// Waits until whoever is present is registered, nobody else is, and nothing waits.
+/// Waits until every present viewer is registered, nobody else is, and no message waits.
 async fn at_rest<S: Subject>(scene: &Scene<S>, guests: &[Guest]) {
     let since = Instant::now();
     loop {
@@ -346,7 +346,7 @@ async fn at_rest<S: Subject>(scene: &Scene<S>, guests: &[Guest]) {
     }
 }
 
-/// Compares all that arrived, and every account, with what was done.
+/// Compares all messages that arrived, and every account, with what was done.
 fn look<S: Subject>(scene: &Scene<S>, guests: &[Guest], logs: &[Vec<Entry>], events: Vec<Event>) {
     let views = (0..STEADY + GUESTS).map(|who| (who, scene.subject.view(who, &[], 0)));
     let evidence = Evidence {
@@ -372,7 +372,7 @@ fn look<S: Subject>(scene: &Scene<S>, guests: &[Guest], logs: &[Vec<Entry>], eve
     panic!("{report}");
 }
 
-/// Closes with every other guest stalled, for whom a known number of messages waits.
+/// Closes with every other guest stalled; a known number of messages waits for each stalled guest.
 async fn close<S: Subject>(scene: &Scene<S>, guests: &mut [Guest], logs: &mut [Vec<Entry>]) {
     let stalled = guests[STEADY..].iter().step_by(2).filter(|guest| guest.present.is_some());
     let stalled: Vec<usize> = stalled.map(|guest| guest.who).collect();
@@ -385,7 +385,7 @@ async fn close<S: Subject>(scene: &Scene<S>, guests: &mut [Guest], logs: &mut [V
         assert_eq!(scene.subject.broadcast(msg).await, Published::Taken);
         logs[1].push(Entry::broadcast(msg, true));
     }
-    // What isn't left has its outcome before the time for closing runs.
+    // Every message that isn't left has its outcome before the deadline of the close starts.
     let (since, left) = (Instant::now(), LEFT * stalled.len() as u64);
     while scene.subject.totals().lag > 0 || scene.subject.totals().account.waiting() != left {
         assert!(since.elapsed() < REST, "{}: {left} are to be left: {:?}", scene.seed, scene.subject.totals());

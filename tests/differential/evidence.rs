@@ -1,4 +1,4 @@
-//! What was seen after things happened at once, and whether it can have come about.
+//! What was observed after a concurrent run, and whether it is a possible outcome.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,10 +11,10 @@ use crate::subject::{Event, Figures, Inst, Lane, Msg, Stream, Totals, View};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
     pub(crate) msg: Msg,
-    /// Of a direct message.
+    /// The recipient of a direct message; `None` for a broadcast.
     pub(crate) to: Option<Inst>,
     pub(crate) taken: bool,
-    /// It was refused, and counted, since its recipient had ended.
+    /// The message was refused and counted, as its recipient had ended.
     pub(crate) closed: bool,
 }
 
@@ -24,7 +24,7 @@ impl Entry {
     }
 }
 
-/// A subscription, and what each producer was at before and after it began and ended.
+/// A subscription, and each producer's number before and after the subscription began and ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Subscription {
     pub(crate) to: Inst,
@@ -36,27 +36,27 @@ pub(crate) struct Subscription {
     pub(crate) ended: Option<Vec<u64>>,
 }
 
-/// The initial messages: which instance they are for, and what each producer is at.
+/// The initial messages: which instance they are for, and each producer's number.
 pub(crate) fn initial(inst: Inst, state: &[AtomicU64]) -> Vec<Msg> {
     let message = |from, seq| Msg { lane: Lane::Initial, from, seq, size: 3, tag: None };
     let states = state.iter().enumerate().skip(1).map(|(from, at)| message(from, at.load(Ordering::SeqCst)));
     std::iter::once(message(0, inst.nth as u64)).chain(states).collect()
 }
 
-/// See the [module](self).
+/// What was observed of a concurrent run.
 pub(crate) struct Evidence<'a> {
     pub(crate) views: BTreeMap<usize, View>,
     pub(crate) totals: Totals,
-    /// By producer, in its order.
+    /// What each producer did, in its order.
     pub(crate) logs: &'a [Vec<Entry>],
     pub(crate) subscriptions: Vec<Subscription>,
-    /// The viewers below this one miss nothing and have one instance.
+    /// Viewers below this index miss nothing and have one instance.
     pub(crate) steady: usize,
-    /// All there were, if the session is over; else none.
+    /// All events of the session, if it is over; otherwise empty.
     pub(crate) events: Vec<Event>,
 }
 
-/// Whether a message arrives.
+/// Whether a message has to arrive, may arrive or must not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Must,
@@ -64,7 +64,7 @@ enum Fate {
     Not,
 }
 
-/// What is wrong, and with whom.
+/// Each contradiction, with the viewer it concerns.
 type Wrong = Vec<(Option<usize>, String)>;
 
 impl Evidence<'_> {
@@ -121,7 +121,7 @@ impl Evidence<'_> {
         }
     }
 
-    /// A viewer that keeps up got everything there was for it.
+    /// A viewer that keeps up received every message for it.
     fn examine_steady(&self, inst: Inst, figures: &Figures, wrong: &mut Wrong) {
         let fate = |entry: &&Entry| entry.taken && self.fate(inst, entry, 0, false) == Fate::Must;
         let due = self.logs.len() as u64 + self.entries().filter(fate).count() as u64;
@@ -131,7 +131,7 @@ impl Evidence<'_> {
         }
     }
 
-    /// The initial messages come first; of each producer's messages, those arrive that have to, in order.
+    /// The initial messages come first; then each producer's messages that have to arrive, in its order.
     fn examine_stream(&self, inst: Inst, stream: &Stream) -> Result<(), String> {
         let messages = &stream.messages;
         let is_initial = |msg: &Msg| msg.lane == Lane::Initial;
@@ -149,7 +149,7 @@ impl Evidence<'_> {
         }
         for (from, log) in self.logs.iter().enumerate().skip(1) {
             let mut came = messages[head..].iter().filter(|msg| msg.from == from).peekable();
-            // Of what was on its way when it came, or subscribed: once something arrives, all that follows does.
+            // Of the messages under way when the viewer came or subscribed: once one arrives, all that follow do.
             let mut begun = BTreeMap::new();
             for entry in log.iter().filter(|entry| entry.taken) {
                 let fate = self.fate(inst, entry, messages[from].seq, begun.contains_key(&entry.msg.lane));
@@ -169,7 +169,7 @@ impl Evidence<'_> {
         Ok(())
     }
 
-    /// What becomes of `entry` for `inst`, whose initial messages say that its producer was at `state`.
+    /// The fate of `entry` at `inst`, whose initial messages say that its producer was at `state`.
     fn fate(&self, inst: Inst, entry: &Entry, state: u64, begun: bool) -> Fate {
         let seq = entry.msg.seq;
         let when = |is_due: bool| if is_due || begun { Fate::Must } else { Fate::May };
@@ -209,7 +209,7 @@ impl Evidence<'_> {
         self.logs.iter().flatten()
     }
 
-    /// The session's figures are the sum of its instances'.
+    /// The session's figures are the sum of its instances' figures.
     fn examine_totals(&self, wrong: &mut Wrong) {
         let all = || self.views.values().flat_map(|view| &view.instances);
         let mut sum = Account::default();
@@ -218,7 +218,7 @@ impl Evidence<'_> {
             wrong.push((None, format!("the session's account:\n  sum {sum:?}\n  is  {:?}", self.totals.account)));
         }
         let ended = |reason: EndReason| all().filter(|figures| figures.ended == Some(reason)).count() as u64;
-        // One that failed before it was registered isn't reset.
+        // An instance that failed before it was registered isn't counted as a reset.
         let faults: Vec<u64> = faults().map(ended).collect();
         if faults.iter().zip(self.totals.resets).any(|(failed, reset)| reset > *failed) {
             wrong.push((None, format!("{faults:?} have failed, by {:?}", self.totals)));
@@ -234,7 +234,7 @@ impl Evidence<'_> {
         }
     }
 
-    /// Each instance comes once, then goes once; who never came doesn't go.
+    /// Each instance has one event for its arrival, then one for its end. An instance without the first has no second.
     fn examine_events(&self, wrong: &mut Wrong) {
         let mut lives: BTreeMap<Inst, Vec<Event>> = BTreeMap::new();
         for event in &self.events {
@@ -280,7 +280,7 @@ impl Evidence<'_> {
     }
 }
 
-/// The reasons that ask for a reset, in the order of [`Totals::resets`].
+/// The reasons that cause a reset, in the order of [`Totals::resets`].
 fn faults() -> impl Iterator<Item = EndReason> {
     EndReason::ALL.into_iter().filter(|reason| reason.is_fault())
 }

@@ -20,7 +20,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 use crate::subject::{Event, Figures, Gate, Inst, Lane, Msg, Published, Refusal, Sent, Setup, Subject, Totals, View};
 use crate::viewers::{Viewers, sid, sid_of, who_is};
 
-/// Longer than a run takes on its clock, which a test that lets time pass moves by hours.
+/// Longer than any run takes on its clock; a test that lets time pass moves the clock by hours.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Message for Msg {
@@ -33,7 +33,7 @@ impl Message for Msg {
     }
 }
 
-/// See the [module](self).
+/// A session of this crate as a runtime under test.
 #[derive(Clone)]
 pub(crate) struct Lanecast(Arc<Inner>);
 
@@ -47,7 +47,7 @@ struct Inner {
     seen: Mutex<Vec<Event>>,
 }
 
-/// Every instance there has been.
+/// Every instance so far.
 #[derive(Default)]
 struct Book(Mutex<Pages>);
 
@@ -85,7 +85,8 @@ impl Book {
     }
 }
 
-/// A memory room that books who ends: also those whose join was cancelled before anybody heard of them.
+/// A memory room that records every participant that ends, also one whose join was cancelled before anybody learned of
+/// it.
 struct Watched {
     room: MemoryRoom<Msg>,
     book: Arc<Book>,
@@ -112,7 +113,7 @@ impl Room for Watched {
         self.room.open(to, progress).await
     }
 
-    /// Half of them, if it is ready for so many.
+    /// Takes half of the messages, as far as the sink is ready for them.
     fn start_send_run(mut sink: Pin<&mut Self::Sink>, run: &BroadcastRun<'_, Msg>) -> Result<usize, SinkError<Self>> {
         let half = run.messages().len().div_ceil(2);
         let mut cx = Context::from_waker(Waker::noop());
@@ -178,7 +179,7 @@ fn refusal(error: &JoinError) -> Refusal {
     }
 }
 
-/// The outcome of a direct message; what came back is what went in.
+/// The outcome of a direct message, after checking that the message returned is the message sent.
 fn given_back(back: Msg, msg: Msg, sent: Sent) -> Sent {
     assert_eq!(back, msg, "another message came back");
     sent
@@ -302,7 +303,7 @@ impl Subject for Lanecast {
     }
 
     async fn close(&self, deadline: Duration) -> Option<Account> {
-        let report = self.0.session.close(deadline).await.expect("it closes in good order");
+        let report = self.0.session.close(deadline).await.expect("it closes without an error");
         assert_eq!(report.room_closed, None);
         assert_eq!(self.0.session.close(Duration::ZERO).await.as_ref(), Ok(&report), "a second close says the same");
         Some(report.account)
@@ -364,7 +365,7 @@ impl Subject for Lanecast {
 
     async fn events(&self) -> Vec<Event> {
         let mut events = self.0.events.lock().await;
-        // Beyond what tokio grants a task in one go, after which it says that there is nothing.
+        // Without the limit that tokio puts on one poll of a task, after which a stream seems to be empty.
         while let Some(event) = tokio::task::unconstrained(events.next()).now_or_never().flatten() {
             self.note(&event);
         }

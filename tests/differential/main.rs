@@ -1,21 +1,21 @@
 //! The differential test: random operations against a plain sequential model.
 //!
-//! Viewers join, leave, reconnect, stall, resume and fail; the embedder sends, broadcasts, subscribes and closes. What
-//! the runtime then shows (what each stream received, look-ups, accounts, events, figures) has to be what the model
-//! says, after every single operation. The test is in four parts:
-//! - [`one_operation_at_a_time`]: one long session. A paused clock tells when nothing moves any more: tokio advances
-//!   it only when no task can run. So the model says exactly what is to be seen, and time-outs cost no time.
+//! Viewers join, leave, reconnect, stall, resume and fail; the embedder sends, broadcasts, subscribes and closes. After
+//! every operation, what the runtime shows (what each stream received, look-ups, accounts, events, figures) has to be
+//! what the model says. The test has four parts:
+//! - [`one_operation_at_a_time`]: one long session. A paused clock tells when everything is at rest: tokio advances it
+//!   only when no task can run. So the model predicts exactly what can be observed, and time-outs cost no time.
 //! - [`short_lives`]: many short sessions, for their ends.
-//! - [`burst_above_the_queue`]: the one input whose outcomes are to differ between the two runtimes.
-//! - [`everything_at_once`]: producers and viewers run free on several threads; the model says what happened before
+//! - [`burst_above_the_queue`]: the one input on which the two runtimes have to differ.
+//! - [`everything_at_once`]: producers and viewers run freely on several threads; the model says what happened before
 //!   what, and how the accounts come out at rest.
 //!
 //! The runtime under test is a [`Subject`](subject::Subject). There are two: this crate, and the design that it is
-//! measured against, which takes part in the operations it has ([`baseline_at_length`], [`baseline_in_short`]): joins,
-//! removals, sends, broadcasts, failures and close, one at a time.
+//! measured against. The latter takes part in the operations that it supports ([`baseline_at_length`],
+//! [`baseline_in_short`]): joins, removals, sends, broadcasts, failures and close, one at a time.
 //!
-//! The seed is told at the start and with every failure; `LANECAST_SEED` repeats it, `LANECAST_OPS` says how many
-//! operations there are to be.
+//! The seed is printed at the start and with every failure. `LANECAST_SEED` repeats a run with that seed,
+//! `LANECAST_OPS` sets the number of operations.
 
 mod baseline;
 mod concurrent;
@@ -36,16 +36,16 @@ use self::baseline::Queues;
 use self::lanecast::Lanecast;
 use self::subject::Subject;
 
-/// Operations of a run, unless `LANECAST_OPS` says otherwise.
+/// Operations of a run, unless `LANECAST_OPS` sets another number.
 const OPS: usize = 10_000;
 
 /// Operations of a short session.
 const SHORT: usize = 60;
 
-/// What a panic says that is part of the test.
+/// The message of a panic that is part of the test.
 pub(crate) const ON_COMMAND: &str = "the closure was told to panic";
 
-/// Where a run comes from, and how to have it again.
+/// The seed and size of a run, for repeating it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seed {
     pub(crate) test: &'static str,
@@ -61,7 +61,8 @@ impl fmt::Display for Seed {
 }
 
 impl Seed {
-    /// From the environment, or by chance. Tells it, past the capture of output.
+    /// Takes the seed from the environment, or a random one. Prints it to standard error, which the test harness
+    /// doesn't capture.
     fn new(test: &'static str) -> Self {
         silence_panics_on_command();
         let number = setting("LANECAST_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000_000));
@@ -78,7 +79,7 @@ fn setting(name: &str) -> Option<u64> {
 }
 
 fn tell(what: &dyn fmt::Display) {
-    // Nobody listens: fine.
+    // It is not an error that nobody reads standard error.
     let _ = writeln!(std::io::stderr(), "{what}");
 }
 
@@ -95,9 +96,9 @@ fn silence_panics_on_command() {
     });
 }
 
-/// Runs on a paused clock, in this thread alone: as a task, so that it comes in turn with those of the runtime.
+/// Runs `run` on a paused clock, on this thread alone. It is spawned, so that it takes turns with the runtime's tasks.
 fn paused<T: Send + 'static>(seed: Seed, run: impl Future<Output = T> + Send + 'static) -> T {
-    // What the runtime draws: the back-off's jitter.
+    // The runtime draws from this generator, too: the back-off's jitter.
     fastrand::seed(seed.number);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let run = async { tokio::spawn(run).await.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic())) };
@@ -107,7 +108,7 @@ fn paused<T: Send + 'static>(seed: Seed, run: impl Future<Output = T> + Send + '
 fn long_life<S: Subject>(seed: Seed) {
     let reached = paused(seed, sequential::run::<S>(seed, seed.ops));
     tell(&reached);
-    // A test that never gets anywhere proves nothing.
+    // A run that never reaches the interesting states proves nothing.
     assert!(seed.ops < OPS || reached.is_everything::<S>(), "{seed}: the draw doesn't reach everything: {reached}");
 }
 

@@ -1,8 +1,8 @@
-//! What the runtime has to do, as plain sequential code: vectors, and one thing after the other.
+//! What the runtime has to do, as plain sequential code: vectors, and one step after the other.
 //!
-//! The model takes one operation at a time and carries it to its end. It knows nothing of queues, logs, shards or
-//! turns: a message is delivered if its viewer's stream flows, else it waits; if more waits than may, the instance is
-//! reset.
+//! The model takes one operation at a time and completes it. It knows nothing of queues, logs, shards or turns: a
+//! message is delivered if its viewer's stream flows, and waits otherwise; if more waits than is allowed, the instance
+//! is reset.
 
 use lanecast::room::memory::{Conduct, Opening};
 use lanecast::{Account, EndReason, Subscribed, Unsubscribed};
@@ -12,12 +12,12 @@ use crate::state::{Instance, Joining, Stage, Viewer, Waiting, initial_of, lose};
 use crate::subject::{Conn, Event, Figures, Gate, Inst, Lane, Msg, Published, Refusal, Sent, Setup, Stream};
 use crate::subject::{Totals, View};
 
-/// See the [module](self).
+/// The expected state of the session and its viewers.
 #[derive(Debug)]
 pub(crate) struct Model {
     pub(crate) setup: Setup,
     pub(crate) viewers: Vec<Viewer>,
-    /// Broadcasts to everybody so far: the state that initial messages tell.
+    /// Number of broadcasts to all viewers so far: the state that initial messages report.
     pub(crate) state: u64,
     events: Vec<Event>,
     totals: Totals,
@@ -43,7 +43,7 @@ impl Model {
         Self { setup: setup.clone(), viewers, state: 0, events: Vec::new(), totals, closed: false }
     }
 
-    /// Carries `op` to its end.
+    /// Carries out `op` completely.
     pub(crate) fn apply(&mut self, op: &Op) -> Outcome {
         match *op {
             Op::Join { who, conn } => {
@@ -91,7 +91,7 @@ impl Model {
         Outcome::Done
     }
 
-    // Who comes and goes.
+    // Joins and departures.
 
     fn active(&mut self, who: usize, conn: Conn) {
         let viewer = &self.viewers[who];
@@ -111,12 +111,12 @@ impl Model {
         }
     }
 
-    /// Joins what the room lists.
+    /// Joins the connection that the room lists.
     fn attempt(&mut self, who: usize) {
         let viewer = &mut self.viewers[who];
         let Some(conn) = viewer.present else { return };
         match viewer.registered_conn() {
-            // What was announced isn't what the room lists, and what it lists needs no joining: nothing to tell.
+            // The room lists another connection than the announced one, and it needs no joining: no event.
             Some(there) if there.sid == conn.sid || there.joined_at > conn.joined_at => return,
             _ => {}
         }
@@ -182,7 +182,7 @@ impl Model {
             self.end(Inst { who, nth }, EndReason::Disconnected);
             self.events.push(Event::Left(Inst { who, nth }, sid));
         }
-        // Whoever the room lists now has to be there.
+        // The connection that the room lists now has to be registered.
         let viewer = &self.viewers[who];
         if let (None, Some(present)) = (viewer.joining, viewer.present) {
             let there = viewer.registered_conn();
@@ -225,7 +225,7 @@ impl Model {
         }
     }
 
-    /// Ends an instance, unless it has ended: what waits for it is lost, and it subscribes to nothing any more.
+    /// Ends an instance, unless it has ended. The messages that wait for it are lost, and its subscriptions end.
     fn end(&mut self, inst: Inst, reason: EndReason) {
         let viewer = &mut self.viewers[inst.who];
         let instance = &mut viewer.instances[inst.nth];
@@ -240,7 +240,7 @@ impl Model {
         viewer.streams[instance.stream].closed = true;
     }
 
-    /// Ends an instance for a fault; if it was registered, it is joined afresh, if it was joining, that has failed.
+    /// Ends an instance for a fault. If it was registered, it is joined afresh; if it was joining, the join has failed.
     fn fault(&mut self, inst: Inst, reason: EndReason) {
         self.end(inst, reason);
         let viewer = &mut self.viewers[inst.who];
@@ -265,7 +265,7 @@ impl Model {
         }
     }
 
-    /// Writes time out wherever one is under way; then every stalled stream flows.
+    /// Every write under way times out; then every stalled stream flows.
     fn time_passes(&mut self) {
         let stalled = |viewer: &Viewer| matches!(viewer.conduct, Conduct::Stall { .. });
         let stalled: Vec<usize> = (0..self.viewers.len()).filter(|&who| stalled(&self.viewers[who])).collect();
@@ -283,7 +283,7 @@ impl Model {
 
     // Messages.
 
-    /// Gives what waits to the stream, if that takes it.
+    /// Gives the waiting messages to the stream, if the stream takes them.
     fn deliver(&mut self, inst: Inst) {
         let viewer = &mut self.viewers[inst.who];
         let instance = &mut viewer.instances[inst.nth];
@@ -306,16 +306,16 @@ impl Model {
         }
     }
 
-    /// Whether one message more may wait for `instance`.
+    /// Whether one more message may wait for `inst`.
     fn has_room(&self, inst: Inst, size: usize) -> bool {
         let (messages, bytes) = self.viewers[inst.who].instances[inst.nth].load(&self.setup);
         messages < u64::from(self.setup.queue_capacity) && bytes + self.setup.weight(size) <= self.setup.queue_bytes
     }
 
-    /// Offers a message to an instance that is there.
+    /// Offers a message to a live instance.
     fn offer(&mut self, inst: Inst, msg: Msg) {
         let instance = &self.viewers[inst.who].instances[inst.nth];
-        // What is broadcast while it joins has a bound of its own, which isn't reached here.
+        // Broadcasts during a join have a bound of their own, which isn't reached here.
         let gathers = self.setup.accounts && !instance.began && matches!(msg.lane, Lane::All | Lane::Topic(_));
         let fits = gathers || self.has_room(inst, msg.size);
         let instance = &mut self.viewers[inst.who].instances[inst.nth];
@@ -367,7 +367,7 @@ impl Model {
         }
         self.state += u64::from(msg.lane == Lane::All);
         for who in 0..self.viewers.len() {
-            // Two of one identity can be there: one that is registered, one that joins in its place.
+            // Two instances of one identity can be live: a registered one, and one that joins in its place.
             for inst in self.viewers[who].there().map(|nth| Inst { who, nth }).collect::<Vec<_>>() {
                 match msg.lane {
                     Lane::Topic(topic) => {
@@ -406,7 +406,7 @@ impl Model {
         instances.filter(|instance| instance.subscriptions.contains_key(&topic)).count()
     }
 
-    /// Closes: what can't be delivered is lost, everybody is gone.
+    /// Closes: messages that can't be delivered are lost, and all viewers are gone.
     pub(crate) fn close(&mut self) -> Account {
         for who in 0..self.viewers.len() {
             self.cancel_join(who);
@@ -419,7 +419,7 @@ impl Model {
         self.totals.account
     }
 
-    // What can be seen.
+    // What can be observed.
 
     pub(crate) fn view(&self, who: usize, sids: &[u32], first: usize) -> View {
         let viewer = &self.viewers[who];

@@ -1,4 +1,4 @@
-//! The operations, and their draw: at random from a seed, weighted so that the states of interest are frequent.
+//! The operations, and how they are drawn: at random from a seed, weighted so that the states of interest are frequent.
 
 use std::collections::VecDeque;
 
@@ -10,21 +10,20 @@ use crate::model::Model;
 use crate::state::{Joining, Stage, Viewer};
 use crate::subject::{Conn, Gate, Inst, Lane, Msg, Published, Sent, Subject};
 
-/// One operation. They are what a room, its viewers, or the embedder does.
+/// One operation of a room, its viewers, or the embedder.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
-    /// A connection comes: the first of its identity, or a reconnect; also one that joined before the one that is
-    /// there.
+    /// A connection arrives: the first of its identity, a reconnect, or one that joined before the present one.
     Join {
         who: usize,
         conn: Conn,
     },
-    /// The room tells once more, or late, that a connection came.
+    /// The room reports an arrival once more, or late.
     Announce {
         who: usize,
         conn: Conn,
     },
-    /// A connection is gone; the word may be late.
+    /// A connection is gone; the report may be late.
     Leave {
         who: usize,
         sid: u32,
@@ -34,12 +33,12 @@ pub(crate) enum Op {
         who: usize,
         conduct: Conduct,
     },
-    /// Writes fail or panic from now on, and no stream opens.
+    /// From now on writes fail or panic, and no stream opens.
     Fail {
         who: usize,
         panic: bool,
     },
-    /// The opposite.
+    /// Ends what `Fail` began.
     Recover {
         who: usize,
         conduct: Conduct,
@@ -80,18 +79,18 @@ pub(crate) enum Op {
     },
     Broadcast(Msg),
     TryBroadcast(Msg),
-    /// Sends and broadcasts in one go if that can't matter, else one by one.
+    /// Sends and broadcasts in one go if the timing can't matter, otherwise one by one.
     Burst(Vec<Self>),
-    /// Until every write that is under way has timed out; then every stalled stream resumes.
+    /// Time passes until every write under way has timed out; then every stalled stream resumes.
     TimePasses,
-    /// What an absent viewer received is forgotten, so that comparing it all stays cheap.
+    /// Forgets what an absent viewer received, so that comparing everything stays cheap.
     Forget {
         who: usize,
     },
 }
 
 impl Op {
-    /// Whether a runtime without [accounts](crate::subject::Setup::accounts) has it as well.
+    /// Whether a runtime without [accounts](crate::subject::Setup::accounts) supports this operation, too.
     pub(crate) fn is_plain(&self) -> bool {
         match self {
             Self::Broadcast(msg) | Self::TryBroadcast(msg) => msg.lane == Lane::All,
@@ -102,7 +101,7 @@ impl Op {
     }
 }
 
-/// What an operation answers.
+/// The result of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Done,
@@ -113,10 +112,10 @@ pub(crate) enum Outcome {
     Each(Vec<Self>),
 }
 
-/// A viewer that received more than this leaves, and it is forgotten.
+/// A viewer that received more messages than this leaves, and its messages are forgotten.
 const HISTORY: usize = 250;
 
-/// See the [module](self).
+/// Draws the operations of a run.
 #[derive(Debug)]
 pub(crate) struct Draw {
     pub(crate) rng: Rng,
@@ -130,7 +129,7 @@ impl Draw {
         Self { rng, next_sid: 1, next_seq: 1, planned: VecDeque::new() }
     }
 
-    /// The next operation.
+    /// Returns the next operation.
     pub(crate) fn next(&mut self, model: &Model) -> Op {
         if let Some(op) = self.planned.pop_front().or_else(|| forget_somebody(model)) {
             return op;
@@ -174,7 +173,7 @@ impl Draw {
         self.rng.choice(all)
     }
 
-    // Who comes and goes.
+    // Joins and departures.
 
     fn conn(&mut self, joined_at: u64) -> Conn {
         let sid = self.next_sid;
@@ -182,7 +181,7 @@ impl Draw {
         Conn { sid, joined_at }
     }
 
-    /// A connection that is at least as young as all that are there; often of the very same millisecond.
+    /// A connection that is at least as young as all present ones, often of the very same millisecond.
     fn join(&mut self, model: &Model, wanted: impl Fn(&Viewer) -> bool) -> Option<Op> {
         let who = self.pick(model, wanted)?;
         let viewer = &model.viewers[who];
@@ -192,25 +191,25 @@ impl Draw {
         Some(Op::Join { who, conn: self.conn(youngest + later) })
     }
 
-    /// A connection that joined before the one that is registered, by the room's clock.
+    /// A connection that joined before the registered one, by the room's clock.
     fn join_out_of_order(&mut self, model: &Model) -> Option<Op> {
         let who = self.pick(model, |viewer| viewer.registered.is_some() && viewer.joining.is_none())?;
         let joined_at = model.viewers[who].registered_conn()?.joined_at - self.rng.u64(1..3);
         Some(Op::Join { who, conn: self.conn(joined_at) })
     }
 
-    /// Word of a connection that was there once, or still is.
+    /// A report of a connection that was present once, or still is.
     fn announce(&mut self, model: &Model) -> Option<Op> {
         let who = self.pick(model, |viewer| !viewer.conns.is_empty())?;
         let viewer = &model.viewers[who];
         let recent = &viewer.conns[viewer.conns.len().saturating_sub(3)..];
         let conn = self.rng.choice(recent.to_vec())?;
-        // Room and event would contradict each other: the list says that the one under way is there.
+        // Otherwise room and event would contradict each other: the room lists the connection that is joining.
         let contradicts = |joining: Joining| joining.conn.sid != conn.sid && joining.conn.joined_at <= conn.joined_at;
         (!viewer.joining.is_some_and(contradicts)).then_some(Op::Announce { who, conn })
     }
 
-    /// The connection that is there goes, or one that went long ago is reported.
+    /// The present connection leaves, or one that left long ago is reported as gone.
     fn leave(&mut self, model: &Model) -> Option<Op> {
         if self.rng.bool() {
             let who = self.pick(model, |viewer| viewer.present.is_some())?;
@@ -260,14 +259,14 @@ impl Draw {
 
     // Messages.
 
-    /// An instance that is there, or one that is long gone.
+    /// A live instance, or one that ended long ago.
     fn recipient(&mut self, model: &Model) -> Option<Inst> {
         if self.rng.u8(..16) == 0 {
             let who = self.pick(model, |viewer| !viewer.instances.is_empty())?;
             let count = model.viewers[who].instances.len();
             return Some(Inst { who, nth: self.rng.usize(count.saturating_sub(3)..count) });
         }
-        // One in four goes to somebody for whom something waits: that is where things happen.
+        // One message in four goes to a viewer for which others wait: that is where the interesting cases are.
         let waits = self.rng.u8(..4) == 0;
         let who =
             self.pick(model, |viewer| viewer.there().any(|nth| !waits || !viewer.instances[nth].waiting.is_empty()))?;
@@ -277,7 +276,7 @@ impl Draw {
 
     fn message(&mut self, model: &Model, lane: Lane) -> Msg {
         let limit = usize::try_from(model.setup.queue_bytes).expect("small");
-        // Now the messages are too many, now the bytes.
+        // At times the number of messages reaches its limit first, at times their bytes.
         let usual = limit / model.setup.queue_capacity as usize * 3 / 2;
         let size = match self.rng.u8(..64) {
             0 => 0,
@@ -300,7 +299,7 @@ impl Draw {
         Some(Op::Unsubscribe { to: self.recipient(model)?, topic: self.rng.usize(..model.setup.topics) })
     }
 
-    /// What is still on its way when the session closes.
+    /// The burst that is still under way when the session closes.
     pub(crate) fn last_burst<S: Subject>(&mut self, model: &Model) -> Option<Op> {
         let fits = |op: &Op| match op {
             Op::Burst(items) => is_timeless(model, items, S::LONG_BURSTS),
@@ -325,7 +324,7 @@ impl Draw {
         (0..length).map(|_| item(self)).collect::<Option<_>>().map(Op::Burst)
     }
 
-    /// More direct messages than may wait, to somebody who is stalled.
+    /// More direct messages to a stalled viewer than may wait.
     fn flood(&mut self, model: &Model) -> Option<Op> {
         let who = self.pick(model, |viewer| is_stalled(viewer) && viewer.registered.is_some())?;
         let to = Inst { who, nth: model.viewers[who].registered? };
@@ -362,7 +361,7 @@ fn is_stalled(viewer: &Viewer) -> bool {
     matches!(viewer.conduct, Conduct::Stall { .. })
 }
 
-/// A step towards forgetting whoever received too much.
+/// A step towards forgetting a viewer that received too much.
 fn forget_somebody(model: &Model) -> Option<Op> {
     let received = |viewer: &Viewer| viewer.streams.iter().map(|stream| 4 + stream.messages.len()).sum::<usize>();
     let who = (0..model.viewers.len()).find(|who| received(&model.viewers[*who]) > HISTORY)?;
@@ -373,8 +372,8 @@ fn forget_somebody(model: &Model) -> Option<Op> {
     })
 }
 
-/// Whether it makes no difference to anybody how far the runtime has come between the items of `burst`: for each
-/// instance all of them fit, whatever has been delivered of them; or it keeps up, and gets nothing but broadcasts.
+/// Whether the result is the same wherever the runtime is between the items of `burst`. That is so if for each instance
+/// either all items fit, whatever has been delivered of them, or the instance keeps up and gets only broadcasts.
 pub(crate) fn is_timeless(model: &Model, burst: &[Op], long_bursts: bool) -> bool {
     let (capacity, limit) = (u64::from(model.setup.queue_capacity), model.setup.queue_bytes);
     let is_for = |op: &Op, inst: Inst| match op {

@@ -1,4 +1,4 @@
-//! One operation at a time: each is carried to its end, then everything that can be seen is compared with the model.
+//! One operation at a time: each is completed, then everything observable is compared with the model.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
@@ -16,22 +16,23 @@ use crate::ops::{Draw, Op, Outcome, is_failing, is_timeless};
 use crate::state::initial_of;
 use crate::subject::{Conn, Event, Gate, Inst, Lane, Msg, Refusal, Setup, Stream, Subject, View};
 
-/// On the paused clock. Far longer than all that passes on it otherwise, so that only [`Op::TimePasses`] reaches it.
+/// The write time-out, on the paused clock. Far longer than anything else there, so that only [`Op::TimePasses`]
+/// reaches it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20_000);
 
-/// On the paused clock as well: longer than any operation takes.
+/// Longer than any operation takes, on the paused clock, too.
 const NEVER: Duration = WRITE_TIMEOUT.saturating_mul(2);
 
-/// Of a close.
+/// The deadline of a close.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// Operations that a report names.
+/// How many of the latest operations a report lists.
 const TOLD: usize = 20;
 
-/// Instances and connections of a viewer that every look looks at.
+/// How many of a viewer's latest instances and connections every comparison includes.
 const RECENT: usize = 4;
 
-/// Operations between two looks at everything, not just at what is recent.
+/// Operations between two comparisons of everything, not only of what is recent.
 const FULL_LOOK: usize = 250;
 
 /// Drives a runtime and the model side by side.
@@ -39,14 +40,14 @@ struct Drive<S: Subject> {
     seed: Seed,
     subject: S,
     model: Model,
-    /// What the initial messages tell.
+    /// The state that the initial messages report.
     state: Arc<AtomicU64>,
     done: usize,
     told: VecDeque<String>,
     reached: Reached,
 }
 
-/// What a run came across, so that a test whose draw has gone stale doesn't pass for that.
+/// Counts what a run came across, so that a test whose random draw no longer reaches the interesting states fails.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Reached {
     ops: usize,
@@ -57,7 +58,7 @@ pub(crate) struct Reached {
     stale: usize,
     join_failed: usize,
     ended_while_joining: usize,
-    /// Messages that had gathered for somebody who then wasn't registered.
+    /// Messages that had gathered for a newcomer that was then refused.
     refused_while_joining: u64,
     tight_bursts: usize,
     long_bursts: usize,
@@ -79,7 +80,7 @@ impl std::fmt::Display for Reached {
 }
 
 impl Reached {
-    /// Whether nothing is missing that ten thousand operations come across in any case.
+    /// Whether the run reached everything that ten thousand operations always come across.
     pub(crate) fn is_everything<S: Subject>(&self) -> bool {
         let joins = [self.replaced, self.stale, self.join_failed];
         let resets = if S::ACCOUNTS { &self.resets[..] } else { &self.resets[..3] };
@@ -87,7 +88,7 @@ impl Reached {
     }
 }
 
-/// Runs at least `ops` operations in a session drawn from `seed`, closes it, and says what it came across.
+/// Runs at least `ops` operations in a session drawn from `seed`, closes it, and returns what it came across.
 pub(crate) async fn run<S: Subject>(seed: Seed, ops: usize) -> Reached {
     let mut rng = Rng::with_seed(seed.number);
     let state = Arc::new(AtomicU64::new(0));
@@ -111,7 +112,7 @@ pub(crate) async fn run<S: Subject>(seed: Seed, ops: usize) -> Reached {
     }
 }
 
-/// Broadcasts more in one go than may wait for a viewer, all of whom keep up. It is what the two runtimes differ in.
+/// Broadcasts more in one go than may wait for a viewer, while all viewers keep up. The two runtimes differ in this.
 pub(crate) async fn burst_above_the_queue<S: Subject>(seed: Seed) {
     let setup = draw_setup::<S>(&mut Rng::with_seed(seed.number), &Arc::default());
     let subject = S::start(&setup);
@@ -162,7 +163,7 @@ impl<S: Subject> Drive<S> {
         }
     }
 
-    /// Carries one operation to its end, in the model and in the runtime, and compares them.
+    /// Carries out one operation, in the model and in the runtime, and compares them.
     async fn settle(&mut self, op: Op) {
         let items = if let Op::Burst(items) = &op { items.len() } else { 1 };
         self.reached.tight_bursts += usize::from(items > 1);
@@ -173,7 +174,7 @@ impl<S: Subject> Drive<S> {
         let expected = self.model.apply(&op);
         // The embedder changes its state first and broadcasts the change second.
         self.state.store(self.model.state, Ordering::Release);
-        // The clock reaches that only if nothing moves any more.
+        // The paused clock reaches this time-out only if everything is at rest.
         let Ok(answered) = timeout(NEVER, self.perform(&op, &stalled)).await else {
             return self.fail_if(&["the operation doesn't come to an end".to_owned()]);
         };
@@ -246,16 +247,16 @@ impl<S: Subject> Drive<S> {
         }
     }
 
-    /// Closes with messages on their way and some viewers stalled, some of them for good; what is sent after that is
-    /// refused and counted.
+    /// Closes with messages under way and some viewers stalled, some of them until the end. Messages sent after that
+    /// are refused and counted.
     async fn close(&mut self, draw: &mut Draw) {
-        // A newcomer is refused or ended, whichever comes first: neither is here.
+        // A newcomer would be refused or ended, whichever comes first: so there must be none.
         for who in 0..self.model.viewers.len() {
             if self.model.viewers[who].newcomer().is_some() {
                 self.settle(Op::Gate { who, gate: Gate::Ready }).await;
             }
         }
-        // So is one whose stream fails as the session closes.
+        // The same holds for a viewer whose stream fails as the session closes.
         for who in 0..self.model.viewers.len() {
             if is_failing(&self.model.viewers[who]) && self.model.viewers[who].registered.is_some() {
                 self.settle(Op::Recover { who, conduct: Conduct::Flow }).await;
@@ -313,7 +314,7 @@ impl<S: Subject> Drive<S> {
         self.look(self.done.is_multiple_of(FULL_LOOK)).await;
     }
 
-    /// Compares all that can be seen; what is old only if `fully`.
+    /// Compares everything observable; older instances and connections only if `fully`.
     async fn look(&mut self, fully: bool) {
         let mut wrong = Vec::new();
         if S::ACCOUNTS {
@@ -335,7 +336,7 @@ impl<S: Subject> Drive<S> {
         let expected = self.model.take_events();
         self.count(&expected);
         if S::ACCOUNTS {
-            // The order of events about several viewers says nothing.
+            // The order of events about different viewers is not defined.
             let (expected, seen) = (by_viewer(expected), by_viewer(self.subject.events().await));
             differ(&mut wrong, "the events by viewer", &expected, &seen);
         }
@@ -355,7 +356,7 @@ impl<S: Subject> Drive<S> {
         }
     }
 
-    /// Says what is wrong, and how to see it again.
+    /// Panics with what is wrong, and how to repeat the run.
     fn fail_if(&self, wrong: &[String]) {
         if wrong.is_empty() {
             return;
@@ -386,7 +387,7 @@ fn differ<T: PartialEq + std::fmt::Debug>(wrong: &mut Vec<String>, what: &str, e
     }
 }
 
-/// `-` is what the model says, `+` what the runtime shows.
+/// Reports the differences: `-` is what the model says, `+` what the runtime shows.
 fn tell_views_apart(wrong: &mut Vec<String>, who: usize, first: usize, expected: &View, seen: &View) {
     differ(wrong, &format!("viewer {who}, registered"), &expected.registered, &seen.registered);
     differ(wrong, &format!("viewer {who}, by sid"), &expected.by_sid, &seen.by_sid);

@@ -7,10 +7,10 @@ use lanecast::{Account, EndReason};
 
 use crate::subject::{Conn, Gate, Lane, Msg, Setup, Stream};
 
-/// One identity.
+/// The state of one identity.
 #[derive(Clone, Debug)]
 pub(crate) struct Viewer {
-    /// What the room lists.
+    /// The connection that the room lists.
     pub(crate) present: Option<Conn>,
     pub(crate) registered: Option<usize>,
     pub(crate) joining: Option<Joining>,
@@ -19,11 +19,11 @@ pub(crate) struct Viewer {
     pub(crate) gate: Gate,
     pub(crate) instances: Vec<Instance>,
     pub(crate) streams: Vec<Stream>,
-    /// Every connection it has had, with when it joined.
+    /// Every connection so far, with its join time.
     pub(crate) conns: Vec<Conn>,
 }
 
-/// A join under way, and what holds it up.
+/// A join under way, and the step that it waits for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Joining {
     pub(crate) conn: Conn,
@@ -32,7 +32,7 @@ pub(crate) struct Joining {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// Its stream is being opened.
+    /// The stream is being opened.
     Opening,
     /// The initial messages of this instance are being computed.
     Initial(usize),
@@ -43,18 +43,18 @@ pub(crate) struct Instance {
     pub(crate) conn: Conn,
     pub(crate) stream: usize,
     pub(crate) ended: Option<EndReason>,
-    /// It got its initial messages. Before, everything waits.
+    /// Whether the instance has its initial messages. Until then every message waits.
     pub(crate) began: bool,
     pub(crate) waiting: VecDeque<Waiting>,
     pub(crate) account: Account,
-    /// Topic and tag.
+    /// Topics with their tags.
     pub(crate) subscriptions: BTreeMap<usize, u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Waiting {
     pub(crate) msg: Msg,
-    /// Whether the bound counts it: not an initial message.
+    /// Whether the bound counts the message; initial messages don't count.
     pub(crate) counts: bool,
 }
 
@@ -79,7 +79,7 @@ impl Instance {
     }
 }
 
-/// The initial messages of a viewer: none for every fourth, who isn't written to before something happens.
+/// The initial messages of a viewer. Every fourth viewer has none and isn't written to before something happens.
 pub(crate) fn initial_of(who: usize, state: u64) -> Vec<Msg> {
     let message = |n| Msg { lane: Lane::Initial, from: n, seq: state, size: 5 * n + who, tag: None };
     (0..who % 4).map(message).collect()
@@ -102,7 +102,7 @@ pub(crate) fn lose(account: &mut Account, reason: EndReason, count: u64) {
 }
 
 impl Viewer {
-    /// Nobody yet, who does as expected.
+    /// An identity that hasn't come yet and whose streams will flow.
     pub(crate) fn new() -> Self {
         Self {
             present: None,
@@ -129,7 +129,7 @@ impl Viewer {
         }
     }
 
-    /// Its instances that get messages.
+    /// The instances that get messages.
     pub(crate) fn there(&self) -> impl Iterator<Item = usize> {
         let alive = |nth: &usize| self.instances[*nth].ended.is_none();
         self.registered.into_iter().chain(self.newcomer()).filter(alive)

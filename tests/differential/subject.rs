@@ -1,7 +1,7 @@
-//! The runtime under test as the test sees it: a small trait, and the words for what can be observed of it.
+//! The runtime under test as the test sees it: a small trait, and types for what can be observed.
 //!
-//! What a runtime is asked for is in terms of the crate's public types where there are any. An instance is named by
-//! whose it is and the how-many-eth of that identity it is, so that model and runtime name it alike.
+//! The trait uses the crate's public types where there are any. An instance is named by its identity and its number
+//! among the instances of that identity, so that model and runtime name it alike.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,25 +23,25 @@ pub(crate) enum Lane {
     Direct,
 }
 
-/// A message: who made it, its number there, and its length. Carries nothing of that length.
+/// A message: its producer, its number there, and its length. Carries no payload of that length.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Msg {
     pub(crate) lane: Lane,
     pub(crate) from: usize,
     pub(crate) seq: u64,
     pub(crate) size: usize,
-    /// The subscription's, once it is addressed.
+    /// The tag of the subscription, once the message is addressed.
     pub(crate) tag: Option<u32>,
 }
 
 impl Msg {
-    /// Addresses a copy. Twice is once too often: then the tag is one that no subscription has.
+    /// Addresses a copy. Addressing it twice is an error: the tag is then one that no subscription has.
     pub(crate) fn addressed(self, tag: u32) -> Self {
         Self { tag: Some(if self.tag.is_none() { tag } else { u32::MAX }), ..self }
     }
 }
 
-/// Short, for streams are long: `A17/40` is the 17th, to all, of 40 bytes.
+/// Short, as streams are long: `A17/40` is message 17, to all, of 40 bytes.
 impl fmt::Debug for Msg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.lane {
@@ -58,7 +58,7 @@ impl fmt::Debug for Msg {
     }
 }
 
-/// One instance: whose, and the how-many-eth of that identity.
+/// One instance: its identity, and its number among the instances of that identity.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Inst {
     pub(crate) who: usize,
@@ -78,17 +78,17 @@ pub(crate) struct Conn {
     pub(crate) joined_at: u64,
 }
 
-/// How computing a viewer's initial messages goes.
+/// What computing a viewer's initial messages does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gate {
     Ready,
-    /// Not before this is set to something else.
+    /// Waits until this is set to something else.
     Held,
     /// The closure panics once, and is ready the next time.
     PanicsOnce,
 }
 
-/// What became of a direct message. A refused one comes back as it was, which the runtime's adapter checks.
+/// The outcome of a direct message. The adapter checks that a refused message is returned unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
     Queued,
@@ -98,7 +98,7 @@ pub(crate) enum Sent {
     Closed,
 }
 
-/// What became of a broadcast.
+/// The outcome of a broadcast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Published {
     Taken,
@@ -118,7 +118,7 @@ pub(crate) enum Refusal {
     Other,
 }
 
-/// What a runtime tells of itself. The sid is what the event said.
+/// An event of the runtime. The sid is the event's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     Joined(Inst, u32),
@@ -131,7 +131,7 @@ pub(crate) enum Event {
 }
 
 impl Event {
-    /// Whom it is about.
+    /// The viewer it is about.
     pub(crate) fn who(self) -> Option<usize> {
         match self {
             Self::Joined(inst, _) | Self::Left(inst, _) | Self::Reset(inst, ..) | Self::Replaced { now: inst, .. } => {
@@ -151,29 +151,29 @@ pub(crate) struct Stream {
     pub(crate) closed: bool,
 }
 
-/// Figures of one instance.
+/// The figures of one instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Figures {
     pub(crate) sid: u32,
     pub(crate) ended: Option<EndReason>,
     pub(crate) account: Account,
-    /// Whether it says that a message is its oldest waiting one.
+    /// Whether the instance has an oldest waiting message.
     pub(crate) has_oldest: bool,
 }
 
-/// All that can be seen of one viewer.
+/// Everything observable of one viewer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct View {
     /// The instance that a look-up by identity finds.
     pub(crate) registered: Option<usize>,
-    /// What look-ups by these sids find.
+    /// The instances that look-ups by these sids find.
     pub(crate) by_sid: BTreeMap<u32, Option<Inst>>,
-    /// Its instances, the first of them being the one that was asked for.
+    /// The viewer's instances from the requested one on.
     pub(crate) instances: Vec<Figures>,
     pub(crate) streams: Vec<Stream>,
 }
 
-/// All that can be seen of the whole.
+/// Everything observable of the whole session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) participants: usize,
@@ -187,11 +187,11 @@ pub(crate) struct Totals {
     pub(crate) resets: [u64; 4],
     pub(crate) account: Account,
     pub(crate) lag: u64,
-    /// Subscribers of each topic.
+    /// Number of subscribers of each topic.
     pub(crate) topics: Vec<usize>,
 }
 
-/// The initial messages of an instance, computed when they are asked for.
+/// Computes the initial messages of an instance, when they are asked for.
 pub(crate) type Initial = Arc<dyn Fn(Inst) -> Vec<Msg> + Send + Sync>;
 
 /// How a runtime is set up.
@@ -204,16 +204,16 @@ pub(crate) struct Setup {
     pub(crate) log_capacity: usize,
     pub(crate) shards: usize,
     pub(crate) write_timeout: Duration,
-    /// Whether the runtime accounts for what it does: its bound counts all that waits, in messages and bytes, and it
-    /// tells figures and events. If not, its bound counts messages without the one that is being written, it isn't
-    /// asked for more than [plain](crate::ops::Op::is_plain) operations, and what is compared is who is registered, how
-    /// sends are answered, and what the streams receive.
+    /// Whether the runtime keeps accounts: its bound counts every waiting message, in messages and bytes, and it
+    /// reports figures and events. Otherwise its bound counts messages without the one that is being written, it is
+    /// only asked for [plain](crate::ops::Op::is_plain) operations, and the comparison covers the registered
+    /// participants, the answers to sends, and what the streams receive.
     pub(crate) accounts: bool,
     pub(crate) initial: Initial,
 }
 
 impl Setup {
-    /// What a message of that many bytes weighs against the bound.
+    /// How much a message of `size` bytes takes of the byte bound.
     pub(crate) fn weight(&self, size: usize) -> u64 {
         if self.accounts { size as u64 } else { 0 }
     }
@@ -229,9 +229,9 @@ impl fmt::Debug for Setup {
     }
 }
 
-/// A runtime under test, with a room whose viewers do as they are told. Clones are the same runtime.
+/// A runtime under test, with a room whose viewers the test controls. Clones are the same runtime.
 pub(crate) trait Subject: Clone + Send + Sync + 'static {
-    /// What travels in its room.
+    /// The message type of its room.
     type Wire: Message;
 
     /// Whether a burst of broadcasts longer than the queue capacity resets nobody whose sink keeps up.
@@ -245,11 +245,11 @@ pub(crate) trait Subject: Clone + Send + Sync + 'static {
 
     fn start(setup: &Setup) -> Self;
 
-    /// Its room, and what the viewers do.
+    /// The room, and what its viewers do.
     fn viewers(&self) -> &Viewers<Self::Wire>;
-    /// Lets opening a stream to a viewer fail once, and says how it goes from then on.
+    /// Lets opening a stream to a viewer fail once, and sets what opening does from then on.
     fn fail_one_opening(&self, who: usize, then: Opening) -> impl Future<Output = ()> + Send;
-    /// Says how computing a viewer's initial messages goes from now on.
+    /// Sets what computing a viewer's initial messages does from now on.
     fn gate(&self, who: usize, gate: Gate);
 
     // What the embedder does.
@@ -258,16 +258,16 @@ pub(crate) trait Subject: Clone + Send + Sync + 'static {
     fn unsubscribe(&self, to: Inst, topic: usize) -> impl Future<Output = Unsubscribed> + Send;
     fn send(&self, to: Inst, msg: Msg) -> impl Future<Output = Sent> + Send;
     fn try_send(&self, to: Inst, msg: Msg) -> impl Future<Output = Sent> + Send;
-    /// To everybody or to a topic, by the message's lane.
+    /// Broadcasts to all or to a topic, by the message's lane.
     fn broadcast(&self, msg: Msg) -> impl Future<Output = Published> + Send;
     fn try_broadcast(&self, msg: Msg) -> impl Future<Output = Published> + Send;
-    /// Closes; says what became of all messages, if it accounts for them.
+    /// Closes; returns the outcome of all messages, if the runtime accounts for them.
     fn close(&self, deadline: Duration) -> impl Future<Output = Option<Account>> + Send;
 
-    // What can be seen.
+    // What can be observed.
 
-    /// Returns when nothing moves any more, on a paused clock: tokio advances it only when no task can run, so this
-    /// sleeps for no time at all, but until everybody else does. Longer than any back-off.
+    /// Waits until everything is at rest, on a paused clock: tokio advances it only when no task can run, so this
+    /// sleeps for no real time, and until every other task sleeps. Longer than any back-off.
     fn settle(&self) -> impl Future<Output = ()> + Send {
         tokio::time::sleep(Self::LONGEST_BACKOFF * 2)
     }
@@ -276,6 +276,6 @@ pub(crate) trait Subject: Clone + Send + Sync + 'static {
     /// A viewer, its instances from `first` on, and what the look-ups by `sids` find.
     fn view(&self, who: usize, sids: &[u32], first: usize) -> View;
     fn totals(&self) -> Totals;
-    /// What has happened since the last call. None was missed.
+    /// The events since the last call. None was missed.
     fn events(&self) -> impl Future<Output = Vec<Event>> + Send;
 }

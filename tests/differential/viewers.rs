@@ -1,4 +1,4 @@
-//! The room of a runtime under test, whose viewers do as they are told.
+//! The room of a runtime under test, whose viewers the test controls.
 
 use lanecast::room::memory::{Conduct, MemoryLine, MemoryRoom, Opening};
 use lanecast::room::{Presence, RoomEvent};
@@ -6,7 +6,7 @@ use lanecast::{Message, ParticipantIdentity, ParticipantSid};
 
 use crate::subject::{Conn, Msg, Stream};
 
-/// See the [module](self).
+/// A memory room and the names of its viewers.
 pub(crate) struct Viewers<M> {
     room: MemoryRoom<M>,
     names: Vec<ParticipantIdentity>,
@@ -34,18 +34,18 @@ impl<M: Message> Viewers<M> {
         Presence::new(self.name(who).clone(), sid(conn.sid), conn.joined_at)
     }
 
-    /// A connection comes, in place of the one its identity may have had: a join, or a reconnect. The room lists it
-    /// and says so.
+    /// A connection arrives, in place of the one its identity may have had: a join, or a reconnect. The room lists it
+    /// and reports it.
     pub(crate) async fn join(&self, who: usize, conn: Conn) {
         self.room.join(self.presence(who, conn)).await.expect("the session listens");
     }
 
-    /// The room says that a connection came; its list stays as it is. A late word, or a repeated one.
+    /// The room reports an arrival, late or repeated; its list stays as it is.
     pub(crate) async fn announce(&self, who: usize, conn: Conn) {
         self.room.emit(RoomEvent::Active(self.presence(who, conn))).await.expect("the session listens");
     }
 
-    /// The room says that a connection is gone, and no longer lists it if it did.
+    /// The room reports that a connection is gone, and no longer lists it if it did.
     pub(crate) async fn leave(&self, who: usize, gone: u32) {
         self.room.leave(self.name(who), &sid(gone)).await.expect("the session listens");
     }
@@ -55,7 +55,7 @@ impl<M: Message> Viewers<M> {
         self.line(who).conduct(conduct);
     }
 
-    /// Says how opening a stream to a viewer goes from now on.
+    /// Sets what opening a stream to a viewer does from now on.
     pub(crate) fn opening(&self, who: usize, opening: Opening) {
         self.line(who).opening_is(opening);
     }
@@ -74,7 +74,7 @@ impl<M: Message> Viewers<M> {
         self.room.forget_line(self.name(who));
     }
 
-    /// Every stream to a viewer; `read` says which message it is that was received.
+    /// Every stream to a viewer; `read` decodes a received message.
     pub(crate) fn streams(&self, who: usize, read: impl Fn(&M) -> Msg) -> Vec<Stream> {
         let streams = self.line(who).received().into_iter();
         let stream = streams.map(|stream| Stream {

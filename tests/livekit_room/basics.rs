@@ -1,4 +1,4 @@
-//! Joining, order, content.
+//! Joining, order and content.
 
 use std::time::Duration;
 
@@ -38,7 +38,8 @@ async fn initial_messages_come_first() {
     within(room.close()).await;
 }
 
-/// 20 viewers, 10,000 broadcasts as fast as they go, direct messages in between: every byte equal, in order.
+/// 20 viewers, 10,000 broadcasts in quick succession, direct messages in between: every byte arrives unchanged, in
+/// order.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_byte_arrives_in_order() {
     let Some(server) = Server::of_environment() else { return };
@@ -48,7 +49,7 @@ async fn every_byte_arrives_in_order() {
     let session = Session::builder(room.clone()).build().expect("the settings make sense");
     let viewers = server.viewers(VIEWERS).await;
     joined(&session, VIEWERS).await;
-    // Longer than the limits of a participant's queue, and far more than the uplink takes at once.
+    // More messages than a participant's queue holds, and far more bytes than the uplink takes at once.
     for number in 0..BROADCASTS {
         session.broadcast(text(format!("{number} {}", "x".repeat(number % 97)))).await.expect("the session is open");
         if number % 100 == 7 {
@@ -75,7 +76,7 @@ async fn every_byte_arrives_in_order() {
     within(room.close()).await;
 }
 
-/// Frames of all sizes, cut and joined at the borders of chunks, the largest of them whole.
+/// Frames of all sizes, cut and joined at the borders of chunks. The largest frame arrives whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn frames_of_all_sizes_arrive_whole() {
     let Some(server) = Server::of_environment() else { return };

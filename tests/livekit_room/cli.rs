@@ -16,7 +16,7 @@ fn lanecast(server: &Server, words: &[&str]) -> Command {
     command
 }
 
-/// Starts to serve, and returns once it says so: with all its channels.
+/// Starts `lanecast serve`, and returns once it has listed all its channels.
 async fn serve(server: &Server, words: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>) {
     let mut serving = lanecast(server, words).spawn().expect("the program is built");
     let mut lines = BufReader::new(serving.stdout.take().expect("it is piped")).lines();
@@ -37,7 +37,7 @@ async fn a_host_is_served_and_watched() {
     assert_eq!(printed.lines().filter(|line| line.starts_with("/session ")).count(), 3, "{printed}");
 }
 
-/// `.ci/livekit` has built it.
+/// `.ci/livekit` has built the example.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_example_can_be_watched() {
     let Some(server) = Server::of_environment() else { return };
@@ -55,9 +55,9 @@ async fn the_example_can_be_watched() {
     assert_eq!(printed.lines().filter(|line| line.contains("celsius")).count(), 2, "{printed}");
 }
 
-/// Secrets come from the environment or from files; an error takes one line, and repeats none of them.
+/// Secrets come from the environment or from files. An error takes one line, and contains no secret.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_is_said_in_a_line() {
+async fn errors_take_one_line_and_contain_no_secret() {
     let Some(server) = Server::of_environment() else { return };
     let secret = "a secret of another server's, as long as it has to be";
     let file = std::env::temp_dir().join(format!("lanecast-{:x}", fastrand::u64(..)));

@@ -1,4 +1,4 @@
-//! Participants that fail, leave, come back, and come in the wrong order.
+//! Participants that fail, leave, come back, and arrive in the wrong order.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ fn session(room: &Rigged) -> Session<Rigged> {
     Session::builder(room.clone()).queue_capacity(64).initial(initial).build().expect("the settings make sense")
 }
 
-// 1. Ada's stream takes nothing while messages go on: she overflows. 2. She alone is reset, and under the same sid she
-// is back with her initial state. 3. Bob notices nothing.
+// 1. Ada's stream takes nothing while messages go on: she overflows. 2. She alone is reset, and comes back under the
+// same sid with her initial state. 3. Bob isn't affected.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_overflow_resets_one_alone() {
+async fn an_overflow_resets_only_the_slow_participant() {
     let Some(server) = Server::of_environment() else { return };
     let room = Rigged::new(server.device().await);
     let session = session(&room);
@@ -38,7 +38,7 @@ async fn an_overflow_resets_one_alone() {
     };
     assert_eq!((who.identity, who.client_id, reason), (ada_id.clone(), before.client_id(), EndReason::Overflow));
     room.conduct("ada", Conduct::Flow);
-    // Nothing orders the end of the one and the beginning of the other.
+    // The end of one stream and the beginning of the next have no order.
     let followed = |s: &[Incoming]| s.len() == 2 && s[0].ended.is_some() && !s[1].frames.is_empty();
     let seen = ada.wait_for("the end of the stream, and a fresh one", followed).await;
     assert_eq!(texts(&seen[1].frames)[0], "state");
@@ -57,7 +57,7 @@ async fn an_overflow_resets_one_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_write_resets_one_alone() {
+async fn a_failed_write_resets_only_its_participant() {
     let Some(server) = Server::of_environment() else { return };
     let room = Rigged::new(server.device().await);
     let session = session(&room);
@@ -82,10 +82,10 @@ fn is_disconnect(event: &Event) -> bool {
     matches!(event, RoomEvent::Disconnected { .. })
 }
 
-// 1. Ada connects again; the disconnect of her old connection is late. 2. The new one takes the old one's place. 3. The
-// late disconnect takes nobody away.
+// 1. Ada connects again; the disconnect of her old connection is late. 2. The new connection replaces the old one. 3.
+// The late disconnect removes nobody.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_late_disconnect_misses() {
+async fn a_late_disconnect_does_not_end_the_new_connection() {
     let Some(server) = Server::of_environment() else { return };
     let room = Rigged::new(server.device().await);
     let session = session(&room);
@@ -109,7 +109,7 @@ async fn a_late_disconnect_misses() {
     })
     .await;
     room.release();
-    // The session has heard of the disconnect when it has refused what comes behind it.
+    // The session has processed the disconnect once it has refused the event behind it.
     let ada = who.identity.clone();
     room.emit(RoomEvent::Active(Presence::new(ada, "PA_stale".parse().expect("well-formed"), 0)));
     while !matches!(within(events.next()).await, Some(SessionEvent::Refused { .. })) {}
@@ -122,7 +122,7 @@ async fn a_late_disconnect_misses() {
 
 // 1. Ada's old connection is reported after her new one. 2. It is refused as stale, and the new one stays.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_newer_connection_wins_out_of_order() {
+async fn an_older_connection_reported_late_is_refused() {
     let Some(server) = Server::of_environment() else { return };
     let room = Rigged::new(server.device().await);
     let session = session(&room);
@@ -146,11 +146,10 @@ async fn the_newer_connection_wins_out_of_order() {
     within(room.inner.close()).await;
 }
 
-// 1. A viewer's process is killed. 2. The others get everything meanwhile. 3. The server notices and says so: it
-//    leaves,
-// and nobody was reset.
+// 1. A viewer's process is killed. 2. The others get everything meanwhile. 3. The server notices and reports it: the
+// viewer leaves, and nobody is reset.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_viewer_that_is_killed_leaves() {
+async fn a_killed_viewer_leaves() {
     let Some(server) = Server::of_environment() else { return };
     let room: LiveKitRoom = server.device().await;
     let session = Session::builder(room.clone()).build().expect("the settings make sense");
@@ -164,7 +163,7 @@ async fn a_viewer_that_is_killed_leaves() {
         ticks.tick().await;
         within(session.broadcast(text(format!("m{published}")))).await.expect("the session is open");
         published += 1;
-        assert!(published < 50 * 60, "a minute, and the server hasn't noticed");
+        assert!(published < 50 * 60, "the server hasn't noticed within a minute");
     }
     let expected: Vec<_> = (0..published).map(|n| format!("m{n}")).collect();
     assert_eq!(texts(&bob.frames(expected.len()).await), expected);

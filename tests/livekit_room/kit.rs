@@ -1,4 +1,4 @@
-//! A server to try things on, and viewers that are participants of the official SDK.
+//! A server for the tests, and viewers that are participants of the official SDK.
 
 use std::io::Write as _;
 use std::process::Stdio;
@@ -20,7 +20,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::Notify;
 
-/// A waiting test that isn't done after this long hangs: it fails instead.
+/// A test that waits longer than this fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
@@ -37,7 +37,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// The one that the environment names; `None`, and a word about it, if it names none.
+    /// The server that the environment names; `None`, with a note, if it names none.
     pub(crate) fn of_environment() -> Option<Self> {
         let Ok(url) = std::env::var("LIVEKIT_URL") else {
             eprintln!("left out: LIVEKIT_URL names no server (livekit-server --dev is one)");
@@ -54,7 +54,7 @@ impl Server {
         mint_token(&self.key, &self.secret, &self.room, &identity, HOUR).expect("the key is not empty")
     }
 
-    /// The device's room.
+    /// Connects to the room as the device, with the default options.
     pub(crate) async fn device(&self) -> LiveKitRoom {
         self.device_with(LiveKitOptions::default()).await
     }
@@ -63,7 +63,7 @@ impl Server {
         within(LiveKitRoom::connect(&self.url, &self.token(DEVICE), options)).await.expect("the server is there")
     }
 
-    /// Viewers `v0`, `v1` and so on, who connect at once.
+    /// Viewers `v0`, `v1` and so on, which connect at once.
     pub(crate) async fn viewers(&self, count: usize) -> Vec<Viewer> {
         join_all((0..count).map(|number| async move { self.viewer(&format!("v{number}")).await })).await
     }
@@ -85,7 +85,7 @@ impl Server {
     }
 }
 
-/// A server of a test's own, to be stopped and killed.
+/// A server of the test's own, which the test can stop and kill.
 pub(crate) struct OwnServer {
     pub(crate) server: Server,
     binary: String,
@@ -95,8 +95,8 @@ pub(crate) struct OwnServer {
 }
 
 impl OwnServer {
-    /// Starts `LIVEKIT_SERVER` with the file `LIVEKIT_SERVER_CONFIG`, else `livekit-server --dev`; `None`, and a word
-    /// about it, if there is none.
+    /// Starts `LIVEKIT_SERVER` with the file `LIVEKIT_SERVER_CONFIG`, or `livekit-server --dev`; `None`, with a note,
+    /// if there is none.
     pub(crate) async fn start() -> Option<Self> {
         let server = Server::of_environment()?;
         let binary = std::env::var("LIVEKIT_SERVER").unwrap_or_else(|_| "livekit-server".to_owned());
@@ -127,7 +127,7 @@ impl OwnServer {
         self.child.kill().await.expect("it runs");
     }
 
-    /// Starts it again, after it was killed.
+    /// Starts the server again, after it was killed.
     pub(crate) async fn restart(&mut self) {
         self.child = spawn(&self.binary, &self.config).expect("it has been started before");
         self.listens().await;
@@ -171,9 +171,9 @@ struct Seen {
 #[derive(Clone, Default)]
 pub(crate) struct Incoming {
     pub(crate) frames: Vec<Frame>,
-    /// How many chunks they came in.
+    /// The number of chunks that carried the frames.
     pub(crate) chunks: usize,
-    /// How it ended: in good order, or with an error.
+    /// How the stream ended: without an error, or with one.
     pub(crate) ended: Option<Result<(), String>>,
 }
 
@@ -212,7 +212,7 @@ impl Viewer {
         self.seen.lock().clone()
     }
 
-    /// Waits until `condition` holds of its control streams.
+    /// Waits until `condition` holds for the viewer's control streams.
     pub(crate) async fn wait_for(&self, what: &str, condition: impl Fn(&[Incoming]) -> bool) -> Vec<Incoming> {
         let waited = tokio::time::timeout(PATIENCE, async {
             loop {
@@ -226,11 +226,11 @@ impl Viewer {
         waited.await.unwrap_or_else(|_| {
             let seen: Vec<_> =
                 self.streams().iter().map(|stream| (stream.frames.len(), stream.ended.clone())).collect();
-            panic!("{} waits in vain for {what}: it has {seen:?}", self.identity())
+            panic!("{} timed out waiting for {what}: it has {seen:?}", self.identity())
         })
     }
 
-    /// Waits until its latest stream has `count` frames, and gives them.
+    /// Waits until the latest stream has `count` frames, and returns them.
     pub(crate) async fn frames(&self, count: usize) -> Vec<Frame> {
         let enough = |streams: &[Incoming]| streams.last().is_some_and(|stream| stream.frames.len() >= count);
         self.wait_for("frames", enough).await.pop().expect("it has a stream").frames
@@ -248,7 +248,7 @@ impl Viewer {
         within(control.write(bytes)).await.expect("the connection stands");
     }
 
-    /// Opens a stream of its own to the device.
+    /// Opens a stream to the device.
     pub(crate) async fn open(&self, topic: &str) -> ByteStreamWriter {
         let options = StreamByteOptions::new_with_topic(topic).with_destination_identity(DEVICE);
         within(self.room.local_participant().stream_bytes(options)).await.expect("the connection stands")
@@ -292,14 +292,14 @@ pub(crate) struct Process {
     lines: Lines<BufReader<ChildStdout>>,
 }
 
-/// What the process is told by.
+/// Environment variable that tells the process where to connect.
 const VIEWER: &str = "LANECAST_TEST_VIEWER";
 
 impl Process {
-    /// Starts one, and returns when it is connected.
+    /// Starts a process, and returns when it is connected.
     pub(crate) async fn start(server: &Server, identity: &str) -> Self {
         let told = [&server.url, &server.token(identity)].map(String::as_str).join(" ");
-        let mut command = Command::new(std::env::current_exe().expect("this is one"));
+        let mut command = Command::new(std::env::current_exe().expect("the test binary has a path"));
         command.args(["--exact", "kit::a_viewer_of_its_own", "--nocapture"]).env(VIEWER, told);
         let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("this very program starts");
         let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
@@ -315,14 +315,14 @@ impl Process {
         Self { child, lines }
     }
 
-    /// Sends it a signal: `KILL`, `STOP`, `CONT`.
+    /// Sends the process a signal: `KILL`, `STOP`, `CONT`.
     pub(crate) fn signal(&self, name: &str) {
         signal(self.child.id().expect("it was not waited for"), name);
     }
 }
 
 impl Process {
-    /// Waits until it has received `bytes`, and says how many it has.
+    /// Waits until the process has received `bytes`, and returns how many it has.
     pub(crate) async fn received(mut self, bytes: usize) -> usize {
         loop {
             let line = self.lines.next_line().await.expect("it writes text").expect("it runs");
@@ -341,7 +341,7 @@ pub(crate) fn signal(process: u32, name: &str) {
     assert!(sent.expect("there is a kill").success());
 }
 
-/// Not a test: what [`Process`] runs.
+/// No test: the program that [`Process`] runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_viewer_of_its_own() {
     let Ok(told) = std::env::var(VIEWER) else { return };
@@ -356,7 +356,7 @@ async fn a_viewer_of_its_own() {
                 let mut received = 0;
                 while let Some(Ok(chunk)) = reader.next().await {
                     received += chunk.len();
-                    // Who started it may have seen enough.
+                    // The parent process may have seen enough and closed the pipe.
                     let _ = writeln!(std::io::stdout(), "received {received}");
                 }
             });
@@ -365,7 +365,7 @@ async fn a_viewer_of_its_own() {
     drop(room);
 }
 
-/// Waits until `count` are registered.
+/// Waits until `count` participants are registered.
 pub(crate) async fn joined<R: lanecast::room::Room>(session: &Session<R>, count: usize) {
     let mut events = session.events();
     while session.participants().len() != count {
@@ -383,7 +383,7 @@ pub(crate) async fn settled<R: lanecast::room::Room>(session: &Session<R>) {
     .await;
 }
 
-/// The next reset.
+/// Waits for the next reset.
 pub(crate) async fn reset_of(events: &mut Events) -> (Who, EndReason) {
     loop {
         if let SessionEvent::Reset { who, reason, .. } = events.next().await.expect("the session is open") {
@@ -392,9 +392,9 @@ pub(crate) async fn reset_of(events: &mut Events) -> (Who, EndReason) {
     }
 }
 
-/// Waits for `future`; a test that would hang fails.
+/// Waits for `future`; panics after [`PATIENCE`] instead of hanging.
 pub(crate) async fn within<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.expect("it should have come to an end long ago")
+    tokio::time::timeout(PATIENCE, future).await.expect("timed out")
 }
 
 /// A text frame.
@@ -402,7 +402,7 @@ pub(crate) fn text(text: impl Into<String>) -> Frame {
     Frame::text(text)
 }
 
-/// What text frames say.
+/// The payloads of text frames.
 pub(crate) fn texts(frames: &[Frame]) -> Vec<String> {
     frames.iter().map(|frame| String::from_utf8_lossy(frame.payload()).into_owned()).collect()
 }

@@ -1,5 +1,5 @@
-//! The LiveKit room, over real connections to a real server: the one that `LIVEKIT_URL`, `LIVEKIT_API_KEY` and
-//! `LIVEKIT_API_SECRET` name. Without the first these tests say that they were left out.
+//! The LiveKit room over real connections to a real server, the one that `LIVEKIT_URL`, `LIVEKIT_API_KEY` and
+//! `LIVEKIT_API_SECRET` name. Without `LIVEKIT_URL` these tests are left out, and say so.
 
 mod basics;
 #[cfg(feature = "server-livekit")]

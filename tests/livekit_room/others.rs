@@ -1,4 +1,4 @@
-//! Viewers that are slow, and viewers of another author's.
+//! Viewers that are slow, and a viewer of another author.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,12 +11,11 @@ use tokio::process::Command;
 
 use crate::kit::{Process, Server, joined, settled, text, texts, within};
 
-// 1. A viewer's process stops, so that nothing of its connection is read; 19 go on. 2. They get everything, nobody is
-//    reset,
-// publishers aren't held back: the server takes what is sent. 3. The viewer goes on: what waited for it at the server
-// comes, late, and nothing is missing.
+// 1. A viewer's process stops, so that nothing of its connection is read; 19 viewers go on. 2. They get everything,
+// nobody is reset, and publishers aren't held back: the server takes what is sent. 3. The viewer goes on: the messages
+// that waited for it at the server arrive, late, and none is missing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_viewer_that_stops_reading_is_the_servers_business() {
+async fn the_server_buffers_for_a_viewer_that_stops_reading() {
     let Some(server) = Server::of_environment() else { return };
     let room = server.device().await;
     let session = Session::builder(room.clone()).build().expect("the settings make sense");
@@ -25,7 +24,7 @@ async fn a_viewer_that_stops_reading_is_the_servers_business() {
     joined(&session, 20).await;
     stopped.signal("STOP");
     const MESSAGES: usize = 600;
-    // Three megabytes for each: more than the buffers of the kernel and of the viewer's own end hold.
+    // Three megabytes for each viewer: more than the buffers of the kernel and of the viewer's own end hold.
     let message = |number: usize| text(format!("{number} {}", "x".repeat(5000)));
     for number in 0..MESSAGES {
         within(session.broadcast(message(number))).await.expect("the session is open");
@@ -34,7 +33,7 @@ async fn a_viewer_that_stops_reading_is_the_servers_business() {
         let seen = texts(&viewer.frames(MESSAGES).await);
         assert!(seen.iter().enumerate().all(|(number, seen)| seen.starts_with(&format!("{number} "))));
     }
-    // Delivered to the server, that is, also what is for the one that has stopped.
+    // Delivered means taken by the server, also for the viewer that has stopped.
     settled(&session).await;
     assert_eq!(session.stats().resets.total(), 0);
     stopped.signal("CONT");
@@ -44,10 +43,10 @@ async fn a_viewer_that_stops_reading_is_the_servers_business() {
     within(room.close()).await;
 }
 
-/// The PyPI package `livekit`, on the real libwebrtc: a viewer by somebody else. `LANECAST_TEST_PYTHON` names a Python
+/// A viewer of another author: the PyPI package `livekit`, on the real libwebrtc. `LANECAST_TEST_PYTHON` names a Python
 /// that has it.
 #[tokio::test(flavor = "multi_thread")]
-async fn another_authors_viewer_gets_every_byte() {
+async fn a_third_party_viewer_gets_every_byte() {
     let Some(server) = Server::of_environment() else { return };
     let Ok(python) = std::env::var("LANECAST_TEST_PYTHON") else {
         return eprintln!("left out: LANECAST_TEST_PYTHON names no Python with the package livekit");
@@ -62,7 +61,7 @@ async fn another_authors_viewer_gets_every_byte() {
         .kill_on_drop(true)
         .spawn()
         .expect("there is such a Python");
-    // It acknowledges our answer to a ping: what it has asked for before has taken effect.
+    // The viewer acknowledges the pong: its earlier requests have taken effect by then.
     let snake = "snake".parse().expect("well-formed");
     let acknowledged = || telemetry.session().participant(&snake)?.stats().round_trip;
     within(async {

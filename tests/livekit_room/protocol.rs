@@ -1,4 +1,4 @@
-//! Telemetry to viewers of the second format.
+//! Telemetry for viewers of wire format v2.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ async fn viewers_subscribe_and_get_messages() {
     assert!(matches!(&told[0], ServerMessage::ServerInfo(ServerInfo { name, .. }) if name == "rig-7"));
     assert!(matches!(&told[1], ServerMessage::Advertise(advertise) if advertise.channels[0].topic == "/speed"));
     viewer.send(&subscribe(speed.id())).await;
-    // One request has taken effect before the next is looked at.
+    // One request has taken effect before the next is read.
     viewer.send(&ClientMessage::Ping(Ping { app_timestamp: 0 })).await;
     assert!(matches!(messages(&viewer, 3).await.pop(), Some(ServerMessage::Pong(_))));
     assert_eq!(speed.publish_at(7, "42").await, Ok(Published::Sent));
@@ -63,7 +63,7 @@ async fn viewers_subscribe_and_get_messages() {
     within(room.close()).await;
 }
 
-/// From 2.3.0 on each schema is told once, in a table.
+/// From 2.3.0 on each schema is announced once, in a table.
 #[tokio::test(flavor = "multi_thread")]
 async fn advertisements_have_the_form_of_the_viewers_version() {
     let Some(server) = Server::of_environment() else { return };
@@ -83,9 +83,9 @@ async fn advertisements_have_the_form_of_the_viewers_version() {
     within(room.close()).await;
 }
 
-/// Who speaks another version is told so on a stream of its own, and isn't registered.
+/// A viewer of another version is told so on a stream of its own, and isn't registered.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_version_is_refused_in_words() {
+async fn an_incompatible_version_is_refused_with_a_message() {
     let Some(server) = Server::of_environment() else { return };
     let (room, telemetry) = telemetry(&server).await;
     let mut events = telemetry.session().events();
@@ -111,7 +111,7 @@ async fn a_wrong_version_is_refused_in_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ping_is_answered_and_its_round_trip_known() {
+async fn a_ping_is_answered_and_its_round_trip_measured() {
     let Some(server) = Server::of_environment() else { return };
     let (room, telemetry) = telemetry(&server).await;
     let viewer = server.viewer("ada").await;
@@ -136,10 +136,10 @@ async fn a_ping_is_answered_and_its_round_trip_known() {
     within(room.close()).await;
 }
 
-/// What is no frame ends the viewer's stream to us, not the viewer; it is told, and may open another. Streams on other
-/// topics are none of ours.
+/// Bytes that are no frame end the viewer's stream to the device, not the viewer; it is told, and may open another
+/// stream. Streams on other topics are ignored.
 #[tokio::test(flavor = "multi_thread")]
-async fn garbage_ends_the_stream_and_is_told_of() {
+async fn garbage_ends_the_stream_and_is_reported() {
     use lanecast::room::livekit::LiveKitOptions;
     use livekit::data_stream::api::StreamWriter;
     let Some(server) = Server::of_environment() else { return };
@@ -162,9 +162,9 @@ async fn garbage_ends_the_stream_and_is_told_of() {
     within(room.close()).await;
 }
 
-/// A stream that has carried what it may is followed by a fresh one.
+/// A stream that has reached its byte limit is followed by a fresh one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_is_used_up_is_followed_by_a_fresh_one() {
+async fn a_stream_at_its_byte_limit_is_followed_by_a_fresh_one() {
     use lanecast::room::livekit::LiveKitOptions;
     let Some(server) = Server::of_environment() else { return };
     let room = server.device_with(LiveKitOptions::default().stream_bytes(100_000)).await;
@@ -177,7 +177,7 @@ async fn a_stream_that_is_used_up_is_followed_by_a_fresh_one() {
     }
     let (_, reason) = within(crate::kit::reset_of(&mut events)).await;
     assert_eq!(reason, EndReason::WriteFailed);
-    // Nothing orders the end of the one and the beginning of the other.
+    // The end of one stream and the beginning of the next have no order.
     let followed = |s: &[Incoming]| s.len() == 2 && s[0].ended.is_some() && !s[1].frames.is_empty();
     let streams = viewer.wait_for("the end of the stream, and a fresh one", followed).await;
     assert!(matches!(&streams[0].ended, Some(Err(_))));

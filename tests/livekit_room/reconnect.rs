@@ -1,4 +1,4 @@
-//! Connections that the SDK resumes, or makes afresh, and those it doesn't notice the loss of.
+//! Connections that the SDK resumes or replaces, and those whose loss it doesn't notice.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,14 +24,15 @@ fn numbers(stream: &Incoming) -> Vec<u64> {
     numbers
 }
 
-/// Publishes while the SDK's connection is broken as `scenario` says, and gives each viewer's streams.
+/// Publishes while the SDK's connection is broken as `scenario` says; returns how many messages, and each viewer's
+/// streams.
 async fn broken(server: &Server, scenario: SimulateScenario) -> (u64, Vec<Vec<Incoming>>) {
     let room = server.device().await;
     let initial = |_| async { vec![text("state")] };
     let session = Session::builder(room.clone()).initial(initial).build().expect("the settings make sense");
     let viewers = server.viewers(3).await;
     joined(&session, 3).await;
-    // Joined here, it may not have its stream yet: what the connection holds is lost with it.
+    // A registered viewer may not have its stream yet: messages that the connection still holds are lost with it.
     for viewer in &viewers {
         viewer.frames(1).await;
     }
@@ -70,7 +71,7 @@ async fn broken(server: &Server, scenario: SimulateScenario) -> (u64, Vec<Vec<In
     (published, seen)
 }
 
-/// Resumed, the streams go on where they were.
+/// After a resumption the streams go on where they were.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resumed_connection_misses_nothing() {
     let Some(server) = Server::of_environment() else { return };
@@ -81,7 +82,7 @@ async fn a_resumed_connection_misses_nothing() {
     }
 }
 
-/// Made afresh, every stream ends and a fresh one begins with the initial state; neither has a gap.
+/// After a full reconnect every stream ends and a fresh one begins with the initial state; neither has a gap.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fresh_connection_has_fresh_streams() {
     let Some(server) = Server::of_environment() else { return };
@@ -99,7 +100,7 @@ async fn a_fresh_connection_has_fresh_streams() {
     }
 }
 
-/// A viewer's own stream to us dies with the connection as well: it opens another, and is heard.
+/// A viewer's own stream to the device ends with the connection as well: the viewer opens another, which is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_fresh_connection_a_viewer_opens_a_fresh_stream() {
     let Some(server) = Server::of_environment() else { return };
@@ -135,9 +136,8 @@ async fn after_a_fresh_connection_a_viewer_opens_a_fresh_stream() {
     within(room.close()).await;
 }
 
-// 1. The uplink is full: more waits in the data channel than the SDK lets wait. 2. The server dies. The SDK then waits
-//    for
-// ever. 3. The room gives the connection up, and a supervised one connects again.
+// 1. The uplink is full: more waits in the data channel than the SDK allows. 2. The server dies. The SDK then waits
+// forever. 3. The room gives the connection up, and a supervised room connects again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_dies_under_load_is_noticed() {
     let Some(mut own) = OwnServer::start().await else { return };
@@ -166,7 +166,7 @@ async fn a_server_that_dies_under_load_is_noticed() {
     within(connection.wait_for(|now| matches!(now, Connection::Up))).await.expect("the room is open");
     let mut events = session.events();
     let viewer = server.viewer("bob").await;
-    // The others come back by themselves.
+    // The others come back on their own.
     let is_bob = |event| matches!(event, Some(SessionEvent::Joined(who)) if who.identity.as_str() == "bob");
     while !is_bob(within(events.next()).await) {}
     within(session.broadcast(text("again"))).await.expect("the session is open");
@@ -174,11 +174,10 @@ async fn a_server_that_dies_under_load_is_noticed() {
     within(room.close()).await;
 }
 
-// 1. The uplink is stalled, and patience ends: everybody is reset, and tried again and again. 2. It flows. 3. Each
-//    viewer
-// has a stream with the state; every other was ended so that it shows.
+// 1. The uplink is stalled, and the session's patience runs out: all viewers are reset, and tried again and again. 2.
+// The uplink flows. 3. Each viewer has one stream with the state; every other stream ended with an error.
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_that_were_not_waited_for_are_ended() {
+async fn streams_of_abandoned_attempts_end_with_an_error() {
     let Some(own) = OwnServer::start().await else { return };
     let room = own.server.device().await;
     let second = Duration::from_secs(1);

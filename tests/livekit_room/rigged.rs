@@ -1,4 +1,4 @@
-//! A LiveKit room with hands in its streams and its events.
+//! A LiveKit room whose streams and events the test can interfere with.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -24,13 +24,13 @@ type Polled<E> = Poll<Result<(), E>>;
 pub(crate) enum Conduct {
     #[default]
     Flow,
-    /// Takes nothing, for as long as it is told to.
+    /// Takes nothing until the test changes it.
     Stall,
     /// Fails the next write.
     Fail,
 }
 
-/// See the module. Clones are the same room.
+/// A LiveKit room whose streams and events the test can interfere with. Clones are the same room.
 #[derive(Clone)]
 pub(crate) struct Rigged {
     pub(crate) inner: LiveKitRoom,
@@ -40,7 +40,7 @@ pub(crate) struct Rigged {
 #[derive(Default)]
 struct Hands {
     conducts: Mutex<HashMap<ParticipantIdentity, (Conduct, Option<Waker>)>>,
-    /// Which events are kept back, and those that are.
+    /// Which events are held back; `held` has those that were.
     holds: Mutex<Option<Which>>,
     held: Mutex<Vec<Event>>,
     emit: Mutex<Option<mpsc::UnboundedSender<Event>>>,
@@ -55,7 +55,7 @@ impl Rigged {
         Self { inner, hands: Arc::default() }
     }
 
-    /// What the streams of `identity` do from now on.
+    /// Sets what the streams of `identity` do from now on.
     pub(crate) fn conduct(&self, identity: &str, conduct: Conduct) {
         let identity = identity.parse().expect("a test's identity is well-formed");
         let waker = {
@@ -69,24 +69,24 @@ impl Rigged {
         }
     }
 
-    /// Keeps back events that `which` holds of.
+    /// Holds back the events for which `which` returns true.
     pub(crate) fn hold(&self, which: Which) {
         *lock(&self.hands.holds) = Some(which);
     }
 
-    /// How many events are kept back.
+    /// How many events are held back.
     pub(crate) fn held(&self) -> usize {
         lock(&self.hands.held).len()
     }
 
-    /// Lets go of what was kept back.
+    /// Releases the events that were held back, and stops holding back.
     pub(crate) fn release(&self) {
         *lock(&self.hands.holds) = None;
         let held = std::mem::take(&mut *lock(&self.hands.held));
         held.into_iter().for_each(|event| self.emit(event));
     }
 
-    /// Has the session hear of something.
+    /// Sends the session an event.
     pub(crate) fn emit(&self, event: Event) {
         let emit = lock(&self.hands.emit);
         emit.as_ref().expect("the session listens").send(event).expect("the session listens");

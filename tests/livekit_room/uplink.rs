@@ -1,4 +1,4 @@
-//! A server that stops: everybody waits, and nobody is reset. Needs a server of the test's own, which it can stop.
+//! A server that stops: publishers wait, and nobody is reset. Needs a server of the test's own, which it can stop.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::kit::{HOUR, OwnServer, Process, Server, joined, text, texts, within};
 
-// 1. The server stops. 2. Messages go on until publishers are held back; the session says that the uplink has stalled.
-// 3. Nobody is reset. 4. The server goes on: every byte arrives.
+// 1. The server stops. 2. Messages go on until publishers are held back; the session reports that the uplink has
+// stalled. 3. Nobody is reset. 4. The server goes on: every byte arrives.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_congested_uplink_holds_publishers_back() {
     let Some(own) = OwnServer::start().await else { return };
@@ -22,7 +22,7 @@ async fn a_congested_uplink_holds_publishers_back() {
     let mut events = session.events();
     own.signal("STOP");
     let mut published = 0;
-    // Two megabytes wait in the data channel before anything shows, and 1,024 messages in the log.
+    // Two megabytes wait in the data channel before the stall shows, and 1,024 messages in the log.
     let message = |number: usize| text(format!("{number} {}", "x".repeat(1000)));
     {
         let stalls = async { while !matches!(within(events.next()).await, Some(SessionEvent::UplinkStalled)) {} };
@@ -57,7 +57,7 @@ async fn a_congested_uplink_holds_publishers_back() {
 
 /// The SDK waits for a server that doesn't answer; closing doesn't.
 #[tokio::test(flavor = "multi_thread")]
-async fn closing_doesnt_wait_for_a_server_that_hangs() {
+async fn closing_does_not_wait_for_a_server_that_hangs() {
     let Some(own) = OwnServer::start().await else { return };
     let room = own.server.device_with(LiveKitOptions::default().close_timeout(Duration::from_secs(2))).await;
     let session = Session::builder(room.clone()).build().expect("the settings make sense");
@@ -75,8 +75,7 @@ async fn closing_doesnt_wait_for_a_server_that_hangs() {
 }
 
 // 1. The server is killed, and started again. 2. A supervised room connects again, with a fresh token. 3. The channel
-//    is
-// still there, its viewers come back, and are told of it.
+// is still there; its viewers come back, and the channel is announced to them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervised_room_outlives_its_server() {
     let Some(mut own) = OwnServer::start().await else { return };
@@ -114,7 +113,7 @@ async fn a_supervised_room_outlives_its_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_lost_ends_the_session_with_an_error() {
+async fn a_lost_connection_ends_the_session_with_an_error() {
     let Some(mut own) = OwnServer::start().await else { return };
     let room = own.server.device().await;
     let session = Session::builder(room.clone()).build().expect("the settings make sense");
@@ -125,9 +124,9 @@ async fn a_connection_that_is_lost_ends_the_session_with_an_error() {
     assert!(closed.to_string().starts_with("disconnected from the room"), "{closed}");
 }
 
-/// Somebody else under our identity drives us out: in supervised mode as well that is the end.
+/// Another participant under the device's identity replaces it: that ends the session, in supervised mode as well.
 #[tokio::test(flavor = "multi_thread")]
-async fn another_device_of_our_identity_ends_the_session() {
+async fn another_participant_of_our_identity_ends_the_session() {
     let Some(server) = Server::of_environment() else { return };
     let token = server.token("device");
     let tokens = move || std::future::ready(Ok::<_, std::convert::Infallible>(token.clone()));
@@ -140,7 +139,7 @@ async fn another_device_of_our_identity_ends_the_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_token_is_an_error_that_says_so() {
+async fn a_wrong_token_is_named_as_the_error() {
     let Some(server) = Server::of_environment() else { return };
     let wrong = Server { secret: "of another server, and long enough for it".to_owned(), ..server.clone() };
     let identity = "device".parse().expect("well-formed");
@@ -158,11 +157,11 @@ async fn a_wrong_token_is_an_error_that_says_so() {
     assert!(matches!(refused, LiveKitError::Connect(_)), "{refused}");
 }
 
-/// Nothing of ours runs on once a session and its room are dropped.
+/// No task is left once a session and its room are dropped.
 #[tokio::test(flavor = "multi_thread")]
 async fn dropping_everything_leaves_no_task() {
     let Some(server) = Server::of_environment() else { return };
-    // In a process of its own: its tasks are none of ours.
+    // The viewer runs in a process of its own, so its tasks aren't counted here.
     let _viewer = Process::start(&server, "ada").await;
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = tasks();

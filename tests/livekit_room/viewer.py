@@ -1,7 +1,7 @@
-"""A viewer on another author's client (PyPI: livekit), for tests/livekit_room/others.rs.
+"""A viewer that uses another author's client (PyPI: livekit), for tests/livekit_room/others.rs.
 
-Connects, subscribes to a channel, pings and acknowledges, and writes the first COUNT binary frames that carry the channel's
-messages to standard output, as they came.
+Connects, subscribes to a channel, pings and acknowledges, and writes the first COUNT binary frames with the channel's
+messages to standard output, unchanged.
 
 usage: viewer.py URL TOKEN CHANNEL COUNT
 """

@@ -1,4 +1,5 @@
-//! What is put upon `serve` and `watch` from outside: streams that nobody reads, too few descriptors, signals.
+//! External conditions that `serve` and `watch` have to bear: output streams that nobody reads, too few descriptors,
+//! signals.
 
 use super::*;
 
@@ -8,7 +9,7 @@ use std::os::unix::net::UnixStream;
 
 use lanecast::protocol::server::{Status, StatusLevel};
 
-/// A stream that takes nothing any more. Nobody reads it as long as the other end is held.
+/// A stream that accepts no more bytes. Nobody reads it as long as the other end is held.
 fn stuck() -> (Stdio, UnixStream) {
     let (mut writer, reader) = UnixStream::pair().unwrap();
     writer.set_nonblocking(true).unwrap();
@@ -24,7 +25,7 @@ fn wait(mut child: Child) -> ExitStatus {
     std::thread::spawn(move || ended.send(child.wait().unwrap()));
     end.recv_timeout(PATIENCE).unwrap_or_else(|_| {
         let _ = Command::new("kill").args(["-KILL", &id]).status();
-        panic!("doesn't end")
+        panic!("the program doesn't end")
     })
 }
 
@@ -44,24 +45,24 @@ async fn subscribe_to_all(client: &mut Client) -> BTreeMap<u32, String> {
     topics
 }
 
-/// Waits until every channel has brought `count` messages more; nothing else may come.
+/// Waits until every channel has delivered `count` more messages; no other message may come.
 async fn see_all(client: &mut Client, topics: &BTreeMap<u32, String>, count: u32) {
     let mut seen: BTreeMap<u32, u32> = BTreeMap::new();
     while seen.len() < topics.len() || seen.values().any(|seen| *seen < count) {
         match next(client).await {
             ServerMessage::MessageData(data) => *seen.entry(data.subscription_id).or_default() += 1,
-            // It goes ahead of data.
+            // The server's time goes ahead of data.
             ServerMessage::Time(_) => {}
             other => panic!("{other:?}"),
         }
     }
 }
 
-/// Neither its log nor what it says on standard output is read, and both are full: the server serves, and ends.
+/// Neither the log nor standard output is read, and both are full: the server still serves, and ends.
 #[tokio::test]
-async fn streams_that_nobody_reads_stop_no_viewer() {
+async fn unread_output_streams_stop_no_viewer() {
     let ((out, _out), (err, _err)) = (stuck(), stuck());
-    // Where it listens can't be read from what it says.
+    // The test can't read the address from standard output, so it chooses one.
     let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let args = ["serve", "-vvv", "--rate", "20", "--addr", &addr];
     let child = lanecast(&args).stdout(out).stderr(err).spawn().unwrap();
@@ -70,7 +71,7 @@ async fn streams_that_nobody_reads_stop_no_viewer() {
         request.headers_mut().insert("sec-websocket-protocol", "foxglove.sdk.v1".parse().unwrap());
         match connect_async(request).await {
             Ok((client, _)) => break client,
-            // Not yet.
+            // The server isn't listening yet.
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     };
@@ -85,7 +86,7 @@ async fn streams_that_nobody_reads_stop_no_viewer() {
 }
 
 #[test]
-fn notes_that_nobody_reads_hold_up_no_data() {
+fn unread_notes_hold_up_no_data() {
     let server = Server::start(&[]);
     // 1. Messages come although no note can be written.
     let (err, _err) = stuck();
@@ -95,7 +96,7 @@ fn notes_that_nobody_reads_hold_up_no_data() {
         watch.line(|line| line.starts_with('/'));
     }
     assert_eq!(watch.child.wait().unwrap().code(), Some(0));
-    // 2. A complaint that can't be made isn't waited for.
+    // 2. The program doesn't wait to write a complaint.
     for args in [&["watch", "nonsense://"][..], &["watch", "--nonsense"], &["serve", "--addr", "x"]] {
         let (err, _err) = stuck();
         let status = wait(lanecast(args).stderr(err).spawn().unwrap());
@@ -103,7 +104,7 @@ fn notes_that_nobody_reads_hold_up_no_data() {
     }
 }
 
-/// Starts a server whose limit of open files has been set by `ulimit` with these words.
+/// Starts a server under a limit of open files, set by `ulimit` with these arguments.
 fn with_limit(words: &str, more: &[&str]) -> Child {
     let script = format!("ulimit {words} && exec \"$0\" \"$@\"");
     let mut command = Command::new("sh");
@@ -111,7 +112,7 @@ fn with_limit(words: &str, more: &[&str]) -> Child {
     command.args(more).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
-/// Connections that never say anything.
+/// Connections that never send anything.
 async fn idle_peers(server: &Server, count: usize) -> Vec<TcpStream> {
     let mut peers = Vec::new();
     for _ in 0..count {
@@ -120,7 +121,7 @@ async fn idle_peers(server: &Server, count: usize) -> Vec<TcpStream> {
     peers
 }
 
-/// The limit of this process, which holds the other ends, has to be higher than what is tested.
+/// Raises the limit of this process, which holds the other ends; says whether `files` may be open.
 fn may_open(files: u64) -> bool {
     let allowed = rlimit::increase_nofile_limit(files).is_ok_and(|limit| limit >= files);
     if !allowed {
@@ -142,7 +143,7 @@ async fn more_viewers_than_a_low_soft_limit_allows_are_served() {
     for _ in 0..1200 {
         viewers.push(server.connect().await);
     }
-    // All of them are there at once, and the host is still looked at.
+    // All of them are connected at once, and the host is still sampled.
     let all_are_here = async {
         loop {
             if let ServerMessage::MessageData(data) = next(&mut client).await
@@ -159,7 +160,7 @@ async fn more_viewers_than_a_low_soft_limit_allows_are_served() {
 }
 
 #[tokio::test]
-async fn peers_use_up_no_descriptor_that_samples_need() {
+async fn peers_leave_the_descriptors_that_sampling_needs() {
     if !may_open(2000) {
         return;
     }
@@ -171,7 +172,7 @@ async fn peers_use_up_no_descriptor_that_samples_need() {
     let mut client = server.connect().await;
     let topics = subscribe_to_all(&mut client).await;
     see_all(&mut client, &topics, 1).await;
-    // More than there are places: those beyond are told so, or closed.
+    // More connections than there are places: those beyond are told so, or closed.
     let peers = idle_peers(&server, 1100).await;
     see_all(&mut client, &topics, 5).await;
     drop(peers);
@@ -181,7 +182,7 @@ async fn peers_use_up_no_descriptor_that_samples_need() {
     assert!(status.success() && stderr.is_empty(), "{stderr}");
 }
 
-/// Sets the limit of open files of a process that runs, and gives the one it had.
+/// Sets the limit of open files of a running process, and returns its former limit.
 #[cfg(target_os = "linux")]
 fn set_limit(child: &Child, limit: u64) -> u64 {
     let id = i32::try_from(child.id()).unwrap();
@@ -193,13 +194,13 @@ fn set_limit(child: &Child, limit: u64) -> u64 {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn what_cannot_be_read_is_left_out_and_told() {
+async fn unreadable_sources_are_left_out_and_reported() {
     const HOST: [&str; 5] = ["/cpu", "/memory", "/network", "/disks", "/load"];
     let server = Server::start(&[]);
     let mut client = server.connect().await;
     let topics = subscribe_to_all(&mut client).await;
     see_all(&mut client, &topics, 2).await;
-    // 1. No file can be opened any more: every source says so.
+    // 1. No file can be opened any more: every source reports it.
     let before = set_limit(&server.run.child, 3);
     let mut troubled = BTreeMap::new();
     let all_are_told = async {
@@ -218,7 +219,7 @@ async fn what_cannot_be_read_is_left_out_and_told() {
     let mut request = "ws://localhost".into_client_request().unwrap();
     request.headers_mut().insert("sec-websocket-protocol", "foxglove.sdk.v1".parse().unwrap());
     let late = tokio::spawn(tokio_tungstenite::client_async(request, waiting));
-    // 3. Nothing stands in for what can't be read, and no status comes twice.
+    // 3. No message replaces what can't be read, and no status comes twice.
     let mut others = 0;
     while others < 20 {
         match next(&mut client).await {
@@ -230,7 +231,7 @@ async fn what_cannot_be_read_is_left_out_and_told() {
             other => panic!("{other:?}"),
         }
     }
-    // 4. Files can be opened again: the statuses go, the messages come, and so does the viewer.
+    // 4. Files can be opened again: the statuses are removed, the messages come, and the waiting viewer is let in.
     assert!(!late.is_finished());
     set_limit(&server.run.child, before);
     let all_are_over = async {
@@ -243,7 +244,7 @@ async fn what_cannot_be_read_is_left_out_and_told() {
     soon(all_are_over).await;
     see_all(&mut client, &topics, 2).await;
     drop(soon(late).await.unwrap().unwrap());
-    // 5. That nobody could be let in was told once, however often it was tried.
+    // 5. That no connection could be accepted was logged once, however often it was tried.
     server.run.interrupt();
     while let Some(Ok(_)) = soon(client.next()).await {}
     let (status, _, stderr) = soon(tokio::task::spawn_blocking(|| server.run.end())).await.unwrap();
@@ -251,10 +252,10 @@ async fn what_cannot_be_read_is_left_out_and_told() {
     assert_eq!(stderr.matches("no connection can be accepted").count(), 1, "{stderr}");
 }
 
-/// Started by `nohup`, which has the end of the terminal ignored, the server outlives it.
+/// Started with the hang-up signal ignored, as by `nohup`, the server survives it.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_hangup_that_is_to_be_ignored_is() {
+async fn an_ignored_hangup_stays_ignored() {
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_lanecast")]);
     command.args(["serve", "--addr", "127.0.0.1:0", "--rate", "20"]);

@@ -1,4 +1,4 @@
-//! What `watch` takes, prints and keeps to itself, and when it comes back.
+//! Which messages `watch` takes, what it prints and keeps secret, and when it reconnects.
 
 use super::*;
 
@@ -11,7 +11,7 @@ const CHANNELS: &str = r#"{"op":"advertise","channels":[
 
 /// What a server does with a connection.
 enum Step {
-    /// Lets it in and says this; then closes it with this code and reason, or not at all.
+    /// Accepts it and sends these messages; then closes it with this code and reason, or not at all.
     Serve(Vec<Message>, Option<(u16, &'static str)>),
     /// Answers with these parts, each in a packet of its own; with none it hangs up.
     Refuse(Vec<String>),
@@ -26,7 +26,7 @@ fn data(subscription: u8, payload: &[u8]) -> Message {
     Message::binary([&[1, subscription, 0, 0, 0][..], &1_500_000_001_u64.to_le_bytes(), payload].concat())
 }
 
-/// Serves one connection after the other as `steps` say, then none. The task ends when the last has ended.
+/// Serves one connection after the other as `steps` say, then none. The task ends when the last connection has ended.
 async fn scripted(steps: Vec<Step>) -> (String, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
@@ -63,7 +63,7 @@ async fn serve(stream: TcpStream, messages: Vec<Message>, close: Option<(u16, &'
     };
     let mut socket = accept_hdr_async(stream, choose).await.unwrap();
     for message in messages {
-        // It may have heard enough.
+        // `watch` may have received enough and closed.
         if socket.send(message).await.is_err() {
             return;
         }
@@ -91,15 +91,15 @@ fn text(message: &str) -> Message {
 }
 
 #[tokio::test]
-async fn a_message_may_be_as_large_as_a_server_sends_it() {
+async fn watch_takes_messages_up_to_the_servers_limit() {
     const LARGEST: usize = 64 << 20;
-    // 13 bytes are the head of the message.
+    // The head of the message takes 13 bytes.
     let large = |bytes: usize| Step::Serve(vec![text(INFO), text(CHANNELS), data(2, &vec![7; bytes - 13])], None);
     let (addr, task) = scripted(vec![large(LARGEST), large(LARGEST + 1)]).await;
     let (code, lines, notes) = watch(&[&addr, "--count", "1"]).await;
     assert_eq!((code, lines.len()), (Some(0), 1), "{notes}");
     assert!(lines[0].contains(&format!(" {} bytes: 07 07", LARGEST - 13)), "{}", lines[0]);
-    // One byte more is refused with the reason, and not asked for again.
+    // One byte more is refused with the reason, and not requested again.
     let (code, lines, notes) = watch(&[&addr, "--count", "1"]).await;
     assert_eq!((code, lines.len()), (Some(1), 0), "{notes}");
     assert!(notes.lines().last().unwrap().ends_with("takes up to 64 MiB"), "{notes}");
@@ -137,17 +137,17 @@ fn json_can_be_piped_into_jq() {
         watch.wait().unwrap();
         return;
     };
-    // 1. Every line is JSON for another program too.
+    // 1. Every line is valid JSON for another program.
     let Output { status, stdout, stderr } = jq.wait_with_output().unwrap();
     assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
     assert_eq!(String::from_utf8(stdout).unwrap(), "[\"object\",\"string\"]\n");
-    // 2. It has read enough: `watch` ends without a complaint.
+    // 2. The other program has read enough: `watch` ends without a complaint.
     let Output { status, stderr, .. } = watch.wait_with_output().unwrap();
     let notes = String::from_utf8(stderr).unwrap();
     assert!(status.success() && notes.lines().all(|note| note.starts_with(['!', '+'])), "{notes}");
 }
 
-/// Nothing is printed that could fail, nor is there a server any more, and yet it is noticed that nobody reads.
+/// Nothing is printed that could fail, and no server is left, and yet `watch` notices that nobody reads.
 #[cfg(unix)]
 #[test]
 fn a_closed_pipe_is_noticed_without_printing() {
@@ -174,9 +174,9 @@ fn a_closed_pipe_is_noticed_without_printing() {
     ends_quietly(second, &mut second_notes);
 }
 
-/// A WebSocket server of another kind.
+/// A WebSocket server of another kind, which never sends a serverInfo.
 #[tokio::test]
-async fn a_server_that_says_nothing_of_itself_is_not_waited_for() {
+async fn a_server_without_a_server_info_is_given_up() {
     let (addr, _server) = scripted(vec![Step::Serve(vec![], None)]).await;
     let (code, lines, notes) = watch(&["--list", &addr]).await;
     assert_eq!((code, lines.len()), (Some(1), 0), "{notes}");
@@ -184,7 +184,7 @@ async fn a_server_that_says_nothing_of_itself_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn the_list_is_json_too() {
+async fn the_list_can_be_json() {
     let (addr, task) = scripted(vec![Step::Serve(vec![text(INFO), text(CHANNELS)], None)]).await;
     let (code, lines, notes) = watch(&[&addr, "--json", "--list"]).await;
     assert_eq!((code, lines.len()), (Some(0), 2), "{notes}");
@@ -194,8 +194,8 @@ async fn the_list_is_json_too() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_made_again_and_leaves_a_gap() {
-    // Subscriptions are numbered over all connections, and there are two channels.
+async fn watch_reconnects_and_reports_the_gap() {
+    // Subscription ids count on over all connections, and there are two channels.
     let serve = |id, close| Step::Serve(vec![text(INFO), text(CHANNELS), data(id, b"1")], close);
     let scripts = [
         vec![
@@ -216,7 +216,7 @@ async fn a_lost_connection_is_made_again_and_leaves_a_gap() {
             let (code, lines, notes) = watch(&[&addr, "--json", "--count", "2"]).await;
             assert_eq!(code, Some(0), "{notes}");
             let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-            // What is missing stands between what came before and what comes after.
+            // The note of the gap stands between the messages before and after it.
             assert_eq!(
                 (lines.len(), &lines[0]["message"], &lines[2]["message"]),
                 (3, &1.into(), &1.into()),
@@ -231,21 +231,21 @@ async fn a_lost_connection_is_made_again_and_leaves_a_gap() {
     futures_util::future::join_all(runs).await;
 }
 
-/// Each ends where its script does: a connection more would be answered by nobody, and take for ever.
+/// Each case ends where its script does: nobody would answer a further connection, and `watch` would wait forever.
 #[tokio::test]
-async fn only_what_may_be_different_later_is_tried_again() {
+async fn only_temporary_failures_are_retried() {
     let serve = |code, reason| Step::Serve(vec![text(INFO)], Some((code, reason)));
     let cases: Vec<(Vec<Step>, &[&str], &str)> = vec![
-        // It has never been connected.
+        // `watch` has never been connected.
         (vec![refuse("503 Service Unavailable", "full")], &[], "HTTP 503 Service Unavailable: full"),
         (vec![refuse("403 Forbidden", "not you\nreally")], &[], "HTTP 403 Forbidden: not you\\u000areally"),
-        // It was, and then it isn't wanted any more.
+        // It was connected, and then it is refused for a lasting reason.
         (vec![serve(1008, "go away")], &[], "1008 (go away)"),
         (vec![serve(4000, "another has your place")], &[], "4000 (another has your place)"),
         (vec![serve(1013, ""), refuse("401 Unauthorized", "who?")], &[], "HTTP 401 Unauthorized: who?"),
         (vec![serve(1013, ""), refuse("404 Not Found", "")], &[], "HTTP 404 Not Found"),
         (vec![serve(1001, ""), serve(1012, ""), serve(1008, "x")], &[], "1008 (x)"),
-        // It isn't to come back.
+        // It isn't to reconnect.
         (vec![serve(1013, "too slow")], &["--no-reconnect"], "1013 (too slow)"),
         (vec![serve(1013, "too slow")], &["--list"], "1013 (too slow)"),
     ];
@@ -262,12 +262,12 @@ async fn only_what_may_be_different_later_is_tried_again() {
 
 #[cfg(unix)]
 #[test]
-fn a_restart_of_the_server_is_survived() {
+fn watch_survives_a_restart_of_the_server() {
     let first = Server::start(&[]);
     let addr = first.addr.clone();
     let watch = Run::start(&["watch", &addr, "--json", "/load"]);
     watch.line(|line| line.starts_with(r#"{"topic":"/load""#));
-    // The terminal of the server is closed: it takes its leave as it does when it is asked to end.
+    // The server's terminal is closed: the server closes its connections as it does when it is asked to end.
     first.run.signal("-HUP");
     let (status, report, _) = first.run.end();
     assert!(status.success() && report.iter().any(|line| line.starts_with("closed in ")), "{report:?}");
@@ -281,7 +281,7 @@ fn a_restart_of_the_server_is_survived() {
 #[tokio::test]
 async fn no_secret_is_printed() {
     const SECRET: &str = "hunter2-Zm9v";
-    // 1. Servers that repeat what they were sent, in whatever place.
+    // 1. Servers repeat what they were sent, in various places.
     let told = format!(r#"{{"op":"status","level":1,"message":"hello {SECRET}"}}"#);
     let steps = vec![
         Step::Serve(vec![text(INFO), text(&told)], Some((1013, "hunter2-Zm9v is too slow"))),
@@ -298,7 +298,7 @@ async fn no_secret_is_printed() {
         }
     }
     soon(task).await.unwrap();
-    // 2. Complaints about the command line.
+    // 2. The command line itself is in error.
     let url = format!("ws://me:{SECRET}@127.0.0.1:99999/?{SECRET}");
     let word = format!("me:{SECRET}@127.0.0.1:x");
     let unreachable = format!("ws://host.invalid:1/?token={SECRET}");

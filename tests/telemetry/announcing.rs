@@ -1,8 +1,8 @@
-//! Which channels viewers are told of: each once, in pieces they can read, and none that couldn't be shown.
+//! Which channels are announced to viewers: each once, in messages that any viewer can read, and no refused ones.
 
 use super::*;
 
-/// What is wrong with a viewer's stream: ends of channels it was never told of, and channels it was told twice.
+/// Contradictions in what a viewer received: ends of channels that it doesn't know, and channels announced twice.
 pub(super) fn contradictions(seen: &[ServerMessage]) -> Vec<String> {
     let (mut known, mut wrong) = (BTreeSet::new(), Vec::new());
     for message in seen {
@@ -34,31 +34,31 @@ async fn set_uplink(room: &Room, telemetry: &Telemetry<Room>, stalled: bool) {
 }
 
 #[tokio::test]
-async fn a_joiner_is_not_told_twice_of_a_channel_whose_announcement_waits() {
+async fn a_joiner_is_told_once_of_a_channel_whose_announcement_waits() {
     let (room, telemetry) = telemetry();
     let early = Viewer::join(&room, "early", SDK_V1).await;
     let early_table = Viewer::join(&room, "early-table", SDK_V1_1).await;
-    // 1. The log takes nothing; a channel is advertised and waits.
+    // 1. The log takes nothing; a channel is advertised, and its announcement waits.
     set_uplink(&room, &telemetry, true).await;
     let advertising = tokio::spawn({
         let telemetry = telemetry.clone();
         async move { telemetry.advertise(json_channel("/one")).await.unwrap() }
     });
     tokio::task::yield_now().await;
-    // 2. Viewers of each form join meanwhile: they don't queue behind it.
+    // 2. Viewers of each form join meanwhile: they don't wait behind the announcement.
     let mut viewers = vec![early, early_table];
     for (name, protocol) in [("a", SDK_V1), ("b", SDK_V1_1), ("c", V2), ("d", V2_3)] {
         viewers.push(Viewer::join(&room, name, protocol).await);
     }
     assert!(!advertising.is_finished());
-    // 3. The log takes it.
+    // 3. The log takes the announcement.
     set_uplink(&room, &telemetry, false).await;
     let channel = within(advertising).await.unwrap();
     for viewer in &viewers {
         let seen = viewer.until("the channel", |seen| believed(seen).contains(&channel.id())).await;
         assert_eq!(contradictions(&seen), [""; 0], "{seen:#?}");
     }
-    // 4. It goes: each is told so, once.
+    // 4. The channel ends: each viewer is told so, once.
     channel.unadvertise().await.unwrap();
     for viewer in &viewers {
         let seen = viewer.until("the end", |seen| believed(seen).is_empty()).await;
@@ -72,7 +72,7 @@ async fn a_joiner_is_not_told_of_the_end_of_a_channel_it_never_knew() {
     let early = Viewer::join(&room, "early", SDK_V1).await;
     let kept = telemetry.advertise(json_channel("/kept")).await.unwrap();
     let gone = telemetry.advertise(json_channel("/gone")).await.unwrap();
-    // 1. The log takes nothing; a channel goes, and the announcement waits.
+    // 1. The log takes nothing; a channel ends, and the announcement waits.
     set_uplink(&room, &telemetry, true).await;
     let leaving = tokio::spawn(async move { gone.unadvertise().await });
     tokio::task::yield_now().await;
@@ -82,7 +82,7 @@ async fn a_joiner_is_not_told_of_the_end_of_a_channel_it_never_knew() {
         viewers.push(Viewer::join(&room, name, protocol).await);
     }
     assert!(!leaving.is_finished());
-    // 3. The log takes it: whoever was told of the channel is told of its end, nobody else.
+    // 3. The log takes the announcement: only viewers that know the channel are told of its end.
     set_uplink(&room, &telemetry, false).await;
     within(leaving).await.unwrap().unwrap();
     telemetry.status(StatusLevel::Info, "done", None).await.unwrap();
@@ -95,24 +95,25 @@ async fn a_joiner_is_not_told_of_the_end_of_a_channel_it_never_knew() {
 }
 
 #[tokio::test]
-async fn statuses_are_told_once_and_end_for_those_who_know_them() {
+async fn a_joiner_is_told_once_of_a_status_whose_replacement_waits() {
     let (room, telemetry) = telemetry();
     telemetry.status(StatusLevel::Warning, "warm", Some("temperature")).await.unwrap();
     telemetry.status(StatusLevel::Warning, "ajar", Some("door")).await.unwrap();
     let early = Viewer::join(&room, "early", SDK_V1).await;
-    // 1. The log takes nothing; one status is to take the place of another.
+    // 1. The log takes nothing; a status is to replace another.
     set_uplink(&room, &telemetry, true).await;
     let changing = tokio::spawn({
         let telemetry = telemetry.clone();
         async move { telemetry.status(StatusLevel::Error, "hot", Some("temperature")).await }
     });
     tokio::task::yield_now().await;
-    // 2. Somebody joins meanwhile.
+    // 2. Another viewer joins meanwhile.
     let late = Viewer::join(&room, "late", SDK_V1_1).await;
     assert!(!changing.is_finished());
     set_uplink(&room, &telemetry, false).await;
     within(changing).await.unwrap().unwrap();
-    // 3. Both have seen the same; who comes now sees what holds, in the order of first being told.
+    // 3. Both viewers received the same. A viewer that joins now gets the current statuses, in the order in which their
+    // ids were first announced.
     for viewer in [&early, &late] {
         viewer.until_status(StatusLevel::Error, "hot").await;
         let texts: Vec<_> = statuses(&viewer.seen()).into_iter().map(|(_, text)| text).collect();
@@ -125,16 +126,16 @@ async fn statuses_are_told_once_and_end_for_those_who_know_them() {
 }
 
 #[tokio::test]
-async fn a_refused_channel_is_never_heard_of() {
+async fn a_refused_channel_is_never_announced() {
     let room = Room::new();
     let telemetry = Telemetry::builder(room.clone()).configure(|session| session.queue_bytes(600)).build().unwrap();
     let viewers = [Viewer::join(&room, "ada", SDK_V1).await, Viewer::join(&room, "bob", SDK_V1_1).await];
-    // 1. A channel larger than a message may be is refused by its name.
+    // 1. A channel larger than a message may be is refused; the error names it.
     let large = Schema::new("Large", "jsonschema", "x".repeat(1000));
     let refused = telemetry.advertise(Channel::new("/large", "json").schema(large)).await.unwrap_err();
     assert!(matches!(&refused, AnnounceError::TooLarge { bytes, limit: 600, .. } if *bytes > 1000));
     assert!(refused.to_string().contains("\"/large\""), "{refused}");
-    // 2. So is a topic that another channel has, and one that can't be shown.
+    // 2. A topic that another channel has is refused, and so is a channel that can't be shown.
     let one = telemetry.advertise(Channel::new("/one", "json")).await.unwrap();
     let refused = telemetry.advertise(Channel::new("/one", "protobuf")).await.unwrap_err();
     assert_eq!(refused, AnnounceError::DuplicateTopic { topic: "/one".into(), id: one.id() });
@@ -142,12 +143,12 @@ async fn a_refused_channel_is_never_heard_of() {
     assert_eq!(refused, AnnounceError::EmptyTopic);
     let refused = telemetry.advertise(Channel::new("/two", "")).await.unwrap_err();
     assert_eq!(refused, AnnounceError::EmptyEncoding { topic: "/two".into() });
-    // 3. A topic is free once its channel has gone, in whatever way.
+    // 3. A topic is free once its channel has ended, in whatever way.
     one.unadvertise().await.unwrap();
     let again = telemetry.advertise(Channel::new("/one", "json")).await.unwrap();
     drop(again);
     let last = telemetry.advertise(Channel::new("/one", "json")).await.unwrap();
-    // 4. Nobody has heard of what was refused: neither of it, nor that it ended.
+    // 4. No viewer received anything about the refused channels, neither an announcement nor an end.
     telemetry.status(StatusLevel::Info, "done", None).await.unwrap();
     for viewer in &viewers {
         viewer.until_status(StatusLevel::Info, "done").await;
@@ -162,16 +163,16 @@ async fn a_refused_channel_is_never_heard_of() {
 }
 
 #[tokio::test]
-async fn a_topic_whose_end_was_asked_for_is_free_at_once() {
+async fn a_topic_is_free_once_its_end_was_requested() {
     let (room, telemetry) = telemetry();
     let viewer = Viewer::join(&room, "ada", SDK_V1).await;
-    // 1. A channel's end is asked for, and stands in the queue behind another channel of its topic.
+    // 1. A channel's end is requested, and waits in the queue behind another channel of its topic.
     let one = telemetry.advertise(json_channel("/one")).await.unwrap();
     let mut other = Box::pin(telemetry.advertise(json_channel("/one")));
     assert!(futures_util::poll!(&mut other).is_pending());
     let mut leaving = Box::pin(one.unadvertise());
     assert!(futures_util::poll!(&mut leaving).is_pending());
-    // 2. The first ends before the second begins.
+    // 2. The first channel ends before the second begins.
     let other = within(other).await.unwrap();
     within(leaving).await.unwrap();
     let seen = viewer.until("the second", |seen| believed(seen) == BTreeSet::from([other.id()])).await;
@@ -180,12 +181,12 @@ async fn a_topic_whose_end_was_asked_for_is_free_at_once() {
 }
 
 #[tokio::test]
-async fn channels_are_told_in_pieces_that_any_viewer_can_read() {
+async fn channels_are_announced_in_messages_of_limited_size() {
     const CHANNELS: usize = 1050;
-    /// What the schema makes a channel alone.
+    /// The schema's size, which puts a channel into a message of its own.
     const LARGE: usize = 300 << 10;
     let (room, telemetry) = telemetry();
-    // 1. Many small channels of one schema, one that is large, and some of a middling size.
+    // 1. There are many small channels of one schema, a large one, and some of medium size.
     let mut channels = Vec::new();
     for n in 0..CHANNELS {
         channels.push(telemetry.advertise(json_channel(&format!("/{n}"))).await.unwrap());
@@ -198,7 +199,7 @@ async fn channels_are_told_in_pieces_that_any_viewer_can_read() {
         let schema = Schema::new(format!("Middling{n}"), "protobuf", vec![n; 60 << 10]);
         channels.push(telemetry.advertise(Channel::new(format!("/m{n}"), "protobuf").schema(schema)).await.unwrap());
     }
-    // 2. Viewers of each form are told of all, in pieces.
+    // 2. Viewers of each form get all channels, in several messages.
     for (name, protocol) in [("a", SDK_V1), ("b", SDK_V1_1), ("c", V2), ("d", V2_3)] {
         let viewer = Viewer::join(&room, name, protocol).await;
         viewer.settle().await;
@@ -215,13 +216,13 @@ async fn channels_are_told_in_pieces_that_any_viewer_can_read() {
             }
         }
         assert_eq!(alone, 1);
-        // 3. Not in more pieces than it takes: what goes before the large one, it, and what follows.
+        // 3. There are no more messages than needed: those before the large channel, its own, and those that follow.
         assert!(seen.len() <= 1 + 6 + 1 + 6 + 4, "{}", seen.len());
     }
 }
 
 #[tokio::test]
-async fn a_schema_that_channels_share_counts_once_for_a_piece() {
+async fn a_schema_in_a_table_counts_once_for_a_message() {
     let (room, telemetry) = telemetry();
     let shared = Arc::new(Schema::new("Shared", "protobuf", vec![7; 150 << 10]));
     let mut channels = Vec::new();
@@ -234,7 +235,7 @@ async fn a_schema_that_channels_share_counts_once_for_a_piece() {
     let table = Viewer::join(&room, "table", SDK_V1_1).await;
     table.settle().await;
     assert_eq!(advertisements(&table.told()), 1);
-    // Where it stands in each channel it doesn't.
+    // Where the schema is repeated in each channel, it counts each time.
     let plain = Viewer::join(&room, "plain", SDK_V1).await;
     plain.settle().await;
     assert_eq!(advertisements(&plain.told()), 50);

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn assets_are_fetched_beside_other_requests() {
+async fn assets_are_fetched_concurrently_with_other_requests() {
     let room = Room::new();
     let gate = Arc::new(Semaphore::new(0));
     let held = Arc::clone(&gate);
@@ -29,7 +29,8 @@ async fn assets_are_fetched_beside_other_requests() {
         .unwrap();
     let channel = telemetry.advertise(Channel::new("/one", "json")).await.unwrap();
     let viewer = Viewer::join(&room, "ada", SDK_V1).await;
-    // 1. An asset; a reason; a panic, which is an error to the viewer alone; one that can't be sent.
+    // 1. The viewer fetches an asset, one that is refused with a reason, one whose handler panics (an error to this
+    // viewer alone), and one too large to be sent.
     viewer.fetch(1, "mesh").await;
     viewer.fetch(2, "none").await;
     assert_eq!(viewer.until_asset(1).await, Ok(Bytes::from_static(b"mesh")));
@@ -38,7 +39,7 @@ async fn assets_are_fetched_beside_other_requests() {
     assert_eq!(viewer.until_asset(3).await, Err("the server failed to fetch the asset".to_owned()));
     viewer.fetch(4, "large").await;
     assert_eq!(viewer.until_asset(4).await, Err("the asset is too large".to_owned()));
-    // 2. Two slow ones take both places: a third is refused at once, other requests are served.
+    // 2. Two slow fetches take both permits: a third is refused at once, and other requests are served.
     viewer.fetch(5, "slow").await;
     viewer.fetch(6, "slow").await;
     viewer.fetch(7, "mesh").await;
@@ -47,7 +48,7 @@ async fn assets_are_fetched_beside_other_requests() {
     viewer.subscribe(1, channel.id()).await;
     viewer.settle().await;
     assert!(channel.has_subscribers());
-    // 3. As they end, their places are free: the answer says so.
+    // 3. A fetch that ends returns its permit, before its answer arrives.
     gate.add_permits(1);
     viewer.until("one of them", |seen| seen.iter().any(|message| asset_text(message) == Some("slow one"))).await;
     viewer.fetch(8, "mesh").await;

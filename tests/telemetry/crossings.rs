@@ -1,9 +1,9 @@
-//! Requests that cross the end of their channel on the way: no mistakes, and nothing to warn of.
+//! Requests that cross the end of their channel on the way are no mistakes, and cause no warning.
 
 use super::*;
 
 #[tokio::test]
-async fn what_crosses_the_end_of_its_channel_is_not_warned_of() {
+async fn requests_that_cross_the_end_of_their_channel_cause_no_warning() {
     let (room, telemetry) = telemetry();
     let viewer = Viewer::join(&room, "ada", SDK_V1).await;
     let newer = Viewer::join(&room, "bob", V2).await;
@@ -11,7 +11,7 @@ async fn what_crosses_the_end_of_its_channel_is_not_warned_of() {
         let first = 10 * round;
         let channel = telemetry.advertise(json_channel("/one")).await.unwrap();
         let id = channel.id();
-        // 1. Two subscribe, the channel goes, and they answer that with an unsubscribe, as viewers do.
+        // 1. Two viewers subscribe, the channel ends, and they answer that with an unsubscribe, as viewers do.
         viewer.subscribe(first, id).await;
         newer.subscribe_channel(id).await;
         viewer.settle().await;
@@ -32,8 +32,8 @@ async fn what_crosses_the_end_of_its_channel_is_not_warned_of() {
             assert_eq!(statuses(&viewer.told()), []);
         }
     }
-    // 3. What was never right is said as before: another end of the same subscription, a number that never was one, a
-    // channel that never was.
+    // 3. What was never valid still causes a warning: a second end of the same subscription, an unknown subscription
+    // id, an unknown channel.
     viewer.unsubscribe(0).await;
     viewer.unsubscribe(99).await;
     viewer.subscribe(7, 1000).await;
@@ -48,7 +48,7 @@ async fn what_crosses_the_end_of_its_channel_is_not_warned_of() {
 }
 
 #[tokio::test]
-async fn a_viewer_may_leave_thousands_of_channels_that_went_at_once() {
+async fn unsubscribing_from_thousands_of_ended_channels_causes_no_warning() {
     const CHANNELS: u32 = 5000;
     let (room, telemetry) = telemetry();
     let mut channels = Vec::new();
@@ -60,7 +60,7 @@ async fn a_viewer_may_leave_thousands_of_channels_that_went_at_once() {
     viewer.say(format!(r#"{{"op":"subscribe","subscriptions":[{}]}}"#, wanted.join(","))).await;
     viewer.settle().await;
     assert!(channels.iter().all(AdvertisedChannel::has_subscribers));
-    // 1. All go; 2. it leaves them, all at once.
+    // 1. All channels end. 2. The viewer unsubscribes from all of them in one request.
     for channel in channels {
         within(channel.unadvertise()).await.unwrap();
     }

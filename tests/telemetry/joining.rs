@@ -1,16 +1,17 @@
-//! What a viewer is told first of all, and of what comes and goes.
+//! The initial messages of a viewer, and the announcements that follow.
 
 use super::*;
 
 #[tokio::test]
 async fn initial_messages_come_first_and_in_order() {
     let (room, telemetry) = telemetry();
-    // 1. Nothing to tell but who the server is.
+    // 1. The server has nothing to announce but its name.
     let early = Viewer::join(&room, "early", SDK_V1).await;
     early.settle().await;
     assert_eq!(early.told().len(), 1);
 
-    // 2. Two channels with one schema, a status that holds, one that doesn't, one that is replaced, one removed.
+    // 2. There are two channels with one schema, a lasting status, a transient one, one that is replaced and one that
+    // is removed.
     let one = telemetry.advertise(json_channel("/one")).await.unwrap();
     let two = telemetry.advertise(json_channel("/two")).await.unwrap();
     telemetry.status(StatusLevel::Warning, "hot", Some("temperature")).await.unwrap();
@@ -19,7 +20,7 @@ async fn initial_messages_come_first_and_in_order() {
     telemetry.status(StatusLevel::Error, "too hot", Some("temperature")).await.unwrap();
     telemetry.remove_status(["door"]).await.unwrap();
 
-    // 3. Viewers of each protocol join: serverInfo, advertise in their form, the status that holds.
+    // 3. Viewers of each protocol join: they get serverInfo, an advertise in their form, and the lasting status.
     let protocols = [
         ("a", "foxglove.websocket.v1", false),
         ("b", SDK_V1, false),
@@ -47,7 +48,7 @@ async fn initial_messages_come_first_and_in_order() {
         assert_eq!(frames.len(), 4, "and the answer to the probe");
     }
 
-    // 4. Who was there was told everything as it happened.
+    // 4. The viewer that was present before got everything as it happened.
     early.settle().await;
     let told = early.told();
     assert_eq!(believed(&told), BTreeSet::from([one.id(), two.id()]));
@@ -60,7 +61,7 @@ async fn initial_messages_come_first_and_in_order() {
 async fn a_joiner_shares_the_encoded_advertisement() {
     let (room, telemetry) = telemetry();
     let _one = telemetry.advertise(json_channel("/one")).await.unwrap();
-    // 1. Four join, two of a form, one of them in each format.
+    // 1. Four viewers join, two for each form, one of them in each format.
     let mut payloads = Vec::new();
     for (name, protocol) in [("a", SDK_V1), ("b", V2), ("c", SDK_V1_1), ("d", V2_3)] {
         let viewer = Viewer::join(&room, name, protocol).await;
@@ -74,7 +75,7 @@ async fn a_joiner_shares_the_encoded_advertisement() {
 }
 
 #[tokio::test]
-async fn server_info_names_what_is_switched_on() {
+async fn server_info_names_the_enabled_capabilities() {
     let room = Room::new();
     let telemetry = Telemetry::builder(room.clone())
         .name("rig-7")
@@ -104,17 +105,17 @@ async fn server_info_names_what_is_switched_on() {
 #[tokio::test]
 async fn an_advertisement_goes_out_in_the_form_of_each_viewer() {
     let (room, telemetry) = telemetry();
-    // 1. One viewer of each form, in each format.
+    // 1. One viewer of each form joins, in each format.
     let plain = Viewer::join(&room, "plain", SDK_V1).await;
     let table = Viewer::join(&room, "table", SDK_V1_1).await;
     let older = Viewer::join(&room, "older", V2).await;
     let newer = Viewer::join(&room, "newer", V2_3).await;
-    // 2. Two channels, one after the other, of one schema.
+    // 2. Two channels of one schema are advertised, one after the other.
     let one = telemetry.advertise(json_channel("/one")).await.unwrap();
     let two = telemetry.advertise(json_channel("/two")).await.unwrap();
-    // 3. And one of them goes.
+    // 3. One of them ends.
     one.unadvertise().await.unwrap();
-    // 4. All believe the same, told in their form, each advertisement once.
+    // 4. All viewers know the same channels, announced in their form, each advertisement once.
     for (viewer, has_table) in [(&plain, false), (&table, true), (&older, false), (&newer, true)] {
         viewer.until("unadvertise", |seen| matches!(seen.last(), Some(ServerMessage::Unadvertise(_)))).await;
         let frames = viewer.line.received()[0].messages.clone();
@@ -129,7 +130,7 @@ async fn an_advertisement_goes_out_in_the_form_of_each_viewer() {
 }
 
 #[tokio::test]
-async fn an_incompatible_viewer_is_told_so() {
+async fn an_incompatible_viewer_gets_an_error_status() {
     let (room, telemetry) = telemetry();
     let mut events = telemetry.session().events();
     let presence = presence("old", "1.9.0");
@@ -142,28 +143,28 @@ async fn an_incompatible_viewer_is_told_so() {
     assert!(received[0].closed);
 }
 
-/// A status that could not be replaced still holds, for who joins as for who is there.
+/// A status whose replacement failed still holds, for viewers that join and for those present.
 #[tokio::test]
-async fn a_status_that_could_not_be_replaced_holds() {
+async fn a_status_holds_when_its_replacement_fails() {
     let room = Room::new();
     let builder = Telemetry::builder(room.clone()).name("test").configure(|session| session.queue_bytes(1 << 10));
     let telemetry = builder.build().unwrap();
     telemetry.status(StatusLevel::Warning, "hot", Some("temperature")).await.unwrap();
-    // 1. Its replacement is too long: nobody is told of it.
+    // 1. The replacement is too long: no viewer gets it.
     let long = "x".repeat(2 << 10);
     let error = telemetry.status(StatusLevel::Error, &long, Some("temperature")).await.unwrap_err();
     assert!(matches!(error, AnnounceError::TooLarge { .. }));
-    // 2. Nor of one that replaces none.
+    // 2. A status of that length that replaces none is refused, too.
     assert!(telemetry.status(StatusLevel::Error, &long, Some("door")).await.is_err());
-    // 3. Who joins is told of the first.
+    // 3. A viewer that joins gets the first status.
     let viewer = Viewer::join(&room, "ada", SDK_V1).await;
     viewer.settle().await;
     assert_eq!(statuses(&viewer.told()), [(StatusLevel::Warning, "hot".to_owned())]);
 }
 
-/// What was encoded for all who join changes with the channels.
+/// The advertisement encoded for all joiners changes with the channels.
 #[tokio::test]
-async fn who_joins_after_an_unadvertise_is_told_of_no_ghost() {
+async fn a_joiner_after_an_unadvertise_is_not_told_of_the_ended_channel() {
     let (room, telemetry) = telemetry();
     let one = telemetry.advertise(json_channel("/one")).await.unwrap();
     let two = telemetry.advertise(json_channel("/two")).await.unwrap();

@@ -9,22 +9,23 @@ async fn an_unadvertise_ends_subscriptions_and_publishing() {
     let viewer = Viewer::join(&room, "ada", SDK_V1).await;
     viewer.subscribe(7, channel.id()).await;
     viewer.settle().await;
-    // 1. A message, then the end of the channel.
+    // 1. A message is published, then the channel ends.
     channel.publish("last").await.unwrap();
     channel.unadvertise().await.unwrap();
-    // 2. A late publish is an error; a second unadvertise is none.
+    // 2. A late publish is an error; a second unadvertise isn't.
     assert_eq!(channel.publish("late").await, Err(PublishError::Unadvertised));
     assert_eq!(channel.try_publish("late"), Err(TryPublishError::Rejected(PublishError::Unadvertised)));
     assert!(!channel.has_subscribers());
     channel.clone().unadvertise().await.unwrap();
-    // 3. The message came before the unadvertise, and nothing behind.
+    // 3. The message came before the unadvertise, and nothing behind it.
     viewer.settle().await;
     let told = viewer.told();
     assert!(
         matches!(&told[told.len() - 2..], [ServerMessage::MessageData(_), ServerMessage::Unadvertise(_)]),
         "{told:?}"
     );
-    // 4. The viewer's number is free again; to subscribe to the channel is too late, and nothing to say.
+    // 4. The viewer's subscription id is free again. Subscribing to the ended channel comes too late, and causes no
+    // status.
     let next = telemetry.advertise(json_channel("/one")).await.unwrap();
     assert_ne!(next.id(), channel.id());
     viewer.subscribe(7, next.id()).await;
@@ -55,18 +56,19 @@ async fn a_reset_ends_subscriptions() {
     viewer.settle().await;
     let mut events = telemetry.session().events();
     let first = telemetry.session().participants()[0].clone();
-    // 1. A write fails: the instance is reset under the connection that stands, and comes back.
+    // 1. A write fails: the instance is reset while its connection stands, and comes back.
     viewer.line.conduct(Conduct::Fail);
     channel.publish("lost").await.unwrap();
     assert_eq!(within(first.closed()).await, EndReason::WriteFailed);
     viewer.line.conduct(Conduct::Flow);
     while !matches!(within(events.next()).await, Some(SessionEvent::Joined(_))) {}
-    // 2. It is told everything afresh, on a stream of its own, and has no subscription.
+    // 2. The viewer gets everything afresh, on a stream of its own, and has no subscription.
     viewer.until("fresh initial messages", |seen| seen.len() == 2).await;
     assert!(viewer.line.received().len() >= 2);
     assert_eq!(believed(&viewer.seen()), BTreeSet::from([channel.id()]));
     assert_eq!(channel.publish("nobody").await.unwrap(), Published::ToNobody);
-    // 3. Its old number is unknown, and may be used for a new subscription. (Requests come on the same stream.)
+    // 3. Its old subscription id is unknown, and may be used for a new subscription. (Requests come on the same
+    // stream.)
     viewer.unsubscribe(7).await;
     viewer.subscribe(7, channel.id()).await;
     viewer.settle().await;
@@ -93,13 +95,13 @@ async fn a_reconnect_starts_without_subscriptions() {
     again.line.wait_for(|received| received.len() == 2 && received[1].messages.len() == 2).await;
     room.leave(&presence.identity, &"PA_ada".parse().unwrap()).await.unwrap();
     again.settle().await;
-    // 2. Nothing is subscribed; the new connection's requests are its own.
+    // 2. No channel has a subscriber; the new connection's requests are its own.
     assert!(!channel.has_subscribers());
     again.subscribe(8, channel.id()).await;
     again.settle().await;
     channel.publish("{}").await.unwrap();
     assert_eq!(again.until_data(1).await[0].subscription_id, 8);
-    // 3. It leaves: nobody is subscribed.
+    // 3. The viewer leaves, and no channel has a subscriber.
     room.leave(&presence.identity, &presence.sid).await.unwrap();
     let participant = telemetry.session().participant(&presence.identity);
     if let Some(participant) = participant {
@@ -114,7 +116,7 @@ async fn a_reconnect_starts_without_subscriptions() {
 }
 
 #[tokio::test]
-async fn everything_says_closed_after_close() {
+async fn every_call_after_close_returns_closed() {
     let (room, telemetry) = telemetry();
     let channel = telemetry.advertise(json_channel("/one")).await.unwrap();
     let viewer = Viewer::join(&room, "ada", SDK_V1).await;
@@ -122,10 +124,10 @@ async fn everything_says_closed_after_close() {
     viewer.settle().await;
     channel.publish("delivered").await.unwrap();
     let report = within(telemetry.close(Duration::from_secs(5))).await.unwrap();
-    // 1. What was published was delivered: two initial messages, the probe's answer, the message.
+    // 1. Everything published was delivered: two initial messages, the probe's answer, the message.
     assert_eq!(report.account.delivered, 4);
     assert_eq!(data(&viewer.told()).len(), 1);
-    // 2. Everything says that it is over, and dropping is harmless.
+    // 2. Every call returns that the session is closed, and dropping is harmless.
     assert_eq!(channel.publish("late").await, Err(PublishError::Closed));
     assert_eq!(channel.try_publish("late"), Err(TryPublishError::Rejected(PublishError::Closed)));
     assert_eq!(channel.unadvertise().await, Ok(()));
@@ -147,14 +149,14 @@ fn dropping_everything_ends_everything() {
             viewer.subscribe(1, channel.id()).await;
             viewer.settle().await;
             if stalled {
-                // 1. The announcer is in the middle of waiting for room.
+                // 1. The announcer is waiting for capacity in the log.
                 room.emit(RoomEvent::UplinkStalled).await.unwrap();
                 while !matches!(within(events.next()).await, Some(SessionEvent::UplinkStalled)) {}
                 let mut waits = Box::pin(telemetry.advertise(json_channel("/two")));
                 assert!(futures_util::poll!(&mut waits).is_pending());
                 tokio::task::yield_now().await;
             }
-            // 2. Every handle goes.
+            // 2. All handles are dropped.
             drop(telemetry);
             assert!(channel.has_subscribers(), "a channel keeps its session");
             drop(channel);
@@ -170,9 +172,9 @@ fn dropping_everything_ends_everything() {
     });
 }
 
-/// Only shows that the future of each operation may be moved to another thread.
+/// Checks at compile time that the future of each operation may be moved to another thread.
 #[tokio::test]
-async fn everything_can_be_spawned() {
+async fn the_future_of_every_operation_can_be_spawned() {
     let (_room, telemetry) = telemetry();
     let told = Arc::new(Notify::new());
     let tell = Arc::clone(&told);

@@ -44,11 +44,11 @@ const SDK_V1_1: &str = "foxglove.sdk.v1.1";
 const V2: &str = "2.2.0";
 const V2_3: &str = "2.3.0";
 
-/// Nothing here takes longer unless it hangs.
+/// A test that waits longer than this fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn within<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, work).await.expect("hangs")
+    tokio::time::timeout(PATIENCE, work).await.expect("timed out")
 }
 
 fn telemetry() -> (Room, Telemetry<Room>) {
@@ -61,7 +61,7 @@ fn json_channel(topic: &str) -> Channel {
     Channel::new(topic, "json").schema(Schema::new("Thing", "jsonschema", r#"{"type":"object"}"#))
 }
 
-/// `protocol` as it is negotiated for v1, or advertised for v2.
+/// A presence whose `protocol` was negotiated for v1, or advertised for v2.
 fn presence(name: &str, protocol: &str) -> Presence {
     let presence = Presence::new(name.parse().unwrap(), format!("PA_{name}").parse().unwrap(), 1);
     match format_of(protocol) {
@@ -74,7 +74,7 @@ fn format_of(protocol: &str) -> WireFormat {
     if protocol.starts_with("foxglove.") { WireFormat::V1 } else { WireFormat::V2 }
 }
 
-/// A viewer: what it sends and what it has received.
+/// A viewer: the stream for its requests, and what it has received.
 struct Viewer {
     line: MemoryLine<Frame>,
     requests: mpsc::Sender<Frame>,
@@ -82,7 +82,7 @@ struct Viewer {
 }
 
 impl Viewer {
-    /// Joins, opens its own stream, and waits until it has been told who the server is.
+    /// Joins, opens its own stream, and waits until it has the serverInfo.
     async fn join(room: &Room, name: &str, protocol: &str) -> Self {
         let presence = presence(name, protocol);
         room.join(presence.clone()).await.unwrap();
@@ -100,7 +100,7 @@ impl Viewer {
         self.say(format!(r#"{{"op":"subscribe","subscriptions":[{{"id":{id},"channelId":{channel}}}]}}"#)).await;
     }
 
-    /// The same in v2.
+    /// Subscribes in v2.
     async fn subscribe_channel(&self, channel: u64) {
         self.say(format!(r#"{{"op":"subscribe","channels":[{{"id":{channel},"requestVideoTrack":false}}]}}"#)).await;
     }
@@ -113,7 +113,7 @@ impl Viewer {
         self.say(format!(r#"{{"op":"unsubscribe","subscriptionIds":[{id}]}}"#)).await;
     }
 
-    /// Has every request so far handled: the answer to one more comes behind their effects.
+    /// Waits until every request so far has been handled: the answer to one more comes behind their effects.
     async fn settle(&self) {
         let statuses = |seen: &[ServerMessage]| seen.iter().filter(|message| is_probe(message)).count();
         let before = statuses(&self.seen());
@@ -121,7 +121,7 @@ impl Viewer {
         self.until("the probe's answer", |seen| statuses(seen) > before).await;
     }
 
-    /// What the latest stream carried, the probes' answers left out.
+    /// What the latest stream carried.
     fn seen(&self) -> Vec<ServerMessage> {
         decoded(self.format, &self.line.received())
     }
@@ -135,7 +135,7 @@ impl Viewer {
         let found = self.line.wait_for(|received| condition(&decoded(self.format, received)));
         match tokio::time::timeout(PATIENCE, found).await {
             Ok(received) => decoded(self.format, &received),
-            Err(_) => panic!("waits for {what} in vain, has {:#?}", self.seen()),
+            Err(_) => panic!("timed out waiting for {what}, has {:#?}", self.seen()),
         }
     }
 
@@ -143,7 +143,7 @@ impl Viewer {
         data(&self.until("messages", |seen| data(seen).len() >= count).await)
     }
 
-    /// The same in v2.
+    /// Waits for messages in v2.
     async fn until_channel_data(&self, count: usize) -> Vec<ChannelData> {
         channel_data(&self.until("messages", |seen| channel_data(seen).len() >= count).await)
     }
@@ -176,7 +176,7 @@ fn is_probe(message: &ServerMessage) -> bool {
     matches!(message, ServerMessage::Status(status) if status.message == "this server has no parameters")
 }
 
-/// Reads what a transport of the format would carry.
+/// Decodes a frame as a viewer of the format receives it.
 fn decode(format: WireFormat, frame: &Frame) -> ServerMessage {
     let read = match format {
         WireFormat::V1 => frame.clone(),
@@ -189,7 +189,7 @@ fn decode(format: WireFormat, frame: &Frame) -> ServerMessage {
     ServerMessage::decode(format, read.kind(), &read.to_bytes()).unwrap()
 }
 
-/// `frame` as it stands in a stream.
+/// The bytes of `frame` in a stream.
 fn chunk(frame: &Frame) -> Bytes {
     let mut bytes = Vec::new();
     frame.append_to_stream(&mut bytes);
@@ -227,7 +227,7 @@ fn statuses(seen: &[ServerMessage]) -> Vec<(StatusLevel, String)> {
     statuses.collect()
 }
 
-/// What a viewer that applies all it was told believes to exist.
+/// The channels that a viewer which applies all messages believes to exist.
 fn believed(seen: &[ServerMessage]) -> BTreeSet<u64> {
     let mut channels = BTreeSet::new();
     for message in seen {

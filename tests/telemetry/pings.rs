@@ -1,4 +1,4 @@
-//! Round trips, and viewers that fall silent. The clock stands still unless everybody waits.
+//! Round trips, and viewers that fall silent. The clock stands still unless every task waits.
 
 use std::time::SystemTime;
 
@@ -11,7 +11,7 @@ use tokio::time::{Instant, advance, timeout};
 use super::*;
 
 const SILENCE: Duration = Duration::from_secs(15);
-/// Long enough for whatever would be wrong to happen.
+/// Long enough for anything wrong to happen.
 const LONG: Duration = Duration::from_secs(1000);
 
 fn pongs(seen: &[ServerMessage]) -> Vec<Pong> {
@@ -45,7 +45,7 @@ fn participant(telemetry: &Telemetry<Room>, name: &str) -> Participant<Frame> {
     telemetry.session().participant(&name.parse().unwrap()).expect("it is registered")
 }
 
-/// Needs no time to pass: it was told who the server is.
+/// Takes no time on the paused clock: the viewer has its serverInfo already.
 async fn joined(telemetry: &Telemetry<Room>, name: &str) -> Participant<Frame> {
     within(async {
         loop {
@@ -78,7 +78,7 @@ async fn a_round_trip_is_measured_from_a_pong_to_its_acknowledgement() {
     let viewer = Viewer::join(&room, "ada", V2).await;
     let ada = joined(&telemetry, "ada").await;
     assert_eq!(ada.stats().round_trip, None);
-    // 1. A ping is answered with its own timestamp and our time.
+    // 1. A ping is answered with its own timestamp and the server's time.
     let pong = viewer.ping(u64::MAX).await;
     assert_eq!(pong.app_timestamp, u64::MAX);
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
@@ -89,14 +89,14 @@ async fn a_round_trip_is_measured_from_a_pong_to_its_acknowledgement() {
     advance(Duration::from_millis(40)).await;
     viewer.acknowledge(pong.device_timestamp_ms).await;
     assert_eq!(ada.stats().round_trip, Some(Duration::from_millis(40)));
-    // 3. What was acknowledged already, was never sent, or lies far away is ignored.
+    // 3. A timestamp that was acknowledged already, was never sent, or is far off is ignored.
     advance(Duration::from_millis(40)).await;
     let made_up = [pong.device_timestamp_ms, 0, pong.device_timestamp_ms + 1_000_000, u64::MAX];
     for stamp in made_up {
         viewer.acknowledge(stamp).await;
         assert_eq!(ada.stats().round_trip, Some(Duration::from_millis(40)));
     }
-    // 4. The latest round trip counts; one of minutes is none.
+    // 4. The latest round trip counts; one of minutes isn't counted.
     let pong = viewer.ping(2).await;
     advance(Duration::from_millis(3)).await;
     viewer.acknowledge(pong.device_timestamp_ms).await;
@@ -105,14 +105,14 @@ async fn a_round_trip_is_measured_from_a_pong_to_its_acknowledgement() {
     advance(Duration::from_secs(3600)).await;
     viewer.acknowledge(pong.device_timestamp_ms).await;
     assert_eq!(ada.stats().round_trip, Some(Duration::from_millis(3)));
-    // 5. None of it was worth a status.
+    // 5. None of this caused a status.
     assert_eq!(statuses(&viewer.told()), []);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_viewer_that_pinged_and_fell_silent_is_reported_once() {
     let (room, telemetry) = telemetry();
-    // 1. Ada pings. Bob, who also speaks v2, doesn't; Eve can't.
+    // 1. Ada pings. Bob also speaks v2 and doesn't ping; Eve can't ping.
     let viewer = Viewer::join(&room, "ada", V2).await;
     let others = [Viewer::join(&room, "bob", V2).await, Viewer::join(&room, "eve", SDK_V1).await];
     for other in &others {
@@ -121,14 +121,14 @@ async fn a_viewer_that_pinged_and_fell_silent_is_reported_once() {
     let ada = joined(&telemetry, "ada").await;
     let mut events = telemetry.session().events();
     viewer.ping(1).await;
-    // 2. Anything that is heard counts, also what can't be read.
+    // 2. Any request counts as a sign of life, also an unreadable one.
     for _ in 0..3 {
         advance(SILENCE - Duration::from_secs(1)).await;
         viewer.requests.send(Frame::binary(Bytes::from_static(&[99]))).await.unwrap();
         viewer.settle().await;
         assert!(!ada.stats().unresponsive);
     }
-    // 3. Then nothing: it is reported after the time that was set, and not again.
+    // 3. Then Ada sends nothing: she is reported after the time that was set, and not again.
     let heard = Instant::now();
     let (unresponsive, who) = silence(&mut events).await;
     assert!(unresponsive && who.client_id == ada.client_id());
@@ -136,16 +136,16 @@ async fn a_viewer_that_pinged_and_fell_silent_is_reported_once() {
     assert!(after >= SILENCE && after < SILENCE + Duration::from_millis(10), "{after:?}");
     assert!(ada.stats().unresponsive);
     assert_nothing_happens(&mut events).await;
-    // 4. It isn't reset: what is published reaches it.
+    // 4. She isn't reset: published messages reach her.
     assert_eq!(ada.end_reason(), None);
     telemetry.status(StatusLevel::Info, "still here", None).await.unwrap();
     viewer.until_status(StatusLevel::Info, "still here").await;
-    // 5. It is heard again: reported, and the flag falls.
+    // 5. She sends again: this is reported, and the flag is cleared.
     viewer.say("whatever").await;
     let (unresponsive, who) = silence(&mut events).await;
     assert!(!unresponsive && who.client_id == ada.client_id());
     assert!(!ada.stats().unresponsive);
-    // 6. The next silence is a silence of its own.
+    // 6. The next silence is reported again.
     assert!(silence(&mut events).await.0);
     viewer.settle().await;
     assert!(!silence(&mut events).await.0);
@@ -158,7 +158,7 @@ async fn a_new_instance_starts_afresh() {
     let viewer = Viewer::join(&room, "ada", V2).await;
     let first = joined(&telemetry, "ada").await;
     let mut events = telemetry.session().events();
-    // 1. A round trip, then silence.
+    // 1. The instance has a round trip, then falls silent.
     let pong = viewer.ping(1).await;
     viewer.acknowledge(pong.device_timestamp_ms).await;
     assert!(silence(&mut events).await.0);
@@ -168,7 +168,7 @@ async fn a_new_instance_starts_afresh() {
         telemetry.status(StatusLevel::Info, "lost", None).await.unwrap();
         viewer.line.wait_for(|received| received.last().is_some_and(|stream| stream.closed)).await;
         viewer.line.conduct(Conduct::Flow);
-        // Instances that were joined and failed again before the line flowed are passed over.
+        // Skips instances that were joined and failed again before the line flowed.
         loop {
             let event = within(events.next()).await;
             let now = telemetry.session().participant(first.identity());
@@ -181,19 +181,19 @@ async fn a_new_instance_starts_afresh() {
     };
     let second = reset(&mut events).await;
     assert_ne!(first.client_id(), second.client_id());
-    // 3. Of the new one nothing is known, and its silence is none before it pings.
+    // 3. The new instance has no round trip, and its silence isn't reported before it pings.
     assert_eq!((second.stats().round_trip, second.stats().unresponsive), (None, false));
     viewer.settle().await;
     assert_nothing_happens(&mut events).await;
-    // 4. It pings, and is reset before its silence is one: that is forgotten.
+    // 4. It pings, and is reset before it counts as silent: the new instance starts afresh.
     let pong = viewer.ping(2).await;
     let third = reset(&mut events).await;
     viewer.settle().await;
     assert_nothing_happens(&mut events).await;
-    // 5. A pong of the old instance is none that this one could acknowledge.
+    // 5. The new instance can't acknowledge a pong of the old one.
     viewer.acknowledge(pong.device_timestamp_ms).await;
     assert_eq!(third.stats().round_trip, None);
-    // 6. It leaves while it is silent: that it left is all there is to say.
+    // 6. It leaves while it is silent: only its departure is reported.
     viewer.ping(3).await;
     room.leave(third.identity(), third.sid()).await.unwrap();
     assert!(matches!(within(events.next()).await, Some(SessionEvent::Left { .. })));
@@ -201,7 +201,7 @@ async fn a_new_instance_starts_afresh() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_silence_timeout_is_what_was_set() {
+async fn the_silence_timeout_can_be_set() {
     let build = |timeout| Telemetry::builder(Room::new()).silence_timeout(timeout).build();
     assert!(build(Duration::ZERO).unwrap_err().to_string().contains("silence_timeout"));
     for (timeout, reported) in [(Duration::from_secs(2), true), (Duration::MAX, false)] {

@@ -1,4 +1,4 @@
-//! Messages to their subscribers.
+//! Published messages and their subscribers.
 
 use super::*;
 
@@ -7,7 +7,7 @@ async fn each_subscriber_gets_its_own_id_and_all_share_the_payload() {
     let (room, telemetry) = telemetry();
     let channel = telemetry.advertise(json_channel("/one")).await.unwrap();
     let other = telemetry.advertise(json_channel("/other")).await.unwrap();
-    // 1. Two subscribe under different numbers, a third to something else.
+    // 1. Two viewers subscribe under different ids, a third to another channel.
     let [ada, bob, eve] = [
         Viewer::join(&room, "ada", SDK_V1).await,
         Viewer::join(&room, "bob", SDK_V1_1).await,
@@ -21,14 +21,14 @@ async fn each_subscriber_gets_its_own_id_and_all_share_the_payload() {
     }
     assert_eq!(channel.subscribers(), 2);
 
-    // 2. A message with its time, in each way of publishing.
+    // 2. Messages are published with their time, by each method.
     assert_eq!(channel.publish_at(42, &b"{\"n\":1}"[..]).await.unwrap(), Published::Sent);
     assert_eq!(channel.try_publish_at(43, &b"{\"n\":2}"[..]).unwrap(), Published::Sent);
     assert_eq!(channel.publish_with(|| (44, "{\"n\":3}")).await.unwrap(), Published::Sent);
     assert_eq!(channel.publish("{\"n\":4}").await.unwrap(), Published::Sent);
     assert_eq!(channel.try_publish("{\"n\":5}").unwrap(), Published::Sent);
 
-    // 3. Both get all of it in order, under their own number.
+    // 3. Both viewers get all of them in order, under their own id.
     for (viewer, id) in [(&ada, 7), (&bob, 4_000_000_000)] {
         let messages = viewer.until_data(5).await;
         assert!(messages.iter().all(|message| message.subscription_id == id));
@@ -37,13 +37,13 @@ async fn each_subscriber_gets_its_own_id_and_all_share_the_payload() {
         assert_eq!(messages[..3].iter().map(|message| message.log_time_ns).collect::<Vec<_>>(), [42, 43, 44]);
         assert!(messages[3].log_time_ns > 1_600_000_000_000_000_000, "the time of now");
     }
-    // 4. The payload is one and the same.
+    // 4. Both share one payload.
     let payload = |viewer: &Viewer| {
         let frames = viewer.line.received()[0].messages.clone();
         frames.iter().rfind(|frame| frame.kind() == FrameKind::Binary).unwrap().payload().as_ptr()
     };
     assert_eq!(payload(&ada), payload(&bob));
-    // 5. Who asked for something else got nothing.
+    // 5. The viewer of the other channel got nothing.
     eve.settle().await;
     assert_eq!(data(&eve.told()), []);
 }
@@ -55,12 +55,12 @@ async fn publishing_to_nobody_does_nothing() {
     let viewer = Viewer::join(&room, "ada", SDK_V1).await;
     viewer.settle().await;
     let before = telemetry.session().stats().account.offered;
-    // 1. Nobody has subscribed: the payload isn't even computed.
+    // 1. The channel has no subscriber: the payload isn't even computed.
     assert!(!channel.has_subscribers());
     let computed = channel.publish_with(|| -> (u64, Bytes) { unreachable!("nobody wants it") }).await;
     assert_eq!(computed.unwrap(), Published::ToNobody);
     assert_eq!(channel.try_publish_with(|| -> (u64, Bytes) { unreachable!() }).unwrap(), Published::ToNobody);
-    // 2. Somebody subscribes, and leaves again.
+    // 2. A viewer subscribes, and unsubscribes again.
     viewer.subscribe(1, channel.id()).await;
     viewer.settle().await;
     assert!(channel.has_subscribers());
@@ -68,14 +68,14 @@ async fn publishing_to_nobody_does_nothing() {
     viewer.settle().await;
     assert!(!channel.has_subscribers());
     assert_eq!(channel.publish("{}").await.unwrap(), Published::ToNobody);
-    // 3. All that was offered are the answers to two probes.
+    // 3. Only the answers to the three probes were offered.
     viewer.settle().await;
     assert_eq!(telemetry.session().stats().account.offered - before, 3);
     assert_eq!(data(&viewer.told()), []);
 }
 
 #[tokio::test]
-async fn a_full_log_gives_the_payload_back() {
+async fn a_full_log_returns_the_payload() {
     let room = Room::new();
     let telemetry = Telemetry::builder(room.clone()).build().unwrap();
     let mut events = telemetry.session().events();
@@ -87,7 +87,7 @@ async fn a_full_log_gives_the_payload_back() {
     while !matches!(within(events.next()).await, Some(SessionEvent::UplinkStalled)) {}
     let Err(TryPublishError::Full(payload)) = channel.try_publish("{}") else { panic!("not full") };
     assert_eq!(payload, "{}");
-    // It is published once there is room.
+    // The payload is published once the log has capacity.
     let published = tokio::spawn(async move { channel.publish(payload).await });
     room.emit(RoomEvent::UplinkFlowing).await.unwrap();
     assert_eq!(within(published).await.unwrap(), Ok(Published::Sent));

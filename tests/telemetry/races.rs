@@ -4,33 +4,33 @@ use super::announcing::contradictions;
 use super::*;
 
 const ADVERTISERS: usize = 3;
-/// Where viewers join, each gate one after the other.
+/// Number of gates; viewers join through each gate one after the other.
 const GATES: usize = 6;
-/// How many join at each gate.
+/// How many viewers join at each gate.
 const JOINS: usize = 40;
 
 #[tokio::test]
-async fn an_announcement_waits_for_a_stalled_uplink_and_is_not_forgotten() {
+async fn an_announcement_waits_for_a_stalled_uplink_and_is_not_lost() {
     let (room, telemetry) = telemetry();
     let mut events = telemetry.session().events();
     let ada = Viewer::join(&room, "ada", SDK_V1).await;
     // 1. The uplink stalls.
     room.emit(RoomEvent::UplinkStalled).await.unwrap();
     while !matches!(within(events.next()).await, Some(SessionEvent::UplinkStalled)) {}
-    // 2. A channel is advertised, and who advertises stops waiting: nobody will ever have its handle.
+    // 2. A channel is advertised, and the future is dropped before it completes: nobody will ever have its handle.
     {
         let mut given_up = Box::pin(telemetry.advertise(json_channel("/given-up")));
         assert!(futures_util::poll!(&mut given_up).is_pending());
     }
-    // 3. Another is advertised, and waited for.
+    // 3. Another channel is advertised, and its future is kept.
     let kept = tokio::spawn({
         let telemetry = telemetry.clone();
         async move { telemetry.advertise(json_channel("/kept")).await }
     });
-    // 4. Somebody joins meanwhile.
+    // 4. A viewer joins meanwhile.
     let bob = Viewer::join(&room, "bob", SDK_V1_1).await;
     assert!(!kept.is_finished());
-    // 5. The uplink flows: both viewers believe in what is there, and only in that.
+    // 5. The uplink flows: both viewers know the one channel that exists, and no other.
     room.emit(RoomEvent::UplinkFlowing).await.unwrap();
     let kept = within(kept).await.unwrap().unwrap();
     telemetry.status(StatusLevel::Info, "done", None).await.unwrap();
@@ -46,18 +46,18 @@ async fn an_announcement_too_large_is_taken_back() {
     let room = Room::new();
     let telemetry = Telemetry::builder(room.clone()).configure(|session| session.queue_bytes(300)).build().unwrap();
     let ada = Viewer::join(&room, "ada", SDK_V1).await;
-    // 1. A channel whose announcement is larger than anything may be.
+    // 1. The announcement of a channel is larger than a message may be.
     let large = Schema::new("Large", "jsonschema", "x".repeat(1000));
     let refused = telemetry.advertise(Channel::new("/large", "json").schema(large)).await;
     assert!(matches!(refused, Err(AnnounceError::TooLarge { bytes, .. }) if bytes > 1000));
     let refused = telemetry.status(StatusLevel::Error, "x".repeat(1000), Some("large")).await;
     assert!(matches!(refused, Err(AnnounceError::TooLarge { .. })));
-    // 2. And a message on one that is fine.
+    // 2. A message on a valid channel is too large.
     let channel = telemetry.advertise(Channel::new("/fine", "json")).await.unwrap();
     ada.subscribe(1, channel.id()).await;
     ada.settle().await;
     assert_eq!(channel.publish(vec![0; 1000]).await, Err(PublishError::TooLarge { bytes: 1017 }));
-    // 3. Nobody believes in the large ones, neither who was there nor who comes.
+    // 3. No viewer knows the large channels, whether it was present before or joins now.
     let bob = Viewer::join(&room, "bob", SDK_V1).await;
     bob.settle().await;
     for viewer in [&ada, &bob] {
@@ -72,8 +72,8 @@ async fn joins_that_race_with_thousands_of_changes_are_told_of_each_channel_once
     let room = Room::new();
     // A short log, so that announcements also find it full.
     let telemetry = Telemetry::builder(room.clone()).configure(|session| session.log_capacity(4)).build().unwrap();
-    // 1. Advertisers come and go with channels, in every way a channel can go, until all have joined. What they
-    // advertise while somebody joins they keep for good: who missed it never learns of it.
+    // 1. Advertisers add and remove channels, in every way a channel can end, until all have joined. They keep the
+    // channels that they advertise while a viewer joins: a viewer that missed such a channel would never learn of it.
     let joined = Arc::new(AtomicUsize::new(0));
     let advertisers: Vec<_> =
         (0..ADVERTISERS).map(|n| tokio::spawn(churn(telemetry.clone(), n, Arc::clone(&joined)))).collect();
@@ -106,7 +106,7 @@ async fn joins_that_race_with_thousands_of_changes_are_told_of_each_channel_once
     for advertiser in advertisers {
         channels.extend(within(advertiser).await.unwrap());
     }
-    // 3. When all is said, all believe in exactly what is there.
+    // 3. After the last announcement all viewers know exactly the channels that exist.
     let exist: BTreeSet<u64> = channels.iter().map(AdvertisedChannel::id).collect();
     telemetry.status(StatusLevel::Info, "all is said", Some("end")).await.unwrap();
     for viewer in viewers {
@@ -123,14 +123,14 @@ async fn joins_that_race_with_thousands_of_changes_are_told_of_each_channel_once
     drop(channels);
 }
 
-/// Advertises one channel after the other until everybody has joined, and lets most of them go.
+/// Advertises one channel after the other until all viewers have joined, and ends most of them.
 async fn churn(telemetry: Telemetry<Room>, n: usize, joined: Arc<AtomicUsize>) -> Vec<AdvertisedChannel<Room>> {
-    // Three of four go again. Each viewer's stream is decoded whole, which is what takes the time.
+    // Three of four channels end again. Decoding each viewer's whole stream takes most of the time.
     let rounds = if std::env::var("LANECAST_TEST_SIZE").is_ok_and(|size| size == "full") { 2000 } else { 250 };
     let mut kept = Vec::new();
     for round in 0.. {
         let joins = joined.load(Ordering::Relaxed);
-        // Also when the viewers were fast: enough has changed for what is to be shown.
+        // A minimum of rounds, in case the viewers were fast: enough has to change for the test to show anything.
         if joins == GATES * JOINS && round >= rounds {
             break;
         }
@@ -138,9 +138,9 @@ async fn churn(telemetry: Telemetry<Room>, n: usize, joined: Arc<AtomicUsize>) -
         match round % 4 {
             0 => channel.unadvertise().await.unwrap(),
             1 => drop(channel),
-            // Given up, at once or a little later, by who asks for it.
+            // Dropped before it completes, at once or a little later.
             2 => drop(tokio::time::timeout(Duration::ZERO, telemetry.advertise(json_channel("/gone"))).await),
-            // At most one for each join.
+            // At most one channel for each join is kept.
             _ if kept.len() <= joins => kept.push(channel),
             _ => {}
         }
@@ -156,7 +156,7 @@ async fn subscriptions_that_race_with_an_unadvertise_leave_nothing_behind() {
         viewers.push(Viewer::join(&room, &format!("v{n}"), SDK_V1).await);
     }
     for round in 0..50 {
-        // 1. Everybody subscribes while the channel goes.
+        // 1. All viewers subscribe while the channel ends.
         let channel = telemetry.advertise(json_channel("/one")).await.unwrap();
         let id = channel.id();
         let gone = tokio::spawn({
@@ -170,7 +170,7 @@ async fn subscriptions_that_race_with_an_unadvertise_leave_nothing_behind() {
             viewer.subscribe(round, id).await;
         }
         within(gone).await.unwrap();
-        // 2. The number is free, whoever came first: the same number works for the next channel.
+        // 2. The id is free, whichever came first: the same id works for the next channel.
         let next = telemetry.advertise(json_channel("/next")).await.unwrap();
         for viewer in &viewers {
             viewer.subscribe(round, next.id()).await;
@@ -179,7 +179,7 @@ async fn subscriptions_that_race_with_an_unadvertise_leave_nothing_behind() {
         assert_eq!(next.subscribers(), viewers.len());
         next.unadvertise().await.unwrap();
     }
-    // 3. Nobody has done anything wrong.
+    // 3. No viewer has caused a warning.
     for viewer in &viewers {
         assert_eq!(statuses(&viewer.told()), []);
     }

@@ -1,17 +1,17 @@
-//! What viewers ask for, and how they are answered.
+//! The requests of viewers, and how they are answered.
 
 use super::*;
 use lanecast::SessionBuilder;
 
 #[tokio::test]
-async fn what_is_wrong_with_a_subscription_is_a_warning() {
+async fn invalid_subscriptions_are_answered_with_warnings() {
     let (room, telemetry) = telemetry();
     let one = telemetry.advertise(json_channel("/one")).await.unwrap();
     let two = telemetry.advertise(json_channel("/two")).await.unwrap();
     let viewer = Viewer::join(&room, "ada", SDK_V1).await;
     viewer.subscribe(7, one.id()).await;
-    // 1. Twice to one channel; a number that is in use; a channel and a subscription that don't exist; twice in one
-    // request.
+    // 1. A second subscription to one channel; an id in use; an unknown channel and an unknown subscription; an id
+    // twice in one request.
     viewer.subscribe(8, one.id()).await;
     viewer.subscribe(7, two.id()).await;
     viewer.subscribe(9, 99).await;
@@ -32,22 +32,22 @@ async fn what_is_wrong_with_a_subscription_is_a_warning() {
         format!("channel {first} is subscribed to already, as subscription 20"),
     ];
     assert_eq!(statuses(&viewer.told()), expected.map(|text| (StatusLevel::Warning, text)));
-    // 2. The connection stays, and what was right holds.
+    // 2. The connection stays, and the valid subscriptions hold.
     one.publish("1").await.unwrap();
     two.publish("2").await.unwrap();
     let ids: Vec<_> = viewer.until_data(2).await.iter().map(|message| message.subscription_id).collect();
     assert_eq!(ids, [7, 20]);
     assert_eq!(viewer.line.received().len(), 1);
-    // 3. A request that is wrong a thousand times is answered with a few statuses.
+    // 3. A request with a thousand mistakes is answered with a few statuses.
     let many: Vec<_> = (0..1000).map(|id| format!(r#"{{"id":{id},"channelId":77}}"#)).collect();
     viewer.say(format!(r#"{{"op":"subscribe","subscriptions":[{}]}}"#, many.join(","))).await;
     viewer.until_status(StatusLevel::Warning, "984 more of this kind").await;
     assert_eq!(statuses(&viewer.told()).len(), 5 + 17);
 }
 
-// One thing of several that a request names can't be read: it is named, and the others are done.
+// One of several items in a request can't be read: it is named, and the others are handled.
 #[tokio::test]
-async fn what_cannot_be_read_of_a_request_loses_itself_alone() {
+async fn an_unreadable_item_does_not_affect_the_rest_of_its_request() {
     let (room, telemetry) = telemetry();
     let channel = telemetry.advertise(json_channel("/one")).await.unwrap();
     let viewer = Viewer::join(&room, "ada", SDK_V1).await;
@@ -62,17 +62,17 @@ async fn what_cannot_be_read_of_a_request_loses_itself_alone() {
     viewer.until_status(StatusLevel::Error, "subscription id number 1: invalid JSON").await;
     viewer.settle().await;
     assert_eq!(channel.subscribers(), 0);
-    // However many there are, a few are named.
+    // However many items can't be read, only a few are named.
     viewer.say(format!(r#"{{"op":"unsubscribe","subscriptionIds":[1{}]}}"#, ",{}".repeat(1000))).await;
     viewer.until_status(StatusLevel::Error, "84 more of this kind").await;
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_an_error_and_the_connection_stays() {
+async fn an_unreadable_request_is_an_error_and_the_connection_stays() {
     let (room, telemetry) = telemetry();
     let channel = telemetry.advertise(json_channel("/one")).await.unwrap();
     let viewer = Viewer::join(&room, "ada", SDK_V1).await;
-    // 1. Rubbish of every kind.
+    // 1. The viewer sends unreadable requests of every kind.
     let rubbish = [
         (Frame::text("{"), "invalid JSON"),
         (Frame::text("[1]"), "without an op"),
@@ -94,7 +94,7 @@ async fn what_cannot_be_read_is_an_error_and_the_connection_stays() {
         assert_eq!(*level, StatusLevel::Error);
         assert!(answer.contains(part), "{answer} has no {part}");
     }
-    // 2. What comes behind works.
+    // 2. Later requests work.
     viewer.subscribe(1, channel.id()).await;
     viewer.settle().await;
     channel.publish("{}").await.unwrap();
@@ -103,10 +103,10 @@ async fn what_cannot_be_read_is_an_error_and_the_connection_stays() {
 }
 
 #[tokio::test]
-async fn what_is_switched_off_is_refused_in_its_own_way() {
+async fn disabled_features_are_refused() {
     let (room, _telemetry) = telemetry();
     let viewer = Viewer::join(&room, "ada", SDK_V1).await;
-    // 1. Everything this server doesn't offer.
+    // 1. The viewer requests everything that this server doesn't offer.
     let requests = [
         r#"{"op":"getParameters","parameterNames":[],"id":"x"}"#,
         r#"{"op":"setParameters","parameters":[]}"#,
@@ -121,7 +121,7 @@ async fn what_is_switched_off_is_refused_in_its_own_way() {
         viewer.say(request).await;
     }
     viewer.requests.send(Frame::binary(Bytes::from_static(&[1, 1, 0, 0, 0, b'x']))).await.unwrap();
-    // 2. Each is answered with an error.
+    // 2. Each request is answered with an error.
     let seen = viewer.until("nine errors", |seen| statuses(seen).len() == 9).await;
     assert!(statuses(&seen).iter().all(|(level, _)| *level == StatusLevel::Error));
     // 3. A service call and a request for an asset have answers of their own.
@@ -143,23 +143,24 @@ async fn a_viewers_requests_take_effect_in_order() {
     let (room, telemetry) = telemetry();
     let channel = telemetry.advertise(json_channel("/one")).await.unwrap();
     let viewer = Viewer::join(&room, "ada", SDK_V1).await;
-    // 1. A burst that subscribes and unsubscribes, each time under another number.
+    // 1. A burst of requests subscribes and unsubscribes, each time under another id.
     for id in 1..=100 {
         viewer.subscribe(id, channel.id()).await;
         viewer.unsubscribe(id).await;
     }
     viewer.subscribe(101, channel.id()).await;
     viewer.settle().await;
-    // 2. No warning, and the last number holds.
+    // 2. There is no warning, and the last subscription holds.
     assert_eq!(statuses(&viewer.told()), []);
     assert_eq!(channel.subscribers(), 1);
     channel.publish("{}").await.unwrap();
     assert_eq!(viewer.until_data(1).await[0].subscription_id, 101);
 }
 
-/// A viewer that asks faster than it is answered, and reads, is slowed down: it isn't reset for its own answers.
+/// A viewer that sends requests faster than they are answered, and reads, is slowed down: its own answers don't reset
+/// it.
 #[tokio::test]
-async fn a_burst_of_requests_is_answered_to_the_last() {
+async fn every_request_of_a_burst_is_answered() {
     let room = Room::new();
     let calm = |session: SessionBuilder<Room>| session.queue_capacity(8).write_timeout(Duration::from_secs(600));
     let _telemetry = Telemetry::builder(room.clone()).name("test").configure(calm).build().unwrap();
@@ -170,7 +171,7 @@ async fn a_burst_of_requests_is_answered_to_the_last() {
     let seen = viewer.until("500 errors", |seen| statuses(seen).len() == 500).await;
     assert_eq!(seen.len(), 501);
     assert_eq!(viewer.line.received().len(), 1);
-    // One that doesn't read holds up itself alone.
+    // A viewer that doesn't read delays nobody else.
     viewer.line.conduct(Conduct::Stall { room: 0 });
     let other = Viewer::join(&room, "bob", SDK_V1).await;
     for _ in 0..100 {
@@ -181,9 +182,9 @@ async fn a_burst_of_requests_is_answered_to_the_last() {
     viewer.until("600 errors", |seen| statuses(seen).len() == 600).await;
 }
 
-/// Who falls behind may ask for less, and then gets it.
+/// A viewer that falls behind may unsubscribe, and the server handles the request.
 #[tokio::test]
-async fn who_falls_behind_may_unsubscribe() {
+async fn a_viewer_that_falls_behind_may_unsubscribe() {
     let room = Room::new();
     let builder = Telemetry::builder(room.clone()).name("test");
     let calm = |session: SessionBuilder<Room>| session.queue_capacity(16).write_timeout(Duration::from_secs(600));
@@ -211,9 +212,10 @@ async fn who_falls_behind_may_unsubscribe() {
     assert_eq!(viewer.line.received().len(), 1, "it was reset");
 }
 
-/// However much one request asks for, who reads doesn't overflow by the answers: many warnings, many assets at once.
+/// However much one request asks for, the answers don't overflow a viewer that reads: many warnings, many assets at
+/// once.
 #[tokio::test]
-async fn who_reads_never_overflows_by_its_answers() {
+async fn answers_never_overflow_a_viewer_that_reads() {
     let room = Room::new();
     let builder = Telemetry::builder(room.clone()).name("test").assets(|_| async {
         tokio::task::yield_now().await;
@@ -233,10 +235,10 @@ async fn who_reads_never_overflows_by_its_answers() {
     assert_eq!((viewer.line.received().len(), telemetry.session().stats().resets.total()), (1, 0));
 }
 
-// 1. A viewer asks much on a stream, and opens another while its answers wait for room. 2. It asks on there. 3. It is
-// answered.
+// 1. A viewer sends many requests on a stream, and opens another stream while its answers wait for capacity. 2. It goes
+// on there. 3. It is answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn who_opens_another_stream_in_a_burst_is_answered() {
+async fn requests_on_a_second_stream_in_a_burst_are_answered() {
     let rounds = if std::env::var("LANECAST_TEST_SIZE").is_ok_and(|size| size == "full") { 10_000 } else { 100 };
     for _ in 0..rounds {
         let room = Room::new();
@@ -246,7 +248,7 @@ async fn who_opens_another_stream_in_a_burst_is_answered() {
         let Presence { identity, sid, .. } = presence("ada", SDK_V1);
         for _ in 0..30 {
             for _ in 0..12 {
-                // There may be no room for more: fine.
+                // The stream may have no capacity for more, which isn't an error.
                 let _ = viewer.requests.try_send(Frame::text("{"));
             }
             viewer.requests = room.open_incoming(&identity, &sid).await.unwrap();
@@ -259,7 +261,7 @@ async fn who_opens_another_stream_in_a_burst_is_answered() {
     }
 }
 
-/// A long request keeps nobody else waiting, not even where one thread does everything: it is decoded on another.
+/// A long request delays no other viewer, even on a single-threaded runtime: it is decoded on a thread of its own.
 #[tokio::test]
 async fn a_long_request_of_one_viewer_delays_no_other() {
     let (room, _telemetry) = telemetry();

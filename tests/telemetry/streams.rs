@@ -1,4 +1,4 @@
-//! Viewers' own streams: what is said of one that failed, and what another one finds.
+//! Viewers' own streams: what a viewer is told when its stream fails, and which state its next stream finds.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,7 +12,7 @@ use lanecast::{BroadcastRun, ParticipantIdentity};
 
 use super::*;
 
-/// A room whose viewers send chunks of a v2 stream: the payloads of what comes.
+/// A room whose viewers send a v2 stream in chunks: the payload of each incoming frame is a chunk.
 struct ChunkRoom(Room);
 
 struct Chunks {
@@ -83,7 +83,7 @@ impl lanecast::room::Room for ChunkRoom {
 }
 
 impl Viewer {
-    /// The same over another stream of the same connection.
+    /// The same viewer over another stream of the same connection.
     async fn open_another(&self, room: &Room, name: &str) -> Self {
         let presence = presence(name, V2);
         let requests = room.open_incoming(&presence.identity, &presence.sid).await.unwrap();
@@ -110,7 +110,7 @@ impl Viewer {
 }
 
 #[tokio::test]
-async fn a_viewer_is_told_why_its_stream_has_ended_and_may_open_another() {
+async fn a_viewer_is_told_why_its_stream_ended_and_may_open_another() {
     let room = Room::new();
     let telemetry = Telemetry::builder(ChunkRoom(room.clone())).build().unwrap();
     let one = telemetry.advertise(json_channel("/one")).await.unwrap();
@@ -118,19 +118,20 @@ async fn a_viewer_is_told_why_its_stream_has_ended_and_may_open_another() {
     let gone = telemetry.advertise(json_channel("/gone")).await.unwrap();
     let viewer = Viewer::join(&room, "ada", V2).await;
     let subscribe = |channel: u64| format!(r#"{{"op":"subscribe","channels":[{{"id":{channel}}}]}}"#);
-    // 1. It subscribes, in chunks whose borders lie anywhere.
+    // 1. The viewer subscribes, in chunks cut anywhere.
     for channel in [&one, &two, &gone] {
         viewer.say_in_chunks(&subscribe(channel.id())).await;
     }
     viewer.settle_in_chunks().await;
     assert_eq!(statuses(&viewer.told()), []);
-    // 2. It sends what can't be a frame: it is told once, and its subscriptions stay.
+    // 2. It sends bytes that can't be a frame: it is told once, and its subscriptions stay.
     viewer.chunk(Bytes::from_static(&[9, 0, 0, 0, 0])).await;
     viewer.until_status(StatusLevel::Error, "unknown frame kind 9").await;
     assert!(statuses(&viewer.told())[0].1.contains("you may open another"));
     one.publish("1").await.unwrap();
     viewer.until_channel_data(1).await;
-    // 3. Over another stream it goes on where it was: what it has it can't have twice, and may leave.
+    // 3. Over another stream it continues with the same state: it can't subscribe again to what it has, and may
+    // unsubscribe.
     let again = viewer.open_another(&room, "ada").await;
     again.say_in_chunks(&subscribe(one.id())).await;
     again.say_in_chunks(&format!(r#"{{"op":"unsubscribe","channelIds":[{}]}}"#, two.id())).await;
@@ -138,18 +139,18 @@ async fn a_viewer_is_told_why_its_stream_has_ended_and_may_open_another() {
     let expected = (StatusLevel::Warning, format!("channel {} is subscribed to already", one.id()));
     assert_eq!(statuses(&again.told())[1..], [expected]);
     assert!(one.has_subscribers() && !two.has_subscribers());
-    // 4. This one it ends itself, which is nothing to be told of; its subscriptions stay.
+    // 4. It ends the second stream itself, which causes no status; its subscriptions stay.
     drop(again.requests);
     one.publish("2").await.unwrap();
     viewer.until_channel_data(2).await;
     assert_eq!(statuses(&viewer.told()).len(), 2);
-    // 5. A channel goes while no stream is open: over the next one there is no such subscription, and nothing to say.
+    // 5. A channel ends while no stream is open. On the next stream, unsubscribing from it causes no status.
     gone.unadvertise().await.unwrap();
     let third = viewer.open_another(&room, "ada").await;
     third.say_in_chunks(&format!(r#"{{"op":"unsubscribe","channelIds":[{}]}}"#, gone.id())).await;
     third.settle_in_chunks().await;
     assert_eq!(statuses(&third.told()).len(), 2);
-    // 6. All on one connection and one instance.
+    // 6. All this happened on one connection and one instance.
     assert_eq!(viewer.line.received().len(), 1);
     assert_eq!(telemetry.session().stats().joins, 1);
 }

@@ -1,4 +1,4 @@
-//! What differs for viewers of wire format v2, and that both formats live in one session.
+//! What differs for viewers of wire format v2, and that both formats work in one session.
 
 use lanecast::protocol::server::ServiceCall;
 
@@ -9,7 +9,7 @@ async fn one_publish_reaches_viewers_of_both_formats() {
     let (room, telemetry) = telemetry();
     let other = telemetry.advertise(json_channel("/other")).await.unwrap();
     let channel = telemetry.advertise(json_channel("/one")).await.unwrap();
-    // 1. Two viewers of each format subscribe; and one of each to something else.
+    // 1. Two viewers of each format subscribe; and one of each to another channel.
     let old = [Viewer::join(&room, "a", SDK_V1).await, Viewer::join(&room, "b", SDK_V1_1).await];
     let new = [Viewer::join(&room, "c", V2).await, Viewer::join(&room, "d", V2_3).await];
     let elsewhere = [Viewer::join(&room, "e", SDK_V1).await, Viewer::join(&room, "f", V2).await];
@@ -25,11 +25,11 @@ async fn one_publish_reaches_viewers_of_both_formats() {
         viewer.settle().await;
     }
     assert_eq!(channel.subscribers(), 4);
-    // 2. Messages in each way of publishing.
+    // 2. Messages are published by each method.
     channel.publish_at(42, "1").await.unwrap();
     channel.try_publish_at(43, "2").unwrap();
     channel.publish_with(|| (44, "3")).await.unwrap();
-    // 3. Each is told in its own way which channel it is, and all share the payload.
+    // 3. Each message names the channel in the viewer's format, and all share the payload.
     let times = [(42, "1"), (43, "2"), (44, "3")];
     for (viewer, id) in old.iter().zip([7, 4_000_000_000]) {
         let expected = times.map(|(log_time_ns, payload)| MessageData {
@@ -54,7 +54,7 @@ async fn one_publish_reaches_viewers_of_both_formats() {
         frames.iter().rfind(|frame| frame.kind() == FrameKind::Binary).unwrap().payload().as_ptr()
     };
     assert!(old.iter().chain(&new).all(|viewer| payload(viewer) == payload(&old[0])));
-    // 4. Who asked for something else got nothing.
+    // 4. The viewers of the other channel got nothing.
     for viewer in &elsewhere {
         viewer.settle().await;
         assert!(data(&viewer.seen()).is_empty() && channel_data(&viewer.seen()).is_empty());
@@ -62,13 +62,14 @@ async fn one_publish_reaches_viewers_of_both_formats() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_subscription_to_a_channel_is_a_warning() {
+async fn invalid_subscriptions_to_channels_are_answered_with_warnings() {
     let (room, telemetry) = telemetry();
     let one = telemetry.advertise(json_channel("/one")).await.unwrap();
     let two = telemetry.advertise(json_channel("/two")).await.unwrap();
     let viewer = Viewer::join(&room, "ada", V2).await;
     viewer.subscribe_channel(one.id()).await;
-    // 1. Twice to one channel; a channel that doesn't exist; one that isn't subscribed to; twice in one request.
+    // 1. A second subscription to one channel; an unknown channel; one without a subscription; a channel twice in one
+    // request.
     viewer.subscribe_channel(one.id()).await;
     viewer.subscribe_channel(99).await;
     viewer.unsubscribe_channel(two.id()).await;
@@ -82,18 +83,18 @@ async fn what_is_wrong_with_a_subscription_to_a_channel_is_a_warning() {
         format!("channel {second} is subscribed to already"),
     ];
     assert_eq!(statuses(&viewer.told()), expected.map(|text| (StatusLevel::Warning, text)));
-    // 2. The connection stays, and what was right holds.
+    // 2. The connection stays, and the valid subscriptions hold.
     one.publish("1").await.unwrap();
     two.publish("2").await.unwrap();
     let ids: Vec<_> = viewer.until_channel_data(2).await.iter().map(|message| message.channel_id).collect();
     assert_eq!(ids, [one.id(), two.id()]);
-    // 3. It leaves one, twice in one request.
+    // 3. The viewer unsubscribes from one channel, which one request names twice.
     let first = one.id();
     viewer.say(format!(r#"{{"op":"unsubscribe","channelIds":[{first},{first}]}}"#)).await;
     viewer.settle().await;
     assert_eq!(statuses(&viewer.told())[4].1, format!("channel {first} is not subscribed to"));
     assert!(!one.has_subscribers() && two.has_subscribers());
-    // 4. A request that is wrong a thousand times is answered with a few statuses.
+    // 4. A request with a thousand mistakes is answered with a few statuses.
     let many: Vec<_> = (1000..2000).map(|id| id.to_string()).collect();
     viewer.say(format!(r#"{{"op":"unsubscribe","channelIds":[{}]}}"#, many.join(","))).await;
     viewer.until_status(StatusLevel::Warning, "984 more of this kind").await;
@@ -102,19 +103,19 @@ async fn what_is_wrong_with_a_subscription_to_a_channel_is_a_warning() {
 }
 
 #[tokio::test]
-async fn each_format_is_a_stranger_to_the_other() {
+async fn requests_of_the_other_format_are_refused() {
     let (room, telemetry) = telemetry();
     let channel = telemetry.advertise(json_channel("/one")).await.unwrap();
     let old = Viewer::join(&room, "old", SDK_V1).await;
     let new = Viewer::join(&room, "new", V2).await;
-    // 1. Each asks as the other would.
+    // 1. Each viewer sends the requests of the other format.
     old.subscribe_channel(channel.id()).await;
     new.subscribe(1, channel.id()).await;
     old.requests.send(Frame::binary(Bytes::from(vec![4; 9]))).await.unwrap();
     old.requests.send(Frame::binary(Bytes::from(vec![5; 9]))).await.unwrap();
     old.settle().await;
     new.settle().await;
-    // 2. It is told so, and nothing else happens.
+    // 2. Each is answered with an error, and nothing else happens.
     let texts = |viewer: &Viewer| statuses(&viewer.told()).into_iter().map(|(_, text)| text).collect::<Vec<_>>();
     let [subscribe, ping, ack] = &texts(&old)[..] else { panic!("{:?}", texts(&old)) };
     assert!(subscribe.contains("invalid JSON") && subscribe.contains("subscriptions"), "{subscribe}");
@@ -133,13 +134,13 @@ async fn a_reset_and_an_unadvertise_end_subscriptions_to_channels() {
     viewer.subscribe_channel(channel.id()).await;
     viewer.subscribe_channel(gone.id()).await;
     viewer.settle().await;
-    // 1. A channel goes.
+    // 1. A channel ends.
     gone.publish("last").await.unwrap();
     gone.unadvertise().await.unwrap();
     viewer.unsubscribe_channel(gone.id()).await;
     viewer.settle().await;
     assert_eq!(statuses(&viewer.told()), []);
-    // 2. The instance is reset under the connection that stands.
+    // 2. The instance is reset while its connection stands.
     let mut events = telemetry.session().events();
     let first = telemetry.session().participants()[0].clone();
     viewer.line.conduct(Conduct::Fail);
@@ -148,7 +149,7 @@ async fn a_reset_and_an_unadvertise_end_subscriptions_to_channels() {
     viewer.line.conduct(Conduct::Flow);
     while !matches!(within(events.next()).await, Some(SessionEvent::Joined(_))) {}
     viewer.until("fresh initial messages", |seen| seen.len() == 2).await;
-    // 3. It has no subscription, and may make one.
+    // 3. The new instance has no subscription, and may make one.
     assert_eq!(channel.publish("nobody").await.unwrap(), Published::ToNobody);
     viewer.subscribe_channel(channel.id()).await;
     viewer.settle().await;
@@ -158,12 +159,12 @@ async fn a_reset_and_an_unadvertise_end_subscriptions_to_channels() {
 }
 
 #[tokio::test]
-async fn what_both_formats_have_is_answered_alike() {
+async fn common_requests_are_answered_alike_in_both_formats() {
     let room = Room::new();
     let telemetry =
         Telemetry::builder(room.clone()).assets(|_| async { Ok(Bytes::from_static(b"mesh")) }).build().unwrap();
     let viewer = Viewer::join(&room, "ada", V2).await;
-    // 1. An asset, a service call, what isn't offered, what can't be read.
+    // 1. A request for an asset, a service call, a feature that isn't offered, an unreadable request.
     viewer.fetch(1, "package://x").await;
     assert_eq!(viewer.until_asset(1).await, Ok(Bytes::from_static(b"mesh")));
     let call = ServiceCall { service_id: 5, call_id: 6, encoding: "json".into(), payload: Bytes::new() };

@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use super::nginx::Nginx;
 use super::*;
 
-/// A web server for pages that open a WebSocket to the address behind `?`, and say here what came of it.
+/// A web server for pages that open a WebSocket to the address behind `?`, and report the outcome to this server.
 struct Pages {
     addr: SocketAddr,
     said: mpsc::UnboundedReceiver<String>,
@@ -24,7 +24,7 @@ impl Pages {
         Self { addr, said }
     }
 
-    /// What becomes of the WebSocket of the page at `url`: `told` what the server shows, or `refused`.
+    /// The outcome of the WebSocket of the page at `url`: `told` if the server's data arrived, or `refused`.
     async fn outcome(&mut self, chromium: &str, url: &str) -> String {
         let directory = directory("chromium");
         let mut browser = tokio::process::Command::new(chromium)
@@ -41,7 +41,7 @@ impl Pages {
             .unwrap();
         let outcome = soon("the page", self.said.recv()).await.unwrap();
         browser.kill().await.unwrap();
-        // Some megabytes; what its helpers still hold stays until the next build is cleaned.
+        // Some megabytes. Files that the browser's helpers still hold stay until the next `cargo clean`.
         let _ = std::fs::remove_dir_all(&directory);
         outcome
     }
@@ -57,7 +57,7 @@ async fn answer(mut stream: TcpStream, pages: SocketAddr, said: mpsc::UnboundedS
     let request = String::from_utf8_lossy(&request).into_owned();
     let target = request.split(' ').nth(1).unwrap_or_default();
     let body = if let Some(outcome) = target.strip_prefix("/said?") {
-        // The test has heard enough: fine.
+        // The test may have stopped listening, which isn't an error.
         let _ = said.send(outcome.to_owned());
         String::new()
     } else if let Some(framed) = target.strip_prefix("/sandbox") {
@@ -81,7 +81,7 @@ async fn answer(mut stream: TcpStream, pages: SocketAddr, said: mpsc::UnboundedS
         "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
-    // The browser is gone: fine.
+    // The browser may be gone, which isn't an error.
     let _ = stream.write_all((head + &body).as_bytes()).await;
 }
 
@@ -96,7 +96,7 @@ async fn pages_in_a_browser() {
     for (page, socket, outcome) in [
         // A page from this machine.
         (format!("http://localhost:{port}/page"), format!("ws://127.0.0.1:{closed}"), "told"),
-        // A page from elsewhere; the same where it is allowed, so that it is us who refuse it.
+        // A page from elsewhere; and the same page where it is allowed, to show that this server refused it before.
         (format!("http://evil.example:{port}/page"), format!("ws://127.0.0.1:{closed}"), "refused"),
         (format!("http://evil.example:{port}/page"), format!("ws://127.0.0.1:{open}"), "told"),
         // A page whose name points to this machine.
@@ -115,8 +115,8 @@ async fn pages_in_a_browser_behind_nginx() {
         return;
     };
     let mut pages = Pages::start().await;
-    // The proxy's ports are known once it runs, and the public URL has to name them: the page goes through one server
-    // without, and one with it.
+    // The proxy's ports are known once it runs, and the public URL has to name them. So the page goes through a server
+    // without a public URL first, and then through one with it.
     let without = Server::on_loopback(&[]);
     let proxy = Nginx::start(&nginx, "browser-without", without.addrs[0], pages.addr).await;
     for port in [proxy.plain.port(), proxy.forwarding.port()] {

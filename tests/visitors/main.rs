@@ -1,4 +1,4 @@
-//! `lanecast serve` and those that come to its door: programs, web pages in a real browser, a real proxy.
+//! `lanecast serve` and what connects to it: programs, web pages in a real browser, a real proxy.
 #![cfg(feature = "server")]
 
 mod chromium;
@@ -14,14 +14,14 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Nothing here takes longer unless it hangs.
+/// A test that waits longer than this fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("timed out waiting for {what}"))
 }
 
-/// A program from outside that the environment names; without it, tests that need it are left out, with a word.
+/// An external program that the environment names. Without it the tests that need it are left out, with a note.
 fn program(variable: &str) -> Option<String> {
     let named = std::env::var(variable).ok();
     if named.is_none() {
@@ -35,7 +35,7 @@ fn directory(name: &str) -> PathBuf {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}-{count}", std::process::id()));
-    // From a run before that had the same number.
+    // Removes what an earlier run with the same process id left.
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).unwrap();
     directory
@@ -47,7 +47,7 @@ fn serve(more: &[&str]) -> Command {
     command
 }
 
-/// A server that is killed when the test ends, however it ends.
+/// A server that is killed when the test ends, whether or not the test passes.
 struct Server {
     child: Child,
     addrs: Vec<SocketAddr>,
@@ -72,13 +72,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It has ended already: fine.
+        // It is not an error that the server has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The status that an upgrade with these headers gets, and the answer.
+/// The status and the whole answer to an upgrade with these headers.
 async fn ask(to: SocketAddr, headers: &[&str]) -> (u16, String) {
     let rest = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: foxglove.sdk.v1";
@@ -91,7 +91,7 @@ async fn ask(to: SocketAddr, headers: &[&str]) -> (u16, String) {
     }
     let status = String::from_utf8_lossy(&answer[9..12]).parse().unwrap();
     if status != 101 {
-        // A proxy may keep the connection for more.
+        // A proxy may keep the connection open for further requests.
         let length = String::from_utf8_lossy(&answer).lines().find_map(|line| {
             line.to_ascii_lowercase().strip_prefix("content-length: ").and_then(|length| length.parse().ok())
         });
@@ -110,7 +110,7 @@ async fn expect(server: SocketAddr, cases: &[(&[&str], u16)]) {
 }
 
 #[tokio::test]
-async fn a_host_shows_itself_to_its_own_viewers_alone() {
+async fn a_loopback_server_lets_in_local_pages_and_the_foxglove_app_only() {
     let server = Server::on_loopback(&[]);
     let own = format!("Host: {}", server.addrs[0]);
     expect(
@@ -142,7 +142,7 @@ async fn a_host_shows_itself_to_its_own_viewers_alone() {
 }
 
 #[tokio::test]
-async fn flags_let_in_more() {
+async fn flags_let_in_further_origins() {
     let server = Server::on_loopback(&[
         "--public-url",
         "https://robot.example",
@@ -165,9 +165,9 @@ async fn flags_let_in_more() {
     .await;
 }
 
-/// What others can reach isn't shown to the pages of viewers at once; the server's own pages may.
+/// A server that other machines can reach refuses the pages of viewers by default, and lets its own pages in.
 #[tokio::test]
-async fn beyond_this_host_only_its_own_pages_may_connect() {
+async fn a_server_on_all_addresses_lets_in_its_own_pages_only() {
     let server = Server::start(&["--addr", "0.0.0.0:0", "--insecure"]);
     let to = SocketAddr::from(([127, 0, 0, 1], server.addrs[0].port()));
     expect(
@@ -199,7 +199,7 @@ async fn a_name_is_served_at_all_its_addresses() {
 }
 
 #[test]
-fn a_mistake_is_said_with_its_flag() {
+fn an_error_names_the_flag() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     for (args, parts) in [

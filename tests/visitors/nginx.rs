@@ -1,13 +1,13 @@
-//! Behind nginx, as Debian has it: `LANECAST_TEST_NGINX` names the program.
+//! Behind nginx as Debian packages it: `LANECAST_TEST_NGINX` names the program.
 
 use super::*;
 
 /// A proxy that is killed when the test ends.
 pub(crate) struct Nginx {
     child: Child,
-    /// Sends on the server's own address as `Host`, which is what nginx does by default.
+    /// Forwards with the server's own address as `Host`, which is nginx's default.
     pub(crate) plain: SocketAddr,
-    /// Sends on the `Host` that it was asked for.
+    /// Forwards with the `Host` of the request.
     pub(crate) forwarding: SocketAddr,
 }
 
@@ -19,7 +19,7 @@ impl Drop for Nginx {
 }
 
 impl Nginx {
-    /// In front of `server`; what begins with `/page` is had from `pages`.
+    /// Starts nginx in front of `server`; paths that begin with `/page` go to `pages`.
     pub(crate) async fn start(program: &str, name: &str, server: SocketAddr, pages: SocketAddr) -> Self {
         let directory = directory(name);
         let [plain, forwarding] = free_ports();
@@ -60,27 +60,28 @@ impl Nginx {
     }
 }
 
-/// Two that were free just now.
+/// Two ports that were free just now.
 fn free_ports() -> [SocketAddr; 2] {
     let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     listeners.map(|listener| listener.local_addr().unwrap())
 }
 
 #[tokio::test]
-async fn behind_nginx_the_public_url_is_what_lets_pages_in() {
+async fn behind_nginx_pages_need_the_public_url() {
     let Some(program) = program("LANECAST_TEST_NGINX") else { return };
     let page = ["Host: robot.example", "Origin: https://robot.example"];
     let foreign = ["Host: robot.example", "Origin: https://evil.example"];
-    // What a program sends that comes through the proxy.
+    // The headers of a program that connects through the proxy.
     let plain = ["Host: robot.example"];
-    // 1. Without it, nginx's default lets programs in and no page; with the viewer's own Host, nobody comes in.
+    // 1. Without a public URL, nginx's default lets programs in and no page; with the viewer's own Host, nobody gets
+    // in.
     let server = Server::on_loopback(&[]);
     let nginx = Nginx::start(&program, "nginx-without", server.addrs[0], server.addrs[0]).await;
     expect(nginx.plain, &[(&plain, 101), (&page, 403), (&foreign, 403)]).await;
     expect(nginx.forwarding, &[(&plain, 403), (&page, 403), (&foreign, 403)]).await;
     let (_, answer) = ask(nginx.plain, &page).await;
     assert!(answer.contains("--public-url https://robot.example"), "{answer}");
-    // 2. With it, both let in its own pages, and no others.
+    // 2. With a public URL, both let in its own pages, and no others.
     let server = Server::on_loopback(&["--public-url", "https://robot.example"]);
     let nginx = Nginx::start(&program, "nginx-with", server.addrs[0], server.addrs[0]).await;
     for proxy in [nginx.plain, nginx.forwarding] {

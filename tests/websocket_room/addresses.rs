@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream as StdStream};
 use super::*;
 
 #[tokio::test]
-async fn a_name_is_listened_on_at_all_its_addresses() {
+async fn the_room_listens_on_all_addresses_of_a_name() {
     let resolved: Vec<_> = tokio::net::lookup_host("localhost:0").await.unwrap().collect();
     let has = |address: &SocketAddr| TcpListener::bind(address).is_ok();
     let expected: std::collections::BTreeSet<_> =
@@ -17,20 +17,20 @@ async fn a_name_is_listened_on_at_all_its_addresses() {
     assert_eq!(room.local_addr(), room.local_addrs()[0]);
 }
 
-/// What can't be listened on, on a machine without IPv6, is left out.
+/// Addresses to listen on; a machine without IPv6 leaves one of them out.
 fn loopbacks() -> Vec<SocketAddr> {
     ["127.0.0.1:0", "[::1]:0", "127.0.0.1:0"].map(|address| address.parse().unwrap()).to_vec()
 }
 
 #[tokio::test]
-async fn viewers_come_by_all_addresses_and_none_is_left_behind() {
+async fn viewers_of_all_addresses_are_served_and_closed() {
     let room = WebSocketRoom::builder().bind_all(&loopbacks()).unwrap();
     let mut server = Server { events: Box::pin(room.events().expect("it is asked for once")), room };
     let addresses = server.room.local_addrs().to_vec();
     if addresses.len() == 1 {
         eprintln!("left out in part: this machine has no ::1");
     }
-    assert!(addresses.len() <= 2, "what is given twice counts once: {addresses:?}");
+    assert!(addresses.len() <= 2, "an address given twice counts once: {addresses:?}");
     let mut clients = Vec::new();
     for address in &addresses {
         let mut request = format!("ws://{address}").into_client_request().unwrap();
@@ -48,7 +48,7 @@ async fn viewers_come_by_all_addresses_and_none_is_left_behind() {
     }
 }
 
-/// A port that is taken at one address is an error, and which one is said; what was listened on before is let go.
+/// A port in use at one address is an error, which names the address; the addresses bound before are released.
 #[tokio::test]
 async fn an_address_in_use_among_several_is_an_error() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -65,15 +65,15 @@ async fn an_address_in_use_among_several_is_an_error() {
     assert!(TcpListener::bind(addresses[0]).is_ok());
     let none = WebSocketRoom::builder().bind_all(&[]).unwrap_err();
     assert!(matches!(none, BindError::InvalidConfig(_)), "{none}");
-    // By name: both are said.
+    // The error names both the address and the host name that resolved to it.
     let error = WebSocketRoom::builder().bind(format!("localhost:{port}")).await.unwrap_err();
     assert!(error.to_string().contains(&format!("127.0.0.1:{port} (localhost:{port})")), "{error}");
 }
 
-// 1. The only thread of the runtime is busy, so that nobody accepts. 2. More connections come at once than the 128 that
-// a listener keeps by habit. 3. None is made to wait by the kernel.
+// 1. The runtime's only thread is busy, so that nothing is accepted. 2. More connections arrive at once than the usual
+// listen backlog of 128. 3. The kernel makes none of them wait.
 #[tokio::test]
-async fn many_may_come_at_once() {
+async fn more_connections_than_128_may_arrive_at_once() {
     const MANY: usize = 600;
     let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok().and_then(|most| most.trim().parse().ok());
     if most.is_none_or(|most: usize| most < 1024) {
@@ -86,8 +86,9 @@ async fn many_may_come_at_once() {
     assert_eq!(waited.len(), 0, "of {MANY}: {:?}", waited.first());
 }
 
-// 1. An address that isn't this machine's loopback takes what it gets. 2. The last tenth is kept from it, and it is
-// told when to come back. 3. Others get it: this machine's own programs. 4. Places that are given back can be taken.
+// 1. An address that isn't this machine's loopback takes as many places as it gets. 2. The last tenth is refused to it,
+// with the time to come back. 3. Other addresses get that tenth: this machine's own programs. 4. Places that are given
+// back can be taken.
 #[tokio::test]
 async fn one_address_cannot_take_all_places() {
     let Some(own) = own_address() else { return };
@@ -114,7 +115,7 @@ async fn one_address_cannot_take_all_places() {
     drop(stream);
     let others = [from([127, 0, 0, 1].into()).await, from([127, 0, 0, 1].into()).await];
     assert!(others.iter().all(|(status, _)| status == "101"));
-    assert_eq!(from([127, 0, 0, 1].into()).await.0, "503", "now it is full");
+    assert_eq!(from([127, 0, 0, 1].into()).await.0, "503", "now the room is full");
     drop((greedy.pop(), greedy.pop(), others));
     soon("a free place", async { while from(own).await.0 != "101" {} }).await;
     while server.events.next().now_or_never().is_some() {}

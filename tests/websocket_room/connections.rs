@@ -1,4 +1,4 @@
-//! Which connection counts, and how all of them end.
+//! Which connection of an identity counts, and how connections end.
 
 use super::*;
 
@@ -7,7 +7,7 @@ async fn the_newest_connection_of_an_identity_counts() {
     let same = |_: &UpgradeRequest| Ok(Admission::new("ada".parse().unwrap()));
     let mut server = Server::start(WebSocketRoom::builder().on_upgrade(same)).await;
     let ada = ParticipantIdentity::new("ada").unwrap();
-    // 1. The old connection comes, 2. the new one, 3. the old one goes late.
+    // 1. The old connection comes, 2. the new one comes, 3. the old one leaves late.
     let old_client = server.connect().await;
     let (old, _a) = server.joined().await;
     assert_eq!(server.room.present(&ada), Some(old.clone()));
@@ -21,7 +21,7 @@ async fn the_newest_connection_of_an_identity_counts() {
     drop(old_client);
     server.left(&old).await;
     assert_eq!(server.room.present(&ada), Some(new.clone()));
-    // 4. A newer one comes and goes: the one before counts again.
+    // 4. A newer one comes and leaves: the one before counts again.
     let newest_client = server.connect().await;
     let (newest, _c) = server.joined().await;
     assert_eq!(server.room.present(&ada), Some(newest.clone()));
@@ -31,7 +31,7 @@ async fn the_newest_connection_of_an_identity_counts() {
 }
 
 #[tokio::test]
-async fn opening_the_newer_closes_an_older_that_nobody_opened() {
+async fn opening_the_newer_connection_closes_an_unopened_older_one() {
     let same = |_: &UpgradeRequest| Ok(Admission::new("ada".parse().unwrap()));
     let mut server = Server::start(WebSocketRoom::builder().on_upgrade(same)).await;
     let mut old_client = server.connect().await;
@@ -78,7 +78,7 @@ async fn an_address_in_use_is_named() {
 }
 
 #[tokio::test]
-async fn a_room_that_is_dropped_closes_everything() {
+async fn a_dropped_room_closes_everything() {
     let mut server = Server::start(WebSocketRoom::builder()).await;
     let address = server.room.local_addr();
     let (mut opened, mut waiting) = (server.connect().await, server.connect().await);
@@ -101,14 +101,14 @@ async fn a_room_that_is_dropped_closes_everything() {
 }
 
 #[tokio::test]
-async fn a_session_that_ends_lets_nobody_in_and_finishes_with_the_others() {
+async fn an_ended_session_stops_listening_and_closes_its_viewers() {
     let mut server = Server::start(WebSocketRoom::builder()).await;
     let mut opened = server.connect().await;
     let (presence, _a) = server.joined().await;
     let mut sink = server.open(&presence).await;
     let mut waiting = server.connect().await;
     server.joined().await;
-    // Asking twice is harmless: there is nothing for the second, and nothing changes.
+    // A second call is harmless: it returns none, and changes nothing.
     assert!(server.room.events().is_none());
     waiting.send(Message::Ping(Bytes::from_static(b"?"))).await.unwrap();
     assert!(matches!(soon("the pong", waiting.next()).await, Some(Ok(Message::Pong(_)))));
@@ -138,7 +138,7 @@ async fn a_client_that_vanishes_is_noticed() {
 }
 
 #[tokio::test]
-async fn a_shut_down_room_has_seen_everybody_off() {
+async fn shutting_a_room_down_waits_for_its_connections() {
     let mut server = Server::start(WebSocketRoom::builder()).await;
     let mut client = server.connect().await;
     server.joined().await;

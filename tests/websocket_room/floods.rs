@@ -1,4 +1,4 @@
-//! Clients that send without pause: what they get is theirs alone to bear.
+//! Clients that send without pause: their load delays only themselves.
 
 use std::io::Write;
 use std::time::Instant;
@@ -8,10 +8,10 @@ use lanecast::room::PeerLimits;
 
 use super::*;
 
-// 1. Clients send what is no upgrade, are answered, and go on sending as fast as they can. 2. The only thread of the
-// runtime serves everybody else meanwhile. 3. When their time is up they lose the connection.
+// 1. Clients send bytes that are no upgrade request, are answered, and go on sending as fast as they can. 2. The
+// runtime's only thread serves everything else meanwhile. 3. When their time is up they lose the connection.
 #[tokio::test]
-async fn who_is_refused_and_goes_on_sending_holds_up_nobody() {
+async fn a_refused_client_that_goes_on_sending_holds_up_nobody() {
     const FLOOD: Duration = Duration::from_secs(6);
     let server = Server::start(WebSocketRoom::builder().close_timeout(Duration::from_millis(500))).await;
     let (address, begun) = (server.room.local_addr(), Instant::now());
@@ -31,12 +31,12 @@ async fn who_is_refused_and_goes_on_sending_holds_up_nobody() {
         last = Instant::now();
     }
     assert!(longest < FLOOD / 3, "nothing else ran for {longest:?}");
-    assert!(begun.elapsed() < FLOOD, "they could send all the time");
+    assert!(begun.elapsed() < FLOOD, "the clients could send all the time");
 }
 
-/// Of the pings that are read at once the last one is answered.
+/// Of the pings that are read at once only the last one is answered.
 #[tokio::test]
-async fn of_many_pings_the_last_one_is_answered() {
+async fn only_the_last_of_many_pings_is_answered() {
     let mut server = Server::start(WebSocketRoom::builder()).await;
     let mut client = server.raw().await;
     server.joined().await;
@@ -66,7 +66,7 @@ fn long(length: usize) -> Vec<u8> {
     [header(0x82, length), vec![7; length]].concat()
 }
 
-/// For conditions that nothing announces.
+/// Waits for a condition that nothing announces.
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     soon(what, async {
         while !condition() {
@@ -76,9 +76,9 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     .await;
 }
 
-// 1. Peers send nearly all of their long messages, and stop: they have the whole budget.
-// 2. Others want to send long messages: they wait. Short messages and pings don't.
-// 3. Those that had the budget are closed with 1013 once they have had their time; the others get in.
+// 1. Peers send nearly all of their long messages, and stop: they hold the whole budget. 2. Others want to send long
+// messages, and wait. Short messages and pings don't wait. 3. Those that hold the budget are closed with 1013 when
+// their time is up; the others get it.
 #[tokio::test]
 async fn unfinished_messages_starve_nobody() {
     const LENGTH: usize = 1 << 20;
@@ -114,9 +114,9 @@ async fn unfinished_messages_starve_nobody() {
     assert_eq!(code, 1013, "{reason}");
 }
 
-/// A message that nobody waits for may take as long as it likes, and be longer than the whole budget.
+/// A slow message may take any time while no other viewer waits, and may be longer than the whole budget.
 #[tokio::test]
-async fn a_slow_message_that_nobody_waits_for_arrives() {
+async fn a_slow_message_arrives_while_nobody_else_waits() {
     let patience = Duration::from_millis(20);
     let limits = PeerLimits::with_patience(1, patience);
     let mut server = Server::start(WebSocketRoom::builder().peer_limits(limits.clone())).await;
@@ -127,17 +127,16 @@ async fn a_slow_message_that_nobody_waits_for_arrives() {
         tokio::time::sleep(2 * patience).await;
     }
     assert_eq!(soon("the message", incoming.next()).await.unwrap().len(), 1 << 20);
-    // What it claimed is given back when the next one is asked for.
+    // The message's claim is returned when the next message is requested.
     assert_eq!(limits.claimed(), 1);
     assert!(incoming.next().now_or_never().is_none());
     assert_eq!(limits.claimed(), 0);
 }
 
-// 1. A viewer sends several long messages, and nobody takes them: it has the memory of one of them.
-// 2. A viewer of another room that shares the budget waits for it.
-// 3. They are taken: all arrive, in order.
+// 1. A viewer sends several long messages, and no handler takes them: it claims memory for one of them. 2. A viewer of
+// another room that shares the budget waits for it. 3. The messages are taken: all arrive, in order.
 #[tokio::test]
-async fn rooms_share_a_budget_in_which_a_viewer_has_one_long_message() {
+async fn rooms_share_a_budget_and_a_viewer_claims_one_long_message() {
     let limits = PeerLimits::new(100_000);
     let builder = || WebSocketRoom::builder().peer_limits(limits.clone());
     let (mut first, mut second) = (Server::start(builder()).await, Server::start(builder()).await);
@@ -153,7 +152,7 @@ async fn rooms_share_a_budget_in_which_a_viewer_has_one_long_message() {
     until("a claim", || limits.claimed() == 60_000).await;
     other.write_all(&long(60_000)).await.unwrap();
     until("the other one to wait", || limits.waiting() == 1).await;
-    assert_eq!(limits.claimed(), 100_000, "what is left is kept for who waits");
+    assert_eq!(limits.claimed(), 100_000, "the rest is reserved for the waiting viewer");
     let all = async {
         for length in 60_000..60_005 {
             assert_eq!(soon("a message", incoming.next()).await.unwrap().len(), length);
@@ -169,9 +168,9 @@ async fn rooms_share_a_budget_in_which_a_viewer_has_one_long_message() {
     drop(sending.await.unwrap());
 }
 
-/// A viewer that nobody listens to claims nothing, and is answered.
+/// A viewer whose stream has no reader claims nothing, and its pings are answered.
 #[tokio::test]
-async fn what_is_discarded_claims_nothing() {
+async fn discarded_messages_claim_nothing() {
     let limits = PeerLimits::with_patience(1, Duration::MAX);
     let mut server = Server::start(WebSocketRoom::builder().peer_limits(limits.clone())).await;
     let mut holder = server.raw().await;
@@ -181,7 +180,7 @@ async fn what_is_discarded_claims_nothing() {
     let mut client = server.raw().await;
     let (_, incoming) = server.joined().await;
     drop(incoming);
-    // The first of them shows that nobody listens.
+    // The first message shows that the stream has no reader.
     client.write_all(&masked(0x82, b"lost")).await.unwrap();
     for _ in 0..3 {
         client.write_all(&long(1 << 20)).await.unwrap();
@@ -190,9 +189,9 @@ async fn what_is_discarded_claims_nothing() {
     assert_eq!(soon("the pong", read_frame(&mut client)).await.unwrap(), (0x8a, b"still there?".to_vec()));
 }
 
-/// Times that never come are as good as none: nobody is given up, and a goodbye is said.
+/// Times that never come have no effect: no connection is given up, and the close handshake is completed.
 #[tokio::test]
-async fn times_as_long_as_can_be_break_nothing() {
+async fn the_longest_durations_break_nothing() {
     let builder = WebSocketRoom::builder().ping_interval(Duration::from_millis(5));
     let mut server = Server::start(builder.idle_timeout(Duration::MAX).close_timeout(Duration::MAX)).await;
     let mut client = server.raw().await;

@@ -1,8 +1,8 @@
-//! The HTTP request: what is one, however it is written, and what is said to those that are none.
+//! The HTTP request: which requests are upgrades, in whatever form, and how other requests are answered.
 
 use super::*;
 
-/// The answer to a request with these lines, and the end of the connection behind it unless it is a WebSocket now.
+/// The answer to a request of these lines, and the close of the connection unless it has become a WebSocket.
 async fn head_of_answer(server: &Server, lines: &[&str]) -> String {
     let mut stream = server.tcp().await;
     stream.write_all((lines.join("\r\n") + "\r\n\r\n").as_bytes()).await.unwrap();
@@ -13,7 +13,7 @@ async fn head_of_answer(server: &Server, lines: &[&str]) -> String {
     String::from_utf8(answer).unwrap()
 }
 
-/// Everything but `Connection` and `Upgrade`.
+/// All headers but `Connection` and `Upgrade`.
 const REST: [&str; 5] = [
     "GET / HTTP/1.1",
     "Host: 127.0.0.1",
@@ -23,7 +23,7 @@ const REST: [&str; 5] = [
 ];
 
 #[tokio::test]
-async fn lists_of_a_request_may_be_written_in_any_way() {
+async fn list_headers_may_be_written_in_any_form() {
     let server = Server::start(WebSocketRoom::builder()).await;
     for lines in [
         &["Connection: Upgrade", "Upgrade: websocket"][..],
@@ -57,9 +57,9 @@ async fn lists_of_a_request_may_be_written_in_any_way() {
     }
 }
 
-/// Nothing between us and the viewer passes the upgrade on: the answer says what to set.
+/// A proxy doesn't pass the upgrade on: the answer says what to set.
 #[tokio::test]
-async fn a_proxy_that_drops_the_upgrade_is_told_of() {
+async fn a_dropped_upgrade_is_answered_with_the_proxy_setting() {
     let server = Server::start(WebSocketRoom::builder()).await;
     let answer = answer_to(&server, (REST.join("\r\n") + "\r\nConnection: close\r\n\r\n").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 426 ") && answer.contains("proxy_set_header Upgrade"), "{answer}");
@@ -69,7 +69,7 @@ async fn a_proxy_that_drops_the_upgrade_is_told_of() {
 }
 
 #[tokio::test]
-async fn a_close_with_any_code_that_is_registered_is_answered_with_it() {
+async fn a_close_with_any_registered_code_is_answered_with_it() {
     let mut server = Server::start(WebSocketRoom::builder()).await;
     for code in [1000, 1012, 1013, 1014, 3000, 4999_u16] {
         let mut stream = server.raw().await;
@@ -80,7 +80,7 @@ async fn a_close_with_any_code_that_is_registered_is_answered_with_it() {
     }
 }
 
-/// Head and body of an answer whose length is what the head says.
+/// Head and body of an answer, whose `Content-Length` is checked.
 fn parts(answer: &str) -> (&str, &str) {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap();
@@ -94,7 +94,7 @@ async fn a_browser_is_shown_a_page() {
     let accept = "Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8";
     for version in ["1.1", "1.0"] {
         let get = format!("GET /cars HTTP/{version}\r\nHost: robot:8765\r\nConnection: keep-alive\r\n{accept}\r\n\r\n");
-        // The room listens on loopback, and has nothing to hide from somebody who only looks.
+        // The room listens on loopback, and answers a plain GET whatever its `Host`.
         let answer = answer_to(&server, get.as_bytes()).await;
         let (head, body) = parts(&answer);
         assert!(head.starts_with("HTTP/1.1 426 "), "{head}");
@@ -108,7 +108,7 @@ async fn a_browser_is_shown_a_page() {
 }
 
 #[tokio::test]
-async fn a_program_that_fetches_a_page_is_told_in_a_line() {
+async fn a_program_that_fetches_a_page_gets_one_line() {
     let server = Server::start(WebSocketRoom::builder().public_url("https://robot.example/x")).await;
     for accept in ["Accept: */*\r\n", "", "Accept: application/json, text/htmlx\r\n"] {
         let get = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{accept}\r\n");

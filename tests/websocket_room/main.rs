@@ -33,11 +33,11 @@ type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 const SDK: &str = "foxglove.sdk.v1";
 
-/// Nothing here takes longer unless it hangs.
+/// A test that waits longer than this fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited too long for {what}"))
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("timed out waiting for {what}"))
 }
 
 /// A room and its events, as a session has them.
@@ -57,7 +57,7 @@ impl Server {
         soon("an event", self.events.next()).await.expect("the room is open")
     }
 
-    /// The next one to come, with its own stream.
+    /// The next connection, with its own stream.
     async fn joined(&mut self) -> (Presence, WebSocketInbox) {
         let RoomEvent::Active(presence) = self.event().await else { panic!("nobody became active") };
         let RoomEvent::StreamOpened { identity, sid, stream } = self.event().await else { panic!("no stream") };
@@ -96,7 +96,7 @@ impl Server {
         TcpStream::connect(self.room.local_addr()).await.unwrap()
     }
 
-    /// A client that is a plain TCP stream behind the hand-shake.
+    /// A client that is a plain TCP stream after the handshake.
     async fn raw(&self) -> TcpStream {
         let mut stream = self.tcp().await;
         stream.write_all(request("GET / HTTP/1.1", "").as_bytes()).await.unwrap();
@@ -126,7 +126,8 @@ fn refused(outcome: Result<(Client, String), Error>) -> (u16, String) {
     }
 }
 
-/// An address of this machine that others have too, by which its own programs don't count as its own. Nothing is sent.
+/// An address of this machine that other machines can reach: connections to it don't count as local ones. Nothing is
+/// sent.
 fn own_address() -> Option<IpAddr> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
     let own = socket.connect("198.51.100.1:9").and_then(|()| socket.local_addr()).map(|address| address.ip());
@@ -137,7 +138,7 @@ fn own_address() -> Option<IpAddr> {
     own
 }
 
-/// What the server answers to these bytes until it closes.
+/// Sends these bytes; returns what the server answers until it closes.
 async fn answer_to(server: &Server, bytes: &[u8]) -> String {
     let mut stream = server.tcp().await;
     stream.write_all(bytes).await.unwrap();
@@ -175,7 +176,7 @@ async fn read_frame(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
     Ok((first, payload))
 }
 
-/// The close frame that comes next: code and reason.
+/// The next frame, which has to be a close frame: code and reason.
 async fn read_close(stream: &mut TcpStream) -> (u16, String) {
     let (first, payload) = soon("a close frame", read_frame(stream)).await.unwrap();
     assert_eq!(first, 0x88);
@@ -183,7 +184,7 @@ async fn read_close(stream: &mut TcpStream) -> (u16, String) {
     (u16::from_be_bytes(*code), String::from_utf8(reason.to_vec()).unwrap())
 }
 
-/// The close frame that comes next, and after it the end, in peace.
+/// The next message, which has to be a close frame, and after it the end of the connection without an error.
 async fn close_of(client: &mut Client) -> (u16, String) {
     let Some(Ok(Message::Close(Some(frame)))) = soon("a close frame", client.next()).await else { panic!("no close") };
     let after = soon("the end", client.next()).await;
@@ -206,7 +207,7 @@ async fn the_best_subprotocol_is_chosen() {
         drop(client);
         server.left(&presence).await;
     }
-    // Two headers are as good as one.
+    // Two headers count as one list.
     let more = "Sec-WebSocket-Protocol: foxglove.sdk.v1.1\r\n";
     let mut stream = server.tcp().await;
     stream.write_all(request("GET / HTTP/1.1", more).as_bytes()).await.unwrap();
@@ -215,7 +216,7 @@ async fn the_best_subprotocol_is_chosen() {
 }
 
 #[tokio::test]
-async fn whoever_offers_no_known_subprotocol_is_refused() {
+async fn an_unknown_subprotocol_is_refused() {
     let mut server = Server::start(WebSocketRoom::builder()).await;
     for offered in [None, Some("foxglove.sdk.v2"), Some("Foxglove.sdk.v1"), Some("foxglove.sdk.v1.1.1, mqtt")] {
         let (status, body) = refused(server.connect_as("/", offered).await);
@@ -227,7 +228,7 @@ async fn whoever_offers_no_known_subprotocol_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_upgrade_is_answered() {
+async fn requests_that_are_no_upgrade_are_answered() {
     let server = Server::start(WebSocketRoom::builder()).await;
     let good = request("GET / HTTP/1.1", "");
     let long = format!("X-Long: {}\r\n", "x".repeat(20_000));
@@ -244,7 +245,7 @@ async fn what_is_no_upgrade_is_answered() {
         let answer = answer_to(&server, bytes.as_bytes()).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{bytes:.60}: {answer}");
     }
-    // In two pieces it is as good as in one.
+    // A request in two pieces is accepted as well.
     let (front, back) = good.split_at(good.len() - 2);
     let mut stream = server.tcp().await;
     stream.write_all(front.as_bytes()).await.unwrap();
@@ -277,7 +278,7 @@ fn who(request: &UpgradeRequest) -> Result<Admission, Rejection> {
 }
 
 #[tokio::test]
-async fn the_hook_says_who_it_is_or_turns_it_away() {
+async fn the_hook_names_or_refuses_a_viewer() {
     let mut server = Server::start(WebSocketRoom::builder().on_upgrade(who)).await;
     let (_client, _) = server.connect_as("/viewer?ada", Some(SDK)).await.unwrap();
     let (presence, _stream) = server.joined().await;
@@ -288,7 +289,7 @@ async fn the_hook_says_who_it_is_or_turns_it_away() {
 }
 
 #[tokio::test]
-async fn without_a_hook_everybody_is_somebody_else() {
+async fn without_a_hook_each_viewer_has_an_identity_of_its_own() {
     let mut server = Server::start(WebSocketRoom::builder()).await;
     let (_a, _b) = (server.connect().await, server.connect().await);
     let ((a, _), (b, _)) = (server.joined().await, server.joined().await);
@@ -303,7 +304,7 @@ async fn without_a_hook_everybody_is_somebody_else() {
 }
 
 #[tokio::test]
-async fn over_the_cap_a_viewer_is_told_to_come_later() {
+async fn a_viewer_over_the_cap_is_refused_until_a_place_is_free() {
     let mut server = Server::start(WebSocketRoom::builder().max_connections(1)).await;
     let first = server.connect().await;
     let (presence, _stream) = server.joined().await;
@@ -311,7 +312,7 @@ async fn over_the_cap_a_viewer_is_told_to_come_later() {
     assert_eq!(status, 503, "{body}");
     drop(first);
     server.left(&presence).await;
-    // The place is free once the connection's task has ended, just after it has said so.
+    // The place is free once the connection's task has ended, just after it has reported the end.
     soon("a free place", async { while server.connect_as("/", Some(SDK)).await.is_err() {} }).await;
 }
 
@@ -329,9 +330,9 @@ async fn messages_go_both_ways() {
     let binary = soon("a binary", incoming.next()).await.unwrap();
     assert_eq!((binary.kind(), &binary.to_bytes()[..]), (FrameKind::Binary, &[1, 2, 3][..]));
 
-    // Every length of header, payloads that are copied and one that is shared, in one flush.
+    // Every length of header, and payloads that are copied and shared, in one flush.
     let lengths = [0, 1, 112, 113, 125, 126, 5000, 65_535, 65_536, 1 << 20];
-    // Fed while the client reads: the kernel takes little of what can't be sent yet.
+    // Fed while the client reads: the kernel takes only part of what can't be sent yet.
     let feeding = async {
         for len in lengths {
             let mut frame = Frame::message_data(1, 9, Bytes::from(vec![len as u8; len]));
@@ -369,7 +370,7 @@ async fn a_fragmented_message_arrives_whole() {
 }
 
 #[tokio::test]
-async fn who_breaks_the_protocol_is_told_how() {
+async fn a_protocol_violation_is_closed_with_its_code() {
     let mut server = Server::start(WebSocketRoom::builder().max_message_bytes(1000)).await;
     let mut unmasked = masked(0x82, b"x");
     unmasked[1] &= 0x7f;
@@ -395,7 +396,7 @@ async fn who_breaks_the_protocol_is_told_how() {
         let late = sink.send(Frame::text("late")).await;
         assert!(matches!(late, Err(WebSocketSinkError::Closed | WebSocketSinkError::Io(_))), "{late:?}");
     }
-    // The limit itself is fine.
+    // A message of exactly the limit is accepted.
     let mut stream = server.raw().await;
     let (_, mut incoming) = server.joined().await;
     stream.write_all(&masked(0x82, &[0; 1000])).await.unwrap();
@@ -416,7 +417,7 @@ async fn a_ping_is_answered_with_its_payload_and_a_close_with_its_code() {
 }
 
 #[tokio::test]
-async fn a_client_library_closes_in_peace() {
+async fn a_client_library_completes_the_close_handshake() {
     let mut server = Server::start(WebSocketRoom::builder()).await;
     let mut client = server.connect().await;
     let (presence, _incoming) = server.joined().await;
@@ -426,7 +427,7 @@ async fn a_client_library_closes_in_peace() {
 }
 
 #[tokio::test]
-async fn a_silent_viewer_is_pinged_and_given_up_a_live_one_is_not() {
+async fn a_silent_viewer_is_pinged_and_given_up_and_a_live_one_is_not() {
     // Time enough for the live one to answer on a machine that is busy with something else.
     let builder =
         WebSocketRoom::builder().ping_interval(Duration::from_millis(100)).idle_timeout(Duration::from_millis(1000));
@@ -453,20 +454,20 @@ async fn a_silent_viewer_is_pinged_and_given_up_a_live_one_is_not() {
 }
 
 #[tokio::test]
-async fn a_viewer_that_isnt_listened_to_is_not_idle() {
-    // Time enough for this very test to send, on a machine that is busy with something else.
+async fn a_viewer_whose_messages_are_not_taken_is_not_idle() {
+    // Time enough for this test to send, on a machine that is busy with something else.
     let builder =
         WebSocketRoom::builder().ping_interval(Duration::from_millis(100)).idle_timeout(Duration::from_millis(600));
     let mut server = Server::start(builder).await;
     let mut stream = server.raw().await;
     let (held_up, mut incoming) = server.joined().await;
-    // More than waits: the rest isn't read, and no answer to a ping either.
+    // More messages than the inbox holds: the rest isn't read, and neither is any answer to a ping.
     for i in 0..100_u8 {
         stream.write_all(&masked(0x82, &[i])).await.unwrap();
     }
     let mut watch = server.raw().await;
     let (watched, _also) = server.joined().await;
-    // The other one, silent as well, is given up meanwhile.
+    // The other viewer, silent as well, is given up meanwhile.
     server.left(&watched).await;
     while read_frame(&mut watch).await.is_ok() {}
     assert!(server.room.present(&held_up.identity).is_some());

@@ -1,8 +1,8 @@
-//! Which pages may connect, and what the hook says of it.
+//! Which web pages may connect, and how the hook can decide otherwise.
 
 use super::*;
 
-/// The status that an upgrade with these lines more gets, and the answer.
+/// The status and the answer of an upgrade with these additional lines.
 async fn ask(server: &Server, more: &[&str]) -> (u16, String) {
     let request = request("GET /viewer HTTP/1.1", "").replace("Host: localhost\r\n", "");
     let request = request.trim_end().to_owned() + "\r\n" + &more.join("\r\n") + "\r\n\r\n";
@@ -31,10 +31,10 @@ async fn only_the_servers_own_pages_may_connect() {
         (&["Host: localhost:8765", "Origin: "], 403),
         (&["Host: localhost:8765", "Origin: file://"], 403),
         (&["Host: localhost:8765", "Origin: http://localhost:8765", "Origin: http://localhost:8765"], 403),
-        // A page whose name points here.
+        // A page whose name points to this machine.
         (&["Host: evil.example:8765", "Origin: http://evil.example:8765"], 403),
         (&["Host: evil.example:8765"], 403),
-        // What anybody can write.
+        // Headers that any client can write.
         (&["Host: localhost", "X-Forwarded-Host: evil.example", "Origin: http://evil.example"], 403),
         (&["Host: evil.example", "X-Forwarded-Host: localhost"], 403),
         (&["Host: localhost", "Forwarded: host=evil.example;proto=https", "Origin: https://evil.example"], 403),
@@ -59,9 +59,10 @@ async fn a_foreign_page_is_refused_whatever_else_is_wrong() {
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
 }
 
-/// On other addresses than loopback its names aren't known: a page of the same host is its own.
+/// On other addresses than loopback the server's names aren't known: a page of the same host counts as the server's
+/// own.
 #[tokio::test]
-async fn a_room_for_others_goes_by_the_host_it_is_called() {
+async fn a_room_on_other_addresses_compares_the_origin_with_the_host() {
     let Some(own) = own_address() else { return };
     let room = WebSocketRoom::builder().bind(std::net::SocketAddr::new(own, 0)).await.unwrap();
     let server = Server { events: Box::pin(room.events().expect("it is asked for once")), room };
@@ -76,12 +77,12 @@ async fn a_room_for_others_goes_by_the_host_it_is_called() {
     }
 }
 
-/// Knows its viewers by a token, and asks nobody who has it for more.
+/// A hook that knows its viewers by a token; a viewer with the right token needs no origin check.
 fn by_token(request: &UpgradeRequest) -> Result<Admission, Rejection> {
     let admission = Admission::new("ada".parse().unwrap());
     match request.header("x-token") {
         Some("right") => Ok(admission.from_any_origin()),
-        // Whatever this hook says, the room's own check stays.
+        // The hook admits the viewer, and the room's own origin check still applies.
         Some("none needed") => Ok(admission),
         Some("page") => match request.refusal() {
             Some(refusal) => Err(Rejection::new(451, format!("not from there: {}", refusal.message()))),
@@ -92,7 +93,7 @@ fn by_token(request: &UpgradeRequest) -> Result<Admission, Rejection> {
 }
 
 #[tokio::test]
-async fn the_hook_has_the_last_word() {
+async fn the_hook_can_override_the_origin_check() {
     let server = Server::start(WebSocketRoom::builder().on_upgrade(by_token)).await;
     let foreign = "Origin: http://evil.example";
     for (lines, status) in [
@@ -112,7 +113,7 @@ async fn the_hook_has_the_last_word() {
 }
 
 #[tokio::test]
-async fn settings_let_in_more() {
+async fn settings_let_in_further_origins() {
     let (own, foreign) = (["Host: a.example", "Origin: https://a.example"], ["Host: b.example", "Origin: null"]);
     let page = ["Host: localhost", "Origin: http://localhost:3000"];
     let builder = WebSocketRoom::builder;
@@ -132,7 +133,7 @@ async fn settings_let_in_more() {
 }
 
 #[tokio::test]
-async fn settings_that_mean_nothing_are_named() {
+async fn invalid_settings_are_named() {
     let error = WebSocketRoom::builder().public_url("robot").public_url("x").bind("127.0.0.1:0").await.unwrap_err();
     assert!(matches!(&error, BindError::InvalidPublicUrl { url, .. } if url == "robot"), "{error}");
     let error = WebSocketRoom::builder().allow_origin("null").bind("127.0.0.1:0").await.unwrap_err();
