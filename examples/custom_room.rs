@@ -1,12 +1,14 @@
-//! A transport of one's own: lines of text over TCP. Each connection is a participant; its first line is its name.
+//! A custom transport: lines of text over TCP. Each connection is a participant; its first line is the participant's
+//! name.
 //!
 //! ```sh
 //! cargo run --example custom_room
 //! nc 127.0.0.1 8766                               # in a second terminal; then type a name
 //! ```
 //!
-//! A participant that comes back under its name takes the place of its older connection. One that doesn't read gets its
-//! messages until its queue is full. Then it is reset, which here closes its connection; nobody else notices.
+//! A participant that connects again under its name takes the place of its older connection. A participant that doesn't
+//! read gets messages until its queue is full. Then it is reset, which here closes its connection. Other participants
+//! are not affected.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -24,14 +26,14 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::codec::{BytesCodec, FramedRead, FramedWrite, LinesCodec};
 
-/// How long a connection may take to say its name.
+/// How long a connection may take to send its name.
 const NAMED_WITHIN: Duration = Duration::from_secs(10);
-/// The longest name, in bytes.
+/// Maximum length of a name, in bytes.
 const LONGEST_NAME: usize = 64;
-/// Events that wait for the session; then whoever reports one waits.
+/// Capacity of the channel of events to the session; beyond it, senders wait.
 const EVENTS: usize = 256;
 
-/// The room: who is connected, and what has happened.
+/// The room: the connected participants, and the events for the session.
 #[derive(Clone)]
 struct LineRoom {
     connections: Arc<Mutex<HashMap<ParticipantIdentity, Connection>>>,
@@ -45,13 +47,13 @@ struct Connection {
 }
 
 impl LineRoom {
-    /// Lets in whoever connects, from now on.
+    /// Accepts connections from now on.
     fn listen(listener: TcpListener) -> Self {
         let (events, taken_by_the_session) = mpsc::channel(EVENTS);
         let room = Self { connections: Arc::default(), listener: Arc::new(Mutex::new(Some(taken_by_the_session))) };
         let accepting = room.clone();
         tokio::spawn(async move {
-            // Numbers that are never used again tell the connections of one participant apart.
+            // Each number is used once, so it distinguishes the connections of one participant.
             for number in 1.. {
                 match listener.accept().await {
                     Ok((stream, _)) => drop(tokio::spawn(accepting.clone().serve(stream, number, events.clone()))),
@@ -65,7 +67,7 @@ impl LineRoom {
         room
     }
 
-    /// One connection, from its name to its end.
+    /// Serves one connection, from its name to its end.
     async fn serve(self, stream: TcpStream, number: u64, events: mpsc::Sender<RoomEvent<Infallible>>) {
         let (reader, writer) = stream.into_split();
         let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(LONGEST_NAME));
@@ -75,7 +77,7 @@ impl LineRoom {
         let presence = Presence::new(identity.clone(), sid, now_ms());
         let sid = presence.sid.clone();
 
-        // The list first, the event second: the session may look at once.
+        // The list is updated before the event is sent: the session may look at the list at once.
         let connection = Connection { presence: presence.clone(), writer: Some(writer) };
         self.connections().insert(identity.clone(), connection);
         if events.send(RoomEvent::Active(presence)).await.is_err() {
@@ -83,11 +85,11 @@ impl LineRoom {
         }
         until_closed(lines).await;
         self.forget(&identity, &sid);
-        // The session may have ended: nobody is left to be told.
+        // It is not an error if the session has ended.
         let _ = events.send(RoomEvent::Disconnected { identity, sid }).await;
     }
 
-    /// Takes a connection off the list, unless a newer one has its name by now.
+    /// Removes a connection from the list, unless a newer connection has its name.
     fn forget(&self, identity: &ParticipantIdentity, sid: &ParticipantSid) {
         let mut connections = self.connections();
         if connections.get(identity).is_some_and(|now| now.presence.sid == *sid) {
@@ -100,7 +102,7 @@ impl LineRoom {
     }
 }
 
-/// Reads whatever the participant says, and returns when it has closed its side.
+/// Reads and discards everything that the participant sends, and returns when it has closed its side.
 async fn until_closed(mut lines: FramedRead<OwnedReadHalf, LinesCodec>) {
     while let Some(Ok(_)) = lines.next().await {}
 }
@@ -123,7 +125,7 @@ impl Room for LineRoom {
         self.connections().get(identity).map(|connection| connection.presence.clone())
     }
 
-    /// A stream can be opened once for each connection: after a reset the participant has to connect again.
+    /// Opens a stream, once for each connection: after a reset, the participant has to connect again.
     async fn open(&self, to: &Presence, _progress: Progress) -> Result<Self::Sink, OpenError> {
         let mut connections = self.connections();
         let connection = connections.get_mut(&to.identity).filter(|now| now.presence.sid == to.sid);

@@ -1,4 +1,5 @@
-//! A machine's temperature at 2 Hz, to everybody in a LiveKit room. The environment says which one:
+//! Publishes a machine's temperature at 2 Hz to everybody in a LiveKit room. The environment names the server and the
+//! token:
 //!
 //! ```sh
 //! export LIVEKIT_URL=ws://127.0.0.1:7880 LIVEKIT_TOKEN=…
@@ -17,7 +18,7 @@ const TEMPERATURE: &str = r#"{ "type": "object", "properties": { "celsius": { "t
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let (url, token) = (env::var("LIVEKIT_URL")?, env::var("LIVEKIT_TOKEN")?);
-    // `supervised` instead of `connect` joins again, with a fresh token, when the connection is lost.
+    // With `supervised` instead of `connect`, the room is joined again, with a new token, when the connection is lost.
     let room = LiveKitRoom::connect(&url, &token, LiveKitOptions::default()).await?;
     let telemetry = Telemetry::builder(room.clone()).name("example").build()?;
 

@@ -1,4 +1,5 @@
-//! A machine's position at 20 Hz, on ws://127.0.0.1:8765: open it in Lichtblick or Foxglove, or watch it in a terminal.
+//! Publishes a machine's position at 20 Hz on ws://127.0.0.1:8765. Open it in Lichtblick or Foxglove, or watch it in a
+//! terminal.
 //!
 //! ```sh
 //! cargo run --features websocket --example telemetry
@@ -19,7 +20,7 @@ struct Position {
     y_m: f64,
 }
 
-/// What a viewer needs to know of [`Position`] to plot its fields, as a JSON Schema.
+/// The JSON Schema of [`Position`], which a viewer needs to plot the fields.
 const POSITION: &str = r#"{
     "type": "object",
     "properties": {
@@ -31,7 +32,7 @@ const POSITION: &str = r#"{
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:8765".to_owned());
-    // What desktop viewers send; a web page's origin would have to be named as well.
+    // Desktop viewers send this origin. The origin of a web page would have to be allowed as well.
     let room = WebSocketRoom::builder().allow_origin("file://").bind(address).await?;
     println!("ws://{}", room.local_addr());
     let telemetry = Telemetry::builder(room).name("example").build()?;
@@ -51,7 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             position.publish(serde_json::to_vec(&Position { x_m, y_m })?).await?;
         }
     }
-    // Viewers get what is on its way to them, for one second at most.
+    // Viewers receive their backlog, for one second at most.
     telemetry.close(Duration::from_secs(1)).await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What a server says about its channels, in both forms.
+//! A server's channel advertisements, in both of their JSON forms.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -10,32 +10,33 @@ use serde::{Deserialize, Serialize};
 use super::wire::{self, Text};
 use super::{DecodeError, Frame, Schema, SchemaTable};
 
-/// Says that channels exist.
+/// Announces channels.
 ///
-/// It travels in one of two forms: each channel with its schema inline ([`ServerMessage::encode`]),
-/// or the schemas in a table and the channels with a number each
-/// ([`Advertise::encode_with_table`]), for a connection whose subprotocol [has a schema
+/// An advertisement has one of two forms on the wire. In the plain form, each channel carries its schema inline
+/// ([`ServerMessage::encode`]). In the other form, the schemas stand in a table, and each channel refers to its schema
+/// by number ([`Advertise::encode_with_table`]). That form is for a connection whose subprotocol [has a schema
 /// table](super::Subprotocol::has_schema_table). Decoding accepts both.
 ///
 /// [`ServerMessage::encode`]: super::ServerMessage::encode
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advertise {
-    /// The channels.
+    /// Channels of the server, new to the viewer.
     pub channels: Vec<Channel>,
 }
 
-/// One channel of a server.
+/// A channel of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Channel {
-    /// The server's number for it. Viewers that count in floating point need it below 2^53.
+    /// Channel id, chosen by the server. It must be below 2^53 for viewers that store numbers as floating point.
     pub id: u64,
-    /// What it is called.
+    /// Name of the topic.
     pub topic: String,
-    /// How its messages are encoded, for example `json` or `protobuf`.
+    /// Encoding of the channel's messages, for example `json` or `protobuf`.
     pub encoding: String,
-    /// What its messages look like; shared, since many channels often have one schema.
+    /// Schema of the channel's messages. It is shared, because many channels often have the same schema.
     ///
-    /// The plain form can't tell a schema whose every field is empty from none; it is read as none.
+    /// The plain form can't distinguish a schema whose fields are all empty from no schema; decoding reads both as
+    /// `None`.
     pub schema: Option<Arc<Schema>>,
 }
 
@@ -56,7 +57,8 @@ struct WireSchema<'a> {
     data: Cow<'a, str>,
 }
 
-/// The fields of both forms; the plain one always has name and schema, empty if there is none.
+/// A channel in JSON, with the fields of both forms. The plain form always has `schemaName` and `schema`, which are
+/// empty if there is no schema.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct WireChannel<'a> {
@@ -73,26 +75,26 @@ struct WireChannel<'a> {
     schema_id: Option<u64>,
 }
 
-/// How much one message tells of at most: a viewer with the usual limit of 1 MiB for a message has to be able to read
-/// it, and one that draws while it reads shouldn't have to stop for long.
+/// Limits of one message, in channels and in bytes. A viewer with the usual limit of 1 MiB per message must be able to
+/// read it, and a viewer that reads and draws on the same thread must not stop drawing for long.
 const PIECE_CHANNELS: usize = 100;
 const PIECE_BYTES: usize = 256 << 10;
 
-/// Bytes of a message besides its channels and schemas: `{"op":"advertise","schemas":[],"channels":[]}`.
+/// Length in bytes of a message without channels and schemas: `{"op":"advertise","schemas":[],"channels":[]}`.
 const FRAMING: usize = 43;
 
 impl Advertise {
-    /// Encodes the form with a schema table, numbered by `table`.
+    /// Encodes the form with a schema table. `table` provides the schema ids.
     ///
-    /// The message carries every schema that it refers to, once each, whether or not an earlier
-    /// message did: it says the same to every viewer, whenever that viewer came.
+    /// The message carries each schema that it refers to exactly once, even if an earlier message carried that schema.
+    /// So it means the same to every viewer, whenever that viewer joined.
     pub fn encode_with_table(&self, table: &mut SchemaTable) -> Frame {
         let channels: Vec<_> = self.channels.iter().map(|channel| Described::new(channel, Some(table))).collect();
         encode_piece(&channels)
     }
 
-    /// Encodes messages of at most 100 channels and 256 KiB each, in the form with a schema table if there is one. A
-    /// channel that is larger goes alone.
+    /// Encodes messages of at most 100 channels and 256 KiB each, in the form with a schema table if `table` is given.
+    /// A channel that exceeds 256 KiB gets a message of its own.
     ///
     /// Each message carries the schemas that it refers to.
     pub fn encode_in_pieces(&self, mut table: Option<&mut SchemaTable>) -> Vec<Frame> {
@@ -140,7 +142,7 @@ impl Advertise {
     }
 }
 
-/// A channel as it stands in JSON, and the schema that it refers to in the table, by its number.
+/// A channel in its JSON form, with the id and the schema of its entry in the schema table, if there is one.
 #[derive(Clone)]
 struct Described<'a> {
     channel: WireChannel<'a>,
@@ -173,7 +175,7 @@ fn encode_piece(channels: &[Described<'_>]) -> Frame {
     wire::text(OP, &WireAdvertise { schemas, channels: channels.iter().map(|each| each.channel.clone()).collect() })
 }
 
-/// How many bytes `value` takes as JSON, which isn't made for that.
+/// Length of `value` as JSON, in bytes. The JSON is only counted, not stored.
 fn json_len(value: &impl Serialize) -> usize {
     struct Count(usize);
     impl io::Write for Count {
@@ -216,7 +218,7 @@ impl<'a> WireChannel<'a> {
 
     fn resolve(self, table: &HashMap<u64, Arc<Schema>>) -> Result<Channel, DecodeError> {
         let schema = match self.schema_id {
-            // Shared, not copied: else a long schema and many channels would multiply what a peer
+            // Shared, not copied: with copies, a long schema and many channels would multiply the bytes that a peer
             // sent.
             Some(id) => Some(Arc::clone(table.get(&id).ok_or(DecodeError::UnknownSchemaId(id))?)),
             None => {

@@ -1,4 +1,4 @@
-//! What a client says to a server.
+//! Messages from a client to a server.
 
 use bytes::Bytes;
 use serde::de::IgnoredAny;
@@ -15,23 +15,23 @@ pub use super::service::ServiceCall;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ClientMessage {
-    /// Asks for the messages of channels. v1.
+    /// Subscribes to channels. v1.
     Subscribe(Subscribe),
     /// Ends subscriptions. v1.
     Unsubscribe(Unsubscribe),
-    /// Asks for the messages of channels. v2.
+    /// Subscribes to channels. v2.
     SubscribeChannels(SubscribeChannels),
-    /// Asks no longer for the messages of channels. v2.
+    /// Unsubscribes from channels. v2.
     UnsubscribeChannels(UnsubscribeChannels),
     /// Asks for a pong. v2.
     Ping(Ping),
     /// Answers a pong. v2.
     PingAck(PingAck),
-    /// New channels of the client's own.
+    /// Announces channels of the client.
     Advertise(Advertise),
-    /// Channels of the client's own that are gone.
+    /// Withdraws channels of the client.
     Unadvertise(Unadvertise),
-    /// A message of a channel of the client's own.
+    /// A message on a channel of the client.
     MessageData(MessageData),
     /// Calls a service.
     ServiceCallRequest(ServiceCall),
@@ -41,30 +41,30 @@ pub enum ClientMessage {
     GetParameters(GetParameters),
     /// Sets parameters.
     SetParameters(SetParameters),
-    /// Asks to be told when parameters change.
+    /// Subscribes to changes of parameters.
     SubscribeParameterUpdates(SubscribeParameterUpdates),
-    /// Asks no longer to be told when parameters change.
+    /// Ends subscriptions to changes of parameters.
     UnsubscribeParameterUpdates(UnsubscribeParameterUpdates),
-    /// Asks to be told who publishes, subscribes and provides.
+    /// Subscribes to the connection graph: the publishers, subscribers and service providers.
     SubscribeConnectionGraph,
-    /// Asks no longer to be told who publishes, subscribes and provides.
+    /// Ends the subscription to the connection graph.
     UnsubscribeConnectionGraph,
 }
 
-/// Asks for the messages of channels, in v1.
+/// Subscribes to channels, in v1.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Subscribe {
-    /// One for each channel.
+    /// One subscription per channel.
     pub subscriptions: Vec<Subscription>,
 }
 
-/// One channel that a client wants.
+/// A subscription to one channel, in v1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Subscription {
-    /// The client's number for it, which message data will carry.
+    /// Subscription id, chosen by the client. Message data carries it.
     pub id: u32,
-    /// The server's number for the channel.
+    /// Channel id, from the server's advertisement.
     pub channel_id: u64,
 }
 
@@ -72,83 +72,83 @@ pub struct Subscription {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Unsubscribe {
-    /// The client's numbers for them.
+    /// Ids of the subscriptions.
     pub subscription_ids: Vec<u32>,
 }
 
-/// Asks for the messages of channels, in v2.
+/// Subscribes to channels, in v2.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SubscribeChannels {
-    /// The channels.
+    /// One request per channel.
     pub channels: Vec<ChannelRequest>,
 }
 
-/// One channel that a client wants, in v2.
+/// A subscription to one channel, in v2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChannelRequest {
-    /// The server's number for the channel.
+    /// Channel id, from the server's advertisement.
     pub id: u64,
-    /// Whether the client would rather have it as a video track. This crate has none to offer.
+    /// Whether the client prefers a video track. This crate offers none. `false` if the field is absent.
     #[serde(default, deserialize_with = "wire::or_default")]
     pub request_video_track: bool,
 }
 
-/// Asks no longer for the messages of channels, in v2.
+/// Unsubscribes from channels, in v2.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnsubscribeChannels {
-    /// The server's numbers for them.
+    /// Ids of the channels.
     pub channel_ids: Vec<u64>,
 }
 
 /// Asks for a [pong](server::Pong).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ping {
-    /// The client's own, repeated in the pong.
+    /// Timestamp of the client. The pong repeats it unchanged.
     pub app_timestamp: u64,
 }
 
 /// Answers a [pong](server::Pong).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PingAck {
-    /// The pong's time of the server: milliseconds since the epoch.
+    /// The server's time from the pong, in milliseconds since the epoch.
     pub device_timestamp_ms: u64,
 }
 
-/// Says that the client will publish on channels of its own.
+/// Announces channels on which the client will publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advertise {
-    /// The channels.
+    /// Channels of the client, new to the server.
     pub channels: Vec<Channel>,
 }
 
-/// One channel of a client.
+/// A channel of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Channel {
-    /// The client's number for it; another client's may be the same.
+    /// Channel id, chosen by the client. Another client may use the same id.
     pub id: u32,
-    /// What it is called.
+    /// Name of the topic.
     pub topic: String,
-    /// How its messages are encoded.
+    /// Encoding of the channel's messages.
     pub encoding: String,
-    /// What its messages look like. A client may know a schema's name alone; then encoding and data
-    /// are empty.
+    /// Schema of the channel's messages. A client may know only the schema's name; its encoding and data are empty
+    /// then.
     pub schema: Option<Schema>,
 }
 
-/// Channels of a client that are gone.
+/// Withdraws channels of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Unadvertise {
-    /// The client's numbers for them.
+    /// Ids of the client's channels.
     pub channel_ids: Vec<u32>,
 }
 
-/// A message of a channel of a client.
+/// A message on a channel of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageData {
-    /// The client's number for the channel.
+    /// Id of the client's channel.
     pub channel_id: u32,
     /// The message, in the channel's encoding.
     pub payload: Bytes,
@@ -158,9 +158,9 @@ pub struct MessageData {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FetchAsset {
-    /// The client's number for the request, repeated in the answer.
+    /// Request id, chosen by the client. The answer repeats it.
     pub request_id: u32,
-    /// Which asset, for example `package://robot/base.stl`.
+    /// URI of the asset, for example `package://robot/base.stl`.
     pub uri: String,
 }
 
@@ -168,35 +168,35 @@ pub struct FetchAsset {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GetParameters {
-    /// Their names; none means all.
+    /// Names of the parameters; an empty list means all.
     pub parameter_names: Vec<String>,
-    /// The client's name for the request, repeated in the answer.
+    /// Request id, chosen by the client. The answer repeats it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
 }
 
-/// Sets parameters; one without a value is deleted.
+/// Sets parameters. A parameter without a value is deleted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SetParameters {
-    /// The client's name for the request; with one, it is answered with the parameters' values.
+    /// Request id, chosen by the client. A request with an id is answered with the parameters' values.
     pub id: Option<String>,
-    /// The parameters.
+    /// The parameters to set.
     pub parameters: Vec<Parameter>,
 }
 
-/// Asks to be told when parameters change.
+/// Subscribes to changes of parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SubscribeParameterUpdates {
-    /// Their names; none means all.
+    /// Names of the parameters; an empty list means all.
     pub parameter_names: Vec<String>,
 }
 
-/// Asks no longer to be told when parameters change.
+/// Ends subscriptions to changes of parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnsubscribeParameterUpdates {
-    /// Their names; none means all.
+    /// Names of the parameters; an empty list means all.
     pub parameter_names: Vec<String>,
 }
 
@@ -259,7 +259,7 @@ const UNSUBSCRIBE_PARAMETER_UPDATES: &str = "unsubscribeParameterUpdates";
 const SUBSCRIBE_CONNECTION_GRAPH: &str = "subscribeConnectionGraph";
 const UNSUBSCRIBE_CONNECTION_GRAPH: &str = "unsubscribeConnectionGraph";
 
-/// Every op of this direction.
+/// Every op that a client may send.
 pub(super) const OPS: [&str; 11] = [
     SUBSCRIBE,
     UNSUBSCRIBE,
@@ -297,7 +297,8 @@ fn needed_by_opcode(opcode: u8) -> Option<Capability> {
     }
 }
 
-/// The names in a request for parameters. As no name means all of them, names of which none can be read are an error.
+/// Reads the names in a request for parameters. An empty list means all parameters, so a list is an error if it has
+/// names and none of them can be read.
 fn read_names(text: &Text<'_>, faults: &mut Vec<DecodeError>) -> Result<Vec<String>, DecodeError> {
     let mut unreadable = Vec::new();
     let names = text.list("parameterNames", "parameter name", &mut unreadable, Ok)?;
@@ -308,12 +309,12 @@ fn read_names(text: &Text<'_>, faults: &mut Vec<DecodeError>) -> Result<Vec<Stri
     Ok(names)
 }
 
-/// The fields of a message that has none.
+/// The fields of a message without fields.
 #[derive(Serialize)]
 struct Nothing {}
 
 impl ClientMessage {
-    /// Encodes the message; the payload of message data is shared, not copied.
+    /// Encodes the message. The payload of message data is shared, not copied.
     pub fn encode(&self) -> Frame {
         match self {
             Self::Subscribe(subscribe) => wire::text(SUBSCRIBE, subscribe),
@@ -345,13 +346,15 @@ impl ClientMessage {
         }
     }
 
-    /// Decodes what a server received from a client that speaks `format`; payloads share `data`.
+    /// Decodes a message that a server received from a client that speaks `format`. Payloads share the memory of
+    /// `data`.
     ///
-    /// Fields that this crate doesn't know are ignored. An item of a list that can't be read is left out:
-    /// [`decode_each`](Self::decode_each) names it.
+    /// Unknown fields are ignored. An unreadable item of a list is left out, and [`decode_each`](Self::decode_each)
+    /// reports it.
     ///
     /// # Errors
-    /// [`DecodeError`] says what is wrong, if nothing of the message can be read; the connection is still in step.
+    /// [`DecodeError`] if nothing of the message can be read. The connection is still in sync: the next frame can be
+    /// decoded.
     pub fn decode(format: WireFormat, kind: FrameKind, data: &Bytes) -> Result<Self, DecodeError> {
         let mut faults = Vec::new();
         let message = Self::decode_each(format, kind, data, &Capability::ALL, &mut faults)?;
@@ -361,15 +364,17 @@ impl ClientMessage {
         }
     }
 
-    /// Decodes it for a server that offers no more than `offered`: what needs another capability is refused before its
-    /// fields are read, which may take many times its length.
+    /// Decodes a message for a server that offers no capabilities but `offered`. A message that needs another
+    /// capability is refused. A text message is refused before its fields are read, because the decoded fields may take
+    /// many times the length of the message.
     ///
-    /// What is wrong with the items of a list that can't be read is appended to `faults`: at most 100 of a message, each
-    /// by name or by its place in the list. The message may be empty then.
+    /// For each unreadable item of a list, an error is appended to `faults`: at most 100 per message. It identifies the
+    /// item by its name or by its place in the list. The message may be empty then.
     ///
     /// # Errors
-    /// [`DecodeError`], among them [`DecodeError::NotOffered`]: nothing of the message can be read, for a reason that isn't
-    /// one item's.
+    /// [`DecodeError::NotOffered`] if the message needs a capability that is not in `offered`, and any other
+    /// [`DecodeError`] if the message as a whole can't be read. An unreadable item of a list is not such an error,
+    /// unless it is the name of a parameter and no name in the list can be read.
     pub fn decode_each(
         format: WireFormat,
         kind: FrameKind,
@@ -388,7 +393,7 @@ impl ClientMessage {
                 Self::decode_text(format, &text, faults)
             }
             FrameKind::Binary => {
-                // Costs nothing to speak of: a payload is shared.
+                // Decoding before the check costs little: a payload is shared.
                 let message = Self::decode_binary(format, data)?;
                 check(needed_by_opcode(Reader::opcode(data)?))?;
                 Ok(message)
@@ -396,7 +401,7 @@ impl ClientMessage {
         }
     }
 
-    /// Whether it is a list of nothing.
+    /// Whether the message is an empty list.
     fn is_empty(&self) -> bool {
         match self {
             Self::Subscribe(request) => request.subscriptions.is_empty(),

@@ -1,74 +1,74 @@
-//! Why bytes from a peer are not a message.
+//! The error of decoding a message.
 
 use thiserror::Error;
 
 use super::server::Capability;
 
-/// Most characters of a peer's own text that an error repeats.
+/// Maximum number of characters that an error quotes of a peer's text.
 const EXCERPT: usize = 64;
 
-/// Bytes from a peer that are not a message.
+/// Bytes from a peer could not be decoded as a message.
 ///
-/// The peer sent something wrong or something newer than this crate; the connection is still in
-/// step, since the transport marks where each frame ends. A server answers with a `status` error
-/// that carries this error's text and goes on. The text is short whatever the peer sent: of the
-/// peer's own words it repeats 64 characters at most, control characters replaced.
+/// The peer sent something invalid, or something newer than this crate. The connection is still in sync, because the
+/// transport marks where each frame ends. A server answers with a `status` of level error that carries the text of this
+/// error, and goes on. The text is short whatever the peer sent: each quotation of the peer's text has at most 64
+/// characters, and control characters in it are replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DecodeError {
     /// The text is not JSON, or not the JSON that its `op` requires.
     #[error("invalid JSON message: {reason}")]
     InvalidJson {
-        /// What is wrong, and where.
+        /// The parser's message, with line and column.
         reason: String,
     },
     /// The JSON has no `op`.
     #[error("message without an op")]
     MissingOp,
-    /// The `op` is none that is known.
+    /// The `op` is unknown.
     #[error("unknown op \"{op}\"")]
     UnknownOp {
-        /// The beginning of what the peer sent.
+        /// The first 64 characters of the `op`.
         op: String,
     },
     /// The `op` is one that only the other side may send.
     #[error("op \"{op}\" comes from the wrong side")]
     WrongDirection {
-        /// The op.
+        /// The `op` that was received.
         op: &'static str,
     },
-    /// The message needs a capability that the server doesn't offer. Its fields weren't read.
+    /// The message needs a capability that the server doesn't offer. The fields of a text message are not read then.
     #[error("this server {}", capability.absence())]
     NotOffered {
-        /// Which one.
+        /// The missing capability.
         capability: Capability,
     },
-    /// The first byte of a binary message is no opcode that this side may receive.
+    /// The first byte of a binary message is not an opcode that this side may receive.
     ///
-    /// Each direction numbers its opcodes for itself, so one that travels the wrong way looks
-    /// unknown too.
+    /// Each direction has its own opcode numbers, so an opcode that travels in the wrong direction is unknown, too,
+    /// unless the same number has a meaning in this direction.
     #[error("unknown binary opcode {0}")]
     UnknownOpcode(u8),
-    /// A binary message ends before what it must hold.
+    /// A binary message ends before the end of its required fields.
     #[error("truncated {message}: needs {need} bytes, has {got}")]
     Truncated {
-        /// Which message.
+        /// Name of the message, for example `ping`.
         message: &'static str,
-        /// Length it must have at least, as far as that is known, in bytes.
+        /// Required length in bytes, as far as the fields before the end determine it.
         need: usize,
-        /// Length it has, in bytes.
+        /// Actual length in bytes.
         got: usize,
     },
-    /// Something that must be text is not UTF-8.
+    /// A part that must be text is not UTF-8.
     #[error("{what} is not UTF-8")]
     InvalidUtf8 {
-        /// Which part.
+        /// Name of the part.
         what: &'static str,
     },
-    /// Something that must be base64 isn't.
+    /// A part that must be base64 is not.
     #[error("{what} is not base64")]
     InvalidBase64 {
-        /// Which part.
+        /// Name of the part.
         what: &'static str,
     },
     /// The status byte of a fetched asset is neither success (0) nor error (1).
@@ -77,22 +77,22 @@ pub enum DecodeError {
     /// A channel refers to a schema that its own message doesn't carry.
     #[error("unknown schema id {0}")]
     UnknownSchemaId(u64),
-    /// An item of a list can't be read. It is left out, and the others are read.
+    /// An item of a list can't be read. The item is left out, and the others are read.
     #[error("{kind} {name}: {fault}")]
     InvalidItem {
-        /// What it is: a channel, a schema, a service or a parameter.
+        /// Kind of the item, for example a channel, a schema, a service or a parameter.
         kind: &'static str,
-        /// The beginning of its topic or name, in quotes, or its place in the list.
+        /// The first 32 characters of the item's topic or name, in quotes, or the item's place in the list.
         name: String,
-        /// What is wrong with it.
+        /// Why the item can't be read.
         fault: Box<Self>,
     },
-    /// A parameter's value doesn't go with its type.
+    /// A parameter's value does not match its type.
     #[error("parameter \"{name}\": {reason}")]
     InvalidParameter {
-        /// The beginning of the parameter's name.
+        /// The first 64 characters of the parameter's name.
         name: String,
-        /// What is wrong with it.
+        /// Why the value does not match.
         reason: &'static str,
     },
 }
@@ -102,7 +102,8 @@ impl DecodeError {
         Self::UnknownOp { op: excerpt(op) }
     }
 
-    /// An item of a list is unreadable for `fault`, which may name it already.
+    /// The error for an item of a list that is unreadable because of `fault`. A fault that names its parameter is
+    /// returned as it is.
     pub(super) fn item(kind: &'static str, name: String, fault: Self) -> Self {
         match fault {
             Self::InvalidParameter { .. } => fault,
@@ -115,7 +116,7 @@ impl DecodeError {
     }
 }
 
-/// The parser's messages quote the peer, so they are cut; the position at their end is kept.
+/// The parser's message may quote the peer, so it is cut. The position at its end is kept.
 impl From<serde_json::Error> for DecodeError {
     fn from(error: serde_json::Error) -> Self {
         let full = error.to_string();
@@ -129,7 +130,7 @@ fn excerpt(text: &str) -> String {
     cleaned(text, EXCERPT)
 }
 
-/// The first `most` characters of a peer's text.
+/// The first `most` characters of a peer's text, with control characters replaced.
 pub(super) fn cleaned(text: &str, most: usize) -> String {
     text.chars().take(most).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

@@ -1,53 +1,51 @@
-//! One encoded message.
+//! Encoded messages, for viewers of both formats.
 
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-/// Length of a message-data head in v1: opcode, subscription id (u32), log time (u64). No other
-/// frame has a head of this length, which is how [`Frame::set_subscription_id`] knows one.
+/// Length of a message-data head in v1: opcode, subscription id (u32), log time (u64). No other frame has a head of
+/// this length, so [`Frame::set_subscription_id`] identifies message data by it.
 const MESSAGE_DATA_HEAD: usize = 1 + 4 + 8;
 
-/// Where the log time begins in it.
+/// Offset of the log time in a message-data head in v1.
 const LOG_TIME: usize = 1 + 4;
 
 /// Length of a message-data head in v2: opcode, channel id (u64), log time (u64).
 const CHANNEL_DATA_HEAD: usize = 1 + 8 + 8;
 
-/// Room for the longest head.
+/// Capacity for a head, in bytes: the length of the longest one.
 const HEAD_CAPACITY: usize = MESSAGE_DATA_HEAD;
 
 /// Opcode of message data, in either direction.
 pub(super) const OPCODE_MESSAGE_DATA: u8 = 1;
 
-/// How a transport carries a frame.
+/// Whether a frame is sent as text or as binary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FrameKind {
     /// UTF-8 text, a JSON object.
     Text,
-    /// Bytes, the first of them an opcode.
+    /// Bytes, of which the first is an opcode.
     Binary,
 }
 
-/// One message, encoded: a small head that may differ from viewer to viewer, and a payload shared
-/// by all.
+/// An encoded message: a small head that may differ from viewer to viewer, and a payload shared by all viewers.
 ///
-/// What goes out is the head followed by the payload. A clone copies the head and shares the
-/// payload, so handing one message to many viewers, each with a subscription id of its own, copies
-/// no payload.
+/// A transport sends the head followed by the payload. A clone copies the head and shares the payload. So sending one
+/// message to many viewers, each with its own subscription id, copies no payload.
 ///
-/// A frame serves viewers of both formats: the transport decides what is written. Only a message of
-/// a channel looks different in the two, by its head. A WebSocket writes [`head`](Self::head) and
-/// payload, which is v1; a stream gets [`append_to_stream`](Self::append_to_stream), which is v2.
+/// A frame serves viewers of both formats: the transport decides which one is written. Only message data differs
+/// between the formats, and only in its head. A WebSocket writes [`head`](Self::head) and payload, which is v1. A byte
+/// stream gets the output of [`append_to_stream`](Self::append_to_stream), which is v2.
 #[derive(Clone)]
 pub struct Frame {
     payload: Bytes,
-    /// Of a message-data frame; else 0.
+    /// Channel id of message data; 0 in any other frame.
     channel_id: u64,
     head: [u8; HEAD_CAPACITY],
     head_len: u8,
     kind: FrameKind,
-    /// Its log time is the server's time.
+    /// Whether the log time is also the server's time: see [`Frame::live`].
     is_live: bool,
 }
 
@@ -62,10 +60,10 @@ impl Frame {
         Self::with_head(FrameKind::Binary, [], payload)
     }
 
-    /// Makes a message-data frame from server to client: the head says which channel it is of and
-    /// when it was logged (nanoseconds), the payload is the message.
+    /// Makes a message-data frame from server to client. The head names the channel and the log time in nanoseconds,
+    /// and the payload is the message.
     ///
-    /// A viewer of v2 is told the channel by its id, one of v1 by its own [subscription
+    /// In v2, the head carries `channel_id`. In v1, it carries the viewer's own [subscription
     /// id](Self::set_subscription_id), which is 0 until it is set.
     pub fn message_data(channel_id: u64, log_time_ns: u64, payload: Bytes) -> Self {
         let mut head = [0; MESSAGE_DATA_HEAD];
@@ -81,7 +79,7 @@ impl Frame {
         Self { payload, channel_id: 0, head: padded, head_len: N as u8, kind, is_live: false }
     }
 
-    /// Has a frame made by [`Frame::message_data`] carry its log time as the time of the server, for v1 viewers of a
+    /// Marks the log time of a frame made by [`Frame::message_data`] as the server's time. This is for v1 viewers of a
     /// server with the capability `time`: see [`live_time_ns`](Self::live_time_ns).
     #[must_use]
     pub fn live(mut self) -> Self {
@@ -89,32 +87,34 @@ impl Frame {
         self
     }
 
-    /// The time of the server that goes with this frame, in nanoseconds; `None` of most frames.
+    /// The server's time that goes with this frame, in nanoseconds; `None` unless the frame is message data that was
+    /// marked [`live`](Self::live).
     ///
-    /// A transport of v1 writes a [time message](super::server::Time) of it right before the frame, when it hands that
-    /// over and if the time is later than all that it told this viewer before: a viewer takes an earlier one for a
-    /// jump. [`WebSocketRoom`](crate::room::websocket::WebSocketRoom) does.
+    /// A v1 transport writes a [time message](super::server::Time) with this time directly before the frame, at the
+    /// moment it hands the frame over. It does so only if the time is later than every time it has sent to this viewer:
+    /// a viewer takes an earlier time for a jump. [`WebSocketRoom`](crate::room::websocket::WebSocketRoom) follows this
+    /// rule.
     pub fn live_time_ns(&self) -> Option<u64> {
         let head: &[u8; MESSAGE_DATA_HEAD] = self.head().as_array().filter(|_| self.is_live)?;
         head[LOG_TIME..].as_array().copied().map(u64::from_le_bytes)
     }
 
-    /// Writes a v1 viewer's own subscription id into a frame made by [`Frame::message_data`]; any
-    /// other frame stays as it is.
+    /// Writes a v1 viewer's own subscription id into a frame made by [`Frame::message_data`]. Any other frame is left
+    /// unchanged.
     pub fn set_subscription_id(&mut self, id: u32) {
         if let Some(head) = self.head_for(id) {
             self.head[..MESSAGE_DATA_HEAD].copy_from_slice(&head);
         }
     }
 
-    /// The head with a v1 viewer's own subscription id in it; `None` if there is none to be told by.
+    /// The v1 head with the subscription id `id` in it; `None` if the frame is not message data.
     pub(crate) fn head_for(&self, id: u32) -> Option<[u8; MESSAGE_DATA_HEAD]> {
         let mut head = *self.head().as_array()?;
         head[1..LOG_TIME].copy_from_slice(&id.to_le_bytes());
         Some(head)
     }
 
-    /// The head in v2, if it is another one there.
+    /// The v2 head of message data; `None` for any other frame, whose head is the same in both formats.
     fn channel_head(&self) -> Option<[u8; CHANNEL_DATA_HEAD]> {
         let head: &[u8; MESSAGE_DATA_HEAD] = self.head().as_array()?;
         let mut channel_head = [0; CHANNEL_DATA_HEAD];
@@ -124,41 +124,40 @@ impl Frame {
         Some(channel_head)
     }
 
-    /// Where in a v1 head the subscription id stands, if it has one.
+    /// Offset of the subscription id in the v1 head; `None` if the frame is not message data.
     #[cfg(feature = "websocket")]
     pub(crate) fn subscription_place(&self) -> Option<usize> {
         (usize::from(self.head_len) == MESSAGE_DATA_HEAD).then_some(1)
     }
 
-    /// Whether this goes out as text or as binary.
+    /// Whether the frame is sent as text or as binary.
     pub fn kind(&self) -> FrameKind {
         self.kind
     }
 
-    /// The bytes that go out before the payload in v1; often none.
+    /// The bytes sent before the payload in v1; often none.
     pub fn head(&self) -> &[u8] {
         &self.head[..usize::from(self.head_len)]
     }
 
-    /// The bytes that go out after the head.
+    /// The bytes sent after the head.
     pub fn payload(&self) -> &Bytes {
         &self.payload
     }
 
-    /// Length in bytes of head and payload together, in v1. In v2 a message of a channel has four
-    /// bytes more.
+    /// Length in bytes of head and payload together, in v1. In v2, message data is four bytes longer.
     pub fn len(&self) -> usize {
         usize::from(self.head_len) + self.payload.len()
     }
 
-    /// Whether there is neither head nor payload.
+    /// Whether head and payload are both empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Head and payload in one piece, in v1; copies unless there is no head.
+    /// Head and payload in one buffer, in v1. Copies the payload unless the head is empty.
     ///
-    /// A frame that came from a peer has no head: this is what it sent, in either format.
+    /// A frame received from a peer has no head, so this returns what the peer sent, in either format.
     pub fn to_bytes(&self) -> Bytes {
         if self.head_len == 0 {
             return self.payload.clone();
@@ -170,9 +169,9 @@ impl Frame {
     }
 }
 
-/// In v2; the prefix is [`stream`](super::stream)'s.
+/// The v2 form of a frame, without the prefix, which [`stream`](super::stream) adds.
 impl Frame {
-    /// Length in bytes of head and payload.
+    /// Length in bytes of head and payload, in v2.
     pub(crate) fn v2_len(&self) -> usize {
         match usize::from(self.head_len) {
             MESSAGE_DATA_HEAD => CHANNEL_DATA_HEAD + self.payload.len(),
@@ -188,7 +187,7 @@ impl Frame {
     }
 }
 
-/// Shows kind and lengths, never what a payload holds.
+/// Shows the kind and the lengths, never the contents of the payload.
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Frame")

@@ -1,18 +1,18 @@
-//! The wire formats viewers speak: encode, decode, nothing else.
+//! The wire formats that viewers speak: encoding and decoding, without I/O.
 //!
-//! A message is a value ([`ServerMessage`], [`ClientMessage`]), a frame is its encoded form
-//! ([`Frame`]). Text frames are JSON objects tagged with an `op`; binary frames begin with a
-//! one-byte opcode and hold little-endian integers. A frame carries no length of its own: a
-//! WebSocket marks where it ends, and in a byte stream it has a [prefix](stream).
+//! A message is a value ([`ServerMessage`], [`ClientMessage`]), and a [`Frame`] is its encoded form. A text frame is a
+//! JSON object tagged with an `op`. A binary frame begins with a one-byte opcode and holds little-endian integers. A
+//! frame carries no length of its own: a WebSocket marks where each frame ends, and a byte stream puts a
+//! [prefix](stream) before each.
 //!
-//! There are two formats, [`WireFormat::V1`] on WebSockets and [`WireFormat::V2`] on streams. Who
-//! decodes says which; a message that only the other one has is unknown. A message to be encoded is
-//! of the format that has it, and most are of both: see [`Frame`].
+//! There are two formats: [`WireFormat::V1`] on WebSockets and [`WireFormat::V2`] on byte streams. Most messages are
+//! the same in both. When decoding, the caller names the format of the bytes: a message that exists only in the other
+//! format is refused, except message data, which would be misread. Encoding needs no format: a message that exists in
+//! only one format is encoded in that format, and a [`Frame`] of message data serves both.
 //!
-//! Both directions are here, because this crate contains a server and a viewer. Neither direction
-//! keeps state, and decoding is total: whatever the bytes, the result is a message or a
-//! [`DecodeError`], never a panic, and a length that a peer announces is only ever compared with
-//! the bytes that are there.
+//! Both directions are here because this crate contains a server and a viewer. Neither direction keeps state. Decoding
+//! never panics: any input yields a message or a [`DecodeError`]. A length that a peer announces is only ever compared
+//! with the bytes that are there.
 //!
 //! ```
 //! use bytes::Bytes;

@@ -11,46 +11,46 @@ use serde_json::Value;
 use super::DecodeError;
 use super::wire::Text;
 
-/// A named value.
+/// A parameter: a named value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parameter {
-    /// Its name.
+    /// Name of the parameter.
     pub name: String,
-    /// Its value; `None` if it has none, which in a request to set it means: delete it.
+    /// Value of the parameter; `None` if it has none. In a request to set the parameter, `None` deletes it.
     pub value: Option<ParameterValue>,
 }
 
 /// The value of a parameter.
 ///
-/// JSON alone doesn't tell a float from an integer, nor bytes from text, so a parameter names its
-/// type where that is needed: `float64`, `float64_array` and `byte_array`, the last as base64.
-/// There is a variant for each, and the type follows from the variant. Inside an array or a
-/// dictionary no type is named, and so some values come back as what they look like: bytes as a
-/// string, an empty float array as an empty array, an array that holds nothing but numbers as a float
-/// array if one of them is a float.
+/// JSON alone does not distinguish a float from an integer, or bytes from text. So a parameter names its type where
+/// that is needed: `float64`, `float64_array`, or `byte_array`, whose value is base64. Each of these types has a
+/// variant, and the type follows from the variant. Inside an array or a dictionary no type is named, so some values are
+/// read back as another variant: bytes as a string, an empty float array as an empty array, and an array of nothing but
+/// numbers as a float array if one of them is a float.
 ///
-/// JSON has no NaN and no infinities: they go out as the texts `NaN`, `Infinity` and `-Infinity`, as
-/// protobuf writes them in JSON, and are read back from those where a float may stand: with the type
-/// `float64`, in a `float64_array`, and inside an array or a dictionary, where a text of that form
-/// therefore is read as a float. A `null` from a peer is read as NaN in an array, where many write it
-/// for one, and as no entry in a dictionary.
+/// JSON has no NaN and no infinities. They are written as the strings `NaN`, `Infinity` and `-Infinity`, as protobuf
+/// writes them in JSON. These strings are read back as floats wherever a float may stand: with the type `float64`, in a
+/// `float64_array`, and inside an array or a dictionary. Inside an array or a dictionary, every string of that form is
+/// therefore read as a float. A `null` from a peer is read as NaN in an array, where many peers write it for NaN, and
+/// as no entry in a dictionary.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum ParameterValue {
     /// An integer.
     Integer(i64),
-    /// A float; also what an integer beyond `i64` is read as.
+    /// A float. An integer outside the range of `i64` is also read as a float.
     #[serde(serialize_with = "as_float")]
     Float64(f64),
-    /// A truth value.
+    /// A boolean.
     Bool(bool),
     /// Text.
     String(String),
     /// Bytes.
     #[serde(serialize_with = "as_base64")]
     Bytes(Bytes),
-    /// Numbers of which at least one is not an integer.
+    /// An array of floats. An array without a type is read as one if it holds nothing but numbers and at least one of
+    /// them is not an integer.
     #[serde(serialize_with = "as_floats")]
     Float64Array(Vec<f64>),
     /// Any other array.
@@ -59,7 +59,7 @@ pub enum ParameterValue {
     Dict(BTreeMap<String, Self>),
 }
 
-/// The floats that JSON can't carry, and the texts that stand for them.
+/// The floats that JSON can't represent, and the strings that stand for them.
 const NAMED: [(f64, &str); 3] = [(f64::NAN, "NaN"), (f64::INFINITY, "Infinity"), (f64::NEG_INFINITY, "-Infinity")];
 
 fn name_of(float: f64) -> Option<&'static str> {
@@ -87,13 +87,13 @@ fn as_base64<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Er
 }
 
 impl Parameter {
-    /// Makes a parameter that has a value.
+    /// Makes a parameter with a value.
     pub fn new(name: impl Into<String>, value: ParameterValue) -> Self {
         Self { name: name.into(), value: Some(value) }
     }
 }
 
-/// A parameter as it stands in JSON; `V` is borrowed for writing, any JSON for reading.
+/// A parameter in its JSON form. `V` is a borrowed value for writing, and any JSON value for reading.
 #[derive(Debug, Serialize, Deserialize)]
 struct WireParameter<S, V> {
     name: S,
@@ -103,7 +103,7 @@ struct WireParameter<S, V> {
     value: Option<V>,
 }
 
-/// A message of parameters as it stands in JSON, in either direction.
+/// A message of parameters in its JSON form, for either direction.
 #[derive(Debug, Serialize)]
 pub(super) struct WireParameters<'a> {
     parameters: Vec<WireParameter<&'a str, &'a ParameterValue>>,
@@ -117,7 +117,8 @@ impl<'a> WireParameters<'a> {
     }
 }
 
-/// The id of a message of parameters, and those of them that can be read; the others go to `faults`.
+/// Reads the id of a message of parameters, and those parameters that can be read. For each of the others an error is
+/// appended to `faults`.
 pub(super) fn read_all(
     text: &Text<'_>,
     faults: &mut Vec<DecodeError>,
@@ -161,7 +162,7 @@ impl TryFrom<WireParameter<String, Value>> for Parameter {
 
 fn read(type_name: Option<&str>, value: Value) -> Result<ParameterValue, &'static str> {
     match (type_name, value) {
-        // A text of its own is a text: a float would have its type named.
+        // A string outside arrays and dictionaries is a string: a float would name its type.
         (None, Value::String(text)) => Ok(ParameterValue::String(text)),
         (None, value) => untyped(value),
         (Some(FLOAT64), Value::Number(number)) => {
@@ -184,7 +185,7 @@ fn read(type_name: Option<&str>, value: Value) -> Result<ParameterValue, &'stati
     }
 }
 
-/// `None` if an item is neither a number nor what stands for one that JSON can't carry.
+/// Reads the items of an array as floats. `None` if an item is not a number, `null`, or one of the [`NAMED`] strings.
 fn floats(items: &[Value]) -> Option<Vec<f64>> {
     let float = |item: &Value| match item {
         Value::Null => Some(f64::NAN),
@@ -194,7 +195,7 @@ fn floats(items: &[Value]) -> Option<Vec<f64>> {
     items.iter().map(float).collect()
 }
 
-/// Whether this is a float, and can't be an integer.
+/// Whether `item` is a float, or an integer outside the range of `i64`.
 fn is_float(item: &Value) -> bool {
     match item {
         Value::String(text) => float_of(text).is_some(),
@@ -202,7 +203,7 @@ fn is_float(item: &Value) -> bool {
     }
 }
 
-/// Recurses no deeper than the JSON parser allowed.
+/// Reads a value without a type. The recursion is no deeper than the JSON parser allowed.
 fn untyped(value: Value) -> Result<ParameterValue, &'static str> {
     Ok(match value {
         Value::Null => ParameterValue::Float64(f64::NAN),
@@ -266,7 +267,7 @@ mod tests {
         let infinite = ParameterValue::Float64Array(vec![1.0, f64::INFINITY, f64::NEG_INFINITY]);
         let json = r#"{"name":"p","type":"float64_array","value":[1.0,"Infinity","-Infinity"]}"#;
         assert_eq!((encode(infinite.clone()).as_str(), decode(json)), (json, Ok(Some(infinite))));
-        // By itself a text is a text.
+        // A string outside arrays and dictionaries is a string.
         assert_eq!(decode(r#"{"name":"p","value":"NaN"}"#), Ok(Some(ParameterValue::String("NaN".into()))));
     }
 
@@ -287,7 +288,7 @@ mod tests {
         assert_eq!(nan_at(r#"{"name":"p","value":[null,"x"]}"#), Some(0));
     }
 
-    /// Any value, `depth` levels of arrays and dictionaries deep.
+    /// A random value with up to `depth` levels of arrays and dictionaries.
     fn any(random: &mut fastrand::Rng, depth: u8) -> ParameterValue {
         let float = |random: &mut fastrand::Rng| match random.usize(..8) {
             at @ 0..3 => NAMED[at].0,
@@ -308,7 +309,7 @@ mod tests {
         }
     }
 
-    /// What a value comes back as, by the documentation of [`ParameterValue`].
+    /// The value that `value` is read back as, according to the documentation of [`ParameterValue`].
     fn as_read(value: ParameterValue, is_nested: bool) -> ParameterValue {
         use ParameterValue::{Array, Bytes, Dict, Float64, Float64Array, Integer, String};
         match value {
@@ -338,10 +339,10 @@ mod tests {
             let value = any(&mut random, 3);
             let json = encode(value.clone());
             let read = decode(&json).unwrap_or_else(|error| panic!("{error}: {json}")).expect("it has a value");
-            // By their texts, as a NaN equals nothing: bits of a NaN are all that is lost.
+            // Compared by their debug texts, because a NaN equals nothing. Only the bits of a NaN are lost.
             let expected = as_read(value, false);
             assert_eq!(format!("{read:?}"), format!("{expected:?}"), "{json}");
-            // What was read once stays what it is.
+            // A value that was read once is encoded as the expected one.
             assert_eq!(encode(read), encode(expected));
             named += usize::from(json.contains(r#""NaN""#));
         }

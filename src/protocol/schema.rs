@@ -1,4 +1,4 @@
-//! Schemas, and how their data travels inside JSON.
+//! Schemas, and the form of their data in JSON.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,20 +10,19 @@ use bytes::Bytes;
 
 use super::DecodeError;
 
-/// What the messages of a channel or service look like.
+/// Describes the messages of a channel, or one direction of a service.
 ///
-/// `data` holds the schema itself, not its form on the wire. On the wire it is base64 for the
-/// encodings `protobuf` and `flatbuffer`, and text for every other (`jsonschema`, `ros1msg`,
-/// `ros2msg`, `ros2idl`, `omgidl`, or one that this crate doesn't know). Where text is due but
-/// `data` is not UTF-8, base64 goes out instead; a reader can't tell, and takes the base64 for the
-/// text.
+/// `data` holds the schema itself, not its form on the wire. On the wire it is base64 for the encodings `protobuf` and
+/// `flatbuffer`, and text for every other encoding (`jsonschema`, `ros1msg`, `ros2msg`, `ros2idl`, `omgidl`, or one
+/// that this crate doesn't know). If the wire needs text but `data` is not UTF-8, base64 is sent instead. A reader
+/// can't detect that, and takes the base64 for the text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Schema {
     /// Name of the type, for example `sensor_msgs/msg/Imu`.
     pub name: String,
     /// How `data` describes the type, for example `jsonschema`; empty if a peer left it out.
     pub encoding: String,
-    /// The schema.
+    /// The schema itself, in the form that `encoding` defines.
     pub data: Bytes,
 }
 
@@ -33,7 +32,7 @@ impl Schema {
         Self { name: name.into(), encoding: encoding.into(), data: data.into() }
     }
 
-    /// The data as it stands in JSON.
+    /// The data in its JSON form: text or base64.
     pub(super) fn wire_data(&self) -> Cow<'_, str> {
         if !is_binary(&self.encoding)
             && let Ok(text) = std::str::from_utf8(&self.data)
@@ -52,7 +51,7 @@ impl Schema {
         Ok(Self { name, encoding, data: data.into() })
     }
 
-    /// What a schema looks like that isn't there: older forms of the format send empty fields.
+    /// Whether this stands for no schema: older forms of the format send empty fields then.
     pub(super) fn is_blank(&self) -> bool {
         self.name.is_empty() && self.encoding.is_empty() && self.data.is_empty()
     }
@@ -62,12 +61,11 @@ fn is_binary(encoding: &str) -> bool {
     matches!(encoding, "protobuf" | "flatbuffer")
 }
 
-/// The numbers by which advertisements refer to schemas, counted from 1.
+/// The ids by which advertisements refer to schemas, counted from 1.
 ///
-/// A viewer keeps what it was told until the next `serverInfo`, so a number must mean the same
-/// schema for as long as any viewer is connected. A table therefore never forgets: use one for a
-/// whole server and it holds each distinct schema that was ever advertised, once. It is for
-/// encoding; decoding needs none.
+/// A viewer keeps the schemas it has received until the next `serverInfo`, so an id must mean the same schema for as
+/// long as any viewer is connected. Therefore a table never removes a schema. Use one table for a whole server: it then
+/// holds each distinct schema that was ever advertised, once. A table is needed for encoding only, not for decoding.
 #[derive(Debug, Clone, Default)]
 pub struct SchemaTable {
     ids: HashMap<Arc<Schema>, u64>,
@@ -79,7 +77,7 @@ impl SchemaTable {
         Self::default()
     }
 
-    /// The number of a schema: the one it has, else the next.
+    /// Returns the id of a schema. A schema that is not in the table yet gets the next id.
     pub fn id(&mut self, schema: &Arc<Schema>) -> u64 {
         let next = self.ids.len() as u64 + 1;
         *self.ids.entry(Arc::clone(schema)).or_insert(next)

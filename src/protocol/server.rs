@@ -1,4 +1,4 @@
-//! What a server says to a client.
+//! Messages from a server to a client.
 
 use std::collections::BTreeMap;
 
@@ -17,61 +17,61 @@ pub use super::service::{AdvertiseServices, Service, ServiceCall, ServiceSchema}
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ServerMessage {
-    /// Who the server is; the first message of a connection.
+    /// Describes the server; the first message of a connection.
     ServerInfo(ServerInfo),
-    /// Something worth showing to the user.
+    /// A notice for the user.
     Status(Status),
-    /// Statuses that no longer hold.
+    /// Removes statuses that no longer hold.
     RemoveStatus(RemoveStatus),
-    /// New channels.
+    /// Announces channels.
     Advertise(Advertise),
-    /// Channels that are gone.
+    /// Withdraws channels.
     Unadvertise(Unadvertise),
-    /// A message of a channel. v1.
+    /// A message on a channel. v1.
     MessageData(MessageData),
-    /// A message of a channel. v2.
+    /// A message on a channel. v2.
     ChannelData(ChannelData),
-    /// The server's clock.
+    /// The server's time.
     Time(Time),
     /// Answers a ping. v2.
     Pong(Pong),
-    /// New services.
+    /// Announces services.
     AdvertiseServices(AdvertiseServices),
-    /// Services that are gone.
+    /// Withdraws services.
     UnadvertiseServices(UnadvertiseServices),
     /// The answer to a service call.
     ServiceCallResponse(ServiceCall),
-    /// A service call that has no answer.
+    /// Reports that a service call has failed.
     ServiceCallFailure(ServiceCallFailure),
     /// The answer to a request for an asset.
     FetchAssetResponse(FetchAssetResponse),
-    /// Parameters that were asked for, or that changed.
+    /// Values of parameters that were requested or that have changed.
     ParameterValues(ParameterValues),
-    /// Who publishes, subscribes and provides: what changed.
+    /// Changes of the connection graph.
     ConnectionGraphUpdate(ConnectionGraphUpdate),
 }
 
-/// Who the server is and what it can do.
+/// Describes a server and its capabilities.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerInfo {
-    /// What the server is called.
+    /// Name of the server, for users.
     pub name: String,
-    /// What it can do beyond showing messages; unknown ones from a peer are left out.
+    /// Capabilities of the server beyond sending messages. Unknown capabilities of a peer are left out.
     #[serde(default, deserialize_with = "known_capabilities")]
     pub capabilities: Vec<Capability>,
-    /// Encodings it understands in client messages and service calls.
+    /// Encodings that the server accepts in client messages and service calls.
     #[serde(default, deserialize_with = "wire::or_default", skip_serializing_if = "Vec::is_empty")]
     pub supported_encodings: Vec<String>,
-    /// Whatever else is worth saying.
+    /// Additional information about the server. Entries of a peer whose value is `null` are left out.
     #[serde(default, deserialize_with = "known_values", skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
-    /// Tells one run of the server from the next.
+    /// Distinguishes one run of the server from the next.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
 }
 
-/// Something that a server can do beyond showing messages.
+/// Something that a server can do beyond sending messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -80,20 +80,20 @@ pub enum Capability {
     ClientPublish,
     /// Clients may read and set parameters.
     Parameters,
-    /// Clients may ask to be told when parameters change.
+    /// Clients may subscribe to changes of parameters.
     ParametersSubscribe,
     /// The server sends its time.
     Time,
     /// Clients may call services.
     Services,
-    /// Clients may ask who publishes, subscribes and provides.
+    /// Clients may subscribe to the connection graph.
     ConnectionGraph,
     /// Clients may fetch assets.
     Assets,
 }
 
 impl Capability {
-    /// Every one.
+    /// Every capability.
     pub(super) const ALL: [Self; 7] = [
         Self::ClientPublish,
         Self::Parameters,
@@ -104,7 +104,7 @@ impl Capability {
         Self::Assets,
     ];
 
-    /// What a server without it lacks, as the rest of a sentence about it.
+    /// The predicate of a sentence about a server without this capability.
     pub(super) fn absence(self) -> &'static str {
         match self {
             Self::ClientPublish => "takes no messages from viewers",
@@ -117,35 +117,35 @@ impl Capability {
     }
 }
 
-/// What a newer peer can do besides is of no use here, and no reason to refuse it.
+/// Leaves out unknown capabilities: they are of no use here, and a newer peer must not be refused for them.
 fn known_capabilities<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Capability>, D::Error> {
     let names: Vec<Value> = wire::or_default(deserializer)?;
     Ok(names.iter().filter_map(|name| Capability::deserialize(name).ok()).collect())
 }
 
-/// A value that is `null` isn't there.
+/// Leaves out entries whose value is `null`.
 fn known_values<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
     let values: BTreeMap<String, Option<String>> = wire::or_default(deserializer)?;
     Ok(values.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
 }
 
-/// Something worth showing to the user.
+/// A notice for the user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// How bad it is.
+    /// Severity of the notice.
     pub level: StatusLevel,
-    /// What it is.
+    /// Text of the notice.
     pub message: String,
-    /// The name by which it can be replaced or removed; without one it is shown once.
+    /// Id by which the status can be replaced or removed. A status without an id is shown once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
 }
 
-/// How bad a status is; a number on the wire.
+/// Severity of a status; a number on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "u8", try_from = "u8")]
 pub enum StatusLevel {
-    /// 0: good to know.
+    /// 0: for information.
     Info,
     /// 1: something was ignored or may be wrong.
     Warning,
@@ -176,100 +176,100 @@ impl TryFrom<u8> for StatusLevel {
     }
 }
 
-/// Statuses that no longer hold.
+/// Removes statuses that no longer hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RemoveStatus {
-    /// Their names.
+    /// Ids of the statuses.
     pub status_ids: Vec<String>,
 }
 
-/// Channels that are gone.
+/// Withdraws channels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Unadvertise {
-    /// The server's numbers for them.
+    /// Ids of the channels.
     pub channel_ids: Vec<u64>,
 }
 
-/// A message of a channel, in v1.
+/// A message on a channel, in v1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageData {
-    /// The client's number for its subscription.
+    /// Subscription id, chosen by the client.
     pub subscription_id: u32,
-    /// When it was logged, in nanoseconds, usually since the epoch.
+    /// Log time in nanoseconds, usually since the epoch.
     pub log_time_ns: u64,
     /// The message, in the channel's encoding.
     pub payload: Bytes,
 }
 
-/// A message of a channel, in v2.
+/// A message on a channel, in v2.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelData {
-    /// The server's number for the channel.
+    /// Channel id, from the server's advertisement.
     pub channel_id: u64,
-    /// When it was logged, in nanoseconds, usually since the epoch.
+    /// Log time in nanoseconds, usually since the epoch.
     pub log_time_ns: u64,
     /// The message, in the channel's encoding.
     pub payload: Bytes,
 }
 
-/// The server's clock.
+/// The server's time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Time {
-    /// Nanoseconds, usually since the epoch.
+    /// The time in nanoseconds, usually since the epoch.
     pub timestamp_ns: u64,
 }
 
-/// Answers a [ping](client::Ping), and asks for a [ping ack](client::PingAck): each side measures a
-/// round trip by its own clock.
+/// Answers a [ping](client::Ping) and asks for a [ping ack](client::PingAck). So each side measures a round trip with
+/// its own clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pong {
-    /// The ping's, repeated.
+    /// The timestamp of the ping, unchanged.
     pub app_timestamp: u64,
-    /// The server's time: milliseconds since the epoch. The ack repeats it.
+    /// The server's time, in milliseconds since the epoch. The ack repeats it.
     pub device_timestamp_ms: u64,
 }
 
-/// Services that are gone.
+/// Withdraws services.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnadvertiseServices {
-    /// The server's numbers for them.
+    /// Ids of the services.
     pub service_ids: Vec<u32>,
 }
 
-/// A service call that has no answer.
+/// Reports that a service call has failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceCallFailure {
-    /// The server's number for the service.
+    /// Service id, from the server's advertisement.
     pub service_id: u32,
-    /// The client's number for the call.
+    /// Call id, chosen by the client.
     pub call_id: u32,
-    /// Why.
+    /// Why the call failed.
     pub message: String,
 }
 
 /// The answer to a request for an asset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchAssetResponse {
-    /// The client's number for the request.
+    /// Request id, chosen by the client.
     pub request_id: u32,
-    /// The asset, or why there is none.
+    /// The bytes of the asset, or the reason why there is none.
     pub result: Result<Bytes, String>,
 }
 
-/// Parameters that were asked for, or that changed.
+/// Values of parameters that were requested or that have changed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParameterValues {
-    /// The request this answers, if it does and the request had an id.
+    /// Id of the request that this message answers. `None` if it answers none, or if the request had no id.
     pub id: Option<String>,
-    /// The parameters.
+    /// The parameters with their values.
     pub parameters: Vec<Parameter>,
 }
 
-/// Who publishes, subscribes and provides: what changed since the last update.
+/// Changes of the connection graph since the last update: publishers, subscribers and service providers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ConnectionGraphUpdate {
@@ -282,10 +282,10 @@ pub struct ConnectionGraphUpdate {
     /// Services whose providers changed.
     #[serde(deserialize_with = "wire::or_default")]
     pub advertised_services: Vec<AdvertisedService>,
-    /// Topics that are gone.
+    /// Topics that were removed.
     #[serde(deserialize_with = "wire::or_default")]
     pub removed_topics: Vec<String>,
-    /// Services that are gone.
+    /// Services that were removed.
     #[serde(deserialize_with = "wire::or_default")]
     pub removed_services: Vec<String>,
 }
@@ -294,9 +294,9 @@ pub struct ConnectionGraphUpdate {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PublishedTopic {
-    /// The topic.
+    /// Name of the topic.
     pub name: String,
-    /// Who publishes it.
+    /// Ids of the publishers.
     pub publisher_ids: Vec<String>,
 }
 
@@ -304,9 +304,9 @@ pub struct PublishedTopic {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SubscribedTopic {
-    /// The topic.
+    /// Name of the topic.
     pub name: String,
-    /// Who subscribes to it.
+    /// Ids of the subscribers.
     pub subscriber_ids: Vec<String>,
 }
 
@@ -314,9 +314,9 @@ pub struct SubscribedTopic {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AdvertisedService {
-    /// The service.
+    /// Name of the service.
     pub name: String,
-    /// Who provides it.
+    /// Ids of the providers.
     pub provider_ids: Vec<String>,
 }
 
@@ -329,7 +329,7 @@ const SERVICE_CALL_FAILURE: &str = "serviceCallFailure";
 const PARAMETER_VALUES: &str = "parameterValues";
 const CONNECTION_GRAPH_UPDATE: &str = "connectionGraphUpdate";
 
-/// Every op of this direction.
+/// Every op that a server may send.
 pub(super) const OPS: [&str; 10] = [
     SERVER_INFO,
     STATUS,
@@ -352,11 +352,12 @@ const ASSET_DATA: u8 = 0;
 const ASSET_ERROR: u8 = 1;
 
 impl ServerMessage {
-    /// Encodes the message; the payload of message data and of an asset is shared, not copied.
+    /// Encodes the message. The payload of message data and of an asset is shared, not copied.
     ///
-    /// An advertisement gets its plain form, which every subprotocol understands except those with
-    /// a schema table: see [`Advertise::encode_with_table`]. A message of a channel is right in the
-    /// format it is of; a frame for both is made by [`Frame::message_data`].
+    /// An advertisement is encoded in its plain form. Every subprotocol understands that form, except those with a
+    /// schema table: see [`Advertise::encode_with_table`]. Message data is encoded for its own format only,
+    /// [`MessageData`](Self::MessageData) for v1 and [`ChannelData`](Self::ChannelData) for v2. [`Frame::message_data`]
+    /// makes a frame for both formats.
     pub fn encode(&self) -> Frame {
         match self {
             Self::ServerInfo(info) => wire::text(SERVER_INFO, info),
@@ -384,14 +385,15 @@ impl ServerMessage {
         }
     }
 
-    /// Decodes what a client that speaks `format` received; payloads share `data`.
+    /// Decodes a message that a client that speaks `format` received from a server. Payloads share the memory of
+    /// `data`.
     ///
-    /// Fields and trailing bytes that this crate doesn't know are ignored, and `null` is read as a field that is absent
-    /// where it may be. A channel, service or parameter that can't be read is left out:
-    /// [`decode_each`](Self::decode_each) names it.
+    /// Unknown fields and trailing bytes are ignored. `null` is read as an absent field where the field may be absent.
+    /// An unreadable channel, service or parameter is left out, and [`decode_each`](Self::decode_each) reports it.
     ///
     /// # Errors
-    /// [`DecodeError`] says what is wrong, if nothing of the message can be read; the connection is still in step.
+    /// [`DecodeError`] if nothing of the message can be read. The connection is still in sync: the next frame can be
+    /// decoded.
     pub fn decode(format: WireFormat, kind: FrameKind, data: &Bytes) -> Result<Self, DecodeError> {
         let mut faults = Vec::new();
         let message = Self::decode_each(format, kind, data, &mut faults)?;
@@ -407,11 +409,11 @@ impl ServerMessage {
         }
     }
 
-    /// As [`decode`](Self::decode), and appends to `faults` what is wrong with the items of a list that can't be read: at
-    /// most 100 of a message, each by name. The message may be empty then.
+    /// Like [`decode`](Self::decode), but for each unreadable item of a list, an error is appended to `faults`: at most
+    /// 100 per message. It identifies the item by its name or by its place in the list. The message may be empty then.
     ///
     /// # Errors
-    /// [`DecodeError`]: nothing of the message can be read, for a reason that isn't one item's.
+    /// [`DecodeError`] if the message as a whole can't be read. An unreadable item of a list is not such an error.
     pub fn decode_each(
         format: WireFormat,
         kind: FrameKind,
@@ -477,7 +479,7 @@ impl ServerMessage {
     }
 }
 
-/// On the wire: opcode, the app's timestamp (u64), ours (u64).
+/// On the wire: opcode, the client's timestamp (u64), the server's timestamp (u64).
 impl Pong {
     fn encode(self) -> Frame {
         let mut bytes = [OPCODE_PONG; 1 + 8 + 8];
@@ -491,8 +493,7 @@ impl Pong {
     }
 }
 
-/// On the wire: opcode, request id (u32), status, length of an error message (u32), the error
-/// message, the asset.
+/// On the wire: opcode, request id (u32), status (u8), length of the error message (u32), error message, asset.
 impl FetchAssetResponse {
     fn encode(&self) -> Frame {
         match &self.result {

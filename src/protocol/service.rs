@@ -1,4 +1,4 @@
-//! Services: what a server says about them, and a call and its answer.
+//! Services: their advertisements, calls and responses.
 
 use std::borrow::Cow;
 
@@ -8,53 +8,53 @@ use serde::{Deserialize, Serialize};
 use super::wire::{self, Reader};
 use super::{DecodeError, Frame, Schema};
 
-/// Says that services exist.
+/// Announces services.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdvertiseServices {
-    /// The services.
+    /// Services of the server, new to the client.
     pub services: Vec<Service>,
 }
 
-/// One service of a server.
+/// A service of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// The server's number for it.
+    /// Service id, chosen by the server.
     pub id: u32,
-    /// What it is called.
+    /// Name of the service.
     pub name: String,
-    /// Its type, for example `std_srvs/Trigger`.
+    /// Type of the service, for example `std_srvs/Trigger`.
     pub type_name: String,
-    /// What a request looks like.
+    /// Format of a request.
     pub request: ServiceSchema,
-    /// What a response looks like.
+    /// Format of a response.
     pub response: ServiceSchema,
 }
 
-/// What one direction of a service looks like.
+/// The format of one direction of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceSchema {
-    /// Encoding and schema are given.
+    /// The encoding and the schema are given.
     Described {
-        /// How the bytes are encoded, for example `json`.
+        /// Encoding of the payload, for example `json`.
         encoding: String,
-        /// What they mean.
+        /// Schema of the payload.
         schema: Schema,
     },
-    /// The older form: the schema's text alone, which may be empty, and then follows from the
-    /// service's type.
+    /// The older form: only the text of the schema. The text may be empty; the schema then follows from the service's
+    /// type.
     Text(String),
 }
 
-/// A call of a service, or the answer to one: both look the same.
+/// A service call or its response: both have the same form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceCall {
-    /// The server's number for the service.
+    /// Service id, from the server's advertisement.
     pub service_id: u32,
-    /// The client's number for the call, repeated in the answer.
+    /// Call id, chosen by the client. The response repeats it.
     pub call_id: u32,
-    /// How the payload is encoded.
+    /// Encoding of the payload, for example `json`.
     pub encoding: String,
-    /// The request or response.
+    /// The request or the response, in that encoding.
     pub payload: Bytes,
 }
 
@@ -138,7 +138,7 @@ impl ServiceSchema {
         }
     }
 
-    /// Where a peer sends both forms, the one that says more counts.
+    /// If a peer sends both forms, the one with more information takes precedence.
     fn from_wire(described: Option<WireDescribed<'_>>, text: Option<Cow<'_, str>>) -> Result<Self, DecodeError> {
         let Some(described) = described else {
             return Ok(Self::Text(text.unwrap_or_default().into_owned()));

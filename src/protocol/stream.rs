@@ -1,7 +1,7 @@
-//! Frames on an ordered byte stream, as v2 has them.
+//! The framing of v2: frames on an ordered byte stream.
 //!
 //! A stream is a sequence of `<kind: 1 byte, 1 = text, 2 = binary> <length: u32> <payload>`, little-endian. The
-//! transport cuts it into chunks as it likes: where a chunk ends says nothing about where a frame does.
+//! transport may cut it into chunks anywhere: the end of a chunk says nothing about the end of a frame.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -28,34 +28,34 @@ use thiserror::Error;
 
 use super::{Frame, FrameKind};
 
-/// The longest payload that a frame of a stream may have, in bytes: 16 MiB.
+/// Maximum value of the length field in a frame's prefix, in bytes: 16 MiB.
 pub const MAX_STREAM_FRAME: usize = 16 << 20;
 
-/// Length of what stands before a payload.
+/// Length in bytes of the prefix before a payload: kind and length.
 const PREFIX: usize = 1 + 4;
 
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
 
-/// What a frame looks like in a v2 stream.
+/// The form of a frame in a v2 stream.
 impl Frame {
-    /// Length in bytes of what [`append_to_stream`](Self::append_to_stream) appends, the five bytes of its prefix
-    /// included. A reader refuses what is longer than that and [`MAX_STREAM_FRAME`] together.
+    /// Number of bytes that [`append_to_stream`](Self::append_to_stream) appends, including the five bytes of the
+    /// prefix. A reader refuses a frame that is longer than [`MAX_STREAM_FRAME`] and the prefix together.
     pub fn stream_len(&self) -> usize {
         PREFIX + self.v2_len()
     }
 
-    /// Appends the frame as it stands in a v2 stream: prefix, head, payload, of which the payload is copied.
+    /// Appends the frame in its v2 form: prefix, head and payload. The payload is copied.
     ///
-    /// Who sends it has seen to its length. One that the prefix can't even say is announced as the longest that it can,
-    /// which every reader refuses.
+    /// The sender must check the length first: see [`stream_len`](Self::stream_len). A length that does not fit into
+    /// the prefix is written as the largest one that does, which every reader refuses.
     pub fn append_to_stream(&self, buffer: &mut Vec<u8>) {
         buffer.reserve(self.stream_len());
         self.append_head_to_stream(buffer);
         buffer.extend_from_slice(self.payload());
     }
 
-    /// The same up to the payload.
+    /// Appends the prefix and the head, without the payload.
     pub(crate) fn append_head_to_stream(&self, buffer: &mut Vec<u8>) {
         buffer.push(match self.kind() {
             FrameKind::Text => TEXT,
@@ -67,17 +67,17 @@ impl Frame {
     }
 }
 
-/// Bytes from a peer that are no sequence of frames.
+/// Bytes from a peer are not a sequence of frames.
 ///
-/// Where the next frame begins is not known any more: what else comes on this stream can't be read. End it and say why;
-/// the peer may open another.
+/// The beginning of the next frame is unknown, so the rest of the stream can't be read. End the stream and report this
+/// error; the peer may open another stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum StreamError {
-    /// A frame is announced that is longer than [`MAX_STREAM_FRAME`].
+    /// The peer announced a frame that is longer than [`MAX_STREAM_FRAME`].
     #[error("a frame of {bytes} bytes was announced: the longest allowed is {MAX_STREAM_FRAME}")]
     TooLarge {
-        /// How long it is announced to be.
+        /// The announced length in bytes.
         bytes: u64,
     },
     /// The kind of a frame is neither text (1) nor binary (2).
@@ -85,28 +85,28 @@ pub enum StreamError {
     UnknownKind(u8),
 }
 
-/// Puts the frames of a stream together from its chunks.
+/// Reassembles the frames of a stream from its chunks.
 ///
-/// A frame whose payload lies within one chunk shares that chunk's memory, and keeps the whole of it until it is
-/// dropped. Any other is gathered in a buffer that grows as the bytes arrive, never by what a peer announces: it is at
-/// most twice as large as what has arrived of the frame. Decoding takes time in proportion to the bytes, however small
-/// the chunks.
+/// A frame whose payload lies within one chunk shares that chunk's memory, and keeps the whole chunk in memory until
+/// the frame is dropped. The payload of any other frame is gathered in a buffer. The buffer grows with the bytes that
+/// arrive, never with the length that a peer announces: it is at most twice as large as the part of the payload that
+/// has arrived. Decoding time is proportional to the number of bytes, however small the chunks are.
 ///
-/// Text isn't looked at here: that it is UTF-8 is seen when the [message](super::ClientMessage::decode) is read.
+/// Text is not checked here: [decoding the message](super::ClientMessage::decode) checks that it is UTF-8.
 ///
 /// # States
-/// `Prefix → Payload → Prefix` for each frame, and from either to `failed` for good.
+/// `Prefix → Payload → Prefix` for each frame. An invalid prefix leads to `failed`, which is final.
 #[derive(Default)]
 pub struct StreamDecoder {
-    /// What has come and wasn't looked at yet; none of them is empty.
+    /// Received bytes that have not been decoded yet. No chunk is empty.
     chunks: VecDeque<Bytes>,
     state: State,
     failed: Option<StreamError>,
 }
 
-/// What of the next frame has been taken from the chunks.
+/// The part of the next frame that has been taken from the chunks.
 enum State {
-    /// The first `have` bytes of its prefix.
+    /// The first `have` bytes of the prefix.
     Prefix { bytes: [u8; PREFIX], have: usize },
     /// The prefix, and the beginning of a payload of `len` bytes.
     Payload { kind: FrameKind, len: usize, begun: Vec<u8> },
@@ -119,18 +119,18 @@ impl Default for State {
 }
 
 impl StreamDecoder {
-    /// Takes what came next on the stream. After an error it is dropped.
+    /// Takes the next chunk of the stream. After an error, chunks are dropped.
     pub fn push(&mut self, chunk: Bytes) {
         if self.failed.is_none() && !chunk.is_empty() {
             self.chunks.push_back(chunk);
         }
     }
 
-    /// The next frame; `None` if it hasn't come in full yet. Ask until there is none before the next chunk is
-    /// [pushed](Self::push): chunks that wait are kept as they are.
+    /// Returns the next frame, or `None` if it has not arrived completely. Call this until it returns `None` before you
+    /// [push](Self::push) the next chunk: chunks that wait are kept in memory whole.
     ///
     /// # Errors
-    /// [`StreamError`] once the frames before it were taken, and from then on at each call.
+    /// [`StreamError`] when all frames before the invalid prefix have been returned, and from then on at each call.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, StreamError> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -141,14 +141,14 @@ impl StreamDecoder {
         })
     }
 
-    /// Whether a frame has begun to come and isn't complete, once [`next_frame`](Self::next_frame) has given `None`: a
-    /// stream that ends then was cut off.
+    /// Whether a frame has arrived in part, after [`next_frame`](Self::next_frame) has returned `None`. A stream that
+    /// ends then was cut off.
     pub fn is_mid_frame(&self) -> bool {
         !matches!(self.state, State::Prefix { have: 0, .. })
     }
 
-    /// How long the payload is of which only the beginning has come, once [`next_frame`](Self::next_frame) has given
-    /// `None`.
+    /// Announced length in bytes of a payload that has not arrived completely, after [`next_frame`](Self::next_frame)
+    /// has returned `None`. `None` if no complete prefix waits for its payload.
     #[cfg(feature = "byte-stream")]
     pub(crate) fn announced(&self) -> Option<usize> {
         match self.state {
@@ -196,7 +196,7 @@ impl StreamDecoder {
     }
 }
 
-/// Kind and length of the payload that follows.
+/// Reads the kind and the length of the payload from a prefix.
 fn read_prefix([kind, len @ ..]: [u8; PREFIX]) -> Result<(FrameKind, usize), StreamError> {
     let kind = match kind {
         TEXT => FrameKind::Text,
@@ -210,8 +210,8 @@ fn read_prefix([kind, len @ ..]: [u8; PREFIX]) -> Result<(FrameKind, usize), Str
     }
 }
 
-/// Appends `part` to a payload that will have `len` bytes. Room is doubled as it fills, so that each byte is moved a
-/// bounded number of times, and never made for more than the payload.
+/// Appends `part` to a payload that will have `len` bytes. The capacity doubles as it fills, so that each byte is moved
+/// a bounded number of times, and never exceeds `len`.
 fn append(begun: &mut Vec<u8>, part: &[u8], len: usize) {
     let filled = begun.len() + part.len();
     if filled > begun.capacity() {
@@ -220,7 +220,7 @@ fn append(begun: &mut Vec<u8>, part: &[u8], len: usize) {
     begun.extend_from_slice(part);
 }
 
-/// Shows how much waits, never what.
+/// Shows the number of bytes that wait, never the bytes.
 impl fmt::Debug for StreamDecoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let waiting: usize = self.chunks.iter().map(Bytes::len).sum();

@@ -1,23 +1,22 @@
-//! Which dialect a WebSocket speaks.
+//! The WebSocket subprotocols, and their negotiation.
 
-/// Names of the WebSocket subprotocols that are spoken, best first.
+/// Names of the supported WebSocket subprotocols, in order of preference.
 pub const SUBPROTOCOLS: [&str; 3] =
     [Subprotocol::SdkV1_1.as_str(), Subprotocol::SdkV1.as_str(), Subprotocol::WebsocketV1.as_str()];
 
-/// A WebSocket subprotocol that is spoken; the lesser is the better.
+/// A supported WebSocket subprotocol. The order is that of preference: the least is the best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subprotocol {
-    /// `foxglove.sdk.v1.1`: as `foxglove.sdk.v1`, but advertisements use a [schema
-    /// table](super::SchemaTable).
+    /// `foxglove.sdk.v1.1`: like `foxglove.sdk.v1`, but advertisements use a [schema table](super::SchemaTable).
     SdkV1_1,
     /// `foxglove.sdk.v1`.
     SdkV1,
-    /// `foxglove.websocket.v1`, the older name of the same.
+    /// `foxglove.websocket.v1`, the older name of `foxglove.sdk.v1`.
     WebsocketV1,
 }
 
 impl Subprotocol {
-    /// The name, as it stands in the `Sec-WebSocket-Protocol` header.
+    /// The name in the `Sec-WebSocket-Protocol` header.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::SdkV1_1 => "foxglove.sdk.v1.1",
@@ -36,10 +35,9 @@ impl Subprotocol {
     }
 }
 
-/// Picks the best of the subprotocols a client offers, whatever the order it offers them in; `None`
-/// if none is spoken.
+/// Picks the best of the subprotocols that a client offers, whatever their order. `None` if none of them is supported.
 ///
-/// Names are compared exactly. The caller has split the header at its commas and trimmed the parts.
+/// Names are compared exactly. The caller must split the header at its commas and trim the parts.
 pub fn negotiate<'a>(offered: impl Iterator<Item = &'a str>) -> Option<Subprotocol> {
     offered.filter_map(Subprotocol::from_name).min()
 }

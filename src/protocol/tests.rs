@@ -1,4 +1,4 @@
-//! What decoding says about messages that are wrong, new or extreme.
+//! Decoding of messages that are invalid, newer than this crate, or extreme.
 
 use bytes::Bytes;
 
@@ -59,7 +59,7 @@ fn in_channel(name: &str, fault: DecodeError) -> DecodeError {
     DecodeError::InvalidItem { kind: "channel", name: name.into(), fault: Box::new(fault) }
 }
 
-/// Decodes, and says what it is told is wrong.
+/// Decodes `json`, and returns the message and the texts of its faults.
 fn with_faults(json: &'static str) -> (ServerMessage, Vec<String>) {
     let (data, mut faults) = (Bytes::from_static(json.as_bytes()), Vec::new());
     let message = ServerMessage::decode_each(WireFormat::V1, FrameKind::Text, &data, &mut faults).unwrap();
@@ -86,7 +86,7 @@ fn a_bad_item_loses_itself_alone_and_is_named() {
     assert!(faults[1].starts_with(r#"channel "/three": invalid JSON message: invalid type"#), "{}", faults[1]);
     assert!(faults[2].starts_with("channel number 4: invalid JSON message"), "{}", faults[2]);
 
-    // A schema of the table takes with it the channels that refer to it, and no other.
+    // An unreadable schema of the table also costs the channels that refer to it, but no others.
     let (message, faults) = with_faults(
         r#"{"op":"advertise","schemas":[
             {"id":1,"name":"A","encoding":"jsonschema","data":"{}"},
@@ -218,7 +218,7 @@ fn a_bad_item_of_a_request_loses_itself_alone_and_is_named() {
         assert!(faults[0].contains(invalid) || faults[0].contains("missing field"), "{faults:?}");
     }
 
-    // No name means all parameters: who named some, and none that can be read, doesn't mean that.
+    // An empty list means all parameters. A client whose list has names, none of which can be read, does not mean all.
     for op in ["getParameters", "subscribeParameterUpdates", "unsubscribeParameterUpdates"] {
         let json = format!(r#"{{"op":"{op}","parameterNames":[1,2]}}"#);
         let (message, faults) = decode(WireFormat::V1, json.leak());
@@ -229,7 +229,7 @@ fn a_bad_item_of_a_request_loses_itself_alone_and_is_named() {
     assert!(message.is_ok() && faults.is_empty(), "{message:?}");
 }
 
-/// What the reference server in Python and others write for what they don't have.
+/// The reference server in Python and others write `null` for what they don't have.
 #[test]
 fn null_reads_as_absent() {
     let (message, _) = with_faults(
@@ -300,7 +300,7 @@ fn what_only_the_other_format_has_is_unknown() {
     assert_eq!(ServerMessage::decode(V1, Binary, &number(6)), Err(DecodeError::UnknownOpcode(6)));
     assert!(ServerMessage::decode(V2, Binary, &number(6)).is_ok());
 
-    // An op of both has other fields in each.
+    // An op that exists in both formats has different fields in each.
     let (ids, channels) = (
         Bytes::from_static(br#"{"op":"unsubscribe","subscriptionIds":[7]}"#),
         Bytes::from_static(br#"{"op":"unsubscribe","channelIds":[7]}"#),
@@ -345,7 +345,7 @@ fn what_is_newer_than_this_crate_is_skipped() {
     assert_eq!(ServerMessage::decode(WireFormat::V1, FrameKind::Binary, &time), Ok(expected));
 }
 
-/// Needs serde_json's feature `float_roundtrip`: its faster parser is off by a bit now and then.
+/// Needs the feature `float_roundtrip` of `serde_json`: its faster parser is sometimes off by one bit.
 #[test]
 fn floats_survive_to_the_last_bit() {
     let mut random = fastrand::Rng::with_seed(7);
@@ -366,8 +366,8 @@ fn floats_survive_to_the_last_bit() {
     assert_eq!(bits(&read), bits(&floats));
 }
 
-/// What comes behind an op that is refused isn't looked at; what comes behind one that is served is looked at once, and
-/// where the op stands makes no difference to what is read.
+/// The rest of a message is not read if its op is refused, and is read once if its op is served. The position of the op
+/// makes no difference to what is read.
 #[test]
 fn a_request_is_parsed_once() {
     let decode = |json: &str| {

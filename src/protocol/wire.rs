@@ -1,4 +1,4 @@
-//! What the messages of both directions are read from and written to.
+//! Readers and writers that the messages of both directions share.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,22 +12,22 @@ use serde_json::value::RawValue;
 use super::error::cleaned;
 use super::{DecodeError, Frame, FrameKind};
 
-/// A text frame whose `op` is known and whose fields are still to be read.
+/// A text frame whose `op` is known and whose fields have not been read yet.
 pub(super) struct Text<'a> {
     pub(super) op: String,
     json: &'a str,
 }
 
 impl<'a> Text<'a> {
-    /// Reads no further than the op, if it comes first, as it does in what every known peer sends: a message is parsed
-    /// once. Otherwise all of it is looked through.
+    /// Reads the op. If the op comes first, as in the messages of all known peers, nothing after it is read here, so
+    /// that a message is parsed once. Otherwise the whole message is searched for the op.
     pub(super) fn parse(data: &'a [u8]) -> Result<Self, DecodeError> {
         #[derive(Deserialize)]
         struct Tag {
             op: Option<String>,
         }
         let json = std::str::from_utf8(data).map_err(|_| DecodeError::InvalidUtf8 { what: "text message" })?;
-        // The parser would take an array for a struct, field by field.
+        // The parser would read an array as a struct, field by field.
         if json.trim_start().starts_with('[') {
             return Err(DecodeError::MissingOp);
         }
@@ -43,7 +43,7 @@ impl<'a> Text<'a> {
         Ok(serde_json::from_str(self.json)?)
     }
 
-    /// The id that some requests and their answers have.
+    /// Reads the id that some requests and their answers have.
     pub(super) fn id(&self) -> Result<Option<String>, DecodeError> {
         #[derive(Deserialize)]
         struct Identified {
@@ -52,8 +52,9 @@ impl<'a> Text<'a> {
         self.read().map(|Identified { id }| id)
     }
 
-    /// Reads the list in the field `name`, items of a `kind` that `read` takes on from what stands in JSON. What is wrong
-    /// with those that can't be read goes to `faults`, as far as there are not more than [`FAULTS`].
+    /// Reads the list in the field `name`. Each item is parsed as a `T` and converted by `read`; `kind` is the items'
+    /// kind in errors. For each unreadable item an error is appended to `faults`, as long as `faults` holds fewer than
+    /// [`FAULTS`].
     pub(super) fn list<T: Deserialize<'a>, U>(
         &self,
         name: &'static str,
@@ -65,7 +66,7 @@ impl<'a> Text<'a> {
         list.ok_or_else(|| serde_json::Error::missing_field(name).into())
     }
 
-    /// The same for a field that may be absent.
+    /// Like [`list`](Self::list), but the field may be absent.
     pub(super) fn list_if_any<T: Deserialize<'a>, U>(
         &self,
         name: &'static str,
@@ -80,7 +81,7 @@ impl<'a> Text<'a> {
     }
 }
 
-/// Reads `null` as a field that is absent: some peers write it for what they don't have.
+/// Reads `null` as the default, like an absent field: some peers write `null` for what they don't have.
 pub(super) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -89,16 +90,16 @@ where
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
-/// Most characters of an item's own name that an error repeats.
+/// Maximum number of characters that an error quotes of an item's name.
 const NAME: usize = 32;
 
-/// Most faults of one message that are told apart.
+/// Maximum number of faults that are reported for one message.
 pub(super) const FAULTS: usize = 100;
 
-/// Reads a field that is a list item by item; its value is `None` if it is null.
+/// Reads a list item by item. The value is `None` if the field is `null`.
 ///
-/// Each item is parsed from its own JSON, so that one that can't be read doesn't end the list. None is kept beside what it
-/// is read to: a peer's list may have any number of items.
+/// Each item is parsed from its own JSON, so that an unreadable item does not end the list. The JSON of an item is not
+/// kept after the item is read, because a peer's list may have any number of items.
 struct Items<'f, T, F> {
     kind: &'static str,
     faults: &'f mut Vec<DecodeError>,
@@ -156,7 +157,7 @@ where
     }
 }
 
-/// Finds the one field of an object that a seed is for.
+/// Finds the field `name` of an object and reads it with `seed`.
 struct Field<S> {
     name: &'static str,
     seed: S,
@@ -183,7 +184,7 @@ impl<'de, V, S: DeserializeSeed<'de, Value = Option<V>>> Visitor<'de> for Field<
     }
 }
 
-/// What an item calls itself, for an error.
+/// The topic or the name of an item, for an error.
 fn name_of(item: &RawValue) -> Option<String> {
     #[derive(Deserialize)]
     struct Named<'a> {
@@ -198,7 +199,7 @@ fn name_of(item: &RawValue) -> Option<String> {
     Some(cleaned(&name, NAME))
 }
 
-/// The op of an object that begins with it.
+/// The op of an object whose first field is the op.
 fn first_op(json: &str) -> Option<String> {
     struct FirstOp<'a>(&'a mut Option<String>);
 
@@ -213,7 +214,7 @@ fn first_op(json: &str) -> Option<String> {
             if map.next_key::<&str>()? == Some("op") {
                 *self.0 = Some(map.next_value()?);
             }
-            // The rest isn't read here.
+            // This ends the parsing: the rest is not read here.
             Err(M::Error::custom("no further"))
         }
     }
@@ -223,7 +224,7 @@ fn first_op(json: &str) -> Option<String> {
     op
 }
 
-/// Encodes a struct as a JSON object with a tag.
+/// Encodes `fields` as a JSON object that is tagged with `op`.
 pub(super) fn text(op: &'static str, fields: &impl Serialize) -> Frame {
     #[derive(Serialize)]
     struct Tagged<'a, T> {
@@ -242,7 +243,7 @@ pub(super) fn stamped(opcode: u8, number: u64) -> Frame {
     Frame::with_head(FrameKind::Binary, head, Bytes::new())
 }
 
-/// Reads a binary message from its front.
+/// Reads the fields of a binary message in order.
 pub(super) struct Reader<'a> {
     message: &'static str,
     data: &'a Bytes,
@@ -250,19 +251,19 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Starts after the opcode; `message` names it in errors.
+    /// Starts after the opcode. `message` is the message's name in errors.
     pub(super) fn new(message: &'static str, data: &'a Bytes) -> Self {
         Self { message, data, at: 1 }
     }
 
-    /// The opcode, which says what to start a reader for.
+    /// Reads the opcode, which determines how the rest is read.
     pub(super) fn opcode(data: &Bytes) -> Result<u8, DecodeError> {
         let truncated = DecodeError::Truncated { message: "binary message", need: 1, got: 0 };
         data.first().copied().ok_or(truncated)
     }
 
     fn take(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
-        // Saturates on 32 bits, where no such slice can exist either.
+        // The sum can saturate only with 32-bit addresses, where no such slice can exist either.
         let need = self.at.saturating_add(len);
         let truncated = DecodeError::Truncated { message: self.message, need, got: self.data.len() };
         let taken = self.data.get(self.at..need).ok_or(truncated)?;
@@ -288,32 +289,32 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// Bytes preceded by their length (u32).
+    /// Reads bytes that are preceded by their length (u32).
     pub(super) fn counted(&mut self) -> Result<&'a [u8], DecodeError> {
         let len = self.u32()?;
         self.take(usize::try_from(len).unwrap_or(usize::MAX))
     }
 
-    /// Text preceded by its length in bytes (u32); `what` names it in errors.
+    /// Reads text that is preceded by its length in bytes (u32). `what` is the text's name in errors.
     pub(super) fn string(&mut self, what: &'static str) -> Result<String, DecodeError> {
         let text = std::str::from_utf8(self.counted()?).map_err(|_| DecodeError::InvalidUtf8 { what })?;
         Ok(text.to_owned())
     }
 
-    /// What is left, shared with the frame.
+    /// The remaining bytes, which share the memory of the frame.
     pub(super) fn rest(self) -> Bytes {
         self.data.slice(self.at..)
     }
 }
 
-/// Appends text preceded by its length in bytes (u32), cut to what that length can say.
+/// Appends text, preceded by its length in bytes (u32). Text that is too long for that length is cut.
 pub(super) fn put_string(buffer: &mut BytesMut, text: &str) {
     let text = &text[..text.floor_char_boundary(u32::MAX as usize)];
     buffer.put_u32_le(text.len() as u32);
     buffer.put_slice(text.as_bytes());
 }
 
-/// Says of an op that this direction doesn't have whether the other one does.
+/// The error for an op that this direction doesn't have: whether the other direction has the op, or neither.
 pub(super) fn stray_op(op: &str, other_side: &[&'static str]) -> DecodeError {
     match other_side.iter().find(|known| **known == op) {
         Some(known) => DecodeError::WrongDirection { op: known },

@@ -1,5 +1,5 @@
-//! The load client: thousands of WebSocket clients on one thread, driven by epoll. A client owns no buffer while it has
-//! nothing in part; what is read goes through one that all share.
+//! The load client: thousands of WebSocket clients on one thread, driven by epoll. A client owns a buffer only while it
+//! has an incomplete frame; all clients read through one shared buffer.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,23 +13,23 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 use crate::runner::STALL_BUFFER;
 use crate::{Error, wire};
 
-/// What is read at once.
+/// Initial length of the shared read buffer, in bytes.
 const READ: usize = 256 << 10;
 
-/// Clients that are in the hand-shake at once; fewer than a listener lets wait.
+/// Maximum number of clients in the handshake at once; fewer than a listener's backlog.
 const CONNECTING: usize = 64;
 
-/// The longest wait for events, so that whoever drives the clients is asked whether to go on.
+/// The longest wait for events, so that [`Load::drive`] asks often enough whether to go on.
 const TICK: Duration = Duration::from_millis(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Upgrading,
-    /// Waits for the channel.
+    /// Waits for the channel to be advertised.
     Upgraded,
-    /// Has asked for its subscription.
+    /// Has sent its subscription.
     Subscribed,
-    /// Closed by the server with this code, or with none.
+    /// Closed by the server with this code, or without a code.
     Closed(Option<u16>),
 }
 
@@ -37,28 +37,28 @@ struct Client {
     stream: TcpStream,
     state: State,
     subscription: u32,
-    /// The beginning of a frame.
+    /// The beginning of an incomplete frame.
     part: Vec<u8>,
-    /// The number that has to come next, once one has come.
+    /// The number that is expected next; `None` before the first message.
     next: Option<u64>,
     received: u64,
     gaps: u64,
 }
 
-/// What was seen since [`Load::begin`].
+/// The figures since [`Load::begin`].
 pub struct Window {
     /// Nanoseconds from when a message was due to when it was read.
     pub latency: Histogram<u64>,
     pub received: u64,
-    /// Times that a message was not the one after the last.
+    /// Number of messages that did not follow the one before.
     pub gaps: u64,
-    /// Messages with somebody else's subscription id.
+    /// Number of messages with a subscription id that is not the client's.
     pub misaddressed: u64,
 }
 
 impl Window {
     fn new() -> Self {
-        // Up to a minute, two digits.
+        // Values up to a minute, with two significant digits.
         let latency = Histogram::new_with_max(60_000_000_000, 2).expect("the bounds are in order");
         Self { latency, received: 0, gaps: 0, misaddressed: 0 }
     }
@@ -71,7 +71,7 @@ pub struct Load {
     connecting: usize,
     subscribed: usize,
     closed: usize,
-    /// So many of the first clients have a receive buffer of [`STALL_BUFFER`] bytes that doesn't grow.
+    /// Number of clients, from the first on, with a receive buffer of [`STALL_BUFFER`] bytes that doesn't grow.
     small_buffers: usize,
     pub window: Window,
 }
@@ -90,18 +90,18 @@ impl Load {
         })
     }
 
-    /// Gives the first `count` clients little room in the kernel.
+    /// Gives the first `count` clients a small receive buffer in the kernel.
     pub fn with_small_buffers(mut self, count: usize) -> Self {
         self.small_buffers = count;
         self
     }
 
-    /// Clients that have asked for their subscription and are connected.
+    /// Number of connected clients that have sent their subscription.
     pub fn subscribed(&self) -> usize {
         self.subscribed
     }
 
-    /// Connects until there are `count` clients; gives up after `patience`.
+    /// Connects clients until there are `count` of them. Gives up after `patience`.
     pub fn connect(&mut self, server: SocketAddr, count: usize, patience: Duration) -> Result<(), Error> {
         let until = Instant::now() + patience;
         while self.subscribed + self.closed < count {
@@ -117,7 +117,8 @@ impl Load {
     }
 
     fn add(&mut self, server: SocketAddr) -> Result<(), Error> {
-        // Blocking: on loopback the kernel alone answers, and at once, as fewer wait than a listener lets.
+        // The socket may block here: on loopback the kernel answers at once, because fewer connections wait than a
+        // listener's backlog holds.
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
         if self.clients.len() < self.small_buffers {
             sockopt::set_socket_recv_buffer_size(&socket, STALL_BUFFER)?;
@@ -126,7 +127,7 @@ impl Load {
         let mut stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
-        // Whatever is under way is of no interest once a measurement is over, and no port shall stay taken.
+        // Data in flight is of no interest once a measurement is over, and no port may stay taken.
         sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
         stream.write_all(wire::upgrade_request().as_bytes())?;
         let key = self.clients.len();
@@ -144,7 +145,7 @@ impl Load {
         Ok(())
     }
 
-    /// Stops (or goes on) reading the first `count` clients.
+    /// Stops or resumes reading from the first `count` clients.
     pub fn stall(&mut self, count: usize, stalled: bool) -> Result<(), Error> {
         for (key, client) in self.clients.iter().enumerate().take(count) {
             if matches!(client.state, State::Closed(_)) {
@@ -160,12 +161,12 @@ impl Load {
         Ok(())
     }
 
-    /// State, messages and gaps of each client since [`begin`](Self::begin).
+    /// State, number of messages and number of gaps of each client, since [`begin`](Self::begin).
     pub fn each(&self) -> impl Iterator<Item = (State, u64, u64)> {
         self.clients.iter().map(|client| (client.state, client.received, client.gaps))
     }
 
-    /// Begins to count anew.
+    /// Resets all counts.
     pub fn begin(&mut self) {
         self.window = Window::new();
         for client in &mut self.clients {
@@ -173,7 +174,7 @@ impl Load {
         }
     }
 
-    /// Reads until `done` or for `limit`; true if `done`.
+    /// Reads until `done` returns true, for at most `limit`. Returns whether `done` did.
     pub fn drive(&mut self, limit: Duration, mut done: impl FnMut(&Self) -> bool) -> Result<bool, Error> {
         let until = Instant::now() + limit;
         loop {
@@ -201,7 +202,7 @@ impl Load {
         Ok(())
     }
 
-    /// Reads a client once.
+    /// Reads from a client once.
     fn read(&mut self, key: usize) {
         let client = &mut self.clients[key];
         let had = client.part.len();
@@ -241,14 +242,14 @@ impl Load {
         }
         client.state = State::Closed(code);
         self.closed += 1;
-        // A stream that isn't registered any more has gone all the same.
+        // It is not an error if the stream isn't registered any more.
         let _ = epoll::delete(&self.poll, &client.stream);
         let _ = client.stream.shutdown(std::net::Shutdown::Both);
     }
 }
 
 impl Client {
-    /// Takes in whole frames; says how many bytes they were.
+    /// Handles all complete frames. Returns the number of their bytes.
     fn take_in(&mut self, input: &[u8], window: &mut Window) -> usize {
         let mut at = 0;
         if self.state == State::Upgrading {
@@ -306,7 +307,8 @@ impl Client {
         }
     }
 
-    /// A client says so little that its socket always takes it; if not, its end shows when it is read.
+    /// Sends a frame. A client sends so little that its socket always takes it. If not, the next read shows that the
+    /// connection has ended.
     fn say(&mut self, first: u8, payload: &[u8]) {
         let _ = self.stream.write_all(&wire::masked(first, payload));
     }

@@ -1,5 +1,6 @@
-//! lanecast on real sockets, compared with what people use today and with floors: `peers run` is the load client and
-//! the runner, `peers serve KIND` one of the servers it starts. See `README.md` beside this package's manifest.
+//! Compares lanecast on real sockets with the servers that people use today and with floors. `peers run` is the load
+//! client and the runner, and `peers serve KIND` is one of the servers that it starts. See `README.md` beside this
+//! package's manifest.
 
 mod load;
 mod memory;

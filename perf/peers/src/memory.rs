@@ -1,4 +1,4 @@
-//! What `/proc` says.
+//! Figures from `/proc`.
 
 use crate::Error;
 
@@ -10,7 +10,7 @@ pub fn resident(process: u32) -> Result<u64, Error> {
     Ok(kib << 10)
 }
 
-/// How TCP paces itself here, unless a socket says otherwise.
+/// The congestion control of TCP on this host, unless a socket sets another one.
 pub fn congestion_control() -> String {
     let name = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
     name.trim().to_owned()

@@ -12,13 +12,13 @@ usage: peers run [--quick] [--clients N,N…] [--servers NAME,NAME…] [--only P
        peers serve NAME
 
   --quick            100 and 1,000 clients, short windows: some minutes
-  --clients          how many clients (100,1000,4000,9000)
-  --servers          which servers (floor-single,floor-gather,lanecast,axum-tuned,axum,foxglove; floor-uring besides)
+  --clients          numbers of clients (100,1000,4000,9000)
+  --servers          which servers (floor-single,floor-gather,lanecast,axum-tuned,axum,foxglove; floor-uring if named)
   --only             which parts: rate, fixed, connect, join, stall (all)
-  --rounds           times that each measurement is made; medians are shown (5; quick 3)
-  --rate             messages a second that the fixed part compares at (two fifths of the single-write floor's best)
+  --rounds           how often each measurement is made; medians are shown (5; quick 3)
+  --rate             messages per second at which the fixed part compares (two fifths of the single-write floor's best)
   --out              where the table goes
-  --any-congestion   measure even under bbr, which stops by itself on loopback";
+  --any-congestion   measure even under bbr, which pauses on loopback";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -26,11 +26,11 @@ pub enum Part {
     Rate,
     /// CPU, latency and memory at one rate.
     Fixed,
-    /// Connecting 4,000.
+    /// The time to connect 4,000 clients.
     Connect,
-    /// Connecting 1,000 during 1,000 messages a second.
+    /// The time to connect 1,000 clients while 1,000 messages per second are published.
     Join,
-    /// 1 % of stalled clients.
+    /// The effect of 1 % of stalled clients.
     Stall,
 }
 
@@ -43,11 +43,11 @@ pub struct Options {
     pub rate: Option<f64>,
     pub out: Option<PathBuf>,
     pub any_congestion: bool,
-    /// How long a probe for the clean rate, a window at a fixed rate and a window with stalled clients take.
+    /// Length of a probe for the clean rate, of a window at a fixed rate, and of a window with stalled clients.
     pub probe: Duration,
     pub window: Duration,
     pub stall: Duration,
-    /// Times that the part with stalled clients is done.
+    /// Number of rounds of the part with stalled clients.
     pub stall_rounds: usize,
 }
 

@@ -1,4 +1,4 @@
-//! What was measured, as a table.
+//! The measurements, as tables in Markdown.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
@@ -8,17 +8,17 @@ use crate::peer::Kind;
 use crate::runner::{STALL_BUFFER, STALL_RATE, STALL_SIZE};
 use crate::{Error, targets};
 
-/// A window at a fixed rate.
+/// The figures of a window at a fixed rate.
 #[derive(Clone, Copy, Debug)]
 pub struct Fixed {
     /// Microseconds per delivery, which is seconds per million.
     pub server_cpu: f64,
     pub load_cpu: f64,
-    /// Milliseconds: 50 %, 99 %, 99.9 %.
+    /// The 50th, 99th and 99.9th percentile, in milliseconds.
     pub latency: [f64; 3],
     pub missing: u64,
     pub expected: u64,
-    /// Kilobytes per idle client.
+    /// Memory of the server per idle client, in kilobytes.
     pub idle: f64,
 }
 
@@ -31,19 +31,19 @@ impl fmt::Display for Fixed {
     }
 }
 
-/// Windows without and with stalled clients.
+/// The figures of two windows, without and with stalled clients.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stalled {
-    /// Of those who read, in milliseconds.
+    /// The 99th percentile of the clients that read, in milliseconds.
     pub p99: [f64; 2],
     pub missing: [u64; 2],
-    /// Stalled clients that were closed with a close frame, reset, or that are still there.
+    /// Stalled clients that were closed with a close frame, were reset, or are still connected.
     pub told: u32,
     pub reset: u32,
     pub alive: u32,
-    /// The most messages that one of them still reads when it goes on.
+    /// The largest number of messages that one of them still reads when it reads again.
     pub stale: u64,
-    /// Messages they miss without having been told.
+    /// Gaps in the numbers of the messages that they read then.
     pub gaps: u64,
 }
 
@@ -61,7 +61,7 @@ pub struct Report {
     rates: BTreeMap<usize, f64>,
     pub(crate) fixed: BTreeMap<(usize, Kind), Vec<Fixed>>,
     pub(crate) clean: BTreeMap<(usize, Kind), Vec<f64>>,
-    /// Seconds and CPU seconds.
+    /// Seconds and CPU seconds, per round.
     pub(crate) connect: BTreeMap<Kind, Vec<(f64, f64)>>,
     pub(crate) join: BTreeMap<Kind, Vec<f64>>,
     pub(crate) stall: BTreeMap<Kind, Vec<Stalled>>,
@@ -93,7 +93,7 @@ impl Report {
         self.clean.entry((clients, kind)).or_default().push(rate);
     }
 
-    /// The median of the rounds that have been.
+    /// The median of the rounds so far.
     pub fn clean_so_far(&self, clients: usize, kind: Kind) -> Option<f64> {
         self.clean.get(&(clients, kind)).map(|all| median(all.iter().copied()))
     }
@@ -183,13 +183,13 @@ impl Report {
         )
     }
 
-    /// The clean rate of `kind` by that of `other`, in each round.
+    /// The ratio of the clean rate of `kind` to that of `other`, within each round.
     pub(crate) fn paired_clean(&self, clients: usize, kind: Kind, other: Kind) -> Option<Ratio> {
         let (own, others) = (self.clean.get(&(clients, kind))?, self.clean.get(&(clients, other))?);
         Some(Ratio::of(own.iter().zip(others).map(|(own, other)| own / other)))
     }
 
-    /// A figure of `kind` by that of `other`, in each round.
+    /// The ratio of a figure of `kind` to that of `other`, within each round.
     pub(crate) fn paired(&self, clients: usize, kind: Kind, other: Kind, part: fn(&Fixed) -> f64) -> Option<Ratio> {
         let (own, others) = (self.fixed.get(&(clients, kind))?, self.fixed.get(&(clients, other))?);
         Some(Ratio::of(own.iter().zip(others).map(|(own, other)| part(own) / part(other))))
@@ -262,7 +262,7 @@ impl Report {
     }
 }
 
-/// What several rounds came to.
+/// The median, the minimum and the maximum of several rounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Ratio {
     pub median: f64,
@@ -290,7 +290,7 @@ pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The median, and in brackets the least and the most.
+/// The median, with the minimum and the maximum in brackets.
 fn with_spread(values: impl Iterator<Item = f64> + Clone, digits: usize) -> String {
     let [least, most] = spread(values.clone());
     format!("{:.digits$} ({least:.digits$}-{most:.digits$})", median(values))

@@ -1,4 +1,4 @@
-//! Runs every server against the same load, in turns, and gathers what was measured.
+//! Runs every server against the same load, in turns, and collects the measurements.
 
 use std::time::{Duration, Instant};
 
@@ -11,50 +11,53 @@ use crate::report::{Fixed, Report, Stalled};
 use crate::server::Server;
 use crate::{Error, memory, wire};
 
-/// Bytes of a message.
+/// Size of a message, in bytes.
 const SIZE: usize = 128;
 
-/// The part with stalled clients. Left to itself the kernel takes some megabytes for one before anything shows, and
-/// then a server waits for a time-out of its own; with messages of some kilobytes all that fits into one window, at a
-/// rate that leaves the machine air.
+/// The part with stalled clients. With its usual buffers, the kernel takes several megabytes for a stalled client
+/// before the server notices anything, and then the server waits for its own time-out. With messages of several
+/// kilobytes and small receive buffers, all of that fits into one window, at a rate that leaves the machine some
+/// reserve.
 const STALL_CLIENTS: usize = 1000;
 pub const STALL_COUNT: usize = STALL_CLIENTS / 100;
 pub const STALL_RATE: f64 = 40.0;
 pub const STALL_SIZE: usize = 8 << 10;
 pub const STALL_BUFFER: usize = 64 << 10;
 
-/// Whom it is tried on: the floors have no time-outs, and axum untuned differs in nothing that this would show.
+/// The servers of that part. The floors have no time-outs, and the untuned axum differs from the tuned one in nothing
+/// that this part shows.
 const STALL_SERVERS: [Kind; 3] = [Kind::Lanecast, Kind::AxumTuned, Kind::Foxglove];
 
-/// Below this a rate is clean, if nothing is missing.
+/// A rate is clean if nothing is missing and the 99th percentile is below this.
 const CLEAN: Duration = Duration::from_millis(100);
 
-/// A rate that isn't clean is tried again, as on a shared machine some windows have a halt of more than [`CLEAN`] in
-/// them. Above this it was no halt.
+/// A rate that isn't clean is tried again, because on a shared machine some windows contain a pause longer than
+/// [`CLEAN`]. A 99th percentile above this is not explained by such a pause.
 const HOPELESS: Duration = Duration::from_millis(300);
 const TRIES: usize = 3;
 
-/// How much the search for a clean rate raises or lowers a rate: the first time, when nothing is known, and around what
-/// earlier rounds found; and what is left between a clean one and one that isn't when it is content.
+/// Factors of the search for a clean rate. The first two raise or lower the rate: when nothing is known, and around the
+/// result of earlier rounds. The search ends when the ratio of a rate that isn't clean to a clean one is at most the
+/// third.
 const FIRST_STEP: f64 = 4.0;
 const STEP: f64 = std::f64::consts::SQRT_2;
 const CONTENT: f64 = 1.1;
 
-/// No more messages a second than this, and no fewer deliveries, are looked at.
+/// The search looks at no rate beyond this many messages per second, and at none below this many deliveries per second.
 const MOST: f64 = 2e6;
 const FEWEST: f64 = 100.0;
 
-/// With more clients than this the servers' clean rates aren't compared.
+/// With more clients than this, the servers' clean rates are not compared.
 const CLEAN_UP_TO: usize = 1000;
 
-/// The part of the single-write floor's highest rate that all servers are compared at.
+/// The fraction of the single-write floor's highest clean rate at which all servers are compared.
 const FIXED: f64 = 0.4;
 
-/// How much longer than its window a probe waits for the last message, and a window whose figures count.
+/// How long a probe waits for the last message after its window, and how long a window whose figures count does.
 const GRACE: Duration = Duration::from_millis(500);
 const LONG_GRACE: Duration = Duration::from_secs(3);
 
-/// Clients that are there before memory is looked at, so that what a first one causes isn't counted.
+/// Clients that connect before memory is read, so that the costs of the first clients are not counted.
 const FIRST: usize = 20;
 
 const CONNECT_CLIENTS: usize = 4000;
@@ -63,13 +66,13 @@ const JOINERS: usize = 1000;
 const JOIN_RATE: f64 = 1000.0;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Descriptors a process needs besides those of its clients.
+/// Descriptors that a process needs besides those of its clients.
 const SPARE_FILES: u64 = 100;
 
 pub fn run(options: &Options) -> Result<(), Error> {
     let congestion = memory::congestion_control();
     if congestion == "bbr" && !options.any_congestion {
-        return Err("bbr stops by itself for 35-45 ms on loopback: set cubic or reno, or pass --any-congestion".into());
+        return Err("bbr pauses for 35-45 ms on loopback: set cubic or reno, or pass --any-congestion".into());
     }
     raise_files(options)?;
     let mut report = Report::new(congestion, options.rounds);
@@ -119,10 +122,10 @@ fn raise_files(options: &Options) -> Result<(), Error> {
     if raised {
         return Ok(());
     }
-    Err(format!("{needed} open files are needed and can't be had: `ulimit -n` says {:?}", limit.current).into())
+    Err(format!("{needed} open files are needed, the limit is {:?}: raise it with `ulimit -n`", limit.current).into())
 }
 
-/// The servers, beginning with another one each round.
+/// The servers, beginning with a different one in each round.
 fn turn(servers: &[Kind], round: usize) -> impl Iterator<Item = Kind> {
     let first = round % servers.len().max(1);
     servers[first..].iter().chain(&servers[..first]).copied().collect::<Vec<_>>().into_iter()
@@ -161,18 +164,18 @@ fn measure_rates(options: &Options, clients: usize, report: &mut Report) -> Resu
     Ok(())
 }
 
-/// A server with clients.
+/// A server and its clients.
 struct Setup {
     server: Server,
     load: Load,
 }
 
-/// What came of publishing for a while.
+/// The result of publishing for a while.
 struct Outcome {
     clean: bool,
-    /// So far from clean that it isn't chance.
+    /// Whether the rate is so far from clean that it isn't chance.
     hopeless: bool,
-    /// Deliveries there should have been.
+    /// Number of deliveries that were expected.
     expected: u64,
     /// CPU time, in nanoseconds.
     server_cpu: u64,
@@ -199,7 +202,8 @@ impl Setup {
         Ok(())
     }
 
-    /// Publishes `rate` messages a second for `time`, and reads until all have come or for `grace` longer.
+    /// Publishes `rate` messages per second for `time`, and reads until all of them have arrived, or until `grace`
+    /// after that time.
     fn publish(
         &mut self,
         rate: f64,
@@ -215,7 +219,7 @@ impl Setup {
         server.publish(rate, time, size)?;
         let wanted = (rate * time.as_secs_f64()).round().max(1.0) as u64;
         let expected = wanted * (clients - stalled as u64);
-        // Waiting ends early only when everything is there: what comes twice or never is to show.
+        // Waiting ends early only when everything has arrived, so that duplicate and missing messages are seen.
         load.drive(time + grace, |load| load.window.received >= expected && server.published().is_some())?;
         let complete = load
             .each()
@@ -231,14 +235,14 @@ impl Setup {
         })
     }
 
-    /// So that nothing is measured which happens only once.
+    /// Publishes for a moment, so that costs that arise only once are not measured.
     fn warm_up(&mut self, rate: f64, size: usize) -> Result<(), Error> {
         self.publish(rate, Duration::from_millis(300), size, GRACE, 0).map(drop)
     }
 }
 
-/// The highest rate at which nothing is missing and the 99th percentile is below [`CLEAN`], looked for around `start`;
-/// zero if none is.
+/// Returns the highest rate at which nothing is missing and the 99th percentile is below [`CLEAN`], searched for around
+/// `start`; zero if there is none.
 fn clean_rate(options: &Options, kind: Kind, clients: usize, start: f64, step: f64) -> Result<f64, Error> {
     let mut setup = None;
     let mut is_clean = |rate: f64| -> Result<bool, Error> {
@@ -312,7 +316,7 @@ fn fixed(kind: Kind, clients: usize, rate: f64, time: Duration) -> Result<Fixed,
     })
 }
 
-/// Time and CPU time until 4,000 have connected and subscribed.
+/// Returns the seconds and the CPU seconds until 4,000 clients have connected and subscribed.
 fn connect(kind: Kind) -> Result<(f64, f64), Error> {
     let mut setup = Setup::new(kind, FIRST)?;
     let before = setup.server.cpu()?;
@@ -324,7 +328,8 @@ fn connect(kind: Kind) -> Result<(f64, f64), Error> {
     Ok((time, cpu))
 }
 
-/// Seconds until 1,000 more have connected while 1,000 messages a second are published.
+/// Returns the seconds until 1,000 more clients have connected while 1,000 messages per second are published; infinity
+/// if they take more than 4 seconds.
 fn join(kind: Kind) -> Result<f64, Error> {
     let mut setup = Setup::new(kind, PRESENT)?;
     setup.server.publish(JOIN_RATE, Duration::from_secs(5), SIZE)?;
@@ -336,7 +341,7 @@ fn join(kind: Kind) -> Result<f64, Error> {
     Ok(time)
 }
 
-/// Windows of equal length without and with 1 % of the clients not reading.
+/// Measures windows of equal length, without and with 1 % of the clients not reading.
 fn stall(kind: Kind, time: Duration) -> Result<Stalled, Error> {
     let mut p99 = [0.0; 2];
     let mut missing = [0; 2];

@@ -1,8 +1,8 @@
-//! A server process: starts a peer and does what its standard input says, a command a line, until that ends.
+//! A server process: starts a peer and executes the commands on its standard input, one per line, until the input ends.
 //!
 //! | command | answer |
 //! |---|---|
-//! | | `listening ADDRESS`, first of all |
+//! | | `listening ADDRESS`, at the start |
 //! | `subscribers` | `subscribers COUNT` |
 //! | `cpu` | `cpu NANOSECONDS`, of the process |
 //! | `publish RATE MILLISECONDS SIZE` | `published FIRST COUNT`, when done |
@@ -34,12 +34,12 @@ pub fn serve(kind: Kind) -> Result<(), Error> {
             _ => return Err(format!("unknown command {line}").into()),
         }
     }
-    // No goodbyes: the runner has what it wants.
+    // No connection is closed first: the runner has everything it needs.
     std::process::exit(0);
 }
 
-/// So many messages a second for so long. A publisher that was held up makes up for it: each message is stamped with
-/// the time it was due at.
+/// Publishes `rate` messages per second for `millis` milliseconds. A publisher that was held up catches up: each
+/// message is stamped with the time at which it was due.
 struct Task {
     rate: f64,
     millis: u64,
@@ -51,7 +51,7 @@ impl Task {
         let count = (self.rate * self.millis as f64 / 1000.0).round().max(1.0) as u64;
         let first = number.fetch_add(count, Ordering::Relaxed);
         let start = wire::now();
-        // However far behind: it stops by itself.
+        // Publishing stops after twice the time, however far behind it is.
         let last = start + self.millis * 1_000_000 * 2;
         let mut sent = 0;
         while sent < count {

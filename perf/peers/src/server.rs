@@ -1,4 +1,4 @@
-//! A server process, as the runner sees it.
+//! The runner's side of a server process.
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
@@ -17,7 +17,7 @@ pub struct Server {
     process: Child,
     commands: ChildStdin,
     lines: Receiver<String>,
-    /// An answer that came while another was waited for.
+    /// The answer to `publish`, which may arrive while the answer to another command is awaited.
     published: RefCell<Option<(u64, u64)>>,
     pub address: SocketAddr,
 }
@@ -35,7 +35,7 @@ impl Server {
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         let first: String = lines.recv_timeout(PATIENCE)?;
-        let address = first.strip_prefix("listening ").ok_or("it doesn't listen")?.parse()?;
+        let address = first.strip_prefix("listening ").ok_or("the server doesn't listen")?.parse()?;
         Ok(Self { process, commands, lines, published: RefCell::new(None), address })
     }
 
@@ -47,7 +47,7 @@ impl Server {
         memory::resident(self.id())
     }
 
-    /// CPU time it has used, in nanoseconds.
+    /// CPU time that the server has used, in nanoseconds.
     pub fn cpu(&mut self) -> Result<u64, Error> {
         self.ask("cpu")
     }
@@ -62,7 +62,7 @@ impl Server {
         Ok(())
     }
 
-    /// First number and count of what was published, once that is done.
+    /// The first number and the count of the published messages, once publishing is done.
     pub fn published(&self) -> Option<(u64, u64)> {
         while let Ok(line) = self.lines.try_recv() {
             self.note(&line);
@@ -93,7 +93,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

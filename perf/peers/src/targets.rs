@@ -1,4 +1,4 @@
-//! What lanecast is to reach, and whether it has.
+//! The targets for lanecast, and whether they are reached.
 
 use std::fmt::{self, Write};
 
@@ -72,7 +72,7 @@ fn latency(report: &Report, table: &mut Table) -> fmt::Result {
 
 fn idle(report: &Report, table: &mut Table) -> fmt::Result {
     for ((clients, kind), all) in &report.fixed {
-        // With a hundred, what the process itself grows by shows.
+        // With 100 clients, the growth of the process itself would show in the figure.
         if *kind == Kind::Lanecast && *clients >= 1000 {
             let what = format!("memory per idle client, kB, of {clients}");
             table.at_most(&what, 4.0, Some(Ratio::of(all.iter().map(|one| one.idle))))?;

@@ -1,4 +1,4 @@
-//! As much of the protocol as peers and load client need: the hand-shake, the texts, message data.
+//! The part of the protocol that peers and load client need: the handshake, the texts, and message data.
 
 use base64::Engine;
 use rustix::time::{ClockId, clock_gettime};
@@ -9,16 +9,17 @@ pub const SUBPROTOCOL: &str = "foxglove.sdk.v1";
 pub const MESSAGE_DATA: u8 = 1;
 pub const HEAD: usize = 1 + 4 + 8;
 
-/// What a measured message begins with: its number and when it was due, in [`now`]'s nanoseconds.
+/// Length of the beginning of a measured message: its number, and the time at which it was due, in nanoseconds of
+/// [`now`].
 pub const STAMP: usize = 16;
 
-/// What the hand-made peers say on connect, as the others do.
+/// The messages that the hand-made peers send on connect, as the others do.
 pub const SERVER_INFO: &str =
     r#"{"op":"serverInfo","name":"peers","capabilities":[],"supportedEncodings":[],"metadata":{},"sessionId":"1"}"#;
 pub const ADVERTISE: &str =
     r#"{"op":"advertise","channels":[{"id":1,"topic":"/bench","encoding":"raw","schemaName":"","schema":""}]}"#;
 
-/// Opcodes of WebSocket frames, with the bit of a final one.
+/// Opcodes of WebSocket frames, with the bit of a final frame.
 pub const TEXT: u8 = 0x81;
 pub const BINARY: u8 = 0x82;
 pub const CLOSE: u8 = 0x88;
@@ -30,12 +31,12 @@ pub fn now() -> u64 {
     nanos(ClockId::Monotonic)
 }
 
-/// CPU time of this process.
+/// CPU time of this process, in nanoseconds.
 pub fn process_cpu() -> u64 {
     nanos(ClockId::ProcessCPUTime)
 }
 
-/// CPU time of this thread.
+/// CPU time of this thread, in nanoseconds.
 pub fn thread_cpu() -> u64 {
     nanos(ClockId::ThreadCPUTime)
 }
@@ -88,7 +89,8 @@ pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The header of the frame that `bytes` begin with: first byte, length of the header (mask included), of the payload.
+/// Reads the header of the frame that `bytes` begin with: first byte, length of the header (mask included), and length
+/// of the payload.
 pub fn header(bytes: &[u8]) -> Option<(u8, usize, usize)> {
     let [first, second, rest @ ..] = bytes else { return None };
     let mask = if second & 0x80 == 0 { 0 } else { 4 };
@@ -107,7 +109,7 @@ pub fn upgrade_request() -> String {
     )
 }
 
-/// The answer to an upgrade request, or nothing if it isn't one.
+/// The answer to an upgrade request; `None` if `request` isn't one.
 pub fn upgrade_response(request: &str) -> Option<String> {
     let name = "sec-websocket-key:";
     let line = request.lines().find(|line| line.len() > name.len() && line[..name.len()].eq_ignore_ascii_case(name))?;

@@ -1,4 +1,4 @@
-//! What may be said on the command line.
+//! The arguments of the command line.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -13,22 +13,22 @@ use crate::Failure;
 use crate::livekit::livekit_variables;
 use crate::output;
 
-/// Where `serve` listens and `watch` connects unless told otherwise.
+/// Default address, on which `serve` listens and to which `watch` connects.
 const DEFAULT_ADDR: &str = "127.0.0.1:8765";
 
-/// The arguments of `serve` that say how it listens.
+/// The arguments of `serve` that configure how it listens. They conflict with `--livekit`.
 #[cfg(feature = "server-livekit")]
 const LISTENING: [&str; 5] = ["addr", "insecure", "public_urls", "allowed_origins", "trusted_proxies"];
 
 #[cfg(feature = "server-livekit")]
 const LIVEKIT_SERVE: &str = concat!(
-    "Join a LiveKit room on this server instead of listening. The environment says how to get in: ",
+    "Join a LiveKit room on this server instead of listening. The credentials come from the environment: ",
     livekit_variables!()
 );
 
 #[cfg(feature = "server-livekit")]
 const LIVEKIT_WATCH: &str = concat!(
-    "Watch the device in a LiveKit room on this server. The environment says how to get in: ",
+    "Watch the device in a LiveKit room on this server. The credentials come from the environment: ",
     livekit_variables!()
 );
 
@@ -43,7 +43,7 @@ struct Line {
 pub(crate) enum Command {
     /// Show this host's telemetry to Foxglove and to `lanecast watch`
     Serve(ServeArgs),
-    /// Print what a server shows, a message a line
+    /// Print what a server publishes, one message per line
     Watch(WatchArgs),
 }
 
@@ -53,28 +53,28 @@ pub(crate) struct ServeArgs {
     #[cfg(feature = "server-livekit")]
     #[arg(long, value_name = "URL", conflicts_with_all = LISTENING, long_help = LIVEKIT_SERVE)]
     pub(crate) livekit: Option<String>,
-    /// Where to listen: HOST:PORT, on all addresses of HOST; port 0 picks one that is free
+    /// Address to listen on: HOST:PORT, on all addresses of HOST; port 0 picks one that is free
     #[arg(long, value_name = "HOST:PORT", default_value = DEFAULT_ADDR)]
     addr: String,
     #[command(flatten)]
     pub(crate) visitors: Visitors,
-    /// Messages a second on each channel, from 0.1 to 50
+    /// Messages per second on each channel, from 0.1 to 50
     #[arg(long, value_name = "HZ", default_value = "2")]
     pub(crate) rate: Rate,
     /// Allow --addr to name an address that other hosts can reach: viewers are not authenticated
     #[arg(long)]
     insecure: bool,
-    /// What viewers see as the server's name [default: the host's]
+    /// Name of the server that viewers see [default: the host's name]
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Have viewers stamp messages with their own clocks
+    /// Don't send the server's time, so that viewers stamp messages with their own clocks
     #[arg(long)]
     pub(crate) no_time: bool,
     #[command(flatten)]
     pub(crate) verbosity: Verbosity,
 }
 
-/// Whom to let in that wouldn't be by default.
+/// Viewers to admit that are refused by default.
 #[derive(Debug, Args)]
 pub(crate) struct Visitors {
     /// A URL under which viewers reach this server, through a proxy for example; may be repeated
@@ -94,36 +94,36 @@ pub(crate) struct WatchArgs {
     #[cfg(feature = "server-livekit")]
     #[arg(long, value_name = "URL", long_help = LIVEKIT_WATCH)]
     pub(crate) livekit: Option<String>,
-    /// Print lines of JSON, a message a line; what isn't a message or a gap goes to standard error all the same
+    /// Print one JSON object per line, for each message and each gap; anything else still goes to standard error
     #[arg(long)]
     pub(crate) json: bool,
-    /// End when the connection is lost, instead of connecting again
+    /// Exit when the connection is lost, instead of connecting again
     #[arg(long)]
     pub(crate) no_reconnect: bool,
-    /// Print the channels and end
+    /// Print the channels and exit
     #[arg(long, conflicts_with = "count")]
     pub(crate) list: bool,
-    /// End after this many messages
+    /// Exit after this many messages
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) count: Option<u64>,
     #[command(flatten)]
     pub(crate) verbosity: Verbosity,
-    /// The server [default: ws://127.0.0.1:8765]; may be left out before topics
+    /// Server to watch [default: ws://127.0.0.1:8765]; may be left out before topics
     #[arg(value_name = "URL")]
     first: Option<String>,
-    /// What to print [default: everything]
+    /// Topics to print [default: all]
     #[arg(value_name = "TOPIC")]
     others: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Verbosity {
-    /// Say more on standard error; twice or three times for still more
+    /// Write more to standard error; repeat the option twice or three times for still more
     #[arg(short = 'v', long = "verbose", action = clap::ArgAction::Count)]
     times: u8,
 }
 
-/// How many samples a second.
+/// Samples per second, from 0.1 to 50.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rate(f64);
 
@@ -148,35 +148,35 @@ impl std::str::FromStr for Rate {
     }
 }
 
-/// The program ends without having done anything.
+/// Why the program ends without running a command.
 #[derive(Debug)]
 pub(crate) enum Exit {
-    /// Help or version was asked for.
+    /// Help or version was requested: the text to print.
     Help(String),
-    /// The line makes no sense.
+    /// The command line is invalid: the error message.
     Usage(String),
 }
 
-/// Reads the command line.
+/// Parses the command line.
 pub(crate) fn parse() -> Result<Command, Exit> {
     Line::try_parse().map(|line| line.command).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Help(error.to_string()),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
-            Exit::Usage("say what to do: `lanecast serve` or `lanecast watch` (`lanecast --help` says more)".to_owned())
+            Exit::Usage("no command given: use `lanecast serve` or `lanecast watch` (see `lanecast --help`)".to_owned())
         }
         _ => Exit::Usage(in_one_line(&error.to_string())),
     })
 }
 
-/// The first paragraph of clap's message; what follows are hints and usage.
+/// The first paragraph of clap's message, in one line. Hints and usage follow that paragraph.
 fn in_one_line(message: &str) -> String {
     let first = message.split("\n\n").next().unwrap_or(message);
     let words: Vec<_> = first.trim_start_matches("error: ").split_whitespace().collect();
-    format!("{} (`--help` says more)", words.join(" "))
+    format!("{} (see `--help`)", words.join(" "))
 }
 
 impl ServeArgs {
-    /// Where to listen: on this host alone, unless `--insecure` says otherwise.
+    /// The addresses to listen on. They must be loopback addresses, unless `--insecure` is given.
     pub(crate) fn addrs(&self) -> Result<Vec<SocketAddr>, Failure> {
         let given = &self.addr;
         let found: Vec<_> = given.to_socket_addrs().map_err(|error| no_address(given, &error))?.collect();
@@ -187,18 +187,18 @@ impl ServeArgs {
             return Ok(found);
         }
         Err(Failure::new(format!(
-            "--addr {given} can be reached from other hosts, and viewers aren't asked who they are: add --insecure if \
-             that is fine"
+            "--addr {given} can be reached from other hosts, and viewers are not authenticated: add --insecure to \
+             allow that"
         )))
     }
 }
 
-/// Whether an address can be reached from this host alone.
+/// Whether an address can be reached only from this host.
 pub(crate) fn is_loopback(address: &SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-/// Says what is wrong with what `--addr` says.
+/// The error for an `--addr` that is not an address.
 fn no_address(given: &str, error: &dyn fmt::Display) -> Failure {
     let why = match given.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => error.to_string(),
@@ -209,33 +209,34 @@ fn no_address(given: &str, error: &dyn fmt::Display) -> Failure {
 }
 
 impl WatchArgs {
-    /// The topics, if there is no server among the words.
+    /// The topics, when none of the arguments is a server.
     #[cfg(feature = "server-livekit")]
     pub(crate) fn topics(&self) -> Vec<&str> {
         self.first.iter().chain(&self.others).map(String::as_str).collect()
     }
 
-    /// The server and the topics: the first word is a topic too unless it looks like a server.
+    /// The server and the topics. The first argument is a topic, too, unless it looks like a server.
     pub(crate) fn target(&self) -> (String, Vec<&str>) {
         let topics = self.others.iter().map(String::as_str);
         match self.first.as_deref() {
             Some(first) if first.contains("://") => (first.to_owned(), topics.collect()),
             Some(first) if is_host_and_port(first) => (format!("ws://{first}"), topics.collect()),
-            // No server, and hardly a topic: refused for what it was meant to be.
+            // Not a valid server, and unlikely to be a topic: kept as the server, which is then refused with a
+            // suggestion.
             Some(first) if is_like_server(first) => (first.to_owned(), topics.collect()),
             first => (format!("ws://{DEFAULT_ADDR}"), first.into_iter().chain(topics).collect()),
         }
     }
 }
 
-/// Whether it begins with a host and a port, which need not be one that there is.
+/// Whether `word` begins with a host and a port number, which may be out of range.
 fn is_host_and_port(word: &str) -> bool {
     let authority = &word[..word.find(['/', '?', '#']).unwrap_or(word.len())];
     let Some((host, port)) = authority.rsplit_once(':') else { return false };
     !host.is_empty() && !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether it is a host without a port, or begins as a URL does.
+/// Whether `word` is a host without a port, or begins like a URL.
 fn is_like_server(word: &str) -> bool {
     let begins = |start: &str| word.get(..start.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(start));
     let schemes = ["ws:", "wss:", "http:", "https:", "ws//", "wss//"];
@@ -245,7 +246,7 @@ fn is_like_server(word: &str) -> bool {
 }
 
 impl Verbosity {
-    /// Has what the library traces written to standard error, down to the level asked for.
+    /// Writes the library's traces to standard error, down to the requested level.
     pub(crate) fn apply(&self) {
         let level = match self.times {
             0 => LevelFilter::WARN,
@@ -253,7 +254,7 @@ impl Verbosity {
             2 => LevelFilter::DEBUG,
             _ => LevelFilter::TRACE,
         };
-        // What the library traces is written by a thread of its own: a log that nobody reads must not stop a worker.
+        // A separate thread writes the traces: a log that nobody reads must not block a worker.
         let log = tracing_subscriber::fmt().log_internal_errors(false).with_writer(output::stderr).with_ansi(false);
         log.with_max_level(level).init();
     }
@@ -285,7 +286,7 @@ mod tests {
         assert_eq!(target(&["h:1"]), ("ws://h:1".to_owned(), vec![]));
         assert_eq!(target(&["[::1]:80"]), ("ws://[::1]:80".to_owned(), vec![]));
         assert_eq!(target(&["h:1/live?a=b"]), ("ws://h:1/live?a=b".to_owned(), vec![]));
-        // No servers, and no topics either.
+        // Not valid servers, and not topics either.
         assert_eq!(target(&["h:99999", "/cpu"]), ("ws://h:99999".to_owned(), vec!["/cpu".to_owned()]));
         for word in ["localhost", "127.0.0.1", "[::1]", "ws:/h:x", "WS//h"] {
             assert_eq!(target(&[word]), (word.to_owned(), vec![]));

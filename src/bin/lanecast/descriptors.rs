@@ -1,18 +1,18 @@
-//! How many files the process may open, and how many viewers that allows.
+//! The limit of open files, and the number of viewers that it allows.
 
-/// Descriptors that no viewer gets. The standard streams, the listening sockets and the runtime take some 20. Up to 64
-/// connections are being told that the server is full. Samples of the host open a few files each. The rest is for
+/// Descriptors that viewers do not get. The standard streams, the listening sockets and the runtime take about 20. Up
+/// to 64 connections are answered that the server is full. Samples of the host open a few files each. The rest is for
 /// libraries that look up names or read certificates.
 const RESERVE: u64 = 128;
 
 /// Raises the limit of open files as far as `wanted` connections need it and the system allows it. Returns how many
-/// connections there may be, and the limit if it is the reason why there are fewer than wanted.
+/// connections are possible, and the limit if it allows fewer than `wanted`.
 #[cfg(unix)]
 pub(crate) fn connections(wanted: usize) -> (usize, Option<u64>) {
     let needed = u64::try_from(wanted).unwrap_or(u64::MAX).saturating_add(RESERVE);
     let limit = match rlimit::increase_nofile_limit(needed) {
         Ok(limit) => limit,
-        // The limit stays as it is. If even that can't be read, connections aren't capped.
+        // The limit stays unchanged. If it can't be read either, connections aren't capped.
         Err(error) => {
             tracing::warn!(%error, "the limit of open files can't be raised");
             rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX)
@@ -22,13 +22,14 @@ pub(crate) fn connections(wanted: usize) -> (usize, Option<u64>) {
     if allowed >= wanted { (wanted, None) } else { (allowed, Some(limit)) }
 }
 
-/// Where there is no such limit.
+/// Other systems have no such limit.
 #[cfg(not(unix))]
 pub(crate) fn connections(wanted: usize) -> (usize, Option<u64>) {
     (wanted, None)
 }
 
-/// Where the limit is too low for the whole reserve, half of it is kept.
+/// How many connections `limit` allows, at least one. If the limit is too low for the whole [`RESERVE`], half of the
+/// limit is reserved.
 #[cfg(unix)]
 fn allowed(limit: u64) -> usize {
     usize::try_from(limit - RESERVE.min(limit / 2)).unwrap_or(usize::MAX).max(1)

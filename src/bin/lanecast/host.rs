@@ -1,8 +1,8 @@
-//! What this host has to tell: one source per channel, each with its schema beside its sample.
+//! The telemetry of this host: one source per channel, each with its schema next to its sample.
 //!
-//! A source is sampled on a thread that may block, one sample at a time, and only while somebody has subscribed. What a
-//! rate is computed from is what changed since the sample before. What can't be read is no sample: nothing stands in for
-//! it.
+//! A source is sampled on a thread that may block, one sample at a time. It is sampled only while its channel has
+//! subscribers, or while viewers are shown that it can't be read. Rates are computed from what changed since the sample
+//! before. If a figure can't be read, there is no sample: nothing stands in for it.
 
 use std::time::Instant;
 
@@ -11,20 +11,20 @@ use lanecast::{Session, SessionStats};
 use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, DiskRefreshKind, Disks, MemoryRefreshKind, Networks, System};
 
-/// What one channel shows.
+/// The topic, the schema and the samples of one channel.
 pub(crate) struct Source {
     pub(crate) topic: &'static str,
-    /// The name of its schema.
+    /// Name of the schema.
     pub(crate) name: &'static str,
     pub(crate) schema: Value,
-    /// Takes a sample, or says why there is none.
+    /// Takes a sample, or returns the reason why there is none.
     pub(crate) sample: Box<dyn FnMut() -> Result<Value, String> + Send>,
 }
 
-/// Says whether these files can be read, all of them at once.
+/// Checks that these files can be open at the same time.
 ///
-/// The `sysinfo` crate reads them and doesn't say when it can't: it keeps what it has, or takes zero for the value. So
-/// they are tried before and after it has been at work.
+/// The `sysinfo` crate reads these files and doesn't report it if it can't: it keeps the old value, or takes zero for
+/// the value. So the files are opened once before and once after the crate reads them.
 #[cfg(target_os = "linux")]
 fn readable(files: &[&str]) -> Result<(), String> {
     let open = |file: &&str| std::fs::File::open(file).map_err(|error| format!("{file}: {error}"));
@@ -32,13 +32,13 @@ fn readable(files: &[&str]) -> Result<(), String> {
     opened.map(drop)
 }
 
-/// Other systems are asked without files.
+/// On other systems, the figures are read without these files.
 #[cfg(not(target_os = "linux"))]
 fn readable(_files: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-/// All sources. Where the system doesn't tell, a source is left out, with the reason.
+/// All sources. A source whose figures the system doesn't provide is left out, and the reason is returned.
 pub(crate) fn sources<R: Room>(session: &Session<R>) -> (Vec<Source>, Vec<String>) {
     let mut missing = Vec::new();
     let found =
@@ -59,7 +59,7 @@ fn cpu() -> Result<Source, String> {
     readable(FILES)?;
     let mut system = System::new().map_err(|error| error.to_string())?;
     let kind = CpuRefreshKind::nothing().with_usage().with_frequency();
-    // Usage is what changed since the last look: this is the first.
+    // Usage is computed from what changed since the last refresh. This is the first one.
     system.refresh_cpu_specifics(kind);
     Ok(Source {
         topic: "/cpu",
@@ -121,19 +121,21 @@ fn memory() -> Result<Source, String> {
     })
 }
 
-/// Looked at afresh each time: where the system doesn't tell, zero stands there, not what it told before.
+/// Reads the figures into a new `System` each time: a figure that the system doesn't provide is zero then, not an old
+/// value.
 fn memory_now() -> Result<System, String> {
     let mut system = System::new().map_err(|error| error.to_string())?;
     system.refresh_memory_specifics(MemoryRefreshKind::everything());
     if system.total_memory() == 0 {
         readable(&["/proc/meminfo"])?;
-        return Err("the system doesn't tell".to_owned());
+        return Err("the system reports no size of memory".to_owned());
     }
     Ok(system)
 }
 
 fn network() -> Result<Source, String> {
-    // What the next sample is compared with; none after one that failed, which may have left zeros.
+    // The figures that the next sample is compared with. `None` after a sample that failed, because that may have left
+    // zeros.
     let mut before = Some(networks_now()?);
     let one_way = |what: &str| number(&format!("{what} since the sample before"));
     Ok(Source {
@@ -183,10 +185,10 @@ fn network() -> Result<Source, String> {
     })
 }
 
-/// The list of interfaces is open while the figures of each are read.
+/// The directory is named twice because the list of interfaces stays open while the figures of each are read.
 const NETWORK_FILES: &[&str] = &["/sys/class/net", "/sys/class/net"];
 
-/// All interfaces as they are, and when that is.
+/// The current figures of all interfaces, and the time at which they were read.
 fn networks_now() -> Result<(Networks, Instant), String> {
     readable(NETWORK_FILES)?;
     let networks = Networks::new_with_refreshed_list().map_err(|error| error.to_string())?;
@@ -215,8 +217,8 @@ fn disks() -> Result<Source, String> {
             ]),
         )]),
         sample: Box::new(move || {
-            // Listed by the sample: a dead network disk may block for long. Afresh each time: the space of one that
-            // doesn't tell is zero then, not what it told before.
+            // The disks are listed by the sample, because a dead network disk may block for long. Each sample makes a
+            // new list: the space of a disk that doesn't report it is zero then, not an old value.
             readable(FILES)?;
             let mut disks = Disks::new().map_err(|error| error.to_string())?;
             disks.refresh_specifics(true, kind);
@@ -337,7 +339,7 @@ fn percent(part: u64, of: u64) -> f64 {
     if of == 0 { 0.0 } else { round(part as f64 / of as f64 * 100.0) }
 }
 
-/// Two decimals: more is noise.
+/// Rounds to two decimals: more would be noise.
 fn round(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
 }

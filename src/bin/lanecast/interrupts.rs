@@ -1,10 +1,10 @@
-//! What asks the program to end.
+//! The signals that ask the program to end.
 
 use crate::Failure;
 
-/// Ctrl-C, and on Unix what asks a service to end, and the end of its terminal.
+/// Ctrl-C, and on Unix also the signals that end a service (SIGTERM) and report the end of the terminal (SIGHUP).
 pub(crate) struct Interrupts {
-    /// `None` where it is to be ignored.
+    /// `None` if SIGHUP is ignored.
     #[cfg(unix)]
     hangup: Option<tokio::signal::unix::Signal>,
     #[cfg(unix)]
@@ -53,12 +53,13 @@ impl Interrupts {
     }
 }
 
-/// Whether the program was started so that it outlives its terminal, as `nohup` does it. Known on Linux alone.
+/// Whether SIGHUP is ignored, so that the program outlives its terminal, as with `nohup`. False on systems other than
+/// Linux, where this is unknown.
 #[cfg(unix)]
 fn hangup_is_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    // SIGHUP is the first signal.
+    // SIGHUP is signal 1, which the lowest bit stands for.
     ignored.is_some_and(|mask| mask & 1 != 0)
 }

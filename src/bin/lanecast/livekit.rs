@@ -1,6 +1,7 @@
-//! How `--livekit` gets in: a token, or the key and secret to mint one with, from the environment or a file it names.
+//! The credentials for `--livekit`: a token, or the key and secret to mint one. They come from the environment, or from
+//! a file that it names.
 //!
-//! Never from the command line, which everybody on the host can read.
+//! They never come from the command line, which everybody on the host can read.
 
 use std::time::Duration;
 
@@ -9,26 +10,26 @@ use lanecast::room::livekit::mint_token;
 
 use crate::Failure;
 
-/// How long a minted token may be used to connect.
+/// How long after it was minted a token may be used to connect.
 const VALID: Duration = Duration::from_secs(600);
 
-/// Said by `--help`, and when something is missing.
+/// The environment variables, for `--help` and for the error if one is missing.
 macro_rules! livekit_variables {
     () => {
-        "LIVEKIT_TOKEN, or LIVEKIT_API_KEY and LIVEKIT_API_SECRET; with _FILE appended, the file that holds it. \
-         LIVEKIT_ROOM names the room [default: lanecast], LIVEKIT_IDENTITY who we are"
+        "LIVEKIT_TOKEN, or LIVEKIT_API_KEY and LIVEKIT_API_SECRET; append _FILE to a name to give a file that holds \
+         the value. LIVEKIT_ROOM names the room [default: lanecast], LIVEKIT_IDENTITY this participant"
     };
 }
 pub(crate) use livekit_variables;
 
-/// What a token is had from.
+/// Where a token comes from.
 #[derive(Clone)]
 pub(crate) enum Access {
     Token(Secret),
     Key { key: String, secret: Secret, room: String, identity: ParticipantIdentity },
 }
 
-/// A text that is told, or the name of a file that holds it, which is read each time it is needed.
+/// A secret, or the name of a file that holds it. The file is read each time the secret is needed.
 #[derive(Clone)]
 pub(crate) enum Secret {
     Text(String),
@@ -36,14 +37,14 @@ pub(crate) enum Secret {
 }
 
 impl Access {
-    /// Reads the environment; `identity` is who we are unless it says otherwise.
+    /// Reads the environment. `identity` is the participant's identity, unless the environment names another one.
     pub(crate) fn of_environment(identity: &str) -> Result<Self, Failure> {
         if let Some(token) = Secret::of_environment("LIVEKIT_TOKEN") {
             return Ok(Self::Token(token));
         }
         let key = Secret::of_environment("LIVEKIT_API_KEY");
         let (Some(key), Some(secret)) = (key, Secret::of_environment("LIVEKIT_API_SECRET")) else {
-            let say = "--livekit needs the environment to say how to get in";
+            let say = "--livekit needs credentials in the environment";
             return Err(Failure::new(format!("{say}: {}", livekit_variables!())));
         };
         let room = variable("LIVEKIT_ROOM").unwrap_or_else(|| "lanecast".to_owned());
@@ -52,7 +53,7 @@ impl Access {
         Ok(Self::Key { key: key.read().map_err(Failure::new)?, secret, room, identity })
     }
 
-    /// Which room it is for, in words.
+    /// The room that the credentials are for, in words.
     pub(crate) fn room(&self) -> String {
         match self {
             Self::Token(_) => "the token's room".to_owned(),
@@ -60,7 +61,7 @@ impl Access {
         }
     }
 
-    /// A token to connect with now.
+    /// Returns a token to connect with now.
     pub(crate) fn token(&self) -> Result<String, String> {
         match self {
             Self::Token(token) => token.read(),
@@ -88,7 +89,7 @@ impl Secret {
     }
 }
 
-/// What the environment says, unless it is empty.
+/// The value of an environment variable, unless it is empty.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }

@@ -1,4 +1,5 @@
-//! The command line: `lanecast serve` shows this host's telemetry, `lanecast watch` prints what a server shows.
+//! The command-line program: `lanecast serve` publishes this host's telemetry, and `lanecast watch` prints what a
+//! server publishes.
 
 mod args;
 mod descriptors;
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 
 use self::args::Command;
 
-/// Why the program ends early: one line for a person to read.
+/// Why the program ends early, in one line for a person to read.
 #[derive(Debug)]
 struct Failure(String);
 
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
         Ok(Command::Serve(args)) => serve::run(&args),
         Ok(Command::Watch(args)) => watch::run(&args),
         Err(args::Exit::Help(text)) => {
-            // Nobody reads it any more: fine.
+            // It is not an error if nobody reads standard output any more.
             let _ = io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;
         }
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
     code
 }
 
-/// Exactly one line, whatever a peer or the system has put into the message.
+/// Writes `message` to standard error as exactly one line, whatever a peer or the system has put into it.
 fn complain(message: &str) {
     output::stderr().write(&format!("lanecast: {}\n", text::escape(message)));
 }

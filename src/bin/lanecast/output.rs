@@ -1,11 +1,11 @@
 //! Standard output and standard error, for threads that must not wait for a reader.
 //!
 //! A pipe that nobody reads, or a terminal that is stopped, blocks the thread that writes to it. So each stream has a
-//! writer thread, and all other threads leave their texts in a buffer for it. The buffer is bounded: a text that doesn't
-//! fit is dropped and counted, and the count is written as soon as the stream takes something again.
+//! writer thread, and all other threads put their texts into a buffer for it. The buffer is bounded: a text that
+//! doesn't fit is dropped and counted, and the count is written as soon as the stream accepts text again.
 //!
-//! `tracing-appender` does nearly the same. It bounds lines instead of bytes, reports no loss, and prints to standard
-//! output, with a write that blocks, when it ends while its queue is full.
+//! `tracing-appender` does nearly the same. But it bounds lines instead of bytes and reports no loss. When it ends
+//! while its queue is full, it prints to standard output with a write that blocks.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
@@ -15,18 +15,19 @@ use std::time::{Duration, Instant};
 
 use crate::secrets;
 
-/// How many bytes may wait for a stream: some ten thousand lines of a log, or the longest report many times over.
+/// Capacity of a stream's buffer in bytes: about ten thousand lines of a log, or many times the longest report.
 const CAPACITY: usize = 1 << 20;
 
-/// How long the program waits at its end for the buffers to be written. A reader that is there takes less.
+/// How long the program waits at its end for the buffers to be written. A reader that is active needs less.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How long a [note](Outlet::note) waits to be written, so that lines of both streams appear in their order.
 const IN_ORDER: Duration = Duration::from_millis(100);
 
-/// One of the two streams.
+/// Standard output or standard error.
 pub(crate) struct Outlet {
-    /// `None` if the writer thread could not be started: then each caller writes, and waits for the reader.
+    /// `None` if the writer thread could not be started. Then each caller writes to the stream itself, and waits for
+    /// the reader.
     shared: Option<Arc<Shared>>,
     direct: fn() -> Box<dyn Write>,
 }
@@ -40,7 +41,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     waiting: Vec<u8>,
-    /// Whether the thread is writing what waited before.
+    /// Whether the writer thread is writing what it took from `waiting`.
     writing: bool,
     /// Texts dropped since a loss was last reported.
     dropped: u64,
@@ -52,13 +53,13 @@ pub(crate) fn stdout() -> &'static Outlet {
     &STDOUT
 }
 
-/// Standard error. [Secrets](secrets::hide) are taken out of what is written there.
+/// Standard error. [Secrets](secrets::hide) are removed from everything that is written to an [`Outlet`].
 pub(crate) fn stderr() -> &'static Outlet {
     static STDERR: LazyLock<Outlet> = LazyLock::new(|| Outlet::new("stderr", || Box::new(io::stderr())));
     &STDERR
 }
 
-/// Has the message of a panic written like any other text: a worker whose panic is caught must not wait for a reader.
+/// Writes the message of a panic like any other text: a worker whose panic is caught must not wait for a reader.
 pub(crate) fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let backtrace = Backtrace::capture();
@@ -67,14 +68,14 @@ pub(crate) fn report_panics() {
             report += &format!("{backtrace}");
         }
         stderr().write(&report);
-        // The program ends with its first thread.
+        // The program ends with its main thread, so the message is written first.
         if thread::current().name() == Some("main") {
             stderr().flush(FAREWELL);
         }
     }));
 }
 
-/// Waits until both streams have what was written to them, but not for long.
+/// Waits until both streams have taken everything that was written to them, for at most [`FAREWELL`].
 pub(crate) fn finish() {
     let deadline = Instant::now() + FAREWELL;
     for outlet in [stdout(), stderr()] {
@@ -90,17 +91,18 @@ impl Outlet {
         Self { shared: thread.is_ok().then_some(shared), direct: stream }
     }
 
-    /// Leaves a text for the writer thread, or drops and counts it if the buffer is full. Never blocks.
+    /// Puts a text into the buffer, or drops and counts it if the buffer is full. Blocks only if there is no writer
+    /// thread.
     pub(crate) fn write(&self, text: &str) {
         let text = secrets::hide(text);
         let Some(shared) = &self.shared else {
             let mut stream = (self.direct)();
-            // An error means that the reader is gone, and nobody is left to be told.
+            // An error means that the reader is gone, so nobody is left to report it to.
             let _ = stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
             return;
         };
         let mut state = shared.lock();
-        // A text longer than all that may wait goes alone.
+        // A text longer than the capacity is accepted when the buffer is empty.
         if !state.waiting.is_empty() && state.waiting.len() + text.len() > CAPACITY {
             state.dropped += 1;
             return;
@@ -110,7 +112,7 @@ impl Outlet {
         shared.changed.notify_all();
     }
 
-    /// Writes a line, and waits a moment until it is written, unless the stream is behind already.
+    /// Writes a line, and waits for at most [`IN_ORDER`] until it is written, unless the stream is behind already.
     pub(crate) fn note(&self, line: &str) {
         let keeps_up = self.flush(Duration::ZERO);
         self.write(&format!("{line}\n"));
@@ -119,7 +121,7 @@ impl Outlet {
         }
     }
 
-    /// Waits until the stream has taken everything, for at most `patience`. Returns whether it has.
+    /// Waits for at most `patience` until the stream has taken everything. Returns whether it has.
     fn flush(&self, patience: Duration) -> bool {
         let Some(shared) = &self.shared else { return true };
         let behind = |state: &mut State| state.writing || !state.waiting.is_empty();
@@ -133,7 +135,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The writer thread: writes the buffer whenever there is something in it.
+    /// The loop of the writer thread: writes the buffer whenever there is something in it.
     fn write_all_to(&self, stream: &mut dyn Write) {
         loop {
             let mut state = self.lock();
@@ -150,13 +152,13 @@ impl Shared {
                     format!("lanecast: {dropped} texts were dropped here: nobody read them in time\n").as_bytes(),
                 );
             }
-            // An error means that the reader is gone, and nobody is left to be told.
+            // An error means that the reader is gone, so nobody is left to report it to.
             let _ = stream.write_all(&text).and_then(|()| stream.flush());
         }
     }
 }
 
-/// For a log: each call writes what is a whole line.
+/// For the log, which writes a whole line with each call.
 impl Write for &Outlet {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         Outlet::write(self, &String::from_utf8_lossy(line));
@@ -174,7 +176,7 @@ mod tests {
 
     use super::*;
 
-    /// A stream that takes a text when it is told to.
+    /// A stream that takes one text for each signal.
     struct Gate {
         open: mpsc::Receiver<()>,
         taken: mpsc::Sender<String>,
@@ -200,13 +202,13 @@ mod tests {
         let for_thread = Arc::clone(&shared);
         thread::spawn(move || for_thread.write_all_to(&mut Gate { open, taken: taker }));
         let outlet = Outlet { shared: Some(shared), direct: || unreachable!("there is a thread") };
-        // 1. Nothing is taken: what fits waits, the rest is dropped, and nobody waits.
+        // 1. The stream takes nothing: texts that fit wait, the others are dropped, and no caller waits.
         let line = "x".repeat(CAPACITY / 8);
         for _ in 0..100 {
             outlet.write(&line);
         }
         assert!(!outlet.flush(Duration::ZERO));
-        // 2. The stream goes on: what waited is written, and then how much is missing.
+        // 2. The stream continues: the texts that waited are written, and then the number of dropped ones.
         let mut written = String::new();
         while !written.contains("lanecast: ") {
             opener.send(()).unwrap();

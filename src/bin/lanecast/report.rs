@@ -1,4 +1,4 @@
-//! What a session came to, for people.
+//! The final report of a session, for people.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,8 @@ use lanecast::{CloseReport, SessionStats};
 
 use crate::text;
 
-/// Some lines: what was delivered to whom, what not and why.
+/// Formats the report in several lines: viewers, resets, and the messages that were delivered, dropped or abandoned,
+/// with the reasons.
 pub(crate) fn lines(report: &CloseReport, stats: &SessionStats) -> String {
     let account = &report.account;
     let mut lines = format!("closed in {}\n", text::span(report.took));
@@ -64,7 +65,7 @@ pub(crate) fn lines(report: &CloseReport, stats: &SessionStats) -> String {
     lines
 }
 
-/// A figure, and in brackets what it consists of.
+/// Appends a line with a total and, in brackets, the parts that are not zero.
 fn line(lines: &mut String, name: &str, total: u64, parts: &[(&str, u64)]) {
     let parts: Vec<_> =
         parts.iter().filter(|(_, count)| *count > 0).map(|(part, count)| format!("{part} {count}")).collect();

@@ -1,22 +1,22 @@
-//! What must not be printed: tokens and passwords that were given to the program.
+//! Secrets that must not be printed: tokens and passwords that were given to the program.
 //!
-//! A server may repeat them in its answer, and a mistake in the command line has it repeated in the complaint. So they
-//! are collected once, before anything is printed, and taken out of everything that goes to standard error.
+//! A server may repeat them in its answer, and an error message may repeat a mistyped command line. So they are
+//! collected once, before anything is printed, and removed from everything that goes to standard error.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use percent_encoding::percent_decode_str;
 
-/// What stands in the place of a secret.
+/// Replacement for a secret.
 const HIDDEN: &str = "(hidden)";
 
-/// What is shorter is no secret: taking it out would only make other text unreadable.
+/// Minimum length of a secret, in bytes. Removing anything shorter would only make other text unreadable.
 const SHORTEST: usize = 5;
 
 static SECRETS: OnceLock<Vec<String>> = OnceLock::new();
 
-/// Collects the secrets in the command line and in the environment.
+/// Collects the secrets from the command line and from the environment.
 pub(crate) fn collect() {
     let mut secrets: Vec<_> = std::env::args_os().skip(1).flat_map(|word| of_word(&word.to_string_lossy())).collect();
     for name in ["LIVEKIT_TOKEN", "LIVEKIT_API_SECRET"] {
@@ -27,12 +27,12 @@ pub(crate) fn collect() {
     SECRETS.get_or_init(|| secrets);
 }
 
-/// One may be part of another: the longest is looked for first.
+/// Sorts the longest secret first, because a secret may be part of another one.
 fn longest_first(secrets: &mut [String]) {
     secrets.sort_unstable_by_key(|secret| std::cmp::Reverse(secret.len()));
 }
 
-/// The text without secrets.
+/// Replaces all secrets in `text`.
 pub(crate) fn hide(text: &str) -> Cow<'_, str> {
     hide_all(SECRETS.get().map_or(&[], Vec::as_slice), text)
 }
@@ -51,10 +51,11 @@ pub(crate) fn public(url: &str) -> String {
     format!("{scheme}{user}{place}{secret}")
 }
 
-/// The secrets in a word of the command line, which may be a URL or what was meant to be one: as written and decoded.
+/// The secrets in an argument, which may be a URL or an attempt at one: each as written and percent-decoded.
 fn of_word(word: &str) -> Vec<String> {
     let Parts { user, secret, .. } = Parts::of(word);
-    // A password and a value have separators in them only as part of themselves: the whole is a secret too.
+    // Only the first separator counts: a further one is part of the password or of the value. User and password
+    // together are a secret, too.
     let credentials = std::iter::once(user).chain(user.split_once(':').map(|(_, password)| password));
     let pairs = secret.split(['?', '&', ';', '#']);
     let values = pairs.map(|pair| pair.split_once('=').map_or(pair, |(_, value)| value));
@@ -69,15 +70,15 @@ fn is_long(secret: &str) -> bool {
     secret.len() >= SHORTEST
 }
 
-/// A URL cut where it is no longer public.
+/// The parts of a URL. `scheme` and `place` are public, `user` and `secret` are not.
 struct Parts<'a> {
-    /// With what separates it.
+    /// The scheme with its `://`.
     scheme: &'a str,
     /// User and password, without the `@`.
     user: &'a str,
     /// Host, port and path.
     place: &'a str,
-    /// From the question mark or the hash on.
+    /// Query and fragment: everything from the first `?` or `#` on.
     secret: &'a str,
 }
 

@@ -1,4 +1,4 @@
-//! `lanecast serve`: this host's telemetry for whoever looks.
+//! `lanecast serve`: publishes this host's telemetry.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,14 +21,14 @@ use crate::interrupts::Interrupts;
 use crate::secrets;
 use crate::{Failure, descriptors, output, report};
 
-/// Pages that may read what a host shows to itself: those of viewers that people use for it. `file://` is what desktop
-/// viewers send.
+/// Origins that are allowed if the server listens on this host only: those of common viewers. Desktop viewers send
+/// `file://`.
 const VIEWERS: [&str; 3] = ["file://", "https://app.foxglove.dev", "https://embed.foxglove.dev"];
 
-/// How long viewers have to take what is on its way to them once the end was asked for.
+/// How long viewers may take to receive their backlog after the end was requested.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// How many viewers there may be, if the process may open as many files: what the room has as its default.
+/// Maximum number of viewers, if the process may open enough files. It is the room's default.
 const MAX_CONNECTIONS: usize = 10_000;
 
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
@@ -37,12 +37,12 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("no threads to run on: {error}")))?;
     let served = runtime.block_on(serve(args, place));
-    // A sample that hangs in the system, on a dead network disk, doesn't keep the program.
+    // A sample that hangs in the system, for example on a dead network disk, must not keep the program running.
     runtime.shutdown_background();
     served
 }
 
-/// Where viewers are.
+/// Where viewers connect.
 enum Place {
     Listen(Vec<SocketAddr>),
     #[cfg(feature = "server-livekit")]
@@ -86,7 +86,8 @@ async fn serve(args: &ServeArgs, place: Place) -> Result<(), Failure> {
     }
 }
 
-/// A room on these addresses. On this host alone, it lets in the pages of viewers that people use there.
+/// Creates a room that listens on these addresses. If they are all loopback addresses, it also allows the origins of
+/// common viewers and of pages on this host.
 fn listen(args: &ServeArgs, addrs: &[SocketAddr], connections: usize) -> Result<WebSocketRoom, Failure> {
     let mut builder = WebSocketRoom::builder().max_connections(connections);
     if addrs.iter().all(is_loopback) {
@@ -103,7 +104,8 @@ fn host_name() -> String {
     sysinfo::System::host_name().unwrap_or_else(|_| "this host".to_owned())
 }
 
-/// Shows this host to whoever is in `room`, until it is asked to end; then says goodbye and leaves.
+/// Publishes this host's telemetry in `room` until the program is asked to end or the session ends. Then closes the
+/// session and leaves the room.
 async fn show<R>(
     args: &ServeArgs,
     room: R,
@@ -135,11 +137,11 @@ where
         ended = telemetry.session().ended() => Some(ended),
     };
     let why = ended.map(|ended| match ended {
-        Ok(report) => report.room_closed.map_or_else(|| "nobody said why".to_owned(), |closed| closed.to_string()),
+        Ok(report) => report.room_closed.map_or_else(|| "no reason was given".to_owned(), |closed| closed.to_string()),
         Err(error) => error.to_string(),
     });
     if why.is_none() {
-        say("closing; once more ends it at once\n");
+        say("closing; press Ctrl-C again to end at once\n");
     }
     let closing = async {
         let closed = telemetry.close(FAREWELL).await;
@@ -156,14 +158,14 @@ where
         say(&report::lines(&report, &telemetry.session().stats()));
     }
     match (why, trouble) {
-        (Some(why), _) => Err(Failure::new(format!("the session ended by itself: {why}"))),
+        (Some(why), _) => Err(Failure::new(format!("the session ended unexpectedly: {why}"))),
         (None, Some(trouble)) => Err(Failure::new(trouble)),
         (None, None) => Ok(()),
     }
 }
 
-/// Samples and publishes for as long as anybody can be interested; each source by itself, so that one that hangs
-/// keeps nobody.
+/// Samples a source and publishes the samples, until publishing fails or the source panics. Each source has a task of
+/// its own, so that one that hangs delays no other.
 async fn sample<R: Room<Message = Frame>>(
     source: Source,
     channel: AdvertisedChannel<R>,
@@ -173,11 +175,11 @@ async fn sample<R: Room<Message = Frame>>(
     let Source { topic, mut sample, .. } = source;
     let mut trouble = Trouble { telemetry, topic, told: None };
     let mut ticks = interval(rate.period());
-    // After a long sample the next one is due at its usual time, not at once.
+    // After a long sample, the next one is due at its regular time, not at once.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        // A status that is shown has to be true, also while nobody looks at the channel.
+        // A status that is shown must stay true, so sampling goes on even without subscribers.
         if !channel.has_subscribers() && trouble.told.is_none() {
             continue;
         }
@@ -195,7 +197,7 @@ async fn sample<R: Room<Message = Frame>>(
         };
         let message = match sampled {
             Ok(message) => message.to_string(),
-            // No message at all: an old or empty one with a fresh time would be taken for the truth.
+            // Nothing is published: an old or empty message with a current time would be taken for the truth.
             Err(error) => {
                 tracing::debug!(topic, error, "no sample");
                 trouble.tell(StatusLevel::Warning, format!("{topic} can't be read: {error}")).await;
@@ -209,7 +211,7 @@ async fn sample<R: Room<Message = Frame>>(
     }
 }
 
-/// What viewers are told about a source that can't be read.
+/// The status for viewers about a source that can't be read.
 struct Trouble<R: Room> {
     telemetry: Telemetry<R>,
     topic: &'static str,
@@ -217,12 +219,12 @@ struct Trouble<R: Room> {
 }
 
 impl<R: Room<Message = Frame>> Trouble<R> {
-    /// The name of the status.
+    /// Id of the status.
     fn id(&self) -> String {
         format!("source {}", self.topic)
     }
 
-    /// Shows a status, unless it is shown already.
+    /// Shows a status, unless the same one is shown already.
     async fn tell(&mut self, level: StatusLevel, message: String) {
         if self.told.as_ref() == Some(&message) {
             return;
@@ -233,7 +235,7 @@ impl<R: Room<Message = Frame>> Trouble<R> {
         }
     }
 
-    /// Takes the status away.
+    /// Removes the status.
     async fn is_over(&mut self) {
         if self.told.take().is_some()
             && let Err(error) = self.telemetry.remove_status([self.id()]).await
@@ -243,11 +245,11 @@ impl<R: Room<Message = Frame>> Trouble<R> {
     }
 }
 
-/// What is said once viewers can come.
+/// The text that is printed once viewers can connect.
 struct Introduction {
-    /// Where they are expected.
+    /// Where viewers connect.
     place: String,
-    /// How they come, a line each.
+    /// How viewers connect and what to note, one line each.
     ways: Vec<String>,
 }
 
@@ -264,7 +266,7 @@ impl Introduction {
 
 fn listening(room: &WebSocketRoom) -> Introduction {
     let addrs = room.local_addrs();
-    // Those of IPv4 are understood everywhere.
+    // IPv4 addresses are understood everywhere.
     let addr = addrs.iter().copied().find(SocketAddr::is_ipv4).unwrap_or(room.local_addr());
     let port = addr.port();
     let url = if addr.ip().is_unspecified() { format!("ws://127.0.0.1:{port}") } else { format!("ws://{addr}") };
@@ -285,7 +287,7 @@ fn few_files(connections: usize, limit: u64) -> String {
     format!("at most {connections} viewers at once: the process may open {limit} files (`ulimit -n` raises that)")
 }
 
-/// Names what to change in the command line.
+/// The failure to listen, with the argument to change.
 #[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` has")]
 fn not_listening(error: BindError) -> Failure {
     let advice = match &error {
@@ -299,7 +301,7 @@ fn not_listening(error: BindError) -> Failure {
         },
         BindError::InvalidPublicUrl { .. } => return Failure::new(format!("--public-url: {error}")),
         BindError::InvalidOrigin { .. } => return Failure::new(format!("--allow-origin: {error}")),
-        // What the room says names the setting.
+        // The room's message names the setting.
         _ => return Failure::new(error.to_string()),
     };
     let what = match &error {
@@ -319,7 +321,7 @@ fn joined(url: &str, access: &crate::livekit::Access) -> Introduction {
     Introduction { place: format!("in {} on {url}", access.room()), ways }
 }
 
-/// Writes to standard output; that nobody reads it is no reason to stop serving.
+/// Writes to standard output. Serving goes on even if nobody reads it.
 fn say(text: &str) {
     output::stdout().write(text);
 }

@@ -1,4 +1,4 @@
-//! Text from elsewhere, made fit for a terminal and for one line.
+//! Text of peers, made safe for a terminal and formatted in one line; and numbers for people.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use serde::de::IgnoredAny;
 
-/// How many bytes of a binary message are shown.
+/// Number of bytes of a binary message that are shown.
 const HEX_BYTES: usize = 16;
 
-/// Replaces what could steer a terminal, break a line or hide or reorder text by `\uXXXX`, as JSON writes it.
+/// Replaces every character that could control a terminal, break a line, or hide or reorder text with `\uXXXX`, as JSON
+/// writes it.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     if !text.chars().any(steers) {
         return Cow::Borrowed(text);
@@ -27,12 +28,13 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// The first `most` characters.
+/// The first `most` characters of `text`, followed by ` ...` if there are more.
 pub(crate) fn beginning(text: &str, most: usize) -> Cow<'_, str> {
     text.char_indices().nth(most).map_or(Cow::Borrowed(text), |(end, _)| Cow::Owned(format!("{} ...", &text[..end])))
 }
 
-/// Control characters of both sets, line and paragraph separators, directional marks, what has no width, tags.
+/// Whether `c` is a control character (C0 or C1), a line or paragraph separator, a directional mark, a character
+/// without width, or a tag.
 fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -40,7 +42,7 @@ fn steers(c: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// A message in one line: JSON without the spaces between its parts, anything else by its length and first bytes.
+/// A message in one line: JSON without the spaces between its parts, anything else as its length and first bytes.
 pub(crate) fn message(encoding: &str, payload: &[u8]) -> String {
     if let Some(json) = json(encoding, payload) {
         return json;
@@ -55,13 +57,13 @@ pub(crate) fn message(encoding: &str, payload: &[u8]) -> String {
     shown
 }
 
-/// A message that is JSON, in one line.
+/// A message in one line, if its encoding is `json` and it is valid JSON.
 pub(crate) fn json(encoding: &str, payload: &[u8]) -> Option<String> {
     let json = std::str::from_utf8(payload).ok().filter(|_| encoding == "json")?;
     serde_json::from_str::<IgnoredAny>(json).ok().map(|_| escape(&compact(json)).into_owned())
 }
 
-/// Takes the white space out of valid JSON, and keeps everything else as it was written.
+/// Removes the white space between the parts of valid JSON, and keeps everything else as it was written.
 fn compact(json: &str) -> String {
     let mut compact = String::with_capacity(json.len());
     let mut in_string = false;
@@ -78,12 +80,12 @@ fn compact(json: &str) -> String {
     compact
 }
 
-/// A time in nanoseconds since the epoch, in UTC to the millisecond.
+/// Formats a time in nanoseconds since the epoch, in UTC to the millisecond.
 pub(crate) fn time(ns: u64) -> String {
     format!("{}.{:03}Z", seconds(ns), ns / 1_000_000 % 1000)
 }
 
-/// The same to the nanosecond.
+/// Like [`time`], but to the nanosecond.
 pub(crate) fn exact_time(ns: u64) -> String {
     format!("{}.{:09}Z", seconds(ns), ns % 1_000_000_000)
 }
@@ -96,12 +98,12 @@ fn seconds(ns: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
 }
 
-/// Year, month and day, `days` after 1970-01-01.
+/// The year, month and day that are `days` after 1970-01-01.
 fn date(days: u64) -> (u64, u64, u64) {
     let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let mut day = days;
     let mut year = 1970;
-    // At most 584 years fit into the nanoseconds.
+    // Nanoseconds in 64 bits span at most 584 years.
     while day >= 365 + u64::from(is_leap(year)) {
         day -= 365 + u64::from(is_leap(year));
         year += 1;
@@ -117,7 +119,7 @@ fn date(days: u64) -> (u64, u64, u64) {
     (year, month, day + 1)
 }
 
-/// An amount of data for people.
+/// Formats a number of bytes for people, in decimal units.
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
     if count < 1000 {
@@ -132,7 +134,7 @@ pub(crate) fn bytes(count: u64) -> String {
     format!("{amount:.1} {}", UNITS[unit])
 }
 
-/// A span of time for people.
+/// Formats a duration for people.
 pub(crate) fn span(duration: Duration) -> String {
     if duration < Duration::from_secs(1) {
         format!("{} ms", duration.as_millis())
@@ -150,7 +152,7 @@ mod tests {
         assert_eq!(escape("größe 速度 🚀"), "größe 速度 🚀");
         assert_eq!(escape("\u{1b}[2J\r\n\u{9b}x\u{202e}y\u{7f}"), "\\u001b[2J\\u000d\\u000a\\u009bx\\u202ey\\u007f");
         assert_eq!(escape("\u{e0041}"), "\\udb40\\udc41");
-        // Within JSON the result is still JSON, and says the same.
+        // JSON stays JSON, with the same meaning.
         let hostile = "{\"a\":\"\u{9b}31m\u{2028}\"}";
         let shown = message("json", hostile.as_bytes());
         assert!(!shown.chars().any(steers));

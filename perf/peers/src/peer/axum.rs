@@ -1,4 +1,4 @@
-//! What people write by hand: axum, `tokio::sync::broadcast`, a task per client.
+//! The server that people write by hand: axum and `tokio::sync::broadcast`, with a task per client.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::Peer;
 use crate::{Error, wire};
 
-/// As many as lanecast and foxglove let wait by default.
+/// Capacity of the broadcast channel: the number of messages that lanecast and foxglove let wait by default.
 const CAPACITY: usize = 1024;
 
 pub struct Axum {
@@ -46,7 +46,7 @@ impl Axum {
         let address = listener.local_addr()?;
         let listener = listener.tap_io(move |stream| {
             if tuned {
-                // It is accepted without as well, only slower.
+                // The connection also works without it, only slower.
                 let _ = stream.set_nodelay(true);
             }
         });
@@ -100,7 +100,7 @@ impl Peer for Axum {
     }
 
     fn publish(&self, payload: Bytes, log_time: u64) {
-        // It fails if nobody listens.
+        // It is not an error to have no subscribers.
         let _ = self.shared.messages.send((log_time, payload));
     }
 

@@ -1,9 +1,10 @@
-//! The floors: what the system calls alone cost. One thread lets clients in and hears what they say; one writes, in a
-//! bare loop over all clients, bytes that are framed once and patched with each client's subscription id. With a batch
-//! of one that is a write per client per message; else what has come in is written once per client. How a walk's writes
-//! get to the kernel is a [`Walk`]'s: a call for each here, a ring for all in [`super::uring`].
+//! The floors: servers that show what the system calls alone cost. One thread accepts clients and reads their messages.
+//! Another thread writes, in a bare loop over all clients. The bytes are framed once, and patched with each client's
+//! subscription id. With a batch of one, there is one write per client per message; otherwise, all messages in the
+//! queue are written at once per client. A [`Walk`] determines how the writes reach the kernel: with a system call for
+//! each write here, with one ring for all writes in [`super::uring`].
 //!
-//! What the kernel doesn't take is kept and tried again; a client that lets too much of it gather is reset.
+//! Bytes that the kernel doesn't take are kept and tried again. A client that has too many of them is reset.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -22,13 +23,13 @@ use rustix::net::sockopt;
 use super::Peer;
 use crate::{Error, wire};
 
-/// Messages that wait for the writer, and that a batch holds at most.
+/// Capacity of the writer's queue, and the maximum number of messages in a batch.
 pub const QUEUE: usize = 1024;
 
-/// What may wait for a client.
+/// Maximum number of bytes that may wait for a client.
 pub(super) const MAX_LEFT: usize = 8 << 20;
 
-/// How soon what is left is tried again, and how soon a newcomer is noticed when there is nothing to write.
+/// How soon bytes that wait are tried again, and how soon a new client is noticed when there is nothing to write.
 const RETRY: Duration = Duration::from_millis(1);
 const REST: Duration = Duration::from_millis(5);
 
@@ -48,20 +49,20 @@ pub(super) struct Subscriber {
     pub(super) left: Vec<u8>,
 }
 
-/// Framed messages, and where in them a client's subscription id stands.
+/// Framed messages, and the offsets of the subscription ids in them.
 #[derive(Default)]
 pub(super) struct Template {
     bytes: Vec<u8>,
     ids: Vec<usize>,
 }
 
-/// A walk over all clients.
+/// A walk over all clients, which writes to each.
 pub(super) trait Walk: Sized {
-    /// On the thread that writes.
+    /// Called on the thread that writes.
     fn new() -> Result<Self, Error>;
 
-    /// Writes what is left of each client's, then `template`. What isn't taken is left; whoever has gone, fails or has
-    /// too much left is no subscriber any more.
+    /// Writes the bytes that wait for each client, then `template`. Bytes that the kernel doesn't take wait. A client
+    /// that is gone, whose write fails, or for which too many bytes wait is removed from `subscribers`.
     fn write_all(&mut self, subscribers: &mut Vec<Subscriber>, template: &mut Template);
 }
 
@@ -89,7 +90,7 @@ impl Peer for Floor {
     }
 
     fn publish(&self, payload: Bytes, log_time: u64) {
-        // It fails only when the writer has panicked, which shows.
+        // Sending fails only when the writer has panicked, which shows in the results.
         let _ = self.messages.send((log_time, payload));
     }
 
@@ -142,7 +143,7 @@ impl Template {
     }
 }
 
-/// A system call for each.
+/// A walk with a system call for each write.
 pub(super) struct Calls;
 
 impl Walk for Calls {
@@ -174,7 +175,7 @@ impl Subscriber {
     }
 
     pub(super) fn reset(&self) {
-        // Whoever is gone already needs none.
+        // A client that is gone already needs no reset.
         let _ = sockopt::set_socket_linger(&*self.stream, Some(Duration::ZERO));
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
@@ -197,7 +198,7 @@ fn write(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-/// Lets clients in and hears them.
+/// Accepts clients and reads their messages.
 struct Door {
     poll: OwnedFd,
     listener: TcpListener,
@@ -256,7 +257,7 @@ impl Door {
         }
     }
 
-    /// False at the end.
+    /// Reads from a client. False if its connection has ended or it has sent no upgrade request.
     fn hear(&mut self, key: u64) -> io::Result<bool> {
         let Some(visitor) = self.visitors.get_mut(&key) else { return Ok(true) };
         let mut buffer = [0; 2048];
@@ -290,7 +291,7 @@ impl Door {
                 && let Some(id) = wire::subscription_id(payload)
             {
                 let (stream, gone) = (Arc::clone(&visitor.stream), Arc::clone(&visitor.gone));
-                // The writer is gone only when it has panicked.
+                // Sending fails only when the writer has panicked.
                 let _ = self.joined.send(Subscriber { stream, id, gone, left: Vec::new() });
             }
         }

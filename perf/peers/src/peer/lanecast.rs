@@ -37,7 +37,8 @@ impl Lanecast {
 
 async fn serve(mut control: ControlStream<WebSocketRoom>, topic: Topic) {
     while let Some(frame) = control.stream.next().await {
-        // Boxed: this task lasts as long as the connection, and what it does for a message is larger than itself.
+        // Boxed: this task lives as long as the connection, and the future that handles a message is larger than the
+        // rest of the task.
         Box::pin(take(&control, &topic, frame)).await;
     }
 }
@@ -45,7 +46,8 @@ async fn serve(mut control: ControlStream<WebSocketRoom>, topic: Topic) {
 async fn take(control: &ControlStream<WebSocketRoom>, topic: &Topic, frame: Frame) {
     let message = ClientMessage::decode(WireFormat::V1, frame.kind(), &frame.to_bytes());
     let Ok(ClientMessage::Subscribe(subscribe)) = message else { return };
-    // A stream is handed over once its participant is registered: one that is none any more has been reset.
+    // A stream is handed over once its participant is registered. If there is none any more, the participant has been
+    // reset.
     let Some(participant) = control.participant() else { return };
     for subscription in subscribe.subscriptions {
         participant.subscribe(topic, SubscriptionTag(subscription.id)).await;
@@ -60,7 +62,7 @@ impl Peer for Lanecast {
     fn publish(&self, payload: Bytes, log_time: u64) {
         let frame = Frame::message_data(0, log_time, payload);
         if let Err(TryBroadcastError::Full(frame)) = self.session.try_broadcast_to(&self.topic, frame) {
-            // It fails only when the session is closed.
+            // Broadcasting fails only when the session is closed.
             let _ = self.runtime.block_on(self.session.broadcast_to(&self.topic, frame));
         }
     }

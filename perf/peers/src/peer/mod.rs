@@ -14,20 +14,20 @@ use bytes::Bytes;
 
 use crate::Error;
 
-/// Which server.
+/// The servers, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Lanecast,
     Foxglove,
-    /// Axum and `tokio::sync::broadcast`, a task per client, as people write it.
+    /// Axum and `tokio::sync::broadcast` with a task per client, as people write it.
     Axum,
-    /// The same with `TCP_NODELAY` and a read buffer of 4 KiB.
+    /// Like `Axum`, with `TCP_NODELAY` and a read buffer of 4 KiB.
     AxumTuned,
     /// One write of pre-framed bytes per client per message.
     FloorSingle,
-    /// What has come in is written once per client.
+    /// All messages in the queue are written at once per client.
     FloorGather,
-    /// One write of pre-framed bytes per client per message, all clients' in one system call.
+    /// One write of pre-framed bytes per client per message; the writes to all clients share one system call.
     FloorUring,
 }
 
@@ -42,7 +42,7 @@ impl Kind {
         Self::Foxglove,
     ];
 
-    /// What is compared unless others are asked for.
+    /// The servers that are compared unless others are requested.
     pub fn usual() -> Vec<Self> {
         Self::ALL.into_iter().filter(|kind| *kind != Self::FloorUring).collect()
     }
@@ -78,10 +78,10 @@ impl FromStr for Kind {
 pub trait Peer: Send + Sync {
     fn address(&self) -> SocketAddr;
 
-    /// Sends to all subscribers. May wait while the server is behind.
+    /// Sends a message to all subscribers. May wait while the server is behind.
     fn publish(&self, payload: Bytes, log_time: u64);
 
-    /// Whose subscription has taken effect.
+    /// Number of clients whose subscription has taken effect.
     fn subscribers(&self) -> usize;
 }
 

@@ -1,9 +1,10 @@
-//! The single-write floor's walk through a ring: every client's write is put into it, and one system call does them
-//! all.
+//! The single-write floor's walk through a ring: each client's write is put into the ring, and one system call performs
+//! all of them.
 //!
-//! A write doesn't wait in the ring: it ends in that call, with what the kernel took of it. So the ring needs no more
-//! room than a walk over [`ENTRIES`] clients (more are another call), nothing is ever cancelled, and a slow client is
-//! treated as by the other floors. What a write needs until it ends is its own: the bytes, and a handle of the stream.
+//! A write doesn't wait in the ring: it completes within that call, with as many bytes as the kernel took. So the ring
+//! needs capacity only for a walk over [`ENTRIES`] clients (more clients take another call), nothing is ever cancelled,
+//! and a slow client is treated as by the other floors. A write owns what it needs until it completes: the bytes, and a
+//! handle of the stream.
 
 use std::io::ErrorKind;
 use std::mem;
@@ -18,14 +19,14 @@ use rustix::net::SendFlags;
 use super::floor::{MAX_LEFT, Subscriber, Template, Walk};
 use crate::Error;
 
-/// Writes that one call takes.
+/// Maximum number of writes per system call.
 const ENTRIES: u32 = 4096;
 
 type Write = Send<Vec<u8>, Arc<TcpStream>>;
 
 pub(super) struct Ring {
     proactor: Proactor,
-    /// Writes, and whose they are.
+    /// Writes in progress, each with the index of its client.
     begun: Vec<(usize, Key<Write>)>,
 }
 
@@ -48,7 +49,7 @@ impl Walk for Ring {
             let write = Write::new(Arc::clone(&subscriber.stream), bytes, SendFlags::DONTWAIT);
             match self.proactor.push(write) {
                 PushEntry::Pending(key) => self.begun.push((index, key)),
-                // It is handed back only if the ring itself fails.
+                // A write is handed back at once only if the ring fails.
                 PushEntry::Ready(done) => panic!("a write can't be begun: {:?}", done.0),
             }
         }
@@ -78,7 +79,7 @@ impl Walk for Ring {
                 failed.push(index);
             }
         }
-        // From the last on: what is swapped into a place has been looked at.
+        // In descending order, so that the client that is swapped into a place is one that stays.
         for index in failed.into_iter().rev() {
             subscribers.swap_remove(index);
         }

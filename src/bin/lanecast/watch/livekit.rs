@@ -1,4 +1,4 @@
-//! A device in a LiveKit room.
+//! The connection to a device in a LiveKit room.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::{End, PATIENCE, Wire};
 use crate::livekit::Access;
 use crate::secrets;
 
-/// The topic of the streams in either direction.
+/// Topic of the byte streams in either direction.
 const CONTROL: &str = "control";
 
 /// How long leaving the room may take.
@@ -27,7 +27,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(super) struct LiveKit {
     room: Room,
     events: mpsc::UnboundedReceiver<RoomEvent>,
-    /// The latest stream that was opened to us: a fresh one follows when we have been reset.
+    /// The latest stream that the device has opened to this viewer. After a reset of this viewer, the device opens a
+    /// new one.
     inbox: Option<ByteStreamInbox>,
     device: Option<ParticipantIdentity>,
     control: Option<ByteStreamWriter>,
@@ -44,7 +45,7 @@ impl LiveKit {
         match timeout(PATIENCE, Room::connect(url, &token, options)).await {
             Ok(Ok((room, events))) => Ok(Self { room, events, inbox: None, device: None, control: None }),
             Ok(Err(error)) => {
-                // A server repeats the token when it refuses it.
+                // A server that refuses the token repeats it.
                 let said = error.to_string().replace(&token, "(the token)");
                 let said = format!("--livekit: can't connect to {shown}: {said}");
                 Err(if is_refusal(&error) { End::failed(said) } else { End::lost(said) })
@@ -63,7 +64,8 @@ impl LiveKit {
                 Ok(())
             }
             Some(RoomEvent::ParticipantDisconnected(gone)) if Some(gone.identity()) == self.device => {
-                // Also when it has only connected afresh: it knows nothing of our stream then.
+                // This also holds for a device that has only reconnected: it doesn't know this viewer's stream any
+                // more.
                 (self.inbox, self.device, self.control) = (None, None, None);
                 Ok(())
             }
@@ -71,7 +73,7 @@ impl LiveKit {
                 use DisconnectReason::{DuplicateIdentity, ParticipantRemoved, RoomDeleted};
                 let said = format!("disconnected from the room: {}", reason.as_str_name());
                 Err(match reason {
-                    // Coming back would drive another out, or defy the one who sent us away.
+                    // Connecting again would displace another participant, or undo a deliberate removal.
                     DuplicateIdentity | ParticipantRemoved | RoomDeleted => End::failed(said),
                     _ => End::lost(said),
                 })
@@ -81,7 +83,7 @@ impl LiveKit {
         }
     }
 
-    /// Our own stream to the device. It lasts through resets.
+    /// This viewer's stream to the device. It outlives resets.
     async fn control(&mut self) -> Result<&ByteStreamWriter, StreamError> {
         if self.control.is_none() {
             let device = self.device.clone().ok_or(StreamError::AlreadyClosed)?;
@@ -92,7 +94,7 @@ impl LiveKit {
     }
 }
 
-/// Whether the server would say the same again: it refused the request, and not because there are too many just now.
+/// Whether the server would refuse again: it refused the request, and not because there are too many requests just now.
 fn is_refusal(error: &RoomError) -> bool {
     let RoomError::Engine(EngineError::Signal(error)) = error else { return false };
     match error {
@@ -110,7 +112,7 @@ impl Wire for LiveKit {
     async fn next(&mut self) -> Result<(FrameKind, Bytes), End> {
         loop {
             tokio::select! {
-                // A fresh stream first: what is left of the old one is void.
+                // Events come first: a new stream makes the rest of the old one void.
                 biased;
                 event = self.events.recv() => self.on_event(event)?,
                 Some(frame) = async { Some(self.inbox.as_mut()?.next().await) } => match frame {
@@ -125,11 +127,11 @@ impl Wire for LiveKit {
         let mut bytes = Vec::new();
         message.encode().append_to_stream(&mut bytes);
         let sent = async { self.control().await?.write(&bytes).await };
-        sent.await.map_err(|error| End::lost(format!("the device can't be asked: {error}")))
+        sent.await.map_err(|error| End::lost(format!("can't send to the device: {error}")))
     }
 
     async fn close(self) {
-        // It is over either way.
+        // The connection ends even if this fails.
         let _ = timeout(FAREWELL, self.room.close()).await;
     }
 }

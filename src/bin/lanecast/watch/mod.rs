@@ -1,12 +1,12 @@
-//! `lanecast watch`: prints what a server shows.
+//! `lanecast watch`: prints what a server publishes.
 //!
-//! Standard output carries the data. A message is a line: topic, time, content; with `--json` it is an object, and so is
-//! a gap, which a lost connection leaves behind. With `--list` the data are the channels.
+//! Standard output carries the data. A message is one line: topic, time, content. With `--json`, each message is a JSON
+//! object, and so is each gap that a lost connection leaves behind. With `--list`, the data are the channels.
 //!
-//! Standard error carries notes. Lines that begin with `+`, `-` or `!` say that a channel came, that one went, or what
-//! else is worth knowing.
+//! Standard error carries notes. A line that begins with `+` announces a channel, one that begins with `-` reports a
+//! channel that was withdrawn, and one that begins with `!` carries any other information.
 //!
-//! Whatever the server sends is made harmless before it reaches the terminal.
+//! Everything that the server sends is escaped before it reaches the terminal.
 
 #[cfg(feature = "server-livekit")]
 mod livekit;
@@ -35,11 +35,11 @@ use crate::interrupts::Interrupts;
 use crate::text::escape;
 use crate::{Failure, output, secrets, text};
 
-/// How long connecting may take, and then the server's first word of itself.
+/// How long connecting may take, and after that the server's first `serverInfo`.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long after `serverInfo`, and after each piece, the channels may take to be listed. A server that has any sends them
-/// right behind.
+/// How long `watch` waits for channels after `serverInfo` and, with `--list`, after each advertisement. A server that
+/// has channels advertises them directly after `serverInfo`.
 const LISTING: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: &WatchArgs) -> Result<(), Failure> {
@@ -48,14 +48,14 @@ pub(crate) fn run(args: &WatchArgs) -> Result<(), Failure> {
     let runtime = runtime.map_err(|error| Failure::new(format!("no thread to run on: {error}")))?;
     let interrupted = CancellationToken::new();
     let watching = async {
-        // On the worker: this thread may be printing, to somebody who doesn't read.
+        // This runs on the worker, because this thread may be blocked by printing to a reader that doesn't read.
         tokio::spawn(end_at_second(Interrupts::new()?, interrupted.clone()));
         #[cfg(unix)]
         end_without_reader(interrupted.clone());
         watch_any(args, &interrupted).await
     };
     let ended = runtime.block_on(watching);
-    // Looking up a name can't be interrupted; it isn't waited for.
+    // Looking up a name can't be interrupted, so it isn't waited for.
     runtime.shutdown_background();
     match ended {
         Ok(()) | Err(End::Quiet) => Ok(()),
@@ -63,8 +63,8 @@ pub(crate) fn run(args: &WatchArgs) -> Result<(), Failure> {
     }
 }
 
-/// The first interrupt takes leave of the server, as soon as what is being printed is read; the second ends the program
-/// wherever it is.
+/// The first interrupt closes the connection to the server, as soon as the line that is being printed has been read.
+/// The second ends the program at once.
 async fn end_at_second(mut interrupts: Interrupts, first: CancellationToken) {
     interrupts.next().await;
     first.cancel();
@@ -72,15 +72,15 @@ async fn end_at_second(mut interrupts: Interrupts, first: CancellationToken) {
     std::process::exit(130);
 }
 
-/// Ends the program when the pipe that it prints to is closed, also while there is nothing to print.
+/// Ends the program when the pipe that it prints to is closed, even while there is nothing to print.
 #[cfg(unix)]
 fn end_without_reader(ended: CancellationToken) {
     use rustix::event::{PollFd, PollFlags, poll};
     use rustix::io::Errno;
 
-    // A thread of its own: tokio's safe ways to wait for a descriptor would switch the terminal or pipe, which other
-    // programs share, to non-blocking writes. That the reader is gone is told without being asked for; a file has none,
-    // and nothing is told of it.
+    // This takes a thread: tokio's safe ways to wait for a descriptor would switch the terminal or pipe, which other
+    // programs share, to non-blocking writes. `poll` reports that the reader is gone without being asked for it. A file
+    // has no reader, so nothing is reported for it.
     std::thread::spawn(move || {
         let stdout = io::stdout();
         let mut waited_for = [PollFd::new(&stdout, PollFlags::empty())];
@@ -93,13 +93,13 @@ fn end_without_reader(ended: CancellationToken) {
 
 /// Why watching ends.
 enum End {
-    /// Nobody reads any more, or all that was asked for is done.
+    /// Nobody reads the output any more, or everything that was requested is done.
     Quiet,
     Failed(Failure),
-    /// The connection is gone, or there was none: that may be different later.
+    /// The connection is lost, or could not be made. Another attempt may succeed.
     Lost {
         failure: Failure,
-        /// How long the server asks to be left alone.
+        /// How long the server asks to wait before the next attempt.
         wait: Option<Duration>,
     },
 }
@@ -133,16 +133,16 @@ impl End {
     }
 }
 
-/// How frames come from a server, and requests go to it.
+/// A connection that carries frames from a server, and requests to it.
 trait Wire {
     const FORMAT: WireFormat;
 
-    /// The next frame. Safe to cancel.
+    /// Returns the next frame. Cancel safe.
     async fn next(&mut self) -> Result<(FrameKind, Bytes), End>;
 
     async fn send(&mut self, message: &ClientMessage) -> Result<(), End>;
 
-    /// Says goodbye.
+    /// Closes the connection.
     async fn close(self);
 }
 
@@ -156,8 +156,8 @@ async fn watch_any(args: &WatchArgs, interrupted: &CancellationToken) -> Result<
     keep_watching(args, topics, async || server.connect().await, interrupted).await
 }
 
-/// Watches, and connects again when a connection is lost, if there was one at all: a server that has never been there is
-/// more likely a mistake.
+/// Watches, and connects again when the connection is lost. If the first attempt to connect fails, there is no other: a
+/// server that has never been there is more likely a mistake.
 async fn keep_watching<W: Wire>(
     args: &WatchArgs,
     topics: Vec<&str>,
@@ -199,7 +199,7 @@ async fn watch<W: Wire>(view: &mut View<'_>, mut wire: W, interrupted: &Cancella
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 due = None;
                 if !is_known {
-                    break Err(End::lost(format!("the server says nothing of itself: no serverInfo within {PATIENCE:?}")));
+                    break Err(End::lost(format!("the server sent no serverInfo within {PATIENCE:?}")));
                 }
                 view.listed().map(|()| Reply::None)
             }
@@ -219,35 +219,35 @@ async fn watch<W: Wire>(view: &mut View<'_>, mut wire: W, interrupted: &Cancella
             Err(end) => break Err(end),
         }
     };
-    // Also if the server has said goodbye: it waits for ours.
+    // This also happens if the server has sent its close frame: it waits for one in return.
     wire.close().await;
     ended
 }
 
-/// What a message from the server asks for.
+/// The reaction to a message from the server.
 enum Reply {
     None,
-    /// The channels follow.
+    /// Wait for the channels that follow.
     Listing,
     Request(ClientMessage),
 }
 
-/// What the viewer knows and wants.
+/// The state of the viewer: its options, and its knowledge of the server.
 struct View<'a> {
     format: WireFormat,
     list: bool,
     json: bool,
-    /// Messages that are still wanted.
+    /// Number of messages that are still to be printed; `None` for no limit.
     left: Option<u64>,
-    /// Empty: all.
+    /// Topics to print; all if this is empty.
     topics: Vec<&'a str>,
     channels: BTreeMap<u64, Channel>,
-    /// Channels by subscription.
+    /// Channel ids by subscription id.
     subscriptions: BTreeMap<u32, u64>,
     next_id: u32,
-    /// When something was last heard, in nanoseconds since the epoch; `None` before the first `serverInfo`.
+    /// When the last message arrived, in nanoseconds since the epoch; `None` before the first `serverInfo`.
     heard: Option<u64>,
-    /// Why the last connection was lost, until there is another.
+    /// Why the last connection was lost, until the gap is reported.
     lost: Option<String>,
 }
 
@@ -287,7 +287,7 @@ impl<'a> View<'a> {
         }
         match message {
             ServerMessage::ServerInfo(info) => {
-                // A new beginning: what was known is void.
+                // With `serverInfo` everything starts over: the channels and subscriptions before it are void.
                 self.channels.clear();
                 self.subscriptions.clear();
                 self.heard = Some(now());
@@ -298,7 +298,7 @@ impl<'a> View<'a> {
             ServerMessage::Unadvertise(gone) => Ok(self.unadvertise(&gone.channel_ids)),
             ServerMessage::MessageData(data) => match self.subscriptions.get(&data.subscription_id) {
                 Some(channel) => self.message(*channel, data.log_time_ns, &data.payload),
-                // Of a channel that has just gone.
+                // A message on a channel that has just been withdrawn.
                 None => Ok(Reply::None),
             },
             ServerMessage::ChannelData(data) => self.message(data.channel_id, data.log_time_ns, &data.payload),
@@ -319,7 +319,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The server has started afresh, for us at least: what it has published since `from` may be missing.
+    /// Reports a gap. The server has started over, at least for this viewer, so what it has published since `from` may
+    /// be missing.
     fn gap(&mut self, from: u64) -> Result<(), End> {
         let reason = self.lost.take().unwrap_or_else(|| "the server started afresh".to_owned());
         let (from, to) = (text::exact_time(from), text::exact_time(now()));
@@ -334,7 +335,7 @@ impl<'a> View<'a> {
     fn advertise(&mut self, channels: Vec<Channel>) -> Result<Reply, End> {
         let mut subscriptions = Vec::new();
         for channel in channels {
-            // Told twice: fine.
+            // It is not an error if a channel is advertised twice.
             if self.channels.contains_key(&channel.id) {
                 continue;
             }
@@ -348,7 +349,7 @@ impl<'a> View<'a> {
             self.channels.insert(channel.id, channel);
         }
         if self.list {
-            // More pieces may follow.
+            // More advertisements may follow.
             return Ok(Reply::Listing);
         }
         if subscriptions.is_empty() {
@@ -365,7 +366,7 @@ impl<'a> View<'a> {
         }))
     }
 
-    /// A channel has come: the data of a list, else a note.
+    /// Reports a new channel: as data with `--list`, otherwise as a note.
     fn found(&self, channel: &Channel) -> io::Result<()> {
         let schema = channel.schema.as_ref().map_or("", |schema| &schema.name);
         let line = format!("+ {}  {}  {}", channel.topic, channel.encoding, schema);
@@ -397,7 +398,7 @@ impl<'a> View<'a> {
     }
 
     fn message(&mut self, channel: u64, log_time_ns: u64, payload: &Bytes) -> Result<Reply, End> {
-        // Else of a channel that has just gone.
+        // Otherwise it is a message on a channel that has just been withdrawn.
         let Some(channel) = self.channels.get(&channel) else { return Ok(Reply::None) };
         if self.json {
             print(&json_line(channel, log_time_ns, payload))?;
@@ -414,7 +415,7 @@ impl<'a> View<'a> {
         Ok(Reply::None)
     }
 
-    /// The time for listing channels is over: says what isn't there.
+    /// Reports what is missing when the time for listing channels is over.
     fn listed(&self) -> Result<(), End> {
         if self.channels.is_empty() {
             note("no channels so far");
@@ -431,7 +432,8 @@ impl<'a> View<'a> {
     }
 }
 
-/// A message as an object. JSON stands in it as it was written, anything else as Base64.
+/// A message as a JSON object. A JSON payload is embedded as it was written, without its white space; any other payload
+/// is embedded as base64.
 fn json_line(channel: &Channel, log_time_ns: u64, payload: &Bytes) -> String {
     let content = text::json(&channel.encoding, payload).map_or_else(
         || format!("\"payload_base64\":\"{}\"", BASE64_STANDARD.encode(payload)),
@@ -451,17 +453,17 @@ fn now() -> u64 {
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Says something that isn't data.
+/// Writes a note, which is no data, to standard error.
 fn note(text: &str) {
     say(&format!("! {text}"));
 }
 
-/// A line on standard error, which must not hold up the data if nobody reads it.
+/// Writes a line to standard error. It must not hold up the data if nobody reads it.
 fn say(line: &str) {
     output::stderr().note(&escape(line));
 }
 
-/// Prints a line of data. Blocks while the terminal does: then the server sees a slow viewer, as it should.
+/// Prints a line of data. Blocks while standard output does, so that the server sees a slow viewer (back-pressure).
 fn print(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-/// The first wait, and the longest. A server that restarts is back within seconds; one that is down for long is asked
-/// twice a minute.
+/// The first wait, and the longest one. A server that restarts is back within seconds; a server that is down for long
+/// is tried twice a minute.
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// The longest wait that a server may ask for.
+/// The longest wait that is granted to a server that asks for one.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Waits that double from one loss to the next, each between half and the whole of its length at random, so that the
-/// viewers of a server that restarts don't come all at once.
+/// Waits that double from one lost connection to the next. Each is shortened at random to between half and all of its
+/// length, so that the viewers of a server that restarts don't connect all at once.
 pub(super) struct Pause(Duration);
 
 impl Pause {
@@ -19,9 +19,10 @@ impl Pause {
         Self(FIRST)
     }
 
-    /// How long to wait now, after a connection that lasted for so long; the server may have asked for longer.
+    /// How long to wait now, after a connection that lasted for `lasted`. If the server `asked` for a longer wait, that
+    /// is returned.
     pub(super) fn next(&mut self, lasted: Duration, asked: Option<Duration>) -> Duration {
-        // It held for longer than any wait: this is another outage.
+        // The connection lasted longer than any wait, so this is another outage.
         if lasted > LONGEST {
             self.0 = FIRST;
         }

@@ -1,7 +1,8 @@
-//! What a word was meant to be.
+//! The search for the word that a mistyped one was meant to be.
 
-/// The one of `known` that `word` was most likely meant to be. It differs from `word` by at most a third of its letters,
-/// and by at most four, or begins with it. Case and slashes at either end don't count.
+/// Returns the word of `known` that `word` was most likely meant to be. It differs from `word` by at most a third of
+/// the letters of `word`, and by at most four, but one letter may always differ. Or it begins with `word`, which has at
+/// least two letters then. Case and slashes at either end don't count.
 pub(super) fn similar<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let plain = |word: &str| word.trim_matches('/').to_lowercase();
     let wanted = plain(word);
@@ -11,7 +12,7 @@ pub(super) fn similar<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
         let candidate = plain(known);
         let begins = length >= 2 && candidate.starts_with(&wanted);
         let difference = candidate.chars().count().abs_diff(length);
-        // Looked at first: comparing takes time and memory by the length of both.
+        // The lengths are compared first: comparing the letters takes time and memory that grow with both lengths.
         if difference > farthest {
             return begins.then_some((farthest + 1, difference, known));
         }

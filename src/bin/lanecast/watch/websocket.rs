@@ -1,4 +1,4 @@
-//! A server on a WebSocket.
+//! The connection to a server over a WebSocket.
 
 use std::io;
 use std::time::Duration;
@@ -21,19 +21,20 @@ use super::{End, PATIENCE, Wire};
 use crate::secrets;
 use crate::text;
 
-/// How long the server may take to answer a goodbye.
+/// How long the close handshake may take, and reading the rest of a refusal.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// The largest message, whole or in frames: as large as all that may wait for a viewer in a server of this crate.
+/// Maximum size of a message, in one frame or in several: as large as a viewer's whole backlog may be in a server of
+/// this crate.
 const LARGEST: usize = 64 << 20;
 
-/// How much is read of what a server says when it refuses, and how many characters of that are shown.
+/// How many bytes are read of the body of a refusal, and how many characters of it are shown.
 const REFUSAL_READ: usize = 8 << 10;
 const REFUSAL_SHOWN: usize = 300;
 
-/// Where a server is.
+/// The address of a server, and the request to it.
 pub(super) struct Server {
-    /// Without what isn't to be shown.
+    /// The URL without its secrets.
     shown: String,
     request: Request,
     /// Host and port.
@@ -41,7 +42,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Reads a URL.
+    /// Parses a URL.
     pub(super) fn of(url: &str) -> Result<Self, End> {
         let shown = secrets::public(url);
         if url.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("wss://")) {
@@ -53,12 +54,12 @@ impl Server {
             return Err(End::failed(format!("{shown:?} is no server's address: give ws://HOST:PORT{meant}")));
         };
         let uri = request.uri();
-        // A port that is no port would be taken for none, which means 80.
+        // An invalid port would be taken for none, which means port 80.
         if uri.port_u16().is_none() && uri.authority().is_some_and(|authority| has_port(authority.as_str())) {
-            return Err(End::failed(format!("{shown:?} has no such port: give a number up to 65535")));
+            return Err(End::failed(format!("{shown:?} has an invalid port: give a number up to 65535")));
         }
         let address = format!("{}:{}", uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
-        // Not the schema-table dialect: a viewer that needs no schemas has nothing to gain from it.
+        // The subprotocol with a schema table is not offered: a viewer that needs no schemas gains nothing from it.
         let offered = [Subprotocol::SdkV1, Subprotocol::WebsocketV1].map(Subprotocol::as_str).join(", ");
         let offered = offered.parse().expect("subprotocol names are made of letters and dots");
         request.headers_mut().insert("sec-websocket-protocol", offered);
@@ -75,7 +76,7 @@ impl Server {
 
     async fn shake_hands(&self) -> Result<WebSocketStream<TcpStream>, End> {
         let stream = TcpStream::connect(&self.address).await.map_err(|error| self.unreachable(&error))?;
-        // What is left of a refusal is read from a descriptor of its own, as the hand-shake keeps the first.
+        // The rest of a refusal is read from a second descriptor, because the handshake keeps the first one.
         let (stream, rest) = two(stream).map_err(|error| self.unreachable(&error))?;
         let config = WebSocketConfig::default().max_message_size(Some(LARGEST)).max_frame_size(Some(LARGEST));
         match client_async_with_config(self.request.clone(), stream, Some(config)).await {
@@ -99,7 +100,7 @@ impl Server {
         }
     }
 
-    /// Says what the server answered instead of letting us in.
+    /// The end after a refusal, with the server's answer.
     async fn refused(&self, response: Response, rest: std::net::TcpStream) -> End {
         let status = response.status();
         let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
@@ -113,13 +114,13 @@ impl Server {
         let body =
             if is_text { read_body(response.into_body().unwrap_or_default(), length, rest).await } else { vec![] };
         let body = String::from_utf8_lossy(&body);
-        // Before it is cut: of half a secret nobody knows any more that it is one.
+        // Secrets are removed before the text is cut: half a secret would not be found any more.
         let body = secrets::hide(&body);
         let said = text::beginning(body.trim(), REFUSAL_SHOWN);
         if !said.is_empty() {
             message += &format!(": {said}");
         }
-        // 408: too slow this time; 429: too often just now. Any other request that a server won't serve stays one.
+        // 408 (too slow) and 429 (too often) are temporary. Any other request that a server refuses is refused again.
         match status.as_u16() {
             408 | 429 | 500.. => End::lost_for(message, wait),
             _ => End::failed(message),
@@ -127,25 +128,26 @@ impl Server {
     }
 }
 
-/// The same connection twice.
+/// Two descriptors of the same connection.
 fn two(stream: TcpStream) -> io::Result<(TcpStream, std::net::TcpStream)> {
     let stream = stream.into_std()?;
     let other = stream.try_clone()?;
     Ok((TcpStream::from_std(stream)?, other))
 }
 
-/// The body of an answer: what came with its head, and the rest of `length`, or of all until the connection ends.
+/// Reads the body of an answer: what came with its head, and the rest of `length`, or everything until the connection
+/// ends. Reads at most [`REFUSAL_READ`] bytes.
 async fn read_body(mut body: Vec<u8>, length: Option<usize>, rest: std::net::TcpStream) -> Vec<u8> {
     let wanted = length.unwrap_or(REFUSAL_READ).min(REFUSAL_READ);
     if let (Some(missing @ 1..), Ok(rest)) = (wanted.checked_sub(body.len()), TcpStream::from_std(rest)) {
-        // What doesn't come within a moment is done without.
+        // The part that doesn't arrive in time is left out.
         let _ = timeout(FAREWELL, rest.take(missing as u64).read_to_end(&mut body)).await;
     }
     body
 }
 
 pub(super) struct WebSocket {
-    /// The URL without what isn't to be shown.
+    /// The URL without its secrets.
     shown: String,
     socket: WebSocketStream<TcpStream>,
 }
@@ -168,7 +170,7 @@ impl WebSocket {
     }
 
     fn ended(&self) -> End {
-        End::lost(format!("the connection to {} ended without a goodbye", self.shown))
+        End::lost(format!("the connection to {} ended without a close frame", self.shown))
     }
 }
 
@@ -200,12 +202,12 @@ impl Wire for WebSocket {
     }
 
     async fn close(mut self) {
-        // It is over either way.
+        // The connection ends even if this fails.
         let _ = timeout(FAREWELL, self.socket.close(None)).await;
     }
 }
 
-/// The URL that another one may have been meant to be.
+/// The valid URL that was probably meant by an invalid one.
 fn meant(url: &str) -> Option<String> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let schemes = ["https", "http", "wss", "ws"].into_iter();
@@ -218,13 +220,14 @@ fn meant(url: &str) -> Option<String> {
     Some(secrets::public(&format!("ws://{authority}{port}{path}")))
 }
 
-/// Whether a port is named: behind the user, if there is one, and the brackets of an IPv6 address, if it is one.
+/// Whether `authority` names a port. The port stands after the user, if there is one, and after the brackets of an IPv6
+/// address.
 fn has_port(authority: &str) -> bool {
     let host = authority.rsplit(['@', ']']).next().unwrap_or(authority);
     host.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty())
 }
 
-/// What a close frame means: whether it is worth coming back depends on its code.
+/// The end that a close frame stands for. Its code decides whether connecting again is worthwhile.
 fn closed(frame: Option<CloseFrame>) -> End {
     let Some(CloseFrame { code, reason }) = frame else {
         return End::lost("the server closed the connection without saying why");
@@ -235,8 +238,8 @@ fn closed(frame: Option<CloseFrame>) -> End {
         reason => format!("the server closed the connection: {code} ({reason})"),
     };
     match code {
-        // Something we did, or are: it would be the same again. The application's own codes belong here too: 4000 says
-        // that another connection has our place.
+        // The server refuses this viewer or what it sent, and would do so again. The codes of the application belong
+        // here, too: 4000 says that another connection has taken this viewer's place.
         1002 | 1003 | 1007..=1010 | 4000.. => End::failed(message),
         _ => End::lost(message),
     }
