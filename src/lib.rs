@@ -55,9 +55,11 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod caught;
+mod contract;
 pub mod docs;
+mod fanout;
 pub mod ids;
-mod lane;
 pub mod participant;
 #[cfg(feature = "telemetry")]
 pub mod protocol;
@@ -69,11 +71,11 @@ mod sync;
 #[cfg(feature = "telemetry")]
 pub mod telemetry;
 
-pub use self::ids::{ClientId, IdError, ParticipantIdentity, ParticipantSid};
-pub use self::lane::{
+pub use self::contract::{
     Abandoned, Account, BroadcastId, BroadcastRun, Dropped, EndReason, Message, Progress, Subscribed, SubscriptionTag,
     Topic, Unsubscribed, Uplink, UplinkWrite,
 };
+pub use self::ids::{ClientId, IdError, ParticipantIdentity, ParticipantSid};
 pub use self::participant::{Participant, ParticipantStats, SendError, TrySendError};
 pub use self::semaphore::{AdmissionError, Permit};
 pub use self::session::{

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use crate::lane::caught::caught;
+use crate::caught::caught;
 
 /// What the caller's context lacks: a tokio runtime, or timers in that runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,10 @@
 //! are stand-ins with only the orderings that the real types promise. A model therefore shows that our algorithm holds
 //! on top of those promises, not that the dependencies keep them.
 
+pub(crate) mod bits;
+pub(crate) mod relief;
+pub(crate) mod signal;
+
 #[cfg(not(lanecast_loom))]
 mod real {
     pub(crate) use arc_swap::ArcSwap;

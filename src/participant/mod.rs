@@ -2,7 +2,7 @@
 
 mod error;
 #[cfg(all(test, lanecast_loom))]
-mod loom_models;
+mod models;
 pub(crate) mod pending;
 mod pulse;
 pub(crate) mod registry;
@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use tokio::sync::{SetOnce, mpsc, oneshot};
+use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
 pub use self::error::{SendError, TrySendError};
@@ -23,12 +23,10 @@ pub use self::version::{IncompatibleVersion, Protocol};
 use self::pending::PendingResets;
 use self::pulse::Pulse;
 use self::registry::Instance;
+use crate::caught::caught;
+use crate::contract::{Account, EndReason, Message, Subscribed, SubscriptionTag, Topic, Unsubscribed};
+use crate::fanout::{Outbox, Refused, ShardLine, State};
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
-use crate::lane::caught::caught;
-use crate::lane::command::Command;
-use crate::lane::outbox::{Limits, Outbox, Port, Refused, State};
-use crate::lane::parts::now_ms;
-use crate::lane::{Account, EndReason, Message, Progress, Subscribed, SubscriptionTag, Topic, Unsubscribed, Uplink};
 use crate::semaphore::{Admission, AdmissionError, Permit};
 use crate::sync::{AtomicBool, Ordering};
 
@@ -58,7 +56,8 @@ pub(crate) struct Inner<M> {
     /// The span of the participant's log lines: identity, sid, client id.
     span: tracing::Span,
     outbox: Outbox<M>,
-    home: Home<M>,
+    line: ShardLine,
+    pending: Arc<PendingResets>,
     calls: Admission,
     assets: Admission,
     pulse: Pulse,
@@ -81,15 +80,11 @@ pub(crate) struct Profile {
     pub(crate) attributes: Attributes,
 }
 
-/// The parts of the session and of the shard that a participant uses.
+/// The parts of the session and of its fan-out that a participant uses.
 pub(crate) struct Home<M> {
-    pub(crate) port: Arc<Port<M>>,
-    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) outbox: Outbox<M>,
+    pub(crate) line: ShardLine,
     pub(crate) pending: Arc<PendingResets>,
-    /// The uplink that all participants of the room share, if there is one, and the progress of this participant's
-    /// writes.
-    pub(crate) uplink: Option<(Uplink, Progress)>,
-    pub(crate) epoch: Instant,
 }
 
 /// The most requests of each kind that one participant may have in flight.
@@ -123,7 +118,8 @@ pub struct ParticipantStats {
 }
 
 impl<M: Message> Participant<M> {
-    pub(crate) fn new(profile: Profile, attempt: u32, limits: Limits, in_flight: InFlight, home: Home<M>) -> Self {
+    pub(crate) fn new(profile: Profile, attempt: u32, in_flight: InFlight, home: Home<M>) -> Self {
+        let Home { outbox, line, pending } = home;
         let client_id = ClientId::next();
         // The highest level, so that every log line about the participant names it.
         let span = tracing::error_span!("participant", identity = %profile.identity, sid = %profile.sid, %client_id);
@@ -134,8 +130,9 @@ impl<M: Message> Participant<M> {
             created: Instant::now(),
             told: AtomicBool::new(false),
             span,
-            outbox: Outbox::new(Arc::clone(&home.port), limits),
-            home,
+            outbox,
+            line,
+            pending,
             calls: Admission::new(in_flight.calls),
             assets: Admission::new(in_flight.assets),
             pulse: Pulse::new(),
@@ -226,7 +223,7 @@ impl<M: Message> Participant<M> {
                 Err(SendError::Closed)
             }
             Err(Refused::Full(message)) => {
-                if self.is_held_up() {
+                if self.0.outbox.is_held_up() {
                     return Err(SendError::UplinkFull(message));
                 }
                 if self.0.outbox.overflow() {
@@ -246,11 +243,11 @@ impl<M: Message> Participant<M> {
     /// If the future is dropped before it completes, nothing has been sent.
     pub async fn send_waiting(&self, mut message: M) -> Result<(), SendError<M>> {
         loop {
-            let room = self.0.home.uplink.as_ref().map(|(uplink, _)| uplink.room());
-            message = match (self.send(message), room) {
-                (Err(SendError::UplinkFull(message)), Some(room)) => {
+            let moves = self.0.outbox.uplink_moves();
+            message = match (self.send(message), moves) {
+                (Err(SendError::UplinkFull(message)), Some(moves)) => {
                     tokio::select! {
-                        () = room => {}
+                        () = moves => {}
                         _ = self.closed() => {}
                     }
                     message
@@ -268,13 +265,6 @@ impl<M: Message> Participant<M> {
     /// first. Safe to cancel.
     pub async fn room_for(&self, bytes: usize) {
         self.0.outbox.room_for(bytes).await;
-    }
-
-    /// Whether the uplink that all participants share holds up the backlog: this participant's own write waits for the
-    /// uplink, or the uplink keeps the shard from reading the log.
-    fn is_held_up(&self) -> bool {
-        let uplink = self.0.home.uplink.as_ref();
-        uplink.is_some_and(|(uplink, progress)| self.0.outbox.is_behind() || uplink.has_held(progress))
     }
 
     fn note_closed(&self) {
@@ -296,11 +286,7 @@ impl<M: Message> Participant<M> {
     /// Subscribes like [`subscribe`](Self::subscribe), and also returns the log position from which the participant
     /// gets the topic's messages.
     pub(crate) async fn subscribe_from(&self, topic: &Topic, tag: SubscriptionTag) -> (Subscribed, u64) {
-        let (reply, answer) = oneshot::channel();
-        let counted = topic.raise();
-        let slot = self.0.outbox.slot();
-        let command = Command::Subscribe { slot, key: self.0.client_id.get(), counted, tag, reply };
-        self.ask_shard(command, answer).await.unwrap_or((Subscribed::Closed, 0))
+        self.0.line.subscribe(&self.0.outbox, self.0.client_id.get(), topic, tag).await
     }
 
     /// Ends the participant's subscription to `topic`. The participant gets nothing that is published there after this
@@ -309,22 +295,7 @@ impl<M: Message> Participant<M> {
     /// # Cancel safety
     /// If the future is dropped before it completes, the subscription may or may not have ended.
     pub async fn unsubscribe(&self, topic: &Topic) -> Unsubscribed {
-        let (reply, answer) = oneshot::channel();
-        let slot = self.0.outbox.slot();
-        let command = Command::Unsubscribe { slot, key: self.0.client_id.get(), topic: topic.key(), reply };
-        self.ask_shard(command, answer).await.unwrap_or(Unsubscribed::NotSubscribed)
-    }
-
-    /// Sends a command to the participant's shard and waits for the answer. `None` if the shard has ended.
-    async fn ask_shard<T>(&self, command: Command, answer: oneshot::Receiver<T>) -> Option<T> {
-        self.0.home.commands.send(command).await.ok()?;
-        tokio::select! {
-            biased;
-            answer = answer => answer.ok(),
-            // A shard that ends drops the commands that it doesn't carry out, which ends the wait for the answer. That
-            // misses a command that arrives late because this future wasn't polled.
-            () = self.0.home.commands.closed() => None,
-        }
+        self.0.line.unsubscribe(&self.0.outbox, self.0.client_id.get(), topic).await
     }
 
     /// Takes one of the participant's permits for service calls. Dropping the permit releases it. Never blocks.
@@ -352,16 +323,20 @@ impl<M: Message> Participant<M> {
     #[must_use]
     pub fn stats(&self) -> ParticipantStats {
         let account = self.0.outbox.account();
-        let now = now_ms(self.0.home.epoch);
         ParticipantStats {
             account,
             backlog: account.waiting(),
-            oldest: self.0.outbox.oldest().map(|since| Duration::from_millis(now.saturating_sub(since))),
+            oldest: self.0.outbox.oldest(),
             service_calls: self.0.calls.in_flight(),
             asset_fetches: self.0.assets.in_flight(),
             round_trip: self.0.pulse.round_trip(),
             unresponsive: self.0.pulse.is_unresponsive(),
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn line(&self) -> &ShardLine {
+        &self.0.line
     }
 
     pub(crate) fn outbox(&self) -> &Outbox<M> {
@@ -388,7 +363,7 @@ impl<M: Message> Participant<M> {
                 _ => tracing::info!(%reason, detail, "failed, reset pending"),
             });
         });
-        self.0.home.pending.insert(self.client_id(), self.sid().clone());
+        self.0.pending.insert(self.client_id(), self.sid().clone());
     }
 
     /// Notes that the session's listeners have been told that the instance joined. Only the event loop calls this.

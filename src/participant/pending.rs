@@ -8,13 +8,13 @@
 //!
 //! # Orderings
 //! A thread inserts, then calls [`Signal::wake`]. The event loop calls [`Signal::doze`], then looks at the set again.
-//! See [`signal`](crate::lane::signal).
+//! See [`signal`](crate::sync::signal).
 
 use std::task::{Context, Poll};
 
 use crate::ids::{ClientId, ParticipantSid};
-use crate::lane::signal::Signal;
 use crate::sync::SkipSet;
+use crate::sync::signal::Signal;
 
 /// The set of instances that wait to be reset. See the [module](self).
 #[derive(Debug)]

@@ -17,8 +17,8 @@
 
 use std::sync::Arc;
 
+use crate::contract::EndReason;
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
-use crate::lane::EndReason;
 use crate::sync::{ArcSwap, DashMap, Entry};
 
 /// A participant's instance, as far as the registry needs to know it.

@@ -13,8 +13,8 @@ use futures_sink::Sink;
 use tokio::sync::{Notify, mpsc};
 
 use super::{OpenError, Presence, Room, RoomEvent};
+use crate::contract::{Message, Progress};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
-use crate::lane::{Message, Progress};
 
 /// Capacity of the event channel, and of each incoming stream; further senders wait.
 const EVENT_CAPACITY: usize = 1024;

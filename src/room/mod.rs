@@ -33,9 +33,9 @@ use std::sync::Arc;
 use futures_core::Stream;
 use futures_sink::Sink;
 
+use crate::contract::run::start_send_copy;
+use crate::contract::{BroadcastRun, EndReason, Message, Progress, Uplink};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
-use crate::lane::run::start_send_copy;
-use crate::lane::{BroadcastRun, EndReason, Message, Progress, Uplink};
 use crate::participant::{Attributes, Participant, no_attributes};
 
 #[cfg(feature = "telemetry")]

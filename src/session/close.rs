@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Shared;
 use super::error::CloseError;
-use crate::lane::{Account, EndReason};
+use crate::contract::{Account, EndReason};
 use crate::participant::registry::Instance;
 use crate::room::{Room, RoomClosed};
 use crate::sync::Ordering;
@@ -60,7 +60,7 @@ impl<R: Room> Shared<R> {
             return;
         }
         self.stop.cancel();
-        self.log.seal();
+        self.fanout.seal();
         tracing::info!(?deadline, room_closed = room_closed.as_ref().map(tracing::field::display), "session closing");
         // In a task of its own, so that closing goes on if its caller stops waiting.
         let unended = Unended(Arc::clone(self));
@@ -80,7 +80,7 @@ impl<R: Room> Shared<R> {
         let mut event_loop: Vec<_> = running.pop().into_iter().collect();
         // The shards end on their own when everything is delivered.
         if !self.in_time(until, join_all(&mut running, &mut panicked)).await {
-            self.abort();
+            self.fanout.abort();
             // Tasks that are left after this are counted below.
             let _ = timeout(GRACE, join_all(&mut running, &mut panicked)).await;
         }
@@ -126,19 +126,11 @@ impl<R: Room> Shared<R> {
         // Not tokio's clock, which may be paused.
         let begun = std::time::Instant::now();
         loop {
-            let account = self.account();
+            let account = self.fanout.account();
             if account.waiting() == 0 || begun.elapsed() >= FAREWELL {
                 return account;
             }
             tokio::task::yield_now().await;
-        }
-    }
-
-    /// Makes every shard tear down all its members.
-    fn abort(&self) {
-        for shard in &self.shards {
-            shard.gauge.abort.store(true, Ordering::Release);
-            shard.port.signal.wake();
         }
     }
 }

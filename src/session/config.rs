@@ -10,8 +10,7 @@ use super::error::BuildError;
 use super::events::{Events, Listener};
 use super::stream::ControlStream;
 use super::{Session, start};
-use crate::lane::Message;
-use crate::lane::outbox::{LARGEST_LIMITS, Limits};
+use crate::fanout::{LARGEST_LIMITS, Limits};
 use crate::participant::{InFlight, IncompatibleVersion, Participant};
 use crate::room::{Presence, Room};
 use crate::runtime;
@@ -363,9 +362,4 @@ impl<R: Room> std::fmt::Debug for SessionBuilder<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SessionBuilder").field("limits", &self.config.limits).finish_non_exhaustive()
     }
-}
-
-/// Returns whether the length of `message` is within the limit for one message.
-pub(crate) fn fits<M: Message>(message: &M, limits: Limits) -> bool {
-    message.byte_len() as u64 <= limits.largest
 }

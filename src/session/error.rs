@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::close::CloseReport;
+use crate::contract::EndReason;
 use crate::ids::ClientId;
-use crate::lane::EndReason;
 use crate::participant::IncompatibleVersion;
 use crate::runtime::Lacking;
 

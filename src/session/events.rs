@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, broadcast, oneshot};
 
 use super::error::JoinError;
+use crate::contract::{Account, EndReason, Message};
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
-use crate::lane::{Account, EndReason, Message};
 use crate::participant::Participant;
 
 /// The instance that an event is about.

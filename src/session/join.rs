@@ -1,7 +1,7 @@
 //! The join of one connection: open a stream, admit it to a shard, compute its initial messages, register it.
 //!
 //! The shard fixes the newcomer's position in the log before the initial messages are computed, and gathers the
-//! broadcasts from that position on, so that no broadcast is lost between the two (see [`shard`](crate::lane::shard)).
+//! broadcasts from that position on, so that no broadcast is lost between the two (see [`fanout`](crate::fanout)).
 //! Registration is the last step that can refuse the newcomer. The initial messages go to the shard immediately after
 //! it, so a sender that finds the participant in the registry sends behind them.
 
@@ -15,19 +15,16 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::{FutureExt, SinkExt};
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::backoff::Streak;
 use super::error::JoinError;
 use super::events::{SessionEvent, Who};
 use super::tenant::Tenant;
-use super::{INSIDE, ShardHandle, Shared};
+use super::{INSIDE, Shared};
+use crate::contract::{Account, EndReason, Message, Progress};
+use crate::fanout::{Admitted, Newcomer, NotAdmitted, Seat};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
-use crate::lane::command::{Admission, Begin};
-use crate::lane::gauge::OnTheWay;
-use crate::lane::owner::Newcomer;
-use crate::lane::{Account, EndReason, Message, Progress};
 use crate::participant::registry::{Instance, Registration};
 use crate::participant::{Home, IncompatibleVersion, Participant, Profile, Protocol, VERSION_ATTRIBUTE};
 use crate::room::{Presence, Room};
@@ -120,17 +117,17 @@ impl<R: Room> Join<R> {
         let permit = session.permits.acquire().await.map_err(|_| JoinError::SessionClosed)?;
         let progress = Progress::default();
         let sink = open(session, presence, progress.clone()).await?;
-        let (shard, on_the_way) = session.emptiest_shard();
-        let participant = &self.participant(presence, failures, protocol, shard, progress.clone());
+        let seat = session.fanout.seat();
+        let participant = &self.participant(presence, failures, protocol, &seat, &progress);
         let provisional = Provisional(participant);
-        self.admit(participant, shard, on_the_way, sink, progress).await?;
+        let admitted = self.admit(participant, seat, sink, progress).await?;
         // If this attempt fails, the next one waits for its sink to be handed back.
         self.after = Some(participant.clone());
         let initial = self.initial_messages(participant).await.inspect_err(|error| provisional.end(error))?;
-        let place = shard.begins.reserve().await.map_err(|_| JoinError::SessionClosed)?;
+        let start = admitted.ready().await.ok_or(JoinError::SessionClosed)?;
         drop(permit);
         let prior = register(session, participant)?;
-        place.send(Begin { slot: participant.outbox().slot(), key: participant.client_id().get(), initial });
+        start.begin(participant.outbox(), participant.client_id().get(), initial);
         provisional.keep();
         Ok(Registered { participant: participant.clone(), prior })
     }
@@ -140,8 +137,8 @@ impl<R: Room> Join<R> {
         presence: &Presence,
         failures: u32,
         protocol: Protocol,
-        shard: &ShardHandle<R>,
-        progress: Progress,
+        seat: &Seat<'_, Tenant<R>, R::Message>,
+        progress: &Progress,
     ) -> Participant<R::Message> {
         let session = &self.session;
         let profile = Profile {
@@ -151,38 +148,27 @@ impl<R: Room> Join<R> {
             protocol,
             attributes: Arc::clone(&presence.attributes),
         };
-        let home = Home {
-            port: Arc::clone(&shard.port),
-            commands: shard.commands.clone(),
-            pending: Arc::clone(&session.pending),
-            uplink: session.uplink.clone().map(|uplink| (uplink, progress)),
-            epoch: session.epoch,
-        };
-        Participant::new(profile, failures, session.config.limits, session.config.in_flight, home)
+        let (outbox, line) = (seat.outbox(progress), seat.line());
+        let home = Home { outbox, line, pending: Arc::clone(&session.pending) };
+        Participant::new(profile, failures, session.config.in_flight, home)
     }
 
-    /// Has `shard` admit `participant`. Returns once its position is fixed.
-    async fn admit(
+    /// Has the shard take the participant in; returns once the participant's position is fixed.
+    async fn admit<'a>(
         &self,
         participant: &Participant<R::Message>,
-        shard: &ShardHandle<R>,
-        on_the_way: OnTheWay,
+        seat: Seat<'a, Tenant<R>, R::Message>,
         sink: R::Sink,
         progress: Progress,
-    ) -> Result<(), JoinError> {
+    ) -> Result<Admitted<'a, R::Message>, JoinError> {
         let owner = Tenant { participant: participant.clone(), session: Arc::downgrade(&self.session) };
-        let (reply, answer) = oneshot::channel();
-        let newcomer = Newcomer { owner, sink, progress };
-        if shard.newcomers.send(Admission { newcomer, reply, on_the_way }).await.is_err() {
-            return Err(JoinError::SessionClosed);
-        }
-        // If the shard admits no more members, the answer may never arrive. The event loop aborts all joins then.
-        match answer.await {
-            Ok(position) => {
-                participant.log(|| tracing::debug!(position, "admitted"));
-                Ok(())
+        match seat.admit(Newcomer { owner, sink, progress }).await {
+            Ok(admitted) => {
+                participant.log(|| tracing::debug!(position = admitted.position, "admitted"));
+                Ok(admitted)
             }
-            Err(_) => Err(ended(&self.session, participant)),
+            Err(NotAdmitted::Closed) => Err(JoinError::SessionClosed),
+            Err(NotAdmitted::Ended) => Err(ended(&self.session, participant)),
         }
     }
 
@@ -310,7 +296,7 @@ fn register<R: Room>(
             return Err(ended(session, participant));
         }
     };
-    if session.log.tail().is_sealed() {
+    if session.fanout.is_sealed() {
         session.registry.remove(participant);
         if let Some(prior) = prior {
             session.note_end(&prior);

@@ -20,15 +20,12 @@ mod tests;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-#[cfg(feature = "telemetry")]
-use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SetOnce, mpsc};
+use tokio::sync::{Semaphore, SetOnce};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -40,26 +37,17 @@ pub use self::stats::{Resets, SessionStats};
 pub use self::stream::ControlStream;
 
 use self::backoff::Streaks;
-use self::config::{Config, fits};
+use self::config::Config;
 use self::event_loop::EventLoop;
 use self::events::{Listener, Outgoing};
 use self::stats::Counters;
 use self::tenant::Tenant;
+use crate::contract::Topic;
+use crate::contract::topic::Audience;
+#[cfg(feature = "telemetry")]
+use crate::fanout::Owner;
+use crate::fanout::{Fanout, Refused, Settings};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
-use crate::lane::account::Totals;
-use crate::lane::bits::Bits;
-use crate::lane::command::{Admission, Begin, COMMAND_CAPACITY, Command};
-use crate::lane::gauge::{Gauge, OnTheWay};
-use crate::lane::load::Gathering;
-use crate::lane::log::{BroadcastLog, PublishError};
-use crate::lane::outbox::Port;
-use crate::lane::parts::{Parts, now_ms};
-use crate::lane::publisher::Publisher;
-use crate::lane::reader::Mail;
-use crate::lane::shard::{FlushShard, SHARD_CAPACITY};
-use crate::lane::signal::Signal;
-use crate::lane::topic::Audience;
-use crate::lane::{Account, Topic, Uplink};
 use crate::participant::Participant;
 use crate::participant::pending::PendingResets;
 use crate::participant::registry::Registry;
@@ -112,20 +100,14 @@ pub(crate) struct Shared<R: Room> {
     room: R,
     config: Config<R>,
     runtime: Handle,
-    epoch: Instant,
-    log: Arc<BroadcastLog<R::Message>>,
-    publisher: Publisher<R::Message>,
-    shards: Box<[ShardHandle<R>]>,
+    fanout: Fanout<Tenant<R>, R::Message>,
     registry: Registry<Participant<R::Message>>,
     pending: Arc<PendingResets>,
-    totals: Arc<Totals>,
     counters: Counters,
     /// Locked when a participant joins or fails.
     streaks: Mutex<Streaks>,
     permits: Semaphore,
     events: Outgoing<R::Message>,
-    uplink: Option<Uplink>,
-    uplink_stalled: AtomicBool,
     /// Ends the event loop, the joins and the stream handlers.
     stop: CancellationToken,
     /// Cancelled when everything is delivered and every goodbye is said: the room isn't needed any more.
@@ -142,15 +124,6 @@ pub(crate) struct Shared<R: Room> {
     ended: SetOnce<Result<CloseReport, CloseError>>,
 }
 
-/// The session's handle to one shard.
-pub(crate) struct ShardHandle<R: Room> {
-    port: Arc<Port<R::Message>>,
-    gauge: Arc<Gauge>,
-    newcomers: mpsc::Sender<Admission<Tenant<R>, R::Message>>,
-    commands: mpsc::Sender<Command>,
-    begins: mpsc::Sender<Begin<R::Message>>,
-}
-
 /// Starts a session. The caller has checked `config`.
 fn start<R: Room>(
     room: R,
@@ -160,71 +133,36 @@ fn start<R: Room>(
     listeners: Vec<Listener>,
 ) -> Session<R> {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-    let epoch = Instant::now();
-    let uplink = room.uplink();
-    let totals = Arc::new(Totals::new());
-    let signals: Box<[_]> = (0..config.shards).map(|_| Arc::new(Signal::new())).collect();
-    let log = Arc::new(BroadcastLog::new(config.log_capacity, signals.clone()));
-    let mut shards = Vec::new();
-    let mut parts = Vec::new();
-    let batch_bytes = room.batch_bytes();
+    let (fanout, shards) = Fanout::new(Settings {
+        shards: config.shards,
+        log_capacity: config.log_capacity,
+        limits: config.limits,
+        joining_bytes: config.joining_bytes,
+        joining_age: config.joining_age(),
+        batch_bytes: room.batch_bytes(),
+        write_timeout: config.write_timeout,
+        uplink: room.uplink(),
+    });
     let events = Outgoing::new(config.event_capacity);
     for listener in listeners {
-        // Fails if the listener has been dropped since, which is not an error.
+        // A listener that was dropped in the meantime doesn't listen any more.
         let _ = listener.send(events.subscribe());
-    }
-    let age = u64::try_from(config.joining_age().as_millis()).unwrap_or(u64::MAX);
-    let gathering = Gathering { bytes: config.joining_bytes, age };
-    for (index, signal) in signals.into_iter().enumerate() {
-        let port = Arc::new(Port {
-            log: Arc::clone(&log),
-            signal,
-            mail: Mail::new(SHARD_CAPACITY),
-            ready: Bits::new(SHARD_CAPACITY),
-            behind: AtomicBool::new(false),
-            totals: Arc::clone(&totals),
-        });
-        let gauge = Arc::new(Gauge::new());
-        let (newcomers, newcomers_taken) = mpsc::channel(COMMAND_CAPACITY);
-        let (commands, commands_taken) = mpsc::channel(COMMAND_CAPACITY);
-        let (begins, begins_taken) = mpsc::channel(COMMAND_CAPACITY);
-        parts.push(Parts {
-            index,
-            port: Arc::clone(&port),
-            gauge: Arc::clone(&gauge),
-            newcomers: newcomers_taken,
-            commands: commands_taken,
-            begins: begins_taken,
-            limits: config.limits,
-            gathering,
-            batch_bytes,
-            write_timeout: config.write_timeout,
-            uplink: uplink.clone(),
-            epoch,
-        });
-        shards.push(ShardHandle { port, gauge, newcomers, commands, begins });
     }
     let shared = Arc::new(Shared {
         // Relaxed: only the value has to be unique.
         id: NEXT.fetch_add(1, Ordering::Relaxed),
-        epoch,
-        publisher: Publisher::new(Arc::clone(&log)),
-        log,
-        shards: shards.into(),
+        fanout,
         registry: Registry::new(),
         pending: Arc::new(PendingResets::new()),
-        totals,
         counters: Counters::default(),
         streaks: Mutex::new(Streaks::new(config.backoff)),
         permits: Semaphore::new(config.concurrent_joins),
         events,
-        uplink_stalled: AtomicBool::new(false),
         stop: CancellationToken::new(),
         delivered: CancellationToken::new(),
         abandoned: CancellationToken::new(),
         hurry: CancellationToken::new(),
         tasks: TaskTracker::new(),
-        uplink,
         closing: AtomicBool::new(false),
         running: close::Running::default(),
         ended: SetOnce::new(),
@@ -233,8 +171,8 @@ fn start<R: Room>(
         runtime: runtime.clone(),
     });
     shared.running.start(|| {
-        let run = |parts| tokio::task::unconstrained(FlushShard::<Tenant<R>, R::Message>::new(parts).run());
-        let mut tasks: Vec<_> = parts.into_iter().map(|parts| spawn_watched(&shared, run(parts))).collect();
+        let shards = shards.into_iter().map(tokio::task::unconstrained);
+        let mut tasks: Vec<_> = shards.map(|shard| spawn_watched(&shared, shard)).collect();
         tasks.push(spawn_watched(&shared, EventLoop::new(Arc::clone(&shared), room_events).run()));
         tasks
     });
@@ -298,7 +236,7 @@ impl<R: Room> Session<R> {
     /// # Cancel safety
     /// If the future is dropped before it completes, nothing has been sent.
     pub async fn broadcast_to(&self, topic: &Topic, message: R::Message) -> Result<(), BroadcastError<R::Message>> {
-        if self.reaches_nobody(topic) {
+        if self.shared().fanout.reaches_nobody(topic) {
             return Ok(());
         }
         self.publish(&Audience::Topic(topic.clone()), message).await
@@ -319,43 +257,32 @@ impl<R: Room> Session<R> {
     /// # Errors
     /// [`TryBroadcastError`] returns the message.
     pub fn try_broadcast_to(&self, topic: &Topic, message: R::Message) -> Result<(), TryBroadcastError<R::Message>> {
-        if self.reaches_nobody(topic) {
+        if self.shared().fanout.reaches_nobody(topic) {
             return Ok(());
         }
         self.try_publish(&Audience::Topic(topic.clone()), message)
     }
 
-    fn reaches_nobody(&self, topic: &Topic) -> bool {
-        topic.subscribers() == 0 && !self.shared().log.tail().is_sealed()
-    }
-
     async fn publish(&self, audience: &Audience, message: R::Message) -> Result<(), BroadcastError<R::Message>> {
-        if !fits(&message, self.shared().config.limits) {
-            return Err(BroadcastError::TooLarge(message));
-        }
-        self.shared().publisher.publish(audience, message).await.map_err(BroadcastError::Closed)
-    }
-
-    fn try_publish(&self, audience: &Audience, message: R::Message) -> Result<(), TryBroadcastError<R::Message>> {
-        if !fits(&message, self.shared().config.limits) {
-            return Err(TryBroadcastError::TooLarge(message));
-        }
-        self.shared().publisher.try_publish(audience, message).map_err(|error| match error {
-            PublishError::Full(message) => TryBroadcastError::Full(message),
-            PublishError::Closed(message) => TryBroadcastError::Closed(message),
+        self.shared().fanout.publish(audience, message).await.map_err(|refused| match refused {
+            Refused::TooLarge(message) => BroadcastError::TooLarge(message),
+            // It waits while the log is full.
+            Refused::Closed(message) | Refused::Full(message) => BroadcastError::Closed(message),
         })
     }
 
-    /// Calls `attempt` until it has claimed its place in the log: see [`Publisher::claim`].
-    #[cfg(feature = "telemetry")]
-    pub(crate) async fn claim<T>(&self, attempt: impl FnMut(&BroadcastLog<R::Message>) -> Poll<T>) -> T {
-        self.shared().publisher.claim(attempt).await
+    fn try_publish(&self, audience: &Audience, message: R::Message) -> Result<(), TryBroadcastError<R::Message>> {
+        self.shared().fanout.try_publish(audience, message).map_err(|refused| match refused {
+            Refused::TooLarge(message) => TryBroadcastError::TooLarge(message),
+            Refused::Full(message) => TryBroadcastError::Full(message),
+            Refused::Closed(message) => TryBroadcastError::Closed(message),
+        })
     }
 
-    /// Returns the length of the longest message that the session accepts, in bytes.
+    /// The fan-out, in whose log telemetry claims the places of its announcements.
     #[cfg(feature = "telemetry")]
-    pub(crate) fn largest_message(&self) -> u64 {
-        self.shared().config.limits.largest
+    pub(crate) fn fanout(&self) -> &Fanout<impl Owner<R::Message>, R::Message> {
+        &self.shared().fanout
     }
 
     /// Returns the registered instance of `identity`.
@@ -439,26 +366,11 @@ impl<R: Room> Shared<R> {
         self.streaks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the shard for a newcomer, the one with the fewest members and newcomers on their way, and counts this
-    /// newcomer as on its way there. Joins that choose at the same moment, on several threads, may choose the same
-    /// shard.
-    fn emptiest_shard(&self) -> (&ShardHandle<R>, OnTheWay) {
-        let emptiest = self.shards.iter().min_by_key(|shard| shard.gauge.population());
-        let shard = emptiest.expect("the builder asks for at least one shard");
-        (shard, OnTheWay::to(&shard.gauge))
-    }
-
     /// Holds publishers back while the uplink is stalled, and spares the participants for the uplink patience.
     fn set_uplink(&self, stalled: bool) {
-        if self.uplink_stalled.swap(stalled, Ordering::Relaxed) == stalled {
+        if !self.fanout.hold(stalled, self.config.uplink_patience) {
             return;
         }
-        let patience = u64::try_from(self.config.uplink_patience.as_millis()).unwrap_or(u64::MAX);
-        let until = if stalled { now_ms(self.epoch).saturating_add(patience) } else { 0 };
-        for shard in &self.shards {
-            shard.gauge.stalled_until.store(until, Ordering::Relaxed);
-        }
-        self.log.hold(stalled);
         if stalled {
             self.counters.uplink_stalls.add_one();
             tracing::warn!("uplink stalled");
@@ -469,26 +381,12 @@ impl<R: Room> Shared<R> {
         }
     }
 
-    fn account(&self) -> Account {
-        let mut account = Account::default();
-        self.totals.outcomes(&mut account);
-        for shard in &self.shards {
-            account.delivered += shard.gauge.delivered.get();
-            account.delivered_bytes += shard.gauge.delivered_bytes.get();
-        }
-        account.offered = self.totals.direct_offered.get();
-        account.offered += self.shards.iter().map(|shard| shard.gauge.offered.get()).sum::<u64>();
-        account
-    }
-
     fn stats(&self) -> SessionStats {
-        let account = self.account();
-        let now = now_ms(self.epoch);
-        let mut since: Option<u64> = None;
+        let account = self.fanout.account();
+        let mut oldest: Option<Duration> = None;
         let mut half_full = 0;
         self.registry.for_each_live(|participant| {
-            let oldest = participant.outbox().oldest();
-            since = since.into_iter().chain(oldest).min();
+            oldest = oldest.max(participant.outbox().oldest());
             half_full += usize::from(participant.outbox().is_half_full());
         });
         SessionStats {
@@ -503,9 +401,9 @@ impl<R: Room> Shared<R> {
             account,
             backlog: account.waiting(),
             half_full,
-            oldest: since.map(|since| Duration::from_millis(now.saturating_sub(since))),
-            shard_lag: (0..self.shards.len()).map(|shard| self.log.lag(shard)).max().unwrap_or(0),
-            uplink_stalled: self.uplink_stalled.load(Ordering::Relaxed),
+            oldest,
+            shard_lag: self.fanout.lag(),
+            uplink_stalled: self.fanout.is_held(),
             uplink_stalls: self.counters.uplink_stalls.get(),
             stray_streams: self.counters.stray_streams.get(),
         }

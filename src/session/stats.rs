@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::lane::{Account, EndReason};
+use crate::contract::{Account, EndReason};
 use crate::sync::{AtomicU64, Ordering};
 
 /// Statistics of a session.

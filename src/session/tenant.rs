@@ -5,10 +5,9 @@ use std::pin::Pin;
 use std::sync::Weak;
 
 use super::{INSIDE, Shared};
-use crate::lane::caught::caught;
-use crate::lane::outbox::Outbox;
-use crate::lane::owner::Owner;
-use crate::lane::{BroadcastRun, EndReason, Message};
+use crate::caught::caught;
+use crate::contract::{BroadcastRun, EndReason, Message};
+use crate::fanout::{Outbox, Owner};
 use crate::participant::Participant;
 use crate::room::{Room, SinkError};
 

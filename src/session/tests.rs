@@ -2,8 +2,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::Session;
-use crate::lane::command::Command;
-use crate::lane::{SubscriptionTag, Topic};
+use crate::contract::{SubscriptionTag, Topic};
+use crate::fanout::ShardCommand;
 use crate::room::Presence;
 use crate::room::memory::MemoryRoom;
 
@@ -22,7 +22,7 @@ async fn a_command_on_its_way_at_the_end_is_not_left_in_the_channel() {
         }
     };
     let topic = Topic::new();
-    let place = session.0.0.shards[0].commands.clone().reserve_owned().await.unwrap();
+    let place = ada.line().commands().clone().reserve_owned().await.unwrap();
     session.cancel();
     ada.closed().await;
     for _ in 0..64 {
@@ -30,7 +30,7 @@ async fn a_command_on_its_way_at_the_end_is_not_left_in_the_channel() {
     }
     let (reply, answer) = oneshot::channel();
     let (slot, key) = (ada.outbox().slot(), ada.client_id().get());
-    place.send(Command::Subscribe { slot, key, counted: topic.raise(), tag: SubscriptionTag(1), reply });
+    place.send(ShardCommand::Subscribe { slot, key, counted: topic.raise(), tag: SubscriptionTag(1), reply });
     session.ended().await.unwrap();
     assert_eq!(topic.subscribers(), 0);
     assert!(answer.await.is_err(), "nobody subscribed");

@@ -36,9 +36,9 @@ use super::channel::ChannelState;
 use super::error::AnnounceError;
 use super::state::{Form, State};
 use super::tables::Tables;
-use crate::lane::Message;
-use crate::lane::log::{BroadcastLog, PublishError};
-use crate::lane::topic::Audience;
+use crate::contract::Message;
+use crate::contract::topic::Audience;
+use crate::fanout::{BroadcastLog, PublishError};
 use crate::protocol::server::{self, RemoveStatus, Unadvertise};
 use crate::protocol::{Frame, ServerMessage};
 use crate::room::Room;
@@ -189,7 +189,7 @@ impl<R: Room<Message = Frame>> Announcer<R> {
 
     /// Refuses a frame that is longer than the longest message of the session.
     fn check(&self, frame: &Frame, what: impl FnOnce() -> String) -> Result<(), AnnounceError> {
-        let (bytes, limit) = (frame.byte_len(), self.session.largest_message());
+        let (bytes, limit) = (frame.byte_len(), self.session.fanout().largest_message());
         if bytes as u64 > limit {
             return Err(AnnounceError::TooLarge { what: what(), bytes, limit });
         }
@@ -204,7 +204,7 @@ impl<R: Room<Message = Frame>> Announcer<R> {
         note: impl Fn(&mut Tables, Form, u64),
     ) -> Result<(), AnnounceError> {
         for form in Form::ALL {
-            let told = self.session.claim(|log| self.try_tell(log, form, &frame, &note));
+            let told = self.session.fanout().claim(|log| self.try_tell(log, form, &frame, &note));
             tokio::select! {
                 // Biased: what can be done without waiting is done, even after the release.
                 biased;

@@ -1,6 +1,6 @@
 //! Sends telemetry's answers to a viewer's requests. No other code sends them.
 
-use crate::lane::Message;
+use crate::contract::Message;
 use crate::participant::{Participant, SendError};
 use crate::protocol::Frame;
 

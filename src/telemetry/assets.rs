@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::answer::answer_or;
-use crate::lane::Message;
+use crate::contract::Message;
 use crate::participant::{Participant, SendError};
 use crate::protocol::server::FetchAssetResponse;
 use crate::protocol::{Frame, ServerMessage};

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use super::Handle;
 use super::announcer::Op;
 use super::error::{AnnounceError, PublishError, TryPublishError};
-use crate::lane::{Message, Topic};
+use crate::contract::{Message, Topic};
 use crate::protocol::{Frame, Schema, server};
 use crate::room::Room;
 use crate::session::{BroadcastError, TryBroadcastError};

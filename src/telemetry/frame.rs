@@ -1,6 +1,6 @@
 //! Frames of a wire format as the messages of a session.
 
-use crate::lane::{Message, SubscriptionTag};
+use crate::contract::{Message, SubscriptionTag};
 use crate::protocol::Frame;
 
 /// The copy for one subscriber carries that viewer's subscription id in its head; the payload stays shared.

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::assets::AssetHandler;
 use super::channel::{Channel, ChannelState};
 use super::tables::{Joining, Tables};
-use crate::lane::{Subscribed, SubscriptionTag, Topic};
+use crate::contract::{Subscribed, SubscriptionTag, Topic};
 use crate::participant::{Participant, Protocol};
 use crate::protocol::server::{Capability, ServerInfo};
 use crate::protocol::{Frame, ServerMessage, Subprotocol, WireFormat};

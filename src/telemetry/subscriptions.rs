@@ -19,7 +19,7 @@ use futures_util::future::join_all;
 use super::channel::ChannelState;
 use super::state::State;
 use super::warnings::Warnings;
-use crate::lane::SubscriptionTag;
+use crate::contract::SubscriptionTag;
 use crate::participant::Participant;
 use crate::protocol::Frame;
 use crate::protocol::client::{ChannelRequest, Subscription};

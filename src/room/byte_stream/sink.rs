@@ -15,7 +15,7 @@ use livekit_data_stream::api::{ByteStreamWriter, StreamError, StreamWriter};
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::batch::Batch;
-use crate::lane::{Progress, Uplink};
+use crate::contract::{Progress, Uplink};
 use crate::protocol::Frame;
 use crate::protocol::stream::MAX_STREAM_FRAME;
 

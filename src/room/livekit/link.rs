@@ -10,8 +10,8 @@ use tokio::time::timeout;
 use super::CONTROL;
 use super::error::LiveKitError;
 use super::options::LiveKitOptions;
+use crate::contract::Uplink;
 use crate::ids::ParticipantIdentity;
-use crate::lane::Uplink;
 use crate::room::byte_stream::ByteStreamSink;
 
 /// The topic of the stream that the room opens to itself.

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Shared, link};
-use crate::lane::Uplink;
+use crate::contract::Uplink;
 
 /// How long nothing may move before the room sends a probe.
 const PROBE_AFTER: Duration = Duration::from_millis(250);
@@ -125,7 +125,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
-    use crate::lane::{Progress, UplinkWrite};
+    use crate::contract::{Progress, UplinkWrite};
 
     const AFTER: Duration = Duration::from_secs(1);
 

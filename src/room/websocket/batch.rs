@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 
-use crate::lane::{BroadcastId, BroadcastRun, SubscriptionTag};
+use crate::contract::{BroadcastId, BroadcastRun, SubscriptionTag};
 use crate::protocol::server::Time;
 use crate::protocol::{Frame, FrameKind, ServerMessage};
 

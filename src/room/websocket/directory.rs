@@ -6,8 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::connection::Connection;
 use super::farewell::Farewell;
+use crate::contract::EndReason;
 use crate::ids::ParticipantIdentity;
-use crate::lane::EndReason;
 use crate::room::Presence;
 
 /// The connections of a room, by identity and time of joining. Locked for short look-ups only.

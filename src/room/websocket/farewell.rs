@@ -1,6 +1,6 @@
 //! Reasons why a connection ends, and their close frames.
 
-use crate::lane::EndReason;
+use crate::contract::EndReason;
 
 /// The reason why a connection ends, which determines its close frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -96,8 +96,8 @@ use tokio_util::sync::DropGuard;
 use self::batch::SEGMENT_BYTES;
 use self::listen::Shared;
 use super::{Goodbye, OpenError, Presence, Room, RoomEvent};
+use crate::contract::{BroadcastRun, EndReason, Progress};
 use crate::ids::ParticipantIdentity;
-use crate::lane::{BroadcastRun, EndReason, Progress};
 use crate::participant::Participant;
 use crate::protocol::Frame;
 

@@ -32,7 +32,7 @@ use super::listen::{Event, Shared};
 use super::places::Place;
 use super::socket;
 use super::writer::{ControlFrame, Writer};
-use crate::lane::EndReason;
+use crate::contract::EndReason;
 use crate::protocol::Frame;
 #[cfg(doc)]
 use crate::room::limits::Ration;

@@ -10,7 +10,7 @@ use futures_sink::Sink;
 use super::batch::{Batch, Clock};
 use super::connection::Connection;
 use super::farewell::Farewell;
-use crate::lane::{BroadcastRun, EndReason};
+use crate::contract::{BroadcastRun, EndReason};
 use crate::protocol::Frame;
 use crate::room::{Goodbye, is_disconnect};
 

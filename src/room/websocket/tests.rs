@@ -12,7 +12,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::listen::Event;
 use super::*;
-use crate::lane::EndReason;
+use crate::contract::EndReason;
 use crate::room::{Room, RoomEvent};
 
 const PATIENCE: Duration = Duration::from_secs(60);

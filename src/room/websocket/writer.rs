@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use super::batch::{self, Batch};
 use super::socket;
-use crate::lane::Progress;
+use crate::contract::Progress;
 
 /// The writing side of a connection: what waits for the socket, and how it drains.
 #[derive(Debug, Default)]

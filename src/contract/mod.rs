@@ -1,0 +1,19 @@
+//! What the core and the transports say to each other.
+//!
+//! A room imports this module, and nothing of the [fan-out](crate::fanout), of participants or of sessions.
+
+pub(crate) mod account;
+pub(crate) mod end_reason;
+pub(crate) mod message;
+pub(crate) mod progress;
+pub(crate) mod run;
+pub(crate) mod topic;
+pub(crate) mod uplink;
+
+pub use self::account::{Abandoned, Account, Dropped};
+pub use self::end_reason::EndReason;
+pub use self::message::Message;
+pub use self::progress::Progress;
+pub use self::run::{BroadcastId, BroadcastRun};
+pub use self::topic::{Subscribed, SubscriptionTag, Topic, Unsubscribed};
+pub use self::uplink::{Uplink, UplinkWrite};

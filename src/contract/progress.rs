@@ -1,0 +1,89 @@
+//! How a sink reports that a long write makes progress.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// A handle by which a sink reports that bytes have gone out, so that a long write isn't mistaken for a stuck one.
+///
+/// A write times out when no flush has completed and no bytes were reported for the session's
+/// [write time-out](crate::SessionBuilder::write_timeout), or for the one that is [set](Self::set_write_timeout)
+/// here. A sink whose flushes are always short needs no handle. All clones report for the same participant.
+#[derive(Clone, Debug, Default)]
+pub struct Progress(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    total: AtomicU64,
+    /// The participant's own write time-out, in milliseconds; 0 if it has none.
+    write_timeout: AtomicU64,
+    /// The last write into a shared [uplink](crate::contract::uplink), by the uplink's clock. While the write is under way: twice
+    /// the time at which it began. After it has ended: twice the time at which it ended, plus one. 0 if none has begun,
+    /// or the last one was given up. It is one word, so that no reader sees half of a change.
+    last_write: AtomicU64,
+}
+
+/// The state of a participant's last write into a shared uplink.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LastWrite {
+    None,
+    UnderWay { since: u64 },
+    Ended { at: u64 },
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self { total: AtomicU64::new(0), write_timeout: AtomicU64::new(0), last_write: AtomicU64::new(0) }
+    }
+}
+
+// Relaxed throughout: these values are only ever compared with others of their kind.
+impl Progress {
+    /// Reports that `bytes` more have been written.
+    pub fn report(&self, bytes: usize) {
+        self.0.total.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Replaces the session's write time-out for this participant; at least one millisecond.
+    ///
+    /// A buffer on the way to a slow peer takes bytes in large steps, which may be many seconds apart; the transport
+    /// knows how many. [`Duration::MAX`] is for a transport that detects a stuck peer on its own, and then makes its
+    /// sink fail.
+    ///
+    /// A room calls this before [`open`](crate::room::Room::open) returns, or at any later time. A shard reads the
+    /// value when it looks for stuck participants, which is at least every two seconds while one of them is blocked.
+    pub fn set_write_timeout(&self, timeout: Duration) {
+        let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        self.0.write_timeout.store(millis.max(1), Ordering::Relaxed);
+    }
+
+    /// The time-out that was [set](Self::set_write_timeout), in milliseconds.
+    pub(crate) fn write_timeout(&self) -> Option<u64> {
+        Some(self.0.write_timeout.load(Ordering::Relaxed)).filter(|millis| *millis > 0)
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.0.total.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn begin(&self, now: u64) {
+        self.0.last_write.store(now << 1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end(&self, now: u64) {
+        self.0.last_write.store(now << 1 | 1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn give_up(&self) {
+        self.0.last_write.store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn last_write(&self) -> LastWrite {
+        match self.0.last_write.load(Ordering::Relaxed) {
+            0 => LastWrite::None,
+            word if word & 1 == 0 => LastWrite::UnderWay { since: word >> 1 },
+            word => LastWrite::Ended { at: word >> 1 },
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The counters behind an [`Account`].
+//!
+//! # Orderings
+//! An outcome is written with `Release`, after its message was counted as offered. A reader loads the outcomes with
+//! `Acquire`, before it loads the offered messages: a reader that sees an outcome also sees the offer it belongs to.
+
+use std::cell::Cell;
+
+use crossbeam::utils::CachePadded;
+
+use crate::contract::{Account, EndReason};
+use crate::sync::{AtomicU64, Ordering};
+
+/// A counter that one thread at a time writes and any thread reads, without a read-modify-write.
+#[derive(Debug)]
+pub(crate) struct Tally(AtomicU64);
+
+impl Tally {
+    pub(crate) fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed) + n, Ordering::Release);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// A counter that any thread adds to without contending with the others.
+#[derive(Debug)]
+pub(crate) struct Striped(Box<[CachePadded<AtomicU64>]>);
+
+/// Enough stripes that, of a few busy threads, two seldom share one.
+const STRIPES: usize = 16;
+
+impl Striped {
+    pub(crate) fn new() -> Self {
+        Self((0..STRIPES).map(|_| CachePadded::new(AtomicU64::new(0))).collect())
+    }
+
+    pub(crate) fn add(&self, n: u64) {
+        self.0[stripe()].fetch_add(n, Ordering::Release);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.iter().map(|stripe| stripe.load(Ordering::Acquire)).sum()
+    }
+}
+
+/// The stripe of the calling thread; threads are assigned to stripes round-robin.
+fn stripe() -> usize {
+    static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    thread_local! {
+        static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+    // The cell of a thread that is being torn down is gone: that thread uses the first stripe.
+    MINE.try_with(|mine| {
+        if mine.get() == usize::MAX {
+            mine.set(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % STRIPES);
+        }
+        mine.get()
+    })
+    .unwrap_or(0)
+}
+
+/// The part of the session's account that its shards don't write.
+#[derive(Debug)]
+pub(crate) struct Totals {
+    /// Direct messages, counted when they are sent.
+    pub(crate) direct_offered: Striped,
+    lost: [AtomicU64; EndReason::ALL.len()],
+    rejected: AtomicU64,
+}
+
+impl Totals {
+    pub(crate) fn new() -> Self {
+        Self {
+            direct_offered: Striped::new(),
+            lost: std::array::from_fn(|_| AtomicU64::new(0)),
+            rejected: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts `count` messages as lost with a participant that ended for `reason`.
+    pub(crate) fn lose(&self, reason: EndReason, count: u64) {
+        self.lost[reason as usize].fetch_add(count, Ordering::Release);
+    }
+
+    /// Counts a message sent to a participant that had ended.
+    pub(crate) fn reject(&self) {
+        self.rejected.fetch_add(1, Ordering::Release);
+    }
+
+    /// Adds the outcomes counted here to `account`.
+    pub(crate) fn outcomes(&self, account: &mut Account) {
+        account.dropped.closed += self.rejected.load(Ordering::Acquire);
+        for reason in EndReason::ALL {
+            account.add_lost(reason, self.lost[reason as usize].load(Ordering::Acquire));
+        }
+    }
+}

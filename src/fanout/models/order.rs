@@ -1,0 +1,373 @@
+//! Models of the order across the two lanes: if one message happens before another, it arrives before it.
+//!
+//! Senders and publishers use the production log, outbox and bits. The shard visits a production [`Member`] whose sink
+//! records what it is given. The steps of a turn are those of [`reader`](crate::fanout::shard::reader).
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use futures_sink::Sink;
+use loom::thread;
+
+use super::{Note, Sleeping, Watch, port};
+use crate::contract::EndReason;
+use crate::contract::Message;
+use crate::contract::progress::Progress;
+use crate::contract::run::{BroadcastRun, start_send_copy};
+use crate::contract::topic::Audience;
+use crate::fanout::outbox::{Limits, Outbox, Port};
+use crate::fanout::shard::intake::Intake;
+use crate::fanout::shard::load::{Gathering, Quota};
+use crate::fanout::shard::member::{Member, Round, Sum};
+use crate::fanout::shard::owner::{Newcomer, Owner};
+use crate::fanout::shard::reader::{Horizon, Look};
+use crate::fanout::shard::shelf::Shelf;
+use crate::sync::kit::{Weaken, caught, holds, holds_narrowly};
+use crate::sync::{ArrayQueue, AtomicU64, Ordering};
+
+/// How the shard takes a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Correct: reads the tail first and the queues second, and delivers nothing at or above the tail.
+    Right,
+    /// Broken: reads the queues first and the tail second.
+    QueuesFirst,
+    /// Broken: delivers every filled entry, wherever the tail was.
+    WhileFilled,
+    /// Broken: places a direct message as soon as it is collected, whatever its stamp.
+    IgnoresStamps,
+}
+
+/// A participant: its outbox, and the messages that its sink has recorded.
+#[derive(Clone)]
+pub(super) struct Viewer {
+    pub(super) outbox: Arc<Outbox<Note>>,
+    pub(super) delivered: Arc<Mutex<Vec<Note>>>,
+}
+
+impl Viewer {
+    /// A participant that its shard has admitted to slot 0, and for which at most `messages` messages may wait.
+    pub(super) fn admitted(port: &Arc<Port<Note>>, messages: u32) -> Self {
+        let limits = Limits { messages, bytes: u64::from(messages), largest: u64::MAX };
+        let outbox = Outbox::new(Arc::clone(port), limits, None);
+        assert!(outbox.admit(0));
+        Self { outbox: Arc::new(outbox), delivered: Arc::default() }
+    }
+
+    pub(super) fn send(&self, name: &'static str) {
+        assert!(self.outbox.try_send(Note(name)).is_ok());
+    }
+
+    pub(super) fn delivered(&self) -> Vec<Note> {
+        self.delivered.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Creates the participant's member in its shard.
+    pub(super) fn member(&self, port: &Arc<Port<Note>>) -> Member<Self, Note> {
+        let sink = Recorder(Arc::clone(&self.delivered));
+        let mut member = Member::new(Newcomer { owner: self.clone(), sink, progress: Progress::default() }, port, 0);
+        member.begin(Vec::new(), 0);
+        member
+    }
+}
+
+impl Owner<Note> for Viewer {
+    type Sink = Recorder;
+
+    fn start_send_run(sink: Pin<&mut Recorder>, run: &BroadcastRun<'_, Note>) -> Result<usize, Infallible> {
+        start_send_copy(sink, run)
+    }
+
+    fn has_vanished(_: &Infallible) -> bool {
+        false
+    }
+
+    fn outbox(&self) -> &Outbox<Note> {
+        &self.outbox
+    }
+
+    fn key(&self) -> u64 {
+        0
+    }
+
+    fn faulted(&self, _: EndReason, _: Option<&dyn std::fmt::Debug>) {}
+
+    fn retire(self, _: Self::Sink, _: EndReason) {}
+}
+
+/// A sink that takes every message at once and records it.
+pub(super) struct Recorder(Arc<Mutex<Vec<Note>>>);
+
+impl Sink<Note> for Recorder {
+    type Error = Infallible;
+
+    fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn start_send(self: Pin<&mut Self>, note: Note) -> Result<(), Infallible> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+        Ok(())
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A shard with one member, to be run on a thread of its own.
+pub(super) struct Shard {
+    pub(super) member: Member<Viewer, Note>,
+    pub(super) shelf: Shelf<Note>,
+}
+
+impl Shard {
+    pub(super) fn new(viewer: &Viewer, port: &Arc<Port<Note>>) -> Self {
+        Self { member: viewer.member(port), shelf: Shelf::new() }
+    }
+
+    /// Takes one turn: collects, reads, and visits the member.
+    fn turn(&mut self, watch: &mut Watch, turn: Turn) {
+        let port = Arc::clone(&watch.port);
+        let mut horizon = Look::new(&port).take_mail(1, |_| self.member.collect_mail());
+        match turn {
+            Turn::QueuesFirst => horizon = Horizon::at(&port.log, port.log.tail().position()),
+            Turn::WhileFilled => horizon = Horizon::at(&port.log, u64::MAX),
+            Turn::Right | Turn::IgnoresStamps => {}
+        }
+        self.visit(watch, &horizon, turn == Turn::IgnoresStamps);
+    }
+
+    /// Reads the log up to the horizon, and visits the member.
+    pub(super) fn visit(&mut self, watch: &mut Watch, horizon: &Horizon<'_, Note>, ignores_stamps: bool) {
+        let quota = Quota { messages: 8, bytes: u64::MAX };
+        let mut intake = Intake::new(quota.messages);
+        watch.read(horizon, |seq, note| {
+            intake.push(seq, note.byte_len(), note, None);
+        });
+        let mut round = Round {
+            shelf: &mut self.shelf,
+            intake: &mut intake,
+            end: if ignores_stamps { u64::MAX } else { watch.position },
+            quota,
+            gathering: &Gathering { bytes: u64::MAX, age: u64::MAX },
+            uplink: None,
+            now: 0,
+            sum: Sum::default(),
+        };
+        assert!(self.member.visit(&mut round).is_ok());
+        self.member.settle(&round.sum);
+        self.shelf.end_turn(&mut intake);
+    }
+}
+
+/// Runs `send` beside a shard that ends when it has delivered `count` messages. Returns what was delivered, in order.
+fn deliver(count: usize, turn: Turn, send: impl FnOnce(&Viewer, &Arc<Port<Note>>)) -> Vec<Note> {
+    let port = port(2);
+    let viewer = Viewer::admitted(&port, 2);
+    let shard = thread::spawn({
+        let mut watch = Watch::new(&port, Sleeping::Right);
+        let mut shard = Shard::new(&viewer, &port);
+        let viewer = viewer.clone();
+        move || {
+            watch.run(|watch| {
+                shard.turn(watch, turn);
+                viewer.delivered().len() == count
+            });
+        }
+    });
+    send(&viewer, &port);
+    shard.join().expect("the shard doesn't panic");
+    viewer.delivered()
+}
+
+const INVERTED: &str = "a message that happened before another arrived after it";
+
+fn assert_order(delivered: &[Note], before: &'static str, after: &'static str) {
+    let place = |name| delivered.iter().position(|note| *note == Note(name));
+    assert!(place(before) < place(after), "{INVERTED}: {delivered:?}");
+}
+
+fn publish(port: &Port<Note>, name: &'static str) {
+    port.log.publish(&Audience::All, Note(name)).expect("there is room");
+}
+
+/// A direct message, then a broadcast, while a second sender sends to the same participant.
+fn direct_then_broadcast(turn: Turn) {
+    let delivered = deliver(3, turn, |viewer, port| {
+        let second = thread::spawn({
+            let viewer = viewer.clone();
+            move || viewer.send("other")
+        });
+        viewer.send("direct");
+        publish(port, "broadcast");
+        second.join().expect("the sender doesn't panic");
+    });
+    assert_order(&delivered, "direct", "broadcast");
+}
+
+/// A broadcast, then a direct message, while a second publisher publishes.
+fn broadcast_then_direct(turn: Turn) {
+    let delivered = deliver(3, turn, |viewer, port| {
+        let second = thread::spawn({
+            let port = Arc::clone(port);
+            move || publish(&port, "other")
+        });
+        publish(port, "broadcast");
+        viewer.send("direct");
+        second.join().expect("the publisher doesn't panic");
+    });
+    assert_order(&delivered, "broadcast", "direct");
+}
+
+/// One thread sends a direct message and tells another, which then publishes.
+fn direct_handed_over(turn: Turn) {
+    let told = Arc::new(AtomicU64::new(0));
+    let delivered = deliver(2, turn, |viewer, port| {
+        let second = thread::spawn({
+            let (told, port) = (Arc::clone(&told), Arc::clone(port));
+            move || publish(&port, if told.load(Ordering::Acquire) == 1 { "told" } else { "early" })
+        });
+        viewer.send("direct");
+        told.store(1, Ordering::Release);
+        second.join().expect("the publisher doesn't panic");
+    });
+    if delivered.contains(&Note("told")) {
+        assert_order(&delivered, "direct", "told");
+    }
+}
+
+/// One thread publishes and tells another, which then sends a direct message.
+fn broadcast_handed_over(turn: Turn) {
+    let told = Arc::new(AtomicU64::new(0));
+    let delivered = deliver(2, turn, |viewer, port| {
+        let second = thread::spawn({
+            let (told, viewer) = (Arc::clone(&told), viewer.clone());
+            move || viewer.send(if told.load(Ordering::Acquire) == 1 { "told" } else { "early" })
+        });
+        publish(port, "broadcast");
+        told.store(1, Ordering::Release);
+        second.join().expect("the sender doesn't panic");
+    });
+    if delivered.contains(&Note("told")) {
+        assert_order(&delivered, "broadcast", "told");
+    }
+}
+
+#[test]
+fn a_direct_message_before_a_broadcast_arrives_before_it() {
+    holds_narrowly(|| direct_then_broadcast(Turn::Right));
+}
+
+#[test]
+fn a_broadcast_before_a_direct_message_arrives_before_it() {
+    holds_narrowly(|| broadcast_then_direct(Turn::Right));
+}
+
+#[test]
+fn a_direct_message_arrives_before_a_broadcast_of_a_thread_that_was_told() {
+    holds(|| direct_handed_over(Turn::Right));
+}
+
+#[test]
+fn a_broadcast_arrives_before_a_direct_message_of_a_thread_that_was_told() {
+    holds(|| broadcast_handed_over(Turn::Right));
+}
+
+#[test]
+fn broken_queues_first_and_tail_second_inverts() {
+    caught(Weaken::Nothing, INVERTED, || direct_then_broadcast(Turn::QueuesFirst));
+}
+
+#[test]
+fn broken_delivering_while_the_slot_is_filled_inverts() {
+    caught(Weaken::Nothing, INVERTED, || direct_then_broadcast(Turn::WhileFilled));
+}
+
+/// Only the handed-over variant inverts: a sender that publishes itself has the fence of its wake-up in between.
+#[test]
+fn broken_a_relaxed_claim_inverts() {
+    caught(Weaken::Claim, INVERTED, || direct_handed_over(Turn::Right));
+}
+
+#[test]
+fn broken_placing_a_direct_message_whatever_its_stamp_inverts() {
+    caught(Weaken::Nothing, INVERTED, || broadcast_then_direct(Turn::IgnoresStamps));
+}
+
+/// A queue, and two levels of bits that say that the queue has messages.
+struct Mail {
+    queue: ArrayQueue<Note>,
+    leaf: AtomicU64,
+    summary: AtomicU64,
+    /// Broken if true: a sender that finds the leaf bit set leaves the summary bit to the sender that set the leaf.
+    guarded: bool,
+}
+
+impl Mail {
+    fn new(guarded: bool) -> Self {
+        Self { queue: ArrayQueue::new(2), leaf: AtomicU64::new(0), summary: AtomicU64::new(0), guarded }
+    }
+
+    fn send(&self, name: &'static str) {
+        assert_eq!(self.queue.push(Note(name)), Ok(()));
+        let set_already = self.leaf.fetch_or(1, Ordering::AcqRel) != 0;
+        if !(self.guarded && set_already) {
+            self.summary.fetch_or(1, Ordering::AcqRel);
+        }
+    }
+
+    fn collect(&self, delivered: &mut Vec<Note>) {
+        if self.summary.load(Ordering::Acquire) != 0
+            && self.summary.swap(0, Ordering::AcqRel) != 0
+            && self.leaf.swap(0, Ordering::AcqRel) != 0
+        {
+            while let Some(note) = self.queue.pop() {
+                delivered.push(note);
+            }
+        }
+    }
+}
+
+/// Two senders to one participant, one of which publishes next, and a concurrent turn of the shard.
+fn two_senders(guarded: bool) {
+    let port = port(1);
+    let mail = Arc::new(Mail::new(guarded));
+    let shard = thread::spawn({
+        let (port, mail, mut watch) = (Arc::clone(&port), Arc::clone(&mail), Watch::new(&port, Sleeping::Right));
+        move || {
+            let mut delivered = Vec::new();
+            let tail = port.log.tail();
+            mail.collect(&mut delivered);
+            watch.read(&Horizon::at(&port.log, tail.position()), |_, note| delivered.push(note));
+            delivered
+        }
+    });
+    let second = thread::spawn({
+        let mail = Arc::clone(&mail);
+        move || mail.send("other")
+    });
+    mail.send("direct");
+    publish(&port, "broadcast");
+    second.join().expect("the sender doesn't panic");
+    let delivered = shard.join().expect("the shard doesn't panic");
+    if delivered.contains(&Note("broadcast")) {
+        assert!(delivered.contains(&Note("direct")), "{INVERTED}: {delivered:?}");
+    }
+}
+
+#[test]
+fn a_second_sender_sets_both_levels_of_bits() {
+    holds(|| two_senders(false));
+}
+
+#[test]
+fn broken_a_flag_that_sends_the_second_sender_home_inverts() {
+    caught(Weaken::Nothing, INVERTED, || two_senders(true));
+}

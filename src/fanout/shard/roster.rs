@@ -1,0 +1,79 @@
+//! The topic subscriptions of the members of one shard.
+
+use rustc_hash::FxHashMap;
+
+use crate::contract::topic::{Counted, TopicKey};
+use crate::contract::{Subscribed, SubscriptionTag, Unsubscribed};
+
+/// The subscriptions of a shard's members, by topic and by member.
+#[derive(Default)]
+pub(crate) struct Roster {
+    topics: FxHashMap<TopicKey, Vec<Seat>>,
+    members: FxHashMap<u32, FxHashMap<TopicKey, Place>>,
+}
+
+/// A member in a topic's list.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seat {
+    pub(crate) slot: u32,
+    pub(crate) tag: SubscriptionTag,
+}
+
+/// A member's index in a topic's list, and its share of the topic's count.
+struct Place {
+    index: usize,
+    _counted: Counted,
+}
+
+impl Roster {
+    /// The subscribers of `topic` in this shard.
+    pub(crate) fn seats(&self, topic: TopicKey) -> &[Seat] {
+        self.topics.get(&topic).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn subscribe(&mut self, slot: u32, counted: Counted, tag: SubscriptionTag) -> Subscribed {
+        let topic = counted.topic();
+        let seats = self.topics.entry(topic).or_default();
+        let places = self.members.entry(slot).or_default();
+        if let Some(place) = places.get(&topic) {
+            seats[place.index].tag = tag;
+            return Subscribed::Retagged;
+        }
+        places.insert(topic, Place { index: seats.len(), _counted: counted });
+        seats.push(Seat { slot, tag });
+        Subscribed::New
+    }
+
+    pub(crate) fn unsubscribe(&mut self, slot: u32, topic: TopicKey) -> Unsubscribed {
+        let place = self.members.get_mut(&slot).and_then(|places| places.remove(&topic));
+        let Some(place) = place else { return Unsubscribed::NotSubscribed };
+        self.vacate(topic, place.index);
+        if self.members.get(&slot).is_some_and(FxHashMap::is_empty) {
+            self.members.remove(&slot);
+        }
+        Unsubscribed::Removed
+    }
+
+    /// Ends all subscriptions of a member that leaves.
+    pub(crate) fn remove(&mut self, slot: u32) {
+        for (topic, place) in self.members.remove(&slot).into_iter().flatten() {
+            self.vacate(topic, place.index);
+        }
+    }
+
+    fn vacate(&mut self, topic: TopicKey, index: usize) {
+        let seats = self.topics.get_mut(&topic).expect("a topic with a place has a list");
+        seats.swap_remove(index);
+        match seats.get(index).copied() {
+            Some(moved) => {
+                let places = self.members.get_mut(&moved.slot);
+                let place = places.and_then(|places| places.get_mut(&topic));
+                place.expect("a seat belongs to a member with a place").index = index;
+            }
+            None if seats.is_empty() => {
+                self.topics.remove(&topic);
+            }
+            None => {}
+        }
+    }
+}
