@@ -448,7 +448,7 @@ fn help_and_version_succeed() {
 fn an_insecure_server_warns_and_listens_on_all_addresses() {
     let run = Run::start(&["serve", "--addr", "0.0.0.0:0", "--insecure"]);
     run.line(|line| line.starts_with("listening on 0.0.0.0:"));
-    run.line(|line| line.contains("--insecure: whoever reaches this port"));
+    run.line(|line| line.contains("--insecure: anybody who reaches this port"));
 }
 
 /// A server of another kind that sends the given messages.

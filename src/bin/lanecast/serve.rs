@@ -277,7 +277,7 @@ fn listening(room: &WebSocketRoom) -> Introduction {
     ];
     if !addrs.iter().all(is_loopback) {
         ways.push("viewers in a browser or on a desktop need --allow-origin, for example file://".to_owned());
-        ways.push("--insecure: whoever reaches this port sees everything".to_owned());
+        ways.push("--insecure: anybody who reaches this port sees everything".to_owned());
     }
     let addrs: Vec<_> = addrs.iter().map(SocketAddr::to_string).collect();
     Introduction { place: format!("listening on {}", addrs.join(" and ")), ways }
