@@ -64,7 +64,8 @@ fn imported(code: &str) -> BTreeSet<&str> {
 
 /// The lines of the page's block of imports: a module, and those it may name.
 fn rule() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
-    let block = PAGE.split("```imports\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the page has a rule");
+    let block =
+        PAGE.split("```imports\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the page has a rule");
     let lines = block.lines().map(|line| line.split_once(':').expect("a module, a colon, and what it may name"));
     lines
         .map(|(module, others)| (module, others.split(',').map(str::trim).filter(|name| !name.is_empty()).collect()))
@@ -118,14 +119,15 @@ fn tables_name_types_that_are_there() {
     let mut checked = 0;
     for row in PAGE.lines().filter(|line| line.starts_with('|')) {
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
-        let Some(at) = cells.iter().position(|cell| cell.starts_with("src/") && cell.ends_with(".rs")) else { continue };
+        let Some(at) = cells.iter().position(|cell| cell.starts_with("src/") && cell.ends_with(".rs")) else {
+            continue;
+        };
         let name = [cells[at - 1]].into_iter().find_map(|cell| cell.strip_prefix('`')?.strip_suffix('`'));
         let name = name.unwrap_or_else(|| panic!("no type beside the file: {row}"));
         let code = code(&root().join(cells[at]));
         let is_declared = ["struct", "enum", "trait"].iter().any(|kind| {
-            code.match_indices(&format!("{kind} {name}")).any(|(at, found)| {
-                !code[at + found.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_')
-            })
+            code.match_indices(&format!("{kind} {name}"))
+                .any(|(at, found)| !code[at + found.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
         });
         assert!(is_declared, "{} declares no {name}", cells[at]);
         checked += 1;

@@ -44,8 +44,10 @@ pub struct Abandoned {
     pub disconnected: u64,
     /// A write found the participant's connection gone.
     pub vanished: u64,
-    /// The participant was never registered: it was refused, or its join failed.
+    /// The participant was refused.
     pub refused: u64,
+    /// The participant's join failed.
+    pub join_failed: u64,
     /// The session ended.
     pub session_closed: u64,
 }
@@ -54,7 +56,7 @@ impl Abandoned {
     /// The sum over all reasons.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.replaced + self.disconnected + self.vanished + self.refused + self.session_closed
+        self.replaced + self.disconnected + self.vanished + self.refused + self.join_failed + self.session_closed
     }
 }
 
@@ -92,7 +94,8 @@ impl Account {
             EndReason::Replaced => &mut self.abandoned.replaced,
             EndReason::Disconnected => &mut self.abandoned.disconnected,
             EndReason::Vanished => &mut self.abandoned.vanished,
-            EndReason::Refused | EndReason::JoinFailed => &mut self.abandoned.refused,
+            EndReason::Refused => &mut self.abandoned.refused,
+            EndReason::JoinFailed => &mut self.abandoned.join_failed,
             EndReason::SessionClosed => &mut self.abandoned.session_closed,
         } += count;
     }

@@ -70,7 +70,7 @@ impl EndReason {
             Self::WriteFailed => "a write to the participant failed",
             Self::WritePanicked => "a write to the participant panicked",
             Self::WriteTimedOut => "a write to the participant made no progress",
-            Self::Replaced => "replaced by a newer connection of the same identity",
+            Self::Replaced => "superseded by a newer connection of the same identity",
             Self::Disconnected => "the participant disconnected",
             Self::Vanished => "a write found the connection gone",
             Self::Refused => "the participant was not admitted",

@@ -295,6 +295,7 @@ fn lost_for(account: &Account, reason: EndReason) -> u64 {
         EndReason::Disconnected => account.abandoned.disconnected,
         EndReason::Vanished => account.abandoned.vanished,
         EndReason::Refused => account.abandoned.refused,
+        EndReason::JoinFailed => account.abandoned.join_failed,
         EndReason::SessionClosed => account.abandoned.session_closed,
         _ => 0,
     }
@@ -314,5 +315,6 @@ fn add(sum: &mut Account, account: &Account) {
     abandoned.disconnected += account.abandoned.disconnected;
     abandoned.vanished += account.abandoned.vanished;
     abandoned.refused += account.abandoned.refused;
+    abandoned.join_failed += account.abandoned.join_failed;
     abandoned.session_closed += account.abandoned.session_closed;
 }

@@ -146,7 +146,7 @@ impl Model {
         let inst = Inst { who, nth };
         if viewer.gate == Gate::PanicsOnce {
             viewer.gate = Gate::Ready;
-            self.end(inst, EndReason::Refused);
+            self.end(inst, EndReason::JoinFailed);
             return self.join_failed(who, conn, Refusal::Panicked);
         }
         let prior = viewer.registered.replace(nth);

@@ -106,7 +106,7 @@ pub(crate) async fn run<S: Subject>(seed: Seed, ops: usize) -> Reached {
     Reached {
         ops: drive.done,
         resets: totals.resets,
-        refused_while_joining: totals.account.abandoned.refused,
+        refused_while_joining: totals.account.abandoned.refused + totals.account.abandoned.join_failed,
         delivered: totals.account.delivered,
         ..drive.reached
     }

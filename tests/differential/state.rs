@@ -96,6 +96,7 @@ pub(crate) fn lose(account: &mut Account, reason: EndReason, count: u64) {
         EndReason::Disconnected => &mut account.abandoned.disconnected,
         EndReason::Vanished => &mut account.abandoned.vanished,
         EndReason::Refused => &mut account.abandoned.refused,
+        EndReason::JoinFailed => &mut account.abandoned.join_failed,
         EndReason::SessionClosed => &mut account.abandoned.session_closed,
         other => panic!("an unknown reason: {other}"),
     } += count;

@@ -58,7 +58,7 @@ pub(crate) fn lines(report: &CloseReport, stats: &SessionStats) -> String {
             ("replaced", abandoned.replaced),
             ("disconnected", abandoned.disconnected),
             ("vanished", abandoned.vanished),
-            ("not admitted", abandoned.refused),
+            ("not admitted", abandoned.refused + abandoned.join_failed),
             ("deadline passed", abandoned.session_closed),
         ],
     );
