@@ -76,6 +76,17 @@ fn a_stuck_viewer_is_disconnected() {
     play_all(&["cut busy", "cut idle", "shut", "shut full", "stopped busy", "stopped idle"]);
 }
 
+/// At full length only: the link is made in user space (perf/delayed.py) and takes a core.
+#[test]
+fn a_long_link_is_filled() {
+    if size(0, 1) == 0 {
+        return eprintln!("left out: it needs LANECAST_TEST_SIZE=full");
+    }
+    let Some(way) = way_in() else { return };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/perf/delayed.py");
+    play_all_by(&[way, &[script, "--rate", "100", "--delay", "50"]].concat(), &["long"]);
+}
+
 /// The process that plays one scene; it is no test on its own.
 #[test]
 #[ignore = "is started by the other tests"]
@@ -89,6 +100,7 @@ fn scene() {
             ["read", rate, bytes] => read_slowly(rate.parse().unwrap(), bytes.parse().unwrap()).await,
             ["join", kbit, channels] => join(kbit, channels.parse().unwrap()).await,
             ["farewell", kbit, bytes] => farewell(kbit, bytes.parse().unwrap()).await,
+            ["long"] => fill().await,
             ["cut", load] => cut(load == "busy").await,
             ["shut"] => shut(5).await,
             ["shut", "full"] => shut(8).await,
@@ -103,7 +115,13 @@ fn scene() {
 
 /// Plays these scenes side by side.
 fn play_all(scenes: &[&str]) {
-    let Some(way) = way_in() else { return };
+    if let Some(way) = way_in() {
+        play_all_by(way, scenes);
+    }
+}
+
+/// Plays these scenes side by side, each started by `unshare` with the arguments `way`.
+fn play_all_by(way: &[&str], scenes: &[&str]) {
     let start = |scene: &&str| {
         let mut command = Command::new("unshare");
         command.args(way).arg(std::env::current_exe().unwrap()).args(["--exact", "scene", "--ignored", "--nocapture"]);
@@ -175,7 +193,11 @@ async fn connect<S: AsyncRead + AsyncWrite + Unpin>(address: SocketAddr, stream:
 
 /// A session with all settings at their defaults.
 async fn serve() -> (Session<WebSocketRoom>, Events, SocketAddr) {
-    let room = WebSocketRoom::builder().bind("127.0.0.1:0").await.unwrap();
+    serve_at("127.0.0.1:0").await
+}
+
+async fn serve_at(address: &str) -> (Session<WebSocketRoom>, Events, SocketAddr) {
+    let room = WebSocketRoom::builder().bind(address).await.unwrap();
     let address = room.local_addr();
     let session = Session::builder(room).build().unwrap();
     let events = session.events();
@@ -232,6 +254,37 @@ async fn deliver_to<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         }
     }
     figure(format_args!("{bytes} bytes in {:.1} s", started.elapsed().as_secs_f64()));
+}
+
+/// How much a viewer gets over a link of 100 Mbit/s whose round trip takes 50 ms, once the connection has got going.
+async fn fill() {
+    let (session, mut events, address) = serve_at("10.77.0.1:0").await;
+    // This host, behind the link.
+    let stream = soon("the connection", TcpStream::connect(("10.77.0.2", address.port()))).await.unwrap();
+    let mut viewer = connect(address, stream).await;
+    joined(&mut events).await;
+    let reading = tokio::spawn(async move {
+        let (begun, mut bytes) = (Instant::now(), 0);
+        while begun.elapsed() < Duration::from_secs(13) {
+            let message = soon("a message", viewer.next()).await.unwrap().unwrap();
+            if begun.elapsed() > Duration::from_secs(3) {
+                bytes += message.len();
+            }
+        }
+        bytes as f64 * 8.0 / 10e6
+    });
+    let message = Bytes::from(vec![0; 64 << 10]);
+    while !reading.is_finished() {
+        let stats = session.stats();
+        if stats.backlog + stats.shard_lag < 100 {
+            session.broadcast(Frame::binary(message.clone())).await.unwrap();
+        } else {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    let rate = reading.await.unwrap();
+    figure(format_args!("{rate:.1} Mbit/s"));
+    assert!(rate > 80.0, "{rate:.1} Mbit/s of 100");
 }
 
 async fn deliver(kbit: &str, bytes: usize) {
