@@ -2,19 +2,27 @@
 //! test has a binary of its own.
 #![cfg(feature = "telemetry")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use lanecast::protocol::Frame;
 use lanecast::room::Presence;
-use lanecast::room::memory::MemoryRoom;
+use lanecast::room::memory::{Conduct, MemoryRoom};
 use lanecast::telemetry::Telemetry;
+use tokio::sync::Mutex;
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
 
 /// A refused request takes memory in proportion to its length, however many items it names.
+/// The allocator is counted for one test at a time.
+static COUNTED: Mutex<()> = Mutex::const_new(());
+
 #[tokio::test]
 async fn a_refused_request_costs_memory_in_proportion_to_its_length() {
+    let _counted = COUNTED.lock().await;
     let ids = format!(r#"{{"op":"unsubscribe","subscriptionIds":[1{}]}}"#, ",1".repeat(1 << 17));
     let wanted = r#",{"id":1,"channelId":9}"#.repeat(1 << 14);
     let wanted = format!(r#"{{"op":"subscribe","subscriptions":[{{"id":1,"channelId":9}}{wanted}]}}"#);
@@ -38,5 +46,70 @@ async fn a_refused_request_costs_memory_in_proportion_to_its_length() {
         drop(counting);
         println!("{length} bytes of {op} take {peak}");
         assert!(peak <= 8 * length, "{length} bytes of {op} take {peak}");
+    }
+}
+
+/// Bytes that tell when they are dropped.
+struct Watched(Vec<u8>, Arc<AtomicBool>);
+
+impl AsRef<[u8]> for Watched {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.1.store(true, Ordering::Relaxed);
+    }
+}
+
+// 1. Half of what may wait for a viewer does, so that its answers wait. 2. It sends a long request of which one item can't
+// be read, or a long call. 3. The answer waits, and holds nothing of the request.
+#[tokio::test]
+async fn an_answer_that_waits_holds_nothing_of_its_request() {
+    const LONG: usize = 1 << 18;
+    let _counted = COUNTED.lock().await;
+    let ids = format!(r#"{{"op":"unsubscribe","subscriptionIds":["x"{}]}}"#, ",1".repeat(LONG / 2));
+    let call = [&[2_u8; 9][..], &4_u32.to_le_bytes(), b"json", &[0; LONG]].concat();
+    // What decoding takes at least, of the memory that is counted.
+    for (is_text, request, taken) in [(true, ids.into_bytes(), LONG), (false, call, 0)] {
+        let room = MemoryRoom::<Frame>::new();
+        let telemetry = Telemetry::builder(room.clone()).configure(|session| session.queue_capacity(8)).build();
+        let telemetry = telemetry.expect("a test's settings make sense");
+        let presence = Presence::new("ada".parse().unwrap(), "PA_1".parse().unwrap(), 1);
+        let presence = presence.with_negotiated("foxglove.sdk.v1");
+        let line = room.line(&presence.identity);
+        room.join(presence.clone()).await.expect("the session listens");
+        let requests = room.open_incoming(&presence.identity, &presence.sid).await.expect("the session listens");
+        let wait = |count| line.wait_for(move |all| all.last().is_some_and(|one| one.messages.len() >= count));
+        tokio::time::timeout(Duration::from_secs(60), wait(1)).await.expect("timed out");
+        line.conduct(Conduct::Stall { room: 0 });
+        let ada = telemetry.session().participants().remove(0);
+        for _ in 0..4 {
+            ada.send(Frame::text("x")).expect("there is capacity");
+        }
+        let dropped = Arc::new(AtomicBool::new(is_text));
+        let frame = if is_text {
+            Frame::text(String::from_utf8(request).expect("it is JSON"))
+        } else {
+            Frame::binary(Bytes::from_owner(Watched(request, Arc::clone(&dropped))))
+        };
+        let counting = dhat::Profiler::builder().testing().trim_backtraces(Some(1)).build();
+        requests.send(frame).await.expect("the session listens");
+        let released = tokio::time::timeout(Duration::from_secs(10), async {
+            loop {
+                let stats = dhat::HeapStats::get();
+                let is_decoded = stats.total_bytes >= taken as u64;
+                if dropped.load(Ordering::Relaxed) && is_decoded && stats.curr_bytes < LONG / 4 {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        released.await.expect("the request is held while its answer waits");
+        drop(counting);
+        assert_eq!(line.received().len(), 1, "the answer waits");
+        assert_eq!(ada.end_reason(), None);
     }
 }

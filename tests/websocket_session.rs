@@ -14,6 +14,7 @@ use lanecast::room::websocket::{Admission, BindError, UpgradeRequest, WebSocketR
 use lanecast::telemetry::{Channel, Telemetry};
 use lanecast::{BuildError, EndReason, Events, Participant, Session, SessionEvent};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
@@ -159,6 +160,29 @@ async fn a_viewer_whose_join_fails_is_asked_to_come_back() {
 }
 
 /// A room that shuts down ends its session without an error.
+// A session that closes while somebody joins says so: a viewer that is refused wouldn't come back to the next one.
+#[tokio::test]
+async fn a_viewer_that_joins_while_the_session_closes_is_told_of_the_end() {
+    let room = WebSocketRoom::builder().bind("127.0.0.1:0").await.unwrap();
+    let begun = Arc::new(Semaphore::new(0));
+    let initial = {
+        let begun = Arc::clone(&begun);
+        move |_| {
+            begun.add_permits(1);
+            pending()
+        }
+    };
+    let session = Session::builder(room.clone()).initial(initial).build().unwrap();
+    let mut request = format!("ws://{}", room.local_addr()).into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", "foxglove.sdk.v1".parse().unwrap());
+    let (mut client, _) = soon("the hand-shake", connect_async(request)).await.unwrap();
+    soon("the join", begun.acquire()).await.unwrap().forget();
+    let closing = tokio::spawn(async move { session.close(Duration::from_secs(1)).await });
+    let (_, code, reason) = close_of(&mut client).await;
+    assert_eq!((code, reason.as_str()), (1001, EndReason::SessionClosed.as_str()));
+    soon("the end", closing).await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn the_session_ends_with_its_room() {
     let (session, room) = start().await;

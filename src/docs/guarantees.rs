@@ -58,7 +58,7 @@
 //!
 //! - **Reading.** A WebSocket viewer is read once, and then other tasks run before its next read. Viewers that send
 //!   without pause take turns with each other, and all of them together take at most a quarter of a core.
-//! - **Parsing.** Each request is parsed once. A request of more than 4 KiB is parsed on a separate thread, one at a
+//! - **Parsing.** A request of more than 4 KiB is parsed on a separate thread, one at a
 //!   time for all viewers of a telemetry.
 //! - **Memory.** All messages of more than 2 KiB that viewers have under way fit one [budget](crate::room::PeerLimits),
 //!   whichever viewers send or stall, and rooms may share the budget. In addition, each connection has some 10 KiB of
@@ -99,8 +99,8 @@
 //! # Accounting
 //! Every message is *offered* (a direct message when it is sent, a broadcast when its shard reaches it for that
 //! participant) and then either *delivered* (the flush after it succeeded), *dropped* (overflow, failure, or sent to a
-//! participant that had ended), *abandoned* (disconnect, vanishing, replacement, refusal, close) or *waiting*. At rest
-//! the sum is exact, for each participant and for the session.
+//! participant that had ended), *abandoned* (disconnect, vanishing, replacement, refusal, a failed join, close) or
+//! *waiting*. At rest the sum is exact, for each participant and for the session.
 //!
 //! # Ends
 //! [`close`](crate::Session::close) accepts no more messages, delivers what it has until the deadline, and ends every

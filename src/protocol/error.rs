@@ -19,7 +19,7 @@ pub enum DecodeError {
     /// The text is not JSON, or not the JSON that its `op` requires.
     #[error("invalid JSON message: {reason}")]
     InvalidJson {
-        /// The parser's message, with line and column.
+        /// The parser's message, with line and column; those of an item of a list count from the item's beginning.
         reason: String,
     },
     /// The JSON has no `op`.

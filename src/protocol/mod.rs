@@ -50,3 +50,5 @@ pub use parameter::{Parameter, ParameterValue};
 pub use schema::{Schema, SchemaTable};
 pub use server::ServerMessage;
 pub use subprotocol::{SUBPROTOCOLS, Subprotocol, negotiate};
+
+pub(crate) use wire::FAULTS;

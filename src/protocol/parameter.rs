@@ -123,9 +123,10 @@ pub(super) fn read_all(
     text: &Text<'_>,
     faults: &mut Vec<DecodeError>,
 ) -> Result<(Option<String>, Vec<Parameter>), DecodeError> {
+    let id = text.id()?;
     let parameters =
-        text.list("parameters", "parameter", faults, |parameter: WireParameter<_, _>| parameter.try_into());
-    Ok((text.id()?, parameters?))
+        text.list("parameters", "parameter", faults, |parameter: WireParameter<_, _>| parameter.try_into())?;
+    Ok((id, parameters))
 }
 
 const FLOAT64: &str = "float64";

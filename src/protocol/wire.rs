@@ -53,8 +53,8 @@ impl<'a> Text<'a> {
     }
 
     /// Reads the list in the field `name`. Each item is parsed as a `T` and converted by `read`; `kind` is the items'
-    /// kind in errors. For each unreadable item an error is appended to `faults`, as long as `faults` holds fewer than
-    /// [`FAULTS`].
+    /// kind in errors. For each unreadable item an error is appended to `faults`, up to [`FAULTS`] of them. If the list as a
+    /// whole is unreadable, none is.
     pub(super) fn list<T: Deserialize<'a>, U>(
         &self,
         name: &'static str,
@@ -74,10 +74,15 @@ impl<'a> Text<'a> {
         faults: &mut Vec<DecodeError>,
         read: impl FnMut(T) -> Result<U, DecodeError>,
     ) -> Result<Option<Vec<U>>, DecodeError> {
+        let before = faults.len();
         let mut json = serde_json::Deserializer::from_str(self.json);
-        let list = json.deserialize_map(Field { name, seed: Items { kind, faults, read, item: PhantomData } })?;
-        json.end()?;
-        Ok(list)
+        let seed = Items { kind, most: before + FAULTS, faults, read, item: PhantomData };
+        let list = json.deserialize_map(Field { name, seed }).and_then(|list| json.end().map(|()| list));
+        if list.is_err() {
+            // Nothing is taken of it.
+            faults.truncate(before);
+        }
+        Ok(list?)
     }
 }
 
@@ -94,7 +99,7 @@ where
 const NAME: usize = 32;
 
 /// Maximum number of faults that are reported for one message.
-pub(super) const FAULTS: usize = 100;
+pub(crate) const FAULTS: usize = 100;
 
 /// Reads a list item by item. The value is `None` if the field is `null`.
 ///
@@ -102,6 +107,8 @@ pub(super) const FAULTS: usize = 100;
 /// kept after the item is read, because a peer's list may have any number of items.
 struct Items<'f, T, F> {
     kind: &'static str,
+    /// How many faults there may be, with those of other messages.
+    most: usize,
     faults: &'f mut Vec<DecodeError>,
     read: F,
     item: PhantomData<T>,
@@ -139,14 +146,14 @@ where
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-        let Self { kind, faults, mut read, item: _ } = self;
+        let Self { kind, most, faults, mut read, item: _ } = self;
         let mut readable = Vec::new();
         let mut number = 0_usize;
         while let Some(item) = items.next_element::<&RawValue>()? {
             number += 1;
             match serde_json::from_str(item.get()).map_err(DecodeError::from).and_then(&mut read) {
                 Ok(item) => readable.push(item),
-                Err(fault) if faults.len() < FAULTS => {
+                Err(fault) if faults.len() < most => {
                     let name = name_of(item).map_or_else(|| format!("number {number}"), |name| format!("\"{name}\""));
                     faults.push(DecodeError::item(kind, name, fault));
                 }

@@ -119,7 +119,7 @@ impl<R: Room> Join<R> {
         let sink = open(session, presence, progress.clone()).await?;
         let seat = session.fanout.seat();
         let participant = &self.participant(presence, failures, protocol, &seat, &progress);
-        let provisional = Provisional(participant);
+        let provisional = Provisional { session, participant };
         let admitted = self.admit(participant, seat, sink, progress).await?;
         // If this attempt fails, the next one waits for its sink to be handed back.
         self.after = Some(participant.clone());
@@ -318,23 +318,33 @@ fn ended<R: Room>(session: &Shared<R>, participant: &Participant<R::Message>) ->
 }
 
 /// A participant that isn't registered yet. If this is dropped before its registration, the participant ends.
-struct Provisional<'a, M: Message>(&'a Participant<M>);
+struct Provisional<'a, R: Room> {
+    session: &'a Shared<R>,
+    participant: &'a Participant<R::Message>,
+}
 
-impl<M: Message> Provisional<'_, M> {
+impl<R: Room> Provisional<'_, R> {
     fn keep(self) {
         mem::forget(self);
     }
 
     /// Ends the participant because its join has failed.
     fn end(&self, error: &JoinError) {
-        self.0.end(if error.may_pass() { EndReason::JoinFailed } else { EndReason::Refused });
+        self.participant.end(if error.may_pass() { EndReason::JoinFailed } else { EndReason::Refused });
     }
 }
 
-impl<M: Message> Drop for Provisional<'_, M> {
+impl<R: Room> Drop for Provisional<'_, R> {
     fn drop(&mut self) {
-        // A closure of the embedder that panics once may not panic the next time.
-        self.0.end(if thread::panicking() { EndReason::JoinFailed } else { EndReason::Refused });
+        let reason = if self.session.stop.is_cancelled() || self.session.fanout.is_sealed() {
+            EndReason::SessionClosed
+        } else if thread::panicking() {
+            // A closure of the embedder that panics once may not panic the next time.
+            EndReason::JoinFailed
+        } else {
+            EndReason::Refused
+        };
+        self.participant.end(reason);
     }
 }
 

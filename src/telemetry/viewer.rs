@@ -38,9 +38,9 @@ use super::subscriptions::{Subscriptions, Wanted};
 use super::warnings::Warnings;
 use super::{Status, StatusLevel};
 use crate::participant::{Participant, Protocol};
-use crate::protocol::client::{FetchAsset, Subscribe};
+use crate::protocol::client::{FetchAsset, ServiceCall, Subscribe};
 use crate::protocol::server::{Capability, ServiceCallFailure};
-use crate::protocol::{ClientMessage, DecodeError, Frame, ServerMessage};
+use crate::protocol::{ClientMessage, DecodeError, FAULTS, Frame, ServerMessage};
 #[cfg(doc)]
 use crate::room::PeerLimits;
 use crate::room::Room;
@@ -191,7 +191,6 @@ impl Viewer {
     ) {
         let participant = &self.participant;
         let Asked { subscriptions, pings } = &mut *self.asked.lock().await;
-        warn(participant, StatusLevel::Error, faults).await;
         let mut warnings = Warnings::default();
         match message {
             Err(error) => tell(participant, StatusLevel::Error, error.to_string()).await,
@@ -229,10 +228,12 @@ impl Viewer {
                 None => tracing::debug!(%participant, ?ack, "acknowledges no pong that is open"),
             },
             Ok(ClientMessage::FetchAsset(fetch)) => fetch_asset(participant, state, fetches, fetch).await,
-            Ok(ClientMessage::ServiceCallRequest(call)) => fail_call(participant, call.service_id, call.call_id).await,
+            Ok(ClientMessage::ServiceCallRequest(call)) => fail_call(participant, call).await,
             // The decoder has refused what needs a capability that isn't in `OFFERED`.
             Ok(_) => tell(participant, StatusLevel::Error, "this server doesn't offer that").await,
         }
+        // Last: an answer waits until the viewer has read others, and of the request nothing is held by then.
+        warn(participant, StatusLevel::Error, faults).await;
         warn(participant, StatusLevel::Warning, warnings).await;
         if pings.has_pinged() {
             silence.watch();
@@ -279,6 +280,7 @@ async fn decode(protocol: &Protocol, state: &State, allowance: &mut Allowance, f
         let message = ClientMessage::decode_each(format, kind, &data, OFFERED, &mut faults);
         let mut told = Warnings::default();
         faults.iter().for_each(|fault| told.push(|| fault.to_string()));
+        told.is_cut = faults.len() == FAULTS;
         Decoded { message, faults: told }
     };
     if length <= DECODED_HERE {
@@ -325,7 +327,10 @@ async fn fetch_asset(participant: &Participant<Frame>, state: &State, fetches: &
     answer(participant, assets::encode(request_id, Err(refusal))).await;
 }
 
-async fn fail_call(participant: &Participant<Frame>, service_id: u32, call_id: u32) {
+async fn fail_call(participant: &Participant<Frame>, call: ServiceCall) {
+    let ServiceCall { service_id, call_id, .. } = call;
+    // Dropped before the answer, which may wait: it shares the whole request.
+    drop(call);
     let failure = ServiceCallFailure { service_id, call_id, message: "this server has no services".to_owned() };
     answer(participant, ServerMessage::ServiceCallFailure(failure).encode()).await;
 }

@@ -1,8 +1,8 @@
 //! The warnings about one request.
 
-/// The most warnings that one request is answered with; one further warning counts the rest. A request may name any
-/// number of channels: the answers must not flood a viewer that names many channels wrongly, and nothing is stored for
-/// warnings that aren't sent.
+/// The most warnings, and the most errors about single items, that one request is answered with; one further text counts
+/// the rest. A request may name any number of channels: the answers must not flood a viewer that names many channels
+/// wrongly, and nothing is stored for texts that aren't sent.
 const MOST: usize = 16;
 
 /// The texts to send, and the number of warnings beyond them.
@@ -10,6 +10,8 @@ const MOST: usize = 16;
 pub(super) struct Warnings {
     texts: Vec<String>,
     more: usize,
+    /// There may be more than were counted.
+    pub(super) is_cut: bool,
 }
 
 impl Warnings {
@@ -29,7 +31,8 @@ impl Warnings {
 
     /// The texts to send, in order.
     pub(super) fn into_texts(self) -> impl Iterator<Item = String> {
-        let more = (self.more > 0).then(|| format!("{} more of this kind", self.more));
+        let at_least = if self.is_cut { "at least " } else { "" };
+        let more = (self.more > 0).then(|| format!("{at_least}{} more of this kind", self.more));
         self.texts.into_iter().chain(more)
     }
 }

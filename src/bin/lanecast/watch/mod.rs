@@ -35,7 +35,7 @@ use crate::interrupts::Interrupts;
 use crate::text::escape;
 use crate::{Failure, output, secrets, text};
 
-/// How long connecting may take, and after that the server's first `serverInfo`.
+/// How long connecting may take, and after that, with `--list`, the server's first `serverInfo`.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long `watch` waits for channels after `serverInfo` and, with `--list`, after each advertisement. A server that
@@ -191,10 +191,14 @@ async fn keep_watching<W: Wire>(
 }
 
 async fn watch<W: Wire>(view: &mut View<'_>, mut wire: W, interrupted: &CancellationToken) -> Result<(), End> {
+    // A list is asked for by somebody who waits for its end.
+    let mut due = view.list.then(|| Instant::now() + PATIENCE);
     let mut is_known = false;
-    let mut due = Some(Instant::now() + PATIENCE);
     let ended = loop {
         let shown = tokio::select! {
+            // What has come counts, however late this process looks.
+            biased;
+            () = interrupted.cancelled() => break Ok(()),
             next = wire.next() => next.and_then(|(kind, data)| view.show(kind, &data)),
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 due = None;
@@ -203,7 +207,6 @@ async fn watch<W: Wire>(view: &mut View<'_>, mut wire: W, interrupted: &Cancella
                 }
                 view.listed().map(|()| Reply::None)
             }
-            () = interrupted.cancelled() => break Ok(()),
         };
         match shown {
             Ok(Reply::None) => {}
