@@ -1,4 +1,5 @@
-//! What the crate promises, and the limits of those promises.
+//! What the crate promises, the limits of those promises, and how it works.
 
 pub mod guarantees;
+pub mod internals;
 pub mod limitations;
