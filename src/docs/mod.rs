@@ -1,5 +1,6 @@
-//! What the crate promises, the limits of those promises, and how it works.
+//! What the crate promises, the limits of those promises, how it works, and how fast it is.
 
 pub mod guarantees;
 pub mod internals;
 pub mod limitations;
+pub mod performance;
