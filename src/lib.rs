@@ -17,7 +17,8 @@
 //!
 //! # Guarantees and limitations
 //! [`docs::guarantees`] states what the crate promises about order, bounds, joins, resets and ends.
-//! [`docs::limitations`] states what it doesn't promise.
+//! [`docs::limitations`] states what it doesn't promise. [`docs::internals`] explains how the crate works, and
+//! [`docs::performance`] where the time goes and how to choose settings.
 //!
 //! # Features
 //! No feature is on by default, and the core needs none.
