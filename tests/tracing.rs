@@ -1,4 +1,6 @@
 //! What is logged: every change of state with identity, sid and reason, and nothing per message above trace level.
+//!
+//! One test sets the default subscriber of the whole process, so these tests have a binary of their own.
 
 mod common;
 

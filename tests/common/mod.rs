@@ -1,5 +1,5 @@
 //! What the integration tests share: sizes, names, room set-up, and ways to wait without sleeping.
-#![allow(dead_code, unused_imports, reason = "each test file is a crate of its own and uses its part of this")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its part of this")]
 
 mod message;
 mod stage;

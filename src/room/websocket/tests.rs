@@ -1,6 +1,6 @@
 //! Close handshakes, and the two writers of one connection, against real sockets.
 //!
-//! The rest is tested from outside, in tests/websocket_room/; only code in here can call `part` on a sink.
+//! The rest is tested from outside, in tests/rooms/websocket_room/; only code in here can call `part` on a sink.
 
 use std::pin::Pin;
 use std::time::Duration;

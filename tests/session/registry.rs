@@ -1,17 +1,16 @@
 //! The registry as seen from outside: which instance replaces which, and what a look-up finds.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{
-    Streams, Valve, assert_settled, close_settled, event, id, joined, live, memory, msg, presence, receives, settle,
-    sid, size, until, within,
-};
 use lanecast::room::RoomEvent;
 use lanecast::room::memory::{Conduct, MemoryRoom, Opening};
 use lanecast::{EndReason, JoinError, SessionEvent};
+
+use crate::common::{
+    Streams, Valve, assert_settled, close_settled, event, id, joined, live, memory, msg, presence, receives, settle,
+    sid, size, until, within,
+};
 
 fn gone(identity: &str, connection: &str) -> RoomEvent<tokio::sync::mpsc::Receiver<bytes::Bytes>> {
     RoomEvent::Disconnected { identity: id(identity), sid: sid(connection) }

@@ -1,16 +1,15 @@
 //! The control queue: what `try_send` and `send` return, and the state they leave behind.
 
-mod common;
-
 use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
-use common::{
-    Streams, Valve, as_text, assert_settled, assert_waiting, close_settled, id, joined, live, memory, msg, presence,
-    reset, settle, sid, size, texts, until, within,
-};
 use lanecast::room::memory::Conduct;
 use lanecast::{EndReason, SendError, SessionEvent, TrySendError};
+
+use crate::common::{
+    self, Streams, Valve, as_text, assert_settled, assert_waiting, close_settled, id, joined, live, memory, msg,
+    presence, reset, settle, sid, size, texts, until, within,
+};
 
 #[tokio::test]
 async fn a_full_queue_returns_the_message_and_changes_nothing() {

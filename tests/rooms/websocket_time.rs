@@ -1,5 +1,4 @@
 //! The capability `time`, for a viewer that takes an earlier time for a seek and then clears its plots.
-#![cfg(feature = "websocket")]
 
 use std::time::Duration;
 

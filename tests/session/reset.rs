@@ -1,7 +1,5 @@
 //! Resets: the old instance ends, the room's current connection is joined, and repeated faults wait longer each time.
 
-mod common;
-
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,10 +7,6 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{
-    Call, Gate, Stage, StageSink, Streams, Valve, assert_settled, close_settled, event, id, joined, live, memory, msg,
-    presence, receives, reset, settle, sid, size, until, within,
-};
 use futures_util::{Stream, stream};
 use lanecast::room::memory::{Conduct, Opening};
 use lanecast::room::{OpenError, Presence, Room, RoomEvent};
@@ -21,6 +15,11 @@ use lanecast::{
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+
+use crate::common::{
+    Call, Gate, Stage, StageSink, Streams, Valve, assert_settled, close_settled, event, id, joined, live, memory, msg,
+    presence, receives, reset, settle, sid, size, until, within,
+};
 
 // 1. Ada has subscribed and fails. 2. Her connection still stands: she comes back under the same sid and join time as
 // another instance, with her initial messages first. 3. Her subscription ended with the old instance.

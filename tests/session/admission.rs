@@ -1,11 +1,10 @@
 //! Admission: each participant may have a limited number of calls of each kind in flight.
 
-mod common;
-
 use std::sync::{Arc, Barrier};
 
-use common::{joined, memory, msg, reset};
 use lanecast::room::memory::Conduct;
+
+use crate::common::{self, joined, memory, msg, reset};
 
 #[tokio::test]
 async fn each_participant_has_32_permits_of_each_kind() {

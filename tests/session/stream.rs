@@ -1,16 +1,15 @@
 //! A participant's own stream to the session: which instance it belongs to, what it outlives, and when it ends.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use common::{close_settled, id, joined, live, memory, msg, presence, reset, settle, sid, until, within};
 use lanecast::room::RoomEvent;
 use lanecast::room::memory::{Conduct, MemoryRoom, Opening};
 use lanecast::{ClientId, ControlStream, SessionEvent};
 use tokio::sync::mpsc;
+
+use crate::common::{close_settled, id, joined, live, memory, msg, presence, reset, settle, sid, until, within};
 
 type Seen = (String, Bytes, Option<ClientId>);
 

@@ -1,18 +1,17 @@
 //! Topics: which participants get a message, from where on, and under which tag.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
-use common::{
-    Call, Note, Stage, StageSink, Streams, Valve, close_settled, id, joined, live, memory, msg, presence, receives,
-    settle, sid, size, until, within,
-};
 use lanecast::room::RoomEvent;
 use lanecast::room::memory::{Conduct, MemoryRoom};
 use lanecast::{Session, Subscribed, SubscriptionTag, Topic, TryBroadcastError, Unsubscribed};
+
+use crate::common::{
+    self, Call, Note, Stage, StageSink, Streams, Valve, close_settled, id, joined, live, memory, msg, presence,
+    receives, settle, sid, size, until, within,
+};
 
 const TAG: SubscriptionTag = SubscriptionTag(1);
 

@@ -1,20 +1,19 @@
 //! Faults of a sink or a room: an error, a panic, a write without progress. Each harms only its participant, and is
 //! counted.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{
+use lanecast::{EndReason, Progress, SubscriptionTag, Topic};
+use tokio::time::{Instant, advance};
+
+use crate::common::{
     Call, Stage, StageSink, State, Streams, Trap, Valve, assert_settled, close_settled, id, live, msg, presence, reset,
     settle, until, within,
 };
-use lanecast::{EndReason, Progress, SubscriptionTag, Topic};
-use tokio::time::{Instant, advance};
 
 /// The call at which a sink goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

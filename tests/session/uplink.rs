@@ -1,16 +1,15 @@
 //! The uplink: while it is stalled publishers wait, in their order, and no write times out.
 
-mod common;
-
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use common::{
-    Streams, Valve, close_settled, joined, live, memory, msg, presence, receives, reset, settle, until, within,
-};
 use lanecast::room::RoomEvent;
 use lanecast::{BroadcastError, EndReason, SessionEvent, TryBroadcastError};
 use tokio::time::{Instant, advance};
+
+use crate::common::{
+    Streams, Valve, close_settled, joined, live, memory, msg, presence, receives, reset, settle, until, within,
+};
 
 // 1. The uplink stalls. 2. Three publishers begin to wait, one after the other; `try_broadcast` finds the log full. 3.
 // The uplink flows. 4. The publishers are served in the order in which they came, and `try_broadcast` in between

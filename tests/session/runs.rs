@@ -1,16 +1,15 @@
 //! Broadcasts that are shown to a room's sinks in runs: which broadcasts form a run, and how a sink answers.
 
-mod common;
-
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use common::{assert_settled, close_settled, live, msg, presence, reset, until, within};
 use futures_util::{Sink, Stream, stream};
 use lanecast::room::{OpenError, Presence, Room, RoomEvent, SinkError};
 use lanecast::{BroadcastId, BroadcastRun, EndReason, ParticipantIdentity, Progress, Session, SubscriptionTag, Topic};
+
+use crate::common::{assert_settled, close_settled, live, msg, presence, reset, until, within};
 
 /// The messages that a sink was shown at once.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,15 +1,16 @@
 //! Order across the two lanes: a message that happened before another arrives before it, at every participant that gets
 //! both.
 
-mod common;
-
 use std::sync::{Arc, Barrier, mpsc};
 use std::time::Instant;
 
 use bytes::Bytes;
-use common::{Streams, Valve, close_settled, id, joined, live, memory, msg, presence, size, texts, within};
 use lanecast::room::memory::MemoryRoom;
 use lanecast::{Participant, Session, SubscriptionTag, Topic};
+
+use crate::common::{
+    self, Streams, Valve, close_settled, id, joined, live, memory, msg, presence, size, texts, within,
+};
 
 /// One thread sends directly and broadcasts in turn, in runs of every length up to five.
 #[tokio::test]

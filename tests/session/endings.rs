@@ -1,22 +1,21 @@
 //! Ends at a bad moment: in the last step of a join or a subscription, through a shard's death, after the runtime has
 //! ended, and from a callback. Nobody waits forever, nothing leaks, and the account is exact.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{
-    Call, Stage, StageSink, State, Streams, Valve, assert_settled, close_settled, id, joined, live, memory, msg,
-    presence, settle, size, until, within,
-};
 use lanecast::room::memory::MemoryRoom;
 use lanecast::{
     CloseError, EndReason, Message, SendError, Session, SessionEvent, Subscribed, SubscriptionTag, Topic, TrySendError,
     WeakSession,
+};
+
+use crate::common::{
+    Call, Stage, StageSink, State, Streams, Valve, assert_settled, close_settled, id, joined, live, memory, msg,
+    presence, settle, size, until, within,
 };
 
 fn runtime() -> tokio::runtime::Runtime {

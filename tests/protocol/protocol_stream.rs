@@ -1,5 +1,4 @@
 //! Frames in a byte stream that is cut anywhere.
-#![cfg(feature = "telemetry")]
 
 use bytes::Bytes;
 use lanecast::protocol::stream::{MAX_STREAM_FRAME, StreamDecoder, StreamError};

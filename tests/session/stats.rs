@@ -1,21 +1,20 @@
 //! Figures and events: the account balances at rest and never has an excess under load, and slow listeners learn what
 //! they missed.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{
-    Streams, Valve, assert_settled, assert_waiting, close_settled, id, joined, live, memory, msg, outcomes, presence,
-    settle, sid, size, until, within,
-};
 use lanecast::room::RoomEvent;
 use lanecast::room::memory::{Conduct, Opening};
 use lanecast::{JoinError, SessionEvent, SubscriptionTag, Topic};
 use tokio::time::advance;
+
+use crate::common::{
+    Streams, Valve, assert_settled, assert_waiting, close_settled, id, joined, live, memory, msg, outcomes, presence,
+    settle, sid, size, until, within,
+};
 
 /// One participant of each kind; at rest the account of each, and of the session, is exact.
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! The sink and the inbox over the official SDK's byte streams, looped back in process: no server, no native library.
 
-mod common;
-
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,7 +8,6 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{settle, within};
 use futures_util::{FutureExt, Sink, SinkExt, StreamExt};
 use lanecast::protocol::Frame;
 use lanecast::protocol::stream::MAX_STREAM_FRAME;
@@ -25,6 +22,8 @@ use livekit_data_stream::backend::incoming::{self, InputEvent, OutputEvent, Pack
 use livekit_data_stream::backend::outgoing;
 use livekit_protocol::data_packet::Value;
 use tokio::sync::{Semaphore, mpsc};
+
+use crate::common::{settle, within};
 
 /// Does in process what the SDK's room does with packets: each packet goes to the reader when the test lets it through.
 struct Loop {

@@ -1,17 +1,16 @@
 //! Broadcasts: they wait for the machine and never for a participant, and reach every participant once and in order.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use common::{
-    Stage, State, Streams, Trap, Valve, close_settled, id, joined, live, memory, msg, presence, receives, settle, size,
-    texts, until, within,
-};
 use lanecast::{BroadcastError, Session, SessionBuilder, TryBroadcastError};
+
+use crate::common::{
+    self, Stage, State, Streams, Trap, Valve, close_settled, id, joined, live, memory, msg, presence, receives, settle,
+    size, texts, until, within,
+};
 
 // 1. One participant's sink is stuck in a write. 2. Many times the log's capacity is broadcast. 3. The other
 // participant receives everything while the first is still stuck. 4. Once released, the first receives the same

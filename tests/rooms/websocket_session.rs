@@ -1,5 +1,4 @@
 //! A session over the WebSocket room: what a viewer sees of resets, replacements and the end.
-#![cfg(feature = "websocket")]
 
 use std::future::pending;
 use std::sync::Arc;

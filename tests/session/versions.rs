@@ -1,21 +1,20 @@
 //! Protocol versions: which participants are registered, and what the others are told.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{
-    Call, Stage, StageSink, Streams, Valve, event, id, live, memory, msg, presence, receives, reset, settle, sid,
-    until, within,
-};
 use lanecast::participant::Protocol;
 use lanecast::room::RoomEvent;
 use lanecast::room::memory::Opening;
 use lanecast::{EndReason, JoinError, SessionEvent};
+
+use crate::common::{
+    Call, Stage, StageSink, Streams, Valve, event, id, live, memory, msg, presence, receives, reset, settle, sid,
+    until, within,
+};
 
 const ATTRIBUTE: &str = "protocolVersion";
 

@@ -1,7 +1,5 @@
 //! The end of a session: what `close` delivers, what it reports, and that it leaves nothing running.
 
-mod common;
-
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,10 +7,6 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{
-    Call, Stage, StageSink, State, Streams, Valve, assert_settled, close_settled, id, joined, live, memory, msg,
-    presence, receives, settle, sid, size, texts, until, within,
-};
 use futures_util::{Stream, stream};
 use lanecast::room::memory::{Conduct, MemoryRoom, Opening};
 use lanecast::room::{OpenError, Presence, Room, RoomEvent};
@@ -21,6 +15,11 @@ use lanecast::{
     SessionBuilder, SessionEvent, TryBroadcastError,
 };
 use tokio::time::Instant;
+
+use crate::common::{
+    self, Call, Stage, StageSink, State, Streams, Valve, assert_settled, close_settled, id, joined, live, memory, msg,
+    presence, receives, settle, sid, size, texts, until, within,
+};
 
 // 1. Messages wait, in the log and directly; one participant is stuck. 2. The session closes, with a deadline. 3. What
 // can be delivered is delivered, the rest is abandoned at the deadline, and the report counts both exactly.

@@ -1,5 +1,4 @@
 //! Broadcasts over the WebSocket room: framed from one shared message, with each viewer's own tag.
-#![cfg(feature = "websocket")]
 
 use std::pin::Pin;
 use std::time::Duration;

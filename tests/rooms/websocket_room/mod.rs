@@ -1,6 +1,5 @@
 //! The WebSocket room against real sockets: a WebSocket library as client where it must behave, raw TCP where it must
 //! not.
-#![cfg(feature = "websocket")]
 
 mod addresses;
 mod connections;

@@ -1,24 +1,23 @@
 //! Events: each instance is reported once when it joins and once when it ends, with the messages that were lost with
 //! it.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{
-    Call, GONE, Gate, PATIENCE, Stage, StageSink, Streams, Valve, assert_settled, close_settled, event, id, live, msg,
-    presence, settle, sid, until, within,
-};
 use futures_util::Stream;
 use lanecast::room::memory::MemoryRoom;
 use lanecast::room::{OpenError, Presence, Room, RoomEvent};
 use lanecast::{Account, EndReason, Events, ParticipantIdentity, Progress, Session, SessionEvent};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+
+use crate::common::{
+    Call, GONE, Gate, PATIENCE, Stage, StageSink, Streams, Valve, assert_settled, close_settled, event, id, live, msg,
+    presence, settle, sid, until, within,
+};
 
 /// A room in which the test can hold the session's event loop.
 struct Holding {

@@ -1,17 +1,16 @@
 //! Overflow: a participant whose backlog exceeds the bound is torn down at once, only once, and alone.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
 use bytes::Bytes;
-use common::{
+use lanecast::{EndReason, Participant, SendError, SessionEvent, SubscriptionTag, Topic};
+
+use crate::common::{
     Call, Stage, StageSink, State, Streams, Valve, assert_settled, close_settled, event, id, live, msg, presence,
     reset, settle, texts, until, within,
 };
-use lanecast::{EndReason, Participant, SendError, SessionEvent, SubscriptionTag, Topic};
 
 fn stuck_once() -> impl Fn(&lanecast::room::Presence) -> Valve<Bytes> + Send + Sync {
     let first = AtomicBool::new(true);

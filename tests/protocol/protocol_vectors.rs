@@ -2,7 +2,6 @@
 //!
 //! `data/foxglove-0.30.3.json` holds 52 messages that the `foxglove` crate 0.30.3 encoded. The test builds each message
 //! from its fields (see `expected`), encodes it and compares, decodes it and compares.
-#![cfg(feature = "telemetry")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

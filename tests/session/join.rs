@@ -1,16 +1,10 @@
 //! Joining: initial messages first, then everything from the join's position on, without a gap and without a duplicate.
 
-mod common;
-
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{
-    Gate, Stage, StageSink, Streams, Valve, as_text, assert_settled, close_settled, event, id, joined, live, memory,
-    msg, presence, receives, settle, sid, size, texts, until, within,
-};
 use futures_util::Stream;
 use lanecast::room::memory::MemoryRoom;
 use lanecast::room::{OpenError, Presence, Room, RoomEvent};
@@ -19,6 +13,11 @@ use lanecast::{
     SubscriptionTag, Topic,
 };
 use tokio::sync::{Semaphore, mpsc};
+
+use crate::common::{
+    Gate, Stage, StageSink, Streams, Valve, as_text, assert_settled, close_settled, event, id, joined, live, memory,
+    msg, presence, receives, settle, sid, size, texts, until, within,
+};
 
 // 1. The newcomer is admitted; the closure for its initial messages runs and doesn't end. 2. Thousands of messages are
 // broadcast, and some are sent to it directly. 3. The closure ends. 4. The initial messages come first, then all the

@@ -1,12 +1,11 @@
 //! Ids: which texts are accepted, that they are distinct and never reused, and that no payload is printed with them.
 
-mod common;
-
 use std::collections::HashSet;
 
-use common::{id, joined, memory, msg, reset, sid, until};
 use lanecast::room::memory::Conduct;
 use lanecast::{IdError, ParticipantIdentity, ParticipantSid, TrySendError};
+
+use crate::common::{id, joined, memory, msg, reset, sid, until};
 
 #[test]
 fn ids_have_one_to_128_bytes() {

@@ -1,14 +1,11 @@
 //! An uplink that all participants share: a participant held up by the uplink isn't reset, a stuck one is.
 
-mod common;
-
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Call, Stage, StageSink, close_settled, live, msg, presence, reset, settle, texts, until, within};
 use futures_util::Stream;
 use lanecast::room::{OpenError, Presence, Room, RoomEvent};
 use lanecast::{
@@ -16,6 +13,8 @@ use lanecast::{
     Uplink, UplinkWrite,
 };
 use tokio::time::advance;
+
+use crate::common::{Call, Stage, StageSink, close_settled, live, msg, presence, reset, settle, texts, until, within};
 
 /// One pipe for all sinks: takes one write of each sink at a time, and lets the writes through in the order in which
 /// they came.

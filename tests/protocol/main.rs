@@ -1,0 +1,5 @@
+//! The wire formats, without a room or a session.
+#![cfg(feature = "telemetry")]
+
+mod protocol_stream;
+mod protocol_vectors;

@@ -1,0 +1,25 @@
+//! Sessions over rooms in process: [`MemoryRoom`](lanecast::room::memory::MemoryRoom), and the stages of [`common`].
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod admission;
+mod broadcast;
+mod close;
+mod endings;
+mod faults;
+mod ids;
+mod join;
+mod order;
+mod overflow;
+mod queue;
+mod registry;
+mod reset;
+mod runs;
+mod shared_uplink;
+mod stats;
+mod stream;
+mod told;
+mod topics;
+mod uplink;
+mod versions;
