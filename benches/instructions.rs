@@ -41,6 +41,8 @@ struct Stage {
     topic: Topic,
     delivered: u64,
     messages: Vec<Bytes>,
+    /// Kept until the end: how many instructions the allocator takes to free a payload differs from run to run.
+    _payloads: Vec<Bytes>,
 }
 
 impl Stage {
@@ -60,8 +62,10 @@ impl Stage {
             session
         });
         let one = session.participant(&identity(1)).expect("it is present");
-        let messages = (0..messages).map(|_| Bytes::from(vec![7; 64])).collect();
-        let mut stage = Self { runtime, session, counts, one, topic, delivered: PARTICIPANTS as u64, messages };
+        let payloads: Vec<_> = (0..messages).map(|_| Bytes::from(vec![7; 64])).collect();
+        let messages = payloads.clone();
+        let delivered = PARTICIPANTS as u64;
+        let mut stage = Self { runtime, session, counts, one, topic, delivered, messages, _payloads: payloads };
         // The first message of each kind allocates what later ones reuse. For direct messages that takes several.
         stage.session.try_broadcast(Bytes::from(vec![7; 64])).expect("there is room");
         stage.session.try_broadcast_to(&stage.topic, Bytes::from(vec![7; 64])).expect("there is room");
