@@ -64,7 +64,8 @@ impl Drop for Watched {
     }
 }
 
-// 1. Half of what may wait for a viewer does, so that its answers wait. 2. It sends a long request of which one item can't
+// 1. Half of what may wait for a viewer does, so that its answers wait. 2. It sends a long request of which one item
+//    can't
 // be read, or a long call. 3. The answer waits, and holds nothing of the request.
 #[tokio::test]
 async fn an_answer_that_waits_holds_nothing_of_its_request() {
@@ -104,6 +105,7 @@ async fn an_answer_that_waits_holds_nothing_of_its_request() {
                 if dropped.load(Ordering::Relaxed) && is_decoded && stats.curr_bytes < LONG / 4 {
                     return;
                 }
+                // Polled: nothing announces that memory is freed.
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         });

@@ -279,6 +279,7 @@ async fn fill() {
         if stats.backlog + stats.shard_lag < 100 {
             session.broadcast(Frame::binary(message.clone())).await.unwrap();
         } else {
+            // Paced by a figure that nothing announces.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

@@ -18,8 +18,8 @@ pub(crate) struct Stage<C: Contender<S>, S: Sinks> {
 }
 
 impl<C: Contender<S>, S: Sinks> Stage<C, S> {
-    /// Starts a session in a room with `places` places, where the first `participants` participants are present. Returns
-    /// when they have joined.
+    /// Starts a session in a room with `places` places, where the first `participants` participants are present.
+    /// Returns when they have joined.
     pub(crate) fn new(runtime: &Arc<Runtime>, sinks: S, participants: usize, places: usize) -> Self {
         let room = BenchRoom::new(sinks, participants, places);
         let session = runtime.block_on(async {

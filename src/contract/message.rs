@@ -1,4 +1,4 @@
-//! What a session carries.
+//! The message type of a session.
 
 use bytes::Bytes;
 

@@ -1,4 +1,4 @@
-//! What the core and the transports say to each other.
+//! The types that the core and the transports share.
 //!
 //! A room imports this module, and nothing of the [fan-out](crate::fanout), of participants or of sessions.
 

@@ -18,9 +18,9 @@ struct Inner {
     total: AtomicU64,
     /// The participant's own write time-out, in milliseconds; 0 if it has none.
     write_timeout: AtomicU64,
-    /// The last write into a shared [uplink](crate::contract::uplink), by the uplink's clock. While the write is under way: twice
-    /// the time at which it began. After it has ended: twice the time at which it ended, plus one. 0 if none has begun,
-    /// or the last one was given up. It is one word, so that no reader sees half of a change.
+    /// The last write into a shared [uplink](crate::contract::uplink), by the uplink's clock. While the write is under
+    /// way: twice the time at which it began. After it has ended: twice the time at which it ended, plus one. 0 if none
+    /// has begun, or the last one was given up. It is one word, so that no reader sees half of a change.
     last_write: AtomicU64,
 }
 

@@ -72,7 +72,7 @@ pub(crate) struct Fanout<O: Owner<M>, M: Message> {
     epoch: Instant,
 }
 
-/// What the fan-out has of a shard, which runs in a task of its own.
+/// The fan-out's end of a shard: the state that both share, and the channels to the task that runs the shard.
 struct ShardHandle<O: Owner<M>, M: Message> {
     port: Arc<Port<M>>,
     gauge: Arc<Gauge>,
@@ -156,17 +156,18 @@ impl<O: Owner<M>, M: Message> Fanout<O, M> {
         topic.subscribers() == 0 && !self.is_sealed()
     }
 
-    /// A seat for a newcomer, in the shard that has the fewest members and newcomers on their way. Joins that choose at the
-    /// same moment, on several threads, may choose the same shard.
+    /// A seat for a newcomer, in the shard that has the fewest members and newcomers on their way. Joins that choose at
+    /// the same moment, on several threads, may choose the same shard.
     pub(crate) fn seat(&self) -> Seat<'_, O, M> {
         let emptiest = self.shards.iter().min_by_key(|shard| shard.gauge.population());
         let shard = emptiest.expect("the builder asks for at least one shard");
         Seat { fanout: self, shard, on_the_way: OnTheWay::to(&shard.gauge) }
     }
 
-    /// Holds publishers back while the uplink is stalled, and spares the members for `patience`. Whether that changes
-    /// anything.
+    /// Holds publishers back while the uplink is stalled, and spares the members for `patience`. False if that was so
+    /// already.
     pub(crate) fn hold(&self, stalled: bool, patience: Duration) -> bool {
+        // Relaxed: the event loop alone stores this flag and the times; shards compare the times with their clock.
         if self.stalled.swap(stalled, Ordering::Relaxed) == stalled {
             return false;
         }
@@ -184,7 +185,7 @@ impl<O: Owner<M>, M: Message> Fanout<O, M> {
         self.stalled.load(Ordering::Relaxed)
     }
 
-    /// Takes no more broadcasts: the shards deliver what there is, and end with their last member.
+    /// Closes the log to publishers: the shards deliver what there is, and end with their last member.
     pub(crate) fn seal(&self) {
         self.log.seal();
     }
@@ -196,12 +197,15 @@ impl<O: Owner<M>, M: Message> Fanout<O, M> {
     /// Makes every shard tear down all its members.
     pub(crate) fn abort(&self) {
         for shard in &self.shards {
+            // Release, with the Acquire of a turn that begins: a shard that aborts sees what happened before. The
+            // wake-up orders the flag with the shard's last look before it sleeps.
             shard.gauge.abort.store(true, Ordering::Release);
             shard.port.signal.wake();
         }
     }
 
-    /// What became of all messages. While they move, the outcomes are read first.
+    /// Sums up what became of the messages of all participants. Outcomes are read before offers: see
+    /// [`counters`].
     pub(crate) fn account(&self) -> Account {
         let mut account = Account::default();
         self.totals.outcomes(&mut account);
@@ -244,7 +248,7 @@ impl<'a, O: Owner<M>, M: Message> Seat<'a, O, M> {
         Outbox::new(Arc::clone(&self.shard.port), *limits, uplink)
     }
 
-    /// How the newcomer will talk to its shard.
+    /// The newcomer's line to its shard.
     pub(crate) fn line(&self) -> ShardLine {
         ShardLine { commands: self.shard.commands.clone() }
     }
@@ -256,7 +260,7 @@ impl<'a, O: Owner<M>, M: Message> Seat<'a, O, M> {
         if shard.newcomers.send(Admission { newcomer, reply, on_the_way }).await.is_err() {
             return Err(NotAdmitted::Closed);
         }
-        // If the shard takes nobody in any more the answer may never come: the session ends all joins then.
+        // If the shard admits no more members, the answer may never arrive: the session aborts all joins then.
         let position = answer.await.map_err(|_| NotAdmitted::Ended)?;
         Ok(Admitted { position, begins: &shard.begins })
     }

@@ -53,8 +53,8 @@ impl<'a> Text<'a> {
     }
 
     /// Reads the list in the field `name`. Each item is parsed as a `T` and converted by `read`; `kind` is the items'
-    /// kind in errors. For each unreadable item an error is appended to `faults`, up to [`FAULTS`] of them. If the list as a
-    /// whole is unreadable, none is.
+    /// kind in errors. For each unreadable item an error is appended to `faults`, up to [`FAULTS`] of them. If the list
+    /// as a whole is unreadable, none is.
     pub(super) fn list<T: Deserialize<'a>, U>(
         &self,
         name: &'static str,

@@ -1,8 +1,8 @@
 //! The warnings about one request.
 
-/// The most warnings, and the most errors about single items, that one request is answered with; one further text counts
-/// the rest. A request may name any number of channels: the answers must not flood a viewer that names many channels
-/// wrongly, and nothing is stored for texts that aren't sent.
+/// The most warnings, and the most errors about single items, that one request is answered with; one further text
+/// counts the rest. A request may name any number of channels: the answers must not flood a viewer that names many
+/// channels wrongly, and nothing is stored for texts that aren't sent.
 const MOST: usize = 16;
 
 /// The texts to send, and the number of warnings beyond them.

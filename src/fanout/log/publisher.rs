@@ -7,8 +7,8 @@
 //! The count of waiting publishers is relaxed. A caller that has learned that another publisher waits, through anything
 //! that orders the two, reads a count that includes that publisher. A caller that reads the count after its fall claims
 //! its position behind the publisher that has waited: that publisher claims before it leaves the count, and all claims
-//! have one order (see [`log`](crate::fanout::log)). If the caller's claim came first in that order, it would happen before the
-//! fall that the caller has read.
+//! have one order (see [`log`](crate::fanout::log)). If the caller's claim came first in that order, it would happen
+//! before the fall that the caller has read.
 
 use std::future::poll_fn;
 use std::sync::Arc;

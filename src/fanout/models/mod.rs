@@ -2,8 +2,8 @@
 //!
 //! The models run the production types on the stand-ins of [`sync`](crate::sync). Only the shard's outer loop is
 //! written here again, as [`Watch`], because the real one needs tokio's clock and channels. The steps of a turn are
-//! those of [`reader`](crate::fanout::shard::reader), which the shard uses as well; the places where a broken variant departs from
-//! them are marked. How the shard goes to sleep, and what it looks at before, is production code.
+//! those of [`reader`](crate::fanout::shard::reader), which the shard uses as well; the places where a broken variant
+//! departs from them are marked. How the shard goes to sleep, and what it looks at before, is production code.
 //!
 //! The shard always runs on a thread of its own. On a model's main thread, where loom begins, it would hide
 //! interleavings.

@@ -2,7 +2,8 @@
 
 use crate::sync::bits::Bits;
 
-/// Members with direct messages, or with an end to handle. Any thread sets a bit; only [`Look::take_mail`](crate::fanout::shard::reader::Look::take_mail) takes bits.
+/// Members with direct messages, or with an end to handle. Any thread sets a bit; only
+/// [`Look::take_mail`](crate::fanout::shard::reader::Look::take_mail) takes bits.
 #[derive(Debug)]
 pub(crate) struct Mail(Bits);
 

@@ -4,8 +4,8 @@
 //! - The instance ends once: of all callers of [`Outbox::end`], exactly one is told that its call did it.
 //! - A message that was accepted is delivered, or counted with the reason for which the instance ended. There is no
 //!   third outcome.
-//! - What waits, over both lanes, never exceeds the limits, except for what a shared [uplink](crate::contract::uplink) holds up.
-//!   A send that is refused as full or too large changes nothing.
+//! - What waits, over both lanes, never exceeds the limits, except for what a shared [uplink](crate::contract::uplink)
+//!   holds up. A send that is refused as full or too large changes nothing.
 //!
 //! # States
 //! `New → Live → Gone(reason)`, or `New → Gone(reason)`. Sends are accepted in `New` (the closure that computes the
@@ -269,8 +269,8 @@ impl<M: Message> Outbox<M> {
         uplink.is_some_and(|(uplink, progress)| self.port.behind.load(Ordering::Relaxed) || uplink.has_held(progress))
     }
 
-    /// Waits until a shard has delivered something over the shared uplink, counted from this call on. `None` if there is
-    /// no shared uplink.
+    /// Waits until a shard has delivered something over the shared uplink, counted from this call on. `None` if there
+    /// is no shared uplink.
     pub(crate) fn uplink_moves(&self) -> Option<impl Future<Output = ()> + Send + use<M>> {
         self.uplink.as_ref().map(|(uplink, _)| uplink.room())
     }

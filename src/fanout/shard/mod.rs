@@ -30,21 +30,21 @@
 //! A turn visits all members if it carries a broadcast to everybody. Otherwise it visits only those that were noted:
 //! with mail, woken by their sink, addressed by a topic, or not finished last time. A visit hands on at most the quota,
 //! flushes, and leaves the rest for a turn after the reactor has run. The shard reads the log in the same way
-//! ([`pace`](crate::fanout::shard::pace)): a healthy sink that is blocked would overflow if nothing could tell it that its socket is
-//! writable again. Adjacent messages of the log with one audience are handed on as a run ([`run`](crate::contract::run)). A walk
-//! over many members yields after [`SLICE`] and continues where it was; a member that has ended in the meantime gets
-//! nothing more. The task runs outside tokio's cooperative budget, which would make every sink look busy after about
-//! 170 writes.
+//! ([`pace`](crate::fanout::shard::pace)): a healthy sink that is blocked would overflow if nothing could tell it that
+//! its socket is writable again. Adjacent messages of the log with one audience are handed on as a run
+//! ([`run`](crate::contract::run)). A walk over many members yields after [`SLICE`] and continues where it was; a
+//! member that has ended in the meantime gets nothing more. The task runs outside tokio's cooperative budget, which
+//! would make every sink look busy after about 170 writes.
 //!
 //! # A shared uplink
-//! Where all sinks share one uplink ([`uplink`](crate::contract::uplink)), a member whose bound is half taken because of it keeps
-//! the shard from reading on: the log fills, and holds publishers back. What a turn has already read is placed beyond
-//! the bound. If no other write is under way, the shard reads one entry at each tick, which shows whether the uplink
-//! carries it past the members that wait.
+//! Where all sinks share one uplink ([`uplink`](crate::contract::uplink)), a member whose bound is half taken because
+//! of it keeps the shard from reading on: the log fills, and holds publishers back. What a turn has already read is
+//! placed beyond the bound. If no other write is under way, the shard reads one entry at each tick, which shows whether
+//! the uplink carries it past the members that wait.
 //!
 //! # Sleep
-//! See [`signal`](crate::sync::signal), and [`Port::has_work`](crate::fanout::outbox::Port::has_work) for what the shard checks once
-//! more before it sleeps.
+//! See [`signal`](crate::sync::signal), and [`Port::has_work`](crate::fanout::outbox::Port::has_work) for what the
+//! shard checks once more before it sleeps.
 
 pub(crate) mod backlog;
 pub(crate) mod brake;
@@ -338,8 +338,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             Audience::All => None,
             Audience::Topic(topic) => Some(topic.key()),
         };
-        let seats = topic.map_or(&[][..], |topic| self.roster.seats(topic));
-        let is_for_nobody = topic.is_some() && seats.is_empty();
+        let subscribers = topic.map_or(&[][..], |topic| self.roster.subscribers(topic));
+        let is_for_nobody = topic.is_some() && subscribers.is_empty();
         if !is_for_nobody && !self.pace.fits(taken.bytes) {
             self.next = Some(taken);
             return false;
@@ -351,10 +351,10 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             return true;
         }
         if let Some(run) = self.turn.intake.push(seq, taken.bytes, taken.message, topic) {
-            for seat in seats {
-                let slot = seat.slot as usize;
-                let member = self.members.get_mut(slot).expect("a member that leaves gives up its seats");
-                member.inbox.push(run, seat.tag);
+            for subscriber in subscribers {
+                let slot = subscriber.slot as usize;
+                let member = self.members.get_mut(slot).expect("a member that leaves gives up its subscriptions");
+                member.inbox.push(run, subscriber.tag);
                 self.turn.note(member, slot);
             }
         }
@@ -503,15 +503,15 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
         match command {
             Command::Subscribe { slot, key, counted, tag, reply } => {
                 let known = self.member(slot, key).is_some();
-                let seat = u32::try_from(slot).expect("a shard holds fewer members");
-                let outcome = if known { self.roster.subscribe(seat, counted, tag) } else { Subscribed::Closed };
+                let slot = u32::try_from(slot).expect("a shard holds fewer members");
+                let outcome = if known { self.roster.subscribe(slot, counted, tag) } else { Subscribed::Closed };
                 // It is not an error if the caller has stopped waiting: the subscription stands.
                 let _ = reply.send((outcome, self.position));
             }
             Command::Unsubscribe { slot, key, topic, reply } => {
                 let known = self.member(slot, key).is_some();
-                let seat = u32::try_from(slot).expect("a shard holds fewer members");
-                let outcome = if known { self.roster.unsubscribe(seat, topic) } else { Unsubscribed::NotSubscribed };
+                let slot = u32::try_from(slot).expect("a shard holds fewer members");
+                let outcome = if known { self.roster.unsubscribe(slot, topic) } else { Unsubscribed::NotSubscribed };
                 let _ = reply.send(outcome);
             }
         }
@@ -595,8 +595,8 @@ impl<O: Owner<M>, M: Message> FlushShard<O, M> {
             match &taken.audience {
                 Audience::All => to_all = to_all.saturating_add(1),
                 Audience::Topic(topic) => {
-                    for seat in self.roster.seats(topic.key()) {
-                        self.members[seat.slot as usize].miss(1);
+                    for subscriber in self.roster.subscribers(topic.key()) {
+                        self.members[subscriber.slot as usize].miss(1);
                         self.turn.sum.offered += 1;
                     }
                 }

@@ -3,8 +3,8 @@
 //! A sink that doesn't finish its flush can finish it only once the reactor has run, and usually its peer has to run as
 //! well. So a turn reads at most a quarter of the queue capacity, and a member that becomes busy gets at least four
 //! reactor runs before it overflows. (Where the bytes are the limit, it gets three: a turn ends with the message that
-//! fills its quarter of them, and so exceeds it by up to one message.) A turn also reads no more than [`BATCH`] messages: a longer turn writes no better, and the
-//! members at the end of its walk wait for it.
+//! fills its quarter of them, and so exceeds it by up to one message.) A turn also reads no more than [`BATCH`]
+//! messages: a longer turn writes no better, and the members at the end of its walk wait for it.
 //!
 //! Where [`BATCH`] is more than a quarter of the queue capacity, and no more than half, a turn reads [`BATCH`] messages
 //! while all members keep up: the larger a write, the smaller the system call's share of its cost. While any member is

@@ -2,8 +2,8 @@
 //!
 //! The steps of a turn are types, so that a shard can't take them in another order. A [`Look`] reads the tail. Taking
 //! the mail consumes the look and returns a [`Horizon`]. Only a horizon gives entries of the log to deliver. The order
-//! across the lanes requires these steps in this order (see [`shard`](crate::fanout::shard)). The loom models run this very
-//! code.
+//! across the lanes requires these steps in this order (see [`shard`](crate::fanout::shard)). The loom models run this
+//! very code.
 
 use crate::contract::Message;
 use crate::fanout::log::{BroadcastLog, Entry, Tail};

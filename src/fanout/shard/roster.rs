@@ -8,13 +8,13 @@ use crate::contract::{Subscribed, SubscriptionTag, Unsubscribed};
 /// The subscriptions of a shard's members, by topic and by member.
 #[derive(Default)]
 pub(crate) struct Roster {
-    topics: FxHashMap<TopicKey, Vec<Seat>>,
+    topics: FxHashMap<TopicKey, Vec<Subscriber>>,
     members: FxHashMap<u32, FxHashMap<TopicKey, Place>>,
 }
 
 /// A member in a topic's list.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seat {
+pub(crate) struct Subscriber {
     pub(crate) slot: u32,
     pub(crate) tag: SubscriptionTag,
 }
@@ -27,20 +27,20 @@ struct Place {
 
 impl Roster {
     /// The subscribers of `topic` in this shard.
-    pub(crate) fn seats(&self, topic: TopicKey) -> &[Seat] {
+    pub(crate) fn subscribers(&self, topic: TopicKey) -> &[Subscriber] {
         self.topics.get(&topic).map_or(&[], Vec::as_slice)
     }
 
     pub(crate) fn subscribe(&mut self, slot: u32, counted: Counted, tag: SubscriptionTag) -> Subscribed {
         let topic = counted.topic();
-        let seats = self.topics.entry(topic).or_default();
+        let subscribers = self.topics.entry(topic).or_default();
         let places = self.members.entry(slot).or_default();
         if let Some(place) = places.get(&topic) {
-            seats[place.index].tag = tag;
+            subscribers[place.index].tag = tag;
             return Subscribed::Retagged;
         }
-        places.insert(topic, Place { index: seats.len(), _counted: counted });
-        seats.push(Seat { slot, tag });
+        places.insert(topic, Place { index: subscribers.len(), _counted: counted });
+        subscribers.push(Subscriber { slot, tag });
         Subscribed::New
     }
 
@@ -62,15 +62,15 @@ impl Roster {
     }
 
     fn vacate(&mut self, topic: TopicKey, index: usize) {
-        let seats = self.topics.get_mut(&topic).expect("a topic with a place has a list");
-        seats.swap_remove(index);
-        match seats.get(index).copied() {
+        let subscribers = self.topics.get_mut(&topic).expect("a topic with a place has a list");
+        subscribers.swap_remove(index);
+        match subscribers.get(index).copied() {
             Some(moved) => {
                 let places = self.members.get_mut(&moved.slot);
                 let place = places.and_then(|places| places.get_mut(&topic));
-                place.expect("a seat belongs to a member with a place").index = index;
+                place.expect("a subscriber belongs to a member with a place").index = index;
             }
-            None if seats.is_empty() => {
+            None if subscribers.is_empty() => {
                 self.topics.remove(&topic);
             }
             None => {}

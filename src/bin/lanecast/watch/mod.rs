@@ -196,7 +196,8 @@ async fn watch<W: Wire>(view: &mut View<'_>, mut wire: W, interrupted: &Cancella
     let mut is_known = false;
     let ended = loop {
         let shown = tokio::select! {
-            // What has come counts, however late this process looks.
+            // Frames first: one that has arrived in time counts even if this process was stopped until after the
+            // deadline.
             biased;
             () = interrupted.cancelled() => break Ok(()),
             next = wire.next() => next.and_then(|(kind, data)| view.show(kind, &data)),
