@@ -6,7 +6,7 @@
 //! on top of those promises, not that the dependencies keep them.
 
 pub(crate) mod bits;
-pub(crate) mod relief;
+pub(crate) mod capacity;
 pub(crate) mod signal;
 
 #[cfg(not(lanecast_loom))]

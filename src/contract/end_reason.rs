@@ -80,6 +80,15 @@ impl EndReason {
     }
 }
 
+/// What a call to end an instance did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The instance ended by this call, whose reason is on record.
+    ByThis,
+    /// The instance had ended before, for the reason of another call.
+    Before,
+}
+
 impl fmt::Display for EndReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

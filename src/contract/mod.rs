@@ -12,6 +12,7 @@ pub(crate) mod uplink;
 
 pub use self::account::{Abandoned, Account, Dropped};
 pub use self::end_reason::EndReason;
+pub(crate) use self::end_reason::Ending;
 pub use self::message::Message;
 pub use self::progress::Progress;
 pub use self::run::{BroadcastId, BroadcastRun};

@@ -11,41 +11,42 @@ use crossbeam::utils::CachePadded;
 use crate::contract::{Account, EndReason};
 use crate::sync::{AtomicU64, Ordering};
 
-/// A counter that one thread at a time writes and any thread reads, without a read-modify-write.
+/// A counter that one task writes and any thread reads, without a read-modify-write. Only types that belong to a shard
+/// alone have a way to write it.
 #[derive(Debug)]
-pub(crate) struct Tally(AtomicU64);
+pub(in crate::fanout) struct SingleWriterCounter(AtomicU64);
 
-impl Tally {
-    pub(crate) fn new() -> Self {
+impl SingleWriterCounter {
+    pub(in crate::fanout) fn new() -> Self {
         Self(AtomicU64::new(0))
     }
 
-    pub(crate) fn add(&self, n: u64) {
+    pub(in crate::fanout) fn add(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed) + n, Ordering::Release);
     }
 
-    pub(crate) fn get(&self) -> u64 {
+    pub(in crate::fanout) fn get(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }
 }
 
 /// A counter that any thread adds to without contending with the others.
 #[derive(Debug)]
-pub(crate) struct Striped(Box<[CachePadded<AtomicU64>]>);
+pub(in crate::fanout) struct Striped(Box<[CachePadded<AtomicU64>]>);
 
 /// Enough stripes that, of a few busy threads, two seldom share one.
 const STRIPES: usize = 16;
 
 impl Striped {
-    pub(crate) fn new() -> Self {
+    pub(in crate::fanout) fn new() -> Self {
         Self((0..STRIPES).map(|_| CachePadded::new(AtomicU64::new(0))).collect())
     }
 
-    pub(crate) fn add(&self, n: u64) {
+    pub(in crate::fanout) fn add(&self, n: u64) {
         self.0[stripe()].fetch_add(n, Ordering::Release);
     }
 
-    pub(crate) fn get(&self) -> u64 {
+    pub(in crate::fanout) fn get(&self) -> u64 {
         self.0.iter().map(|stripe| stripe.load(Ordering::Acquire)).sum()
     }
 }
@@ -68,15 +69,15 @@ fn stripe() -> usize {
 
 /// The part of the session's account that its shards don't write.
 #[derive(Debug)]
-pub(crate) struct Totals {
+pub(in crate::fanout) struct SessionCounters {
     /// Direct messages, counted when they are sent.
-    pub(crate) direct_offered: Striped,
+    pub(in crate::fanout) direct_offered: Striped,
     lost: [AtomicU64; EndReason::ALL.len()],
     rejected: AtomicU64,
 }
 
-impl Totals {
-    pub(crate) fn new() -> Self {
+impl SessionCounters {
+    pub(in crate::fanout) fn new() -> Self {
         Self {
             direct_offered: Striped::new(),
             lost: std::array::from_fn(|_| AtomicU64::new(0)),
@@ -85,17 +86,17 @@ impl Totals {
     }
 
     /// Counts `count` messages as lost with a participant that ended for `reason`.
-    pub(crate) fn lose(&self, reason: EndReason, count: u64) {
+    pub(in crate::fanout) fn lose(&self, reason: EndReason, count: u64) {
         self.lost[reason as usize].fetch_add(count, Ordering::Release);
     }
 
     /// Counts a message sent to a participant that had ended.
-    pub(crate) fn reject(&self) {
+    pub(in crate::fanout) fn reject(&self) {
         self.rejected.fetch_add(1, Ordering::Release);
     }
 
     /// Adds the outcomes counted here to `account`.
-    pub(crate) fn outcomes(&self, account: &mut Account) {
+    pub(in crate::fanout) fn outcomes(&self, account: &mut Account) {
         account.dropped.closed += self.rejected.load(Ordering::Acquire);
         for reason in EndReason::ALL {
             account.add_lost(reason, self.lost[reason as usize].load(Ordering::Acquire));

@@ -3,44 +3,51 @@
 //! Two lanes lead to a participant. A broadcast is written once to the [log](log::BroadcastLog), whatever the number of
 //! participants. A direct message goes to the participant's own control queue in its [outbox](outbox::Outbox). A [flush
 //! shard](shard::FlushShard) takes messages from both lanes, in one order, and hands them to the sinks of its share of
-//! the participants. This module knows bytes and sequence numbers, and nothing of rooms, formats or telemetry.
+//! the participants. This module knows bytes and positions, and nothing of rooms, formats or telemetry.
 //!
 //! [`Fanout`] is the face of the module: it has the log, the shards and their counters, and hands out [`Seat`]s. The
 //! tables of where bytes wait, and of who wakes whom, are in ARCHITECTURE.md.
 
+mod clock;
+mod command;
 mod counters;
 mod log;
+mod member_handle;
 #[cfg(all(test, lanecast_loom))]
 mod models;
 mod outbox;
+mod port;
 mod shard;
+mod slot;
 
 use std::sync::Arc;
-#[cfg(feature = "telemetry")]
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
-use self::counters::Totals;
-use self::log::publisher::Publisher;
-use self::outbox::{Port, now_ms};
-use self::shard::command::{Admission, Begin, COMMAND_CAPACITY, Command};
-use self::shard::gauge::{Gauge, OnTheWay};
-use self::shard::load::Gathering;
-use self::shard::parts::Parts;
-use self::shard::{FlushShard, SHARD_CAPACITY};
-use crate::contract::topic::Audience;
-use crate::contract::{Account, Message, Progress, Subscribed, SubscriptionTag, Topic, Unsubscribed, Uplink};
+use self::clock::{Clock, millis};
+use self::command::COMMAND_CAPACITY;
+use self::counters::SessionCounters;
+use self::log::BroadcastLog;
+use self::port::{Mail, Port};
+use self::shard::FlushShard;
+use self::shard::admission::Admission;
+use self::shard::budget::Gathering;
+use self::shard::delivery::{SHARD_CAPACITY, ShardSettings};
+use self::shard::shared::{OnTheWay, ShardControl, ShardStats};
+use crate::contract::{Account, Progress, Uplink};
+use crate::ids::ClientId;
+use crate::sync::bits::Bits;
 use crate::sync::signal::Signal;
 use crate::sync::{AtomicBool, Ordering};
 
-pub(crate) use self::log::{BroadcastLog, PublishError};
-pub(crate) use self::outbox::{LARGEST_LIMITS, Limits, Outbox, Refused, State};
 #[cfg(test)]
-pub(crate) use self::shard::command::Command as ShardCommand;
-pub(crate) use self::shard::owner::{Newcomer, Owner};
+pub(crate) use self::command::Command as ShardCommand;
+pub(crate) use self::log::publisher::Publisher;
+pub(crate) use self::log::{Position, Refused};
+pub(crate) use self::member_handle::MemberHandle;
+pub(crate) use self::outbox::Outbox;
+pub(crate) use self::outbox::bound::Limits;
 
 /// The settings of a fan-out. The session's builder has checked them.
 pub(crate) struct Settings {
@@ -59,50 +66,64 @@ pub(crate) struct Settings {
 }
 
 /// The log, the shards that read it, and what they count.
-pub(crate) struct Fanout<O: Owner<M>, M: Message> {
-    log: Arc<BroadcastLog<M>>,
-    publisher: Publisher<M>,
-    shards: Box<[ShardHandle<O, M>]>,
-    totals: Arc<Totals>,
+pub(crate) struct Fanout<O: MemberHandle> {
+    log: Arc<BroadcastLog<O::Message>>,
+    publisher: Arc<Publisher<O::Message>>,
+    shards: Box<[ShardHandle<O>]>,
+    counters: Arc<SessionCounters>,
     limits: Limits,
     uplink: Option<Uplink>,
     /// Whether the uplink is stalled, as the room says.
     stalled: AtomicBool,
-    /// The zero of the clock by which shards and outboxes measure.
-    epoch: Instant,
+    clock: Clock,
 }
 
-/// The fan-out's end of a shard: the state that both share, and the channels to the task that runs the shard.
-struct ShardHandle<O: Owner<M>, M: Message> {
-    port: Arc<Port<M>>,
-    gauge: Arc<Gauge>,
-    newcomers: mpsc::Sender<Admission<O, M>>,
-    commands: mpsc::Sender<Command>,
-    begins: mpsc::Sender<Begin<M>>,
+/// The fan-out's end of a shard: the state that both share, and the channel to the task that runs the shard.
+struct ShardHandle<O: MemberHandle> {
+    port: Arc<Port<O::Message>>,
+    stats: Arc<ShardStats>,
+    control: Arc<ShardControl>,
+    newcomers: mpsc::Sender<Admission<O>>,
 }
 
-impl<O: Owner<M>, M: Message> Fanout<O, M> {
+/// What the room says of the uplink that all its sinks share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UplinkState {
+    Stalled,
+    Flowing,
+}
+
+impl<O: MemberHandle> Fanout<O> {
     /// A fan-out, and its shards, each of which runs until the log is sealed and its last member is gone.
-    pub(crate) fn new(settings: Settings) -> (Self, Vec<impl Future<Output = ()> + Send + use<O, M>>) {
+    pub(crate) fn new(settings: Settings) -> (Self, Vec<impl Future<Output = ()> + Send + use<O>>) {
         let Settings { limits, uplink, .. } = settings;
-        let epoch = Instant::now();
-        let totals = Arc::new(Totals::new());
+        let clock = Clock::new();
+        let counters = Arc::new(SessionCounters::new());
         let signals: Box<[_]> = (0..settings.shards).map(|_| Arc::new(Signal::new())).collect();
         let log = Arc::new(BroadcastLog::new(settings.log_capacity, signals.clone()));
-        let age = u64::try_from(settings.joining_age.as_millis()).unwrap_or(u64::MAX);
-        let gathering = Gathering { bytes: settings.joining_bytes, age };
+        let gathering = Gathering { bytes: settings.joining_bytes, age: millis(settings.joining_age) };
         let (mut shards, mut tasks) = (Vec::new(), Vec::new());
         for (index, signal) in signals.into_iter().enumerate() {
-            let port = Port::new(Arc::clone(&log), signal, SHARD_CAPACITY, Arc::clone(&totals), epoch);
-            let port = Arc::new(port);
-            let gauge = Arc::new(Gauge::new());
             let (newcomers, newcomers_taken) = mpsc::channel(COMMAND_CAPACITY);
             let (commands, commands_taken) = mpsc::channel(COMMAND_CAPACITY);
             let (begins, begins_taken) = mpsc::channel(COMMAND_CAPACITY);
-            let parts = Parts {
+            let port = Arc::new(Port {
+                log: Arc::clone(&log),
+                signal,
+                mail: Mail::new(SHARD_CAPACITY),
+                ready: Bits::new(SHARD_CAPACITY),
+                behind: AtomicBool::new(false),
+                counters: Arc::clone(&counters),
+                clock,
+                commands,
+                begins,
+            });
+            let (stats, control) = (Arc::new(ShardStats::new()), Arc::new(ShardControl::new()));
+            let settings = ShardSettings {
                 index,
                 port: Arc::clone(&port),
-                gauge: Arc::clone(&gauge),
+                stats: Arc::clone(&stats),
+                control: Arc::clone(&control),
                 newcomers: newcomers_taken,
                 commands: commands_taken,
                 begins: begins_taken,
@@ -112,72 +133,41 @@ impl<O: Owner<M>, M: Message> Fanout<O, M> {
                 write_timeout: settings.write_timeout,
                 uplink: uplink.clone(),
             };
-            tasks.push(FlushShard::new(parts).run());
-            shards.push(ShardHandle { port, gauge, newcomers, commands, begins });
+            tasks.push(FlushShard::new(settings).run());
+            shards.push(ShardHandle { port, stats, control, newcomers });
         }
-        let publisher = Publisher::new(Arc::clone(&log));
+        let publisher = Arc::new(Publisher::new(Arc::clone(&log), limits.largest));
         let stalled = AtomicBool::new(false);
-        (Self { log, publisher, shards: shards.into(), totals, limits, uplink, stalled, epoch }, tasks)
+        (Self { log, publisher, shards: shards.into(), counters, limits, uplink, stalled, clock }, tasks)
     }
 
-    /// Publishes as soon as the log has capacity. Never [`Refused::Full`].
-    pub(crate) async fn publish(&self, audience: &Audience, message: M) -> Result<(), Refused<M>> {
-        let message = self.fitting(message)?;
-        self.publisher.publish(audience, message).await.map_err(Refused::Closed)
-    }
-
-    /// Publishes now or not at all.
-    pub(crate) fn try_publish(&self, audience: &Audience, message: M) -> Result<(), Refused<M>> {
-        let message = self.fitting(message)?;
-        self.publisher.try_publish(audience, message).map_err(|error| match error {
-            PublishError::Full(message) => Refused::Full(message),
-            PublishError::Closed(message) => Refused::Closed(message),
-        })
-    }
-
-    fn fitting(&self, message: M) -> Result<M, Refused<M>> {
-        if message.byte_len() as u64 <= self.limits.largest { Ok(message) } else { Err(Refused::TooLarge(message)) }
-    }
-
-    /// Calls `attempt` until it has claimed its place in the log: see [`Publisher::claim`].
-    #[cfg(feature = "telemetry")]
-    pub(crate) async fn claim<T>(&self, attempt: impl FnMut(&BroadcastLog<M>) -> Poll<T>) -> T {
-        self.publisher.claim(attempt).await
-    }
-
-    /// The length of the longest message that isn't refused, in bytes.
-    #[cfg(feature = "telemetry")]
-    pub(crate) fn largest_message(&self) -> u64 {
-        self.limits.largest
-    }
-
-    /// Whether a message for `topic` would reach nobody, though the log is open.
-    pub(crate) fn reaches_nobody(&self, topic: &Topic) -> bool {
-        topic.subscribers() == 0 && !self.is_sealed()
+    /// The way into the log.
+    pub(crate) fn publisher(&self) -> &Arc<Publisher<O::Message>> {
+        &self.publisher
     }
 
     /// A seat for a newcomer, in the shard that has the fewest members and newcomers on their way. Joins that choose at
     /// the same moment, on several threads, may choose the same shard.
-    pub(crate) fn seat(&self) -> Seat<'_, O, M> {
-        let emptiest = self.shards.iter().min_by_key(|shard| shard.gauge.population());
+    pub(crate) fn seat(&self) -> Seat<'_, O> {
+        let emptiest = self.shards.iter().min_by_key(|shard| shard.stats.population());
         let shard = emptiest.expect("the builder asks for at least one shard");
-        Seat { fanout: self, shard, on_the_way: OnTheWay::to(&shard.gauge) }
+        Seat { fanout: self, shard, on_the_way: OnTheWay::to(&shard.stats) }
     }
 
-    /// Holds publishers back while the uplink is stalled, and spares the members for `patience`. False if that was so
-    /// already.
-    pub(crate) fn hold(&self, stalled: bool, patience: Duration) -> bool {
+    /// Holds publishers back while the uplink is stalled, and spares the members for `patience`. Returns the state
+    /// before.
+    pub(crate) fn set_uplink(&self, state: UplinkState, patience: Duration) -> UplinkState {
+        let is_stalled = state == UplinkState::Stalled;
         // Relaxed: the event loop alone stores this flag and the times; shards compare the times with their clock.
-        if self.stalled.swap(stalled, Ordering::Relaxed) == stalled {
-            return false;
+        let was_stalled = self.stalled.swap(is_stalled, Ordering::Relaxed);
+        if was_stalled != is_stalled {
+            let until = is_stalled.then(|| self.clock.now().after(patience));
+            for shard in &self.shards {
+                shard.control.set_stalled_until(until);
+            }
+            self.log.hold(is_stalled);
         }
-        let patience = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-        let until = if stalled { now_ms(self.epoch).saturating_add(patience) } else { 0 };
-        for shard in &self.shards {
-            shard.gauge.stalled_until.store(until, Ordering::Relaxed);
-        }
-        self.log.hold(stalled);
-        true
+        if was_stalled { UplinkState::Stalled } else { UplinkState::Flowing }
     }
 
     /// Whether publishers are held back.
@@ -197,9 +187,7 @@ impl<O: Owner<M>, M: Message> Fanout<O, M> {
     /// Makes every shard tear down all its members.
     pub(crate) fn abort(&self) {
         for shard in &self.shards {
-            // Release, with the Acquire of a turn that begins: a shard that aborts sees what happened before. The
-            // wake-up orders the flag with the shard's last look before it sleeps.
-            shard.gauge.abort.store(true, Ordering::Release);
+            shard.control.abort();
             shard.port.signal.wake();
         }
     }
@@ -208,13 +196,13 @@ impl<O: Owner<M>, M: Message> Fanout<O, M> {
     /// [`counters`].
     pub(crate) fn account(&self) -> Account {
         let mut account = Account::default();
-        self.totals.outcomes(&mut account);
+        self.counters.outcomes(&mut account);
         for shard in &self.shards {
-            account.delivered += shard.gauge.delivered.get();
-            account.delivered_bytes += shard.gauge.delivered_bytes.get();
+            account.delivered += shard.stats.delivered.get();
+            account.delivered_bytes += shard.stats.delivered_bytes.get();
         }
-        account.offered = self.totals.direct_offered.get();
-        account.offered += self.shards.iter().map(|shard| shard.gauge.offered.get()).sum::<u64>();
+        account.offered = self.counters.direct_offered.get();
+        account.offered += self.shards.iter().map(|shard| shard.stats.offered.get()).sum::<u64>();
         account
     }
 
@@ -225,9 +213,9 @@ impl<O: Owner<M>, M: Message> Fanout<O, M> {
 }
 
 /// A place in a shard, chosen for a newcomer. Until the shard has admitted the newcomer, others see it as on its way.
-pub(crate) struct Seat<'a, O: Owner<M>, M: Message> {
-    fanout: &'a Fanout<O, M>,
-    shard: &'a ShardHandle<O, M>,
+pub(crate) struct Seat<'a, O: MemberHandle> {
+    fanout: &'a Fanout<O>,
+    shard: &'a ShardHandle<O>,
     on_the_way: OnTheWay,
 }
 
@@ -240,97 +228,23 @@ pub(crate) enum NotAdmitted {
     Ended,
 }
 
-impl<'a, O: Owner<M>, M: Message> Seat<'a, O, M> {
-    /// The sending side of the newcomer, whose writes report to `progress`.
-    pub(crate) fn outbox(&self, progress: &Progress) -> Outbox<M> {
+impl<O: MemberHandle> Seat<'_, O> {
+    /// The sending side of the newcomer, whose writes report to `progress`, and its line to the shard.
+    pub(crate) fn outbox(&self, client_id: ClientId, progress: &Progress) -> Outbox<O::Message> {
         let Fanout { limits, uplink, .. } = self.fanout;
         let uplink = uplink.clone().map(|uplink| (uplink, progress.clone()));
-        Outbox::new(Arc::clone(&self.shard.port), *limits, uplink)
+        Outbox::new(Arc::clone(&self.shard.port), client_id, *limits, uplink)
     }
 
-    /// The newcomer's line to its shard.
-    pub(crate) fn line(&self) -> ShardLine {
-        ShardLine { commands: self.shard.commands.clone() }
-    }
-
-    /// Has the shard take the newcomer in; returns once the newcomer's position in the log is fixed.
-    pub(crate) async fn admit(self, newcomer: Newcomer<O, M>) -> Result<Admitted<'a, M>, NotAdmitted> {
+    /// Has the shard take the newcomer in. Returns the newcomer's position in the log: what is published from there on
+    /// gathers for it until it [begins](Outbox::ready_to_begin).
+    pub(crate) async fn admit(self, handle: O, sink: O::Sink, progress: Progress) -> Result<Position, NotAdmitted> {
         let Self { shard, on_the_way, .. } = self;
         let (reply, answer) = oneshot::channel();
-        if shard.newcomers.send(Admission { newcomer, reply, on_the_way }).await.is_err() {
+        if shard.newcomers.send(Admission { handle, sink, progress, reply, on_the_way }).await.is_err() {
             return Err(NotAdmitted::Closed);
         }
         // If the shard admits no more members, the answer may never arrive: the session aborts all joins then.
-        let position = answer.await.map_err(|_| NotAdmitted::Ended)?;
-        Ok(Admitted { position, begins: &shard.begins })
-    }
-}
-
-/// A member that waits for its initial messages.
-pub(crate) struct Admitted<'a, M> {
-    pub(crate) position: u64,
-    begins: &'a mpsc::Sender<Begin<M>>,
-}
-
-impl<'a, M: Message> Admitted<'a, M> {
-    /// Waits for a place in the shard's channel; `None` if the fan-out ends.
-    pub(crate) async fn ready(self) -> Option<Start<'a, M>> {
-        self.begins.reserve().await.ok().map(Start)
-    }
-}
-
-/// A place in the channel by which a shard learns that a member begins.
-pub(crate) struct Start<'a, M>(mpsc::Permit<'a, Begin<M>>);
-
-impl<M: Message> Start<'_, M> {
-    /// Has the shard deliver the initial messages, given with their lengths, and then what has gathered.
-    pub(crate) fn begin(self, outbox: &Outbox<M>, key: u64, initial: Vec<(M, usize)>) {
-        self.0.send(Begin { slot: outbox.slot(), key, initial });
-    }
-}
-
-/// A member's line to its shard.
-#[derive(Debug)]
-pub(crate) struct ShardLine {
-    commands: mpsc::Sender<Command>,
-}
-
-impl ShardLine {
-    /// Subscribes the member with `key` to `topic`; also says from which position of the log on.
-    pub(crate) async fn subscribe<M: Message>(
-        &self,
-        outbox: &Outbox<M>,
-        key: u64,
-        topic: &Topic,
-        tag: SubscriptionTag,
-    ) -> (Subscribed, u64) {
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Subscribe { slot: outbox.slot(), key, counted: topic.raise(), tag, reply };
-        self.ask(command, answer).await.unwrap_or((Subscribed::Closed, 0))
-    }
-
-    /// Ends the subscription of the member with `key` to `topic`.
-    pub(crate) async fn unsubscribe<M: Message>(&self, outbox: &Outbox<M>, key: u64, topic: &Topic) -> Unsubscribed {
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Unsubscribe { slot: outbox.slot(), key, topic: topic.key(), reply };
-        self.ask(command, answer).await.unwrap_or(Unsubscribed::NotSubscribed)
-    }
-
-    /// Sends a command to the shard and waits for the answer. `None` if the shard has ended.
-    async fn ask<T>(&self, command: Command, answer: oneshot::Receiver<T>) -> Option<T> {
-        self.commands.send(command).await.ok()?;
-        tokio::select! {
-            biased;
-            answer = answer => answer.ok(),
-            // A shard that ends drops the commands that it doesn't carry out, which ends the wait for the answer. That
-            // misses a command that arrives late because this future wasn't polled.
-            () = self.commands.closed() => None,
-        }
-    }
-
-    /// The channel itself, for a test of a command that is on its way.
-    #[cfg(test)]
-    pub(crate) fn commands(&self) -> &mpsc::Sender<Command> {
-        &self.commands
+        answer.await.map_err(|_| NotAdmitted::Ended)
     }
 }

@@ -24,8 +24,8 @@ use self::pending::PendingResets;
 use self::pulse::Pulse;
 use self::registry::Instance;
 use crate::caught::caught;
-use crate::contract::{Account, EndReason, Message, Subscribed, SubscriptionTag, Topic, Unsubscribed};
-use crate::fanout::{Outbox, Refused, ShardLine, State};
+use crate::contract::{Account, EndReason, Ending, Message, Subscribed, SubscriptionTag, Topic, Unsubscribed};
+use crate::fanout::{Outbox, Position, Refused};
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::semaphore::{Admission, AdmissionError, Permit};
 use crate::sync::{AtomicBool, Ordering};
@@ -47,7 +47,6 @@ pub struct Participant<M>(Arc<Inner<M>>);
 
 pub(crate) struct Inner<M> {
     profile: Profile,
-    client_id: ClientId,
     /// The number of consecutive resets and failed joins before this instance. The next back-off depends on it.
     attempt: u32,
     created: Instant,
@@ -56,7 +55,6 @@ pub(crate) struct Inner<M> {
     /// The span of the participant's log lines: identity, sid, client id.
     span: tracing::Span,
     outbox: Outbox<M>,
-    line: ShardLine,
     pending: Arc<PendingResets>,
     calls: Admission,
     assets: Admission,
@@ -83,7 +81,6 @@ pub(crate) struct Profile {
 /// The parts of the session and of its fan-out that a participant uses.
 pub(crate) struct Home<M> {
     pub(crate) outbox: Outbox<M>,
-    pub(crate) line: ShardLine,
     pub(crate) pending: Arc<PendingResets>,
 }
 
@@ -119,19 +116,17 @@ pub struct ParticipantStats {
 
 impl<M: Message> Participant<M> {
     pub(crate) fn new(profile: Profile, attempt: u32, in_flight: InFlight, home: Home<M>) -> Self {
-        let Home { outbox, line, pending } = home;
-        let client_id = ClientId::next();
+        let Home { outbox, pending } = home;
+        let client_id = outbox.client_id();
         // The highest level, so that every log line about the participant names it.
         let span = tracing::error_span!("participant", identity = %profile.identity, sid = %profile.sid, %client_id);
         Self(Arc::new(Inner {
             profile,
-            client_id,
             attempt,
             created: Instant::now(),
             told: AtomicBool::new(false),
             span,
             outbox,
-            line,
             pending,
             calls: Admission::new(in_flight.calls),
             assets: Admission::new(in_flight.assets),
@@ -158,7 +153,7 @@ impl<M: Message> Participant<M> {
     /// The id of this instance.
     #[must_use]
     pub fn client_id(&self) -> ClientId {
-        self.0.client_id
+        self.0.outbox.client_id()
     }
 
     /// When the connection joined, by the room's clock, in milliseconds since the epoch.
@@ -226,7 +221,7 @@ impl<M: Message> Participant<M> {
                 if self.0.outbox.is_held_up() {
                     return Err(SendError::UplinkFull(message));
                 }
-                if self.0.outbox.overflow() {
+                if self.0.outbox.overflow() == Ending::ByThis {
                     self.ask_for_reset(EndReason::Overflow, None);
                 }
                 Err(SendError::Overflow)
@@ -264,7 +259,7 @@ impl<M: Message> Participant<M> {
     /// participant that reads doesn't overflow, however much it asks for. A concurrent sender may take the capacity
     /// first. Safe to cancel.
     pub async fn room_for(&self, bytes: usize) {
-        self.0.outbox.room_for(bytes).await;
+        self.0.outbox.wait_for_capacity(bytes).await;
     }
 
     fn note_closed(&self) {
@@ -280,13 +275,13 @@ impl<M: Message> Participant<M> {
     /// # Cancel safety
     /// If the future is dropped before it completes, the participant may or may not have been subscribed.
     pub async fn subscribe(&self, topic: &Topic, tag: SubscriptionTag) -> Subscribed {
-        self.subscribe_from(topic, tag).await.0
+        self.subscribe_from(topic, tag).await.map_or(Subscribed::Closed, |(subscribed, _)| subscribed)
     }
 
     /// Subscribes like [`subscribe`](Self::subscribe), and also returns the log position from which the participant
-    /// gets the topic's messages.
-    pub(crate) async fn subscribe_from(&self, topic: &Topic, tag: SubscriptionTag) -> (Subscribed, u64) {
-        self.0.line.subscribe(&self.0.outbox, self.0.client_id.get(), topic, tag).await
+    /// gets the topic's messages. `None` if the participant has ended.
+    pub(crate) async fn subscribe_from(&self, topic: &Topic, tag: SubscriptionTag) -> Option<(Subscribed, Position)> {
+        self.0.outbox.subscribe(topic, tag).await
     }
 
     /// Ends the participant's subscription to `topic`. The participant gets nothing that is published there after this
@@ -295,7 +290,7 @@ impl<M: Message> Participant<M> {
     /// # Cancel safety
     /// If the future is dropped before it completes, the subscription may or may not have ended.
     pub async fn unsubscribe(&self, topic: &Topic) -> Unsubscribed {
-        self.0.line.unsubscribe(&self.0.outbox, self.0.client_id.get(), topic).await
+        self.0.outbox.unsubscribe(topic).await
     }
 
     /// Takes one of the participant's permits for service calls. Dropping the permit releases it. Never blocks.
@@ -332,11 +327,6 @@ impl<M: Message> Participant<M> {
             round_trip: self.0.pulse.round_trip(),
             unresponsive: self.0.pulse.is_unresponsive(),
         }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn line(&self) -> &ShardLine {
-        &self.0.line
     }
 
     pub(crate) fn outbox(&self) -> &Outbox<M> {
@@ -457,15 +447,15 @@ impl<M: Message> Instance for Participant<M> {
     }
 
     fn is_live(&self) -> bool {
-        self.0.outbox.state() == State::Live
+        self.0.outbox.is_live()
     }
 
     fn go_live(&self) -> bool {
-        self.0.outbox.go_live()
+        self.0.outbox.go_live().is_ok()
     }
 
     fn end(&self, reason: EndReason) -> bool {
-        self.0.outbox.end(reason)
+        self.0.outbox.end(reason) == Ending::ByThis
     }
 }
 
@@ -477,7 +467,7 @@ impl<M> Clone for Participant<M> {
 
 impl<M> PartialEq for Participant<M> {
     fn eq(&self, other: &Self) -> bool {
-        self.0.client_id == other.0.client_id
+        self.0.outbox.client_id() == other.0.outbox.client_id()
     }
 }
 
@@ -486,7 +476,7 @@ impl<M> Eq for Participant<M> {}
 /// Shows the identity, the sid and the client id.
 impl<M> fmt::Display for Participant<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}, #{})", self.0.profile.identity, self.0.profile.sid, self.0.client_id)
+        write!(f, "{} ({}, #{})", self.0.profile.identity, self.0.profile.sid, self.0.outbox.client_id())
     }
 }
 
@@ -495,7 +485,7 @@ impl<M> fmt::Debug for Participant<M> {
         f.debug_struct("Participant")
             .field("identity", &self.0.profile.identity)
             .field("sid", &self.0.profile.sid)
-            .field("client_id", &self.0.client_id)
+            .field("client_id", &self.0.outbox.client_id())
             .field("joined_at", &self.0.profile.joined_at)
             .finish_non_exhaustive()
     }

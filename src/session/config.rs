@@ -10,7 +10,7 @@ use super::error::BuildError;
 use super::events::{Events, Listener};
 use super::stream::ControlStream;
 use super::{Session, start};
-use crate::fanout::{LARGEST_LIMITS, Limits};
+use crate::fanout::Limits;
 use crate::participant::{InFlight, IncompatibleVersion, Participant};
 use crate::room::{Presence, Room};
 use crate::runtime;
@@ -312,13 +312,13 @@ impl<R: Room> SessionBuilder<R> {
             (
                 "queue_capacity",
                 config.limits.messages.to_string(),
-                (1..=LARGEST_LIMITS.messages).contains(&config.limits.messages),
+                (1..=Limits::LARGEST.messages).contains(&config.limits.messages),
                 "from 1 to 8,388,607",
             ),
             (
                 "queue_bytes",
                 config.limits.bytes.to_string(),
-                (1..=LARGEST_LIMITS.bytes).contains(&config.limits.bytes),
+                (1..=Limits::LARGEST.bytes).contains(&config.limits.bytes),
                 "from 1 to 512 GiB less 1",
             ),
             ("joining_bytes", config.joining_bytes.to_string(), config.joining_bytes > 0, "at least 1"),

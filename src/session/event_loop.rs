@@ -27,6 +27,7 @@ use super::join::{Declined, Join, Registered};
 use super::stream::ControlStream;
 use super::{INSIDE, Shared};
 use crate::contract::EndReason;
+use crate::fanout::UplinkState;
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::participant::Participant;
 use crate::participant::registry::Instance;
@@ -157,8 +158,8 @@ impl<R: Room> EventLoop<R> {
             RoomEvent::Active(presence) => self.on_active(&presence),
             RoomEvent::Disconnected { identity, sid } => self.on_disconnected(&identity, &sid),
             RoomEvent::StreamOpened { identity, sid, stream } => self.on_stream(identity, sid, stream),
-            RoomEvent::UplinkStalled => self.session.set_uplink(true),
-            RoomEvent::UplinkFlowing => self.session.set_uplink(false),
+            RoomEvent::UplinkStalled => self.session.set_uplink(UplinkState::Stalled),
+            RoomEvent::UplinkFlowing => self.session.set_uplink(UplinkState::Flowing),
             RoomEvent::Closed(reason) => self.end(reason),
         }
     }

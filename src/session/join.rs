@@ -23,8 +23,8 @@ use super::events::{SessionEvent, Who};
 use super::tenant::Tenant;
 use super::{INSIDE, Shared};
 use crate::contract::{Account, EndReason, Message, Progress};
-use crate::fanout::{Admitted, Newcomer, NotAdmitted, Seat};
-use crate::ids::{ParticipantIdentity, ParticipantSid};
+use crate::fanout::{NotAdmitted, Seat};
+use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::participant::registry::{Instance, Registration};
 use crate::participant::{Home, IncompatibleVersion, Participant, Profile, Protocol, VERSION_ATTRIBUTE};
 use crate::room::{Presence, Room};
@@ -120,14 +120,14 @@ impl<R: Room> Join<R> {
         let seat = session.fanout.seat();
         let participant = &self.participant(presence, failures, protocol, &seat, &progress);
         let provisional = Provisional { session, participant };
-        let admitted = self.admit(participant, seat, sink, progress).await?;
+        self.admit(participant, seat, sink, progress).await?;
         // If this attempt fails, the next one waits for its sink to be handed back.
         self.after = Some(participant.clone());
         let initial = self.initial_messages(participant).await.inspect_err(|error| provisional.end(error))?;
-        let start = admitted.ready().await.ok_or(JoinError::SessionClosed)?;
+        let begin = participant.outbox().ready_to_begin().await.ok_or(JoinError::SessionClosed)?;
         drop(permit);
         let prior = register(session, participant)?;
-        start.begin(participant.outbox(), participant.client_id().get(), initial);
+        begin(initial);
         provisional.keep();
         Ok(Registered { participant: participant.clone(), prior })
     }
@@ -137,7 +137,7 @@ impl<R: Room> Join<R> {
         presence: &Presence,
         failures: u32,
         protocol: Protocol,
-        seat: &Seat<'_, Tenant<R>, R::Message>,
+        seat: &Seat<'_, Tenant<R>>,
         progress: &Progress,
     ) -> Participant<R::Message> {
         let session = &self.session;
@@ -148,24 +148,23 @@ impl<R: Room> Join<R> {
             protocol,
             attributes: Arc::clone(&presence.attributes),
         };
-        let (outbox, line) = (seat.outbox(progress), seat.line());
-        let home = Home { outbox, line, pending: Arc::clone(&session.pending) };
+        let home = Home { outbox: seat.outbox(ClientId::next(), progress), pending: Arc::clone(&session.pending) };
         Participant::new(profile, failures, session.config.in_flight, home)
     }
 
     /// Has the shard take the participant in; returns once the participant's position is fixed.
-    async fn admit<'a>(
+    async fn admit(
         &self,
         participant: &Participant<R::Message>,
-        seat: Seat<'a, Tenant<R>, R::Message>,
+        seat: Seat<'_, Tenant<R>>,
         sink: R::Sink,
         progress: Progress,
-    ) -> Result<Admitted<'a, R::Message>, JoinError> {
+    ) -> Result<(), JoinError> {
         let owner = Tenant { participant: participant.clone(), session: Arc::downgrade(&self.session) };
-        match seat.admit(Newcomer { owner, sink, progress }).await {
-            Ok(admitted) => {
-                participant.log(|| tracing::debug!(position = admitted.position, "admitted"));
-                Ok(admitted)
+        match seat.admit(owner, sink, progress).await {
+            Ok(position) => {
+                participant.log(|| tracing::debug!(%position, "admitted"));
+                Ok(())
             }
             Err(NotAdmitted::Closed) => Err(JoinError::SessionClosed),
             Err(NotAdmitted::Ended) => Err(ended(&self.session, participant)),

@@ -44,9 +44,7 @@ use self::stats::Counters;
 use self::tenant::Tenant;
 use crate::contract::Topic;
 use crate::contract::topic::Audience;
-#[cfg(feature = "telemetry")]
-use crate::fanout::Owner;
-use crate::fanout::{Fanout, Refused, Settings};
+use crate::fanout::{Fanout, Publisher, Refused, Settings, UplinkState};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::participant::Participant;
 use crate::participant::pending::PendingResets;
@@ -100,7 +98,7 @@ pub(crate) struct Shared<R: Room> {
     room: R,
     config: Config<R>,
     runtime: Handle,
-    fanout: Fanout<Tenant<R>, R::Message>,
+    fanout: Fanout<Tenant<R>>,
     registry: Registry<Participant<R::Message>>,
     pending: Arc<PendingResets>,
     counters: Counters,
@@ -236,7 +234,7 @@ impl<R: Room> Session<R> {
     /// # Cancel safety
     /// If the future is dropped before it completes, nothing has been sent.
     pub async fn broadcast_to(&self, topic: &Topic, message: R::Message) -> Result<(), BroadcastError<R::Message>> {
-        if self.shared().fanout.reaches_nobody(topic) {
+        if self.publisher().reaches_nobody(topic) {
             return Ok(());
         }
         self.publish(&Audience::Topic(topic.clone()), message).await
@@ -257,14 +255,14 @@ impl<R: Room> Session<R> {
     /// # Errors
     /// [`TryBroadcastError`] returns the message.
     pub fn try_broadcast_to(&self, topic: &Topic, message: R::Message) -> Result<(), TryBroadcastError<R::Message>> {
-        if self.shared().fanout.reaches_nobody(topic) {
+        if self.publisher().reaches_nobody(topic) {
             return Ok(());
         }
         self.try_publish(&Audience::Topic(topic.clone()), message)
     }
 
     async fn publish(&self, audience: &Audience, message: R::Message) -> Result<(), BroadcastError<R::Message>> {
-        self.shared().fanout.publish(audience, message).await.map_err(|refused| match refused {
+        self.publisher().publish(audience, message).await.map_err(|refused| match refused {
             Refused::TooLarge(message) => BroadcastError::TooLarge(message),
             // It waits while the log is full.
             Refused::Closed(message) | Refused::Full(message) => BroadcastError::Closed(message),
@@ -272,17 +270,16 @@ impl<R: Room> Session<R> {
     }
 
     fn try_publish(&self, audience: &Audience, message: R::Message) -> Result<(), TryBroadcastError<R::Message>> {
-        self.shared().fanout.try_publish(audience, message).map_err(|refused| match refused {
+        self.publisher().try_publish(audience, message).map_err(|refused| match refused {
             Refused::TooLarge(message) => TryBroadcastError::TooLarge(message),
             Refused::Full(message) => TryBroadcastError::Full(message),
             Refused::Closed(message) => TryBroadcastError::Closed(message),
         })
     }
 
-    /// The fan-out, in whose log telemetry claims the places of its announcements.
-    #[cfg(feature = "telemetry")]
-    pub(crate) fn fanout(&self) -> &Fanout<impl Owner<R::Message>, R::Message> {
-        &self.shared().fanout
+    /// The way into the log, in which telemetry also claims the places of its announcements.
+    pub(crate) fn publisher(&self) -> &Arc<Publisher<R::Message>> {
+        self.shared().fanout.publisher()
     }
 
     /// Returns the registered instance of `identity`.
@@ -367,17 +364,20 @@ impl<R: Room> Shared<R> {
     }
 
     /// Holds publishers back while the uplink is stalled, and spares the participants for the uplink patience.
-    fn set_uplink(&self, stalled: bool) {
-        if !self.fanout.hold(stalled, self.config.uplink_patience) {
+    fn set_uplink(&self, state: UplinkState) {
+        if self.fanout.set_uplink(state, self.config.uplink_patience) == state {
             return;
         }
-        if stalled {
-            self.counters.uplink_stalls.add_one();
-            tracing::warn!("uplink stalled");
-            self.emit(SessionEvent::UplinkStalled);
-        } else {
-            tracing::info!("uplink flowing");
-            self.emit(SessionEvent::UplinkFlowing);
+        match state {
+            UplinkState::Stalled => {
+                self.counters.uplink_stalls.add_one();
+                tracing::warn!("uplink stalled");
+                self.emit(SessionEvent::UplinkStalled);
+            }
+            UplinkState::Flowing => {
+                tracing::info!("uplink flowing");
+                self.emit(SessionEvent::UplinkFlowing);
+            }
         }
     }
 

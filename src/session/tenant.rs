@@ -7,7 +7,7 @@ use std::sync::Weak;
 use super::{INSIDE, Shared};
 use crate::caught::caught;
 use crate::contract::{BroadcastRun, EndReason, Message};
-use crate::fanout::{Outbox, Owner};
+use crate::fanout::{MemberHandle, Outbox};
 use crate::participant::Participant;
 use crate::room::{Room, SinkError};
 
@@ -18,7 +18,8 @@ pub(crate) struct Tenant<R: Room> {
     pub(crate) session: Weak<Shared<R>>,
 }
 
-impl<R: Room> Owner<R::Message> for Tenant<R> {
+impl<R: Room> MemberHandle for Tenant<R> {
+    type Message = R::Message;
     type Sink = R::Sink;
 
     fn start_send_run(sink: Pin<&mut R::Sink>, run: &BroadcastRun<'_, R::Message>) -> Result<usize, SinkError<R>> {
@@ -31,10 +32,6 @@ impl<R: Room> Owner<R::Message> for Tenant<R> {
 
     fn outbox(&self) -> &Outbox<R::Message> {
         self.participant.outbox()
-    }
-
-    fn key(&self) -> u64 {
-        self.participant.client_id().get()
     }
 
     fn faulted(&self, reason: EndReason, detail: Option<&dyn fmt::Debug>) {

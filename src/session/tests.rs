@@ -22,15 +22,15 @@ async fn a_command_on_its_way_at_the_end_is_not_left_in_the_channel() {
         }
     };
     let topic = Topic::new();
-    let place = ada.line().commands().clone().reserve_owned().await.unwrap();
+    let place = ada.outbox().commands().clone().reserve_owned().await.unwrap();
     session.cancel();
     ada.closed().await;
     for _ in 0..64 {
         tokio::task::yield_now().await;
     }
     let (reply, answer) = oneshot::channel();
-    let (slot, key) = (ada.outbox().slot(), ada.client_id().get());
-    place.send(ShardCommand::Subscribe { slot, key, counted: topic.raise(), tag: SubscriptionTag(1), reply });
+    let member = ada.outbox().member();
+    place.send(ShardCommand::Subscribe { member, counted: topic.raise(), tag: SubscriptionTag(1), reply });
     session.ended().await.unwrap();
     assert_eq!(topic.subscribers(), 0);
     assert!(answer.await.is_err(), "nobody subscribed");

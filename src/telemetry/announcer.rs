@@ -38,7 +38,7 @@ use super::state::{Form, State};
 use super::tables::Tables;
 use crate::contract::Message;
 use crate::contract::topic::Audience;
-use crate::fanout::{BroadcastLog, PublishError};
+use crate::fanout::{Position, Refused};
 use crate::protocol::server::{self, RemoveStatus, Unadvertise};
 use crate::protocol::{Frame, ServerMessage};
 use crate::room::Room;
@@ -189,7 +189,7 @@ impl<R: Room<Message = Frame>> Announcer<R> {
 
     /// Refuses a frame that is longer than the longest message of the session.
     fn check(&self, frame: &Frame, what: impl FnOnce() -> String) -> Result<(), AnnounceError> {
-        let (bytes, limit) = (frame.byte_len(), self.session.fanout().largest_message());
+        let (bytes, limit) = (frame.byte_len(), self.session.publisher().largest_message());
         if bytes as u64 > limit {
             return Err(AnnounceError::TooLarge { what: what(), bytes, limit });
         }
@@ -201,10 +201,10 @@ impl<R: Room<Message = Frame>> Announcer<R> {
     async fn tell(
         &self,
         frame: impl Fn(Form) -> Frame,
-        note: impl Fn(&mut Tables, Form, u64),
+        note: impl Fn(&mut Tables, Form, Position),
     ) -> Result<(), AnnounceError> {
         for form in Form::ALL {
-            let told = self.session.fanout().claim(|log| self.try_tell(log, form, &frame, &note));
+            let told = self.session.publisher().claim(|| self.try_tell(form, &frame, &note));
             tokio::select! {
                 // Biased: what can be done without waiting is done, even after the release.
                 biased;
@@ -218,26 +218,26 @@ impl<R: Room<Message = Frame>> Announcer<R> {
     /// Claims a position in the log under the tables' lock. Pending if the log is full.
     fn try_tell(
         &self,
-        log: &BroadcastLog<Frame>,
         form: Form,
         frame: impl Fn(Form) -> Frame,
-        note: impl Fn(&mut Tables, Form, u64),
+        note: impl Fn(&mut Tables, Form, Position),
     ) -> Poll<Result<(), AnnounceError>> {
         let topic = self.state.announcements(form);
         let mut tables = self.state.tables();
-        if topic.subscribers() == 0 && !log.tail().is_sealed() {
+        if self.session.publisher().reaches_nobody(topic) {
             // A viewer that joins from now on counts as a subscriber before it asks for its snapshot, which needs this
             // lock.
-            note(&mut tables, form, 0);
+            note(&mut tables, form, Position::default());
             return Poll::Ready(Ok(()));
         }
-        match log.place(&Audience::Topic(topic.clone()), frame(form)) {
+        match self.session.publisher().place(&Audience::Topic(topic.clone()), frame(form)) {
             Ok(position) => {
-                note(&mut tables, form, position + 1);
+                note(&mut tables, form, position.after(1));
                 Poll::Ready(Ok(()))
             }
-            Err(PublishError::Closed(_)) => Poll::Ready(Err(AnnounceError::Closed)),
-            Err(PublishError::Full(_)) => Poll::Pending,
+            Err(Refused::Full(_)) => Poll::Pending,
+            // `place` refuses no message for its length.
+            Err(Refused::Closed(_) | Refused::TooLarge(_)) => Poll::Ready(Err(AnnounceError::Closed)),
         }
     }
 }

@@ -114,10 +114,10 @@ impl State {
         let form = Form::of(participant.protocol());
         let join = Join { state: self, joining: self.tables().begin_join() };
         let announcements = self.announcements(form);
-        let (subscribed, position) = participant.subscribe_from(announcements, SubscriptionTag::default()).await;
+        let subscribed = participant.subscribe_from(announcements, SubscriptionTag::default()).await;
         let mut messages = vec![self.info[format_of(participant.protocol()) as usize].clone()];
         // A participant that has ended gets no snapshot.
-        if subscribed != Subscribed::Closed {
+        if let Some((Subscribed::New | Subscribed::Retagged, position)) = subscribed {
             messages.extend(self.tables().snapshot(form, position));
         }
         drop(join);

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use super::channel::ChannelState;
 use super::state::Form;
+use crate::fanout::Position;
 use crate::protocol::server::Advertise;
 use crate::protocol::{Frame, SchemaTable};
 
@@ -40,7 +41,7 @@ pub(super) struct Tables {
     /// Schema numbers of the schema-table form: one table for all viewers, for as long as the server runs.
     schemas: SchemaTable,
     /// By form, the position from which on a snapshot shows the current channels.
-    settled: [u64; Form::COUNT],
+    settled: [Position; Form::COUNT],
     /// By form, the advertisements of the current channels, if they were encoded since the channels last changed.
     advertised: [Option<Vec<Frame>>; Form::COUNT],
 }
@@ -48,13 +49,13 @@ pub(super) struct Tables {
 /// By form, the position from which on a snapshot includes an entry, and the position from which on it no longer does.
 #[derive(Clone, Copy, Debug, Default)]
 struct Span {
-    from: [Option<u64>; Form::COUNT],
-    until: [Option<u64>; Form::COUNT],
+    from: [Option<Position>; Form::COUNT],
+    until: [Option<Position>; Form::COUNT],
 }
 
 impl Span {
-    fn holds(&self, form: Form, position: u64) -> bool {
-        let reached = |bound: [Option<u64>; Form::COUNT]| bound[form as usize].is_some_and(|at| at <= position);
+    fn holds(&self, form: Form, position: Position) -> bool {
+        let reached = |bound: [Option<Position>; Form::COUNT]| bound[form as usize].is_some_and(|at| at <= position);
         reached(self.from) && !reached(self.until)
     }
 }
@@ -112,12 +113,12 @@ impl Tables {
     }
 
     /// Notes that a channel was announced: snapshots for `position` and above include it.
-    pub(super) fn note_advertised(&mut self, id: u64, form: Form, position: u64) {
+    pub(super) fn note_advertised(&mut self, id: u64, form: Form, position: Position) {
         self.change(id, form, position, |span| &mut span.from);
     }
 
     /// Notes that a channel's end was announced: snapshots for `position` and above leave it out.
-    pub(super) fn note_unadvertised(&mut self, id: u64, form: Form, position: u64) {
+    pub(super) fn note_unadvertised(&mut self, id: u64, form: Form, position: Position) {
         self.change(id, form, position, |span| &mut span.until);
     }
 
@@ -125,8 +126,8 @@ impl Tables {
         &mut self,
         id: u64,
         form: Form,
-        position: u64,
-        bound: impl FnOnce(&mut Span) -> &mut [Option<u64>; Form::COUNT],
+        position: Position,
+        bound: impl FnOnce(&mut Span) -> &mut [Option<Position>; Form::COUNT],
     ) {
         let Some((_, span)) = self.channels.get_mut(&id) else { return };
         bound(span)[form as usize] = Some(position);
@@ -156,7 +157,7 @@ impl Tables {
     }
 
     /// Notes that a status was announced, which is also the end of its predecessor with the same id.
-    pub(super) fn note_status(&mut self, id: &str, key: StatusKey, form: Form, position: u64) {
+    pub(super) fn note_status(&mut self, id: &str, key: StatusKey, form: Form, position: Position) {
         for held in self.statuses.iter_mut().filter(|held| held.id == id) {
             let bound = if held.key == key { &mut held.span.from } else { &mut held.span.until };
             bound[form as usize] = Some(position);
@@ -164,7 +165,7 @@ impl Tables {
     }
 
     /// Notes that the end of statuses was announced.
-    pub(super) fn note_removed(&mut self, ids: &[String], form: Form, position: u64) {
+    pub(super) fn note_removed(&mut self, ids: &[String], form: Form, position: Position) {
         for held in self.statuses.iter_mut().filter(|held| ids.contains(&held.id)) {
             held.span.until[form as usize] = Some(position);
         }
@@ -209,7 +210,7 @@ impl Tables {
 
     /// The snapshot for a viewer whose subscription to the announcements in `form` took effect at `position`: channels
     /// in the order of their numbers, then statuses.
-    pub(super) fn snapshot(&mut self, form: Form, position: u64) -> Vec<Frame> {
+    pub(super) fn snapshot(&mut self, form: Form, position: Position) -> Vec<Frame> {
         let mut frames = self.advertisements(form, position);
         let ended = self.ended.iter().filter_map(|ended| match ended {
             Ended::Status(held) => Some(held),
@@ -222,7 +223,7 @@ impl Tables {
 
     /// The advertisements of a snapshot. Those of the current channels are encoded once for all viewers that join until
     /// the channels change.
-    fn advertisements(&mut self, form: Form, position: u64) -> Vec<Frame> {
+    fn advertisements(&mut self, form: Form, position: Position) -> Vec<Frame> {
         let is_settled = self.settled[form as usize] <= position;
         if is_settled && let Some(frames) = &self.advertised[form as usize] {
             return frames.clone();
@@ -258,6 +259,11 @@ mod tests {
     use super::*;
     use crate::protocol::{ServerMessage, WireFormat};
 
+    /// The position of the entry with this index in a world's log.
+    fn at_index(index: usize) -> Position {
+        Position::default().after(index as u64)
+    }
+
     /// An entry of the log.
     enum Entry {
         Came(u64),
@@ -267,7 +273,7 @@ mod tests {
     struct Viewer {
         form: Form,
         joining: Joining,
-        position: Option<u64>,
+        position: Option<usize>,
         /// The channels that the viewer knows, from its snapshot on.
         known: Option<BTreeSet<u64>>,
     }
@@ -300,17 +306,17 @@ mod tests {
                 }
                 4..6 => {
                     let at = random.usize(..=self.viewers.len());
-                    let position = self.log.len() as u64;
+                    let position = self.log.len();
                     if let Some(viewer) = self.viewers.get_mut(at) {
                         viewer.position.get_or_insert(position);
                     }
                 }
                 _ => {
                     let at = random.usize(..=self.viewers.len());
-                    let now = self.log.len() as u64;
+                    let now = self.log.len();
                     let Some(viewer) = self.viewers.get_mut(at).filter(|viewer| viewer.known.is_none()) else { return };
                     let Some(position) = viewer.position else { return };
-                    let shown = self.tables.snapshot(viewer.form, if is_exact { position } else { now });
+                    let shown = self.tables.snapshot(viewer.form, at_index(if is_exact { position } else { now }));
                     let mut known = BTreeSet::new();
                     for frame in shown {
                         let decoded = ServerMessage::decode(WireFormat::V1, frame.kind(), &frame.to_bytes());
@@ -343,12 +349,12 @@ mod tests {
                 }
                 Some(Change::Came(id, form)) => {
                     self.log.push((Form::ALL[form], Entry::Came(id)));
-                    self.tables.note_advertised(id, Form::ALL[form], self.log.len() as u64);
+                    self.tables.note_advertised(id, Form::ALL[form], at_index(self.log.len()));
                     Some(Change::Came(id, form + 1))
                 }
                 Some(Change::Went(id, form)) => {
                     self.log.push((Form::ALL[form], Entry::Went(id)));
-                    self.tables.note_unadvertised(id, Form::ALL[form], self.log.len() as u64);
+                    self.tables.note_unadvertised(id, Form::ALL[form], at_index(self.log.len()));
                     Some(Change::Went(id, form + 1))
                 }
             };
@@ -363,7 +369,7 @@ mod tests {
             for viewer in &mut self.viewers {
                 let (Some(position), Some(known)) = (viewer.position, &mut viewer.known) else { continue };
                 let mut wrong = 0;
-                for (form, entry) in &self.log[position as usize..] {
+                for (form, entry) in &self.log[position..] {
                     let is_news = *form != viewer.form
                         || match entry {
                             Entry::Came(id) => known.insert(*id),

@@ -17,81 +17,107 @@ use std::task::Poll;
 use tokio::sync::Semaphore;
 
 use crate::contract::Message;
-use crate::contract::topic::Audience;
-use crate::fanout::log::{BroadcastLog, PublishError};
+use crate::contract::topic::{Audience, Topic};
+use crate::fanout::log::{BroadcastLog, Position, Refused};
 use crate::sync::{AtomicUsize, Ordering};
 
 /// Publishes into the log, and queues the publishers that have to wait.
 #[derive(Debug)]
 pub(crate) struct Publisher<M> {
     log: Arc<BroadcastLog<M>>,
+    /// The length of the longest message that isn't refused, in bytes.
+    largest: u64,
     waiting: AtomicUsize,
     /// One permit: its holder is the first of the waiting publishers. Tokio's semaphore is fair.
     turnstile: Semaphore,
 }
 
 impl<M: Message> Publisher<M> {
-    pub(crate) fn new(log: Arc<BroadcastLog<M>>) -> Self {
-        Self { log, waiting: AtomicUsize::new(0), turnstile: Semaphore::new(1) }
+    pub(in crate::fanout) fn new(log: Arc<BroadcastLog<M>>, largest: u64) -> Self {
+        Self { log, largest, waiting: AtomicUsize::new(0), turnstile: Semaphore::new(1) }
     }
 
-    /// Publishes now, or gives the message back.
-    pub(crate) fn try_publish(&self, audience: &Audience, message: M) -> Result<(), PublishError<M>> {
-        if self.waiting.load(Ordering::Relaxed) > 0 && !self.log.tail().is_sealed() {
-            return Err(PublishError::Full(message));
+    /// Publishes now or not at all.
+    pub(crate) fn try_publish(&self, audience: &Audience, message: M) -> Result<(), Refused<M>> {
+        if message.byte_len() as u64 > self.largest {
+            return Err(Refused::TooLarge(message));
         }
-        self.log.publish(audience, message)
+        if self.others_wait() {
+            return Err(Refused::Full(message));
+        }
+        self.place(audience, message).map(drop)
     }
 
-    /// Publishes as soon as the log has capacity. `Err` gives the message back if the log is sealed.
-    pub(crate) async fn publish(&self, audience: &Audience, message: M) -> Result<(), M> {
+    /// Publishes as soon as the log has capacity. Never [`Refused::Full`].
+    pub(crate) async fn publish(&self, audience: &Audience, message: M) -> Result<(), Refused<M>> {
         match self.try_publish(audience, message) {
-            Ok(()) => Ok(()),
-            Err(PublishError::Closed(message)) => Err(message),
-            Err(PublishError::Full(message)) => self.publish_in_turn(audience, message).await,
+            Err(Refused::Full(message)) => self.publish_in_turn(audience, message).await,
+            done => done,
         }
     }
 
-    async fn publish_in_turn(&self, audience: &Audience, message: M) -> Result<(), M> {
+    async fn publish_in_turn(&self, audience: &Audience, message: M) -> Result<(), Refused<M>> {
         let mut message = Some(message);
-        self.in_turn(|log| match log.publish(audience, message.take().expect("taken once, put back below")) {
-            Ok(()) => Poll::Ready(Ok(())),
-            Err(PublishError::Closed(back)) => Poll::Ready(Err(back)),
-            Err(PublishError::Full(back)) => {
+        self.in_turn(|| match self.place(audience, message.take().expect("taken once, put back below")) {
+            Err(Refused::Full(back)) => {
                 message = Some(back);
                 Poll::Pending
             }
+            done => Poll::Ready(done.map(drop)),
         })
         .await
     }
 
     /// Calls `attempt` until it is ready: at once if no publisher waits, and otherwise in line with the waiting
-    /// publishers, each time the log has capacity. `attempt` may lock what has to change together with its claim,
-    /// because nothing is held while this method waits.
+    /// publishers, each time the log has capacity. `attempt` calls [`place`](Self::place), and is pending if that finds
+    /// the log full. It may lock what has to change together with its claim, because nothing is held while this method
+    /// waits.
     #[cfg(feature = "telemetry")]
-    pub(crate) async fn claim<T>(&self, mut attempt: impl FnMut(&BroadcastLog<M>) -> Poll<T>) -> T {
-        // Relaxed: as in `try_publish`.
-        if (self.waiting.load(Ordering::Relaxed) == 0 || self.log.tail().is_sealed())
-            && let Poll::Ready(claimed) = attempt(&self.log)
+    pub(crate) async fn claim<T>(&self, mut attempt: impl FnMut() -> Poll<T>) -> T {
+        if !self.others_wait()
+            && let Poll::Ready(claimed) = attempt()
         {
             return claimed;
         }
         self.in_turn(attempt).await
     }
 
-    async fn in_turn<T>(&self, mut attempt: impl FnMut(&BroadcastLog<M>) -> Poll<T>) -> T {
+    /// Writes a message that isn't too large into the log and returns its position, ahead of publishers that wait. Only
+    /// for the first of them, or if there is none.
+    #[inline]
+    pub(crate) fn place(&self, audience: &Audience, message: M) -> Result<Position, Refused<M>> {
+        self.log.publish(audience, message)
+    }
+
+    /// Whether a message for `topic` would reach nobody, though the log is open.
+    pub(crate) fn reaches_nobody(&self, topic: &Topic) -> bool {
+        topic.subscribers() == 0 && !self.log.tail().is_sealed()
+    }
+
+    /// The length of the longest message that isn't refused, in bytes.
+    #[cfg(feature = "telemetry")]
+    pub(crate) fn largest_message(&self) -> u64 {
+        self.largest
+    }
+
+    /// Whether publishers wait for an open log. They are told of its seal, and then nobody has to wait behind them.
+    fn others_wait(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0 && !self.log.tail().is_sealed()
+    }
+
+    async fn in_turn<T>(&self, mut attempt: impl FnMut() -> Poll<T>) -> T {
         let _waits = Waits::new(&self.waiting);
         let _turn = self.turnstile.acquire().await.expect("the turnstile is never closed");
         poll_fn(|cx| {
             loop {
-                if let Poll::Ready(claimed) = attempt(&self.log) {
+                if let Poll::Ready(claimed) = attempt() {
                     return Poll::Ready(claimed);
                 }
                 let may_go_on = || {
                     let tail = self.log.tail();
-                    tail.is_sealed() || self.log.has_room(tail)
+                    tail.is_sealed() || self.log.has_space(tail)
                 };
-                if self.log.room.sleeps_unless(cx.waker(), may_go_on) {
+                if self.log.space_freed.sleeps_unless(cx.waker(), may_go_on) {
                     return Poll::Pending;
                 }
             }

@@ -4,23 +4,23 @@ use std::sync::Arc;
 
 use loom::thread;
 
-use super::{Note, port};
+use super::{Note, port, position};
 use crate::contract::topic::Audience;
-use crate::fanout::log::BroadcastLog;
+use crate::fanout::log::{BroadcastLog, Position};
 use crate::fanout::shard::reader::take_command;
-use crate::sync::kit::{Weaken, caught, holds};
+use crate::sync::kit::{Weaken, holds, must_fail};
 use crate::sync::{ArrayQueue, AtomicU64, Ordering};
 
 /// Takes a command from a shard's queue and returns its position. The production code and the broken one have this
 /// type.
-type Take = fn(&BroadcastLog<Note>, &ArrayQueue<()>) -> Option<u64>;
+type Take = fn(&BroadcastLog<Note>, &ArrayQueue<()>) -> Option<Position>;
 
-fn right(log: &BroadcastLog<Note>, commands: &ArrayQueue<()>) -> Option<u64> {
+fn right(log: &BroadcastLog<Note>, commands: &ArrayQueue<()>) -> Option<Position> {
     take_command(log, || commands.pop()).map(|(position, ())| position)
 }
 
 /// Broken: reads the tail before it takes the command.
-fn tail_first(log: &BroadcastLog<Note>, commands: &ArrayQueue<()>) -> Option<u64> {
+fn tail_first(log: &BroadcastLog<Note>, commands: &ArrayQueue<()>) -> Option<Position> {
     let position = log.tail().position();
     commands.pop().map(|()| position)
 }
@@ -40,8 +40,8 @@ fn publish_then_command(take: Take) {
     });
     publish(&port.log);
     assert_eq!(commands.push(()), Ok(()));
-    let position = shard.join().expect("the shard doesn't panic");
-    assert!(position.is_none_or(|position| position == 1), "{ABOVE}");
+    let taken = shard.join().expect("the shard doesn't panic");
+    assert!(taken.is_none_or(|taken| taken == position(1)), "{ABOVE}");
 }
 
 /// One thread publishes and tells another, which then gives the command.
@@ -59,8 +59,8 @@ fn handed_over(take: Take) {
     publish(&port.log);
     told.store(1, Ordering::Release);
     second.join().expect("the thread that was told doesn't panic");
-    let position = shard.join().expect("the shard doesn't panic");
-    assert!(position.is_none_or(|position| position == 1), "{ABOVE}");
+    let taken = shard.join().expect("the shard doesn't panic");
+    assert!(taken.is_none_or(|taken| taken == position(1)), "{ABOVE}");
 }
 
 #[test]
@@ -75,6 +75,6 @@ fn a_command_takes_effect_behind_what_its_giver_was_told_of() {
 
 #[test]
 fn broken_a_tail_read_before_the_command_is_too_low() {
-    caught(Weaken::Nothing, ABOVE, || publish_then_command(tail_first));
-    caught(Weaken::Nothing, ABOVE, || handed_over(tail_first));
+    must_fail(Weaken::Nothing, ABOVE, || publish_then_command(tail_first));
+    must_fail(Weaken::Nothing, ABOVE, || handed_over(tail_first));
 }

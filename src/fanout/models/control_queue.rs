@@ -6,9 +6,9 @@ use std::sync::Arc;
 use loom::thread;
 
 use super::Note;
-use crate::fanout::outbox::Direct;
-use crate::fanout::outbox::control_queue::{ControlQueue, FEW};
-use crate::sync::kit::{Weaken, caught, holds, holds_narrowly};
+use crate::fanout::log::Position;
+use crate::fanout::outbox::control_queue::{ControlQueue, Direct, FEW};
+use crate::sync::kit::{Weaken, holds, holds_narrowly, must_fail};
 use crate::sync::{ArrayQueue, AtomicBool, AtomicU64, Ordering};
 
 /// The operations of a queue that the models use. The production type and the sketch have them.
@@ -19,7 +19,7 @@ trait Queue: Send + Sync + 'static {
 
 impl Queue for ControlQueue<Note> {
     fn push(&self, name: &'static str) {
-        self.push(Direct { stamp: 0, bytes: 0, message: Note(name) });
+        self.push(Direct { stamp: Position::default(), bytes: 0, message: Note(name) });
     }
 
     fn drain(&self, into: &mut Vec<&'static str>) {
@@ -196,15 +196,15 @@ fn the_sketch_holds_unbroken() {
 
 #[test]
 fn broken_emptying_the_oldest_queue_first_inverts() {
-    caught(Weaken::Nothing, INVERTED, || one_sender(Sketch::new(Breakage::OldestFirst)));
+    must_fail(Weaken::Nothing, INVERTED, || one_sender(Sketch::new(Breakage::OldestFirst)));
 }
 
 #[test]
 fn broken_holding_a_message_of_the_newest_queue_alone_inverts() {
-    caught(Weaken::Nothing, INVERTED, || two_senders(Sketch::new(Breakage::HoldsTheNewestAlone)));
+    must_fail(Weaken::Nothing, INVERTED, || two_senders(Sketch::new(Breakage::HoldsTheNewestAlone)));
 }
 
 #[test]
 fn broken_going_back_to_the_first_queue_inverts() {
-    caught(Weaken::Nothing, INVERTED, || one_sender(Sketch::new(Breakage::BackToTheFirst)));
+    must_fail(Weaken::Nothing, INVERTED, || one_sender(Sketch::new(Breakage::BackToTheFirst)));
 }

@@ -10,18 +10,22 @@ use std::task::Poll;
 
 use loom::thread;
 
-use super::{Note, Sleeping, Watch, port};
+use super::{Note, port, position, read_first};
 use crate::contract::topic::Audience;
 use crate::fanout::log::publisher::Publisher;
-use crate::fanout::log::{BroadcastLog, PublishError};
-use crate::fanout::shard::reader::Horizon;
-use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, block_on, caught, holds, holds_narrowly};
+use crate::fanout::log::{BroadcastLog, Position, Refused};
+use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, block_on, holds, holds_narrowly, must_fail};
 use crate::sync::signal::Signal;
 use crate::sync::{ArrayQueue, AtomicBool, AtomicU64, Ordering, fence};
 
+/// How many entries come before this position.
+fn count(position: Position) -> u64 {
+    (0..8).find(|count| super::position(*count) == position).expect("a model's log is short")
+}
+
 /// The operations of a log that the models use. The production type and the sketch have them.
 trait Log: Send + Sync + 'static {
-    fn publish(&self, note: Note) -> Result<(), PublishError<Note>>;
+    fn publish(&self, note: Note) -> Result<(), Refused<Note>>;
     fn is_filled(&self, position: u64) -> bool;
     fn take(&self, position: u64) -> Option<Note>;
     fn advance(&self, position: u64);
@@ -45,29 +49,29 @@ impl Production {
 }
 
 impl Log for Production {
-    fn publish(&self, note: Note) -> Result<(), PublishError<Note>> {
-        self.log.publish(&Audience::All, note)
+    fn publish(&self, note: Note) -> Result<(), Refused<Note>> {
+        self.log.publish(&Audience::All, note).map(drop)
     }
 
     fn is_filled(&self, position: u64) -> bool {
-        self.log.is_filled(position)
+        self.log.is_filled(super::position(position))
     }
 
     fn take(&self, position: u64) -> Option<Note> {
-        self.log.take(position).map(|taken| taken.message)
+        self.log.take(super::position(position)).map(|taken| taken.message)
     }
 
     fn advance(&self, position: u64) {
-        self.log.advance(0, position);
+        self.log.advance(0, super::position(position));
     }
 
     fn seal(&self) -> u64 {
-        self.log.seal()
+        count(self.log.seal())
     }
 
     fn end(&self) -> Option<u64> {
         let tail = self.log.tail();
-        tail.is_sealed().then(|| tail.position())
+        tail.is_sealed().then(|| count(tail.position()))
     }
 
     fn signal(&self) -> &Signal {
@@ -113,7 +117,7 @@ impl Sketch {
         position < self.head.load(Ordering::Acquire) + self.slots.len() as u64
     }
 
-    fn claim(&self, note: Note) -> Result<u64, PublishError<Note>> {
+    fn claim(&self, note: Note) -> Result<u64, Refused<Note>> {
         let mut tail = self.tail.load(Ordering::Acquire);
         loop {
             let sealed = match self.breakage {
@@ -121,13 +125,13 @@ impl Sketch {
                 Breakage::ClaimsByAdding | Breakage::None => tail & SEALED != 0,
             };
             if sealed {
-                return Err(PublishError::Closed(note));
+                return Err(Refused::Closed(note));
             }
             if self.breakage == Breakage::ClaimsByAdding {
                 tail = self.tail.fetch_add(1, Ordering::AcqRel);
             }
             if !self.has_room(tail & !SEALED) {
-                return Err(PublishError::Full(note));
+                return Err(Refused::Full(note));
             }
             if self.breakage == Breakage::ClaimsByAdding {
                 return Ok(tail);
@@ -145,7 +149,7 @@ impl Sketch {
 }
 
 impl Log for Sketch {
-    fn publish(&self, note: Note) -> Result<(), PublishError<Note>> {
+    fn publish(&self, note: Note) -> Result<(), Refused<Note>> {
         let position = self.claim(note)?;
         let (filled, copies) = self.slot(position);
         copies.push(note).expect("the shard has read what was here");
@@ -224,7 +228,7 @@ fn read_to_the_end(log: &impl Log) -> Vec<Note> {
 fn publish_all(log: &impl Log, notes: &[Note]) -> Vec<Note> {
     let accepted = |note: &&Note| match log.publish(**note) {
         Ok(()) => true,
-        Err(PublishError::Full(back) | PublishError::Closed(back)) => {
+        Err(Refused::Full(back) | Refused::Closed(back) | Refused::TooLarge(back)) => {
             assert_eq!(back, **note);
             false
         }
@@ -258,7 +262,7 @@ fn publish_and_seal(log: impl Log, first: &'static [Note], second: &'static [Not
         accepted.extend(join.take().map(|join| join()).into_iter().flatten());
     }
     let end = log.seal();
-    assert_eq!(log.publish(Note("late")), Err(PublishError::Closed(Note("late"))));
+    assert_eq!(log.publish(Note("late")), Err(Refused::Closed(Note("late"))));
     accepted.extend(join.take().map(|join| join()).into_iter().flatten());
     let mut read = reader.join().expect("the reader doesn't panic");
     assert_eq!(read.len() as u64, end, "{HOLE}");
@@ -293,20 +297,20 @@ fn the_sketch_holds_unbroken() {
 
 #[test]
 fn broken_a_claim_by_adding_leaves_a_hole() {
-    caught(Weaken::Nothing, SLEEPS_FOR_EVER, || {
+    must_fail(Weaken::Nothing, SLEEPS_FOR_EVER, || {
         publish_and_seal(Sketch::new(1, Breakage::ClaimsByAdding), &[Note("a")], &[Note("b")], Seal::After);
     });
 }
 
 #[test]
 fn broken_a_seal_beside_the_tail_accepts_what_nobody_reads() {
-    caught(Weaken::Nothing, LOST, || {
+    must_fail(Weaken::Nothing, LOST, || {
         publish_and_seal(Sketch::new(2, Breakage::SealsBeside), &[Note("a")], &[], Seal::Amid);
     });
 }
 
 /// Publishes, and waits while the log is full.
-fn publish_and_wait(publisher: &Publisher<Note>, note: Note) -> Result<(), Note> {
+fn publish_and_wait(publisher: &Publisher<Note>, note: Note) -> Result<(), Refused<Note>> {
     let mut publishing = pin!(publisher.publish(&Audience::All, note));
     block_on(|cx| publishing.as_mut().poll(cx))
 }
@@ -317,7 +321,7 @@ fn publish_and_wait_broken(log: &BroadcastLog<Note>, note: Note) {
         if log.publish(&Audience::All, note).is_ok() {
             return Poll::Ready(());
         }
-        log.room.doze(cx.waker());
+        log.space_freed.doze(cx.waker());
         Poll::Pending
     });
 }
@@ -328,11 +332,11 @@ fn wait_for_room(publish: impl FnOnce(&Publisher<Note>, &BroadcastLog<Note>) + S
     port.log.publish(&Audience::All, Note("a")).expect("there is room");
     let waiting = thread::spawn({
         let log = Arc::clone(&port.log);
-        move || publish(&Publisher::new(Arc::clone(&log)), &log)
+        move || publish(&Publisher::new(Arc::clone(&log), u64::MAX), &log)
     });
-    Watch::new(&port, Sleeping::Right).read(&Horizon::at(&port.log, 1), |_, _| {});
+    read_first(&port, 1);
     waiting.join().expect("the publisher doesn't panic");
-    assert!(port.log.is_filled(1));
+    assert!(port.log.is_filled(position(1)));
 }
 
 #[test]
@@ -342,14 +346,14 @@ fn a_publisher_that_waits_for_capacity_is_woken() {
 
 #[test]
 fn broken_without_fences_a_publisher_that_waits_for_capacity_sleeps_for_ever() {
-    caught(Weaken::Fences, SLEEPS_FOR_EVER, || {
+    must_fail(Weaken::Fences, SLEEPS_FOR_EVER, || {
         wait_for_room(|publisher, _| assert_eq!(publish_and_wait(publisher, Note("b")), Ok(())));
     });
 }
 
 #[test]
 fn broken_a_publisher_that_does_not_look_again_for_capacity_sleeps_for_ever() {
-    caught(Weaken::Nothing, SLEEPS_FOR_EVER, || wait_for_room(|_, log| publish_and_wait_broken(log, Note("b"))));
+    must_fail(Weaken::Nothing, SLEEPS_FOR_EVER, || wait_for_room(|_, log| publish_and_wait_broken(log, Note("b"))));
 }
 
 /// Two publishers wait for capacity in turn. Both are served, also if the second gets its turn only when the first is
@@ -361,12 +365,12 @@ fn two_publishers_that_wait_are_both_served() {
         for name in ["a", "b"] {
             port.log.publish(&Audience::All, Note(name)).expect("there is room");
         }
-        let publisher = Arc::new(Publisher::new(Arc::clone(&port.log)));
+        let publisher = Arc::new(Publisher::new(Arc::clone(&port.log), u64::MAX));
         let waiting = ["c", "d"].map(|name| {
             let publisher = Arc::clone(&publisher);
             thread::spawn(move || publish_and_wait(&publisher, Note(name)))
         });
-        Watch::new(&port, Sleeping::Right).read(&Horizon::at(&port.log, 2), |_, _| {});
+        read_first(&port, 2);
         for waiting in waiting {
             assert_eq!(waiting.join().expect("a publisher doesn't panic"), Ok(()));
         }
@@ -376,14 +380,14 @@ fn two_publishers_that_wait_are_both_served() {
 const OVERTAKEN: &str = "a publisher that waits was overtaken by one that knew of it";
 
 /// A publish that doesn't wait. The production code and the broken one have this type.
-type TryPublish = fn(&Publisher<Note>, &BroadcastLog<Note>, Note) -> Result<(), PublishError<Note>>;
+type TryPublish = fn(&Publisher<Note>, &BroadcastLog<Note>, Note) -> Result<(), Refused<Note>>;
 
 /// The log is full and a publisher waits. Another publisher knows of it, and tries to publish while the shard frees
 /// capacity.
 fn publish_past_who_waits(try_publish: TryPublish) {
     let port = port(1);
     port.log.publish(&Audience::All, Note("a")).expect("there is room");
-    let publisher = Arc::new(Publisher::new(Arc::clone(&port.log)));
+    let publisher = Arc::new(Publisher::new(Arc::clone(&port.log), u64::MAX));
     let waits = Arc::new(AtomicU64::new(0));
     let waiting = thread::spawn({
         let (publisher, waits) = (Arc::clone(&publisher), Arc::clone(&waits));
@@ -401,11 +405,11 @@ fn publish_past_who_waits(try_publish: TryPublish) {
         move || {
             if waits.load(Ordering::Acquire) == 1 {
                 let tried = try_publish(&publisher, &port.log, Note("c"));
-                assert_eq!(tried, Err(PublishError::Full(Note("c"))), "{OVERTAKEN}");
+                assert_eq!(tried, Err(Refused::Full(Note("c"))), "{OVERTAKEN}");
             }
         }
     });
-    Watch::new(&port, Sleeping::Right).read(&Horizon::at(&port.log, 1), |_, _| {});
+    read_first(&port, 1);
     other.join().expect("the other publisher doesn't panic");
     assert_eq!(waiting.join().expect("the publisher doesn't panic"), Ok(()));
 }
@@ -417,7 +421,9 @@ fn a_publisher_that_waits_is_not_overtaken() {
 
 #[test]
 fn broken_a_publish_that_ignores_a_publisher_that_waits_overtakes() {
-    caught(Weaken::Nothing, OVERTAKEN, || publish_past_who_waits(|_, log, note| log.publish(&Audience::All, note)));
+    must_fail(Weaken::Nothing, OVERTAKEN, || {
+        publish_past_who_waits(|_, log, note| log.publish(&Audience::All, note).map(drop))
+    });
 }
 
 /// No shard reads. The seal wakes the publisher that waits, which gets its message back.
@@ -428,16 +434,16 @@ fn the_seal_gives_a_publisher_that_waits_its_message_back() {
 
 #[test]
 fn broken_without_fences_the_seal_leaves_a_publisher_that_waits_asleep() {
-    caught(Weaken::Fences, SLEEPS_FOR_EVER, seal_under_who_waits);
+    must_fail(Weaken::Fences, SLEEPS_FOR_EVER, seal_under_who_waits);
 }
 
 fn seal_under_who_waits() {
     let port = port(1);
     port.log.publish(&Audience::All, Note("a")).expect("there is room");
     let waiting = thread::spawn({
-        let publisher = Publisher::new(Arc::clone(&port.log));
+        let publisher = Publisher::new(Arc::clone(&port.log), u64::MAX);
         move || publish_and_wait(&publisher, Note("b"))
     });
-    assert_eq!(port.log.seal(), 1);
-    assert_eq!(waiting.join().expect("the publisher doesn't panic"), Err(Note("b")));
+    assert_eq!(port.log.seal(), position(1));
+    assert_eq!(waiting.join().expect("the publisher doesn't panic"), Err(Refused::Closed(Note("b"))));
 }

@@ -1,32 +1,35 @@
-//! Models of the lane for the model checker, each with the broken variants that it must catch.
+//! Models of the fan-out for the model checker, each with the broken variants that it must catch.
 //!
-//! The models run the production types on the stand-ins of [`sync`](crate::sync). Only the shard's outer loop is
-//! written here again, as [`Watch`], because the real one needs tokio's clock and channels. The steps of a turn are
-//! those of [`reader`](crate::fanout::shard::reader), which the shard uses as well; the places where a broken variant
-//! departs from them are marked. How the shard goes to sleep, and what it looks at before, is production code.
+//! The models run the production types on the stand-ins of [`sync`](crate::sync). A model's shard works and sleeps by
+//! the production [`Reader`], as [`FlushShard`](crate::fanout::shard::FlushShard) does; only broken variants put a turn
+//! together by themselves, or go to sleep in another way.
 //!
 //! The shard always runs on a thread of its own. On a model's main thread, where loom begins, it would hide
 //! interleavings.
 
+mod capacity;
 mod command;
 mod control_queue;
 mod log;
 mod order;
 mod outbox;
-mod relief;
 mod topic;
 mod wake;
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::time::Instant;
+use tokio::sync::mpsc;
 
 use crate::contract::Message;
-use crate::fanout::counters::Totals;
-use crate::fanout::log::BroadcastLog;
-use crate::fanout::outbox::{Port, Stance};
-use crate::fanout::shard::reader::Horizon;
+use crate::fanout::clock::Clock;
+use crate::fanout::counters::SessionCounters;
+use crate::fanout::log::{BroadcastLog, Entry, Position, Tail};
+use crate::fanout::port::{Mail, Port, SleepCheck};
+use crate::fanout::shard::reader::{Found, Horizon, Reader, Reading, Shard};
+use crate::fanout::slot::Slot;
+use crate::sync::AtomicBool;
+use crate::sync::bits::Bits;
 use crate::sync::kit::block_on;
 use crate::sync::signal::Signal;
 
@@ -44,13 +47,41 @@ impl Message for Note {
 fn port(capacity: usize) -> Arc<Port<Note>> {
     let signal = Arc::new(Signal::new());
     let log = Arc::new(BroadcastLog::new(capacity, Box::new([Arc::clone(&signal)])));
-    Arc::new(Port::new(log, signal, 1, Arc::new(Totals::new()), Instant::now()))
+    Arc::new(Port {
+        log,
+        signal,
+        mail: Mail::new(1),
+        ready: Bits::new(1),
+        behind: AtomicBool::new(false),
+        counters: Arc::new(SessionCounters::new()),
+        clock: Clock::new(),
+        commands: mpsc::channel(1).0,
+        begins: mpsc::channel(1).0,
+    })
 }
+
+/// The position of the entry that `count` others come before.
+fn position(count: u64) -> Position {
+    Position::default().after(count)
+}
+
+/// The reader of the only shard. It takes no commands.
+fn reader(port: &Arc<Port<Note>>) -> Reader<Note, ()> {
+    Reader::new(Arc::clone(port), 0, 0)
+}
+
+/// The only slot.
+fn slot() -> Slot {
+    Slot::new(0)
+}
+
+/// What the model's shard would do anyway if it slept: nothing.
+const AWAKE: SleepCheck = SleepCheck { extent: 1, holds_back: false, is_draining: false };
 
 /// How the shard goes to sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sleeping {
-    /// Correct: declares itself asleep, then looks again at the slot at its position.
+    /// As in production: declares itself asleep, then looks again at the slot at its position.
     Right,
     /// Broken: looks first and declares itself asleep second.
     LooksFirst,
@@ -58,62 +89,112 @@ enum Sleeping {
     LooksAtTail,
 }
 
-/// The shard's outer loop.
-struct Watch {
-    port: Arc<Port<Note>>,
+/// Has the shard take turns, and sleep in between, until `is_done` says after a turn with work that it is done, or the
+/// turn itself does.
+fn run<S: Shard<Note, ()>>(
+    port: &Port<Note>,
+    reader: &mut Reader<Note, ()>,
+    shard: &mut S,
     sleeping: Sleeping,
-    position: u64,
+    mut is_done: impl FnMut(&mut S) -> bool,
+) {
+    block_on(|cx| {
+        port.signal.rise();
+        loop {
+            let found = match sleeping {
+                Sleeping::Right => ready!(reader.poll_work(cx, shard)),
+                broken => ready!(poll_work_broken(port, reader, cx, shard, broken)),
+            };
+            if found == Found::End || is_done(shard) {
+                return Poll::Ready(());
+            }
+        }
+    });
 }
 
-impl Watch {
-    fn new(port: &Arc<Port<Note>>, sleeping: Sleeping) -> Self {
-        Self { port: Arc::clone(port), sleeping, position: 0 }
+fn poll_work_broken<S: Shard<Note, ()>>(
+    port: &Port<Note>,
+    reader: &mut Reader<Note, ()>,
+    cx: &mut Context<'_>,
+    shard: &mut S,
+    sleeping: Sleeping,
+) -> Poll<Found> {
+    loop {
+        let found = shard.turn(reader, cx);
+        if found != Found::Nothing {
+            return Poll::Ready(found);
+        }
+        let has_work = || port.has_work(reader.position(), AWAKE);
+        let sleeps = if sleeping == Sleeping::LooksAtTail {
+            let reads = || port.log.tail().position() != reader.position() || has_work();
+            port.signal.sleeps_unless(cx.waker(), reads)
+        } else {
+            let found = has_work();
+            if !found {
+                port.signal.doze(cx.waker());
+            }
+            !found
+        };
+        if sleeps {
+            return Poll::Pending;
+        }
     }
+}
 
-    /// Takes turns, and sleeps in between, until a turn reports that the work is done.
-    fn run(&mut self, mut turn: impl FnMut(&mut Self) -> bool) {
-        block_on(|cx| {
-            let port = Arc::clone(&self.port);
-            port.signal.rise();
-            loop {
-                if turn(self) {
-                    return Poll::Ready(());
-                }
-                if self.sleeps(cx) {
-                    return Poll::Pending;
-                }
-            }
-        });
-    }
+/// A shard without members, which keeps what it reads and counts what wakes it.
+#[derive(Default)]
+struct Watch {
+    read: Vec<Note>,
+    mail: usize,
+    ready: usize,
+}
 
-    fn sleeps(&self, cx: &Context<'_>) -> bool {
-        let Port { log, signal, .. } = &*self.port;
-        let stance = Stance { position: self.position, extent: 1, is_braked: false, is_draining: false };
-        match self.sleeping {
-            Sleeping::Right => signal.sleeps_unless(cx.waker(), || self.port.has_work(stance)),
-            Sleeping::LooksFirst => {
-                let found = self.port.has_work(stance);
-                if !found {
-                    signal.doze(cx.waker());
-                }
-                !found
-            }
-            Sleeping::LooksAtTail => {
-                let reads = || log.tail().position() != self.position || self.port.has_work(stance);
-                signal.sleeps_unless(cx.waker(), reads)
-            }
+impl Shard<Note, ()> for Watch {
+    fn turn(&mut self, reader: &mut Reader<Note, ()>, cx: &mut Context<'_>) -> Found {
+        let before = (self.mail, self.ready);
+        let turn = reader.turn(cx, self);
+        if turn.tail.is_sealed() && reader.position() == turn.tail.position() {
+            Found::End
+        } else if turn.has_read || before != (self.mail, self.ready) {
+            Found::Work
+        } else {
+            Found::Nothing
         }
     }
 
-    /// Reads the filled entries below the horizon, and frees their slots.
-    fn read(&mut self, horizon: &Horizon<'_, Note>, mut each: impl FnMut(u64, Note)) {
-        let start = self.position;
-        while let Some(taken) = horizon.take(self.position) {
-            each(self.position, taken.message);
-            self.position += 1;
-        }
-        if self.position > start {
-            self.port.log.advance(0, self.position);
-        }
+    fn next_command(&mut self, _: &mut Context<'_>) -> Option<()> {
+        None
     }
+
+    fn extent(&self) -> usize {
+        AWAKE.extent
+    }
+
+    fn on_mail(&mut self, _: Slot) {
+        self.mail += 1;
+    }
+
+    fn on_ready(&mut self, _: Slot) {
+        self.ready += 1;
+    }
+
+    fn may_read_to(&mut self, _: Position, _: Tail) -> Position {
+        Position::END
+    }
+
+    fn on_entry(&mut self, _: Position, entry: Entry<Note>) -> Reading<Note> {
+        self.read.push(entry.message);
+        Reading::More
+    }
+
+    fn sleep_check(&self) -> SleepCheck {
+        AWAKE
+    }
+}
+
+/// Reads the filled entries of the first `count`, frees their slots, and returns them.
+fn read_first(port: &Arc<Port<Note>>, count: u64) -> Vec<Note> {
+    let mut watch = Watch::default();
+    reader(port).read(&Horizon::at(&port.log, position(count)), Position::END, &mut watch);
+    watch.read
 }

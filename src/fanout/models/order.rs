@@ -1,7 +1,7 @@
 //! Models of the order across the two lanes: if one message happens before another, it arrives before it.
 //!
 //! Senders and publishers use the production log, outbox and bits. The shard visits a production [`Member`] whose sink
-//! records what it is given. The steps of a turn are those of [`reader`](crate::fanout::shard::reader).
+//! records what it is given, and reads by the production [`Reader`]; only broken variants read in another order.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -11,26 +11,31 @@ use std::task::{Context, Poll};
 use futures_sink::Sink;
 use loom::thread;
 
-use super::{Note, Sleeping, Watch, port};
-use crate::contract::EndReason;
-use crate::contract::Message;
-use crate::contract::progress::Progress;
+use super::{AWAKE, Note, Sleeping, Watch, port, reader, run, slot};
 use crate::contract::run::{BroadcastRun, start_send_copy};
 use crate::contract::topic::Audience;
-use crate::fanout::outbox::{Limits, Outbox, Port};
-use crate::fanout::shard::intake::Intake;
-use crate::fanout::shard::load::{Gathering, Quota};
-use crate::fanout::shard::member::{Member, Round, Sum};
-use crate::fanout::shard::owner::{Newcomer, Owner};
-use crate::fanout::shard::reader::{Horizon, Look};
-use crate::fanout::shard::shelf::Shelf;
-use crate::sync::kit::{Weaken, caught, holds, holds_narrowly};
+use crate::contract::{EndReason, Progress};
+use crate::fanout::clock::SessionMs;
+use crate::fanout::log::{Entry, Position, Tail};
+use crate::fanout::member_handle::MemberHandle;
+use crate::fanout::outbox::Outbox;
+use crate::fanout::outbox::bound::Limits;
+use crate::fanout::outbox::drain::{Admitted, Drain};
+use crate::fanout::port::{Port, SleepCheck};
+use crate::fanout::shard::batch::ReadBatch;
+use crate::fanout::shard::budget::{Gathering, Quota};
+use crate::fanout::shard::member::{Member, PassCounts, VisitContext};
+use crate::fanout::shard::reader::{Found, Horizon, Look, Reader, Reading, Shard};
+use crate::fanout::shard::retained::Retained;
+use crate::fanout::slot::Slot;
+use crate::ids::ClientId;
+use crate::sync::kit::{Weaken, holds, holds_narrowly, must_fail};
 use crate::sync::{ArrayQueue, AtomicU64, Ordering};
 
 /// How the shard takes a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
-    /// Correct: reads the tail first and the queues second, and delivers nothing at or above the tail.
+    /// As in production: reads the tail first and the queues second, and delivers nothing at or above the tail.
     Right,
     /// Broken: reads the queues first and the tail second.
     QueuesFirst,
@@ -48,12 +53,18 @@ pub(super) struct Viewer {
 }
 
 impl Viewer {
+    /// A participant for which at most `messages` messages may wait.
+    pub(super) fn new(port: &Arc<Port<Note>>, messages: u32) -> Self {
+        let limits = Limits { messages, bytes: u64::from(messages), largest: u64::MAX };
+        let outbox = Arc::new(Outbox::new(Arc::clone(port), ClientId::next(), limits, None));
+        Self { outbox, delivered: Arc::default() }
+    }
+
     /// A participant that its shard has admitted to slot 0, and for which at most `messages` messages may wait.
     pub(super) fn admitted(port: &Arc<Port<Note>>, messages: u32) -> Self {
-        let limits = Limits { messages, bytes: u64::from(messages), largest: u64::MAX };
-        let outbox = Outbox::new(Arc::clone(port), limits, None);
-        assert!(outbox.admit(0));
-        Self { outbox: Arc::new(outbox), delivered: Arc::default() }
+        let viewer = Self::new(port, messages);
+        assert_eq!(Drain::new(viewer.clone()).admit(slot()), Admitted::InTime);
+        viewer
     }
 
     pub(super) fn send(&self, name: &'static str) {
@@ -65,15 +76,16 @@ impl Viewer {
     }
 
     /// Creates the participant's member in its shard.
-    pub(super) fn member(&self, port: &Arc<Port<Note>>) -> Member<Self, Note> {
+    fn member(&self, port: &Arc<Port<Note>>) -> Member<Self> {
         let sink = Recorder(Arc::clone(&self.delivered));
-        let mut member = Member::new(Newcomer { owner: self.clone(), sink, progress: Progress::default() }, port, 0);
-        member.begin(Vec::new(), 0);
+        let mut member = Member::new(Drain::new(self.clone()), sink, Progress::default(), port, slot());
+        member.begin(Vec::new(), SessionMs::default());
         member
     }
 }
 
-impl Owner<Note> for Viewer {
+impl MemberHandle for Viewer {
+    type Message = Note;
     type Sink = Recorder;
 
     fn start_send_run(sink: Pin<&mut Recorder>, run: &BroadcastRun<'_, Note>) -> Result<usize, Infallible> {
@@ -86,10 +98,6 @@ impl Owner<Note> for Viewer {
 
     fn outbox(&self) -> &Outbox<Note> {
         &self.outbox
-    }
-
-    fn key(&self) -> u64 {
-        0
     }
 
     fn faulted(&self, _: EndReason, _: Option<&dyn std::fmt::Debug>) {}
@@ -122,48 +130,101 @@ impl Sink<Note> for Recorder {
 }
 
 /// A shard with one member, to be run on a thread of its own.
-pub(super) struct Shard {
-    pub(super) member: Member<Viewer, Note>,
-    pub(super) shelf: Shelf<Note>,
+pub(super) struct Serving {
+    port: Arc<Port<Note>>,
+    pub(super) member: Member<Viewer>,
+    pub(super) retained: Retained<Note>,
+    batch: ReadBatch<Note>,
+    has_mail: bool,
+    /// Why the member has ended, once its mail bit has said so.
+    pub(super) ended: Option<EndReason>,
+    order: Turn,
 }
 
-impl Shard {
+const QUOTA: Quota = Quota { messages: 8, bytes: u64::MAX };
+
+impl Serving {
     pub(super) fn new(viewer: &Viewer, port: &Arc<Port<Note>>) -> Self {
-        Self { member: viewer.member(port), shelf: Shelf::new() }
-    }
-
-    /// Takes one turn: collects, reads, and visits the member.
-    fn turn(&mut self, watch: &mut Watch, turn: Turn) {
-        let port = Arc::clone(&watch.port);
-        let mut horizon = Look::new(&port).take_mail(1, |_| self.member.collect_mail());
-        match turn {
-            Turn::QueuesFirst => horizon = Horizon::at(&port.log, port.log.tail().position()),
-            Turn::WhileFilled => horizon = Horizon::at(&port.log, u64::MAX),
-            Turn::Right | Turn::IgnoresStamps => {}
+        Self {
+            port: Arc::clone(port),
+            member: viewer.member(port),
+            retained: Retained::new(),
+            batch: ReadBatch::new(QUOTA.messages),
+            has_mail: false,
+            ended: None,
+            order: Turn::Right,
         }
-        self.visit(watch, &horizon, turn == Turn::IgnoresStamps);
     }
 
-    /// Reads the log up to the horizon, and visits the member.
-    pub(super) fn visit(&mut self, watch: &mut Watch, horizon: &Horizon<'_, Note>, ignores_stamps: bool) {
-        let quota = Quota { messages: 8, bytes: u64::MAX };
-        let mut intake = Intake::new(quota.messages);
-        watch.read(horizon, |seq, note| {
-            intake.push(seq, note.byte_len(), note, None);
-        });
-        let mut round = Round {
-            shelf: &mut self.shelf,
-            intake: &mut intake,
-            end: if ignores_stamps { u64::MAX } else { watch.position },
-            quota,
+    /// Visits the member with what was read, up to `end`.
+    pub(super) fn visit(&mut self, end: Position) {
+        let mut visit = VisitContext {
+            retained: &mut self.retained,
+            batch: &mut self.batch,
+            end: if self.order == Turn::IgnoresStamps { Position::END } else { end },
+            quota: QUOTA,
             gathering: &Gathering { bytes: u64::MAX, age: u64::MAX },
             uplink: None,
-            now: 0,
-            sum: Sum::default(),
+            now: SessionMs::default(),
+            counts: PassCounts::default(),
         };
-        assert!(self.member.visit(&mut round).is_ok());
-        self.member.settle(&round.sum);
-        self.shelf.end_turn(&mut intake);
+        assert!(self.member.visit(&mut visit).is_ok());
+        self.member.settle(&visit.counts);
+        self.retained.end_turn(&mut self.batch);
+    }
+
+    /// Reads in the order of the broken variants.
+    fn read_broken(&mut self, reader: &mut Reader<Note, ()>) {
+        let port = Arc::clone(&self.port);
+        // The horizon of the early look is thrown away.
+        let _ = Look::new(&port).take_mail(AWAKE.extent, |slot| self.on_mail(slot));
+        let end = if self.order == Turn::QueuesFirst { port.log.tail().position() } else { Position::END };
+        reader.read(&Horizon::at(&port.log, end), Position::END, self);
+    }
+}
+
+impl Shard<Note, ()> for Serving {
+    fn turn(&mut self, reader: &mut Reader<Note, ()>, cx: &mut Context<'_>) -> Found {
+        let before = reader.position();
+        match self.order {
+            Turn::Right | Turn::IgnoresStamps => drop(reader.turn(cx, self)),
+            Turn::QueuesFirst | Turn::WhileFilled => self.read_broken(reader),
+        }
+        let has_mail = std::mem::take(&mut self.has_mail);
+        // A member that has ended gets nothing more. The visit finds that out.
+        self.visit(reader.position());
+        if has_mail || reader.position() > before { Found::Work } else { Found::Nothing }
+    }
+
+    fn next_command(&mut self, _: &mut Context<'_>) -> Option<()> {
+        None
+    }
+
+    fn extent(&self) -> usize {
+        AWAKE.extent
+    }
+
+    fn on_mail(&mut self, _: Slot) {
+        self.has_mail = true;
+        self.ended = self.member.drain().end_reason();
+        if self.ended.is_none() {
+            self.member.collect_mail();
+        }
+    }
+
+    fn on_ready(&mut self, _: Slot) {}
+
+    fn may_read_to(&mut self, _: Position, _: Tail) -> Position {
+        Position::END
+    }
+
+    fn on_entry(&mut self, position: Position, entry: Entry<Note>) -> Reading<Note> {
+        self.batch.push(position, entry.bytes, entry.message, None);
+        Reading::More
+    }
+
+    fn sleep_check(&self) -> SleepCheck {
+        AWAKE
     }
 }
 
@@ -172,15 +233,9 @@ fn deliver(count: usize, turn: Turn, send: impl FnOnce(&Viewer, &Arc<Port<Note>>
     let port = port(2);
     let viewer = Viewer::admitted(&port, 2);
     let shard = thread::spawn({
-        let mut watch = Watch::new(&port, Sleeping::Right);
-        let mut shard = Shard::new(&viewer, &port);
-        let viewer = viewer.clone();
-        move || {
-            watch.run(|watch| {
-                shard.turn(watch, turn);
-                viewer.delivered().len() == count
-            });
-        }
+        let (port, mut reader, viewer) = (Arc::clone(&port), reader(&port), viewer.clone());
+        let mut shard = Serving { order: turn, ..Serving::new(&viewer, &port) };
+        move || run(&port, &mut reader, &mut shard, Sleeping::Right, |_| viewer.delivered().len() == count)
     });
     send(&viewer, &port);
     shard.join().expect("the shard doesn't panic");
@@ -282,23 +337,23 @@ fn a_broadcast_arrives_before_a_direct_message_of_a_thread_that_was_told() {
 
 #[test]
 fn broken_queues_first_and_tail_second_inverts() {
-    caught(Weaken::Nothing, INVERTED, || direct_then_broadcast(Turn::QueuesFirst));
+    must_fail(Weaken::Nothing, INVERTED, || direct_then_broadcast(Turn::QueuesFirst));
 }
 
 #[test]
 fn broken_delivering_while_the_slot_is_filled_inverts() {
-    caught(Weaken::Nothing, INVERTED, || direct_then_broadcast(Turn::WhileFilled));
+    must_fail(Weaken::Nothing, INVERTED, || direct_then_broadcast(Turn::WhileFilled));
 }
 
 /// Only the handed-over variant inverts: a sender that publishes itself has the fence of its wake-up in between.
 #[test]
 fn broken_a_relaxed_claim_inverts() {
-    caught(Weaken::Claim, INVERTED, || direct_handed_over(Turn::Right));
+    must_fail(Weaken::Claim, INVERTED, || direct_handed_over(Turn::Right));
 }
 
 #[test]
 fn broken_placing_a_direct_message_whatever_its_stamp_inverts() {
-    caught(Weaken::Nothing, INVERTED, || broadcast_then_direct(Turn::IgnoresStamps));
+    must_fail(Weaken::Nothing, INVERTED, || broadcast_then_direct(Turn::IgnoresStamps));
 }
 
 /// A queue, and two levels of bits that say that the queue has messages.
@@ -340,12 +395,13 @@ fn two_senders(guarded: bool) {
     let port = port(1);
     let mail = Arc::new(Mail::new(guarded));
     let shard = thread::spawn({
-        let (port, mail, mut watch) = (Arc::clone(&port), Arc::clone(&mail), Watch::new(&port, Sleeping::Right));
+        let (port, mail, mut reader) = (Arc::clone(&port), Arc::clone(&mail), reader(&port));
         move || {
-            let mut delivered = Vec::new();
+            let (mut delivered, mut watch) = (Vec::new(), Watch::default());
             let tail = port.log.tail();
             mail.collect(&mut delivered);
-            watch.read(&Horizon::at(&port.log, tail.position()), |_, note| delivered.push(note));
+            reader.read(&Horizon::at(&port.log, tail.position()), Position::END, &mut watch);
+            delivered.append(&mut watch.read);
             delivered
         }
     });
@@ -369,5 +425,5 @@ fn a_second_sender_sets_both_levels_of_bits() {
 
 #[test]
 fn broken_a_flag_that_sends_the_second_sender_home_inverts() {
-    caught(Weaken::Nothing, INVERTED, || two_senders(true));
+    must_fail(Weaken::Nothing, INVERTED, || two_senders(true));
 }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use loom::thread;
 
-use super::order::{Shard, Viewer};
-use super::{Note, Sleeping, Watch, port};
-use crate::contract::EndReason;
-use crate::fanout::outbox::{Limits, Outbox};
-use crate::fanout::shard::reader::{Horizon, Look};
-use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, caught, holds};
+use super::order::{Serving, Viewer};
+use super::{Note, Sleeping, Watch, port, position, reader, run, slot};
+use crate::contract::{EndReason, Ending};
+use crate::fanout::log::Position;
+use crate::fanout::outbox::drain::{Admitted, Drain};
+use crate::fanout::shard::reader::Horizon;
+use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, holds, must_fail};
 use crate::sync::{ArrayQueue, AtomicU8, AtomicU64, Ordering, fence};
 
 /// A sender, a thread that ends the participant, and a shard that delivers until it learns of the end.
@@ -17,27 +18,19 @@ fn send_and_end() {
     let port = port(1);
     let viewer = Viewer::admitted(&port, 1);
     let shard = thread::spawn({
-        let mut watch = Watch::new(&port, Sleeping::Right);
-        let mut shard = Shard::new(&viewer, &port);
-        let viewer = viewer.clone();
+        let (port, mut reader, mut shard) = (Arc::clone(&port), reader(&port), Serving::new(&viewer, &port));
         move || {
             let mut reason = None;
-            watch.run(|watch| {
-                let (port, mut mail) = (Arc::clone(&watch.port), false);
-                let horizon = Look::new(&port).take_mail(1, |_| mail = true);
-                reason = viewer.outbox.end_reason().filter(|_| mail);
-                if mail && reason.is_none() {
-                    shard.member.collect_mail();
-                    shard.visit(watch, &horizon, false);
-                }
+            run(&port, &mut reader, &mut shard, Sleeping::Right, |shard| {
+                reason = shard.ended;
                 reason.is_some()
             });
-            shard.member.retire(&mut shard.shelf, reason.expect("it ran until there was one"));
+            shard.member.retire(&mut shard.retained, reason.expect("it ran until there was one"));
         }
     });
     let ender = thread::spawn({
         let viewer = viewer.clone();
-        move || assert!(viewer.outbox.end(EndReason::Disconnected))
+        move || assert_eq!(viewer.outbox.end(EndReason::Disconnected), Ending::ByThis)
     });
     let accepted = viewer.outbox.try_send(Note("direct")).is_ok();
     ender.join().expect("the ending thread doesn't panic");
@@ -51,13 +44,13 @@ fn send_and_fault(ends_first: bool) {
     let port = port(1);
     let viewer = Viewer::admitted(&port, 1);
     let shard = thread::spawn({
-        let mut shard = Shard::new(&viewer, &port);
+        let mut shard = Serving::new(&viewer, &port);
         let viewer = viewer.clone();
         move || {
             if ends_first {
-                assert!(viewer.outbox.end(EndReason::Overflow));
+                assert_eq!(viewer.outbox.end(EndReason::Overflow), Ending::ByThis);
             }
-            shard.member.retire(&mut shard.shelf, EndReason::Overflow);
+            shard.member.retire(&mut shard.retained, EndReason::Overflow);
             viewer.outbox.end(EndReason::Overflow);
         }
     });
@@ -88,7 +81,7 @@ fn what_is_accepted_is_counted_when_the_shard_ends_it() {
 
 #[test]
 fn broken_draining_before_the_end_loses_what_comes_in_between() {
-    caught(Weaken::Nothing, LOST, || send_and_fault(false));
+    must_fail(Weaken::Nothing, LOST, || send_and_fault(false));
 }
 
 /// One message may wait. Two are sent while the shard delivers. A sender that finds capacity in the bound finds a free
@@ -98,11 +91,11 @@ fn send_two() {
     let viewer = Viewer::admitted(&port, 1);
     viewer.send("first");
     let shard = thread::spawn({
-        let (mut watch, mut shard) = (Watch::new(&port, Sleeping::Right), Shard::new(&viewer, &port));
-        let port = Arc::clone(&port);
+        let (port, mut reader, mut shard) = (Arc::clone(&port), reader(&port), Serving::new(&viewer, &port));
         move || {
             shard.member.collect_mail();
-            shard.visit(&mut watch, &Horizon::at(&port.log, 0), false);
+            reader.read(&Horizon::at(&port.log, position(0)), Position::END, &mut shard);
+            shard.visit(reader.position());
         }
     });
     let accepted = viewer.outbox.try_send(Note("second")).is_ok();
@@ -118,7 +111,7 @@ fn what_the_bound_lets_in_fits_into_the_queue() {
 
 #[test]
 fn broken_room_given_back_relaxed_finds_no_free_slot() {
-    caught(Weaken::Release, "the last queue has a slot for each message", send_two);
+    must_fail(Weaken::Release, "the last queue has a slot for each message", send_two);
 }
 
 /// The state and the queue of an outbox, and nothing else. In the outbox both sides also set the mail bit, and two
@@ -183,33 +176,29 @@ fn push_fence_look_and_gone_fence_drain_meet() {
 
 #[test]
 fn broken_a_sender_that_does_not_look_again_after_its_push_loses_it() {
-    caught(Weaken::Nothing, LOST, || send_and_tear_down(false));
+    must_fail(Weaken::Nothing, LOST, || send_and_tear_down(false));
 }
 
 #[test]
 fn broken_without_fences_a_push_and_a_teardown_miss_each_other() {
-    caught(Weaken::Fences, LOST, || send_and_tear_down(true));
+    must_fail(Weaken::Fences, LOST, || send_and_tear_down(true));
 }
 
 /// An instance ends while its shard admits it. The shard learns of the end at admission or by the mail bit.
 fn end_at_admission() {
     let port = port(1);
-    let outbox = Arc::new(Outbox::new(Arc::clone(&port), Limits { messages: 1, bytes: 1, largest: u64::MAX }, None));
+    let viewer = Viewer::new(&port, 1);
     let shard = thread::spawn({
-        let (outbox, mut watch) = (Arc::clone(&outbox), Watch::new(&port, Sleeping::Right));
+        let (port, mut reader, viewer) = (Arc::clone(&port), reader(&port), viewer.clone());
         move || {
-            if !outbox.admit(0) {
+            if Drain::new(viewer.clone()).admit(slot()) == Admitted::Ended {
                 return;
             }
-            watch.run(|watch| {
-                let mut mail = false;
-                Look::new(&watch.port).take_mail(1, |_| mail = true);
-                mail
-            });
-            assert_eq!(outbox.end_reason(), Some(EndReason::Refused));
+            run(&port, &mut reader, &mut Watch::default(), Sleeping::Right, |watch| watch.mail > 0);
+            assert_eq!(viewer.outbox.end_reason(), Some(EndReason::Refused));
         }
     });
-    assert!(outbox.end(EndReason::Refused));
+    assert_eq!(viewer.outbox.end(EndReason::Refused), Ending::ByThis);
     shard.join().expect("the shard doesn't panic");
 }
 
@@ -220,14 +209,14 @@ fn an_end_at_admission_is_noticed() {
 
 #[test]
 fn broken_without_fences_an_end_at_admission_goes_unnoticed() {
-    caught(Weaken::Fences, SLEEPS_FOR_EVER, end_at_admission);
+    must_fail(Weaken::Fences, SLEEPS_FOR_EVER, end_at_admission);
 }
 
 /// Of two threads that end an instance, one is told that it did.
 #[test]
 fn an_instance_ends_once() {
     holds(|| {
-        let outbox = Arc::new(Outbox::new(port(1), Limits { messages: 1, bytes: 1, largest: u64::MAX }, None));
+        let outbox = Viewer::new(&port(1), 1).outbox;
         let other = thread::spawn({
             let outbox = Arc::clone(&outbox);
             move || outbox.end(EndReason::Disconnected)
@@ -235,7 +224,7 @@ fn an_instance_ends_once() {
         let live = outbox.go_live();
         let mine = outbox.end(EndReason::Overflow);
         let theirs = other.join().expect("the ending thread doesn't panic");
-        assert!(mine != theirs);
-        assert!(live || theirs);
+        assert_ne!(mine, theirs, "one of the two ends it");
+        assert!(live.is_ok() || theirs == Ending::ByThis);
     });
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use loom::thread;
 
 use crate::contract::topic::Topic;
-use crate::sync::kit::{Weaken, caught, holds};
+use crate::sync::kit::{Weaken, holds, must_fail};
 use crate::sync::{AtomicU64, Ordering};
 
 const UNCOUNTED: &str = "a publisher that knows of a subscription finds no subscriber";
@@ -58,7 +58,7 @@ fn a_subscription_that_is_known_is_counted() {
 
 #[test]
 fn broken_a_subscription_counted_late_is_known_before() {
-    caught(Weaken::Nothing, UNCOUNTED, || told_of_a_subscription(false));
+    must_fail(Weaken::Nothing, UNCOUNTED, || told_of_a_subscription(false));
 }
 
 #[test]
@@ -68,5 +68,5 @@ fn a_count_that_has_fallen_shows_what_was_handed_over() {
 
 #[test]
 fn broken_a_count_that_falls_relaxed_hides_what_was_handed_over() {
-    caught(Weaken::Fall, EARLY, last_messages);
+    must_fail(Weaken::Fall, EARLY, last_messages);
 }

@@ -20,7 +20,7 @@
 //! next: the message in the second queue comes out first. So each queue of the chain is emptied with one of its
 //! messages held back.
 
-use crate::fanout::outbox::Direct;
+use crate::fanout::log::Position;
 use crate::sync::{ArrayQueue, OnceBox};
 
 /// Slots of the first queue. The loom models use one.
@@ -35,6 +35,14 @@ const GROWTH: usize = if cfg!(lanecast_loom) { 1 } else { 4 };
 const GROWING: u32 = if cfg!(lanecast_loom) { 2 } else { 10 };
 
 const FREE: &str = "the last queue has a slot for each message the limit lets wait";
+
+/// A direct message, and the log's tail when it was sent.
+#[derive(Debug)]
+pub(in crate::fanout) struct Direct<M> {
+    pub(in crate::fanout) stamp: Position,
+    pub(in crate::fanout) bytes: usize,
+    pub(in crate::fanout) message: M,
+}
 
 /// A queue of direct messages that grows as a chain of bounded queues.
 #[derive(Debug)]

@@ -21,211 +21,136 @@
 //! - An end writes `Gone`, passes the fence and reads the slot. An admission stores the slot, passes the fence and
 //!   reads the state. So the shard either learns of the end through its mail bit or finds it at admission.
 
+pub(in crate::fanout) mod bound;
 pub(in crate::fanout) mod control_queue;
-pub(in crate::fanout) mod mail;
+pub(in crate::fanout) mod drain;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::oneshot;
 
 use crate::caught::caught;
-use crate::contract::{Account, EndReason, Message, Progress, Uplink};
-use crate::fanout::counters::{Tally, Totals};
-use crate::fanout::log::BroadcastLog;
-use crate::fanout::outbox::control_queue::ControlQueue;
-use crate::fanout::outbox::mail::Mail;
-use crate::sync::bits::Bits;
-use crate::sync::relief::Relief;
-use crate::sync::signal::Signal;
+use crate::contract::{
+    Account, EndReason, Ending, Message, Progress, Subscribed, SubscriptionTag, Topic, Unsubscribed, Uplink,
+};
+use crate::fanout::clock::SessionMs;
+use crate::fanout::command::{Begin, Command};
+use crate::fanout::counters::SingleWriterCounter;
+use crate::fanout::log::{Position, Refused};
+use crate::fanout::outbox::bound::{Bound, Limits};
+use crate::fanout::outbox::control_queue::{ControlQueue, Direct};
+use crate::fanout::port::Port;
+use crate::fanout::slot::{MemberRef, Slot};
+use crate::ids::ClientId;
+use crate::sync::capacity::CapacityNotify;
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
-
-/// The part of a shard that senders need.
-#[derive(Debug)]
-pub(crate) struct Port<M> {
-    pub(crate) log: Arc<BroadcastLog<M>>,
-    pub(crate) signal: Arc<Signal>,
-    pub(crate) mail: Mail,
-    /// Members that their sinks have woken.
-    pub(crate) ready: Bits,
-    /// True while the shard doesn't read the log because of a shared uplink, and until it has caught up afterwards.
-    pub(crate) behind: AtomicBool,
-    pub(crate) totals: Arc<Totals>,
-    /// The zero of the clock of all shards.
-    pub(crate) epoch: Instant,
-}
-
-/// The state of a shard that is about to sleep.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Stance {
-    /// The first position that the shard hasn't read.
-    pub(crate) position: u64,
-    /// No member has a slot at or above this one.
-    pub(crate) extent: usize,
-    /// The shard reads no further, whatever the log has for it.
-    pub(crate) is_braked: bool,
-    /// The shard has taken note of the seal.
-    pub(crate) is_draining: bool,
-}
-
-impl<M: Message> Port<M> {
-    /// The port of a shard with `slots` for members, which reads `log` and is woken by `signal`.
-    pub(crate) fn new(
-        log: Arc<BroadcastLog<M>>,
-        signal: Arc<Signal>,
-        slots: usize,
-        totals: Arc<Totals>,
-        epoch: Instant,
-    ) -> Self {
-        let (mail, ready) = (Mail::new(slots), Bits::new(slots));
-        Self { log, signal, mail, ready, behind: AtomicBool::new(false), totals, epoch }
-    }
-
-    /// Whether there is work for the shard, apart from its commands. The shard checks this once more before it sleeps.
-    /// It checks the slot and not the tail, because the tail would make it spin behind a slot that is claimed and
-    /// empty.
-    pub(crate) fn has_work(&self, shard: Stance) -> bool {
-        (self.log.is_filled(shard.position) && !shard.is_braked)
-            || self.mail.any(shard.extent)
-            || self.ready.any(shard.extent)
-            || (!shard.is_draining && self.log.tail().is_sealed() && self.log.tail().position() == shard.position)
-    }
-}
-
-/// Milliseconds since `epoch`.
-pub(crate) fn now_ms(epoch: Instant) -> u64 {
-    u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
-/// How much may wait for one participant, over both lanes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) messages: u32,
-    pub(crate) bytes: u64,
-    /// The largest size of one message, in bytes.
-    pub(crate) largest: u64,
-}
-
-/// A direct message, and the log's tail when it was sent.
-#[derive(Debug)]
-pub(crate) struct Direct<M> {
-    pub(crate) stamp: u64,
-    pub(crate) bytes: usize,
-    pub(crate) message: M,
-}
-
-/// Why a message was not accepted; the message comes back.
-#[derive(Debug)]
-pub(crate) enum Refused<M> {
-    Full(M),
-    TooLarge(M),
-    Closed(M),
-}
-
-/// A value of the state at the time it was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum State {
-    New,
-    Live,
-    Gone(EndReason),
-}
 
 const NEW: u8 = 0;
 const LIVE: u8 = 1;
+/// Plus the number of the reason.
 const GONE: u8 = 2;
 const NO_SLOT: u32 = u32::MAX;
 
-/// The sending side of one participant, shared by its senders and its shard.
+/// The senders' half of a participant's outbox, and its owner's line to the shard. The shard's half is
+/// [`Drain`](drain::Drain).
 #[derive(Debug)]
 pub(crate) struct Outbox<M> {
     port: Arc<Port<M>>,
-    limits: Limits,
+    client_id: ClientId,
     state: AtomicU8,
     /// The participant overflowed by what gathered while it joined. Set before the end, which orders it.
     outpaced: AtomicBool,
     /// The slot in which the shard keeps the member; written once, at admission.
     slot: AtomicU32,
-    waiting: Waiting,
+    bound: Bound,
     queue: ControlQueue<M>,
     direct_offered: AtomicU64,
-    lane_offered: Tally,
-    delivered: Tally,
-    delivered_bytes: Tally,
+    lane_offered: SingleWriterCounter,
+    delivered: SingleWriterCounter,
+    delivered_bytes: SingleWriterCounter,
     lost: AtomicU64,
     rejected: AtomicU64,
     /// Wakes tasks that wait for half of the bound to be free.
-    relief: Relief,
-    /// When the oldest waiting message arrived, in the session's milliseconds plus one; 0 while none waits.
+    capacity: CapacityNotify,
+    /// When the oldest waiting message arrived, by the fan-out's clock, plus one; 0 while none waits.
     oldest: AtomicU64,
     /// The uplink that all participants of the room share, if there is one, and the progress of this participant's
     /// writes.
     uplink: Option<(Uplink, Progress)>,
 }
 
+impl<M> Outbox<M> {
+    pub(crate) fn client_id(&self) -> ClientId {
+        self.client_id
+    }
+}
+
 impl<M: Message> Outbox<M> {
-    pub(crate) fn new(port: Arc<Port<M>>, limits: Limits, uplink: Option<(Uplink, Progress)>) -> Self {
+    pub(in crate::fanout) fn new(
+        port: Arc<Port<M>>,
+        client_id: ClientId,
+        limits: Limits,
+        uplink: Option<(Uplink, Progress)>,
+    ) -> Self {
         Self {
             port,
-            limits,
+            client_id,
             uplink,
             state: AtomicU8::new(NEW),
             outpaced: AtomicBool::new(false),
             slot: AtomicU32::new(NO_SLOT),
-            waiting: Waiting(AtomicU64::new(0)),
+            bound: Bound::new(limits),
             queue: ControlQueue::new(limits.messages),
             direct_offered: AtomicU64::new(0),
-            lane_offered: Tally::new(),
-            delivered: Tally::new(),
-            delivered_bytes: Tally::new(),
+            lane_offered: SingleWriterCounter::new(),
+            delivered: SingleWriterCounter::new(),
+            delivered_bytes: SingleWriterCounter::new(),
             lost: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
-            relief: Relief::new(),
+            capacity: CapacityNotify::new(),
             oldest: AtomicU64::new(0),
         }
     }
 
-    pub(crate) fn state(&self) -> State {
-        match self.state.load(Ordering::Acquire) {
-            NEW => State::New,
-            LIVE => State::Live,
-            gone => State::Gone(EndReason::ALL[usize::from(gone - GONE)]),
-        }
-    }
-
-    /// Why the instance ended, if it has.
-    pub(crate) fn end_reason(&self) -> Option<EndReason> {
-        match self.state() {
-            State::Gone(reason) => Some(reason),
-            State::New | State::Live => None,
-        }
+    /// Whether the instance is in the state `Live`.
+    pub(crate) fn is_live(&self) -> bool {
+        self.state.load(Ordering::Acquire) == LIVE
     }
 
     pub(crate) fn has_ended(&self) -> bool {
         self.state.load(Ordering::Acquire) >= GONE
     }
 
-    /// Changes `New` to `Live`. False if the instance has ended in the meantime.
-    pub(crate) fn go_live(&self) -> bool {
-        self.state.compare_exchange(NEW, LIVE, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    /// Why the instance ended, if it has.
+    pub(crate) fn end_reason(&self) -> Option<EndReason> {
+        let reason = self.state.load(Ordering::Acquire).checked_sub(GONE)?;
+        Some(EndReason::ALL[usize::from(reason)])
     }
 
-    /// Ends the instance, and has its shard tear it down. True for the one caller whose reason is recorded.
-    pub(crate) fn end(&self, reason: EndReason) -> bool {
+    /// Changes `New` to `Live`. Fails, with the reason, if the instance has ended in the meantime.
+    pub(crate) fn go_live(&self) -> Result<(), EndReason> {
+        let changed = self.state.compare_exchange(NEW, LIVE, Ordering::AcqRel, Ordering::Acquire);
+        changed.map(drop).map_err(|_| self.end_reason().expect("an instance that isn't new goes live no more"))
+    }
+
+    /// Ends the instance, and has its shard tear it down.
+    pub(crate) fn end(&self, reason: EndReason) -> Ending {
         let ended = self
             .state
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| (state < GONE).then_some(GONE + reason as u8));
         if ended.is_err() {
-            return false;
+            return Ending::Before;
         }
         fence(Ordering::SeqCst);
         // Relaxed: ordered by the fence.
         let slot = self.slot.load(Ordering::Relaxed);
         if slot != NO_SLOT {
-            self.port.mail.set(slot as usize);
+            self.port.mail.set(Slot::from_number(slot));
             self.port.signal.wake();
         }
-        self.relief.note();
-        true
+        self.capacity.note();
+        Ending::ByThis
     }
 
     /// Whether the instance ended because of what gathered for it while it joined.
@@ -243,17 +168,15 @@ impl<M: Message> Outbox<M> {
             return Err(self.reject(message));
         }
         let bytes = message.byte_len();
-        if bytes as u64 > self.limits.largest {
+        if bytes as u64 > self.bound.limits().largest {
             return Err(Refused::TooLarge(message));
         }
-        if !self.waiting.reserve(1, bytes, self.limits) {
+        if self.bound.reserve(1, bytes).is_err() {
             return Err(Refused::Full(message));
         }
         self.offer_direct();
         self.queue.push(Direct { stamp: tail.position(), bytes, message });
-        let slot = self.slot.load(Ordering::Relaxed);
-        debug_assert_ne!(slot, NO_SLOT, "nobody has a participant before its shard has admitted it");
-        self.port.mail.set(slot as usize);
+        self.port.mail.set(self.slot());
         fence(Ordering::SeqCst);
         if self.has_ended() {
             self.lose_queue();
@@ -276,41 +199,42 @@ impl<M: Message> Outbox<M> {
     }
 
     /// Ends the instance because of a direct message that exceeds its bound, and counts that message as offered and
-    /// lost. True for the one caller whose reason is recorded.
-    pub(crate) fn overflow(&self) -> bool {
+    /// lost.
+    pub(crate) fn overflow(&self) -> Ending {
         self.offer_direct();
         // Counted before the end: a listener that is told of the end finds the message in the account.
         self.lost.fetch_add(1, Ordering::Release);
-        let first = self.end(EndReason::Overflow);
+        let ending = self.end(EndReason::Overflow);
         if let Some(reason) = self.end_reason() {
-            self.port.totals.lose(reason, 1);
+            self.port.counters.lose(reason, 1);
         }
-        first
+        ending
     }
 
     fn offer_direct(&self) {
         self.direct_offered.fetch_add(1, Ordering::Release);
-        self.port.totals.direct_offered.add(1);
+        self.port.counters.direct_offered.add(1);
     }
 
     fn reject(&self, message: M) -> Refused<M> {
         self.offer_direct();
         self.rejected.fetch_add(1, Ordering::Release);
-        self.port.totals.reject();
+        self.port.counters.reject();
         Refused::Closed(message)
     }
 
     /// Counts `count` messages as lost, with the reason for which the instance ended.
-    pub(crate) fn lose(&self, count: u64) {
+    fn lose(&self, count: u64) {
         if let Some(reason) = self.end_reason() {
             self.lost.fetch_add(count, Ordering::Release);
-            self.port.totals.lose(reason, count);
+            self.port.counters.lose(reason, count);
         }
     }
 
-    /// Empties the control queue of an instance that has ended, and counts its messages as lost.
-    pub(crate) fn lose_queue(&self) {
-        self.take_queue(|direct| {
+    /// Empties the control queue of an instance that has ended, and counts its messages as lost. The shard and a sender
+    /// may do this at the same time.
+    fn lose_queue(&self) {
+        self.queue.drain(|direct| {
             // Counted before the drop, which is foreign code and may take long: the event of the end says what was
             // lost.
             self.lose(1);
@@ -318,93 +242,35 @@ impl<M: Message> Outbox<M> {
         });
     }
 
-    /// Hands everything in the control queue to `each`, oldest first.
-    pub(crate) fn take_queue(&self, each: impl FnMut(Direct<M>)) {
-        self.queue.drain(each);
+    /// The slot in which the shard keeps the member. Nobody has a participant before its shard has admitted it.
+    fn slot(&self) -> Slot {
+        // Relaxed: callers learned of the admission through a channel, which orders this read.
+        let slot = self.slot.load(Ordering::Relaxed);
+        debug_assert_ne!(slot, NO_SLOT, "nobody has a participant before its shard has admitted it");
+        Slot::from_number(slot)
     }
 
-    // The shard's side, and what both sides read.
-
-    /// Records the slot in which the shard keeps the member. False if the instance has ended already: then no mail bit
-    /// tells the shard of the end.
-    pub(crate) fn admit(&self, slot: usize) -> bool {
-        let slot = u32::try_from(slot).expect("a shard holds fewer members");
-        // Relaxed: ordered by the fence, and for senders by the reply to the admission.
-        self.slot.store(slot, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        !self.has_ended()
-    }
-
-    /// Notes that the instance is about to end because of what gathered for it while it joined.
-    pub(crate) fn note_outpaced(&self) {
-        self.outpaced.store(true, Ordering::Relaxed);
-    }
-
-    /// The slot in which the shard keeps the member.
-    pub(crate) fn slot(&self) -> usize {
-        // Relaxed: callers learned of the admission through a channel, which orders this read; others may find no slot.
-        self.slot.load(Ordering::Relaxed) as usize
-    }
-
-    /// Counts `count` messages as offered to the participant by its shard.
-    pub(crate) fn offer_from_lane(&self, count: u64) {
-        self.lane_offered.add(count);
-    }
-
-    /// Reserves capacity in the bound for messages from the log. False if that would exceed the bound.
-    pub(crate) fn reserve(&self, messages: u32, bytes: usize) -> bool {
-        self.waiting.reserve(messages, bytes, self.limits)
-    }
-
-    /// Reserves capacity for messages from the log that the uplink holds up, beyond the bound if necessary: the shard
-    /// reads no further while [half](Self::is_half_full) of the bound is taken. False if the count can't hold them.
-    pub(crate) fn reserve_beyond(&self, messages: u32, bytes: usize) -> bool {
-        self.waiting.reserve(messages, bytes, COUNTABLE)
+    /// Names the member to its shard.
+    pub(crate) fn member(&self) -> MemberRef {
+        MemberRef { slot: self.slot(), client_id: self.client_id }
     }
 
     /// Whether half of the bound is taken, in messages or in bytes.
     pub(crate) fn is_half_full(&self) -> bool {
-        let (messages, bytes) = self.waiting.get();
-        messages >= u64::from(self.limits.messages.div_ceil(2)) || bytes >= self.limits.bytes.div_ceil(2)
-    }
-
-    /// Whether the whole bound is taken, in messages or in bytes.
-    pub(crate) fn is_full(&self) -> bool {
-        let (messages, bytes) = self.waiting.get();
-        messages >= u64::from(self.limits.messages) || bytes >= self.limits.bytes
-    }
-
-    /// Releases the capacity that messages took.
-    pub(crate) fn release(&self, messages: u32, bytes: usize) {
-        self.waiting.release(messages, bytes);
-        if !self.is_half_full() {
-            self.relief.note();
-        }
+        self.bound.is_half_full()
     }
 
     /// Waits until half of the bound is free and a message of `bytes` fits, or until the instance has ended. A message
     /// that is too large to be sent waits like the largest that can be sent.
-    pub(crate) async fn room_for(&self, bytes: usize) {
-        let bytes = (bytes as u64).min(self.limits.largest);
-        let fits = || self.waiting.get().1.saturating_add(bytes) <= self.limits.bytes;
-        self.relief.until(|| self.has_ended() || (!self.is_half_full() && fits())).await;
-    }
-
-    pub(crate) fn deliver(&self, messages: u64, bytes: u64) {
-        self.delivered.add(messages);
-        self.delivered_bytes.add(bytes);
-    }
-
-    /// Records the time since which the oldest message has waited, in the session's milliseconds.
-    pub(crate) fn set_oldest(&self, since: Option<u64>) {
-        // Relaxed: only used for statistics.
-        self.oldest.store(since.map_or(0, |ms| ms + 1), Ordering::Relaxed);
+    pub(crate) async fn wait_for_capacity(&self, bytes: usize) {
+        let fits = || !self.bound.is_half_full() && self.bound.has_bytes_for(bytes);
+        self.capacity.until(|| self.has_ended() || fits()).await;
     }
 
     /// For how long the oldest waiting message has waited.
     pub(crate) fn oldest(&self) -> Option<Duration> {
         let since = self.oldest.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(Duration::from_millis(now_ms(self.port.epoch).saturating_sub(since)))
+        Some(Duration::from_millis(self.port.clock.now().since(SessionMs(since))))
     }
 
     /// What became of the participant's messages so far.
@@ -424,46 +290,45 @@ impl<M: Message> Outbox<M> {
     }
 }
 
-/// Waiting messages and bytes, in one word, so that one compare-exchange checks and takes both.
-#[derive(Debug)]
-struct Waiting(AtomicU64);
-
-/// Bytes take the low 40 bits, messages the high 24.
-const BYTE_BITS: u32 = 40;
-
-/// The largest limits that a session may set: half of what the word can count to.
-pub(crate) const LARGEST_LIMITS: Limits =
-    Limits { messages: (1 << 23) - 1, bytes: HALF_OF_THE_BYTES, largest: HALF_OF_THE_BYTES };
-
-const HALF_OF_THE_BYTES: u64 = (1 << (BYTE_BITS - 1)) - 1;
-
-/// The largest counts that the word can hold.
-const COUNTABLE: Limits = Limits { messages: (1 << 24) - 1, bytes: (1 << BYTE_BITS) - 1, largest: u64::MAX };
-
-impl Waiting {
-    /// The waiting messages and their bytes.
-    fn get(&self) -> (u64, u64) {
-        let word = self.0.load(Ordering::Relaxed);
-        (word >> BYTE_BITS, word & ((1 << BYTE_BITS) - 1))
+/// The owner's line to the shard.
+impl<M: Message> Outbox<M> {
+    /// Subscribes the member to `topic`; also says from which position of the log on. `None` for a member that has
+    /// ended.
+    pub(crate) async fn subscribe(&self, topic: &Topic, tag: SubscriptionTag) -> Option<(Subscribed, Position)> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Subscribe { member: self.member(), counted: topic.raise(), tag, reply }, answer).await
     }
 
-    /// Takes capacity for `messages` of `bytes` together, if the limits leave it.
-    ///
-    /// This is a compare-exchange rather than an addition that is undone on excess. Even a short excess could make
-    /// another sender find the participant full that isn't.
-    fn reserve(&self, messages: u32, bytes: usize, limits: Limits) -> bool {
-        // Acquire, paired with the Release in `release`: a sender that takes the capacity sees the queue slot free.
-        self.0
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |word| {
-                let waiting = (word >> BYTE_BITS) + u64::from(messages);
-                let weight = (word & ((1 << BYTE_BITS) - 1)).saturating_add(bytes as u64);
-                let fits = waiting <= u64::from(limits.messages) && weight <= limits.bytes;
-                fits.then_some(waiting << BYTE_BITS | weight)
-            })
-            .is_ok()
+    /// Ends the member's subscription to `topic`.
+    pub(crate) async fn unsubscribe(&self, topic: &Topic) -> Unsubscribed {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Unsubscribe { member: self.member(), topic: topic.key(), reply };
+        self.ask(command, answer).await.unwrap_or(Unsubscribed::NotSubscribed)
     }
 
-    fn release(&self, messages: u32, bytes: usize) {
-        self.0.fetch_sub(u64::from(messages) << BYTE_BITS | bytes as u64, Ordering::Release);
+    /// Sends a command to the shard and waits for the answer. `None` if the shard has ended.
+    async fn ask<T>(&self, command: Command, answer: oneshot::Receiver<T>) -> Option<T> {
+        let commands = &self.port.commands;
+        commands.send(command).await.ok()?;
+        tokio::select! {
+            biased;
+            answer = answer => answer.ok(),
+            // A shard that ends drops the commands that it doesn't carry out, which ends the wait for the answer. That
+            // misses a command that arrives late because this future wasn't polled.
+            () = commands.closed() => None,
+        }
+    }
+
+    /// Waits for a place in the shard's channel, and returns what has the shard deliver the initial messages, given
+    /// with their lengths, and then what has gathered. `None` if the fan-out ends.
+    pub(crate) async fn ready_to_begin(&self) -> Option<impl FnOnce(Vec<(M, usize)>)> {
+        let place = self.port.begins.reserve().await.ok()?;
+        Some(|initial| place.send(Begin { member: self.member(), initial }))
+    }
+
+    /// The channel of the line, for a test of a command that is on its way.
+    #[cfg(test)]
+    pub(crate) fn commands(&self) -> &tokio::sync::mpsc::Sender<Command> {
+        &self.port.commands
     }
 }

@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 
 use crate::contract::Message;
 use crate::contract::topic::SubscriptionTag;
-use crate::fanout::outbox::Direct;
-use crate::fanout::shard::load::Gathering;
-use crate::fanout::shard::shelf::{Shelf, Taken};
+use crate::fanout::clock::SessionMs;
+use crate::fanout::outbox::control_queue::Direct;
+use crate::fanout::shard::budget::Gathering;
+use crate::fanout::shard::retained::{Handed, Retained};
 
 /// The messages that wait for one member, in the order in which they are to be delivered.
 #[derive(Debug)]
@@ -22,26 +23,26 @@ pub(super) struct Backlog<M> {
     /// The member's own messages, in the order in which `order` refers to them.
     own: VecDeque<Own<M>>,
     /// Direct messages whose place among the broadcasts isn't known yet: their stamp is above the shard's position.
-    pub(super) unplaced: VecDeque<Direct<M>>,
+    pub(super) unordered: VecDeque<Direct<M>>,
 }
 
 #[derive(Debug)]
 struct Own<M> {
     message: M,
     bytes: usize,
-    since: u64,
+    since: SessionMs,
 }
 
 /// The first message of a backlog, taken out of it.
 pub(super) struct Popped<'a, M> {
     /// True if the bound doesn't count the message: an initial message, or one that gathered while the member joined.
     pub(super) is_exempt: bool,
-    pub(super) message: Taken<'a, M>,
+    pub(super) message: Handed<'a, M>,
     pub(super) bytes: usize,
     pub(super) tag: Option<SubscriptionTag>,
 }
 
-/// A place in the order, packed: 2 bits kind, 30 bits shelf key, 32 bits run length or tag.
+/// A place in the order, packed: 2 bits kind, 30 bits key, 32 bits run length or tag.
 #[derive(Clone, Copy, Debug)]
 struct Item {
     word: u32,
@@ -51,9 +52,9 @@ struct Item {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Broadcasts to everybody, on the shelf under consecutive keys.
+    /// Broadcasts to everybody, retained under consecutive keys.
     All,
-    /// A broadcast to a topic, on the shelf, with the subscriber's tag.
+    /// A broadcast to a topic, retained, with the subscriber's tag.
     Topic,
     /// A direct message, the next of the member's own messages.
     Direct,
@@ -64,9 +65,9 @@ pub(super) enum Kind {
 const KEY_BITS: u32 = 30;
 
 impl Item {
-    fn shelved(key: usize, tag: Option<SubscriptionTag>) -> Self {
+    fn retained(key: usize, tag: Option<SubscriptionTag>) -> Self {
         let key = u32::try_from(key).ok().filter(|key| *key < 1 << KEY_BITS);
-        let key = key.expect("the log is shorter than the shelf's keys are wide");
+        let key = key.expect("no shard retains a billion messages");
         match tag {
             None => Self { word: key, more: 1 },
             Some(tag) => Self { word: 1 << KEY_BITS | key, more: tag.0 },
@@ -105,7 +106,7 @@ impl<M: Message> Backlog<M> {
             gathered: 0,
             gathered_bytes: 0,
             own: VecDeque::new(),
-            unplaced: VecDeque::new(),
+            unordered: VecDeque::new(),
         })
     }
 
@@ -116,22 +117,22 @@ impl<M: Message> Backlog<M> {
 
     /// All messages of the backlog, including those that have no place yet.
     pub(super) fn len(&self) -> usize {
-        self.placed + self.unplaced.len()
+        self.placed + self.unordered.len()
     }
 
-    pub(super) fn push_shelved(&mut self, key: usize, tag: Option<SubscriptionTag>) {
+    pub(super) fn push_retained(&mut self, key: usize, tag: Option<SubscriptionTag>) {
         self.placed += 1;
         match self.order.back_mut() {
             Some(last) if tag.is_none() && last.is_followed_by(key) => last.more += 1,
-            _ => self.order.push_back(Item::shelved(key, tag)),
+            _ => self.order.push_back(Item::retained(key, tag)),
         }
     }
 
     /// Whether a broadcast of `bytes` may gather for a joining member. If so, the caller then
-    /// [pushes](Self::push_shelved) it.
-    pub(super) fn gather(&mut self, bytes: usize, may: &Gathering, shelf: &Shelf<M>, now: u64) -> bool {
+    /// [pushes](Self::push_retained) it.
+    pub(super) fn gather(&mut self, bytes: usize, may: &Gathering, retained: &Retained<M>, now: SessionMs) -> bool {
         let bytes = self.gathered_bytes.saturating_add(bytes as u64).saturating_add(Gathering::PER_MESSAGE);
-        let is_old = self.oldest(shelf).is_some_and(|since| now.saturating_sub(since) > may.age);
+        let is_old = self.oldest(retained).is_some_and(|since| now.since(since) > may.age);
         let fits = bytes <= may.bytes && !is_old;
         if fits {
             self.gathered += 1;
@@ -140,14 +141,14 @@ impl<M: Message> Backlog<M> {
         fits
     }
 
-    pub(super) fn push_own(&mut self, kind: Kind, message: M, bytes: usize, since: u64) {
+    pub(super) fn push_own(&mut self, kind: Kind, message: M, bytes: usize, since: SessionMs) {
         self.placed += 1;
         self.order.push_back(Item::own(kind));
         self.own.push_back(Own { message, bytes, since });
     }
 
     /// Puts initial messages ahead of everything else.
-    pub(super) fn push_initial(&mut self, initial: Vec<(M, usize)>, since: u64) {
+    pub(super) fn push_initial(&mut self, initial: Vec<(M, usize)>, since: SessionMs) {
         self.placed += initial.len();
         for (message, bytes) in initial.into_iter().rev() {
             self.order.push_front(Item::own(Kind::Initial));
@@ -156,7 +157,7 @@ impl<M: Message> Backlog<M> {
     }
 
     /// Takes the first message out, with its length and the tag by which it is to be addressed.
-    pub(super) fn pop<'a>(&mut self, shelf: &'a mut Shelf<M>) -> Option<Popped<'a, M>> {
+    pub(super) fn pop<'a>(&mut self, retained: &'a mut Retained<M>) -> Option<Popped<'a, M>> {
         let first = self.order.front_mut()?;
         let item = *first;
         let kind = item.kind();
@@ -168,10 +169,10 @@ impl<M: Message> Backlog<M> {
         }
         self.placed -= 1;
         let (message, bytes) = match kind {
-            Kind::All | Kind::Topic => shelf.take(item.key()),
+            Kind::All | Kind::Topic => retained.take(item.key()),
             Kind::Direct | Kind::Initial => {
                 let own = self.own.pop_front().expect("the order names as many own messages as there are");
-                (Taken::Own(own.message), own.bytes)
+                (Handed::Own(own.message), own.bytes)
             }
         };
         let is_exempt = match kind {
@@ -186,27 +187,27 @@ impl<M: Message> Backlog<M> {
     }
 
     /// The time since which the first message waits, in the session's milliseconds.
-    pub(super) fn oldest(&self, shelf: &Shelf<M>) -> Option<u64> {
+    pub(super) fn oldest(&self, retained: &Retained<M>) -> Option<SessionMs> {
         let first = self.order.front()?;
         match first.kind() {
-            Kind::All | Kind::Topic => Some(shelf.since(first.key())),
+            Kind::All | Kind::Topic => Some(retained.since(first.key())),
             Kind::Direct | Kind::Initial => self.own.front().map(|own| own.since),
         }
     }
 
-    /// Releases everything that the backlog needs on the shelf.
-    pub(super) fn release(self, shelf: &mut Shelf<M>) {
+    /// Releases everything that the backlog needs on the retained.
+    pub(super) fn release(self, retained: &mut Retained<M>) {
         for item in self.order {
             match item.kind() {
-                Kind::All => shelf.release(item.key(), item.more as usize),
-                Kind::Topic => shelf.release(item.key(), 1),
+                Kind::All => retained.release(item.key(), item.more as usize),
+                Kind::Topic => retained.release(item.key(), 1),
                 Kind::Direct | Kind::Initial => {}
             }
         }
     }
 
     pub(super) fn is_large(&self) -> bool {
-        self.own.capacity() > 0 || self.order.capacity() + self.unplaced.capacity() > SMALL_BACKLOG
+        self.own.capacity() > 0 || self.order.capacity() + self.unordered.capacity() > SMALL_BACKLOG
     }
 }
 

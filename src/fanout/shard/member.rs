@@ -1,9 +1,10 @@
 //! One participant as its shard sees it: its sink, and its backlog while the sink is busy.
 //!
 //! A member whose sink is idle stores nothing: its messages are handed straight to the sink. The backlog of a busy
-//! member keeps, in delivery order, references to the broadcasts on the shard's shelf, which all busy members share,
-//! and to the member's own messages.
+//! member keeps, in delivery order, references to the broadcasts that the shard [retains](Retained), which all busy
+//! members share, and to the member's own messages.
 
+use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,26 +12,28 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures_sink::Sink;
 
-use crate::contract::EndReason;
-use crate::contract::Message;
-use crate::contract::progress::Progress;
+use crate::caught::caught;
 use crate::contract::run::BroadcastRun;
-use crate::contract::topic::SubscriptionTag;
 use crate::contract::uplink::Uplink;
-use crate::fanout::outbox::Port;
+use crate::contract::{EndReason, Message, Progress, SubscriptionTag};
+use crate::fanout::clock::SessionMs;
+use crate::fanout::log::Position;
+use crate::fanout::member_handle::{MemberHandle, SinkError};
+use crate::fanout::outbox::bound::Exceeded;
+use crate::fanout::outbox::control_queue::Direct;
+use crate::fanout::outbox::drain::Drain;
+use crate::fanout::port::Port;
 use crate::fanout::shard::backlog::{Backlog, Kind, Popped};
-use crate::fanout::shard::fault::Fault;
-use crate::fanout::shard::inbox::Inbox;
-use crate::fanout::shard::intake::{Intake, Mark};
-use crate::fanout::shard::load::{Gathering, Load, Quota};
-use crate::fanout::shard::owner::{Newcomer, Owner, SinkError};
-use crate::fanout::shard::shelf::{Shelf, Taken};
+use crate::fanout::shard::batch::{EntryMeta, ReadBatch, TopicRuns};
+use crate::fanout::shard::budget::{Gathering, Load, Quota};
+use crate::fanout::shard::retained::{Handed, Retained};
+use crate::fanout::slot::Slot;
 
-type Outcome<T, O, M> = Result<T, Fault<SinkError<O, M>>>;
+type Outcome<T, O> = Result<T, Fault<SinkError<O>>>;
 
 /// The state of a member between two visits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stand {
+pub(super) enum MemberState {
     /// Everything that the member was given is delivered.
     Clear,
     /// The sink is busy and will wake the member.
@@ -41,12 +44,60 @@ pub(crate) enum Stand {
     Joining,
 }
 
+impl MemberState {
+    /// Whether the member waits for its sink, or has more to deliver.
+    pub(super) fn is_behind(self) -> bool {
+        matches!(self, Self::Blocked | Self::More)
+    }
+}
+
 /// What one or more visits did, for the accounts.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Sum {
-    pub(crate) offered: u64,
-    pub(crate) delivered: u64,
-    pub(crate) delivered_bytes: u64,
+pub(in crate::fanout) struct PassCounts {
+    pub(in crate::fanout) offered: u64,
+    pub(in crate::fanout) delivered: u64,
+    pub(in crate::fanout) delivered_bytes: u64,
+}
+
+impl PassCounts {
+    pub(super) fn add(&mut self, more: &Self) {
+        self.offered += more.offered;
+        self.delivered += more.delivered;
+        self.delivered_bytes += more.delivered_bytes;
+    }
+}
+
+/// Why a member can't go on. The sink's error comes with it, and is formatted only if it is logged.
+#[derive(Debug)]
+pub(in crate::fanout) enum Fault<E> {
+    Overflow,
+    /// More gathered for the member while it joined than is allowed.
+    Outpaced,
+    Failed(E),
+    Panicked,
+    TimedOut,
+}
+
+impl<E: fmt::Debug> Fault<E> {
+    /// The reason for which the participant ends; `has_vanished` tells whether a sink's error means that its peer is
+    /// gone.
+    pub(super) fn reason(&self, has_vanished: impl FnOnce(&E) -> bool) -> EndReason {
+        match self {
+            // `has_vanished` is foreign code: if it panics, the write counts as failed.
+            Self::Failed(error) if caught(|| has_vanished(error)).unwrap_or(false) => EndReason::Vanished,
+            Self::Overflow | Self::Outpaced => EndReason::Overflow,
+            Self::Failed(_) => EndReason::WriteFailed,
+            Self::Panicked => EndReason::WritePanicked,
+            Self::TimedOut => EndReason::WriteTimedOut,
+        }
+    }
+
+    pub(super) fn detail(&self) -> Option<&dyn fmt::Debug> {
+        match self {
+            Self::Failed(error) => Some(error),
+            Self::Overflow | Self::Outpaced | Self::Panicked | Self::TimedOut => None,
+        }
+    }
 }
 
 /// A participant in its shard.
@@ -55,184 +106,193 @@ pub(crate) struct Sum {
 /// cache line, because a walk over thousands of members is bound by the lines it loads. The other fields are touched
 /// only if something waits.
 #[repr(C, align(64))]
-pub(crate) struct Member<O: Owner<M>, M: Message> {
-    pub(crate) stand: Stand,
-    /// Whether the shard lists the member among those that wait for a broadcast to be filled in.
-    pub(crate) lagging: bool,
-    /// Whether the shard lists the member among those whose bound is half taken.
-    pub(crate) heavy: bool,
-    /// The next completed flush has more to record than that the sink is empty.
-    uncommon: bool,
+pub(in crate::fanout) struct Member<O: MemberHandle> {
+    pub(super) state: MemberState,
+    /// The next completed flush must also give back what the bound counts, or note the time: something else than
+    /// broadcasts has gone into the sink, or the member wasn't clear.
+    needs_bookkeeping: bool,
     /// Messages between two places: offered, and neither in the sink nor in the backlog.
     in_hand: u32,
     /// Handed to the sink in this visit.
     handed_now: Load,
-    /// In the sink, not flushed yet.
-    handed: Load,
-    backlog: Option<Box<Backlog<M>>>,
-    pub(crate) owner: O,
+    /// In the sink, not flushed yet: the broadcasts that went straight into it, which the bound doesn't count yet.
+    uncounted: Load,
+    backlog: Option<Box<Backlog<O::Message>>>,
+    drain: Drain<O>,
     sink: O::Sink,
-    /// The number of the turn that last noted the member for a visit.
-    pub(crate) noted: u64,
     /// The runs of this turn that reach the member by a topic.
-    pub(crate) inbox: Inbox,
+    topic_runs: TopicRuns,
     waker: Waker,
-    /// The part of `handed` that the bound counts.
-    held: Load,
-    /// The part of `handed` that the bound never counts.
+    /// In the sink: what the bound counts. Nothing, unless the member `needs_bookkeeping`.
+    counted: Load,
+    /// In the sink: what the bound never counts. Nothing, unless the member `needs_bookkeeping`.
     exempt: Load,
-    /// The time since which the oldest message in the sink waits, in the session's milliseconds.
-    handed_since: u64,
+    /// The time since which the oldest message in the sink waits.
+    handed_since: SessionMs,
     progress: Progress,
     progress_seen: u64,
-    /// When the member last made progress, in the session's milliseconds; maintained only while the member isn't clear.
-    moved: u64,
+    /// When the member last made progress; maintained only while the member isn't clear.
+    moved: SessionMs,
 }
 
 /// What a visit needs from the shard.
-pub(crate) struct Round<'a, M> {
-    pub(crate) shelf: &'a mut Shelf<M>,
-    pub(crate) intake: &'a mut Intake<M>,
+pub(in crate::fanout) struct VisitContext<'a, M> {
+    pub(in crate::fanout) retained: &'a mut Retained<M>,
+    pub(in crate::fanout) batch: &'a mut ReadBatch<M>,
     /// The position up to which the shard has read. Direct messages stamped at or below it have their place.
-    pub(crate) end: u64,
+    pub(in crate::fanout) end: Position,
     /// How much one visit may hand on.
-    pub(crate) quota: Quota,
+    pub(in crate::fanout) quota: Quota,
     /// How much may gather for a joining member.
-    pub(crate) gathering: &'a Gathering,
+    pub(in crate::fanout) gathering: &'a Gathering,
     /// The uplink that all members share; `None` if there is none, or it was given up.
-    pub(crate) uplink: Option<&'a Uplink>,
-    pub(crate) now: u64,
+    pub(in crate::fanout) uplink: Option<&'a Uplink>,
+    pub(in crate::fanout) now: SessionMs,
     /// What this visit has done so far.
-    pub(crate) sum: Sum,
+    pub(in crate::fanout) counts: PassCounts,
 }
 
-impl<O: Owner<M>, M: Message> Member<O, M> {
-    pub(crate) fn new(newcomer: Newcomer<O, M>, port: &Arc<Port<M>>, slot: usize) -> Self {
+/// A message that is to go into the sink by itself.
+struct Outgoing<'a, M> {
+    message: Handed<'a, M>,
+    tag: Option<SubscriptionTag>,
+    bytes: usize,
+    /// The bound doesn't count the message.
+    is_exempt: bool,
+    waits_since: SessionMs,
+}
+
+impl<O: MemberHandle> Member<O> {
+    pub(in crate::fanout) fn new(
+        drain: Drain<O>,
+        sink: O::Sink,
+        progress: Progress,
+        port: &Arc<Port<O::Message>>,
+        slot: Slot,
+    ) -> Self {
         let waker = Waker::from(Arc::new(MemberWaker { port: Arc::clone(port), slot }));
         Self {
-            owner: newcomer.owner,
-            sink: newcomer.sink,
+            drain,
+            sink,
             waker,
-            stand: Stand::Joining,
-            lagging: false,
-            heavy: false,
-            handed_now: Load::default(),
-            handed: Load::default(),
-            backlog: None,
-            inbox: Inbox::default(),
-            noted: 0,
-            held: Load::default(),
-            exempt: Load::default(),
-            handed_since: 0,
+            progress,
+            state: MemberState::Joining,
+            needs_bookkeeping: false,
             in_hand: 0,
-            uncommon: false,
-            progress: newcomer.progress,
+            handed_now: Load::default(),
+            uncounted: Load::default(),
+            backlog: None,
+            topic_runs: TopicRuns::default(),
+            counted: Load::default(),
+            exempt: Load::default(),
+            handed_since: SessionMs::default(),
             progress_seen: 0,
-            moved: 0,
+            moved: SessionMs::default(),
         }
+    }
+
+    pub(in crate::fanout) fn drain(&self) -> &Drain<O> {
+        &self.drain
     }
 
     /// Takes everything out of the control queue. A direct message gets its place when the broadcasts sent before it
     /// have theirs.
-    pub(crate) fn collect_mail(&mut self) {
+    pub(in crate::fanout) fn collect_mail(&mut self) {
         let backlog = &mut self.backlog;
-        self.owner.outbox().take_queue(|direct| {
-            backlog.get_or_insert_with(Backlog::new).unplaced.push_back(direct);
+        self.drain.take_queue(|direct| {
+            backlog.get_or_insert_with(Backlog::new).unordered.push_back(direct);
         });
     }
 
+    /// Notes a run of this turn's batch that reaches the member by the subscription with this tag.
+    pub(super) fn note_run(&mut self, run: u32, tag: SubscriptionTag) {
+        self.topic_runs.push(run, tag);
+    }
+
     /// Whether the member has direct messages that wait for a broadcast to be filled in.
-    pub(crate) fn has_unplaced(&self) -> bool {
-        self.backlog.as_ref().is_some_and(|backlog| !backlog.unplaced.is_empty())
+    pub(super) fn has_unordered(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| !backlog.unordered.is_empty())
     }
 
     /// Gives the member its initial messages, ahead of everything that has gathered.
-    pub(crate) fn begin(&mut self, initial: Vec<(M, usize)>, now: u64) {
-        self.owner.outbox().offer_from_lane(initial.len() as u64);
-        self.stand = Stand::More;
+    pub(in crate::fanout) fn begin(&mut self, initial: Vec<(O::Message, usize)>, now: SessionMs) {
+        self.drain.offer(initial.len() as u64);
+        self.state = MemberState::More;
         self.moved = now;
-        if initial.is_empty() {
-            return;
+        if !initial.is_empty() {
+            self.backlog.get_or_insert_with(Backlog::new).push_initial(initial, now);
         }
-        self.backlog.get_or_insert_with(Backlog::new).push_initial(initial, now);
-    }
-
-    /// Whether the member waits for its sink, or has more to deliver.
-    pub(crate) fn is_behind(&self) -> bool {
-        matches!(self.stand, Stand::Blocked | Stand::More)
     }
 
     /// Notes that the sink has woken the member.
-    pub(crate) fn unblock(&mut self) {
-        if self.stand == Stand::Blocked {
-            self.stand = Stand::More;
+    pub(super) fn unblock(&mut self) {
+        if self.state == MemberState::Blocked {
+            self.state = MemberState::More;
         }
     }
 
-    /// Delivers what waits and what this round has for the member, as far as the sink takes it. The caller then calls
-    /// [`settle`](Self::settle) with the round's sum, also after a panic.
-    pub(crate) fn visit(&mut self, round: &mut Round<'_, M>) -> Outcome<(), O, M> {
+    /// Delivers what waits and what this visit has for the member, as far as the sink takes it. The caller then
+    /// [settles](Self::settle) the visit's counts, also after a panic.
+    #[inline]
+    pub(in crate::fanout) fn visit(&mut self, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
         // The participant has ended, and the shard is about to learn of it: nothing more goes into the sink.
-        if self.owner.outbox().has_ended() {
-            self.inbox.clear();
+        if self.drain.has_ended() {
+            self.topic_runs.clear();
             return Ok(());
         }
-        let was = self.stand;
+        let was = self.state;
         self.handed_now = Load::default();
-        self.uncommon |= was != Stand::Clear;
-        if was == Stand::More {
-            self.drive(round)?;
+        self.needs_bookkeeping |= was != MemberState::Clear;
+        if was == MemberState::More {
+            self.drive(visit)?;
         }
-        self.place_all(round)?;
-        self.drive(round)?;
+        self.place_all(visit)?;
+        self.drive(visit)?;
         // A member that was woken and is blocked again has made progress only if a flush completed, and the flush
         // records that.
-        if self.stand == Stand::Blocked && was == Stand::Clear {
-            self.moved = round.now;
+        if self.state == MemberState::Blocked && was == MemberState::Clear {
+            self.moved = visit.now;
             self.progress_seen = self.progress.total();
         }
-        if self.backlog.is_some() || was != Stand::Clear || self.stand != Stand::Clear {
-            self.tidy(round.shelf);
+        if self.backlog.is_some() || was != MemberState::Clear || self.state != MemberState::Clear {
+            self.tidy(visit.retained);
         }
         Ok(())
     }
 
     /// Adds what a visit did to the participant's account.
-    pub(crate) fn settle(&self, sum: &Sum) {
-        let outbox = self.owner.outbox();
-        if sum.offered > 0 {
-            outbox.offer_from_lane(sum.offered);
+    pub(in crate::fanout) fn settle(&self, counts: &PassCounts) {
+        if counts.offered > 0 {
+            self.drain.offer(counts.offered);
         }
-        if sum.delivered > 0 {
-            outbox.deliver(sum.delivered, sum.delivered_bytes);
+        if counts.delivered > 0 {
+            self.drain.deliver(counts.delivered, counts.delivered_bytes);
         }
     }
 
     /// Ends the member: counts what it leaves undelivered and gives the sink back to its owner.
-    pub(crate) fn retire(self, shelf: &mut Shelf<M>, reason: EndReason) {
-        let outbox = self.owner.outbox();
+    pub(in crate::fanout) fn retire(self, retained: &mut Retained<O::Message>, reason: EndReason) {
         let waits = self.backlog.as_ref().map_or(0, |backlog| backlog.len() as u64);
-        outbox.lose(u64::from(self.in_hand) + u64::from(self.handed.messages) + waits);
-        outbox.lose_queue();
-        outbox.set_oldest(None);
-        self.owner.retire(self.sink, reason);
+        self.drain.lose(u64::from(self.in_hand) + u64::from(self.in_sink().messages) + waits);
+        self.drain.set_oldest(None);
+        self.drain.into_handle().retire(self.sink, reason);
         // Last, because a message's drop may panic: by then everything is counted and the sink is handed back.
         if let Some(backlog) = self.backlog {
-            backlog.release(shelf);
+            backlog.release(retained);
         }
     }
 
     /// Counts `broadcasts` that are for the member, but that the shard, which is ending, won't hand on. They count as
     /// offered now, and as lost when the member retires.
-    pub(crate) fn miss(&mut self, broadcasts: u32) {
-        self.owner.outbox().offer_from_lane(u64::from(broadcasts));
+    pub(super) fn miss(&mut self, broadcasts: u32) {
+        self.drain.offer(u64::from(broadcasts));
         self.in_hand = self.in_hand.saturating_add(broadcasts);
     }
 
     /// Whether the member has made no progress for `timeout` (ms), or for the time-out that its transport has set. The
     /// time doesn't run while `paused`, or while the member waits for `uplink`.
-    pub(crate) fn is_stuck(&mut self, now: u64, timeout: u64, paused: bool, uplink: Option<&Uplink>) -> bool {
-        if self.stand != Stand::Blocked {
+    pub(super) fn is_stuck(&mut self, now: SessionMs, timeout: u64, paused: bool, uplink: Option<&Uplink>) -> bool {
+        if self.state != MemberState::Blocked {
             return false;
         }
         let reported = self.progress.total();
@@ -240,30 +300,30 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             self.progress_seen = reported;
             self.moved = now;
         }
-        now.saturating_sub(self.moved) >= self.progress.write_timeout().unwrap_or(timeout)
+        now.since(self.moved) >= self.progress.write_timeout().unwrap_or(timeout)
     }
 
     /// Whether the member waits for the uplink that all share. Its backlog is then no fault of its own.
-    pub(crate) fn is_held_up(&self, uplink: Option<&Uplink>) -> bool {
+    pub(super) fn is_held_up(&self, uplink: Option<&Uplink>) -> bool {
         uplink.is_some_and(|uplink| uplink.holds(&self.progress))
     }
 
     /// Reserves capacity in the bound for messages from the log, beyond the bound if the uplink holds the member up.
-    fn reserve(&self, messages: u32, bytes: usize, uplink: Option<&Uplink>) -> Outcome<(), O, M> {
-        let outbox = self.owner.outbox();
-        let fits =
-            outbox.reserve(messages, bytes) || (self.is_held_up(uplink) && outbox.reserve_beyond(messages, bytes));
-        if fits { Ok(()) } else { Err(Fault::Overflow) }
+    fn reserve(&self, messages: u32, bytes: usize, uplink: Option<&Uplink>) -> Outcome<(), O> {
+        let reserved = self.drain.reserve(messages, bytes).or_else(|full| {
+            if self.is_held_up(uplink) { self.drain.reserve_beyond(messages, bytes) } else { Err(full) }
+        });
+        reserved.map_err(|Exceeded| Fault::Overflow)
     }
 
-    /// Merges what the round has for the member with its direct messages, in one order.
-    fn place_all(&mut self, round: &mut Round<'_, M>) -> Outcome<(), O, M> {
+    /// Merges what the visit has for the member with its direct messages, in one order.
+    fn place_all(&mut self, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
         let (mut by_all, mut by_topic) = (0, 0);
-        let is_addressed = round.intake.is_addressed();
+        let is_addressed = visit.batch.is_addressed();
         loop {
-            let all = round.intake.to_all().get(by_all).copied();
+            let all = visit.batch.to_all().get(by_all).copied();
             // Not read without need: the inbox is on another cache line.
-            let topic = if is_addressed { self.inbox.get(by_topic) } else { None };
+            let topic = if is_addressed { self.topic_runs.get(by_topic) } else { None };
             let (run, tag) = match (all, topic) {
                 (Some(all), Some((run, _))) if all < run => (all, None),
                 (_, Some((run, tag))) => (run, Some(tag)),
@@ -272,25 +332,26 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             };
             by_all += usize::from(tag.is_none());
             by_topic += usize::from(tag.is_some());
-            self.place_run(round.intake.run(run), tag, round)?;
+            self.place_run(visit.batch.run(run), tag, visit)?;
         }
         if by_topic > 0 {
-            self.inbox.clear();
+            self.topic_runs.clear();
         }
-        if self.has_unplaced() { self.place_directs(round.end, round) } else { Ok(()) }
+        if self.has_unordered() { self.place_directs(visit.end, visit) } else { Ok(()) }
     }
 
     /// Places a run of broadcasts, and the direct messages that come before any of them.
+    #[inline]
     fn place_run(
         &mut self,
         mut run: Range<usize>,
         tag: Option<SubscriptionTag>,
-        round: &mut Round<'_, M>,
-    ) -> Outcome<(), O, M> {
+        visit: &mut VisitContext<'_, O::Message>,
+    ) -> Outcome<(), O> {
         while !run.is_empty() {
-            let until = if self.has_unplaced() { self.place_directs_before(&run, round)? } else { run.end };
+            let until = if self.has_unordered() { self.place_directs_before(&run, visit)? } else { run.end };
             while run.start < until {
-                run.start += self.place_broadcasts(run.start..until, tag, round)?;
+                run.start += self.place_broadcasts(run.start..until, tag, visit)?;
             }
         }
         Ok(())
@@ -299,23 +360,25 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     /// Places the direct messages that come before the first broadcast of a run. Returns the index of the broadcast
     /// before which the next direct message comes, or the end of the run if there is none.
     #[cold]
-    fn place_directs_before(&mut self, run: &Range<usize>, round: &Round<'_, M>) -> Outcome<usize, O, M> {
-        let marks = &round.intake.marks[run.clone()];
-        self.place_directs(marks[0].seq, round)?;
-        let next = self.backlog.as_ref().and_then(|backlog| backlog.unplaced.front());
-        Ok(next.map_or(run.end, |direct| run.start + marks.partition_point(|mark| mark.seq < direct.stamp)))
+    fn place_directs_before(&mut self, run: &Range<usize>, visit: &VisitContext<'_, O::Message>) -> Outcome<usize, O> {
+        let entries = &visit.batch.entries[run.clone()];
+        self.place_directs(entries[0].position, visit)?;
+        let next = self.backlog.as_ref().and_then(|backlog| backlog.unordered.front());
+        Ok(next.map_or(run.end, |direct| run.start + entries.partition_point(|entry| entry.position < direct.stamp)))
     }
 
-    /// Places every direct message up to the first one stamped above `seq`.
-    fn place_directs(&mut self, seq: u64, round: &Round<'_, M>) -> Outcome<(), O, M> {
+    /// Places every direct message up to the first one stamped above `position`.
+    fn place_directs(&mut self, position: Position, visit: &VisitContext<'_, O::Message>) -> Outcome<(), O> {
         while let Some(backlog) = &mut self.backlog {
-            let Some(direct) = backlog.unplaced.pop_front_if(|direct| direct.stamp <= seq) else { break };
+            let Some(direct) = backlog.unordered.pop_front_if(|direct| direct.stamp <= position) else { break };
             self.in_hand = 1;
-            if self.is_open(round.quota)? {
-                self.start_send(Taken::Own(direct.message), None, direct.bytes, false, round.now)?;
+            if self.is_open(visit.quota)? {
+                let Direct { message, bytes, .. } = direct;
+                let message = Handed::Own(message);
+                self.start_send(Outgoing { message, tag: None, bytes, is_exempt: false, waits_since: visit.now })?;
             } else {
                 let backlog = self.backlog.get_or_insert_with(Backlog::new);
-                backlog.push_own(Kind::Direct, direct.message, direct.bytes, round.now);
+                backlog.push_own(Kind::Direct, direct.message, direct.bytes, visit.now);
                 self.in_hand = 0;
             }
         }
@@ -323,138 +386,147 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
     }
 
     /// Hands on the first of these broadcasts, or puts the first one in the backlog. Returns how many were placed.
+    #[inline]
     fn place_broadcasts(
         &mut self,
         range: Range<usize>,
         tag: Option<SubscriptionTag>,
-        round: &mut Round<'_, M>,
-    ) -> Outcome<usize, O, M> {
-        round.sum.offered += 1;
+        visit: &mut VisitContext<'_, O::Message>,
+    ) -> Outcome<usize, O> {
+        visit.counts.offered += 1;
         self.in_hand = 1;
-        if self.is_open(round.quota)? {
-            return self.start_send_run(range, tag, round);
+        if self.is_open(visit.quota)? {
+            return self.start_send_run(range, tag, visit);
         }
-        if self.stand == Stand::Joining {
-            return self.gather(range.start, tag, round);
+        if self.state == MemberState::Joining {
+            return self.gather(range.start, tag, visit);
         }
         // The member had its share of this visit, and its sink wasn't asked whether it is busy: a flush may empty it.
-        if self.stand == Stand::Clear {
-            self.flush(round)?;
+        if self.state == MemberState::Clear {
+            self.flush(visit)?;
         }
-        let bytes = round.intake.marks[range.start].bytes;
-        let mut fits = self.reserve(1, bytes, round.uplink);
-        if fits.is_err() && matches!(self.stand, Stand::Clear | Stand::More) {
+        let bytes = visit.batch.entries[range.start].bytes;
+        let mut fits = self.reserve(1, bytes, visit.uplink);
+        if fits.is_err() && matches!(self.state, MemberState::Clear | MemberState::More) {
             // The member isn't busy: exceeding the quota of a visit is better than an overflow.
-            round.quota = Quota::UNBOUNDED;
-            self.drive(round)?;
-            if self.is_open(round.quota)? {
-                return self.start_send_run(range, tag, round);
+            visit.quota = Quota::UNBOUNDED;
+            self.drive(visit)?;
+            if self.is_open(visit.quota)? {
+                return self.start_send_run(range, tag, visit);
             }
-            fits = self.reserve(1, bytes, round.uplink);
+            fits = self.reserve(1, bytes, visit.uplink);
         }
         fits?;
-        let key = round.shelf.keep(round.intake, range.start, round.now);
-        self.backlog.get_or_insert_with(Backlog::new).push_shelved(key, tag);
+        let key = visit.retained.keep(visit.batch, range.start, visit.now);
+        self.backlog.get_or_insert_with(Backlog::new).push_retained(key, tag);
         self.in_hand = 0;
         Ok(1)
     }
 
     /// Puts a broadcast that is in hand in the backlog of a joining member, within the bound for gathering.
     #[cold]
-    fn gather(&mut self, at: usize, tag: Option<SubscriptionTag>, round: &mut Round<'_, M>) -> Outcome<usize, O, M> {
-        let bytes = round.intake.marks[at].bytes;
+    fn gather(
+        &mut self,
+        at: usize,
+        tag: Option<SubscriptionTag>,
+        visit: &mut VisitContext<'_, O::Message>,
+    ) -> Outcome<usize, O> {
+        let bytes = visit.batch.entries[at].bytes;
         let backlog = self.backlog.get_or_insert_with(Backlog::new);
-        if !backlog.gather(bytes, round.gathering, round.shelf, round.now) {
+        if !backlog.gather(bytes, visit.gathering, visit.retained, visit.now) {
             return Err(Fault::Outpaced);
         }
-        backlog.push_shelved(round.shelf.keep(round.intake, at, round.now), tag);
+        backlog.push_retained(visit.retained.keep(visit.batch, at, visit.now), tag);
         self.in_hand = 0;
         Ok(1)
     }
 
     /// Gives the sink as many of the first of these broadcasts as it takes and the quota allows. One of them is in
     /// hand.
+    #[inline]
     fn start_send_run(
         &mut self,
         range: Range<usize>,
         tag: Option<SubscriptionTag>,
-        round: &mut Round<'_, M>,
-    ) -> Outcome<usize, O, M> {
-        let intake = &*round.intake;
-        let marks = &intake.marks[range.clone()];
-        let count = self.allowed(marks, round.quota);
-        let messages = &intake.messages[range.start..range.start + count];
-        let run = BroadcastRun::with_ids(messages, intake.first_id.after(range.start), tag);
-        round.sum.offered += count as u64 - 1;
+        visit: &mut VisitContext<'_, O::Message>,
+    ) -> Outcome<usize, O> {
+        let batch = &*visit.batch;
+        let entries = &batch.entries[range.clone()];
+        let count = self.allowed(entries, visit.quota);
+        let messages = &batch.messages[range.start..range.start + count];
+        let run = BroadcastRun::with_ids(messages, batch.first_id.after(range.start), tag);
+        visit.counts.offered += count as u64 - 1;
         self.in_hand = count as u32;
         let taken = O::start_send_run(Pin::new(&mut self.sink), &run).map_err(Fault::Failed)?;
         assert!((1..=count).contains(&taken), "of {count} broadcasts a sink takes one to all, not {taken}");
         self.in_hand = 0;
-        round.sum.offered -= (count - taken) as u64;
-        let last = &marks[taken - 1];
-        let load = Load { messages: taken as u32, bytes: last.before + last.bytes - marks[0].before };
-        self.note_handed(load, round.now);
+        visit.counts.offered -= (count - taken) as u64;
+        let last = &entries[taken - 1];
+        let load = Load { messages: taken as u32, bytes: last.before + last.bytes - entries[0].before };
+        self.note_handed(visit.now);
+        self.handed_now.add(load);
+        self.uncounted.add(load);
         Ok(taken)
     }
 
     /// How many of the first of these broadcasts the quota allows. The quota must not be reached yet.
-    fn allowed(&self, marks: &[Mark], quota: Quota) -> usize {
+    fn allowed(&self, entries: &[EntryMeta], quota: Quota) -> usize {
         if self.handed_now.messages == 0 {
             // A turn reads no more than the quota, so all are allowed.
-            return marks.len();
+            return entries.len();
         }
         let left = quota.after(self.handed_now);
-        let messages = marks.len().min(left.messages as usize);
-        let begins_below = |mark: &Mark| ((mark.before - marks[0].before) as u64) < left.bytes;
-        if begins_below(&marks[messages - 1]) { messages } else { marks.partition_point(begins_below) }
+        let messages = entries.len().min(left.messages as usize);
+        let begins_below = |entry: &EntryMeta| ((entry.before - entries[0].before) as u64) < left.bytes;
+        if begins_below(&entries[messages - 1]) { messages } else { entries.partition_point(begins_below) }
     }
 
     /// Flushes, and hands on the backlog as far as the quota and the sink allow.
-    fn drive(&mut self, round: &mut Round<'_, M>) -> Outcome<(), O, M> {
-        if self.stand == Stand::Joining || (self.stand == Stand::Blocked && self.handed_now.messages == 0) {
+    fn drive(&mut self, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
+        if self.state == MemberState::Joining || (self.state == MemberState::Blocked && self.handed_now.messages == 0) {
             return Ok(());
         }
-        self.flush(round)?;
+        self.flush(visit)?;
         loop {
             let waits = self.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty());
-            if self.stand == Stand::Blocked {
+            if self.state == MemberState::Blocked {
                 return Ok(());
             }
             if !waits {
-                self.stand = Stand::Clear;
+                self.state = MemberState::Clear;
                 return Ok(());
             }
-            if self.handed_now.reaches(round.quota) {
-                self.stand = Stand::More;
+            if self.handed_now.reaches(visit.quota) {
+                self.state = MemberState::More;
                 // Everything handed to the sink is flushed. If the sink is found busy next, the time-out runs from
                 // here.
-                self.moved = round.now;
+                self.moved = visit.now;
                 return Ok(());
             }
-            self.hand_on(round)?;
-            self.flush(round)?;
+            self.hand_on(visit)?;
+            self.flush(visit)?;
         }
     }
 
     /// Hands on from the backlog until it is empty, the quota is used up, or the sink isn't ready.
-    fn hand_on(&mut self, round: &mut Round<'_, M>) -> Outcome<(), O, M> {
-        while !self.handed_now.reaches(round.quota)
+    fn hand_on(&mut self, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
+        while !self.handed_now.reaches(visit.quota)
             && self.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty())
             && self.poll_ready()?
         {
             self.in_hand += 1;
             let backlog = self.backlog.as_mut().expect("it was just looked at");
-            let since = backlog.oldest(round.shelf).unwrap_or(round.now);
-            let Popped { is_exempt, message, bytes, tag } = backlog.pop(round.shelf).expect("it isn't empty");
-            self.start_send(message, tag, bytes, is_exempt, since)?;
+            let since = backlog.oldest(visit.retained).unwrap_or(visit.now);
+            let Popped { is_exempt, message, bytes, tag } = backlog.pop(visit.retained).expect("it isn't empty");
+            self.start_send(Outgoing { message, tag, bytes, is_exempt, waits_since: since })?;
         }
         Ok(())
     }
 
     /// Whether a message may go straight into the sink: nothing comes before it, the quota isn't reached and the sink
     /// is ready.
-    fn is_open(&mut self, quota: Quota) -> Outcome<bool, O, M> {
-        let first = matches!(self.stand, Stand::Clear)
+    fn is_open(&mut self, quota: Quota) -> Outcome<bool, O> {
+        let first = matches!(self.state, MemberState::Clear)
             && !self.handed_now.reaches(quota)
             && self.backlog.as_ref().is_none_or(|backlog| backlog.is_empty());
         Ok(first && self.poll_ready()?)
@@ -462,9 +534,9 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
 
     /// Whether the sink is ready; if not, the member is blocked. A member that has ended in the meantime is blocked as
     /// well, and stays so.
-    fn poll_ready(&mut self) -> Outcome<bool, O, M> {
-        if self.owner.outbox().has_ended() {
-            self.stand = Stand::Blocked;
+    fn poll_ready(&mut self) -> Outcome<bool, O> {
+        if self.drain.has_ended() {
+            self.state = MemberState::Blocked;
             return Ok(false);
         }
         let mut cx = Context::from_waker(&self.waker);
@@ -472,29 +544,24 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
             Poll::Ready(Ok(())) => Ok(true),
             Poll::Ready(Err(error)) => Err(Fault::Failed(error)),
             Poll::Pending => {
-                self.stand = Stand::Blocked;
+                self.state = MemberState::Blocked;
                 Ok(false)
             }
         }
     }
 
-    /// Gives the message in hand, a direct one or one that has waited, to the sink, addressed by `tag`. The bound
-    /// counts the message unless it `is_exempt`.
+    /// Gives the message in hand, a direct one or one that has waited, to the sink.
     fn start_send(
         &mut self,
-        message: Taken<'_, M>,
-        tag: Option<SubscriptionTag>,
-        bytes: usize,
-        is_exempt: bool,
-        since: u64,
-    ) -> Outcome<(), O, M> {
+        Outgoing { message, tag, bytes, is_exempt, waits_since }: Outgoing<'_, O::Message>,
+    ) -> Outcome<(), O> {
         let sink = Pin::new(&mut self.sink);
         let taken = match message {
-            Taken::Shared(message, id) => {
+            Handed::Shared(message, id) => {
                 let run = BroadcastRun::with_ids(std::slice::from_ref(message), id, tag);
                 O::start_send_run(sink, &run).map(|taken| assert_eq!(taken, 1, "a sink takes what there is"))
             }
-            Taken::Own(mut message) => {
+            Handed::Own(mut message) => {
                 if let Some(tag) = tag {
                     message.address(tag);
                 }
@@ -503,83 +570,97 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
         };
         taken.map_err(Fault::Failed)?;
         self.in_hand -= 1;
+        self.note_handed(waits_since);
         let load = Load::of_one(bytes);
-        self.note_handed(load, since);
-        let counted = if is_exempt { &mut self.exempt } else { &mut self.held };
-        counted.add(load);
-        self.uncommon = true;
+        self.handed_now.add(load);
+        let part = if is_exempt { &mut self.exempt } else { &mut self.counted };
+        part.add(load);
+        self.needs_bookkeeping = true;
         Ok(())
     }
 
-    /// Notes that the sink has taken `load`, whose oldest message waits since `since`.
-    fn note_handed(&mut self, load: Load, since: u64) {
-        self.handed_now.add(load);
-        if self.handed.messages == 0 {
+    /// Notes since when the message waits that the sink has just taken, if it is the oldest there.
+    fn note_handed(&mut self, since: SessionMs) {
+        if self.is_sink_empty() {
             self.handed_since = since;
         }
-        self.handed.add(load);
+    }
+
+    /// Whether the sink has flushed all that it has taken.
+    fn is_sink_empty(&self) -> bool {
+        // The other parts are on another cache line, and empty in nearly all visits.
+        self.uncounted.messages == 0
+            && (!self.needs_bookkeeping || (self.counted.messages == 0 && self.exempt.messages == 0))
+    }
+
+    /// Everything that the sink has taken and not flushed.
+    fn in_sink(&self) -> Load {
+        let mut load = self.uncounted;
+        load.add(self.counted);
+        load.add(self.exempt);
+        load
     }
 
     /// Flushes what the sink holds, if anything. If the flush doesn't complete at once, the member is blocked, and the
     /// bound also counts the broadcasts that went straight into the sink.
-    fn flush(&mut self, round: &mut Round<'_, M>) -> Outcome<(), O, M> {
-        if self.handed.messages == 0 {
+    fn flush(&mut self, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
+        if self.is_sink_empty() {
             return Ok(());
         }
         let mut cx = Context::from_waker(&self.waker);
         match Pin::new(&mut self.sink).poll_flush(&mut cx) {
             Poll::Ready(Ok(())) => {
-                round.sum.delivered += u64::from(self.handed.messages);
-                round.sum.delivered_bytes += self.handed.bytes as u64;
-                self.handed = Load::default();
-                // For a clear member that was handed nothing but broadcasts, there is no more to record.
-                if self.uncommon {
-                    self.flushed(round.now);
+                let mut flushed = std::mem::take(&mut self.uncounted);
+                if self.needs_bookkeeping {
+                    flushed.add(self.keep_books(visit.now));
                 }
+                visit.counts.delivered += u64::from(flushed.messages);
+                visit.counts.delivered_bytes += flushed.bytes as u64;
                 // The sink may have been found busy earlier in this visit. After a completed flush it owes the member
                 // no wake-up.
-                if self.stand == Stand::Blocked {
-                    self.stand = Stand::More;
+                if self.state == MemberState::Blocked {
+                    self.state = MemberState::More;
                 }
                 Ok(())
             }
             Poll::Ready(Err(error)) => Err(Fault::Failed(error)),
             Poll::Pending => {
-                self.stand = Stand::Blocked;
-                self.uncommon = true;
-                let fresh = Load {
-                    messages: self.handed.messages - self.held.messages - self.exempt.messages,
-                    bytes: self.handed.bytes - self.held.bytes - self.exempt.bytes,
-                };
-                self.reserve(fresh.messages, fresh.bytes, round.uplink)?;
-                self.held.add(fresh);
+                self.state = MemberState::Blocked;
+                self.needs_bookkeeping = true;
+                self.reserve(self.uncounted.messages, self.uncounted.bytes, visit.uplink)?;
+                self.counted.add(std::mem::take(&mut self.uncounted));
                 Ok(())
             }
         }
     }
 
-    /// Records a completed flush of a member that wasn't clear, or that was handed more than broadcasts.
+    /// Records a completed flush of a member that wasn't clear, or that was handed more than broadcasts. Returns what
+    /// the sink has flushed besides those that went straight into it.
     #[cold]
-    fn flushed(&mut self, now: u64) {
-        self.uncommon = false;
-        if self.held.messages > 0 {
-            self.owner.outbox().release(self.held.messages, self.held.bytes);
-            self.held = Load::default();
+    fn keep_books(&mut self, now: SessionMs) -> Load {
+        self.needs_bookkeeping = false;
+        let counted = std::mem::take(&mut self.counted);
+        if counted.messages > 0 {
+            self.drain.release(counted.messages, counted.bytes);
         }
-        self.exempt = Load::default();
         self.moved = now;
+        let mut flushed = std::mem::take(&mut self.exempt);
+        flushed.add(counted);
+        flushed
     }
 
     /// Records the age of the oldest message, and frees a large backlog once it is empty.
-    fn tidy(&mut self, shelf: &Shelf<M>) {
-        let outbox = self.owner.outbox();
-        let oldest = if self.handed.messages > 0 {
+    fn tidy(&mut self, retained: &Retained<O::Message>) {
+        let oldest = if !self.is_sink_empty() {
             Some(self.handed_since)
         } else {
-            self.backlog.as_ref().and_then(|backlog| backlog.oldest(shelf))
+            self.backlog.as_ref().and_then(|backlog| backlog.oldest(retained))
         };
-        outbox.set_oldest(oldest);
-        if self.stand == Stand::Clear && !self.has_unplaced() && self.backlog.as_ref().is_some_and(|b| b.is_large()) {
+        self.drain.set_oldest(oldest);
+        if self.state == MemberState::Clear
+            && !self.has_unordered()
+            && self.backlog.as_ref().is_some_and(|b| b.is_large())
+        {
             self.backlog = None;
         }
     }
@@ -587,7 +668,7 @@ impl<O: Owner<M>, M: Message> Member<O, M> {
 
 struct MemberWaker<M> {
     port: Arc<Port<M>>,
-    slot: usize,
+    slot: Slot,
 }
 
 impl<M: Message> Wake for MemberWaker<M> {
@@ -596,7 +677,7 @@ impl<M: Message> Wake for MemberWaker<M> {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.port.ready.set(self.slot);
+        self.port.ready.set(self.slot.index());
         self.port.signal.wake();
     }
 }

@@ -5,6 +5,8 @@
 //! latecomer may sit at the far end of them. Two levels of bits skip 4,096 vacant slots with one word. They yield the
 //! slots in ascending order, which is their order in memory.
 
+use crate::fanout::slot::Slot;
+
 const WORD: usize = u64::BITS as usize;
 
 /// A set of slots, as two levels of bits.
@@ -25,13 +27,14 @@ pub(super) struct Word {
 
 impl Word {
     /// The first of these slots. There must be one.
-    fn first(self) -> usize {
-        self.base + self.bits.trailing_zeros() as usize
+    #[inline]
+    fn first(self) -> Slot {
+        Slot::new(self.base + self.bits.trailing_zeros() as usize)
     }
 
     /// Takes the first of these slots out.
     #[inline]
-    pub(super) fn pop(&mut self) -> Option<usize> {
+    pub(super) fn pop(&mut self) -> Option<Slot> {
         let first = (self.bits != 0).then(|| self.first())?;
         self.bits &= self.bits - 1;
         Some(first)
@@ -39,7 +42,8 @@ impl Word {
 }
 
 impl Occupied {
-    pub(super) fn insert(&mut self, slot: usize) {
+    pub(super) fn insert(&mut self, slot: Slot) {
+        let slot = slot.index();
         let leaf = slot / WORD;
         if leaf >= self.leaves.len() {
             self.leaves.resize(leaf + 1, 0);
@@ -49,7 +53,8 @@ impl Occupied {
         self.summary[leaf / WORD] |= 1 << (leaf % WORD);
     }
 
-    pub(super) fn remove(&mut self, slot: usize) {
+    pub(super) fn remove(&mut self, slot: Slot) {
+        let slot = slot.index();
         let leaf = slot / WORD;
         self.leaves[leaf] &= !(1 << (slot % WORD));
         if self.leaves[leaf] == 0 {
@@ -58,11 +63,12 @@ impl Occupied {
     }
 
     /// The first slot at or above `from` that holds a member.
-    pub(super) fn next(&self, from: usize) -> Option<usize> {
+    pub(super) fn next(&self, from: usize) -> Option<Slot> {
         self.word(from).map(Word::first)
     }
 
     /// The occupied slots at or above `from` in the first word that has any.
+    #[inline]
     pub(super) fn word(&self, from: usize) -> Option<Word> {
         let leaf = from / WORD;
         let bits = self.leaves.get(leaf)? & (u64::MAX << (from % WORD));
@@ -104,21 +110,21 @@ mod tests {
         for most in [1, 63, 64, 65, 4_095, 4_096, 4_097, 300_000] {
             let (mut occupied, mut expected) = (Occupied::default(), BTreeSet::new());
             for _ in 0..2_000 {
-                let slot = fastrand::usize(..most);
+                let slot = Slot::new(fastrand::usize(..most));
                 if expected.remove(&slot) {
                     occupied.remove(slot);
                 } else {
                     expected.insert(slot);
                     occupied.insert(slot);
                 }
-                assert_eq!(occupied.extent(), expected.last().map_or(0, |last| last + 1));
+                assert_eq!(occupied.extent(), expected.last().map_or(0, |last| last.index() + 1));
                 let from = fastrand::usize(..=most);
-                assert_eq!(occupied.next(from), expected.range(from..).next().copied());
+                assert_eq!(occupied.next(from), expected.range(Slot::new(from)..).next().copied());
             }
-            let (mut slots, mut from) = (Vec::new(), 0);
+            let (mut slots, mut from) = (Vec::<Slot>::new(), 0);
             while let Some(mut word) = occupied.word(from) {
                 slots.extend(std::iter::from_fn(|| word.pop()));
-                from = slots.last().expect("a word has at least one") + 1;
+                from = slots.last().expect("a word has at least one").index() + 1;
             }
             assert!(slots.iter().eq(&expected));
         }

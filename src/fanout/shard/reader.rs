@@ -1,13 +1,188 @@
-//! How a shard reads: the tail first, the mail second, and then the log below that tail.
+//! What a shard looks at, in which order, and when it may sleep. No I/O: what is found goes to a [`Shard`], which is
+//! the delivery in production and a few counters in a model. The loom models run this very code.
 //!
-//! The steps of a turn are types, so that a shard can't take them in another order. A [`Look`] reads the tail. Taking
-//! the mail consumes the look and returns a [`Horizon`]. Only a horizon gives entries of the log to deliver. The order
-//! across the lanes requires these steps in this order (see [`shard`](crate::fanout::shard)). The loom models run this
-//! very code.
+//! A turn reads the tail first, takes the commands and the mail second, and then reads the log below that tail. The
+//! order across the lanes requires these steps in this order (see [`shard`](crate::fanout::shard)), so they are types:
+//! a [`Look`] has read the tail, taking the mail consumes it and returns a [`Horizon`], and only a horizon gives
+//! entries of the log to deliver.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use crate::contract::Message;
-use crate::fanout::log::{BroadcastLog, Entry, Tail};
-use crate::fanout::outbox::Port;
+use crate::fanout::log::{BroadcastLog, Entry, Position, Tail};
+use crate::fanout::port::{Port, SleepCheck};
+use crate::fanout::slot::Slot;
+
+/// A shard's place in the log, and the commands that wait for it.
+pub(in crate::fanout) struct Reader<M, C> {
+    port: Arc<Port<M>>,
+    /// The number of the shard among the log's readers.
+    index: usize,
+    /// The first position that the shard hasn't read.
+    position: Position,
+    /// The entry at `position`, if it was taken and has to wait until the reactor has run.
+    put_back: Option<Entry<M>>,
+    /// Commands, each with the position at which it takes effect.
+    deferred: VecDeque<(Position, C)>,
+    /// The most commands that are taken and not carried out.
+    most_deferred: usize,
+}
+
+/// The shard that a reader reads for.
+pub(in crate::fanout) trait Shard<M, C> {
+    /// Takes a turn with [`Reader::turn`].
+    fn turn(&mut self, reader: &mut Reader<M, C>, cx: &mut Context<'_>) -> Found;
+
+    /// The next command that waits in the shard's channels, if there is one.
+    fn next_command(&mut self, cx: &mut Context<'_>) -> Option<C>;
+
+    /// No member has a slot at or above this one.
+    fn extent(&self) -> usize;
+
+    /// The member in `slot` has direct messages, or has ended.
+    fn on_mail(&mut self, slot: Slot);
+
+    /// The member in `slot` was woken by its sink.
+    fn on_ready(&mut self, slot: Slot);
+
+    /// The position up to which the turn may read, not including it, as far as the shard is concerned. The reader is
+    /// at `position`.
+    fn may_read_to(&mut self, position: Position, tail: Tail) -> Position;
+
+    /// Gets the entry at `position`.
+    fn on_entry(&mut self, position: Position, entry: Entry<M>) -> Reading<M>;
+
+    /// What the shard would do anyway if it slept now.
+    fn sleep_check(&self) -> SleepCheck;
+
+    /// Whether something else than the log, mail and sinks has work for the shard.
+    fn is_called(&self) -> bool {
+        false
+    }
+}
+
+/// What a shard makes of an entry.
+pub(in crate::fanout) enum Reading<M> {
+    /// It has the entry, and takes another one in this turn.
+    More,
+    /// It has the entry, and takes no more in this turn.
+    Enough,
+    /// It gets the entry, and all behind it, in a later turn.
+    Later(Entry<M>),
+}
+
+/// Whether a turn found work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::fanout) enum Found {
+    Work,
+    Nothing,
+    /// There will be no more work.
+    End,
+}
+
+/// What a turn has read.
+pub(in crate::fanout) struct Turn {
+    /// The tail as it stood when the turn began.
+    pub(in crate::fanout) tail: Tail,
+    /// A command waited for a position that the reader had reached when the turn began.
+    pub(in crate::fanout) has_due_command: bool,
+    pub(in crate::fanout) has_read: bool,
+}
+
+impl<M: Message, C> Reader<M, C> {
+    pub(in crate::fanout) fn new(port: Arc<Port<M>>, index: usize, most_deferred: usize) -> Self {
+        Self { port, index, position: Position::default(), put_back: None, deferred: VecDeque::new(), most_deferred }
+    }
+
+    pub(in crate::fanout) fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Takes turns until one finds work, or says that there will be none. Sleeps in between. The caller has noted by
+    /// [`rise`](crate::sync::signal::Signal::rise) that the shard is awake.
+    pub(in crate::fanout) fn poll_work(&mut self, cx: &mut Context<'_>, shard: &mut impl Shard<M, C>) -> Poll<Found> {
+        loop {
+            match shard.turn(self, cx) {
+                Found::Nothing if self.sleeps(cx, shard) => return Poll::Pending,
+                Found::Nothing => {}
+                found => return Poll::Ready(found),
+            }
+        }
+    }
+
+    /// Announces that the shard sleeps, then checks once more for work. True if there is none.
+    fn sleeps(&self, cx: &Context<'_>, shard: &impl Shard<M, C>) -> bool {
+        let has_work = || self.port.has_work(self.position, shard.sleep_check()) || shard.is_called();
+        self.port.signal.sleeps_unless(cx.waker(), has_work)
+    }
+
+    /// Hands the shard what there is, in the order that the module promises.
+    pub(in crate::fanout) fn turn(&mut self, cx: &mut Context<'_>, shard: &mut impl Shard<M, C>) -> Turn {
+        let port = Arc::clone(&self.port);
+        let look = Look::new(&port);
+        let tail = look.tail();
+        self.take_commands(cx, shard);
+        let has_due_command = self.deferred.front().is_some_and(|(due, _)| *due <= self.position);
+        let horizon = look.take_mail(shard.extent(), |slot| shard.on_mail(slot));
+        port.ready.take(shard.extent(), |index| shard.on_ready(Slot::new(index)));
+        let begun = self.position;
+        let until = shard.may_read_to(begun, tail);
+        self.read(&horizon, until, shard);
+        Turn { tail, has_due_command, has_read: self.position > begun }
+    }
+
+    fn take_commands(&mut self, cx: &mut Context<'_>, shard: &mut impl Shard<M, C>) {
+        while self.deferred.len() < self.most_deferred {
+            let Some(next) = take_command(&self.port.log, || shard.next_command(cx)) else { break };
+            self.deferred.push_back(next);
+        }
+    }
+
+    /// Reads the filled entries below the horizon, `until`, and the first command that waits, and frees their slots.
+    pub(in crate::fanout) fn read(&mut self, horizon: &Horizon<'_, M>, until: Position, shard: &mut impl Shard<M, C>) {
+        let until = self.deferred.front().map_or(until, |(due, _)| until.min(*due));
+        let begun = self.position;
+        while self.position < until {
+            let Some(entry) = self.put_back.take().or_else(|| horizon.take(self.position)) else { break };
+            match shard.on_entry(self.position, entry) {
+                Reading::More => self.position = self.position.after(1),
+                Reading::Enough => {
+                    self.position = self.position.after(1);
+                    break;
+                }
+                Reading::Later(entry) => {
+                    self.put_back = Some(entry);
+                    break;
+                }
+            }
+        }
+        if self.position > begun {
+            self.port.log.advance(self.index, self.position);
+        }
+    }
+
+    /// Takes out the next command whose position is reached.
+    pub(in crate::fanout) fn next_due(&mut self) -> Option<C> {
+        let due = self.deferred.pop_front_if(|(due, _)| *due <= self.position)?;
+        Some(due.1)
+    }
+
+    /// Takes out the next command, whether its position is reached or not: for a shard that ends.
+    pub(in crate::fanout) fn next_deferred(&mut self) -> Option<C> {
+        self.deferred.pop_front().map(|(_, command)| command)
+    }
+
+    /// Reads every filled entry, wherever the tail was: for a shard that ends, and delivers none of them.
+    pub(in crate::fanout) fn read_to_the_end(&mut self, mut each: impl FnMut(Entry<M>)) {
+        while let Some(entry) = self.put_back.take().or_else(|| self.port.log.take(self.position)) {
+            self.position = self.position.after(1);
+            each(entry);
+        }
+        self.port.log.advance(self.index, self.position);
+    }
+}
 
 /// The first step of a turn: the tail as it stood when the turn began.
 pub(in crate::fanout) struct Look<'a, M> {
@@ -25,7 +200,7 @@ impl<'a, M: Message> Look<'a, M> {
     }
 
     /// The second step: hands every slot below `extent` that has mail to `each`.
-    pub(in crate::fanout) fn take_mail(self, extent: usize, each: impl FnMut(usize)) -> Horizon<'a, M> {
+    pub(in crate::fanout) fn take_mail(self, extent: usize, each: impl FnMut(Slot)) -> Horizon<'a, M> {
         self.port.mail.take(extent, each);
         Horizon { log: &self.port.log, end: self.tail.position() }
     }
@@ -34,23 +209,23 @@ impl<'a, M: Message> Look<'a, M> {
 /// The last step: this turn delivers the entries of the log below the horizon.
 pub(in crate::fanout) struct Horizon<'a, M> {
     log: &'a BroadcastLog<M>,
-    end: u64,
+    end: Position,
 }
 
 impl<'a, M: Message> Horizon<'a, M> {
     /// A horizon that doesn't come from a turn, for broken variants and for models without mail.
     #[cfg(all(test, lanecast_loom))]
-    pub(in crate::fanout) fn at(log: &'a BroadcastLog<M>, end: u64) -> Self {
+    pub(in crate::fanout) fn at(log: &'a BroadcastLog<M>, end: Position) -> Self {
         Self { log, end }
     }
 
     /// Takes the entry at `position`, if it is filled and below the horizon. A shard takes each position once.
-    pub(in crate::fanout) fn take(&self, position: u64) -> Option<Entry<M>> {
+    fn take(&self, position: Position) -> Option<Entry<M>> {
         if position < self.end { self.log.take(position) } else { None }
     }
 }
 
-/// Takes a command with `take`, and returns the position at which the command takes effect.
+/// Takes a command with `take`, and returns it with the position at which it takes effect.
 ///
 /// The tail is read after the command was taken, so that everything published before the command was given lies below
 /// that position. In the other order, a message could be published, and the command given, between the two steps. A new
@@ -59,7 +234,7 @@ impl<'a, M: Message> Horizon<'a, M> {
 pub(in crate::fanout) fn take_command<M: Message, C>(
     log: &BroadcastLog<M>,
     take: impl FnOnce() -> Option<C>,
-) -> Option<(u64, C)> {
+) -> Option<(Position, C)> {
     let command = take()?;
     Some((log.tail().position(), command))
 }

@@ -9,7 +9,7 @@ use loom::thread;
 use crate::ids::{ClientId, ParticipantSid};
 use crate::participant::pending::PendingResets;
 use crate::sync::SkipSet;
-use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, block_on, caught, holds};
+use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, block_on, holds, must_fail};
 use crate::sync::signal::Signal;
 
 type Reset = (ClientId, ParticipantSid);
@@ -81,12 +81,12 @@ fn every_reset_is_taken_once() {
 
 #[test]
 fn broken_without_fences_the_loop_sleeps_on_a_reset() {
-    caught(Weaken::Fences, SLEEPS_FOR_EVER, || two_inserts(PendingResets::new()));
+    must_fail(Weaken::Fences, SLEEPS_FOR_EVER, || two_inserts(PendingResets::new()));
 }
 
 #[test]
 fn broken_without_a_second_look_the_loop_sleeps_on_a_reset() {
-    caught(Weaken::Nothing, SLEEPS_FOR_EVER, || {
+    must_fail(Weaken::Nothing, SLEEPS_FOR_EVER, || {
         two_inserts(LooksOnce { set: SkipSet::new(), signal: Signal::new() });
     });
 }

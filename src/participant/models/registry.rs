@@ -8,7 +8,7 @@ use loom::thread;
 use crate::contract::EndReason;
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::participant::registry::{Instance, Registration, Registry};
-use crate::sync::kit::{Weaken, caught, holds};
+use crate::sync::kit::{Weaken, holds, must_fail};
 use crate::sync::{ArcSwap, AtomicU8, DashMap, Entry, Ordering};
 
 /// An instance that has nothing but the data that the registry needs.
@@ -466,16 +466,16 @@ fn the_sketch_holds_unbroken() {
 
 #[test]
 fn broken_without_its_guard_a_registration_lands_in_an_orphaned_slot() {
-    caught(Weaken::Nothing, ORPHANED, || register_and_remove(Breakage::SwapsUnguarded));
+    must_fail(Weaken::Nothing, ORPHANED, || register_and_remove(Breakage::SwapsUnguarded));
 }
 
 #[test]
 fn broken_a_load_and_a_store_let_an_older_instance_win() {
-    caught(Weaken::Nothing, OLDER_WON, || register_two(Breakage::LoadsThenStores));
+    must_fail(Weaken::Nothing, OLDER_WON, || register_two(Breakage::LoadsThenStores));
 }
 
 #[test]
 fn broken_going_live_before_the_slot_is_claimed_shows_half_of_it() {
-    caught(Weaken::Nothing, HALF_IN, || look_up_in_sketch(false, None));
-    caught(Weaken::Nothing, HALF_IN, || look_up_in_sketch(false, Some(3)));
+    must_fail(Weaken::Nothing, HALF_IN, || look_up_in_sketch(false, None));
+    must_fail(Weaken::Nothing, HALF_IN, || look_up_in_sketch(false, Some(3)));
 }

@@ -34,7 +34,7 @@ pub(crate) fn holds_narrowly(model: impl Fn() + Send + Sync + 'static) {
 
 /// Asserts that `model`, without the orderings that `weaken` removes, fails in some interleaving with a message that
 /// contains `how`.
-pub(crate) fn caught(weaken: Weaken, how: &str, model: impl Fn() + Send + Sync + 'static) {
+pub(crate) fn must_fail(weaken: Weaken, how: &str, model: impl Fn() + Send + Sync + 'static) {
     let outcome = catch_unwind(AssertUnwindSafe(|| explore(weaken, FEWER_PREEMPTIONS, model)));
     let failure = outcome.expect_err("the model doesn't catch its broken variant");
     let text = failure.downcast_ref::<String>().map(String::as_str);

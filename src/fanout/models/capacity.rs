@@ -1,4 +1,4 @@
-//! Models of the relief: a task that waits for capacity in a participant's bound is woken when there is some.
+//! Models of the wait for capacity: a task that waits for capacity in a participant's bound is woken when there is some.
 
 use std::future::Future;
 use std::pin::pin;
@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use loom::thread;
 
-use super::order::{Shard, Viewer};
-use super::{Sleeping, Watch, port};
-use crate::contract::EndReason;
+use super::order::{Serving, Viewer};
+use super::{port, position, reader};
+use crate::contract::{EndReason, Ending};
+use crate::fanout::log::Position;
 use crate::fanout::shard::reader::Horizon;
-use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, block_on, caught, holds};
-use crate::sync::relief::Relief;
+use crate::sync::capacity::CapacityNotify;
+use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, block_on, holds, must_fail};
 use crate::sync::{AtomicU64, AtomicUsize, Notify, Ordering, fence};
 
 /// Waits for `future` as a task does.
@@ -20,13 +21,13 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
     block_on(|cx| future.as_mut().poll(cx))
 }
 
-/// The operations of a relief that the models use. The production type and the sketch have them.
+/// The operations that the models use. The production type and the sketch have them.
 trait Waits: Send + Sync + 'static {
     fn note(&self);
     fn until(&self, is_there: impl Fn() -> bool);
 }
 
-impl Waits for Relief {
+impl Waits for CapacityNotify {
     fn note(&self) {
         self.note();
     }
@@ -46,7 +47,7 @@ enum Breakage {
     None,
 }
 
-/// A relief like the production one, reduced to the parts that can break.
+/// A type like the production one, reduced to the parts that can break.
 struct Sketch {
     waiting: AtomicUsize,
     made: Notify,
@@ -84,28 +85,28 @@ impl Waits for Sketch {
     }
 }
 
-/// One thread waits for capacity, and another frees it. Only the relief orders the two.
-fn one_waits(relief: impl Waits) {
-    let (relief, free) = (Arc::new(relief), Arc::new(AtomicU64::new(0)));
+/// One thread waits for capacity, and another frees it. Only `capacity` orders the two.
+fn one_waits(capacity: impl Waits) {
+    let (capacity, free) = (Arc::new(capacity), Arc::new(AtomicU64::new(0)));
     let waiting = thread::spawn({
-        let (relief, free) = (Arc::clone(&relief), Arc::clone(&free));
-        move || relief.until(|| free.load(Ordering::Relaxed) == 1)
+        let (capacity, free) = (Arc::clone(&capacity), Arc::clone(&free));
+        move || capacity.until(|| free.load(Ordering::Relaxed) == 1)
     });
     free.store(1, Ordering::Relaxed);
-    relief.note();
+    capacity.note();
     waiting.join().expect("the thread that waits doesn't panic");
 }
 
 /// Two threads wait for capacity. A third frees the capacity for both, in two steps.
-fn two_wait(relief: impl Waits) {
-    let (relief, free) = (Arc::new(relief), Arc::new(AtomicU64::new(0)));
+fn two_wait(capacity: impl Waits) {
+    let (capacity, free) = (Arc::new(capacity), Arc::new(AtomicU64::new(0)));
     let waiting = [1, 2].map(|enough| {
-        let (relief, free) = (Arc::clone(&relief), Arc::clone(&free));
-        thread::spawn(move || relief.until(|| free.load(Ordering::Relaxed) >= enough))
+        let (capacity, free) = (Arc::clone(&capacity), Arc::clone(&free));
+        thread::spawn(move || capacity.until(|| free.load(Ordering::Relaxed) >= enough))
     });
     for _ in 0..2 {
         free.fetch_add(1, Ordering::Relaxed);
-        relief.note();
+        capacity.note();
     }
     for waiting in waiting {
         waiting.join().expect("a thread that waits doesn't panic");
@@ -114,12 +115,12 @@ fn two_wait(relief: impl Waits) {
 
 #[test]
 fn a_wait_for_capacity_ends_when_there_is_some() {
-    holds(|| one_waits(Relief::new()));
+    holds(|| one_waits(CapacityNotify::new()));
 }
 
 #[test]
 fn every_wait_for_capacity_ends() {
-    holds(|| two_wait(Relief::new()));
+    holds(|| two_wait(CapacityNotify::new()));
 }
 
 #[test]
@@ -129,18 +130,18 @@ fn the_sketch_holds_unbroken() {
 
 #[test]
 fn broken_without_fences_a_wait_for_capacity_never_ends() {
-    caught(Weaken::Fences, SLEEPS_FOR_EVER, || one_waits(Relief::new()));
-    caught(Weaken::Fences, SLEEPS_FOR_EVER, || two_wait(Relief::new()));
+    must_fail(Weaken::Fences, SLEEPS_FOR_EVER, || one_waits(CapacityNotify::new()));
+    must_fail(Weaken::Fences, SLEEPS_FOR_EVER, || two_wait(CapacityNotify::new()));
 }
 
 #[test]
 fn broken_without_a_second_look_a_wait_for_capacity_never_ends() {
-    caught(Weaken::Nothing, SLEEPS_FOR_EVER, || one_waits(Sketch::new(Breakage::LooksOnce)));
+    must_fail(Weaken::Nothing, SLEEPS_FOR_EVER, || one_waits(Sketch::new(Breakage::LooksOnce)));
 }
 
 #[test]
 fn broken_a_wait_that_begins_after_the_look_never_ends() {
-    caught(Weaken::Nothing, SLEEPS_FOR_EVER, || one_waits(Sketch::new(Breakage::LooksFirst)));
+    must_fail(Weaken::Nothing, SLEEPS_FOR_EVER, || one_waits(Sketch::new(Breakage::LooksFirst)));
 }
 
 /// The event that ends the wait for the bound.
@@ -157,16 +158,17 @@ fn a_sender_waits(frees: Frees) {
     viewer.send("first");
     let shard = thread::spawn({
         let (port, viewer) = (Arc::clone(&port), viewer.clone());
-        let (mut watch, mut shard) = (Watch::new(&port, Sleeping::Right), Shard::new(&viewer, &port));
+        let (mut reader, mut shard) = (reader(&port), Serving::new(&viewer, &port));
         move || match frees {
             Frees::Delivery => {
                 shard.member.collect_mail();
-                shard.visit(&mut watch, &Horizon::at(&port.log, 0), false);
+                reader.read(&Horizon::at(&port.log, position(0)), Position::END, &mut shard);
+                shard.visit(reader.position());
             }
-            Frees::End => assert!(viewer.outbox.end(EndReason::Disconnected)),
+            Frees::End => assert_eq!(viewer.outbox.end(EndReason::Disconnected), Ending::ByThis),
         }
     });
-    wait(viewer.outbox.room_for(1));
+    wait(viewer.outbox.wait_for_capacity(1));
     shard.join().expect("the shard doesn't panic");
 }
 
@@ -182,6 +184,6 @@ fn a_sender_waits_no_longer_than_the_participant_lives() {
 
 #[test]
 fn broken_without_fences_a_sender_waits_for_ever() {
-    caught(Weaken::Fences, SLEEPS_FOR_EVER, || a_sender_waits(Frees::Delivery));
-    caught(Weaken::Fences, SLEEPS_FOR_EVER, || a_sender_waits(Frees::End));
+    must_fail(Weaken::Fences, SLEEPS_FOR_EVER, || a_sender_waits(Frees::Delivery));
+    must_fail(Weaken::Fences, SLEEPS_FOR_EVER, || a_sender_waits(Frees::End));
 }

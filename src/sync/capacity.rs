@@ -11,12 +11,12 @@ use crate::sync::{AtomicUsize, Notify, Ordering, fence};
 
 /// Wakes the tasks that wait for a participant's free capacity.
 #[derive(Debug)]
-pub(crate) struct Relief {
+pub(crate) struct CapacityNotify {
     waiting: AtomicUsize,
     made: Notify,
 }
 
-impl Relief {
+impl CapacityNotify {
     pub(crate) fn new() -> Self {
         Self { waiting: AtomicUsize::new(0), made: Notify::new() }
     }

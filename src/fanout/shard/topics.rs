@@ -4,34 +4,35 @@ use rustc_hash::FxHashMap;
 
 use crate::contract::topic::{Counted, TopicKey};
 use crate::contract::{Subscribed, SubscriptionTag, Unsubscribed};
+use crate::fanout::slot::Slot;
 
 /// The subscriptions of a shard's members, by topic and by member.
 #[derive(Default)]
-pub(crate) struct Roster {
+pub(in crate::fanout) struct TopicIndex {
     topics: FxHashMap<TopicKey, Vec<Subscriber>>,
-    members: FxHashMap<u32, FxHashMap<TopicKey, Place>>,
+    members: FxHashMap<Slot, FxHashMap<TopicKey, SubscriberIndex>>,
 }
 
 /// A member in a topic's list.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Subscriber {
-    pub(crate) slot: u32,
-    pub(crate) tag: SubscriptionTag,
+pub(in crate::fanout) struct Subscriber {
+    pub(in crate::fanout) slot: Slot,
+    pub(in crate::fanout) tag: SubscriptionTag,
 }
 
 /// A member's index in a topic's list, and its share of the topic's count.
-struct Place {
+struct SubscriberIndex {
     index: usize,
     _counted: Counted,
 }
 
-impl Roster {
+impl TopicIndex {
     /// The subscribers of `topic` in this shard.
-    pub(crate) fn subscribers(&self, topic: TopicKey) -> &[Subscriber] {
+    pub(in crate::fanout) fn subscribers(&self, topic: TopicKey) -> &[Subscriber] {
         self.topics.get(&topic).map_or(&[], Vec::as_slice)
     }
 
-    pub(crate) fn subscribe(&mut self, slot: u32, counted: Counted, tag: SubscriptionTag) -> Subscribed {
+    pub(in crate::fanout) fn subscribe(&mut self, slot: Slot, counted: Counted, tag: SubscriptionTag) -> Subscribed {
         let topic = counted.topic();
         let subscribers = self.topics.entry(topic).or_default();
         let places = self.members.entry(slot).or_default();
@@ -39,12 +40,12 @@ impl Roster {
             subscribers[place.index].tag = tag;
             return Subscribed::Retagged;
         }
-        places.insert(topic, Place { index: subscribers.len(), _counted: counted });
+        places.insert(topic, SubscriberIndex { index: subscribers.len(), _counted: counted });
         subscribers.push(Subscriber { slot, tag });
         Subscribed::New
     }
 
-    pub(crate) fn unsubscribe(&mut self, slot: u32, topic: TopicKey) -> Unsubscribed {
+    pub(in crate::fanout) fn unsubscribe(&mut self, slot: Slot, topic: TopicKey) -> Unsubscribed {
         let place = self.members.get_mut(&slot).and_then(|places| places.remove(&topic));
         let Some(place) = place else { return Unsubscribed::NotSubscribed };
         self.vacate(topic, place.index);
@@ -55,7 +56,7 @@ impl Roster {
     }
 
     /// Ends all subscriptions of a member that leaves.
-    pub(crate) fn remove(&mut self, slot: u32) {
+    pub(in crate::fanout) fn remove(&mut self, slot: Slot) {
         for (topic, place) in self.members.remove(&slot).into_iter().flatten() {
             self.vacate(topic, place.index);
         }

@@ -1,0 +1,38 @@
+//! What a member's owner asks of the member's shard.
+
+use tokio::sync::oneshot;
+
+use crate::contract::topic::{Counted, Subscribed, SubscriptionTag, TopicKey, Unsubscribed};
+use crate::fanout::log::Position;
+use crate::fanout::slot::MemberRef;
+
+/// Capacity of each of a shard's command channels; further senders wait. A shard empties its channels in each turn, so
+/// this is what may arrive during one, and a small part of what the members themselves take.
+pub(in crate::fanout) const COMMAND_CAPACITY: usize = 1024;
+
+/// A request that a shard carries out at a position of the log.
+pub(crate) enum Command {
+    Subscribe {
+        member: MemberRef,
+        counted: Counted,
+        tag: SubscriptionTag,
+        /// The outcome, and the first position at which it holds.
+        reply: oneshot::Sender<(Subscribed, Position)>,
+    },
+    Unsubscribe {
+        member: MemberRef,
+        topic: TopicKey,
+        reply: oneshot::Sender<Unsubscribed>,
+    },
+}
+
+/// Starts the delivery to a newcomer: the initial messages, given with their lengths, then everything that has
+/// gathered.
+///
+/// This command has a channel of its own, because it takes effect at once: the newcomer's position was fixed when it
+/// was admitted. If it waited behind commands until the shard has read a full log, everything published in the meantime
+/// would gather against the newcomer's bound.
+pub(in crate::fanout) struct Begin<M> {
+    pub(in crate::fanout) member: MemberRef,
+    pub(in crate::fanout) initial: Vec<(M, usize)>,
+}

@@ -1,0 +1,105 @@
+//! The bound: how much may wait for one participant, over both lanes, and how much does.
+//!
+//! Messages and bytes share one word, so that one compare-exchange checks and takes both:
+//!
+//! ```text
+//! 63            40 39                                  0
+//! | messages (24) | bytes (40)                         |
+//! ```
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// How much may wait for one participant, over both lanes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) messages: u32,
+    pub(crate) bytes: u64,
+    /// The largest size of one message, in bytes.
+    pub(crate) largest: u64,
+}
+
+const BYTE_BITS: u32 = 40;
+const BYTES: u64 = (1 << BYTE_BITS) - 1;
+
+impl Limits {
+    /// The largest limits that a session may set: half of what the word can count to.
+    pub(crate) const LARGEST: Self = Self { messages: (1 << 23) - 1, bytes: BYTES >> 1, largest: BYTES >> 1 };
+
+    /// The largest counts that the word can hold.
+    const COUNTABLE: Self = Self { messages: (1 << 24) - 1, bytes: BYTES, largest: u64::MAX };
+}
+
+/// The bound can't take that much more.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::fanout) struct Exceeded;
+
+/// What waits for one participant, and how much may.
+#[derive(Debug)]
+pub(super) struct Bound {
+    limits: Limits,
+    taken: AtomicU64,
+}
+
+impl Bound {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, taken: AtomicU64::new(0) }
+    }
+
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Takes capacity for `messages` of `bytes` together.
+    pub(super) fn reserve(&self, messages: u32, bytes: usize) -> Result<(), Exceeded> {
+        self.reserve_within(messages, bytes, self.limits)
+    }
+
+    /// Takes capacity beyond the limits, as far as the word can count.
+    pub(super) fn reserve_beyond(&self, messages: u32, bytes: usize) -> Result<(), Exceeded> {
+        self.reserve_within(messages, bytes, Limits::COUNTABLE)
+    }
+
+    /// This is a compare-exchange rather than an addition that is undone on excess. Even a short excess could make
+    /// another sender find the participant full that isn't.
+    fn reserve_within(&self, messages: u32, bytes: usize, limits: Limits) -> Result<(), Exceeded> {
+        // Acquire, paired with the Release in `release`: a sender that takes the capacity sees the queue slot free.
+        self.taken
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |word| {
+                let waiting = (word >> BYTE_BITS) + u64::from(messages);
+                let weight = (word & BYTES).saturating_add(bytes as u64);
+                let fits = waiting <= u64::from(limits.messages) && weight <= limits.bytes;
+                fits.then_some(waiting << BYTE_BITS | weight)
+            })
+            .map_or(Err(Exceeded), |_| Ok(()))
+    }
+
+    /// Gives back the capacity that messages took.
+    pub(super) fn release(&self, messages: u32, bytes: usize) {
+        self.taken.fetch_sub(u64::from(messages) << BYTE_BITS | bytes as u64, Ordering::Release);
+    }
+
+    /// Whether half of the bound is taken, in messages or in bytes.
+    pub(super) fn is_half_full(&self) -> bool {
+        let (messages, bytes) = self.taken();
+        messages >= u64::from(self.limits.messages.div_ceil(2)) || bytes >= self.limits.bytes.div_ceil(2)
+    }
+
+    /// Whether the whole bound is taken, in messages or in bytes.
+    pub(super) fn is_full(&self) -> bool {
+        let (messages, bytes) = self.taken();
+        messages >= u64::from(self.limits.messages) || bytes >= self.limits.bytes
+    }
+
+    /// Whether a message of `bytes` fits within the byte limit. One that is too large to be sent counts like the
+    /// largest that can be sent.
+    pub(super) fn has_bytes_for(&self, bytes: usize) -> bool {
+        let bytes = (bytes as u64).min(self.limits.largest);
+        self.taken().1.saturating_add(bytes) <= self.limits.bytes
+    }
+
+    /// The waiting messages and their bytes.
+    fn taken(&self) -> (u64, u64) {
+        let word = self.taken.load(Ordering::Relaxed);
+        (word >> BYTE_BITS, word & BYTES)
+    }
+}

@@ -1,0 +1,562 @@
+//! To whom a shard delivers: its members, what a turn has for them, and the visits.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+use tokio::sync::mpsc;
+
+use crate::caught::caught;
+use crate::contract::topic::Audience;
+use crate::contract::uplink::CLEARLY;
+use crate::contract::{EndReason, Ending, Subscribed, Unsubscribed, Uplink};
+use crate::fanout::clock::{SessionMs, millis};
+use crate::fanout::command::{Begin, Command};
+use crate::fanout::log::{Entry, Position, Tail};
+use crate::fanout::member_handle::{MemberHandle, SinkError};
+use crate::fanout::outbox::bound::Limits;
+use crate::fanout::outbox::drain::{Admitted, Drain};
+use crate::fanout::port::{Port, SleepCheck};
+use crate::fanout::shard::admission::Admission;
+use crate::fanout::shard::backpressure::{Backpressure, MayRead, Told};
+use crate::fanout::shard::batch::ReadBatch;
+use crate::fanout::shard::budget::{Gathering, ReadBudget};
+use crate::fanout::shard::member::{Fault, Member, MemberState, PassCounts, VisitContext};
+use crate::fanout::shard::occupied::{Occupied, Word};
+use crate::fanout::shard::reader::{Found, Reader, Reading, Shard};
+use crate::fanout::shard::retained::Retained;
+use crate::fanout::shard::shared::{ShardControl, ShardStats};
+use crate::fanout::shard::tick::Tick;
+use crate::fanout::shard::topics::TopicIndex;
+use crate::fanout::slot::{MemberRef, Slot, SlotSet};
+
+/// The largest number of members in a shard.
+pub(in crate::fanout) const SHARD_CAPACITY: usize = 1 << 18;
+
+/// Members visited between two reads of the clock.
+const STRIDE: usize = 64;
+
+/// What a shard is made from.
+pub(in crate::fanout) struct ShardSettings<O: MemberHandle> {
+    pub(in crate::fanout) index: usize,
+    pub(in crate::fanout) port: Arc<Port<O::Message>>,
+    pub(in crate::fanout) stats: Arc<ShardStats>,
+    pub(in crate::fanout) control: Arc<ShardControl>,
+    pub(in crate::fanout) newcomers: mpsc::Receiver<Admission<O>>,
+    pub(in crate::fanout) commands: mpsc::Receiver<Command>,
+    pub(in crate::fanout) begins: mpsc::Receiver<Begin<O::Message>>,
+    pub(in crate::fanout) limits: Limits,
+    pub(in crate::fanout) gathering: Gathering,
+    /// How many bytes one flush of the shard's sinks carries best.
+    pub(in crate::fanout) batch_bytes: usize,
+    pub(in crate::fanout) write_timeout: Duration,
+    /// The uplink that all sinks share, if they do.
+    pub(in crate::fanout) uplink: Option<Uplink>,
+}
+
+impl<O: MemberHandle> ShardSettings<O> {
+    /// The shared uplink, unless it has been stalled for longer than `uplink_patience`.
+    fn uplink(&self, now: SessionMs) -> Option<&Uplink> {
+        self.uplink.as_ref().filter(|_| !self.control.has_given_up(now))
+    }
+}
+
+/// A request that takes effect at a position of the log.
+pub(super) enum Request<O: MemberHandle> {
+    Admit(Admission<O>),
+    Command(Command),
+}
+
+/// How far a walk over the members came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Walk {
+    Done,
+    TimeIsUp,
+}
+
+/// The members of a shard, and the turn that they are visited in.
+pub(super) struct Delivery<O: MemberHandle> {
+    pub(super) settings: ShardSettings<O>,
+    members: Slab<Member<O>>,
+    /// The occupied slots of `members`.
+    occupied: Occupied,
+    /// No member has a slot at or above this one.
+    extent: usize,
+    topics: TopicIndex,
+    retained: Retained<O::Message>,
+    pub(super) turn: Turn<O::Message>,
+    /// Members that aren't finished, for the next turn.
+    requeued: SlotSet,
+    /// Members whose direct messages wait for a broadcast to be filled in, for the next turn that reads one.
+    awaiting_entry: SlotSet,
+    backpressure: Backpressure,
+    pub(super) budget: ReadBudget,
+    /// The log is sealed and read to its end: members with nothing left to deliver go.
+    draining: bool,
+    tick: Tick,
+}
+
+/// The work of the current turn.
+pub(super) struct Turn<M> {
+    /// The turn has work, and not all of it is done.
+    pub(super) is_open: bool,
+    is_sealed: bool,
+    /// The time has come to look for stuck members.
+    is_ticked: bool,
+    batch: ReadBatch<M>,
+    /// The members to visit, unless there is something for all of them.
+    noted: SlotSet,
+    cursor: usize,
+    now: SessionMs,
+    counts: PassCounts,
+}
+
+impl<O: MemberHandle> Delivery<O> {
+    pub(super) fn new(settings: ShardSettings<O>) -> Self {
+        let budget = ReadBudget::new(settings.limits, settings.batch_bytes);
+        let turn = Turn {
+            is_open: false,
+            is_sealed: false,
+            is_ticked: false,
+            batch: ReadBatch::new(budget.quota().messages),
+            noted: SlotSet::default(),
+            cursor: 0,
+            now: SessionMs::default(),
+            counts: PassCounts::default(),
+        };
+        let span = settings.uplink.as_ref().map_or(Duration::MAX, |_| CLEARLY);
+        Self {
+            members: Slab::new(),
+            occupied: Occupied::default(),
+            extent: 0,
+            topics: TopicIndex::default(),
+            retained: Retained::new(),
+            turn,
+            requeued: SlotSet::default(),
+            awaiting_entry: SlotSet::default(),
+            backpressure: Backpressure::default(),
+            budget,
+            draining: false,
+            tick: Tick::for_timeout(settings.write_timeout, span),
+            settings,
+        }
+    }
+
+    /// The member, if it is still in its slot.
+    fn member(&mut self, member: MemberRef) -> Option<&mut Member<O>> {
+        self.members.get_mut(member.slot.index()).filter(|there| there.drain().is(member))
+    }
+
+    /// Starts the newcomers whose initial messages have arrived. This happens at once, because it takes no position.
+    fn take_begins(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(Begin { member, initial })) = self.settings.begins.poll_recv(cx) {
+            let (now, count) = (self.turn.now, initial.len() as u64);
+            let Some(newcomer) = self.member(member) else { continue };
+            let was = newcomer.state;
+            newcomer.begin(initial, now);
+            let is = newcomer.state;
+            self.budget.note(was.is_behind(), is.is_behind());
+            self.turn.counts.offered += count;
+            self.turn.noted.insert(member.slot);
+        }
+    }
+
+    /// Visits members until the turn is done or the time is up. The shard has read everything below `position`.
+    #[inline]
+    pub(super) fn walk(&mut self, position: Position, until: Instant) -> Walk {
+        let everybody = !self.turn.batch.to_all().is_empty();
+        // A visit ends no member but its own, so a word of slots stays valid while it is walked.
+        let mut word = Word::default();
+        loop {
+            for _ in 0..STRIDE {
+                let at = self.turn.cursor;
+                let slot = if everybody {
+                    word.pop().or_else(|| {
+                        word = self.occupied.word(at)?;
+                        word.pop()
+                    })
+                } else {
+                    self.turn.noted.get(at)
+                };
+                let Some(slot) = slot else { return Walk::Done };
+                self.turn.cursor = if everybody { slot.index() } else { at } + 1;
+                self.visit(slot, position);
+            }
+            if Instant::now() >= until {
+                return Walk::TimeIsUp;
+            }
+        }
+    }
+
+    #[inline]
+    fn visit(&mut self, slot: Slot, position: Position) {
+        let Some(member) = self.members.get_mut(slot.index()) else { return };
+        let mut visit = VisitContext {
+            retained: &mut self.retained,
+            batch: &mut self.turn.batch,
+            end: position,
+            quota: self.budget.quota(),
+            gathering: &self.settings.gathering,
+            uplink: self.settings.uplink(self.turn.now),
+            now: self.turn.now,
+            counts: PassCounts::default(),
+        };
+        let was = member.state;
+        // A panic of the sink or of a message is a fault.
+        let visited = caught(|| member.visit(&mut visit)).unwrap_or(Err(Fault::Panicked));
+        let counts = visit.counts;
+        member.settle(&counts);
+        self.turn.counts.add(&counts);
+        self.budget.note(was.is_behind(), member.state.is_behind());
+        if let Err(fault) = visited {
+            return self.fail(slot, fault);
+        }
+        match member.state {
+            MemberState::More => self.requeued.insert(slot),
+            MemberState::Blocked => {
+                self.tick.arm();
+                if self.settings.uplink.is_some() {
+                    self.backpressure.weigh(slot, member);
+                }
+            }
+            MemberState::Clear | MemberState::Joining => {}
+        }
+        if member.has_unordered() {
+            self.awaiting_entry.insert(slot);
+        }
+        if self.draining {
+            self.end_if_done(slot);
+        }
+    }
+
+    pub(super) fn has_requeued(&self) -> bool {
+        !self.requeued.is_empty()
+    }
+
+    /// Ends the turn. The shard has read everything below `position`.
+    pub(super) fn close_turn(&mut self, position: Position) {
+        self.turn.is_open = false;
+        self.turn.noted.clear();
+        self.retained.end_turn(&mut self.turn.batch);
+        self.publish_counts();
+        self.tell_senders(position, Told::Change);
+        if std::mem::take(&mut self.turn.is_ticked) {
+            self.end_stuck();
+        }
+    }
+
+    /// Lets go of members that are done, once the log is sealed and read to its end.
+    pub(super) fn drain_if_sealed(&mut self, position: Position) {
+        if self.turn.is_sealed && !self.draining && position == self.settings.port.log.tail().position() {
+            self.draining = true;
+            self.for_each_slot(Self::end_if_done);
+        }
+    }
+
+    /// Wakes the senders that wait for the uplink if [`Port::behind`] has changed, or if `delivered` says that
+    /// something else has that concerns them.
+    fn tell_senders(&mut self, position: Position, delivered: Told) {
+        let Some(uplink) = &self.settings.uplink else { return };
+        let port = &self.settings.port;
+        let told = self.backpressure.tell(port, position, port.log.tail().position());
+        if told == Told::Change || delivered == Told::Change {
+            uplink.note_room();
+        }
+    }
+
+    pub(super) fn publish_counts(&mut self) {
+        let counts = std::mem::take(&mut self.turn.counts);
+        let stats = &self.settings.stats;
+        if counts.offered > 0 {
+            stats.offered.add(counts.offered);
+        }
+        if counts.delivered > 0 {
+            stats.delivered_bytes.add(counts.delivered_bytes);
+            stats.delivered.add(counts.delivered);
+        }
+    }
+
+    /// Carries out a request, whose position the shard has reached.
+    pub(super) fn carry_out(&mut self, request: Request<O>, position: Position) {
+        match request {
+            Request::Admit(admission) => self.admit(admission, position),
+            Request::Command(command) => self.apply(command, position),
+        }
+    }
+
+    fn admit(&mut self, admission: Admission<O>, position: Position) {
+        let Admission { handle, sink, progress, reply, on_the_way } = admission;
+        let drain = Drain::new(handle);
+        if self.draining {
+            drain.end(EndReason::SessionClosed);
+        } else if self.members.len() >= SHARD_CAPACITY {
+            drain.end(EndReason::JoinFailed);
+        }
+        let entry = self.members.vacant_entry();
+        let slot = Slot::new(entry.key());
+        let admitted = drain.admit(slot);
+        entry.insert(Member::new(drain, sink, progress, &self.settings.port, slot));
+        self.occupied.insert(slot);
+        self.extent = self.extent.max(slot.index() + 1);
+        self.settings.stats.set_members(self.members.len());
+        drop(on_the_way);
+        match admitted {
+            // It is not an error to have no receiver: a join that was cancelled ends the participant itself.
+            Admitted::InTime => drop(reply.send(position)),
+            Admitted::Ended => {
+                if let Some(reason) = self.members[slot.index()].drain().end_reason() {
+                    self.retire(slot, reason);
+                }
+            }
+        }
+    }
+
+    /// Admits a newcomer that came too late, which hands its sink straight back.
+    pub(super) fn admit_to_end(&mut self, admission: Admission<O>, position: Position) {
+        self.draining = true;
+        self.admit(admission, position);
+    }
+
+    fn apply(&mut self, command: Command, position: Position) {
+        // It is not an error if the caller has stopped waiting: what it asked for stands.
+        match command {
+            Command::Subscribe { member, counted, tag, reply } => {
+                let outcome = match self.member(member) {
+                    Some(_) => self.topics.subscribe(member.slot, counted, tag),
+                    None => Subscribed::Closed,
+                };
+                let _ = reply.send((outcome, position));
+            }
+            Command::Unsubscribe { member, topic, reply } => {
+                let outcome = match self.member(member) {
+                    Some(_) => self.topics.unsubscribe(member.slot, topic),
+                    None => Unsubscribed::NotSubscribed,
+                };
+                let _ = reply.send(outcome);
+            }
+        }
+    }
+
+    fn fail(&mut self, slot: Slot, fault: Fault<SinkError<O>>) {
+        let Some(member) = self.members.get(slot.index()) else { return };
+        let drain = member.drain();
+        if matches!(fault, Fault::Outpaced) {
+            drain.note_outpaced();
+        }
+        let reason = fault.reason(O::has_vanished);
+        if drain.end(reason) == Ending::ByThis {
+            drain.handle().faulted(reason, fault.detail());
+        }
+        let reason = drain.end_reason().unwrap_or(reason);
+        // The drop of the sink's error is foreign code as well, and may panic.
+        caught(|| drop(fault));
+        self.retire(slot, reason);
+    }
+
+    fn retire(&mut self, slot: Slot, reason: EndReason) {
+        self.publish_counts();
+        self.topics.remove(slot);
+        let member = self.members.remove(slot.index());
+        self.occupied.remove(slot);
+        if slot.index() + 1 == self.extent {
+            self.extent = self.occupied.extent();
+        }
+        self.settings.stats.set_members(self.members.len());
+        self.budget.note(member.state.is_behind(), false);
+        member.retire(&mut self.retained, reason);
+    }
+
+    /// Ends a member that has nothing left to deliver, or that is still joining, because the session ends.
+    fn end_if_done(&mut self, slot: Slot) {
+        let Some(member) = self.members.get(slot.index()) else { return };
+        let done = match member.state {
+            MemberState::Clear => !member.has_unordered(),
+            MemberState::Joining => true,
+            MemberState::Blocked | MemberState::More => false,
+        };
+        if done {
+            self.end(slot);
+        }
+    }
+
+    fn end(&mut self, slot: Slot) {
+        let Some(member) = self.members.get(slot.index()) else { return };
+        member.drain().end(EndReason::SessionClosed);
+        let reason = member.drain().end_reason().unwrap_or(EndReason::SessionClosed);
+        self.retire(slot, reason);
+    }
+
+    /// Ends all members. What the log still has for them counts as offered, and is lost with them.
+    pub(super) fn end_all(&mut self, reader: &mut Reader<O::Message, Request<O>>) {
+        self.miss_the_rest(reader);
+        self.for_each_slot(Self::end);
+    }
+
+    /// Calls `each` for every member; the call may remove the member.
+    fn for_each_slot(&mut self, mut each: impl FnMut(&mut Self, Slot)) {
+        let mut from = 0;
+        while let Some(slot) = self.occupied.next(from) {
+            from = slot.index() + 1;
+            each(self, slot);
+        }
+    }
+
+    /// Reads the log to its end, only to count what members miss.
+    fn miss_the_rest(&mut self, reader: &mut Reader<O::Message, Request<O>>) {
+        let mut to_all: u32 = 0;
+        reader.read_to_the_end(|entry| {
+            match &entry.audience {
+                Audience::All => to_all = to_all.saturating_add(1),
+                Audience::Topic(topic) => {
+                    for subscriber in self.topics.subscribers(topic.key()) {
+                        self.members[subscriber.slot.index()].miss(1);
+                        self.turn.counts.offered += 1;
+                    }
+                }
+            }
+            // A message's drop may panic, and a panic may be what has led here.
+            caught(|| drop(entry));
+        });
+        for (_, member) in self.members.iter_mut().filter(|(_, member)| !member.drain().has_ended()) {
+            member.miss(to_all);
+            self.turn.counts.offered += u64::from(to_all);
+        }
+    }
+
+    /// Ends blocked members that have made no progress for too long. Members that were woken have been visited by now,
+    /// however often they wake themselves.
+    fn end_stuck(&mut self) {
+        let now = self.turn.now;
+        let timeout = millis(self.settings.write_timeout);
+        let spared = self.settings.control.spares_members(now);
+        let uplink = self.settings.uplink(now);
+        let mut stuck = Vec::new();
+        let mut blocked = false;
+        let mut from = 0;
+        while let Some(slot) = self.occupied.next(from) {
+            from = slot.index() + 1;
+            let member = &mut self.members[slot.index()];
+            if member.is_stuck(now, timeout, spared, uplink) {
+                stuck.push(slot);
+            } else {
+                blocked |= member.state == MemberState::Blocked;
+            }
+        }
+        for slot in stuck {
+            self.fail(slot, Fault::TimedOut);
+        }
+        if blocked {
+            self.tick.arm();
+        }
+    }
+}
+
+impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
+    fn turn(&mut self, reader: &mut Reader<O::Message, Request<O>>, cx: &mut Context<'_>) -> Found {
+        self.turn.now = self.settings.port.clock.now();
+        self.turn.cursor = 0;
+        self.take_begins(cx);
+        if self.settings.control.is_aborted() {
+            self.end_all(reader);
+        }
+        let is_ticked = self.tick.is_due(cx);
+        self.turn.is_ticked |= is_ticked;
+        let turn = reader.turn(cx, self);
+        if turn.has_read {
+            for slot in self.awaiting_entry.drain() {
+                self.turn.noted.insert(slot);
+            }
+        }
+        let has_work = is_ticked
+            || turn.has_due_command
+            || turn.has_read
+            || self.budget.defers_to_yield()
+            || !self.turn.noted.is_empty()
+            || (self.turn.is_sealed && !self.draining && reader.position() == turn.tail.position());
+        self.turn.is_open = has_work;
+        match has_work {
+            true => Found::Work,
+            false if self.draining && self.members.is_empty() => Found::End,
+            false => Found::Nothing,
+        }
+    }
+
+    fn next_command(&mut self, cx: &mut Context<'_>) -> Option<Request<O>> {
+        let ShardSettings { newcomers, commands, .. } = &mut self.settings;
+        if let Poll::Ready(Some(admission)) = newcomers.poll_recv(cx) {
+            return Some(Request::Admit(admission));
+        }
+        match commands.poll_recv(cx) {
+            Poll::Ready(Some(command)) => Some(Request::Command(command)),
+            Poll::Ready(None) | Poll::Pending => None,
+        }
+    }
+
+    fn extent(&self) -> usize {
+        self.extent
+    }
+
+    fn on_mail(&mut self, slot: Slot) {
+        let Some(member) = self.members.get_mut(slot.index()) else { return };
+        if let Some(reason) = member.drain().end_reason() {
+            return self.retire(slot, reason);
+        }
+        member.collect_mail();
+        self.turn.noted.insert(slot);
+    }
+
+    fn on_ready(&mut self, slot: Slot) {
+        if let Some(member) = self.members.get_mut(slot.index()) {
+            member.unblock();
+            self.turn.noted.insert(slot);
+        }
+    }
+
+    fn may_read_to(&mut self, position: Position, tail: Tail) -> Position {
+        self.turn.is_sealed = tail.is_sealed();
+        for slot in self.requeued.drain() {
+            self.turn.noted.insert(slot);
+        }
+        let uplink = self.settings.uplink(self.turn.now);
+        let until = match self.backpressure.decide(&self.members, uplink) {
+            MayRead::Everything => Position::END,
+            MayRead::Trickle if self.turn.is_ticked => position.after(1),
+            MayRead::Trickle | MayRead::Nothing => position,
+        };
+        self.tell_senders(position, Told::Nothing);
+        until.min(position.after(u64::from(self.budget.begin())))
+    }
+
+    /// Notes the members that the entry is for. An entry that is for no member of this shard counts no bytes.
+    fn on_entry(&mut self, position: Position, entry: Entry<O::Message>) -> Reading<O::Message> {
+        let topic = match &entry.audience {
+            Audience::All => None,
+            Audience::Topic(topic) => Some(topic.key()),
+        };
+        let subscribers = topic.map_or(&[][..], |topic| self.topics.subscribers(topic));
+        let is_for_nobody = topic.is_some() && subscribers.is_empty();
+        if !is_for_nobody && !self.budget.fits(entry.bytes) {
+            return Reading::Later(entry);
+        }
+        self.budget.add(if is_for_nobody { 0 } else { entry.bytes });
+        if !is_for_nobody && let Some(run) = self.turn.batch.push(position, entry.bytes, entry.message, topic) {
+            for subscriber in subscribers {
+                let member = self.members.get_mut(subscriber.slot.index());
+                let member = member.expect("a member that leaves gives up its subscriptions");
+                member.note_run(run, subscriber.tag);
+                self.turn.noted.insert(subscriber.slot);
+            }
+        }
+        if self.budget.goes_on() { Reading::More } else { Reading::Enough }
+    }
+
+    fn sleep_check(&self) -> SleepCheck {
+        let (holds_back, is_draining) = (self.backpressure.holds_back(), self.draining);
+        SleepCheck { extent: self.extent, holds_back, is_draining }
+    }
+
+    fn is_called(&self) -> bool {
+        self.settings.control.is_aborted() && !self.members.is_empty()
+    }
+}
