@@ -15,7 +15,7 @@ use common::{Capture, id, joined, live, memory, msg, presence, reset, settle, si
 use futures_util::{Sink, Stream, stream};
 use lanecast::room::memory::{Conduct, Opening};
 use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
-use lanecast::{EndReason, Message, Participant, ParticipantIdentity, Progress, Session, SessionEvent};
+use lanecast::{EndReason, Message, ParticipantIdentity, Progress, Session, SessionEvent};
 use tracing::Level;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -272,7 +272,7 @@ fn a_warning_names_its_participant_and_disabled_events_are_not_formatted() {
         async fn open(&self, _: &Presence, _: Progress) -> Result<Failing, OpenError> {
             Ok(Failing(Arc::clone(&self.0)))
         }
-        fn retire(&self, _: Failing, _: &Participant<Bytes>, _: EndReason) -> Option<Goodbye> {
+        fn retire(&self, _: Failing, _: EndReason) -> Option<Goodbye> {
             panic!("told to panic")
         }
     }

@@ -36,7 +36,7 @@ use futures_sink::Sink;
 use crate::contract::run::start_send_copy;
 use crate::contract::{BroadcastRun, EndReason, Message, Progress, Uplink};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
-use crate::participant::{Attributes, Participant, no_attributes};
+use crate::participant::{Attributes, no_attributes};
 
 #[cfg(feature = "telemetry")]
 pub use self::limits::PeerLimits;
@@ -172,13 +172,14 @@ pub trait Room: Send + Sync + 'static {
         false
     }
 
-    /// Takes the sink of a participant that has ended, with the reason, to say goodbye and release it.
+    /// Takes the sink of a participant that has ended, with the reason, to say goodbye and release it. A room that has
+    /// to know whose sink it is notes that in the sink when it [opens](Self::open) it.
     ///
     /// Called on a flush shard: work that takes time belongs in the returned future. The session runs the future for at
     /// most [`retire_timeout`](crate::SessionBuilder::retire_timeout) and then drops it. By default the sink is
     /// dropped.
-    fn retire(&self, sink: Self::Sink, participant: &Participant<Self::Message>, reason: EndReason) -> Option<Goodbye> {
-        let _ = (participant, reason);
+    fn retire(&self, sink: Self::Sink, reason: EndReason) -> Option<Goodbye> {
+        let _ = reason;
         drop(sink);
         None
     }

@@ -49,7 +49,7 @@ impl<R: Room> Owner<R::Message> for Tenant<R> {
             participant.note_retired(reason);
             return participant.note_gone(reason);
         };
-        let goodbye = caught(|| session.room.retire(sink, &participant, reason));
+        let goodbye = caught(|| session.room.retire(sink, reason));
         participant.note_retired(reason);
         let Some(Some(goodbye)) = goodbye else {
             if goodbye.is_none() {

@@ -386,7 +386,7 @@ async fn closed_waits_for_the_goodbye() {
             });
             async move { Ok(sink) }
         },
-        move |sink, _, _| {
+        move |sink, _| {
             let goodbye = Arc::clone(&goodbye);
             Some(Box::pin(async move {
                 goodbye.acquire().await.expect("it is never closed").forget();

@@ -523,7 +523,7 @@ async fn a_fresh_stream_opens_only_after_the_old_one_is_back() {
             noted.fetch_add(opened.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
             async { Ok(Valve::shut().sink()) }
         },
-        move |sink, _, _| {
+        move |sink, _| {
             back.fetch_sub(1, Ordering::SeqCst);
             drop(sink);
             None
