@@ -51,8 +51,8 @@ pub(crate) struct Inner<M> {
     /// The number of consecutive resets and failed joins before this instance. The next back-off depends on it.
     attempt: u32,
     created: Instant,
-    /// Set once the event loop has told the session's listeners that the instance joined.
-    told: AtomicBool,
+    /// Set once the event loop has announced to the session's listeners that the instance joined.
+    announced: AtomicBool,
     /// The span of the participant's log lines: identity, sid, client id.
     span: tracing::Span,
     outbox: Outbox<M>,
@@ -128,7 +128,7 @@ impl<M: Message> Participant<M> {
             client_id,
             attempt,
             created: Instant::now(),
-            told: AtomicBool::new(false),
+            announced: AtomicBool::new(false),
             span,
             outbox,
             line,
@@ -263,7 +263,7 @@ impl<M: Message> Participant<M> {
     /// This is for a caller that answers a participant's requests. If the caller waits for this before each answer, a
     /// participant that reads doesn't overflow, however much it asks for. A concurrent sender may take the capacity
     /// first. Safe to cancel.
-    pub async fn room_for(&self, bytes: usize) {
+    pub async fn wait_for_capacity(&self, bytes: usize) {
         self.0.outbox.room_for(bytes).await;
     }
 
@@ -366,14 +366,15 @@ impl<M: Message> Participant<M> {
         self.0.pending.insert(self.client_id(), self.sid().clone());
     }
 
-    /// Notes that the session's listeners have been told that the instance joined. Only the event loop calls this.
-    pub(crate) fn note_told(&self) {
-        self.0.told.store(true, Ordering::Relaxed);
+    /// Notes that the instance's arrival has been announced to the session's listeners. Only the event loop calls this.
+    pub(crate) fn note_announced(&self) {
+        self.0.announced.store(true, Ordering::Relaxed);
     }
 
-    pub(crate) fn is_told(&self) -> bool {
+    /// Whether the instance's arrival has been announced to the session's listeners.
+    pub(crate) fn is_announced(&self) -> bool {
         // Relaxed: only the event loop's task writes and reads the flag.
-        self.0.told.load(Ordering::Relaxed)
+        self.0.announced.load(Ordering::Relaxed)
     }
 
     /// Logs within the participant's span.

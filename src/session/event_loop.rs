@@ -126,7 +126,7 @@ impl<R: Room> EventLoop<R> {
         while let Some(done) = self.joins.join_next().await {
             if let Ok(Ok(registered)) = done {
                 self.session.note_joined(&registered);
-                registered.participant.note_told();
+                registered.participant.note_announced();
                 self.take_out(&registered.participant);
             }
         }
@@ -213,7 +213,7 @@ impl<R: Room> EventLoop<R> {
         }
         match stored {
             // Just registered: `on_joined`, which is due, asks the room.
-            Some(participant) if !participant.is_told() => {}
+            Some(participant) if !participant.is_announced() => {}
             Some(participant) => self.dismiss(&participant, EndReason::Disconnected),
             None => tracing::debug!(%identity, %sid, "disconnect of a connection that isn't registered"),
         }
@@ -241,7 +241,7 @@ impl<R: Room> EventLoop<R> {
     /// was replaced; or if it has just been registered, as `on_joined`, which is due, then takes care of it.
     fn take_out_failed(&self, client_id: ClientId, sid: &ParticipantSid) -> Option<Participant<R::Message>> {
         let stored = self.session.registry.stored_by_sid(sid).filter(|stored| stored.client_id() == client_id);
-        let participant = stored.filter(Participant::is_told)?;
+        let participant = stored.filter(Participant::is_announced)?;
         self.take_out(&participant).then_some(participant)
     }
 
@@ -288,7 +288,7 @@ impl<R: Room> EventLoop<R> {
         if let Ok(registered) = &joined {
             let participant = &registered.participant;
             self.session.note_joined(registered);
-            participant.note_told();
+            participant.note_announced();
             // The disconnect may have arrived while the stream opened, when there was nothing to remove.
             let now = self.session.room.present(&identity).filter(|_| !under_way.gone);
             if now.as_ref().is_none_or(|now| now.sid != *participant.sid()) {
@@ -340,7 +340,7 @@ impl<R: Room> EventLoop<R> {
         // If its registration isn't reported yet, the stream is left to `on_joined`, which asks the room whether the
         // connection is still there.
         let registered = self.session.registry.by_sid(&sid).filter(|participant| *participant.identity() == identity);
-        if registered.is_some_and(|participant| participant.is_told()) {
+        if registered.is_some_and(|participant| participant.is_announced()) {
             return self.handle(identity, sid, stream);
         }
         if self.is_present(&identity, &sid) && !self.was_told(&sid) {
