@@ -57,8 +57,8 @@ enum Kept<S> {
     /// The task that handles the stream; dropping this aborts the task. An abort handle, because a cancellation token
     /// would be three times as large.
     Handler { _task: AbortOnDropHandle<()> },
-    /// The participant was refused for its version, which is done once.
-    Told,
+    /// The hook has refused the connection, which happens once.
+    Refused,
 }
 
 /// A join that is in progress.
@@ -165,7 +165,7 @@ impl<R: Room> EventLoop<R> {
 
     fn on_active(&mut self, presence: &Presence) {
         let session = &self.session;
-        if self.was_told(&presence.sid) {
+        if self.was_refused(&presence.sid) {
             return;
         }
         if let Some(under_way) = self.under_way.get_mut(&presence.identity) {
@@ -258,7 +258,7 @@ impl<R: Room> EventLoop<R> {
     /// Joins the connection that the room has now for the identity of an instance that failed and was removed.
     fn begin_again(&mut self, participant: Participant<R::Message>) {
         let now = self.session.room.present(participant.identity());
-        if let Some(now) = now.filter(|now| !self.was_told(&now.sid)) {
+        if let Some(now) = now.filter(|now| !self.was_refused(&now.sid)) {
             self.begin(&now, Some(participant), 0);
         }
     }
@@ -300,11 +300,11 @@ impl<R: Room> EventLoop<R> {
             // The instance's reset may have arrived before this.
             failed = self.take_out(participant);
         }
-        if let Err(Declined { error: JoinError::Incompatible(_), sid: Some(sid) }) = &joined
+        if let Err(Declined { error: JoinError::NotAccepted { .. }, sid: Some(sid) }) = &joined
             && self.is_present(&identity, sid)
         {
             // The disconnect of the connection removes this entry later.
-            self.connections.insert(sid.clone(), Connection { identity: identity.clone(), kept: Kept::Told });
+            self.connections.insert(sid.clone(), Connection { identity: identity.clone(), kept: Kept::Refused });
         }
         match (under_way.next, joined) {
             (Some(next), _) => self.on_active(&next),
@@ -327,7 +327,7 @@ impl<R: Room> EventLoop<R> {
         }
         if let Some(now) = self.session.room.present(identity) {
             let stored = self.session.registry.stored(identity);
-            if self.was_told(&now.sid) {
+            if self.was_refused(&now.sid) {
                 return;
             }
             if stored.is_none_or(|stored| *stored.sid() != now.sid && stored.joined_at() <= now.joined_at) {
@@ -343,7 +343,7 @@ impl<R: Room> EventLoop<R> {
         if registered.is_some_and(|participant| participant.is_announced()) {
             return self.handle(identity, sid, stream);
         }
-        if self.is_present(&identity, &sid) && !self.was_told(&sid) {
+        if self.is_present(&identity, &sid) && !self.was_refused(&sid) {
             self.connections.insert(sid, Connection { identity, kept: Kept::Stream(Box::new(stream)) });
             return;
         }
@@ -355,8 +355,8 @@ impl<R: Room> EventLoop<R> {
         self.session.room.present(identity).is_some_and(|now| now.sid == *sid)
     }
 
-    fn was_told(&self, sid: &ParticipantSid) -> bool {
-        matches!(self.connections.get(sid), Some(Connection { kept: Kept::Told, .. }))
+    fn was_refused(&self, sid: &ParticipantSid) -> bool {
+        matches!(self.connections.get(sid), Some(Connection { kept: Kept::Refused, .. }))
     }
 
     /// Takes the stream held for a connection, if there is one. Anything else kept of the connection stays.

@@ -11,11 +11,11 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::answer::answer_or;
+use super::in_flight::Permit;
 use crate::contract::Message;
 use crate::participant::{Participant, SendError};
 use crate::protocol::server::FetchAssetResponse;
 use crate::protocol::{Frame, ServerMessage};
-use crate::semaphore::Permit;
 
 type Fetched = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send>>;
 
