@@ -66,7 +66,6 @@ pub mod participant;
 pub mod protocol;
 pub mod room;
 mod runtime;
-mod semaphore;
 pub mod session;
 mod sync;
 #[cfg(feature = "telemetry")]
@@ -78,10 +77,9 @@ pub use self::contract::{
 };
 pub use self::ids::{ClientId, IdError, ParticipantIdentity, ParticipantSid};
 pub use self::participant::{Participant, ParticipantStats, SendError, TrySendError};
-pub use self::semaphore::{AdmissionError, Permit};
 pub use self::session::{
-    BroadcastError, BuildError, CloseError, CloseReport, ControlStream, Events, JoinError, Session, SessionBuilder,
-    SessionEvent, SessionStats, TryBroadcastError, WeakSession,
+    BroadcastError, BuildError, CloseError, CloseReport, ControlStream, Events, JoinError, Refusal, Session,
+    SessionBuilder, SessionEvent, SessionStats, TryBroadcastError, WeakSession,
 };
 
 /// Compiles the README's example as a doctest.

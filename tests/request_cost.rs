@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lanecast::protocol::Frame;
+use lanecast::protocol::{Frame, Subprotocol};
 use lanecast::room::Presence;
 use lanecast::room::memory::{Conduct, MemoryRoom};
 use lanecast::telemetry::Telemetry;
@@ -32,7 +32,7 @@ async fn a_refused_request_costs_memory_in_proportion_to_its_length() {
         let (room, length) = (MemoryRoom::<Frame>::new(), request.len());
         let _telemetry = Telemetry::builder(room.clone()).build().expect("a test's settings make sense");
         let presence = Presence::new("ada".parse().unwrap(), "PA_1".parse().unwrap(), 1);
-        let presence = presence.with_negotiated("foxglove.sdk.v1");
+        let presence = presence.with_dialect(Subprotocol::SdkV1);
         room.join(presence.clone()).await.expect("the session listens");
         let requests = room.open_incoming(&presence.identity, &presence.sid).await.expect("the session listens");
         let line = room.line(&presence.identity);
@@ -79,7 +79,7 @@ async fn an_answer_that_waits_holds_nothing_of_its_request() {
         let telemetry = Telemetry::builder(room.clone()).configure(|session| session.queue_capacity(8)).build();
         let telemetry = telemetry.expect("a test's settings make sense");
         let presence = Presence::new("ada".parse().unwrap(), "PA_1".parse().unwrap(), 1);
-        let presence = presence.with_negotiated("foxglove.sdk.v1");
+        let presence = presence.with_dialect(Subprotocol::SdkV1);
         let line = room.line(&presence.identity);
         room.join(presence.clone()).await.expect("the session listens");
         let requests = room.open_incoming(&presence.identity, &presence.sid).await.expect("the session listens");

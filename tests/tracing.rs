@@ -11,11 +11,13 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{Capture, id, joined, live, memory, msg, presence, reset, settle, sid, until, within};
+use common::{
+    Capture, UNWELCOME, id, joined, live, memory, msg, presence, refuses_unwelcome, reset, settle, sid, until, within,
+};
 use futures_util::{Sink, Stream, stream};
 use lanecast::room::memory::{Conduct, Opening};
 use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
-use lanecast::{EndReason, Message, Participant, ParticipantIdentity, Progress, Session, SessionEvent};
+use lanecast::{EndReason, Message, ParticipantIdentity, Progress, Session, SessionEvent};
 use tracing::Level;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -31,7 +33,7 @@ fn captured(capture: &Capture, test: impl Future<Output = ()>) {
 fn every_change_of_state_is_logged_with_participant_and_reason() {
     let capture = Capture::new();
     captured(&capture, async {
-        let (room, session) = memory(|builder| builder.queue_capacity(2));
+        let (room, session) = memory(|builder| builder.queue_capacity(2).accept(refuses_unwelcome(|_| None)));
         let mut events = session.events();
         let ada = joined(&room, &session, "ada").await;
         // A reset by overflow.
@@ -54,8 +56,8 @@ fn every_change_of_state_is_logged_with_participant_and_reason() {
         room.line(&id("bob")).conduct(Conduct::Fail);
         bob.send(msg("secret")).expect("there is capacity");
         until(|| session.stats().failed_joins > 0).await;
-        // An incompatible version.
-        room.join(presence("cyd", "PA_9", 1).with_attribute("protocolVersion", "1.0.0")).await.expect("it listens");
+        // A connection that the hook refuses.
+        room.join(presence("cyd", "PA_9", 1).with_attribute(UNWELCOME, "1.0.0")).await.expect("it listens");
         until(|| session.stats().refused == 1).await;
         // The uplink.
         room.emit(RoomEvent::UplinkStalled).await.expect("the session listens");
@@ -272,7 +274,7 @@ fn a_warning_names_its_participant_and_disabled_events_are_not_formatted() {
         async fn open(&self, _: &Presence, _: Progress) -> Result<Failing, OpenError> {
             Ok(Failing(Arc::clone(&self.0)))
         }
-        fn retire(&self, _: Failing, _: &Participant<Bytes>, _: EndReason) -> Option<Goodbye> {
+        fn retire(&self, _: Failing, _: EndReason) -> Option<Goodbye> {
             panic!("told to panic")
         }
     }

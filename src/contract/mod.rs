@@ -1,10 +1,12 @@
 //! The types that the core and the transports share.
 //!
-//! A room imports this module, and nothing of the [fan-out](crate::fanout), of participants or of sessions.
+//! A room imports this module, and nothing of the [fan-out](crate::fanout), of participants or of sessions. Of the wire
+//! formats, this module knows one enum: the dialect that a transport may negotiate.
 
 pub(crate) mod account;
 pub(crate) mod end_reason;
 pub(crate) mod message;
+pub(crate) mod presence;
 pub(crate) mod progress;
 pub(crate) mod run;
 pub(crate) mod topic;
@@ -14,6 +16,7 @@ pub use self::account::{Abandoned, Account, Dropped};
 pub use self::end_reason::EndReason;
 pub(crate) use self::end_reason::Ending;
 pub use self::message::Message;
+pub use self::presence::{Attributes, Presence};
 pub use self::progress::Progress;
 pub use self::run::{BroadcastId, BroadcastRun};
 pub use self::topic::{Subscribed, SubscriptionTag, Topic, Unsubscribed};

@@ -68,6 +68,9 @@
 //!   while others wait ends its connection (in a LiveKit room, its stream).
 //!
 //! # Joins
+//! A connection that the hook [`accept`](crate::SessionBuilder::accept) refuses is never registered. It gets the hook's
+//! message, if there is one, and nothing else; both happen once per connection.
+//!
 //! The session first fixes the newcomer's place in the log and then computes its initial messages. Every broadcast from
 //! that place on follows the initial messages. So an embedder that changes its state first and broadcasts the change
 //! second has every newcomer up to date: a change that races with a join may be told twice, but never not at all.

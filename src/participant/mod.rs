@@ -4,40 +4,26 @@ mod error;
 #[cfg(all(test, lanecast_loom))]
 mod models;
 pub(crate) mod pending;
-mod pulse;
 pub(crate) mod registry;
-mod version;
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
 pub use self::error::{SendError, TrySendError};
-pub(crate) use self::version::VERSION_ATTRIBUTE;
-pub use self::version::{IncompatibleVersion, Protocol};
 
 use self::pending::PendingResets;
-use self::pulse::Pulse;
 use self::registry::Instance;
 use crate::caught::caught;
-use crate::contract::{Account, EndReason, Ending, Message, Subscribed, SubscriptionTag, Topic, Unsubscribed};
+use crate::contract::{
+    Account, Attributes, EndReason, Ending, Message, Presence, Subscribed, SubscriptionTag, Topic, Unsubscribed,
+};
 use crate::fanout::{Outbox, Position, Refused};
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
-use crate::semaphore::{Admission, AdmissionError, Permit};
 use crate::sync::{AtomicBool, Ordering};
-
-/// Free-form keys and values that a room reports about a participant.
-pub type Attributes = Arc<BTreeMap<String, String>>;
-
-/// The empty attributes, which all participants without attributes share.
-pub(crate) fn no_attributes() -> Attributes {
-    static NONE: LazyLock<Attributes> = LazyLock::new(Attributes::default);
-    Arc::clone(&NONE)
-}
 
 /// A handle to one connection instance of one viewer. Clones are handles to the same instance.
 ///
@@ -46,49 +32,26 @@ pub(crate) fn no_attributes() -> Attributes {
 pub struct Participant<M>(Arc<Inner<M>>);
 
 pub(crate) struct Inner<M> {
-    profile: Profile,
+    presence: Presence,
     /// The number of consecutive resets and failed joins before this instance. The next back-off depends on it.
     attempt: u32,
     created: Instant,
-    /// Set once the event loop has told the session's listeners that the instance joined.
-    told: AtomicBool,
+    /// Set once the event loop has announced to the session's listeners that the instance joined.
+    announced: AtomicBool,
     /// The span of the participant's log lines: identity, sid, client id.
     span: tracing::Span,
     outbox: Outbox<M>,
     pending: Arc<PendingResets>,
-    calls: Admission,
-    assets: Admission,
-    pulse: Pulse,
-    /// The data that telemetry keeps for this instance. See [`Participant::annex`].
-    #[cfg(feature = "telemetry")]
-    annex: std::sync::OnceLock<Arc<dyn std::any::Any + Send + Sync>>,
     /// Set once the sink has been handed back to the room.
     retired: SetOnce<EndReason>,
     /// Set once the sink is gone.
     closed: SetOnce<EndReason>,
 }
 
-/// The identity and properties of a participant, taken from its room's presence.
-#[derive(Clone, Debug)]
-pub(crate) struct Profile {
-    pub(crate) identity: ParticipantIdentity,
-    pub(crate) sid: ParticipantSid,
-    pub(crate) joined_at: u64,
-    pub(crate) protocol: Protocol,
-    pub(crate) attributes: Attributes,
-}
-
 /// The parts of the session and of its fan-out that a participant uses.
 pub(crate) struct Home<M> {
     pub(crate) outbox: Outbox<M>,
     pub(crate) pending: Arc<PendingResets>,
-}
-
-/// The most requests of each kind that one participant may have in flight.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct InFlight {
-    pub(crate) calls: u32,
-    pub(crate) assets: u32,
 }
 
 /// Statistics of one participant, read without blocking any other task.
@@ -102,52 +65,43 @@ pub struct ParticipantStats {
     /// How long the oldest waiting message has waited since the participant's shard saw it (±1 ms). `None` if no
     /// message waits.
     pub oldest: Option<Duration>,
-    /// The number of service calls in flight.
-    pub service_calls: u32,
-    /// The number of asset fetches in flight.
-    pub asset_fetches: u32,
-    /// The last measured round trip to the viewer and back; `None` before the first. Only telemetry viewers that ping
-    /// have one. The viewer ends the measurement, so treat it as self-reported.
-    pub round_trip: Option<Duration>,
-    /// Whether the viewer used to ping and has fallen silent. See
-    /// [`SessionEvent::Unresponsive`](crate::SessionEvent::Unresponsive).
-    pub unresponsive: bool,
 }
 
 impl<M: Message> Participant<M> {
-    pub(crate) fn new(profile: Profile, attempt: u32, in_flight: InFlight, home: Home<M>) -> Self {
+    pub(crate) fn new(presence: Presence, attempt: u32, home: Home<M>) -> Self {
         let Home { outbox, pending } = home;
         let client_id = outbox.client_id();
         // The highest level, so that every log line about the participant names it.
-        let span = tracing::error_span!("participant", identity = %profile.identity, sid = %profile.sid, %client_id);
+        let span = tracing::error_span!("participant", identity = %presence.identity, sid = %presence.sid, %client_id);
         Self(Arc::new(Inner {
-            profile,
+            presence,
             attempt,
             created: Instant::now(),
-            told: AtomicBool::new(false),
+            announced: AtomicBool::new(false),
             span,
             outbox,
             pending,
-            calls: Admission::new(in_flight.calls),
-            assets: Admission::new(in_flight.assets),
-            pulse: Pulse::new(),
-            #[cfg(feature = "telemetry")]
-            annex: std::sync::OnceLock::new(),
             retired: SetOnce::new(),
             closed: SetOnce::new(),
         }))
     }
 
+    /// The connection that the instance was joined for, as the room reported it then.
+    #[must_use]
+    pub fn presence(&self) -> &Presence {
+        &self.0.presence
+    }
+
     /// The identity of the viewer. It stays the same after a reconnect.
     #[must_use]
     pub fn identity(&self) -> &ParticipantIdentity {
-        &self.0.profile.identity
+        &self.0.presence.identity
     }
 
     /// The room's id of the viewer's connection.
     #[must_use]
     pub fn sid(&self) -> &ParticipantSid {
-        &self.0.profile.sid
+        &self.0.presence.sid
     }
 
     /// The id of this instance.
@@ -159,19 +113,13 @@ impl<M: Message> Participant<M> {
     /// When the connection joined, by the room's clock, in milliseconds since the epoch.
     #[must_use]
     pub fn joined_at(&self) -> u64 {
-        self.0.profile.joined_at
-    }
-
-    /// The protocol that the participant speaks.
-    #[must_use]
-    pub fn protocol(&self) -> &Protocol {
-        &self.0.profile.protocol
+        self.0.presence.joined_at
     }
 
     /// The attributes that the room reports about the participant.
     #[must_use]
     pub fn attributes(&self) -> &Attributes {
-        &self.0.profile.attributes
+        &self.0.presence.attributes
     }
 
     /// Why the instance ended; `None` while it hasn't.
@@ -258,7 +206,7 @@ impl<M: Message> Participant<M> {
     /// This is for a caller that answers a participant's requests. If the caller waits for this before each answer, a
     /// participant that reads doesn't overflow, however much it asks for. A concurrent sender may take the capacity
     /// first. Safe to cancel.
-    pub async fn room_for(&self, bytes: usize) {
+    pub async fn wait_for_capacity(&self, bytes: usize) {
         self.0.outbox.wait_for_capacity(bytes).await;
     }
 
@@ -293,22 +241,6 @@ impl<M: Message> Participant<M> {
         self.0.outbox.unsubscribe(topic).await
     }
 
-    /// Takes one of the participant's permits for service calls. Dropping the permit releases it. Never blocks.
-    ///
-    /// # Errors
-    /// [`AdmissionError`] if all permits are taken.
-    pub fn admit_service_call(&self) -> Result<Permit, AdmissionError> {
-        self.0.calls.try_acquire()
-    }
-
-    /// Takes one of the participant's permits for asset fetches. Dropping the permit releases it. Never blocks.
-    ///
-    /// # Errors
-    /// [`AdmissionError`] if all permits are taken.
-    pub fn admit_asset_fetch(&self) -> Result<Permit, AdmissionError> {
-        self.0.assets.try_acquire()
-    }
-
     /// Waits until the instance has ended and its sink is gone, and returns the reason. Safe to cancel and to repeat.
     pub async fn closed(&self) -> EndReason {
         *self.0.closed.wait().await
@@ -318,15 +250,7 @@ impl<M: Message> Participant<M> {
     #[must_use]
     pub fn stats(&self) -> ParticipantStats {
         let account = self.0.outbox.account();
-        ParticipantStats {
-            account,
-            backlog: account.waiting(),
-            oldest: self.0.outbox.oldest(),
-            service_calls: self.0.calls.in_flight(),
-            asset_fetches: self.0.assets.in_flight(),
-            round_trip: self.0.pulse.round_trip(),
-            unresponsive: self.0.pulse.is_unresponsive(),
-        }
+        ParticipantStats { account, backlog: account.waiting(), oldest: self.0.outbox.oldest() }
     }
 
     pub(crate) fn outbox(&self) -> &Outbox<M> {
@@ -356,45 +280,20 @@ impl<M: Message> Participant<M> {
         self.0.pending.insert(self.client_id(), self.sid().clone());
     }
 
-    /// Notes that the session's listeners have been told that the instance joined. Only the event loop calls this.
-    pub(crate) fn note_told(&self) {
-        self.0.told.store(true, Ordering::Relaxed);
+    /// Notes that the instance's arrival has been announced to the session's listeners. Only the event loop calls this.
+    pub(crate) fn note_announced(&self) {
+        self.0.announced.store(true, Ordering::Relaxed);
     }
 
-    pub(crate) fn is_told(&self) -> bool {
+    /// Whether the instance's arrival has been announced to the session's listeners.
+    pub(crate) fn is_announced(&self) -> bool {
         // Relaxed: only the event loop's task writes and reads the flag.
-        self.0.told.load(Ordering::Relaxed)
+        self.0.announced.load(Ordering::Relaxed)
     }
 
     /// Logs within the participant's span.
     pub(crate) fn log(&self, event: impl FnOnce()) {
         self.0.span.in_scope(event);
-    }
-
-    /// The data that telemetry keeps for this instance: created on first use and dropped with the instance. All callers
-    /// must ask for the same type; there is only one, since there is one telemetry.
-    #[cfg(feature = "telemetry")]
-    pub(crate) fn annex<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
-        let annex = self.0.annex.get_or_init(|| Arc::new(T::default()));
-        Arc::clone(annex).downcast().expect("an annex is asked for by one type")
-    }
-
-    #[cfg(feature = "telemetry")]
-    pub(crate) fn note_round_trip(&self, round_trip: Duration) {
-        self.0.pulse.set_round_trip(round_trip);
-    }
-
-    /// Notes that something was heard of the viewer. True if the viewer was unresponsive.
-    #[cfg(feature = "telemetry")]
-    pub(crate) fn note_heard(&self) -> bool {
-        self.0.pulse.set_unresponsive(false)
-    }
-
-    /// Notes that nothing was heard of the viewer for too long. True if the viewer becomes unresponsive by this; false
-    /// if it was unresponsive already or the instance has ended.
-    #[cfg(feature = "telemetry")]
-    pub(crate) fn note_silent(&self) -> bool {
-        self.end_reason().is_none() && self.0.pulse.set_unresponsive(true)
     }
 
     /// Notes that the sink has been handed back to the room.
@@ -476,17 +375,17 @@ impl<M> Eq for Participant<M> {}
 /// Shows the identity, the sid and the client id.
 impl<M> fmt::Display for Participant<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}, #{})", self.0.profile.identity, self.0.profile.sid, self.0.outbox.client_id())
+        write!(f, "{} ({}, #{})", self.0.presence.identity, self.0.presence.sid, self.0.outbox.client_id())
     }
 }
 
 impl<M> fmt::Debug for Participant<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Participant")
-            .field("identity", &self.0.profile.identity)
-            .field("sid", &self.0.profile.sid)
+            .field("identity", &self.0.presence.identity)
+            .field("sid", &self.0.presence.sid)
             .field("client_id", &self.0.outbox.client_id())
-            .field("joined_at", &self.0.profile.joined_at)
+            .field("joined_at", &self.0.presence.joined_at)
             .finish_non_exhaustive()
     }
 }

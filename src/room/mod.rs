@@ -36,7 +36,8 @@ use futures_sink::Sink;
 use crate::contract::run::start_send_copy;
 use crate::contract::{BroadcastRun, EndReason, Message, Progress, Uplink};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
-use crate::participant::{Attributes, Participant, no_attributes};
+
+pub use crate::contract::{Attributes, Presence};
 
 #[cfg(feature = "telemetry")]
 pub use self::limits::PeerLimits;
@@ -172,13 +173,14 @@ pub trait Room: Send + Sync + 'static {
         false
     }
 
-    /// Takes the sink of a participant that has ended, with the reason, to say goodbye and release it.
+    /// Takes the sink of a participant that has ended, with the reason, to say goodbye and release it. A room that has
+    /// to know whose sink it is notes that in the sink when it [opens](Self::open) it.
     ///
     /// Called on a flush shard: work that takes time belongs in the returned future. The session runs the future for at
     /// most [`retire_timeout`](crate::SessionBuilder::retire_timeout) and then drops it. By default the sink is
     /// dropped.
-    fn retire(&self, sink: Self::Sink, participant: &Participant<Self::Message>, reason: EndReason) -> Option<Goodbye> {
-        let _ = (participant, reason);
+    fn retire(&self, sink: Self::Sink, reason: EndReason) -> Option<Goodbye> {
+        let _ = reason;
         drop(sink);
         None
     }
@@ -211,45 +213,6 @@ pub type SinkError<R> = <<R as Room>::Sink as Sink<<R as Room>::Message>>::Error
 
 /// A future that does what a room still has to do for a participant that has ended.
 pub type Goodbye = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// A participant's current connection, as its room sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Presence {
-    /// The identity of the participant.
-    pub identity: ParticipantIdentity,
-    /// The room's id of the connection.
-    pub sid: ParticipantSid,
-    /// When the connection joined, by the server's clock: milliseconds since the epoch. Of two connections of one
-    /// identity the later one wins.
-    pub joined_at: u64,
-    /// The attributes that the room reports. The session checks `protocolVersion` unless a protocol was negotiated.
-    pub attributes: Attributes,
-    /// The protocol that the transport negotiated, if any. The session then checks no version.
-    pub negotiated: Option<Arc<str>>,
-}
-
-impl Presence {
-    /// Creates a presence without attributes.
-    #[must_use]
-    pub fn new(identity: ParticipantIdentity, sid: ParticipantSid, joined_at: u64) -> Self {
-        Self { identity, sid, joined_at, attributes: no_attributes(), negotiated: None }
-    }
-
-    /// Adds an attribute, in place of any that has the same key.
-    #[must_use]
-    pub fn with_attribute(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        Arc::make_mut(&mut self.attributes).insert(key.into(), value.into());
-        self
-    }
-
-    /// Sets the protocol that the transport has negotiated.
-    #[must_use]
-    pub fn with_negotiated(mut self, protocol: impl Into<Arc<str>>) -> Self {
-        self.negotiated = Some(protocol.into());
-        self
-    }
-}
 
 /// An event that a room reports to its session.
 #[derive(Debug)]

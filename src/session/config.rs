@@ -5,21 +5,25 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::accept::{Accept, Refusal};
 use super::backoff::Backoff;
 use super::error::BuildError;
 use super::events::{Events, Listener};
 use super::stream::ControlStream;
 use super::{Session, start};
 use crate::fanout::Limits;
-use crate::participant::{InFlight, IncompatibleVersion, Participant};
+#[cfg(feature = "telemetry")]
+use crate::ids::ClientId;
+use crate::participant::Participant;
 use crate::room::{Presence, Room};
 use crate::runtime;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 pub(crate) type Initial<M> = Arc<dyn Fn(Participant<M>) -> BoxFuture<Vec<M>> + Send + Sync>;
-pub(crate) type Refusal<M> = Arc<dyn Fn(&Presence, &IncompatibleVersion) -> Option<M> + Send + Sync>;
 pub(crate) type OnStream<R> = Arc<dyn Fn(ControlStream<R>) -> BoxFuture<()> + Send + Sync>;
+#[cfg(feature = "telemetry")]
+pub(crate) type OnRetired = Arc<dyn Fn(ClientId) + Send + Sync>;
 
 /// The settings of a session, which [`SessionBuilder::build`] has checked.
 pub(crate) struct Config<R: Room> {
@@ -28,7 +32,6 @@ pub(crate) struct Config<R: Room> {
     pub(crate) joining_bytes: u64,
     /// The longest message the room can carry, in bytes.
     pub(crate) largest_carried: usize,
-    pub(crate) in_flight: InFlight,
     pub(crate) log_capacity: usize,
     pub(crate) shards: usize,
     pub(crate) write_timeout: Duration,
@@ -39,8 +42,11 @@ pub(crate) struct Config<R: Room> {
     pub(crate) backoff: Backoff,
     pub(crate) event_capacity: usize,
     pub(crate) initial: Initial<R::Message>,
-    pub(crate) refusal: Refusal<R::Message>,
+    pub(crate) accept: Accept<R::Message>,
     pub(crate) on_stream: OnStream<R>,
+    /// Called once for each instance, after its sink is back with the room.
+    #[cfg(feature = "telemetry")]
+    pub(crate) on_retired: OnRetired,
 }
 
 impl<R: Room> Config<R> {
@@ -77,7 +83,6 @@ impl<R: Room> SessionBuilder<R> {
             limits: Limits { messages: 16_384, bytes: 64 << 20, largest: 0 },
             joining_bytes: 256 << 20,
             largest_carried: room.largest_message(),
-            in_flight: InFlight { calls: 32, assets: 32 },
             log_capacity: 1024,
             shards: 1,
             write_timeout: Duration::from_secs(5),
@@ -88,11 +93,13 @@ impl<R: Room> SessionBuilder<R> {
             backoff: Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(30) },
             event_capacity: 1024,
             initial: Arc::new(|_| Box::pin(std::future::ready(Vec::new()))),
-            refusal: Arc::new(|_, _| None),
+            accept: Arc::new(|_| Ok(())),
             on_stream: Arc::new(|stream| {
                 drop(stream);
                 Box::pin(std::future::ready(()))
             }),
+            #[cfg(feature = "telemetry")]
+            on_retired: Arc::new(|_| {}),
         };
         Self { room, config, shards: None, listeners: Vec::new() }
     }
@@ -199,18 +206,6 @@ impl<R: Room> SessionBuilder<R> {
         self
     }
 
-    /// Sets how many service calls of one participant may be in flight. Default 32.
-    pub fn service_calls_in_flight(mut self, calls: u32) -> Self {
-        self.config.in_flight.calls = calls;
-        self
-    }
-
-    /// Sets how many asset fetches of one participant may be in flight. Default 32.
-    pub fn asset_fetches_in_flight(mut self, fetches: u32) -> Self {
-        self.config.in_flight.assets = fetches;
-        self
-    }
-
     /// Sets how many events wait for a slow listener, at least, before it misses the oldest. Default 1,024. At most
     /// 1,048,576.
     pub fn event_capacity(mut self, events: usize) -> Self {
@@ -261,13 +256,37 @@ impl<R: Room> SessionBuilder<R> {
         self
     }
 
-    /// Sets the closure that makes the message for a participant with an incompatible protocol version. The message is
-    /// sent on a stream opened for it alone. By default, and if the closure returns `None`, nothing is sent.
-    pub fn refusal<F>(mut self, refusal: F) -> Self
+    /// Sets the hook that accepts a connection or refuses it, before a stream is opened for it. By default every
+    /// connection is accepted.
+    ///
+    /// The hook runs in each attempt to join a connection, also after a reset, with what the room reports at that time.
+    /// A refused connection is never registered, and is refused once: as long as the room has it, the session neither
+    /// asks the hook about it again nor repeats the [message](Refusal::with_message). If the hook panics, the join is
+    /// tried again. The hook must be quick and must not block.
+    pub fn accept<F>(mut self, accept: F) -> Self
     where
-        F: Fn(&Presence, &IncompatibleVersion) -> Option<R::Message> + Send + Sync + 'static,
+        F: Fn(&Presence) -> Result<(), Refusal<R::Message>> + Send + Sync + 'static,
     {
-        self.config.refusal = Arc::new(refusal);
+        self.config.accept = Arc::new(accept);
+        self
+    }
+
+    /// Adds a hook that is asked before the one that [`accept`](Self::accept) has set.
+    #[cfg(feature = "telemetry")]
+    pub(crate) fn accept_first<F>(mut self, first: F) -> Self
+    where
+        F: Fn(&Presence) -> Result<(), Refusal<R::Message>> + Send + Sync + 'static,
+    {
+        let then = self.config.accept;
+        self.config.accept = Arc::new(move |presence| first(presence).and_then(|()| then(presence)));
+        self
+    }
+
+    /// Sets the hook that learns of each instance that is retired: once, on a flush shard, after
+    /// [`Participant::is_retired`] has become true. Not called if the session is gone by then.
+    #[cfg(feature = "telemetry")]
+    pub(crate) fn on_retired(mut self, retired: impl Fn(ClientId) + Send + Sync + 'static) -> Self {
+        self.config.on_retired = Arc::new(retired);
         self
     }
 

@@ -1,5 +1,6 @@
 //! The errors of a session, one type for each operation.
 
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,6 @@ use std::time::Duration;
 use super::close::CloseReport;
 use crate::contract::EndReason;
 use crate::ids::ClientId;
-use crate::participant::IncompatibleVersion;
 use crate::runtime::Lacking;
 
 /// Why a session was not built.
@@ -66,10 +66,14 @@ pub enum JoinError {
         /// The id of the instance that has the sid.
         by: ClientId,
     },
-    /// The participant speaks a protocol version that this crate doesn't. It gets the
-    /// [refusal](crate::SessionBuilder::refusal), if there is one, and has to be updated.
+    /// The hook [`accept`](crate::SessionBuilder::accept) refused the connection. The participant gets the hook's
+    /// message, if there is one, and what the reason names has to change before it connects again.
     #[error(transparent)]
-    Incompatible(#[from] IncompatibleVersion),
+    NotAccepted {
+        /// The hook's reason. `downcast_ref` tells one error from another: telemetry's own reason is an
+        /// `IncompatibleVersion`.
+        reason: Arc<dyn Error + Send + Sync>,
+    },
     /// The stream to the participant could not be opened. The session tries again.
     #[error("its stream could not be opened: {0}")]
     Open(Arc<crate::room::OpenError>),

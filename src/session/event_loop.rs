@@ -58,8 +58,8 @@ enum Kept<S> {
     /// The task that handles the stream; dropping this aborts the task. An abort handle, because a cancellation token
     /// would be three times as large.
     Handler { _task: AbortOnDropHandle<()> },
-    /// The participant was refused for its version, which is done once.
-    Told,
+    /// The hook has refused the connection, which happens once.
+    Refused,
 }
 
 /// A join that is in progress.
@@ -127,7 +127,7 @@ impl<R: Room> EventLoop<R> {
         while let Some(done) = self.joins.join_next().await {
             if let Ok(Ok(registered)) = done {
                 self.session.note_joined(&registered);
-                registered.participant.note_told();
+                registered.participant.note_announced();
                 self.take_out(&registered.participant);
             }
         }
@@ -166,7 +166,7 @@ impl<R: Room> EventLoop<R> {
 
     fn on_active(&mut self, presence: &Presence) {
         let session = &self.session;
-        if self.was_told(&presence.sid) {
+        if self.was_refused(&presence.sid) {
             return;
         }
         if let Some(under_way) = self.under_way.get_mut(&presence.identity) {
@@ -214,7 +214,7 @@ impl<R: Room> EventLoop<R> {
         }
         match stored {
             // Just registered: `on_joined`, which is due, asks the room.
-            Some(participant) if !participant.is_told() => {}
+            Some(participant) if !participant.is_announced() => {}
             Some(participant) => self.dismiss(&participant, EndReason::Disconnected),
             None => tracing::debug!(%identity, %sid, "disconnect of a connection that isn't registered"),
         }
@@ -242,7 +242,7 @@ impl<R: Room> EventLoop<R> {
     /// was replaced; or if it has just been registered, as `on_joined`, which is due, then takes care of it.
     fn take_out_failed(&self, client_id: ClientId, sid: &ParticipantSid) -> Option<Participant<R::Message>> {
         let stored = self.session.registry.stored_by_sid(sid).filter(|stored| stored.client_id() == client_id);
-        let participant = stored.filter(Participant::is_told)?;
+        let participant = stored.filter(Participant::is_announced)?;
         self.take_out(&participant).then_some(participant)
     }
 
@@ -259,7 +259,7 @@ impl<R: Room> EventLoop<R> {
     /// Joins the connection that the room has now for the identity of an instance that failed and was removed.
     fn begin_again(&mut self, participant: Participant<R::Message>) {
         let now = self.session.room.present(participant.identity());
-        if let Some(now) = now.filter(|now| !self.was_told(&now.sid)) {
+        if let Some(now) = now.filter(|now| !self.was_refused(&now.sid)) {
             self.begin(&now, Some(participant), 0);
         }
     }
@@ -289,7 +289,7 @@ impl<R: Room> EventLoop<R> {
         if let Ok(registered) = &joined {
             let participant = &registered.participant;
             self.session.note_joined(registered);
-            participant.note_told();
+            participant.note_announced();
             // The disconnect may have arrived while the stream opened, when there was nothing to remove.
             let now = self.session.room.present(&identity).filter(|_| !under_way.gone);
             if now.as_ref().is_none_or(|now| now.sid != *participant.sid()) {
@@ -301,11 +301,11 @@ impl<R: Room> EventLoop<R> {
             // The instance's reset may have arrived before this.
             failed = self.take_out(participant);
         }
-        if let Err(Declined { error: JoinError::Incompatible(_), sid: Some(sid) }) = &joined
+        if let Err(Declined { error: JoinError::NotAccepted { .. }, sid: Some(sid) }) = &joined
             && self.is_present(&identity, sid)
         {
             // The disconnect of the connection removes this entry later.
-            self.connections.insert(sid.clone(), Connection { identity: identity.clone(), kept: Kept::Told });
+            self.connections.insert(sid.clone(), Connection { identity: identity.clone(), kept: Kept::Refused });
         }
         match (under_way.next, joined) {
             (Some(next), _) => self.on_active(&next),
@@ -328,7 +328,7 @@ impl<R: Room> EventLoop<R> {
         }
         if let Some(now) = self.session.room.present(identity) {
             let stored = self.session.registry.stored(identity);
-            if self.was_told(&now.sid) {
+            if self.was_refused(&now.sid) {
                 return;
             }
             if stored.is_none_or(|stored| *stored.sid() != now.sid && stored.joined_at() <= now.joined_at) {
@@ -341,10 +341,10 @@ impl<R: Room> EventLoop<R> {
         // If its registration isn't reported yet, the stream is left to `on_joined`, which asks the room whether the
         // connection is still there.
         let registered = self.session.registry.by_sid(&sid).filter(|participant| *participant.identity() == identity);
-        if registered.is_some_and(|participant| participant.is_told()) {
+        if registered.is_some_and(|participant| participant.is_announced()) {
             return self.handle(identity, sid, stream);
         }
-        if self.is_present(&identity, &sid) && !self.was_told(&sid) {
+        if self.is_present(&identity, &sid) && !self.was_refused(&sid) {
             self.connections.insert(sid, Connection { identity, kept: Kept::Stream(Box::new(stream)) });
             return;
         }
@@ -356,8 +356,8 @@ impl<R: Room> EventLoop<R> {
         self.session.room.present(identity).is_some_and(|now| now.sid == *sid)
     }
 
-    fn was_told(&self, sid: &ParticipantSid) -> bool {
-        matches!(self.connections.get(sid), Some(Connection { kept: Kept::Told, .. }))
+    fn was_refused(&self, sid: &ParticipantSid) -> bool {
+        matches!(self.connections.get(sid), Some(Connection { kept: Kept::Refused, .. }))
     }
 
     /// Takes the stream held for a connection, if there is one. Anything else kept of the connection stays.

@@ -87,10 +87,12 @@ pub enum SessionEvent {
         /// Why the attempt failed.
         error: JoinError,
     },
-    /// A viewer that had pinged before has been silent for too long. It isn't reset for that: the fate of its writes
-    /// decides. Emitted once per silence, and for viewers of telemetry only.
+    /// The code that handles the participant's stream reports that nothing was heard of the participant for too long.
+    /// The participant isn't reset for that: the fate of its writes decides. Emitted once per silence. Telemetry
+    /// reports this of a viewer that had pinged before; a session alone never does.
     Unresponsive(Who),
-    /// A viewer that was unresponsive is heard again. Not emitted if the instance ends before.
+    /// The code that handles the participant's stream reports that an unresponsive participant is heard again. Not
+    /// emitted if the instance ends before.
     Responsive(Who),
     /// The uplink is stalled. Publishers are held back until it flows.
     UplinkStalled,

@@ -17,6 +17,7 @@ use std::time::Duration;
 use futures_util::{FutureExt, SinkExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::accept::Refusal;
 use super::backoff::Streak;
 use super::error::JoinError;
 use super::events::{SessionEvent, Who};
@@ -26,7 +27,7 @@ use crate::contract::{Account, EndReason, Message, Progress};
 use crate::fanout::{NotAdmitted, Seat};
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::participant::registry::{Instance, Registration};
-use crate::participant::{Home, IncompatibleVersion, Participant, Profile, Protocol, VERSION_ATTRIBUTE};
+use crate::participant::{Home, Participant};
 use crate::room::{Presence, Room};
 
 /// One join, from the first attempt to the last.
@@ -107,18 +108,17 @@ impl<R: Room> Join<R> {
     async fn attempt(&mut self, presence: &Presence, failures: u32) -> Result<Registered<R::Message>, JoinError> {
         let session = &Arc::clone(&self.session);
         check_place(session, presence)?;
-        let protocol = match protocol_of(presence) {
-            Ok(protocol) => protocol,
-            Err(incompatible) => {
-                self.tell_incompatible(presence, &incompatible).await;
-                return Err(incompatible.into());
+        if let Err(Refusal { reason, message }) = (session.config.accept)(presence) {
+            if let Some(message) = message {
+                self.send_refusal(presence, message).await;
             }
-        };
+            return Err(JoinError::NotAccepted { reason });
+        }
         let permit = session.permits.acquire().await.map_err(|_| JoinError::SessionClosed)?;
         let progress = Progress::default();
         let sink = open(session, presence, progress.clone()).await?;
         let seat = session.fanout.seat();
-        let participant = &self.participant(presence, failures, protocol, &seat, &progress);
+        let participant = &self.participant(presence, failures, &seat, &progress);
         let provisional = Provisional { session, participant };
         self.admit(participant, seat, sink, progress).await?;
         // If this attempt fails, the next one waits for its sink to be handed back.
@@ -136,20 +136,12 @@ impl<R: Room> Join<R> {
         &self,
         presence: &Presence,
         failures: u32,
-        protocol: Protocol,
         seat: &Seat<'_, Tenant<R>>,
         progress: &Progress,
     ) -> Participant<R::Message> {
         let session = &self.session;
-        let profile = Profile {
-            identity: presence.identity.clone(),
-            sid: presence.sid.clone(),
-            joined_at: presence.joined_at,
-            protocol,
-            attributes: Arc::clone(&presence.attributes),
-        };
         let home = Home { outbox: seat.outbox(ClientId::next(), progress), pending: Arc::clone(&session.pending) };
-        Participant::new(profile, failures, session.config.in_flight, home)
+        Participant::new(presence.clone(), failures, home)
     }
 
     /// Has the shard take the participant in; returns once the participant's position is fixed.
@@ -192,18 +184,17 @@ impl<R: Room> Join<R> {
         measured.collect()
     }
 
-    /// Opens a stream for the refusal message, and closes it. A failure there changes nothing.
-    async fn tell_incompatible(&self, presence: &Presence, incompatible: &IncompatibleVersion) {
+    /// Opens a stream for the message of a refusal, and closes it. A failure there changes nothing.
+    async fn send_refusal(&self, presence: &Presence, message: R::Message) {
         let session = &self.session;
-        let Some(message) = (session.config.refusal)(presence, incompatible) else { return };
         let Ok(_permit) = session.permits.acquire().await else { return };
-        let told = async {
+        let sent = async {
             let mut sink = session.room.open(presence, Progress::default()).await.ok()?;
             sink.send(message).await.ok()?;
             sink.close().await.ok()
         };
-        let told = AssertUnwindSafe(within(session.config.open_timeout, told)).catch_unwind().await;
-        if told.ok().flatten().flatten().is_none() {
+        let sent = AssertUnwindSafe(within(session.config.open_timeout, sent)).catch_unwind().await;
+        if sent.ok().flatten().flatten().is_none() {
             tracing::debug!(identity = %presence.identity, sid = %presence.sid, "could not say why it is refused");
         }
     }
@@ -237,13 +228,6 @@ fn check_place<R: Room>(session: &Shared<R>, presence: &Presence) -> Result<(), 
     match session.registry.stored(&presence.identity) {
         Some(stored) if stored.joined_at() > presence.joined_at => Err(JoinError::Stale),
         _ => Ok(()),
-    }
-}
-
-fn protocol_of(presence: &Presence) -> Result<Protocol, IncompatibleVersion> {
-    match &presence.negotiated {
-        Some(name) => Ok(Protocol::Negotiated(Arc::clone(name))),
-        None => Protocol::from_advertised(presence.attributes.get(VERSION_ATTRIBUTE).map(String::as_str)),
     }
 }
 
@@ -402,12 +386,11 @@ impl<R: Room> Shared<R> {
             if let Some(prior) = prior {
                 self.note_end(prior);
             }
-            participant.log(|| tracing::info!(protocol = %participant.protocol(), "joined"));
+            participant.log(|| tracing::info!("joined"));
             return self.emit(SessionEvent::Joined(who));
         };
         self.counters.replacements.add_one();
-        participant
-            .log(|| tracing::info!(protocol = %participant.protocol(), %prior, "joined in place of an older one"));
+        participant.log(|| tracing::info!(%prior, "joined in place of an older one"));
         prior.log(|| tracing::info!(reason = %EndReason::Replaced, "replaced"));
         let replaced = SessionEvent::Replaced { who, prior: Who::of(prior), account: Account::default() };
         self.events.send_end(prior.clone(), replaced);

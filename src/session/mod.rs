@@ -4,6 +4,7 @@
 //! pending resets in turn and decides what to do. Everything that waits runs in tasks of its own, at most one per
 //! identity.
 
+mod accept;
 mod backoff;
 mod close;
 mod config;
@@ -29,6 +30,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::accept::Refusal;
 pub use self::close::CloseReport;
 pub use self::config::SessionBuilder;
 pub use self::error::{BroadcastError, BuildError, CloseError, JoinError, TryBroadcastError};

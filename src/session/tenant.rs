@@ -46,8 +46,11 @@ impl<R: Room> MemberHandle for Tenant<R> {
             participant.note_retired(reason);
             return participant.note_gone(reason);
         };
-        let goodbye = caught(|| session.room.retire(sink, &participant, reason));
+        let goodbye = caught(|| session.room.retire(sink, reason));
         participant.note_retired(reason);
+        // Telemetry counts on this order: see `telemetry::viewer`.
+        #[cfg(feature = "telemetry")]
+        (session.config.on_retired)(participant.client_id());
         let Some(Some(goodbye)) = goodbye else {
             if goodbye.is_none() {
                 participant.log(|| tracing::warn!("the room panicked while it released the sink"));

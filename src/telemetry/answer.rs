@@ -4,17 +4,17 @@ use crate::contract::Message;
 use crate::participant::{Participant, SendError};
 use crate::protocol::Frame;
 
-/// Sends `frame` to `participant` in answer to a request, once there is [capacity](Participant::room_for) for it. Such
-/// answers alone don't overflow a participant that reads, however much it asks for. A failure is logged: the
+/// Sends `frame` to `participant` in answer to a request, once there is [capacity](Participant::wait_for_capacity) for
+/// it. Such answers alone don't overflow a participant that reads, however much it asks for. A failure is logged: the
 /// participant has ended, or is being reset.
 pub(super) async fn answer(participant: &Participant<Frame>, frame: Frame) {
-    participant.room_for(frame.byte_len()).await;
+    participant.wait_for_capacity(frame.byte_len()).await;
     note(participant, participant.send_waiting(frame).await);
 }
 
 /// As [`answer`], but sends `instead` if `frame` is longer than the longest message of the session.
 pub(super) async fn answer_or(participant: &Participant<Frame>, frame: Frame, instead: impl FnOnce() -> Frame) {
-    participant.room_for(frame.byte_len()).await;
+    participant.wait_for_capacity(frame.byte_len()).await;
     match participant.send_waiting(frame).await {
         Err(SendError::TooLarge(_)) => answer(participant, instead()).await,
         sent => note(participant, sent),

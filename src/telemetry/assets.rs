@@ -11,11 +11,11 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::answer::answer_or;
+use super::in_flight::Permit;
 use crate::contract::Message;
 use crate::participant::{Participant, SendError};
 use crate::protocol::server::FetchAssetResponse;
 use crate::protocol::{Frame, ServerMessage};
-use crate::semaphore::Permit;
 
 type Fetched = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send>>;
 
@@ -73,7 +73,7 @@ pub(super) async fn fetch(handler: AssetHandler, request: AssetRequest, request_
     };
     // Hold the permit until the queue has capacity for the answer, which occupies memory. Return it before sending:
     // once the viewer has the answer, it may request the next asset at once.
-    participant.room_for(frame.byte_len()).await;
+    participant.wait_for_capacity(frame.byte_len()).await;
     drop(permit);
     answer_or(&participant, frame, || failed("the asset is too large")).await;
 }

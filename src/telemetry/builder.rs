@@ -11,25 +11,25 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::announcer::Announcer;
-use super::assets::{AssetHandler, AssetRequest};
+use super::assets::AssetRequest;
 use super::channel::now_ns;
 use super::inbox::Inbox;
-use super::state::State;
-use super::{Handle, Status, StatusLevel, Telemetry, viewer};
+use super::state::{Settings, State};
+use super::version::{IncompatibleVersion, Protocol};
+use super::viewer::InFlightLimits;
+use super::{Handle, Status, StatusLevel, Telemetry, requests};
 use crate::protocol::server::{Capability, ServerInfo};
 use crate::protocol::{Frame, ServerMessage};
 use crate::room::{PeerLimits, Room};
-use crate::session::{BuildError, Events, Session, SessionBuilder};
+use crate::session::{BuildError, Events, Refusal, Session, SessionBuilder};
 
 /// Sets up [`Telemetry`]. Viewers are told exactly the capabilities that are switched on here.
 #[must_use = "a builder does nothing until it builds"]
 pub struct TelemetryBuilder<R: Room> {
     session: SessionBuilder<R>,
     info: ServerInfo,
-    assets: Option<AssetHandler>,
     time: bool,
-    silence_timeout: Duration,
-    limits: PeerLimits,
+    settings: Settings,
 }
 
 impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
@@ -38,10 +38,13 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
         Self {
             session: Session::builder(room),
             info,
-            assets: None,
             time: false,
-            silence_timeout: Duration::from_secs(15),
-            limits: PeerLimits::default(),
+            settings: Settings {
+                assets: None,
+                silence_timeout: Duration::from_secs(15),
+                peer_limits: PeerLimits::default(),
+                in_flight: InFlightLimits { service_calls: 32, asset_fetches: 32 },
+            },
         }
     }
 
@@ -84,7 +87,7 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
         F: Fn(AssetRequest) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Bytes, String>> + Send + 'static,
     {
-        self.assets = Some(Arc::new(move |request| Box::pin(handler(request))));
+        self.settings.assets = Some(Arc::new(move |request| Box::pin(handler(request))));
         self
     }
 
@@ -111,7 +114,7 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
     ///
     /// Only v2 has pings: v1 viewers are never reported.
     pub fn silence_timeout(mut self, timeout: Duration) -> Self {
-        self.silence_timeout = timeout;
+        self.settings.silence_timeout = timeout;
         self
     }
 
@@ -121,12 +124,28 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
     ///
     /// By default this telemetry has turns of its own.
     pub fn peer_limits(mut self, limits: PeerLimits) -> Self {
-        self.limits = limits;
+        self.settings.peer_limits = limits;
+        self
+    }
+
+    /// How many service calls of one viewer may be in flight: see
+    /// [`Viewer::admit_service_call`](super::Viewer::admit_service_call). Default 32: more than a person starts at
+    /// once, and few enough that one viewer doesn't occupy the services.
+    pub fn service_calls_in_flight(mut self, calls: u32) -> Self {
+        self.settings.in_flight.service_calls = calls;
+        self
+    }
+
+    /// How many asset fetches of one viewer may be in flight; further ones are answered with an error. Default 32:
+    /// enough to load the meshes of a robot side by side, and few enough that one viewer doesn't occupy the handler.
+    pub fn asset_fetches_in_flight(mut self, fetches: u32) -> Self {
+        self.settings.in_flight.asset_fetches = fetches;
         self
     }
 
     /// Changes settings of the session: capacities, time-outs, shards. Telemetry replaces the session's initial
-    /// messages, stream handler and refusal, whatever is set here.
+    /// messages and stream handler, whatever is set here. A hook that [accepts](SessionBuilder::accept) connections is
+    /// asked about those whose protocol version is supported.
     pub fn configure(mut self, configure: impl FnOnce(SessionBuilder<R>) -> SessionBuilder<R>) -> Self {
         self.session = configure(self.session);
         self
@@ -146,26 +165,24 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
     where
         R::Incoming: Inbox,
     {
-        let Self { session, mut info, assets, time, silence_timeout, limits } = self;
-        if silence_timeout.is_zero() {
-            let value = format!("{silence_timeout:?}");
+        let Self { session, mut info, time, settings } = self;
+        if settings.silence_timeout.is_zero() {
+            let value = format!("{:?}", settings.silence_timeout);
             return Err(BuildError::InvalidSetting { setting: "silence_timeout", value, must: "longer than zero" });
         }
-        let offered = [(time, Capability::Time), (assets.is_some(), Capability::Assets)];
+        let offered = [(time, Capability::Time), (settings.assets.is_some(), Capability::Assets)];
         info.capabilities = offered.into_iter().filter(|(is_on, _)| *is_on).map(|(_, capability)| capability).collect();
         info.session_id.get_or_insert_with(|| format!("{:x}-{:08x}", now_ns() / 1_000_000, fastrand::u32(..)));
-        let state = Arc::new(State::new(info, assets, silence_timeout, limits));
-        let (told, asked) = (Arc::clone(&state), Arc::clone(&state));
+        let state = Arc::new(State::new(info, settings));
+        let (told, asked, retired) = (Arc::clone(&state), Arc::clone(&state), Arc::clone(&state));
         let session = session
             .initial(move |participant| {
                 let state = Arc::clone(&told);
                 async move { state.initial(&participant).await }
             })
-            .on_stream(move |stream| viewer::serve(Arc::clone(&asked), stream))
-            .refusal(|_, incompatible| {
-                let status = Status { level: StatusLevel::Error, message: incompatible.to_string(), id: None };
-                Some(ServerMessage::Status(status).encode())
-            })
+            .on_stream(move |stream| requests::serve(Arc::clone(&asked), stream))
+            .accept_first(|presence| Protocol::of(presence).map(drop).map_err(refusal))
+            .on_retired(move |client_id| retired.viewers.remove(client_id))
             .build()?;
         let (ops, operations) = mpsc::unbounded_channel();
         let released = CancellationToken::new();
@@ -180,15 +197,19 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
     }
 }
 
+/// Tells a viewer that its version isn't supported.
+fn refusal(incompatible: IncompatibleVersion) -> Refusal<Frame> {
+    let status = Status { level: StatusLevel::Error, message: incompatible.to_string(), id: None };
+    Refusal::new(incompatible).with_message(ServerMessage::Status(status).encode())
+}
+
 impl<R: Room> fmt::Debug for TelemetryBuilder<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TelemetryBuilder")
             .field("session", &self.session)
             .field("info", &self.info)
-            .field("assets", &self.assets.is_some())
             .field("time", &self.time)
-            .field("silence_timeout", &self.silence_timeout)
-            .field("limits", &self.limits)
+            .field("settings", &self.settings)
             .finish()
     }
 }

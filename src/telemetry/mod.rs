@@ -31,18 +31,20 @@
 //!   pass through it.
 //! - The requests of each viewer are handled in order: each has taken effect before the next is handled. Only asset
 //!   fetches run beside other requests.
-//! - What a viewer has asked for belongs to its instance (its [`ClientId`](crate::ClientId)). After a reset, a fresh
-//!   `serverInfo` tells the viewer that it has to subscribe again.
-//! - A participant whose transport negotiated a protocol speaks v1 of the format, every other participant v2: see
-//!   [`WireFormat`](crate::protocol::WireFormat) and [`Participant::protocol`](crate::Participant::protocol).
+//! - What a viewer has asked for belongs to its instance (its [`ClientId`]). After a reset, a fresh `serverInfo` tells
+//!   the viewer that it has to subscribe again.
+//! - A participant whose transport negotiated a [dialect](crate::room::Presence::dialect) speaks v1 of the format,
+//!   every other participant v2: see [`WireFormat`](crate::protocol::WireFormat) and [`Viewer::protocol`]. A
+//!   participant of v2 whose attribute `protocolVersion` names an [incompatible version](IncompatibleVersion) is told
+//!   so and isn't registered.
 //! - Answers to a viewer wait while its queue is at least half full, and the viewer's later requests wait behind them.
 //! - A viewer is told of each channel once, whenever it joins, and of the end of a channel only if it was told of the
 //!   channel. Channels are announced in messages of at most 100 channels and 256 KiB; a larger channel has a message of
 //!   its own.
 //! - A request that crosses the end of its channel on the network causes no warning.
 //! - If [`time`](TelemetryBuilder::time) is on, v1 viewers are told the time of the server with their messages.
-//! - A v2 viewer may ping, and is answered. From then on its [round trip](crate::ParticipantStats::round_trip) is
-//!   measured, and it is reported when it is [silent](TelemetryBuilder::silence_timeout) for too long.
+//! - A v2 viewer may ping, and is answered. From then on its [round trip](ViewerStats::round_trip) is measured, and it
+//!   is reported when it is [silent](TelemetryBuilder::silence_timeout) for too long.
 //!
 //! # Limits
 //! Every channel is reliable: a viewer that can't keep up is reset. Services, parameters, the connection graph and
@@ -56,14 +58,18 @@ mod builder;
 mod channel;
 mod error;
 mod frame;
+mod in_flight;
 mod inbox;
 mod pings;
+mod pulse;
+mod requests;
 mod silence;
 mod state;
 mod subscriptions;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod version;
 mod viewer;
 mod warnings;
 
@@ -78,12 +84,16 @@ pub use self::assets::AssetRequest;
 pub use self::builder::TelemetryBuilder;
 pub use self::channel::{AdvertisedChannel, Channel, Published};
 pub use self::error::{AnnounceError, PublishError, TryPublishError};
+pub use self::in_flight::{Permit, TooManyInFlight};
 pub use self::inbox::Inbox;
+pub use self::version::{IncompatibleVersion, Protocol};
+pub use self::viewer::{Viewer, ViewerStats};
 pub use crate::protocol::Schema;
 pub use crate::protocol::server::{Status, StatusLevel};
 
 use self::announcer::Op;
 use self::state::State;
+use crate::ids::ClientId;
 use crate::protocol::Frame;
 use crate::room::Room;
 use crate::session::{CloseError, CloseReport, Session};
@@ -164,6 +174,13 @@ impl<R: Room<Message = Frame>> Telemetry<R> {
     {
         let ids: Vec<String> = ids.into_iter().map(Into::into).collect();
         self.0.announce(|done| Op::RemoveStatus { ids, done }).await
+    }
+
+    /// Returns the viewer's instance with this [`client_id`](crate::Participant::client_id). `None` if no such instance
+    /// is registered or joining. An instance that has ended is found until its sink is back with the room.
+    #[must_use]
+    pub fn viewer(&self, client_id: ClientId) -> Option<Viewer> {
+        self.0.state.viewers.get(client_id)
     }
 
     /// The underlying session: its participants, statistics and events.

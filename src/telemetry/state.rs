@@ -5,6 +5,7 @@
 //! claim of its position in the log, for a look-up, or for the encoding of a snapshot. It is never held across an
 //! await, and publishers never take it.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,10 +15,12 @@ use tokio::sync::watch;
 use super::assets::AssetHandler;
 use super::channel::{Channel, ChannelState};
 use super::tables::{Joining, Tables};
+use super::version::Protocol;
+use super::viewer::{InFlightLimits, Viewers};
 use crate::contract::{Subscribed, SubscriptionTag, Topic};
-use crate::participant::{Participant, Protocol};
+use crate::participant::Participant;
 use crate::protocol::server::{Capability, ServerInfo};
-use crate::protocol::{Frame, ServerMessage, Subprotocol, WireFormat};
+use crate::protocol::{Frame, ServerMessage};
 use crate::room::PeerLimits;
 
 /// The shared state of one [`Telemetry`](super::Telemetry).
@@ -31,22 +34,32 @@ pub(super) struct State {
     announcements: [Topic; Form::COUNT],
     /// Incremented whenever a channel is unadvertised.
     removals: watch::Sender<u64>,
+    pub(super) viewers: Viewers,
+    pub(super) settings: Settings,
+}
+
+/// The settings of one [`Telemetry`](super::Telemetry) that its viewers are not told.
+pub(super) struct Settings {
     pub(super) assets: Option<AssetHandler>,
     /// How long a viewer that pings may be silent before it is reported as unresponsive.
     pub(super) silence_timeout: Duration,
-    pub(super) limits: PeerLimits,
+    pub(super) peer_limits: PeerLimits,
+    pub(super) in_flight: InFlightLimits,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("assets", &self.assets.is_some())
+            .field("silence_timeout", &self.silence_timeout)
+            .field("peer_limits", &self.peer_limits)
+            .field("in_flight", &self.in_flight)
+            .finish()
+    }
 }
 
 /// The lowest channel number. Numbers are never reused.
 const FIRST_CHANNEL: u64 = 1;
-
-/// The wire format for a participant that speaks `protocol`: v1 if the transport negotiated it.
-pub(super) fn format_of(protocol: &Protocol) -> WireFormat {
-    match protocol {
-        Protocol::Negotiated(_) => WireFormat::V1,
-        Protocol::Version(_) => WireFormat::V2,
-    }
-}
 
 /// The form in which channels are announced to a participant. Statuses look the same in each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,21 +76,12 @@ impl Form {
 
     /// The form for a participant that speaks `protocol`.
     fn of(protocol: &Protocol) -> Self {
-        let table = match protocol {
-            Protocol::Negotiated(name) => **name == *Subprotocol::SdkV1_1.as_str(),
-            Protocol::Version(version) => *version >= semver::Version::new(2, 3, 0),
-        };
-        if table { Self::SchemaTable } else { Self::Plain }
+        if protocol.has_schema_table() { Self::SchemaTable } else { Self::Plain }
     }
 }
 
 impl State {
-    pub(super) fn new(
-        info: ServerInfo,
-        assets: Option<AssetHandler>,
-        silence_timeout: Duration,
-        limits: PeerLimits,
-    ) -> Self {
+    pub(super) fn new(info: ServerInfo, settings: Settings) -> Self {
         let tells_time = info.capabilities.contains(&Capability::Time);
         // Only v1 has a message for the time.
         let capabilities = info.capabilities.iter().copied().filter(|each| *each != Capability::Time).collect();
@@ -89,9 +93,8 @@ impl State {
             tables: Mutex::default(),
             announcements: Default::default(),
             removals: watch::Sender::new(0),
-            assets,
-            silence_timeout,
-            limits,
+            viewers: Viewers::new(settings.in_flight),
+            settings,
         }
     }
 
@@ -108,14 +111,17 @@ impl State {
         (FIRST_CHANNEL..self.next_channel.load(Ordering::Relaxed)).contains(&id)
     }
 
-    /// A participant's first messages: the server info, and a snapshot for the position at which the participant's
-    /// subscription to announcements took effect.
+    /// Enters a participant that joins among the viewers, and returns its first messages: the server info, and a
+    /// snapshot for the position at which the participant's subscription to announcements took effect.
     pub(super) async fn initial(&self, participant: &Participant<Frame>) -> Vec<Frame> {
-        let form = Form::of(participant.protocol());
+        let protocol = Protocol::of(participant.presence()).expect("a presence without a protocol is not accepted");
+        participant.log(|| tracing::debug!(%protocol, "viewer joins"));
+        let (form, format) = (Form::of(&protocol), protocol.format());
+        self.viewers.enter(participant, protocol);
         let join = Join { state: self, joining: self.tables().begin_join() };
         let announcements = self.announcements(form);
         let subscribed = participant.subscribe_from(announcements, SubscriptionTag::default()).await;
-        let mut messages = vec![self.info[format_of(participant.protocol()) as usize].clone()];
+        let mut messages = vec![self.info[format as usize].clone()];
         // A participant that has ended gets no snapshot.
         if let Some((Subscribed::New | Subscribed::Retagged, position)) = subscribed {
             messages.extend(self.tables().snapshot(form, position));

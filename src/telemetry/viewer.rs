@@ -1,348 +1,195 @@
-//! Handles one viewer's requests, in order.
+//! What telemetry keeps of each instance of a viewer, and the handle to it.
 //!
-//! A request has taken effect before the next is handled. Only asset fetches run beside other requests, at most as many
-//! as the participant may have in flight. What a viewer has asked for belongs to one instance: when a request finds
-//! that another instance has replaced it, everything starts afresh. A request that arrives while the viewer is being
-//! reset is dropped, as it was meant for the instance that has ended.
+//! An instance is entered in [`Viewers`] by its join, in the closure for its initial messages: what looks an instance
+//! up learned of it later. It is removed by the flush shard that hands its sink back to the room. Handles outlive the
+//! entry.
 //!
-//! A viewer may open another stream on the same connection, which replaces the one it had. Its instance goes on with
-//! its subscriptions. Requests that were still unread on the old stream are lost with it, and so are the fetches.
+//! # Orderings
+//! An instance may end while it joins. The join then inserts its entry while a shard removes it:
+//! - The shard sets the instance's flag [`is_retired`](Participant::is_retired), then removes the entry.
+//! - The join inserts the entry, then reads the flag, and removes the entry again if the flag is set.
 //!
-//! Nothing that a viewer sends ends its connection. A wrong request is answered with a status, to that viewer alone. An
-//! answer waits until the viewer's queue is less than half full, and the viewer's later requests wait behind it. So a
-//! viewer that asks much and reads is slowed down, and a viewer that doesn't read is found stuck like any other.
-//! Requests that need no answer don't wait for the queue: a viewer that is behind can ask for less.
-//!
-//! No request keeps a worker busy for long: a long one is decoded on a blocking thread, in [turns](PeerLimits) with the
-//! long requests of all other viewers, and the task yields between portions of a request's items.
+//! Both hold the map's lock for the entry. If the insertion comes first, the shard finds the entry and removes it. If
+//! the removal comes first, the lock makes the flag that was set before it visible to the join, which removes the
+//! entry. So no entry stays behind.
 
-use std::future::{Future, pending, poll_fn};
-use std::panic::resume_unwind;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::Poll;
-use std::time::Instant;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
+use dashmap::DashMap;
+use foldhash::fast::RandomState;
 use tokio::sync::Mutex;
-use tokio::task::{spawn_blocking, yield_now};
 
-use super::answer::answer;
-use super::assets::{self, AssetRequest};
-use super::inbox::Inbox;
-use super::pings::Pings;
-use super::silence::Silence;
-use super::state::{State, format_of};
-use super::subscriptions::{Subscriptions, Wanted};
-use super::warnings::Warnings;
-use super::{Status, StatusLevel};
-use crate::participant::{Participant, Protocol};
-use crate::protocol::client::{FetchAsset, ServiceCall, Subscribe};
-use crate::protocol::server::{Capability, ServiceCallFailure};
-use crate::protocol::{ClientMessage, DecodeError, FAULTS, Frame, ServerMessage};
-#[cfg(doc)]
-use crate::room::PeerLimits;
-use crate::room::Room;
-use crate::room::limits::Allowance;
-use crate::session::{ControlStream, SessionEvent, Who};
+use super::in_flight::{InFlightLimit, Kind, Permit, TooManyInFlight};
+use super::pulse::Pulse;
+use super::requests::Asked;
+use super::version::Protocol;
+use crate::ids::ClientId;
+use crate::participant::Participant;
+use crate::protocol::Frame;
 
-/// The capabilities for which requests are decoded. (A service call and an asset fetch are refused by their number,
-/// which has to be decoded for that.)
-const OFFERED: &[Capability] = &[Capability::Services, Capability::Assets];
+/// A handle to what telemetry keeps of one instance of a viewer: its protocol, its requests in flight, its round trip.
+/// Clones are handles to the same instance.
+///
+/// [`Telemetry::viewer`](super::Telemetry::viewer) returns it. The handle can be kept and used after the instance has
+/// ended. After a reset the viewer has a new instance, with limits and figures of its own.
+#[derive(Clone)]
+pub struct Viewer(Arc<Inner>);
 
-/// The longest request that is decoded on the viewer's own task, in bytes: that takes some 50 µs.
-const DECODED_HERE: usize = 4 << 10;
-
-/// How many items of one request are handled before the task yields.
-const AT_ONCE: usize = 256;
-
-type Fetches = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>;
-
-/// Handles the requests on a participant's stream until the connection is gone, when the session drops this future.
-pub(super) async fn serve<R>(state: Arc<State>, mut stream: ControlStream<R>)
-where
-    R: Room<Message = Frame, Incoming: Inbox>,
-{
-    let mut removals = state.removals();
-    let mut viewer: Option<Viewer> = None;
-    let mut fetches = Fetches::new();
-    let mut silence = Silence::new(state.silence_timeout);
-    let mut allowance = Allowance::new();
-    let mut open = true;
-    loop {
-        tokio::select! {
-            heard = hear(&mut stream.stream, open, &mut silence) => match heard {
-                Heard::Frame(frame) => {
-                    let Some(participant) = stream.participant() else {
-                        tracing::debug!(identity = %stream.identity, sid = %stream.sid, "request during a reset dropped");
-                        continue;
-                    };
-                    let viewer = match &mut viewer {
-                        Some(viewer) if viewer.participant == participant => viewer,
-                        other => {
-                            fetches.clear();
-                            silence.disregard();
-                            let viewer = other.insert(Viewer::new(participant));
-                            viewer.forget_removed().await;
-                            viewer
-                        }
-                    };
-                    silence.heard();
-                    viewer.report_heard(&stream);
-                    // Boxed: this task lasts as long as the connection, and what it needs to handle a request is larger
-                    // than the rest of it.
-                    Box::pin(async {
-                        let decoded = decode(viewer.participant.protocol(), &state, &mut allowance, frame).await;
-                        stream.stream.release();
-                        viewer.handle(&state, &mut fetches, &mut silence, decoded).await;
-                        yield_now().await;
-                    })
-                    .await;
-                }
-                Heard::End => {
-                    // No more requests come; subscriptions and fetches go on.
-                    open = false;
-                    // While the viewer is being reset, there is no instance to tell.
-                    if let Some((participant, failure)) = stream.participant().zip(stream.stream.failure()) {
-                        let message = format!("your stream has ended, you may open another: {failure}");
-                        tell(&participant, StatusLevel::Error, message).await;
-                    }
-                }
-                Heard::Nothing => {
-                    if let Some(viewer) = &viewer {
-                        viewer.report_silent(&stream);
-                    }
-                }
-            },
-            Ok(()) = removals.changed() => {
-                if let Some(viewer) = &viewer {
-                    viewer.forget_removed().await;
-                }
-            }
-            Some(()) = fetches.next(), if !fetches.is_empty() => {}
-            () = ended(viewer.as_ref()) => {
-                viewer = None;
-                fetches.clear();
-                silence.disregard();
-            }
-        }
-    }
-}
-
-/// What a viewer's task has heard of the viewer.
-enum Heard {
-    Frame(Frame),
-    /// The viewer's stream has ended.
-    End,
-    /// Nothing was heard for the silence time-out.
-    Nothing,
-}
-
-/// Waits for the next frame, the end of the stream, or the end of the silence time-out. Safe to cancel. A frame that is
-/// waiting counts as heard, however late this task polls.
-async fn hear(inbox: &mut impl Inbox, open: bool, silence: &mut Silence) -> Heard {
-    poll_fn(|cx| {
-        if open && let Poll::Ready(frame) = inbox.poll_frame(cx) {
-            return Poll::Ready(frame.map_or(Heard::End, Heard::Frame));
-        }
-        silence.poll_exceeded(cx).map(|()| Heard::Nothing)
-    })
-    .await
-}
-
-/// Waits until the viewer's instance has ended; without a viewer, for ever.
-async fn ended(viewer: Option<&Viewer>) {
-    match viewer {
-        Some(viewer) => {
-            viewer.participant.closed().await;
-        }
-        None => pending().await,
-    }
-}
-
-/// One instance of a viewer, and what it has asked for.
-struct Viewer {
+/// Kept for each instance that is there, also for a viewer that only watches: what few viewers need is allocated when
+/// they need it.
+struct Inner {
     participant: Participant<Frame>,
-    /// Belongs to the instance, not to the stream. Locked while a request takes effect; only a stream that replaces
-    /// another one ever waits for the lock.
-    asked: Arc<Mutex<Asked>>,
+    protocol: Protocol,
+    service_calls: InFlightLimit,
+    asset_fetches: InFlightLimit,
+    pulse: Pulse,
+    /// What the instance has asked for: belongs to the instance, not to its stream. Empty before its first request.
+    asked: OnceLock<Box<Mutex<Asked>>>,
 }
 
-/// What an instance has asked for: its subscriptions, and the pongs to its pings.
-#[derive(Default)]
-struct Asked {
-    subscriptions: Subscriptions,
-    pings: Pings,
+/// Statistics of one viewer, read without blocking any other task.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct ViewerStats {
+    /// The number of service calls in flight.
+    pub service_calls: u32,
+    /// The number of asset fetches in flight.
+    pub asset_fetches: u32,
+    /// The last measured round trip to the viewer and back; `None` before the first. Only viewers that ping have one.
+    /// The viewer ends the measurement, so treat it as self-reported.
+    pub round_trip: Option<Duration>,
+    /// Whether the viewer used to ping and has fallen silent. See
+    /// [`SessionEvent::Unresponsive`](crate::SessionEvent::Unresponsive).
+    pub unresponsive: bool,
 }
 
 impl Viewer {
-    fn new(participant: Participant<Frame>) -> Self {
-        let asked = participant.annex();
-        Self { participant, asked }
+    /// The participant that the viewer is in the session.
+    #[must_use]
+    pub fn participant(&self) -> &Participant<Frame> {
+        &self.0.participant
     }
 
-    async fn handle(
-        &self,
-        state: &State,
-        fetches: &mut Fetches,
-        silence: &mut Silence,
-        Decoded { message, faults }: Decoded,
-    ) {
-        let participant = &self.participant;
-        let Asked { subscriptions, pings } = &mut *self.asked.lock().await;
-        let mut warnings = Warnings::default();
-        match message {
-            Err(error) => tell(participant, StatusLevel::Error, error.to_string()).await,
-            Ok(ClientMessage::Subscribe(Subscribe { subscriptions: wanted })) => {
-                for wanted in wanted.chunks(AT_ONCE) {
-                    let wanted = wanted.iter().copied().map(Wanted::from);
-                    warnings.append(subscriptions.subscribe(participant, state, wanted).await);
-                    yield_now().await;
-                }
-            }
-            Ok(ClientMessage::SubscribeChannels(request)) => {
-                for wanted in request.channels.chunks(AT_ONCE) {
-                    let wanted = wanted.iter().copied().map(Wanted::from);
-                    warnings.append(subscriptions.subscribe(participant, state, wanted).await);
-                    yield_now().await;
-                }
-            }
-            Ok(ClientMessage::Unsubscribe(request)) => {
-                for ids in request.subscription_ids.chunks(AT_ONCE) {
-                    warnings.append(subscriptions.unsubscribe_ids(participant, ids).await);
-                    yield_now().await;
-                }
-            }
-            Ok(ClientMessage::UnsubscribeChannels(request)) => {
-                for ids in request.channel_ids.chunks(AT_ONCE) {
-                    warnings.append(subscriptions.unsubscribe_channels(participant, state, ids).await);
-                    yield_now().await;
-                }
-            }
-            Ok(ClientMessage::Ping(ping)) => {
-                answer(participant, ServerMessage::Pong(pings.pong(ping)).encode()).await;
-            }
-            Ok(ClientMessage::PingAck(ack)) => match pings.acknowledged(ack) {
-                Some(round_trip) => participant.note_round_trip(round_trip),
-                None => tracing::debug!(%participant, ?ack, "acknowledges no pong that is open"),
-            },
-            Ok(ClientMessage::FetchAsset(fetch)) => fetch_asset(participant, state, fetches, fetch).await,
-            Ok(ClientMessage::ServiceCallRequest(call)) => fail_call(participant, call).await,
-            // The decoder has refused what needs a capability that isn't in `OFFERED`.
-            Ok(_) => tell(participant, StatusLevel::Error, "this server doesn't offer that").await,
-        }
-        // Last: an answer waits until the viewer has read others, and of the request nothing is held by then.
-        warn(participant, StatusLevel::Error, faults).await;
-        warn(participant, StatusLevel::Warning, warnings).await;
-        if pings.has_pinged() {
-            silence.watch();
+    /// The protocol that the viewer speaks.
+    #[must_use]
+    pub fn protocol(&self) -> &Protocol {
+        &self.0.protocol
+    }
+
+    /// The viewer's statistics, read without blocking any other task.
+    #[must_use]
+    pub fn stats(&self) -> ViewerStats {
+        ViewerStats {
+            service_calls: self.0.service_calls.in_flight(),
+            asset_fetches: self.0.asset_fetches.in_flight(),
+            round_trip: self.0.pulse.round_trip(),
+            unresponsive: self.0.pulse.is_unresponsive(),
         }
     }
 
-    /// Tells the session's listeners that the viewer is responsive again, if it was unresponsive.
-    fn report_heard<R: Room<Message = Frame>>(&self, stream: &ControlStream<R>) {
-        if self.participant.note_heard() {
-            self.participant.log(|| tracing::info!("responsive"));
-            stream.emit(SessionEvent::Responsive(Who::of(&self.participant)));
+    /// Takes one of the viewer's permits for service calls. Dropping the permit releases it. Never blocks.
+    ///
+    /// # Errors
+    /// [`TooManyInFlight`] if all permits are taken.
+    pub fn admit_service_call(&self) -> Result<Permit, TooManyInFlight> {
+        Permit::try_acquire(self, Kind::ServiceCall)
+    }
+
+    /// Takes one of the viewer's permits for asset fetches. Dropping the permit releases it. Never blocks.
+    ///
+    /// # Errors
+    /// [`TooManyInFlight`] if all permits are taken.
+    pub fn admit_asset_fetch(&self) -> Result<Permit, TooManyInFlight> {
+        Permit::try_acquire(self, Kind::AssetFetch)
+    }
+
+    pub(super) fn in_flight(&self, kind: Kind) -> &InFlightLimit {
+        match kind {
+            Kind::ServiceCall => &self.0.service_calls,
+            Kind::AssetFetch => &self.0.asset_fetches,
         }
     }
 
-    /// Tells the session's listeners that the viewer is unresponsive, once.
-    fn report_silent<R: Room<Message = Frame>>(&self, stream: &ControlStream<R>) {
-        if self.participant.note_silent() {
-            self.participant.log(|| tracing::info!("unresponsive"));
-            stream.emit(SessionEvent::Unresponsive(Who::of(&self.participant)));
+    /// What the instance has asked for. Locked while a request takes effect; only a stream that replaces another one
+    /// ever waits for the lock.
+    pub(super) fn asked(&self) -> &Mutex<Asked> {
+        self.0.asked.get_or_init(Box::default)
+    }
+
+    pub(super) fn note_round_trip(&self, round_trip: Duration) {
+        self.0.pulse.set_round_trip(round_trip);
+    }
+
+    /// Notes that something was heard of the viewer. True if the viewer was unresponsive.
+    pub(super) fn note_heard(&self) -> bool {
+        self.0.pulse.set_unresponsive(false)
+    }
+
+    /// Notes that nothing was heard of the viewer for too long. True if the viewer becomes unresponsive by this; false
+    /// if it was unresponsive already or the instance has ended.
+    pub(super) fn note_silent(&self) -> bool {
+        self.participant().end_reason().is_none() && self.0.pulse.set_unresponsive(true)
+    }
+}
+
+impl fmt::Debug for Viewer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Viewer")
+            .field("participant", self.participant())
+            .field("protocol", self.protocol())
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How many requests of each kind one viewer may have in flight.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InFlightLimits {
+    pub(super) service_calls: u32,
+    pub(super) asset_fetches: u32,
+}
+
+/// The viewers' instances, from their joins until they are retired. See the [orderings](self#orderings).
+pub(super) struct Viewers {
+    instances: DashMap<ClientId, Viewer, RandomState>,
+    limits: InFlightLimits,
+}
+
+impl Viewers {
+    pub(super) fn new(limits: InFlightLimits) -> Self {
+        Self { instances: DashMap::default(), limits }
+    }
+
+    /// Enters an instance that joins.
+    pub(super) fn enter(&self, participant: &Participant<Frame>, protocol: Protocol) {
+        let viewer = Viewer(Arc::new(Inner {
+            participant: participant.clone(),
+            protocol,
+            service_calls: InFlightLimit::new(self.limits.service_calls),
+            asset_fetches: InFlightLimit::new(self.limits.asset_fetches),
+            pulse: Pulse::new(),
+            asked: OnceLock::new(),
+        }));
+        self.instances.insert(participant.client_id(), viewer);
+        if participant.is_retired() {
+            self.remove(participant.client_id());
         }
     }
 
-    /// Ends the subscriptions to channels that were unadvertised.
-    async fn forget_removed(&self) {
-        self.asked.lock().await.subscriptions.forget_removed(&self.participant).await;
+    /// Removes an instance that is retired, if it was entered.
+    pub(super) fn remove(&self, client_id: ClientId) {
+        // Dropped after the lock is released.
+        let _viewer = self.instances.remove(&client_id);
     }
-}
 
-/// A request after decoding.
-struct Decoded {
-    message: Result<ClientMessage, DecodeError>,
-    /// What is wrong with single items of the request.
-    faults: Warnings,
-}
-
-/// Decodes a request of a viewer that speaks `protocol`. A long request is decoded on a blocking thread, in turns with
-/// others. If this future is dropped before it is done, the turn lasts until that thread has done its work.
-async fn decode(protocol: &Protocol, state: &State, allowance: &mut Allowance, frame: Frame) -> Decoded {
-    let (format, kind, data) = (format_of(protocol), frame.kind(), frame.to_bytes());
-    let length = data.len();
-    drop(frame);
-    let decode = move || {
-        let mut faults = Vec::new();
-        let message = ClientMessage::decode_each(format, kind, &data, OFFERED, &mut faults);
-        let mut told = Warnings::default();
-        faults.iter().for_each(|fault| told.push(|| fault.to_string()));
-        told.is_cut = faults.len() == FAULTS;
-        Decoded { message, faults: told }
-    };
-    if length <= DECODED_HERE {
-        return decode();
+    pub(super) fn get(&self, client_id: ClientId) -> Option<Viewer> {
+        self.instances.get(&client_id).map(|viewer| viewer.clone())
     }
-    let turn = state.limits.decoding().turn(allowance.is_left()).await;
-    let decoding = spawn_blocking(move || {
-        let begun = Instant::now();
-        let decoded = decode();
-        let work = begun.elapsed();
-        turn.end(work);
-        (decoded, work)
-    });
-    match decoding.await {
-        Ok((decoded, work)) => {
-            allowance.spend(work);
-            decoded
-        }
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            // The runtime is shutting down, and this task with it.
-            Err(_) => pending().await,
-        },
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.instances.len()
     }
-}
-
-/// The longest URI of an asset that is accepted, in bytes: one URI is held for each fetch in flight.
-const LONGEST_URI: usize = 4096;
-
-async fn fetch_asset(participant: &Participant<Frame>, state: &State, fetches: &mut Fetches, fetch: FetchAsset) {
-    let FetchAsset { request_id, uri } = fetch;
-    let refusal = match (&state.assets, participant.admit_asset_fetch()) {
-        _ if uri.len() > LONGEST_URI => format!("the URI is longer than {LONGEST_URI} bytes"),
-        (Some(handler), Ok(permit)) => {
-            let request = AssetRequest { participant: participant.clone(), uri };
-            fetches.push(Box::pin(assets::fetch(Arc::clone(handler), request, request_id, permit)));
-            return;
-        }
-        (Some(_), Err(error)) => error.to_string(),
-        (None, _) => "this server has no assets".to_owned(),
-    };
-    // Dropped first: the answer may wait for long, and the budget for what viewers send no longer counts the request.
-    drop(uri);
-    answer(participant, assets::encode(request_id, Err(refusal))).await;
-}
-
-async fn fail_call(participant: &Participant<Frame>, call: ServiceCall) {
-    let ServiceCall { service_id, call_id, .. } = call;
-    // Dropped before the answer, which may wait: it shares the whole request.
-    drop(call);
-    let failure = ServiceCallFailure { service_id, call_id, message: "this server has no services".to_owned() };
-    answer(participant, ServerMessage::ServiceCallFailure(failure).encode()).await;
-}
-
-async fn warn(participant: &Participant<Frame>, level: StatusLevel, warnings: Warnings) {
-    for warning in warnings.into_texts() {
-        tell(participant, level, warning).await;
-    }
-}
-
-async fn tell(participant: &Participant<Frame>, level: StatusLevel, message: impl Into<String>) {
-    let status = Status { level, message: message.into(), id: None };
-    tracing::debug!(%participant, ?level, status.message, "answered with a status");
-    answer(participant, ServerMessage::Status(status).encode()).await;
 }

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use lanecast::room::memory::{MemoryRoom, Received};
 use lanecast::room::{Presence, Room};
 use lanecast::{
-    Account, EndReason, Events, Message, Participant, ParticipantIdentity, ParticipantSid, Session, SessionBuilder,
-    SessionEvent,
+    Account, EndReason, Events, Message, Participant, ParticipantIdentity, ParticipantSid, Refusal, Session,
+    SessionBuilder, SessionEvent,
 };
 
 pub(crate) use message::{Note, Trap};
@@ -65,6 +65,36 @@ pub(crate) fn memory(
     let room = MemoryRoom::new();
     let session = set(Session::builder(room.clone())).build().expect("a test's settings make sense");
     (room, session)
+}
+
+/// The attribute of a connection that [`refuses_unwelcome`] refuses.
+pub(crate) const UNWELCOME: &str = "unwelcome";
+
+/// Why [`refuses_unwelcome`] refuses a connection: the value of its attribute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unwelcome(pub(crate) String);
+
+impl std::fmt::Display for Unwelcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "unwelcome for {:?}", self.0)
+    }
+}
+
+impl std::error::Error for Unwelcome {}
+
+/// A hook that refuses the connections with the attribute [`UNWELCOME`]. They are sent what `message` makes of its
+/// value.
+pub(crate) fn refuses_unwelcome<M>(
+    message: impl Fn(&str) -> Option<M> + Send + Sync + 'static,
+) -> impl Fn(&Presence) -> Result<(), Refusal<M>> + Send + Sync + 'static {
+    move |presence| {
+        let Some(value) = presence.attributes.get(UNWELCOME) else { return Ok(()) };
+        let refusal = Refusal::new(Unwelcome(value.clone()));
+        Err(match message(value) {
+            Some(message) => refusal.with_message(message),
+            None => refusal,
+        })
+    }
 }
 
 /// Waits for `future`; panics after [`PATIENCE`] instead of hanging.

@@ -9,12 +9,12 @@ use std::task::{Context, Poll, Waker};
 
 use futures_util::{Sink, Stream, stream};
 use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
-use lanecast::{BroadcastRun, EndReason, Message, Participant, ParticipantIdentity, Progress, Session, SessionBuilder};
+use lanecast::{BroadcastRun, EndReason, Message, ParticipantIdentity, Progress, Session, SessionBuilder};
 use tokio::sync::{Semaphore, mpsc};
 
 type Opened<M> = Pin<Box<dyn Future<Output = Result<StageSink<M>, OpenError>> + Send>>;
 type OnOpen<M> = Arc<dyn Fn(Presence, Progress) -> Opened<M> + Send + Sync>;
-type OnRetire<M> = Arc<dyn Fn(StageSink<M>, &Participant<M>, EndReason) -> Option<Goodbye> + Send + Sync>;
+type OnRetire<M> = Arc<dyn Fn(StageSink<M>, EndReason) -> Option<Goodbye> + Send + Sync>;
 
 /// A room that the test controls step by step. Clones are the same room.
 pub(crate) struct Stage<M>(Arc<Inner<M>>);
@@ -34,7 +34,7 @@ impl<M: Message> Stage<M> {
         F: Fn(Presence, Progress) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<StageSink<M>, OpenError>> + Send + 'static,
     {
-        Self::with_retire(open, |sink, _, _| {
+        Self::with_retire(open, |sink, _| {
             drop(sink);
             None
         })
@@ -45,7 +45,7 @@ impl<M: Message> Stage<M> {
     where
         F: Fn(Presence, Progress) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<StageSink<M>, OpenError>> + Send + 'static,
-        G: Fn(StageSink<M>, &Participant<M>, EndReason) -> Option<Goodbye> + Send + Sync + 'static,
+        G: Fn(StageSink<M>, EndReason) -> Option<Goodbye> + Send + Sync + 'static,
     {
         let (events, listener) = mpsc::unbounded_channel();
         Self(Arc::new(Inner {
@@ -129,7 +129,9 @@ impl<M: Message> Room for Stage<M> {
     }
 
     async fn open(&self, to: &Presence, progress: Progress) -> Result<StageSink<M>, OpenError> {
-        (self.0.on_open)(to.clone(), progress).await
+        let mut sink = (self.0.on_open)(to.clone(), progress).await?;
+        sink.of = Some(to.identity.clone());
+        Ok(sink)
     }
 
     /// Takes as many messages as the sink is ready for.
@@ -153,8 +155,8 @@ impl<M: Message> Room for Stage<M> {
         error == GONE
     }
 
-    fn retire(&self, sink: StageSink<M>, participant: &Participant<M>, reason: EndReason) -> Option<Goodbye> {
-        (self.0.on_retire)(sink, participant, reason)
+    fn retire(&self, sink: StageSink<M>, reason: EndReason) -> Option<Goodbye> {
+        (self.0.on_retire)(sink, reason)
     }
 }
 
@@ -211,13 +213,22 @@ type Answer<M> = dyn FnMut(Call<M>, Option<&mut Context<'_>>) -> Poll<Result<(),
 
 /// A sink whose answers come from a closure. `Send` and `Drop` come without a context and must not be answered
 /// `Pending`.
-pub(crate) struct StageSink<M>(Box<Answer<M>>);
+pub(crate) struct StageSink<M> {
+    answer: Box<Answer<M>>,
+    /// Set by the [`Stage`] that opens it.
+    of: Option<ParticipantIdentity>,
+}
 
 impl<M> StageSink<M> {
     pub(crate) fn new(
         answer: impl FnMut(Call<M>, Option<&mut Context<'_>>) -> Poll<Result<(), String>> + Send + 'static,
     ) -> Self {
-        Self(Box::new(answer))
+        Self { answer: Box::new(answer), of: None }
+    }
+
+    /// Whose sink it is.
+    pub(crate) fn identity(&self) -> &ParticipantIdentity {
+        self.of.as_ref().expect("a stage opened it")
     }
 }
 
@@ -225,27 +236,27 @@ impl<M> Sink<M> for StageSink<M> {
     type Error = String;
 
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
-        (self.0)(Call::Ready, Some(cx))
+        (self.answer)(Call::Ready, Some(cx))
     }
 
     fn start_send(mut self: Pin<&mut Self>, message: M) -> Result<(), String> {
-        match (self.0)(Call::Send(message), None) {
+        match (self.answer)(Call::Send(message), None) {
             Poll::Ready(answer) => answer,
             Poll::Pending => unreachable!("start_send can't be pending"),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
-        (self.0)(Call::Flush, Some(cx))
+        (self.answer)(Call::Flush, Some(cx))
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
-        (self.0)(Call::Close, Some(cx))
+        (self.answer)(Call::Close, Some(cx))
     }
 }
 
 impl<M> Drop for StageSink<M> {
     fn drop(&mut self) {
-        let _ = (self.0)(Call::Drop, None);
+        let _ = (self.answer)(Call::Drop, None);
     }
 }

@@ -352,6 +352,7 @@ fn look<S: Subject>(scene: &Scene<S>, guests: &[Guest], logs: &[Vec<Entry>], eve
     let evidence = Evidence {
         views: views.collect::<BTreeMap<_, _>>(),
         totals: scene.subject.totals(),
+        unseen: scene.subject.unseen(),
         logs,
         subscriptions: scene.subscriptions().clone(),
         steady: STEADY,

@@ -47,7 +47,7 @@ struct Inner {
     seen: Mutex<Vec<Event>>,
 }
 
-/// Every instance so far.
+/// Every instance so far whose initial messages were asked for.
 #[derive(Default)]
 struct Book(Mutex<Pages>);
 
@@ -55,6 +55,8 @@ struct Book(Mutex<Pages>);
 struct Pages {
     instances: HashMap<usize, Vec<Participant<Msg>>>,
     by_client: HashMap<u64, Inst>,
+    /// The number of instances that have ended, known or not.
+    retired: usize,
 }
 
 impl Book {
@@ -85,8 +87,8 @@ impl Book {
     }
 }
 
-/// A memory room that records every participant that ends, also one whose join was cancelled before anybody learned of
-/// it.
+/// A memory room that counts the participants that have ended: also those whose join was cancelled before anybody
+/// learned of them.
 struct Watched {
     room: MemoryRoom<Msg>,
     book: Arc<Book>,
@@ -130,9 +132,9 @@ impl Room for Watched {
         Ok(half)
     }
 
-    fn retire(&self, sink: Self::Sink, gone: &Participant<Msg>, reason: EndReason) -> Option<Goodbye> {
-        self.book.enter(gone);
-        self.room.retire(sink, gone, reason)
+    fn retire(&self, sink: Self::Sink, reason: EndReason) -> Option<Goodbye> {
+        self.book.pages().retired += 1;
+        self.room.retire(sink, reason)
     }
 }
 
@@ -342,6 +344,12 @@ impl Subject for Lanecast {
             instances: instances.iter().map(figures).collect(),
             streams: self.0.viewers.streams(who, |msg| *msg),
         }
+    }
+
+    fn unseen(&self) -> usize {
+        let there = self.0.session.stats().participants;
+        let pages = self.0.book.pages();
+        (pages.retired + there).checked_sub(pages.by_client.len()).expect("each instance is there or has ended")
     }
 
     fn totals(&self) -> Totals {

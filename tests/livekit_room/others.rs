@@ -63,7 +63,7 @@ async fn a_third_party_viewer_gets_every_byte() {
         .expect("there is such a Python");
     // The viewer acknowledges the pong: its earlier requests have taken effect by then.
     let snake = "snake".parse().expect("well-formed");
-    let acknowledged = || telemetry.session().participant(&snake)?.stats().round_trip;
+    let acknowledged = || telemetry.viewer(telemetry.session().participant(&snake)?.client_id())?.stats().round_trip;
     within(async {
         while acknowledged().is_none() {
             tokio::task::yield_now().await;

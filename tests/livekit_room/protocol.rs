@@ -6,7 +6,7 @@ use lanecast::protocol::client::{ChannelRequest, Ping, PingAck, SubscribeChannel
 use lanecast::protocol::server::{ServerInfo, Status};
 use lanecast::protocol::{ClientMessage, ServerMessage};
 use lanecast::room::livekit::LiveKitRoom;
-use lanecast::telemetry::{Channel, Published, Schema, StatusLevel, Telemetry};
+use lanecast::telemetry::{Channel, IncompatibleVersion, Published, Schema, StatusLevel, Telemetry};
 use lanecast::{EndReason, JoinError, SessionEvent};
 
 use crate::kit::{Incoming, Server, Viewer, joined, within};
@@ -100,7 +100,8 @@ async fn an_incompatible_version_is_refused_with_a_message() {
         assert!(message.contains(version) && message.contains("2.2.0"), "{message}");
         loop {
             if let Some(SessionEvent::Refused { identity, error, .. }) = within(events.next()).await {
-                assert!(identity.as_str() == version && matches!(error, JoinError::Incompatible(_)), "{error}");
+                let JoinError::NotAccepted { reason } = &error else { panic!("{error}") };
+                assert!(identity.as_str() == version && reason.is::<IncompatibleVersion>(), "{error}");
                 break;
             }
         }
@@ -122,9 +123,10 @@ async fn a_ping_is_answered_and_its_round_trip_measured() {
     let ack = PingAck { device_timestamp_ms: pong.device_timestamp_ms };
     viewer.send(&ClientMessage::PingAck(ack)).await;
     let participant = telemetry.session().participant(&"ada".parse().expect("well-formed")).expect("she is here");
+    let ada = telemetry.viewer(participant.client_id()).expect("she is here");
     let round_trip = within(async {
         loop {
-            if let Some(round_trip) = participant.stats().round_trip {
+            if let Some(round_trip) = ada.stats().round_trip {
                 return round_trip;
             }
             tokio::task::yield_now().await;
@@ -132,7 +134,7 @@ async fn a_ping_is_answered_and_its_round_trip_measured() {
     })
     .await;
     assert!(round_trip > Duration::ZERO && round_trip < Duration::from_secs(10), "{round_trip:?}");
-    assert!(!participant.stats().unresponsive);
+    assert!(!ada.stats().unresponsive);
     within(room.close()).await;
 }
 

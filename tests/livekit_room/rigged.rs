@@ -10,7 +10,7 @@ use lanecast::protocol::Frame;
 use lanecast::room::byte_stream::{ByteStreamInbox, ByteStreamSink, ByteStreamSinkError};
 use lanecast::room::livekit::LiveKitRoom;
 use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent, SinkError};
-use lanecast::{BroadcastRun, EndReason, Participant, ParticipantIdentity, Progress, Uplink};
+use lanecast::{BroadcastRun, EndReason, ParticipantIdentity, Progress, Uplink};
 use tokio::sync::mpsc;
 
 pub(crate) type Event = RoomEvent<ByteStreamInbox>;
@@ -141,8 +141,8 @@ impl Room for Rigged {
         LiveKitRoom::start_send_run(Pin::new(&mut sink.get_mut().inner), run).map_err(|error| error.to_string())
     }
 
-    fn retire(&self, sink: RiggedSink, participant: &Participant<Frame>, reason: EndReason) -> Option<Goodbye> {
-        self.inner.retire(sink.inner, participant, reason)
+    fn retire(&self, sink: RiggedSink, reason: EndReason) -> Option<Goodbye> {
+        self.inner.retire(sink.inner, reason)
     }
 }
 

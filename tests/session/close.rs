@@ -386,7 +386,7 @@ async fn closed_waits_for_the_goodbye() {
             });
             async move { Ok(sink) }
         },
-        move |sink, _, _| {
+        move |sink, _| {
             let goodbye = Arc::clone(&goodbye);
             Some(Box::pin(async move {
                 goodbye.acquire().await.expect("it is never closed").forget();
@@ -499,10 +499,7 @@ async fn invalid_settings_are_named() {
         ),
         ("", Box::new(|builder| builder.queue_capacity(1).queue_bytes(1).log_capacity(1).shards(1).event_capacity(1))),
         ("", Box::new(|builder| builder.write_timeout(Duration::MAX).open_timeout(Duration::MAX))),
-        (
-            "",
-            Box::new(move |builder| builder.retire_timeout(zero).service_calls_in_flight(0).asset_fetches_in_flight(0)),
-        ),
+        ("", Box::new(move |builder| builder.retire_timeout(zero))),
     ];
     for (n, (expected, set)) in cases.iter().enumerate() {
         let room = MemoryRoom::new();

@@ -221,7 +221,7 @@ async fn close_from_a_goodbye_is_an_error() {
     let (session, told) = (Arc::clone(&handle), Arc::clone(&answer));
     let stage = Stage::<Bytes>::with_retire(
         |_, _| async { Ok(StageSink::new(|_, _| Poll::Ready(Ok(())))) },
-        move |sink, _, _| {
+        move |sink, _| {
             let (session, told) = (Arc::clone(&session), Arc::clone(&told));
             Some(Box::pin(async move {
                 let session = session.get().expect("it is set before anybody joins").clone();
@@ -264,7 +264,7 @@ async fn a_goodbye_may_outlast_the_deadline() {
     let count = Arc::clone(&said);
     let stage = Stage::<Bytes>::with_retire(
         |_, _| async { Ok(StageSink::new(|_, _| Poll::Ready(Ok(())))) },
-        move |sink, _, _| {
+        move |sink, _| {
             let count = Arc::clone(&count);
             Some(Box::pin(async move {
                 tokio::time::sleep(Duration::from_millis(100)).await;

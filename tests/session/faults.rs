@@ -114,8 +114,8 @@ async fn a_panic_in_a_goodbye_leaves_nobody_waiting() {
     for at_once in [true, false] {
         let stage = Stage::<Bytes>::with_retire(
             |_, _| async { Ok(StageSink::new(|_, _| Poll::Ready(Ok(())))) },
-            move |sink, participant, _| {
-                let bad = *participant.identity() == id("bad");
+            move |sink, _| {
+                let bad = *sink.identity() == id("bad");
                 assert!(!(bad && at_once), "the room was told to panic");
                 Some(Box::pin(async move {
                     assert!(!bad, "the goodbye was told to panic");

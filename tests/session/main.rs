@@ -3,7 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod admission;
+mod accept;
 mod broadcast;
 mod close;
 mod endings;
@@ -22,4 +22,3 @@ mod stream;
 mod told;
 mod topics;
 mod uplink;
-mod versions;

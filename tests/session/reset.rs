@@ -17,8 +17,8 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::common::{
-    Call, Gate, Stage, StageSink, Streams, Valve, assert_settled, close_settled, event, id, joined, live, memory, msg,
-    presence, receives, reset, settle, sid, size, until, within,
+    Call, Gate, Stage, StageSink, Streams, UNWELCOME, Valve, assert_settled, close_settled, event, id, joined, live,
+    memory, msg, presence, receives, refuses_unwelcome, reset, settle, sid, size, until, within,
 };
 
 // 1. Ada has subscribed and fails. 2. Her connection still stands: she comes back under the same sid and join time as
@@ -204,13 +204,13 @@ async fn a_reset_joins_the_rooms_current_connection() {
     assert_eq!(session.stats().joins, 2);
 }
 
-/// The version is checked again, on the attributes that the room has at the reset.
+/// The hook is asked again, about the attributes that the room has at the reset.
 #[tokio::test]
 async fn fresh_attributes_are_checked_at_a_reset() {
-    let (room, session) = memory(|builder| builder.refusal(|_, why| Some(msg(format!("no {}", why.advertised)))));
+    let (room, session) = memory(|builder| builder.accept(refuses_unwelcome(|why| Some(msg(format!("no {why}"))))));
     let mut events = session.events();
     let ada = joined(&room, &session, "ada").await;
-    room.place(presence("ada", "PA_ada", 1).with_attribute("protocolVersion", "3.0.0"));
+    room.place(presence("ada", "PA_ada", 1).with_attribute(UNWELCOME, "3.0.0"));
     let line = room.line(&id("ada"));
     while let Ok(()) = ada.send(msg("x")) {}
     assert_eq!(reset(&mut events).await, EndReason::Overflow);
@@ -218,7 +218,7 @@ async fn fresh_attributes_are_checked_at_a_reset() {
         SessionEvent::Refused { error, .. } => Some(error.clone()),
         _ => None,
     });
-    assert!(matches!(error.await, JoinError::Incompatible(_)));
+    assert!(matches!(error.await, JoinError::NotAccepted { .. }));
     let all = within(line.wait_for(|all| all.len() == 2 && all[1].closed)).await;
     assert_eq!(all[1].messages, ["no 3.0.0"]);
     settle().await;
@@ -523,7 +523,7 @@ async fn a_fresh_stream_opens_only_after_the_old_one_is_back() {
             noted.fetch_add(opened.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
             async { Ok(Valve::shut().sink()) }
         },
-        move |sink, _, _| {
+        move |sink, _| {
             back.fetch_sub(1, Ordering::SeqCst);
             drop(sink);
             None

@@ -12,8 +12,8 @@ use lanecast::{JoinError, SessionEvent, SubscriptionTag, Topic};
 use tokio::time::advance;
 
 use crate::common::{
-    Streams, Valve, assert_settled, assert_waiting, close_settled, id, joined, live, memory, msg, outcomes, presence,
-    settle, sid, size, until, within,
+    Streams, UNWELCOME, Valve, assert_settled, assert_waiting, close_settled, id, joined, live, memory, msg, outcomes,
+    presence, refuses_unwelcome, settle, sid, size, until, within,
 };
 
 /// One participant of each kind; at rest the account of each, and of the session, is exact.
@@ -214,14 +214,14 @@ async fn a_backlogs_depth_and_age_are_reported() {
 
 #[tokio::test]
 async fn joins_and_departures_are_counted_and_reported() {
-    let (room, session) = memory(|builder| builder);
+    let (room, session) = memory(|builder| builder.accept(refuses_unwelcome(|_| None)));
     let mut events = session.events();
     joined(&room, &session, "ada").await;
     room.join(presence("ada", "PA_2", 2)).await.expect("the session listens");
     until(|| session.participant_by_sid(&sid("PA_2")).is_some()).await;
     room.emit(RoomEvent::Active(presence("ada", "PA_0", 0))).await.expect("the session listens");
     until(|| session.stats().stale_joins == 1).await;
-    let bad = presence("bob", "PA_3", 1).with_attribute("protocolVersion", "1.0.0");
+    let bad = presence("bob", "PA_3", 1).with_attribute(UNWELCOME, "no reason");
     room.join(bad).await.expect("the session listens");
     until(|| session.stats().refused == 1).await;
     room.leave(&id("ada"), &sid("PA_2")).await.expect("the session listens");
@@ -238,7 +238,7 @@ async fn joins_and_departures_are_counted_and_reported() {
             SessionEvent::Joined(who) => format!("joined {}", who.sid),
             SessionEvent::Replaced { who, prior, .. } => format!("{} replaced {}", who.sid, prior.sid),
             SessionEvent::Refused { sid, error: JoinError::Stale, .. } => format!("stale {sid}"),
-            SessionEvent::Refused { sid, error: JoinError::Incompatible(_), .. } => format!("incompatible {sid}"),
+            SessionEvent::Refused { sid, error: JoinError::NotAccepted { .. }, .. } => format!("not accepted {sid}"),
             SessionEvent::Left { who, .. } => format!("left {}", who.sid),
             other => format!("{other:?}"),
         });
@@ -250,7 +250,7 @@ async fn joins_and_departures_are_counted_and_reported() {
         "joined PA_ada",
         "PA_2 replaced PA_ada",
         "stale PA_0",
-        "incompatible PA_3",
+        "not accepted PA_3",
         "left PA_2",
         "UplinkStalled",
         "UplinkFlowing",

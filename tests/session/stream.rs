@@ -9,7 +9,10 @@ use lanecast::room::memory::{Conduct, MemoryRoom, Opening};
 use lanecast::{ClientId, ControlStream, SessionEvent};
 use tokio::sync::mpsc;
 
-use crate::common::{close_settled, id, joined, live, memory, msg, presence, reset, settle, sid, until, within};
+use crate::common::{
+    UNWELCOME, close_settled, id, joined, live, memory, msg, presence, refuses_unwelcome, reset, settle, sid, until,
+    within,
+};
 
 type Seen = (String, Bytes, Option<ClientId>);
 
@@ -44,8 +47,10 @@ fn start() -> Started {
     let (sender, seen) = mpsc::unbounded_channel();
     let alive = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&alive);
-    let (room, session) =
-        memory(|builder| builder.on_stream(move |control| report(control, sender.clone(), Alive::new(&count))));
+    let (room, session) = memory(|builder| {
+        let builder = builder.accept(refuses_unwelcome(|_| None));
+        builder.on_stream(move |control| report(control, sender.clone(), Alive::new(&count)))
+    });
     (room, session, seen, alive)
 }
 
@@ -111,18 +116,18 @@ async fn stray_streams_are_dropped() {
     assert_eq!((session.stats().stray_streams, alive.load(Ordering::SeqCst)), (1, 0));
 }
 
-// 1. Ada's version is too old: she is refused. 2. Her stream is dropped. 3. She is announced again: the session still
+// 1. The hook refuses Ada. 2. Her stream is dropped. 3. She is announced again: the session still
 // knows that she was told, and doesn't tell her twice.
 #[tokio::test]
 async fn the_stream_of_a_refused_connection_is_dropped() {
     let (room, session, _seen, alive) = start();
-    let old = presence("ada", "PA_1", 1).with_attribute("protocolVersion", "1.0.0");
-    room.join(old.clone()).await.expect("the session listens");
+    let unwelcome = presence("ada", "PA_1", 1).with_attribute(UNWELCOME, "no reason");
+    room.join(unwelcome.clone()).await.expect("the session listens");
     until(|| session.stats().refused == 1).await;
     settle().await;
     let stray = room.open_incoming(&id("ada"), &sid("PA_1")).await.expect("the session listens");
     within(stray.closed()).await;
-    room.emit(RoomEvent::Active(old)).await.expect("the session listens");
+    room.emit(RoomEvent::Active(unwelcome)).await.expect("the session listens");
     settle().await;
     assert_eq!(session.stats().refused, 1);
     assert_eq!((session.stats().stray_streams, alive.load(Ordering::SeqCst)), (1, 0));

@@ -8,7 +8,8 @@ async fn assets_are_fetched_concurrently_with_other_requests() {
     let gate = Arc::new(Semaphore::new(0));
     let held = Arc::clone(&gate);
     let telemetry = Telemetry::builder(room.clone())
-        .configure(|session| session.asset_fetches_in_flight(2).queue_bytes(1000))
+        .asset_fetches_in_flight(2)
+        .configure(|session| session.queue_bytes(1000))
         .assets(move |request| {
             let gate = Arc::clone(&held);
             async move {
@@ -56,7 +57,8 @@ async fn assets_are_fetched_concurrently_with_other_requests() {
     gate.add_permits(1);
     viewer.until_asset(5).await.unwrap();
     viewer.until_asset(6).await.unwrap();
-    assert_eq!(telemetry.session().participants()[0].stats().asset_fetches, 0);
+    let ada = telemetry.viewer(telemetry.session().participants()[0].client_id()).unwrap();
+    assert_eq!(ada.stats().asset_fetches, 0);
 }
 
 fn asset_text(message: &ServerMessage) -> Option<&str> {

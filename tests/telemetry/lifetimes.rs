@@ -85,7 +85,7 @@ async fn a_reconnect_starts_without_subscriptions() {
     viewer.subscribe(7, channel.id()).await;
     viewer.settle().await;
     // 1. The same identity comes back on a new connection while the old one stands; the old disconnect comes late.
-    let presence = Presence::new("ada".parse().unwrap(), "PA_2".parse().unwrap(), 2).with_negotiated(SDK_V1);
+    let presence = Presence::new("ada".parse().unwrap(), "PA_2".parse().unwrap(), 2).with_dialect(dialect(SDK_V1));
     room.join(presence.clone()).await.unwrap();
     let again = Viewer {
         line: viewer.line.clone(),

@@ -4,9 +4,13 @@
 //! into a failure.
 #![cfg(feature = "telemetry")]
 
+#[path = "../common/mod.rs"]
+mod common;
+
 mod announcing;
 mod assets;
 mod crossings;
+mod in_flight;
 mod joining;
 mod lifetimes;
 mod pings;
@@ -15,6 +19,7 @@ mod races;
 mod requests;
 mod streams;
 mod v2;
+mod versions;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -27,7 +32,7 @@ use lanecast::protocol::server::{
     Advertise, Capability, ChannelData, FetchAssetResponse, MessageData, ServerInfo, StatusLevel,
 };
 use lanecast::protocol::stream::StreamDecoder;
-use lanecast::protocol::{ClientMessage, Frame, FrameKind, ServerMessage, WireFormat};
+use lanecast::protocol::{ClientMessage, Frame, FrameKind, ServerMessage, Subprotocol, WireFormat, negotiate};
 use lanecast::room::memory::{Conduct, MemoryLine, MemoryRoom, Received};
 use lanecast::room::{Presence, RoomEvent};
 use lanecast::telemetry::{
@@ -65,9 +70,13 @@ fn json_channel(topic: &str) -> Channel {
 fn presence(name: &str, protocol: &str) -> Presence {
     let presence = Presence::new(name.parse().unwrap(), format!("PA_{name}").parse().unwrap(), 1);
     match format_of(protocol) {
-        WireFormat::V1 => presence.with_negotiated(protocol),
+        WireFormat::V1 => presence.with_dialect(dialect(protocol)),
         WireFormat::V2 => presence.with_attribute("protocolVersion", protocol),
     }
+}
+
+fn dialect(name: &str) -> Subprotocol {
+    negotiate([name].into_iter()).expect("it is supported")
 }
 
 fn format_of(protocol: &str) -> WireFormat {

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use lanecast::protocol::client::{Ping, PingAck};
 use lanecast::protocol::server::Pong;
 use lanecast::session::Who;
+use lanecast::telemetry::Viewer as Instance;
 use lanecast::{Events, Participant};
 use tokio::time::{Instant, advance, timeout};
 
@@ -41,16 +42,16 @@ impl Viewer {
     }
 }
 
-fn participant(telemetry: &Telemetry<Room>, name: &str) -> Participant<Frame> {
-    telemetry.session().participant(&name.parse().unwrap()).expect("it is registered")
+fn instance(telemetry: &Telemetry<Room>, participant: &Participant<Frame>) -> Instance {
+    telemetry.viewer(participant.client_id()).expect("it is registered")
 }
 
 /// Takes no time on the paused clock: the viewer has its serverInfo already.
-async fn joined(telemetry: &Telemetry<Room>, name: &str) -> Participant<Frame> {
+async fn joined(telemetry: &Telemetry<Room>, name: &str) -> Instance {
     within(async {
         loop {
             match telemetry.session().participant(&name.parse().unwrap()) {
-                Some(participant) => return participant,
+                Some(participant) => return instance(telemetry, &participant),
                 None => tokio::task::yield_now().await,
             }
         }
@@ -131,19 +132,19 @@ async fn a_viewer_that_pinged_and_fell_silent_is_reported_once() {
     // 3. Then Ada sends nothing: she is reported after the time that was set, and not again.
     let heard = Instant::now();
     let (unresponsive, who) = silence(&mut events).await;
-    assert!(unresponsive && who.client_id == ada.client_id());
+    assert!(unresponsive && who.client_id == ada.participant().client_id());
     let after = heard.elapsed();
     assert!(after >= SILENCE && after < SILENCE + Duration::from_millis(10), "{after:?}");
     assert!(ada.stats().unresponsive);
     assert_nothing_happens(&mut events).await;
     // 4. She isn't reset: published messages reach her.
-    assert_eq!(ada.end_reason(), None);
+    assert_eq!(ada.participant().end_reason(), None);
     telemetry.status(StatusLevel::Info, "still here", None).await.unwrap();
     viewer.until_status(StatusLevel::Info, "still here").await;
     // 5. She sends again: this is reported, and the flag is cleared.
     viewer.say("whatever").await;
     let (unresponsive, who) = silence(&mut events).await;
-    assert!(!unresponsive && who.client_id == ada.client_id());
+    assert!(!unresponsive && who.client_id == ada.participant().client_id());
     assert!(!ada.stats().unresponsive);
     // 6. The next silence is reported again.
     assert!(silence(&mut events).await.0);
@@ -171,16 +172,16 @@ async fn a_new_instance_starts_afresh() {
         // Skips instances that were joined and failed again before the line flowed.
         loop {
             let event = within(events.next()).await;
-            let now = telemetry.session().participant(first.identity());
+            let now = telemetry.session().participant(first.participant().identity());
             if let (Some(SessionEvent::Joined(who)), Some(now)) = (event, now)
                 && who.client_id == now.client_id()
             {
-                break now;
+                break instance(&telemetry, &now);
             }
         }
     };
     let second = reset(&mut events).await;
-    assert_ne!(first.client_id(), second.client_id());
+    assert_ne!(first.participant().client_id(), second.participant().client_id());
     // 3. The new instance has no round trip, and its silence isn't reported before it pings.
     assert_eq!((second.stats().round_trip, second.stats().unresponsive), (None, false));
     viewer.settle().await;
@@ -195,7 +196,7 @@ async fn a_new_instance_starts_afresh() {
     assert_eq!(third.stats().round_trip, None);
     // 6. It leaves while it is silent: only its departure is reported.
     viewer.ping(3).await;
-    room.leave(third.identity(), third.sid()).await.unwrap();
+    room.leave(third.participant().identity(), third.participant().sid()).await.unwrap();
     assert!(matches!(within(events.next()).await, Some(SessionEvent::Left { .. })));
     assert_nothing_happens(&mut events).await;
 }
@@ -208,7 +209,7 @@ async fn the_silence_timeout_can_be_set() {
         let room = Room::new();
         let telemetry = Telemetry::builder(room.clone()).silence_timeout(timeout).build().unwrap();
         let viewer = Viewer::join(&room, "ada", V2).await;
-        joined(&telemetry, "ada").await;
+        let ada = joined(&telemetry, "ada").await;
         let mut events = telemetry.session().events();
         viewer.ping(1).await;
         let before = Instant::now();
@@ -218,6 +219,6 @@ async fn the_silence_timeout_can_be_set() {
         } else {
             assert_nothing_happens(&mut events).await;
         }
-        assert_eq!(participant(&telemetry, "ada").stats().unresponsive, reported);
+        assert_eq!(ada.stats().unresponsive, reported);
     }
 }

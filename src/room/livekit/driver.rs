@@ -14,8 +14,8 @@ use super::error::LiveKitError;
 use super::link::{self, Link};
 use super::watch::Watch;
 use super::{CONTROL, Connection, Shared};
+use crate::contract::Attributes;
 use crate::ids::{ParticipantIdentity, ParticipantSid};
-use crate::participant::Attributes;
 use crate::room::byte_stream::ByteStreamInbox;
 use crate::room::{Presence, RoomClosed, RoomEvent};
 

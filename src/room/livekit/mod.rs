@@ -80,7 +80,6 @@ use super::byte_stream::{ByteStreamInbox, ByteStreamSink, ByteStreamSinkError, S
 use super::{Goodbye, OpenError, Presence, Room, RoomEvent};
 use crate::contract::{BroadcastRun, EndReason, Progress, Uplink};
 use crate::ids::ParticipantIdentity;
-use crate::participant::Participant;
 use crate::protocol::Frame;
 use crate::protocol::stream::MAX_STREAM_FRAME;
 
@@ -292,12 +291,7 @@ impl Room for LiveKitRoom {
         sink.get_mut().start_send_frames(run.messages())
     }
 
-    fn retire(
-        &self,
-        mut sink: ByteStreamSink,
-        _participant: &Participant<Frame>,
-        reason: EndReason,
-    ) -> Option<Goodbye> {
+    fn retire(&self, mut sink: ByteStreamSink, reason: EndReason) -> Option<Goodbye> {
         Some(Box::pin(async move {
             if reason == EndReason::SessionClosed && sink.is_idle() {
                 if let Err(error) = futures_util::SinkExt::close(&mut sink).await {

@@ -1,7 +1,7 @@
 //! Accepts connections and takes them through the handshake.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -22,7 +22,7 @@ use super::reader::Reader;
 use super::socket;
 use super::upgrade::{Admission, Refusal, Rejection, UpgradeRequest, Visit, upgrade};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
-use crate::protocol::{SUBPROTOCOLS, Subprotocol};
+use crate::protocol::Subprotocol;
 use crate::room::{Presence, RoomEvent};
 
 pub(super) type Event = RoomEvent<WebSocketInbox>;
@@ -201,17 +201,9 @@ async fn welcome(shared: Arc<Shared>, stream: TcpStream, visit: Visit, place: Pl
 
 fn presence(admission: &Admission, name: &str, joined_at: u64, subprotocol: Subprotocol) -> Presence {
     let sid = ParticipantSid::new(format!("WS_{name}")).expect("it is short and not empty");
-    let mut presence =
-        Presence::new(admission.identity.clone(), sid, joined_at).with_negotiated(shared_name(subprotocol));
+    let mut presence = Presence::new(admission.identity.clone(), sid, joined_at).with_dialect(subprotocol);
     presence.attributes = Arc::clone(&admission.attributes);
     presence
-}
-
-/// The name of a subprotocol, one allocation for all viewers that speak it.
-fn shared_name(subprotocol: Subprotocol) -> Arc<str> {
-    static NAMES: LazyLock<[Arc<str>; 3]> = LazyLock::new(|| SUBPROTOCOLS.map(Arc::from));
-    // The names are listed in the order of the variants.
-    Arc::clone(&NAMES[subprotocol as usize])
 }
 
 fn prepare(config: &Config, stream: &TcpStream) -> std::io::Result<()> {
@@ -255,15 +247,7 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
-    use super::{Names, shared_name};
-    use crate::protocol::Subprotocol;
-
-    #[test]
-    fn a_shared_name_is_the_name() {
-        for subprotocol in [Subprotocol::SdkV1_1, Subprotocol::SdkV1, Subprotocol::WebsocketV1] {
-            assert_eq!(&*shared_name(subprotocol), subprotocol.as_str());
-        }
-    }
+    use super::Names;
 
     #[test]
     fn no_name_comes_twice() {

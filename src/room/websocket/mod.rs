@@ -98,7 +98,6 @@ use self::listen::Shared;
 use super::{Goodbye, OpenError, Presence, Room, RoomEvent};
 use crate::contract::{BroadcastRun, EndReason, Progress};
 use crate::ids::ParticipantIdentity;
-use crate::participant::Participant;
 use crate::protocol::Frame;
 
 pub use self::builder::{BindError, WebSocketRoomBuilder};
@@ -216,7 +215,7 @@ impl Room for WebSocketRoom {
         error.is_disconnect()
     }
 
-    fn retire(&self, sink: WebSocketSink, _participant: &Participant<Frame>, reason: EndReason) -> Option<Goodbye> {
+    fn retire(&self, sink: WebSocketSink, reason: EndReason) -> Option<Goodbye> {
         Some(sink.part(reason))
     }
 }

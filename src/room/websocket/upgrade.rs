@@ -17,8 +17,9 @@ use tokio_tungstenite::tungstenite::http::{self, Method, StatusCode, Version};
 
 use super::origin::Policy;
 use super::{page, socket};
+use crate::contract::Attributes;
+use crate::contract::presence::no_attributes;
 use crate::ids::ParticipantIdentity;
-use crate::participant::{Attributes, no_attributes};
 use crate::protocol::{SUBPROTOCOLS, Subprotocol, negotiate};
 
 /// The longest request, in bytes; servers commonly take 8 to 16 KiB, cookies included.

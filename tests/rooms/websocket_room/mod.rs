@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, SinkExt, Stream, StreamExt};
-use lanecast::protocol::{Frame, FrameKind};
+use lanecast::protocol::{Frame, FrameKind, Subprotocol};
 use lanecast::room::websocket::WebSocketInbox;
 use lanecast::room::websocket::{
     Admission, BindError, Rejection, UpgradeRequest, WebSocketRoom, WebSocketRoomBuilder, WebSocketSink,
@@ -202,7 +202,7 @@ async fn the_best_subprotocol_is_chosen() {
         let (client, chosen) = server.connect_as("/", Some(offered)).await.unwrap();
         assert_eq!(chosen, best);
         let (presence, _stream) = server.joined().await;
-        assert_eq!(presence.negotiated.as_deref(), Some(best));
+        assert_eq!(presence.dialect.map(Subprotocol::as_str), Some(best));
         drop(client);
         server.left(&presence).await;
     }
@@ -211,7 +211,7 @@ async fn the_best_subprotocol_is_chosen() {
     let mut stream = server.tcp().await;
     stream.write_all(request("GET / HTTP/1.1", more).as_bytes()).await.unwrap();
     let (presence, _stream) = server.joined().await;
-    assert_eq!(presence.negotiated.as_deref(), Some("foxglove.sdk.v1.1"));
+    assert_eq!(presence.dialect.map(Subprotocol::as_str), Some("foxglove.sdk.v1.1"));
 }
 
 #[tokio::test]

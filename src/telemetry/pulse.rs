@@ -1,8 +1,7 @@
 //! Whether a viewer answers, and how fast. The task that handles its messages writes this, and statistics read it.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// The value of `round_trip` before the first measurement.
 const NONE: u64 = u64::MAX;
@@ -30,7 +29,6 @@ impl Pulse {
         self.unresponsive.load(Ordering::Relaxed)
     }
 
-    #[cfg(feature = "telemetry")]
     pub(super) fn set_round_trip(&self, round_trip: Duration) {
         // Saturates just below `NONE`, at some 580 years.
         let nanos = u64::try_from(round_trip.as_nanos()).unwrap_or(NONE).min(NONE - 1);
@@ -38,7 +36,6 @@ impl Pulse {
     }
 
     /// Sets the flag. True if this changed its value.
-    #[cfg(feature = "telemetry")]
     pub(super) fn set_unresponsive(&self, unresponsive: bool) -> bool {
         // The value usually stays the same, and then nothing is written.
         self.is_unresponsive() != unresponsive

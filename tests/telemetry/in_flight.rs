@@ -1,22 +1,39 @@
-//! Admission: each participant may have a limited number of calls of each kind in flight.
+//! Requests in flight: each viewer may have a limited number of each kind.
 
 use std::sync::{Arc, Barrier};
 
-use lanecast::room::memory::Conduct;
+use lanecast::telemetry::{TelemetryBuilder, Viewer};
 
-use crate::common::{self, joined, memory, msg, reset};
+use super::*;
+
+fn start(set: impl FnOnce(TelemetryBuilder<Room>) -> TelemetryBuilder<Room>) -> (Room, Telemetry<Room>) {
+    let room = Room::new();
+    let telemetry = set(Telemetry::builder(room.clone())).build().expect("a test's settings make sense");
+    (room, telemetry)
+}
+
+/// Waits until the viewer is registered.
+async fn live(telemetry: &Telemetry<Room>, name: &str) -> Viewer {
+    let participant = common::live(telemetry.session(), name).await;
+    telemetry.viewer(participant.client_id()).expect("it is registered")
+}
+
+async fn joined(room: &Room, telemetry: &Telemetry<Room>, name: &str) -> Viewer {
+    room.join(presence(name, V2)).await.expect("the session listens");
+    live(telemetry, name).await
+}
 
 #[tokio::test]
-async fn each_participant_has_32_permits_of_each_kind() {
-    let (room, session) = memory(|builder| builder);
-    let ada = joined(&room, &session, "ada").await;
-    let bob = joined(&room, &session, "bob").await;
+async fn each_viewer_has_32_permits_of_each_kind() {
+    let (room, telemetry) = start(|builder| builder);
+    let ada = joined(&room, &telemetry, "ada").await;
+    let bob = joined(&room, &telemetry, "bob").await;
     let calls: Vec<_> = (0..32).map(|_| ada.admit_service_call().expect("32 may be in flight")).collect();
     let error = ada.admit_service_call().expect_err("the 33rd is refused");
     assert_eq!(error.limit, 32);
     let fetches: Vec<_> = (0..32).map(|_| ada.admit_asset_fetch().expect("the kinds are counted apart")).collect();
     assert!(ada.admit_asset_fetch().is_err());
-    bob.admit_service_call().map(drop).expect("participants are counted apart");
+    bob.admit_service_call().map(drop).expect("viewers are counted apart");
     assert_eq!((ada.stats().service_calls, ada.stats().asset_fetches), (32, 32));
     drop(calls);
     assert_eq!((ada.stats().service_calls, ada.stats().asset_fetches), (0, 32));
@@ -27,8 +44,8 @@ async fn each_participant_has_32_permits_of_each_kind() {
 
 #[tokio::test]
 async fn limits_can_be_set_down_to_zero() {
-    let (room, session) = memory(|builder| builder.service_calls_in_flight(1).asset_fetches_in_flight(0));
-    let ada = joined(&room, &session, "ada").await;
+    let (room, telemetry) = start(|builder| builder.service_calls_in_flight(1).asset_fetches_in_flight(0));
+    let ada = joined(&room, &telemetry, "ada").await;
     let call = ada.admit_service_call().expect("one may be in flight");
     assert_eq!(ada.admit_service_call().expect_err("one only").limit, 1);
     assert_eq!(ada.admit_asset_fetch().expect_err("none").limit, 0);
@@ -38,8 +55,8 @@ async fn limits_can_be_set_down_to_zero() {
 /// A handler that panics, or is cancelled, returns its permit.
 #[tokio::test]
 async fn a_panic_returns_the_permit() {
-    let (room, session) = memory(|builder| builder.service_calls_in_flight(1));
-    let ada = joined(&room, &session, "ada").await;
+    let (room, telemetry) = start(|builder| builder.service_calls_in_flight(1));
+    let ada = joined(&room, &telemetry, "ada").await;
     let permit = ada.admit_service_call().expect("one may be in flight");
     let handler = tokio::spawn(async move {
         let _permit = permit;
@@ -60,8 +77,8 @@ async fn a_panic_returns_the_permit() {
 /// Eight threads take and return permits. Never more than three are held at once, and in the end none is.
 #[tokio::test]
 async fn concurrent_callers_never_exceed_the_limit() {
-    let (room, session) = memory(|builder| builder.service_calls_in_flight(3));
-    let ada = joined(&room, &session, "ada").await;
+    let (room, telemetry) = start(|builder| builder.service_calls_in_flight(3));
+    let ada = joined(&room, &telemetry, "ada").await;
     let start = Arc::new(Barrier::new(8));
     let threads: Vec<_> = (0..8)
         .map(|_| {
@@ -89,18 +106,35 @@ async fn concurrent_callers_never_exceed_the_limit() {
 /// holds.
 #[tokio::test]
 async fn a_new_instance_has_all_its_permits() {
-    let (room, session) = memory(|builder| builder.service_calls_in_flight(1));
-    let mut events = session.events();
-    let old = joined(&room, &session, "ada").await;
+    let (room, telemetry) = start(|builder| builder.service_calls_in_flight(1));
+    let mut events = telemetry.session().events();
+    let old = joined(&room, &telemetry, "ada").await;
     let held = old.admit_service_call().expect("one may be in flight");
     room.line(&common::id("ada")).conduct(Conduct::Fail);
-    old.send(msg("x")).expect("there is capacity");
-    reset(&mut events).await;
+    old.participant().send(Frame::text("x")).expect("there is capacity");
+    common::reset(&mut events).await;
     room.line(&common::id("ada")).conduct(Conduct::Flow);
-    let new = common::live(&session, "ada").await;
+    let new = live(&telemetry, "ada").await;
     assert!(old.admit_service_call().is_err());
     let permit = new.admit_service_call().expect("the new instance has its own permit");
     drop(held);
     assert_eq!((old.stats().service_calls, new.stats().service_calls), (0, 1));
     drop(permit);
+}
+
+/// The entry of an instance goes when the instance is retired, and the handles that are left go on.
+#[tokio::test]
+async fn an_instance_that_has_ended_is_not_found() {
+    let (room, telemetry) = start(|builder| builder);
+    let ada = joined(&room, &telemetry, "ada").await;
+    let client_id = ada.participant().client_id();
+    assert!(telemetry.viewer(client_id).is_some());
+    let permit = ada.admit_asset_fetch().expect("32 may be in flight");
+    room.leave(ada.participant().identity(), ada.participant().sid()).await.expect("the session listens");
+    assert_eq!(within(ada.participant().closed()).await, EndReason::Disconnected);
+    common::until(|| telemetry.viewer(client_id).is_none()).await;
+    assert_eq!(ada.stats().asset_fetches, 1);
+    drop(permit);
+    assert_eq!(ada.stats().asset_fetches, 0);
+    ada.admit_service_call().map(drop).expect("the handle still counts");
 }
