@@ -4,10 +4,14 @@ use bytes::Bytes;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use super::capability::Capability;
+use super::ops::client::{
+    ADVERTISE, FETCH_ASSET, GET_PARAMETERS, SET_PARAMETERS, SUBSCRIBE, SUBSCRIBE_CONNECTION_GRAPH,
+    SUBSCRIBE_PARAMETER_UPDATES, UNADVERTISE, UNSUBSCRIBE, UNSUBSCRIBE_CONNECTION_GRAPH, UNSUBSCRIBE_PARAMETER_UPDATES,
+};
 use super::parameter::WireParameters;
-use super::server::Capability;
 use super::wire::{self, Reader, Text};
-use super::{DecodeError, Frame, FrameKind, Parameter, Schema, WireFormat, frame, parameter, server};
+use super::{DecodeError, Frame, FrameKind, Parameter, Schema, WireFormat, frame, ops, parameter};
 
 pub use super::service::ServiceCall;
 
@@ -247,33 +251,6 @@ impl TryFrom<WireChannel> for Channel {
     }
 }
 
-const SUBSCRIBE: &str = "subscribe";
-const UNSUBSCRIBE: &str = "unsubscribe";
-const ADVERTISE: &str = "advertise";
-const UNADVERTISE: &str = "unadvertise";
-const FETCH_ASSET: &str = "fetchAsset";
-const GET_PARAMETERS: &str = "getParameters";
-const SET_PARAMETERS: &str = "setParameters";
-const SUBSCRIBE_PARAMETER_UPDATES: &str = "subscribeParameterUpdates";
-const UNSUBSCRIBE_PARAMETER_UPDATES: &str = "unsubscribeParameterUpdates";
-const SUBSCRIBE_CONNECTION_GRAPH: &str = "subscribeConnectionGraph";
-const UNSUBSCRIBE_CONNECTION_GRAPH: &str = "unsubscribeConnectionGraph";
-
-/// Every op that a client may send.
-pub(super) const OPS: [&str; 11] = [
-    SUBSCRIBE,
-    UNSUBSCRIBE,
-    ADVERTISE,
-    UNADVERTISE,
-    FETCH_ASSET,
-    GET_PARAMETERS,
-    SET_PARAMETERS,
-    SUBSCRIBE_PARAMETER_UPDATES,
-    UNSUBSCRIBE_PARAMETER_UPDATES,
-    SUBSCRIBE_CONNECTION_GRAPH,
-    UNSUBSCRIBE_CONNECTION_GRAPH,
-];
-
 const OPCODE_SERVICE_CALL_REQUEST: u8 = 2;
 const OPCODE_PING: u8 = 4;
 const OPCODE_PING_ACK: u8 = 5;
@@ -467,7 +444,7 @@ impl ClientMessage {
             }
             SUBSCRIBE_CONNECTION_GRAPH => text.read().map(|_: IgnoredAny| Self::SubscribeConnectionGraph),
             UNSUBSCRIBE_CONNECTION_GRAPH => text.read().map(|_: IgnoredAny| Self::UnsubscribeConnectionGraph),
-            op => Err(wire::stray_op(op, &server::OPS)),
+            op => Err(wire::stray_op(op, &ops::server::ALL)),
         }
     }
 
