@@ -10,10 +10,11 @@ use futures_util::{FutureExt, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::listen::Event;
-use super::*;
-use crate::contract::EndReason;
-use crate::room::{Room, RoomEvent};
+use super::shared::Event;
+use super::{WebSocketRoom, WebSocketRoomBuilder, WebSocketSink, batch};
+use crate::contract::{EndReason, Progress};
+use crate::protocol::Frame;
+use crate::room::{Presence, Room, RoomEvent};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
