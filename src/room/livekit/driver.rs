@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::error::LiveKitError;
-use super::link::{self, Link};
+use super::link::{self, CONTROL, Link};
+use super::shared::{Connection, Event, Shared};
 use super::watch::Watch;
-use super::{CONTROL, Connection, Shared};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::participant::Attributes;
 use crate::room::byte_stream::ByteStreamInbox;
@@ -22,7 +22,7 @@ use crate::room::{Presence, RoomClosed, RoomEvent};
 /// Serves a room's connections, one at a time.
 pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
-    events: mpsc::Sender<RoomEvent<ByteStreamInbox>>,
+    events: mpsc::Sender<Event>,
     /// Streams of participants that the server hasn't reported as active yet: a stream may overtake that report.
     early: HashMap<ParticipantSid, ByteStreamReader>,
     /// Whether the SDK is reconnecting.
@@ -39,7 +39,7 @@ pub(super) enum Ended {
 }
 
 impl Driver {
-    pub(super) fn new(shared: Arc<Shared>, events: mpsc::Sender<RoomEvent<ByteStreamInbox>>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, events: mpsc::Sender<Event>) -> Self {
         Self { shared, events, early: HashMap::new(), resuming: false, quiet: None }
     }
 
@@ -191,7 +191,7 @@ impl Driver {
     }
 
     /// Emits an event. Waits while the session is behind, but not for a session that has ended.
-    async fn emit(&self, event: RoomEvent<ByteStreamInbox>) {
+    async fn emit(&self, event: Event) {
         let sent = self.shared.stop.run_until_cancelled(self.events.send(event)).await;
         if !matches!(sent, Some(Ok(()))) {
             tracing::debug!("nobody listens to the room any more");

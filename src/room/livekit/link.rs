@@ -7,12 +7,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::CONTROL;
 use super::error::LiveKitError;
 use super::options::LiveKitOptions;
 use crate::contract::Uplink;
 use crate::ids::ParticipantIdentity;
 use crate::room::byte_stream::ByteStreamSink;
+
+/// The topic of the streams in both directions.
+pub(super) const CONTROL: &str = "control";
 
 /// The topic of the stream that the room opens to itself.
 const PROBE: &str = "lanecast.probe";

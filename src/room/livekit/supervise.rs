@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Connection;
 use super::driver::{Driver, Ended, LostFor};
 use super::error::LiveKitError;
 use super::link::Link;
 use super::options::LiveKitOptions;
+use super::shared::Connection;
 use crate::room::RoomClosed;
 
 /// The first back-off, before up to half of it is subtracted at random.

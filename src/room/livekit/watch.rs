@@ -13,7 +13,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Shared, link};
+use super::link;
+use super::shared::Shared;
 use crate::contract::Uplink;
 
 /// How long nothing may move before the room sends a probe.

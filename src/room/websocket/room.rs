@@ -61,8 +61,8 @@ impl WebSocketRoom {
     }
 
     /// Closes the room and waits until every connection has ended. This takes at most the [close
-    /// time-out](super::WebSocketRoomBuilder::close_timeout), unless the session has stopped taking events. The stream of
-    /// events ends, and with it the session.
+    /// time-out](super::WebSocketRoomBuilder::close_timeout), unless the session has stopped taking events. The stream
+    /// of events ends, and with it the session.
     ///
     /// # Cancel safety
     /// The room closes once the future has been polled, even if the future is then dropped. Further calls wait for the

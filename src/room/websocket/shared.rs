@@ -1,5 +1,5 @@
-//! What the room, its listeners and its connections share: the settings, the directory of connections, and the channel of
-//! events to the session.
+//! What the room, its listeners and its connections share: the settings, the directory of connections, and the channel
+//! of events to the session.
 
 use std::fmt;
 use std::net::IpAddr;

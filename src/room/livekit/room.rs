@@ -1,0 +1,192 @@
+//! The room: a handle to the connection, and how a session uses it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_core::Stream;
+use tokio::sync::watch;
+use tokio_util::sync::DropGuard;
+
+use super::driver::Driver;
+use super::error::LiveKitError;
+use super::link::{self, Link};
+use super::options::LiveKitOptions;
+use super::shared::{Connection, Shared};
+use super::supervise::{self, Tokens};
+use crate::contract::{BroadcastRun, EndReason, Progress, Uplink};
+use crate::ids::ParticipantIdentity;
+use crate::participant::Participant;
+use crate::protocol::Frame;
+use crate::protocol::stream::MAX_STREAM_FRAME;
+use crate::room::byte_stream::{ByteStreamInbox, ByteStreamSink, ByteStreamSinkError, StreamLimits};
+use crate::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
+
+/// A LiveKit room as a [`Room`], of which this process is one participant. Clones are handles to the same room.
+///
+/// The room is left when the last handle is dropped, or by [`close`](Self::close).
+#[derive(Clone)]
+pub struct LiveKitRoom(Arc<Handle>);
+
+struct Handle {
+    shared: Arc<Shared>,
+    _stop: DropGuard,
+}
+
+impl LiveKitRoom {
+    /// Joins the room that `token` is for, on the server at `url`. If the connection is lost permanently, the session
+    /// ends with [`LiveKitError::Disconnected`]; after a stall that lasts [too long](LiveKitOptions::lost_after), with
+    /// [`LiveKitError::Stalled`].
+    ///
+    /// # Errors
+    /// [`LiveKitError`] if the token was refused, or no connection was established.
+    ///
+    /// # Cancel safety
+    /// If this future is dropped before it is done, the room is left again.
+    pub async fn connect(url: &str, token: &str, options: LiveKitOptions) -> Result<Self, LiveKitError> {
+        let link = Link::connect(url, token, &options).await?;
+        Ok(Self::start(link, options, None))
+    }
+
+    /// Joins a room as [`connect`](Self::connect) does, and connects again when the connection is lost permanently,
+    /// each time with a fresh token from `tokens`, until it succeeds. It waits half a second before the first attempt,
+    /// doubled up to 30 s, less up to half at random. The session stays with all its channels and handlers;
+    /// participants leave and come back.
+    ///
+    /// # Errors
+    /// [`LiveKitError`] if the first attempt fails, so that a wrong address or key shows at once. To wait for a server,
+    /// call this again.
+    ///
+    /// # Cancel safety
+    /// If this future is dropped before it is done, the room is left again.
+    pub async fn supervised<F, Fut, E>(url: &str, tokens: F, options: LiveKitOptions) -> Result<Self, LiveKitError>
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<String, E>> + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let tokens = Tokens::new(url, tokens);
+        let link = tokens.connect(&options).await?;
+        Ok(Self::start(link, options, Some(tokens)))
+    }
+
+    fn start(link: Link, options: LiveKitOptions, tokens: Option<Tokens>) -> Self {
+        let (shared, events) = Shared::new(options);
+        let shared = Arc::new(shared);
+        let stop = shared.stop.clone().drop_guard();
+        let mut driver = Driver::new(Arc::clone(&shared), events);
+        // Before anything can ask for the participants.
+        driver.take_over(&link);
+        tokio::spawn(supervise::run(driver, link, tokens));
+        Self(Arc::new(Handle { shared, _stop: stop }))
+    }
+
+    /// The official SDK's room, for functions that this crate doesn't offer; `None` while there is no connection. The
+    /// value changes when a [supervised](Self::supervised) room connects again.
+    #[must_use]
+    pub fn sdk(&self) -> Option<Arc<livekit::Room>> {
+        self.0.shared.link.load_full()
+    }
+
+    /// The state of the connection, and its changes.
+    #[must_use]
+    pub fn connection(&self) -> watch::Receiver<Connection> {
+        self.0.shared.connection.subscribe()
+    }
+
+    /// Leaves the room. The stream of events ends, and the session with it. Returns once the room is left, or after the
+    /// [close time-out](LiveKitOptions::close_timeout) even if the SDK hangs.
+    ///
+    /// # Cancel safety
+    /// The room is left once this future has been polled, even if it is dropped then. Further calls wait for the same
+    /// end.
+    pub async fn close(&self) {
+        self.0.shared.stop.cancel();
+        self.0.shared.stopped.cancelled().await;
+    }
+}
+
+impl Room for LiveKitRoom {
+    type Message = Frame;
+    type Sink = ByteStreamSink;
+    type Incoming = ByteStreamInbox;
+
+    fn events(&self) -> Option<impl Stream<Item = RoomEvent<ByteStreamInbox>> + Send + 'static> {
+        let listener = self.0.shared.take_listener()?;
+        Some(futures_util::stream::unfold(listener, |mut listener| async {
+            let event = listener.recv().await?;
+            Some((event, listener))
+        }))
+    }
+
+    fn participants(&self) -> Vec<Presence> {
+        self.0.shared.present().values().cloned().collect()
+    }
+
+    fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
+        self.0.shared.present().get(identity).cloned()
+    }
+
+    async fn open(&self, to: &Presence, progress: Progress) -> Result<ByteStreamSink, OpenError> {
+        let shared = &self.0.shared;
+        // A request to open a stream waits in the SDK without bound: none is made while the uplink is stalled.
+        let flowing = shared.stalled.subscribe().wait_for(|stalled| !stalled).await.is_ok();
+        let link = shared.link.load_full().filter(|_| flowing).ok_or(OpenError::NotPresent)?;
+        if !shared.is_present(to) {
+            return Err(OpenError::NotPresent);
+        }
+        let limits = StreamLimits { bytes: shared.options.stream_bytes };
+        let uplink = shared.uplink.clone();
+        let sink = move |writer| ByteStreamSink::new(writer, uplink, progress, limits);
+        let opening = link::open_control(link, &to.identity, sink, shared.uplink.clone());
+        let sink = opening.await.map_err(OpenError::transport)?;
+        // A stream goes to an identity, not to a connection: it may have reached a newer connection.
+        if !shared.is_present(to) {
+            sink.abandon("superseded").await;
+            return Err(OpenError::NotPresent);
+        }
+        Ok(sink)
+    }
+
+    fn uplink(&self) -> Option<Uplink> {
+        Some(self.0.shared.uplink.clone())
+    }
+
+    fn largest_message(&self) -> usize {
+        MAX_STREAM_FRAME
+    }
+
+    fn start_send_run(
+        sink: Pin<&mut ByteStreamSink>,
+        run: &BroadcastRun<'_, Frame>,
+    ) -> Result<usize, ByteStreamSinkError> {
+        sink.get_mut().start_send_frames(run.messages())
+    }
+
+    fn retire(
+        &self,
+        mut sink: ByteStreamSink,
+        _participant: &Participant<Frame>,
+        reason: EndReason,
+    ) -> Option<Goodbye> {
+        Some(Box::pin(async move {
+            if reason == EndReason::SessionClosed && sink.is_idle() {
+                if let Err(error) = futures_util::SinkExt::close(&mut sink).await {
+                    tracing::debug!(%error, "the end of a stream could not be sent");
+                }
+            } else {
+                sink.abandon(&reason.to_string()).await;
+            }
+        }))
+    }
+}
+
+impl std::fmt::Debug for LiveKitRoom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shared = &self.0.shared;
+        f.debug_struct("LiveKitRoom")
+            .field("connection", &*shared.connection.borrow())
+            .field("present", &shared.present().len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,89 @@
+//! What the room and its driver share: the settings, the participants, the connection and its state, and the channel of
+//! events to the session.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::error::LiveKitError;
+use super::options::LiveKitOptions;
+use crate::contract::Uplink;
+use crate::ids::ParticipantIdentity;
+use crate::room::byte_stream::ByteStreamInbox;
+use crate::room::{Presence, RoomEvent};
+
+pub(super) type Event = RoomEvent<ByteStreamInbox>;
+
+/// Capacity of the channel of events to the session; while it is full, the SDK's events wait.
+const EVENTS: usize = 256;
+
+/// The state of the connection to the server.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Connection {
+    /// The room is connected.
+    Up,
+    /// The SDK has lost the connection and tries to resume it.
+    Resuming,
+    /// The connection is lost; the next attempt to connect follows after a back-off.
+    Down {
+        /// Attempts to connect since the last connection that lasted more than 30 s, or since the first one.
+        attempts: u32,
+        /// Why the last attempt failed, or why the connection was lost.
+        error: Arc<LiveKitError>,
+    },
+    /// The room is closed.
+    Closed,
+}
+
+/// State that the room and its driver share.
+pub(super) struct Shared {
+    pub(super) options: LiveKitOptions,
+    pub(super) uplink: Uplink,
+    /// The participants that can receive. Locked for short look-ups only.
+    present: Mutex<HashMap<ParticipantIdentity, Presence>>,
+    pub(super) link: ArcSwapOption<livekit::Room>,
+    listener: Mutex<Option<mpsc::Receiver<Event>>>,
+    pub(super) connection: watch::Sender<Connection>,
+    /// Whether the session was told that the uplink is stalled.
+    pub(super) stalled: watch::Sender<bool>,
+    pub(super) stop: CancellationToken,
+    pub(super) stopped: CancellationToken,
+}
+
+impl Shared {
+    /// The state of a room that has just connected, and the sender of its events.
+    pub(super) fn new(options: LiveKitOptions) -> (Self, mpsc::Sender<Event>) {
+        let (events, listener) = mpsc::channel(EVENTS);
+        let this = Self {
+            options,
+            uplink: Uplink::new(),
+            present: Mutex::default(),
+            link: ArcSwapOption::empty(),
+            listener: Mutex::new(Some(listener)),
+            connection: watch::Sender::new(Connection::Up),
+            stalled: watch::Sender::new(false),
+            stop: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+        };
+        (this, events)
+    }
+
+    /// The receiver of events, for the first caller only.
+    pub(super) fn take_listener(&self) -> Option<mpsc::Receiver<Event>> {
+        self.listener.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(super) fn present(&self) -> MutexGuard<'_, HashMap<ParticipantIdentity, Presence>> {
+        // Nothing panics under the lock.
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this very connection of the participant can receive.
+    pub(super) fn is_present(&self, presence: &Presence) -> bool {
+        self.present().get(&presence.identity).is_some_and(|now| now.sid == presence.sid)
+    }
+}
