@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use super::error::LiveKitError;
 use super::link::{self, CONTROL, Link};
 use super::shared::{Connection, Event, Shared};
-use super::watch::Watch;
+use super::uplink_probe::UplinkProbe;
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::participant::Attributes;
 use crate::room::byte_stream::ByteStreamInbox;
@@ -27,7 +27,7 @@ pub(super) struct Driver {
     early: HashMap<ParticipantSid, ByteStreamReader>,
     /// Whether the SDK is reconnecting.
     resuming: bool,
-    /// Since when the watch has reported that nothing moves.
+    /// Since when the probe has reported that nothing moves.
     quiet: Option<Instant>,
 }
 
@@ -62,13 +62,13 @@ impl Driver {
 
     /// Serves a connection until it has ended.
     pub(super) async fn serve(&mut self, link: &mut Link) -> Ended {
-        let mut watch = Watch::start(Arc::clone(&self.shared), Arc::clone(&link.room));
+        let mut probe = UplinkProbe::start(Arc::clone(&self.shared), Arc::clone(&link.room));
         let stop = self.shared.stop.clone();
         let lost_after = self.shared.options.lost_after;
         loop {
             let event = tokio::select! {
                 () = stop.cancelled() => return Ended::Stopped,
-                quiet = watch.changed() => {
+                quiet = probe.changed() => {
                     self.quiet = quiet.then(Instant::now);
                     self.tell_uplink().await;
                     continue;
@@ -88,8 +88,8 @@ impl Driver {
                 }
                 SdkEvent::Reconnected => {
                     tracing::info!("the SDK has reconnected");
-                    // The bytes that the old watch wrote may have been lost with the connection.
-                    watch = Watch::start(Arc::clone(&self.shared), Arc::clone(&link.room));
+                    // The bytes that the old probe wrote may have been lost with the connection.
+                    probe = UplinkProbe::start(Arc::clone(&self.shared), Arc::clone(&link.room));
                     (self.resuming, self.quiet) = (false, None);
                     self.shared.connection.send_replace(Connection::Up);
                     self.tell_uplink().await;

@@ -63,7 +63,7 @@ mod shared;
 mod supervise;
 #[cfg(feature = "livekit-token")]
 mod token;
-mod watch;
+mod uplink_probe;
 
 pub use self::error::LiveKitError;
 pub use self::ids::NotLiveKitSid;
