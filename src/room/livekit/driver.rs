@@ -64,7 +64,7 @@ impl Driver {
     pub(super) async fn serve(&mut self, link: &mut Link) -> Ended {
         let mut probe = UplinkProbe::start(Arc::clone(&self.shared), Arc::clone(&link.room));
         let stop = self.shared.stop.clone();
-        let lost_after = self.shared.options.lost_after;
+        let lost_after = self.shared.config.lost_after;
         loop {
             let event = tokio::select! {
                 () = stop.cancelled() => return Ended::Stopped,
@@ -187,7 +187,7 @@ impl Driver {
 
     /// Wraps a participant's stream in an inbox with the room's limits.
     fn inbox(&self, reader: ByteStreamReader) -> ByteStreamInbox {
-        ByteStreamInbox::new(reader).with_limits(self.shared.options.limits.clone())
+        ByteStreamInbox::new(reader).with_limits(self.shared.config.limits.clone())
     }
 
     /// Emits an event. Waits while the session is behind, but not for a session that has ended.
@@ -200,7 +200,7 @@ impl Driver {
 
     /// Leaves the room, within the close time-out.
     pub(super) async fn leave(&self, link: &Link) {
-        link::leave(Arc::clone(&link.room), &self.shared.options).await;
+        link::leave(Arc::clone(&link.room), &self.shared.config).await;
     }
 }
 

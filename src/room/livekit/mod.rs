@@ -6,11 +6,11 @@
 //! advertises its version in the attribute `protocolVersion`.
 //!
 //! ```no_run
-//! use lanecast::room::livekit::{LiveKitOptions, LiveKitRoom};
+//! use lanecast::room::livekit::LiveKitRoom;
 //! use lanecast::telemetry::{Channel, Telemetry};
 //!
 //! # async fn run(url: &str, token: &str) -> Result<(), Box<dyn std::error::Error>> {
-//! let room = LiveKitRoom::connect(url, token, LiveKitOptions::default()).await?;
+//! let room = LiveKitRoom::builder(url).connect(token).await?;
 //! let telemetry = Telemetry::builder(room).name("rig-7").build()?;
 //! let speed = telemetry.advertise(Channel::new("/speed", "json")).await?;
 //! speed.publish(r#"{"kmh":42}"#).await?;
@@ -20,7 +20,7 @@
 //! # A stalled uplink and a stuck stream
 //! All streams leave through one reliable data channel, which the SDK stops filling while 2 MiB wait in it. The data
 //! channel is therefore an [uplink](crate::Uplink) that all participants share: while it is congested, publishers are
-//! held back and no participant is reset. If nothing moves for [`stall_after`](LiveKitOptions::stall_after), the
+//! held back and no participant is reset. If nothing moves for [`stall_after`](LiveKitRoomBuilder::stall_after), the
 //! session reports [`UplinkStalled`](crate::SessionEvent::UplinkStalled); it does so too while the SDK reconnects. A
 //! stream that doesn't move while others do is stuck on its own, and its participant is reset. To detect that while no
 //! other participant is being written to, the room keeps a stream to itself, which the server passes on to nobody, and
@@ -44,20 +44,20 @@
 //! |---|---|
 //! | the SDK reconnects and resumes | the uplink is stalled until then; the streams go on |
 //! | the SDK reconnects with a fresh connection | every participant leaves and comes back, and has to open a fresh stream to this host as well: whatever it writes to the old one is lost |
-//! | the connection is lost permanently, or takes nothing for [too long](LiveKitOptions::lost_after) | a room that was [connected](LiveKitRoom::connect) once ends the session with [`LiveKitError::Disconnected`] or [`LiveKitError::Stalled`]; in a [supervised](LiveKitRoom::supervised) room every participant leaves, and the room connects again |
+//! | the connection is lost permanently, or takes nothing for [too long](LiveKitRoomBuilder::lost_after) | a room that was [connected](LiveKitRoomBuilder::connect) once ends the session with [`LiveKitError::Disconnected`] or [`LiveKitError::Stalled`]; in a [supervised](LiveKitRoomBuilder::connect_supervised) room every participant leaves, and the room connects again |
 //! | another participant uses our identity, or the server removes us | the session ends, whether or not the room is supervised |
 //!
 //! # Limits
 //! This host's uplink carries each viewer's copy of a message, as each viewer has a stream of its own. A frame has at
-//! most 16 MiB, and a stream carries at most [4 GB](LiveKitOptions::stream_bytes), after which its participant is
+//! most 16 MiB, and a stream carries at most [4 GB](LiveKitRoomBuilder::stream_bytes), after which its participant is
 //! reset: readers of the official SDK give up a stream above 5 GB. Data that a participant sends waits without bound in
 //! the SDK until this room reads it.
 
+mod builder;
 mod driver;
 mod error;
 mod ids;
 mod link;
-mod options;
 mod room;
 mod shared;
 mod supervise;
@@ -65,10 +65,10 @@ mod supervise;
 mod token;
 mod uplink_probe;
 
+pub use self::builder::LiveKitRoomBuilder;
 pub use self::error::LiveKitError;
 pub use self::ids::NotLiveKitSid;
-pub use self::options::LiveKitOptions;
 pub use self::room::LiveKitRoom;
 pub use self::shared::Connection;
 #[cfg(feature = "livekit-token")]
-pub use self::token::{TokenError, mint_token};
+pub use self::token::{TokenError, TokenRequest};

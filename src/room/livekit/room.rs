@@ -1,6 +1,5 @@
 //! The room: a handle to the connection, and how a session uses it.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -9,10 +8,8 @@ use tokio::sync::watch;
 use tokio_util::sync::DropGuard;
 
 use super::driver::Driver;
-use super::error::LiveKitError;
 use super::link::{self, Link};
-use super::options::LiveKitOptions;
-use super::shared::{Connection, Shared};
+use super::shared::{Config, Connection, Shared};
 use super::supervise::{self, Tokens};
 use crate::contract::{BroadcastRun, EndReason, Progress, Uplink};
 use crate::ids::ParticipantIdentity;
@@ -34,44 +31,9 @@ struct Handle {
 }
 
 impl LiveKitRoom {
-    /// Joins the room that `token` is for, on the server at `url`. If the connection is lost permanently, the session
-    /// ends with [`LiveKitError::Disconnected`]; after a stall that lasts [too long](LiveKitOptions::lost_after), with
-    /// [`LiveKitError::Stalled`].
-    ///
-    /// # Errors
-    /// [`LiveKitError`] if the token was refused, or no connection was established.
-    ///
-    /// # Cancel safety
-    /// If this future is dropped before it is done, the room is left again.
-    pub async fn connect(url: &str, token: &str, options: LiveKitOptions) -> Result<Self, LiveKitError> {
-        let link = Link::connect(url, token, &options).await?;
-        Ok(Self::start(link, options, None))
-    }
-
-    /// Joins a room as [`connect`](Self::connect) does, and connects again when the connection is lost permanently,
-    /// each time with a fresh token from `tokens`, until it succeeds. It waits half a second before the first attempt,
-    /// doubled up to 30 s, less up to half at random. The session stays with all its channels and handlers;
-    /// participants leave and come back.
-    ///
-    /// # Errors
-    /// [`LiveKitError`] if the first attempt fails, so that a wrong address or key shows at once. To wait for a server,
-    /// call this again.
-    ///
-    /// # Cancel safety
-    /// If this future is dropped before it is done, the room is left again.
-    pub async fn supervised<F, Fut, E>(url: &str, tokens: F, options: LiveKitOptions) -> Result<Self, LiveKitError>
-    where
-        F: Fn() -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<String, E>> + Send + 'static,
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let tokens = Tokens::new(url, tokens);
-        let link = tokens.connect(&options).await?;
-        Ok(Self::start(link, options, Some(tokens)))
-    }
-
-    fn start(link: Link, options: LiveKitOptions, tokens: Option<Tokens>) -> Self {
-        let (shared, events) = Shared::new(options);
+    /// A room on a connection that has just been established. Without `tokens`, it isn't supervised.
+    pub(super) fn start(link: Link, config: Config, tokens: Option<Tokens>) -> Self {
+        let (shared, events) = Shared::new(config);
         let shared = Arc::new(shared);
         let stop = shared.stop.clone().drop_guard();
         let mut driver = Driver::new(Arc::clone(&shared), events);
@@ -82,7 +44,7 @@ impl LiveKitRoom {
     }
 
     /// The official SDK's room, for functions that this crate doesn't offer; `None` while there is no connection. The
-    /// value changes when a [supervised](Self::supervised) room connects again.
+    /// value changes when a [supervised](super::LiveKitRoomBuilder::connect_supervised) room connects again.
     #[must_use]
     pub fn sdk(&self) -> Option<Arc<livekit::Room>> {
         self.0.shared.link.load_full()
@@ -95,7 +57,7 @@ impl LiveKitRoom {
     }
 
     /// Leaves the room. The stream of events ends, and the session with it. Returns once the room is left, or after the
-    /// [close time-out](LiveKitOptions::close_timeout) even if the SDK hangs.
+    /// [close time-out](super::LiveKitRoomBuilder::close_timeout) even if the SDK hangs.
     ///
     /// # Cancel safety
     /// The room is left once this future has been polled, even if it is dropped then. Further calls wait for the same
@@ -135,7 +97,7 @@ impl Room for LiveKitRoom {
         if !shared.is_present(to) {
             return Err(OpenError::NotPresent);
         }
-        let limits = StreamLimits { bytes: shared.options.stream_bytes };
+        let limits = StreamLimits { bytes: shared.config.stream_bytes };
         let uplink = shared.uplink.clone();
         let sink = move |writer| ByteStreamSink::new(writer, uplink, progress, limits);
         let opening = link::open_control(link, &to.identity, sink, shared.uplink.clone());

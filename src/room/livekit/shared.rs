@@ -2,23 +2,65 @@
 //! events to the session.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::error::LiveKitError;
-use super::options::LiveKitOptions;
 use crate::contract::Uplink;
 use crate::ids::ParticipantIdentity;
 use crate::room::byte_stream::ByteStreamInbox;
-use crate::room::{Presence, RoomEvent};
+use crate::room::{PeerLimits, Presence, RoomEvent};
 
 pub(super) type Event = RoomEvent<ByteStreamInbox>;
 
+type Configure = Arc<dyn Fn(&mut livekit::RoomOptions) + Send + Sync>;
+
 /// Capacity of the channel of events to the session; while it is full, the SDK's events wait.
 const EVENTS: usize = 256;
+
+/// The settings of a room.
+#[derive(Clone)]
+pub(super) struct Config {
+    pub(super) connect_timeout: Duration,
+    pub(super) close_timeout: Duration,
+    pub(super) stall_after: Duration,
+    pub(super) lost_after: Duration,
+    pub(super) stream_bytes: u64,
+    pub(super) limits: PeerLimits,
+    pub(super) configure: Option<Configure>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(15),
+            close_timeout: Duration::from_secs(5),
+            stall_after: Duration::from_secs(1),
+            lost_after: Duration::from_secs(30),
+            stream_bytes: 4_000_000_000,
+            limits: PeerLimits::default(),
+            configure: None,
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("connect_timeout", &self.connect_timeout)
+            .field("close_timeout", &self.close_timeout)
+            .field("stall_after", &self.stall_after)
+            .field("lost_after", &self.lost_after)
+            .field("stream_bytes", &self.stream_bytes)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
 
 /// The state of the connection to the server.
 #[derive(Clone, Debug)]
@@ -41,7 +83,7 @@ pub enum Connection {
 
 /// State that the room and its driver share.
 pub(super) struct Shared {
-    pub(super) options: LiveKitOptions,
+    pub(super) config: Config,
     pub(super) uplink: Uplink,
     /// The participants that can receive. Locked for short look-ups only.
     present: Mutex<HashMap<ParticipantIdentity, Presence>>,
@@ -56,10 +98,10 @@ pub(super) struct Shared {
 
 impl Shared {
     /// The state of a room that has just connected, and the sender of its events.
-    pub(super) fn new(options: LiveKitOptions) -> (Self, mpsc::Sender<Event>) {
+    pub(super) fn new(config: Config) -> (Self, mpsc::Sender<Event>) {
         let (events, listener) = mpsc::channel(EVENTS);
         let this = Self {
-            options,
+            config,
             uplink: Uplink::new(),
             present: Mutex::default(),
             link: ArcSwapOption::empty(),

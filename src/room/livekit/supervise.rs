@@ -11,8 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::driver::{Driver, Ended, LostFor};
 use super::error::LiveKitError;
 use super::link::Link;
-use super::options::LiveKitOptions;
-use super::shared::Connection;
+use super::shared::{Config, Connection};
 use crate::room::RoomClosed;
 
 /// The first back-off, before up to half of it is subtracted at random.
@@ -30,7 +29,7 @@ pub(super) struct Tokens {
 }
 
 impl Tokens {
-    pub(super) fn new<F, Fut, E>(url: &str, mint: F) -> Self
+    pub(super) fn new<F, Fut, E>(url: String, mint: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<String, E>> + Send + 'static,
@@ -40,12 +39,12 @@ impl Tokens {
             let minted = mint();
             Box::pin(async move { minted.await.map_err(Into::into) })
         };
-        Self { url: url.to_owned(), mint: Box::new(mint) }
+        Self { url, mint: Box::new(mint) }
     }
 
-    pub(super) async fn connect(&self, options: &LiveKitOptions) -> Result<Link, LiveKitError> {
+    pub(super) async fn connect(&self, config: &Config) -> Result<Link, LiveKitError> {
         let token = (self.mint)().await.map_err(LiveKitError::Token)?;
-        Link::connect(&self.url, &token, options).await
+        Link::connect(&self.url, &token, config).await
     }
 }
 
@@ -80,7 +79,7 @@ pub(super) async fn run(mut driver: Driver, mut link: Link, tokens: Option<Token
             loop {
                 sleep(delay(attempts)).await;
                 attempts += 1;
-                match tokens.connect(&shared.options).await {
+                match tokens.connect(&shared.config).await {
                     Ok(link) => return link,
                     Err(error) => {
                         tracing::warn!(%error, attempts, "not connected to the room");

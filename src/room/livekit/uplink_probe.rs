@@ -32,7 +32,7 @@ impl UplinkProbe {
         let own = OwnStream { room, stream: Arc::default(), task: Mutex::new(None) };
         let task = tokio::spawn(async move {
             let alone = || shared.present().len() <= 1;
-            run(&shared.uplink, shared.options.stall_after, alone, |uplink| own.send(uplink), &tell).await;
+            run(&shared.uplink, shared.config.stall_after, alone, |uplink| own.send(uplink), &tell).await;
         });
         Self { stalled, _task: AbortOnDropHandle::new(task) }
     }
