@@ -29,15 +29,15 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Accepts connections until no more viewers are admitted, then waits for the connections to end. Those that no session
-/// has opened are ended at once, the others when the session releases them or when the room is closed.
+/// has opened are closed at once, the others when the session releases them or when the room is closed.
 pub(super) async fn run(shared: Arc<Shared>, listeners: Vec<Listener>) {
     // However this task ends, the callers that wait for the room to be closed are woken.
     let _stopped = shared.stopped.clone().drop_guard();
     join_all(listeners.into_iter().map(|listener| accept(&shared, listener))).await;
-    shared.directory.shut();
+    shared.directory.stop_admitting();
     shared.tasks.close();
     if shared.stop.run_until_cancelled(shared.tasks.wait()).await.is_none() {
-        shared.directory.end_all();
+        shared.directory.close_all();
         // Nothing may wait for events that no session will ever take.
         drop(shared.take_listener());
         shared.tasks.wait().await;
@@ -50,11 +50,11 @@ async fn accept(shared: &Arc<Shared>, listener: Listener) {
     let on_loopback = listener.address.ip().to_canonical().is_loopback();
     let mut rest = FIRST_REST;
     let mut told: Option<Instant> = None;
-    while let Some(accepted) = shared.shut.run_until_cancelled(listener.socket.accept()).await {
+    while let Some(accepted) = shared.stop_admitting.run_until_cancelled(listener.socket.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
                 rest = FIRST_REST;
-                admit(shared, stream, Visit { peer, on_loopback });
+                start_handshake(shared, stream, Visit { peer, on_loopback });
             }
             Err(error) if is_of_one_connection(&error) => tracing::debug!(%error, "a connection ended in the queue"),
             Err(error) => {
@@ -63,7 +63,7 @@ async fn accept(shared: &Arc<Shared>, listener: Listener) {
                     tracing::warn!(%error, "no connection can be accepted; trying again within a second");
                     told = Some(Instant::now());
                 }
-                shared.shut.run_until_cancelled(sleep(rest)).await;
+                shared.stop_admitting.run_until_cancelled(sleep(rest)).await;
                 rest = (rest * 2).min(LONGEST_REST);
             }
         }
@@ -76,11 +76,11 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-fn admit(shared: &Arc<Shared>, stream: TcpStream, visit: Visit) {
+fn start_handshake(shared: &Arc<Shared>, stream: TcpStream, visit: Visit) {
     let peer = visit.peer;
     let full = match shared.places.take(peer.ip()) {
         Ok(place) => {
-            shared.tasks.spawn(welcome(Arc::clone(shared), stream, visit, place));
+            shared.tasks.spawn(perform_handshake(Arc::clone(shared), stream, visit, place));
             return;
         }
         Err(full) => full,
@@ -104,11 +104,11 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, visit: Visit) {
 async fn refuse(shared: &Shared, stream: &TcpStream, rejection: &Rejection) {
     let answer = timeout(shared.config.close_timeout, rejection.answer(stream));
     // When the time is up, the viewer keeps what it has got of the answer.
-    let _ = shared.shut.run_until_cancelled(answer).await;
+    let _ = shared.stop_admitting.run_until_cancelled(answer).await;
 }
 
 /// Takes a connection through the handshake, and spawns its reading task, whose future is a lot smaller than this one.
-async fn welcome(shared: Arc<Shared>, stream: TcpStream, visit: Visit, place: Place) {
+async fn perform_handshake(shared: Arc<Shared>, stream: TcpStream, visit: Visit, place: Place) {
     let peer = visit.peer;
     if let Err(error) = prepare(&shared.config, &stream) {
         tracing::debug!(%peer, %error, "a connection can't be prepared");
@@ -118,7 +118,7 @@ async fn welcome(shared: Arc<Shared>, stream: TcpStream, visit: Visit, place: Pl
     let config = &shared.config;
     let handshake = upgrade(&stream, visit, &config.policy, |request| config.admit(request, &name));
     let handshake = timeout(shared.config.handshake_timeout, handshake);
-    let outcome = match shared.shut.run_until_cancelled(handshake).await {
+    let outcome = match shared.stop_admitting.run_until_cancelled(handshake).await {
         Some(Ok(outcome)) => outcome,
         Some(Err(_)) => Err(Rejection::timed_out().into()),
         None => return,

@@ -69,10 +69,10 @@
 mod batch;
 mod bind;
 mod builder;
+mod close_reason;
 mod connection;
 mod decode;
 mod directory;
-mod farewell;
 mod inbox;
 mod listen;
 mod names;

@@ -123,7 +123,7 @@ impl Rejection {
             answer += content;
         }
         if socket::write_all(stream, answer.as_bytes()).await.is_ok() {
-            socket::finish(stream);
+            socket::shut_down_write(stream);
             socket::drain(stream).await;
         }
     }

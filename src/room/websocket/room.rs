@@ -82,13 +82,13 @@ impl Room for WebSocketRoom {
         let shared = &self.0.shared;
         let events = shared.take_listener()?;
         // The guard is dropped with the stream: a room without a session admits no viewers.
-        let listener = (events, shared.stopped.clone(), shared.shut.clone().drop_guard());
-        Some(futures_util::stream::unfold(listener, |(mut events, stopped, shut)| async {
+        let listener = (events, shared.stopped.clone(), shared.stop_admitting.clone().drop_guard());
+        Some(futures_util::stream::unfold(listener, |(mut events, stopped, stop_admitting)| async {
             let event = match stopped.run_until_cancelled(events.recv()).await {
                 Some(event) => event?,
                 None => events.try_recv().ok()?,
             };
-            Some((event, (events, stopped, shut)))
+            Some((event, (events, stopped, stop_admitting)))
         }))
     }
 
@@ -123,6 +123,6 @@ impl Room for WebSocketRoom {
     }
 
     fn retire(&self, sink: WebSocketSink, _participant: &Participant<Frame>, reason: EndReason) -> Option<Goodbye> {
-        Some(sink.part(reason))
+        Some(sink.close_with(reason))
     }
 }

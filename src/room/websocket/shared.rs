@@ -90,7 +90,7 @@ pub(super) struct Shared {
     /// Cancelled to close the room.
     pub(super) stop: CancellationToken,
     /// Cancelled when no more viewers are admitted; with `stop` at the latest.
-    pub(super) shut: CancellationToken,
+    pub(super) stop_admitting: CancellationToken,
     /// Cancelled when every connection has ended.
     pub(super) stopped: CancellationToken,
     pub(super) tasks: TaskTracker,
@@ -107,7 +107,7 @@ impl Shared {
             directory: Directory::default(),
             events,
             listener: Mutex::new(Some(listener)),
-            shut: stop.child_token(),
+            stop_admitting: stop.child_token(),
             stop,
             stopped: CancellationToken::new(),
             tasks: TaskTracker::new(),
