@@ -164,7 +164,7 @@ impl Driver {
     }
 
     /// Removes all participants, because the connection is gone.
-    pub(super) async fn lose_all(&mut self, error: LostFor) {
+    pub(super) async fn remove_all(&mut self, loss: Loss) {
         self.shared.link.store(None);
         self.early.clear();
         let present = std::mem::take(&mut *self.shared.present());
@@ -173,7 +173,7 @@ impl Driver {
         }
         (self.resuming, self.quiet) = (false, None);
         self.tell_uplink().await;
-        if let LostFor::Good(closed) = error {
+        if let Loss::Final(closed) = loss {
             self.emit(RoomEvent::Closed(closed)).await;
         }
     }
@@ -205,10 +205,11 @@ impl Driver {
 }
 
 /// Whether the room goes on after a lost connection.
-pub(super) enum LostFor {
+pub(super) enum Loss {
     /// Another connection will follow.
-    Now,
-    Good(RoomClosed),
+    Temporary,
+    /// The session ends with this.
+    Final(RoomClosed),
 }
 
 /// The presence of a viewer that can receive.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::driver::{Driver, Ended, LostFor};
+use super::driver::{Driver, Ended, Loss};
 use super::error::LiveKitError;
 use super::link::Link;
 use super::shared::{Config, Connection};
@@ -65,7 +65,7 @@ pub(super) async fn run(mut driver: Driver, mut link: Link, tokens: Option<Token
         };
         tracing::warn!(error = %lost, "the room is lost");
         let Some(tokens) = tokens.as_ref().filter(|_| !lost.is_final()) else {
-            driver.lose_all(LostFor::Good(RoomClosed::new(lost))).await;
+            driver.remove_all(Loss::Final(RoomClosed::new(lost))).await;
             driver.leave(&link).await;
             break;
         };
@@ -73,7 +73,7 @@ pub(super) async fn run(mut driver: Driver, mut link: Link, tokens: Option<Token
             attempts = 0;
         }
         shared.connection.send_replace(Connection::Down { attempts, error: Arc::new(lost) });
-        driver.lose_all(LostFor::Now).await;
+        driver.remove_all(Loss::Temporary).await;
         driver.leave(&link).await;
         let again = async {
             loop {
