@@ -106,14 +106,14 @@ pub struct UnsubscribeChannels {
     pub channel_ids: Vec<u64>,
 }
 
-/// Asks for a [pong](server::Pong).
+/// Asks for a [pong](super::server::Pong).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ping {
     /// Timestamp of the client. The pong repeats it unchanged.
     pub app_timestamp: u64,
 }
 
-/// Answers a [pong](server::Pong).
+/// Answers a [pong](super::server::Pong).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PingAck {
     /// The server's time from the pong, in milliseconds since the epoch.

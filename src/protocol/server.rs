@@ -180,8 +180,8 @@ pub struct Time {
     pub timestamp_ns: u64,
 }
 
-/// Answers a [ping](client::Ping) and asks for a [ping ack](client::PingAck). So each side measures a round trip with
-/// its own clock.
+/// Answers a [ping](super::client::Ping) and asks for a [ping ack](super::client::PingAck). So each side measures a
+/// round trip with its own clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pong {
     /// The timestamp of the ping, unchanged.

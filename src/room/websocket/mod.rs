@@ -1,8 +1,8 @@
 //! A room over WebSockets: a server on one or more TCP addresses.
 //!
-//! Each viewer has one connection, with one stream in each direction: a [`Frame`] is a message, text or binary. The
-//! viewer offers dialects as WebSocket subprotocols, and the server chooses the best of them. The embedder's
-//! [hook](WebSocketRoomBuilder::on_upgrade) determines the viewer's identity.
+//! Each viewer has one connection, with one stream in each direction: a [`Frame`](crate::protocol::Frame) is a message,
+//! text or binary. The viewer offers dialects as WebSocket subprotocols, and the server chooses the best of them. The
+//! embedder's [hook](WebSocketRoomBuilder::on_upgrade) determines the viewer's identity.
 //!
 //! # How connections end
 //! | what happened | close code |
