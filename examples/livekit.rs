@@ -10,7 +10,7 @@ use std::env;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use lanecast::room::livekit::{LiveKitOptions, LiveKitRoom};
+use lanecast::room::livekit::LiveKitRoom;
 use lanecast::telemetry::{Channel, Schema, Telemetry};
 
 const TEMPERATURE: &str = r#"{ "type": "object", "properties": { "celsius": { "type": "number" } } }"#;
@@ -18,8 +18,8 @@ const TEMPERATURE: &str = r#"{ "type": "object", "properties": { "celsius": { "t
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let (url, token) = (env::var("LIVEKIT_URL")?, env::var("LIVEKIT_TOKEN")?);
-    // With `supervised` instead of `connect`, the room is joined again, with a new token, when the connection is lost.
-    let room = LiveKitRoom::connect(&url, &token, LiveKitOptions::default()).await?;
+    // With `connect_supervised` instead, the room is joined again, with a new token, when the connection is lost.
+    let room = LiveKitRoom::builder(url).connect(&token).await?;
     let telemetry = Telemetry::builder(room.clone()).name("example").build()?;
 
     let schema = Schema::new("Temperature", "jsonschema", TEMPERATURE);

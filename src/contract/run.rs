@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_sink::Sink;
 
-use crate::contract::Message;
+use crate::contract::message::Message;
 use crate::contract::topic::SubscriptionTag;
 
 /// Consecutive broadcasts that go to a participant by the same subscription, or that all go to everybody. Other

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::wire::{self, Text};
-use super::{DecodeError, Frame, Schema, SchemaTable};
+use super::{DecodeError, Frame, Schema, SchemaTable, ops};
 
 /// Announces channels.
 ///
@@ -39,8 +39,6 @@ pub struct Channel {
     /// `None`.
     pub schema: Option<Arc<Schema>>,
 }
-
-pub(super) const OP: &str = "advertise";
 
 #[derive(Serialize)]
 struct WireAdvertise<'a> {
@@ -172,7 +170,10 @@ impl<'a> Described<'a> {
 fn encode_piece(channels: &[Described<'_>]) -> Frame {
     let schemas: BTreeMap<_, _> = channels.iter().filter_map(|channel| channel.schema).collect();
     let schemas = schemas.into_iter().map(WireSchema::from).collect();
-    wire::text(OP, &WireAdvertise { schemas, channels: channels.iter().map(|each| each.channel.clone()).collect() })
+    wire::text(
+        ops::server::ADVERTISE,
+        &WireAdvertise { schemas, channels: channels.iter().map(|each| each.channel.clone()).collect() },
+    )
 }
 
 /// Length of `value` as JSON, in bytes. The JSON is only counted, not stored.

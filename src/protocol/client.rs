@@ -4,10 +4,14 @@ use bytes::Bytes;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
+use super::capability::Capability;
+use super::ops::client::{
+    ADVERTISE, FETCH_ASSET, GET_PARAMETERS, SET_PARAMETERS, SUBSCRIBE, SUBSCRIBE_CONNECTION_GRAPH,
+    SUBSCRIBE_PARAMETER_UPDATES, UNADVERTISE, UNSUBSCRIBE, UNSUBSCRIBE_CONNECTION_GRAPH, UNSUBSCRIBE_PARAMETER_UPDATES,
+};
 use super::parameter::WireParameters;
-use super::server::Capability;
 use super::wire::{self, Reader, Text};
-use super::{DecodeError, Frame, FrameKind, Parameter, Schema, WireFormat, frame, parameter, server};
+use super::{DecodeError, Frame, FrameKind, Parameter, Schema, WireFormat, frame, ops, parameter};
 
 pub use super::service::ServiceCall;
 
@@ -102,14 +106,14 @@ pub struct UnsubscribeChannels {
     pub channel_ids: Vec<u64>,
 }
 
-/// Asks for a [pong](server::Pong).
+/// Asks for a [pong](super::server::Pong).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ping {
     /// Timestamp of the client. The pong repeats it unchanged.
     pub app_timestamp: u64,
 }
 
-/// Answers a [pong](server::Pong).
+/// Answers a [pong](super::server::Pong).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PingAck {
     /// The server's time from the pong, in milliseconds since the epoch.
@@ -246,33 +250,6 @@ impl TryFrom<WireChannel> for Channel {
         Ok(Self { id: wire.id, topic: wire.topic, encoding: wire.encoding, schema })
     }
 }
-
-const SUBSCRIBE: &str = "subscribe";
-const UNSUBSCRIBE: &str = "unsubscribe";
-const ADVERTISE: &str = "advertise";
-const UNADVERTISE: &str = "unadvertise";
-const FETCH_ASSET: &str = "fetchAsset";
-const GET_PARAMETERS: &str = "getParameters";
-const SET_PARAMETERS: &str = "setParameters";
-const SUBSCRIBE_PARAMETER_UPDATES: &str = "subscribeParameterUpdates";
-const UNSUBSCRIBE_PARAMETER_UPDATES: &str = "unsubscribeParameterUpdates";
-const SUBSCRIBE_CONNECTION_GRAPH: &str = "subscribeConnectionGraph";
-const UNSUBSCRIBE_CONNECTION_GRAPH: &str = "unsubscribeConnectionGraph";
-
-/// Every op that a client may send.
-pub(super) const OPS: [&str; 11] = [
-    SUBSCRIBE,
-    UNSUBSCRIBE,
-    ADVERTISE,
-    UNADVERTISE,
-    FETCH_ASSET,
-    GET_PARAMETERS,
-    SET_PARAMETERS,
-    SUBSCRIBE_PARAMETER_UPDATES,
-    UNSUBSCRIBE_PARAMETER_UPDATES,
-    SUBSCRIBE_CONNECTION_GRAPH,
-    UNSUBSCRIBE_CONNECTION_GRAPH,
-];
 
 const OPCODE_SERVICE_CALL_REQUEST: u8 = 2;
 const OPCODE_PING: u8 = 4;
@@ -467,7 +444,7 @@ impl ClientMessage {
             }
             SUBSCRIBE_CONNECTION_GRAPH => text.read().map(|_: IgnoredAny| Self::SubscribeConnectionGraph),
             UNSUBSCRIBE_CONNECTION_GRAPH => text.read().map(|_: IgnoredAny| Self::UnsubscribeConnectionGraph),
-            op => Err(wire::stray_op(op, &server::OPS)),
+            op => Err(wire::stray_op(op, &ops::server::ALL)),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::server::Capability;
+use super::capability::Capability;
 
 /// Maximum number of characters that an error quotes of a peer's text.
 const EXCERPT: usize = 64;

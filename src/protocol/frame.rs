@@ -126,7 +126,7 @@ impl Frame {
 
     /// Offset of the subscription id in the v1 head; `None` if the frame is not message data.
     #[cfg(feature = "websocket")]
-    pub(crate) fn subscription_place(&self) -> Option<usize> {
+    pub(crate) fn subscription_id_offset(&self) -> Option<usize> {
         (usize::from(self.head_len) == MESSAGE_DATA_HEAD).then_some(1)
     }
 

@@ -28,10 +28,12 @@
 //! ```
 
 mod advertise;
+mod capability;
 pub mod client;
 mod error;
 mod format;
 mod frame;
+mod ops;
 mod parameter;
 mod schema;
 pub mod server;

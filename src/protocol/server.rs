@@ -6,11 +6,16 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use super::ops::server::{
+    ADVERTISE, ADVERTISE_SERVICES, CONNECTION_GRAPH_UPDATE, PARAMETER_VALUES, REMOVE_STATUS, SERVER_INFO,
+    SERVICE_CALL_FAILURE, STATUS, UNADVERTISE, UNADVERTISE_SERVICES,
+};
 use super::parameter::WireParameters;
 use super::wire::{self, Reader, Text};
-use super::{DecodeError, Frame, FrameKind, Parameter, WireFormat, advertise, client, frame, parameter, service};
+use super::{DecodeError, Frame, FrameKind, Parameter, WireFormat, frame, ops, parameter};
 
 pub use super::advertise::{Advertise, Channel};
+pub use super::capability::Capability;
 pub use super::service::{AdvertiseServices, Service, ServiceCall, ServiceSchema};
 
 /// A message from a server to a client.
@@ -69,52 +74,6 @@ pub struct ServerInfo {
     /// Distinguishes one run of the server from the next.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
-}
-
-/// Something that a server can do beyond sending messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub enum Capability {
-    /// Clients may publish.
-    ClientPublish,
-    /// Clients may read and set parameters.
-    Parameters,
-    /// Clients may subscribe to changes of parameters.
-    ParametersSubscribe,
-    /// The server sends its time.
-    Time,
-    /// Clients may call services.
-    Services,
-    /// Clients may subscribe to the connection graph.
-    ConnectionGraph,
-    /// Clients may fetch assets.
-    Assets,
-}
-
-impl Capability {
-    /// Every capability.
-    pub(super) const ALL: [Self; 7] = [
-        Self::ClientPublish,
-        Self::Parameters,
-        Self::ParametersSubscribe,
-        Self::Time,
-        Self::Services,
-        Self::ConnectionGraph,
-        Self::Assets,
-    ];
-
-    /// The predicate of a sentence about a server without this capability.
-    pub(super) fn absence(self) -> &'static str {
-        match self {
-            Self::ClientPublish => "takes no messages from viewers",
-            Self::Parameters | Self::ParametersSubscribe => "has no parameters",
-            Self::Time => "doesn't send its time",
-            Self::Services => "has no services",
-            Self::ConnectionGraph => "shows no connection graph",
-            Self::Assets => "has no assets",
-        }
-    }
 }
 
 /// Leaves out unknown capabilities: they are of no use here, and a newer peer must not be refused for them.
@@ -221,8 +180,8 @@ pub struct Time {
     pub timestamp_ns: u64,
 }
 
-/// Answers a [ping](client::Ping) and asks for a [ping ack](client::PingAck). So each side measures a round trip with
-/// its own clock.
+/// Answers a [ping](super::client::Ping) and asks for a [ping ack](super::client::PingAck). So each side measures a
+/// round trip with its own clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pong {
     /// The timestamp of the ping, unchanged.
@@ -320,29 +279,6 @@ pub struct AdvertisedService {
     pub provider_ids: Vec<String>,
 }
 
-const SERVER_INFO: &str = "serverInfo";
-const STATUS: &str = "status";
-const REMOVE_STATUS: &str = "removeStatus";
-const UNADVERTISE: &str = "unadvertise";
-const UNADVERTISE_SERVICES: &str = "unadvertiseServices";
-const SERVICE_CALL_FAILURE: &str = "serviceCallFailure";
-const PARAMETER_VALUES: &str = "parameterValues";
-const CONNECTION_GRAPH_UPDATE: &str = "connectionGraphUpdate";
-
-/// Every op that a server may send.
-pub(super) const OPS: [&str; 10] = [
-    SERVER_INFO,
-    STATUS,
-    REMOVE_STATUS,
-    advertise::OP,
-    UNADVERTISE,
-    service::OP,
-    UNADVERTISE_SERVICES,
-    SERVICE_CALL_FAILURE,
-    PARAMETER_VALUES,
-    CONNECTION_GRAPH_UPDATE,
-];
-
 const OPCODE_TIME: u8 = 2;
 const OPCODE_SERVICE_CALL_RESPONSE: u8 = 3;
 const OPCODE_FETCH_ASSET_RESPONSE: u8 = 4;
@@ -432,9 +368,9 @@ impl ServerMessage {
             SERVER_INFO => text.read().map(Self::ServerInfo),
             STATUS => text.read().map(Self::Status),
             REMOVE_STATUS => text.read().map(Self::RemoveStatus),
-            advertise::OP => Advertise::decode(&text, faults).map(Self::Advertise),
+            ADVERTISE => Advertise::decode(&text, faults).map(Self::Advertise),
             UNADVERTISE => text.read().map(Self::Unadvertise),
-            service::OP => AdvertiseServices::decode(&text, faults).map(Self::AdvertiseServices),
+            ADVERTISE_SERVICES => AdvertiseServices::decode(&text, faults).map(Self::AdvertiseServices),
             UNADVERTISE_SERVICES => text.read().map(Self::UnadvertiseServices),
             SERVICE_CALL_FAILURE => text.read().map(Self::ServiceCallFailure),
             PARAMETER_VALUES => {
@@ -442,7 +378,7 @@ impl ServerMessage {
                 Ok(Self::ParameterValues(ParameterValues { id, parameters }))
             }
             CONNECTION_GRAPH_UPDATE => text.read().map(Self::ConnectionGraphUpdate),
-            op => Err(wire::stray_op(op, &client::OPS)),
+            op => Err(wire::stray_op(op, &ops::client::ALL)),
         }
     }
 

@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use super::wire::{self, Reader};
-use super::{DecodeError, Frame, Schema};
+use super::{DecodeError, Frame, Schema, ops};
 
 /// Announces services.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,8 +58,6 @@ pub struct ServiceCall {
     pub payload: Bytes,
 }
 
-pub(super) const OP: &str = "advertiseServices";
-
 #[derive(Serialize)]
 struct WireServices<'a> {
     services: Vec<WireService<'a>>,
@@ -105,7 +103,7 @@ impl AdvertiseServices {
                 response_schema,
             }
         });
-        wire::text(OP, &WireServices { services: services.collect() })
+        wire::text(ops::server::ADVERTISE_SERVICES, &WireServices { services: services.collect() })
     }
 
     pub(super) fn decode(text: &wire::Text<'_>, faults: &mut Vec<DecodeError>) -> Result<Self, DecodeError> {

@@ -25,6 +25,7 @@
 //! A model proves something only if it fails without the ordering it is about. [`Weaken`] removes that ordering below
 //! the code under test, which stays unchanged: fences do nothing, or a claim orders nothing.
 
+mod hidden;
 mod map;
 mod notify;
 mod once;
@@ -47,21 +48,3 @@ pub(crate) use self::set::SkipSet;
 pub(crate) use self::swap::ArcSwap;
 pub(crate) use self::waker::AtomicWaker;
 pub(crate) use self::weaken::{AtomicBool, AtomicU64, AtomicUsize, fence};
-
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// Data that loom doesn't see. The mutex is never contended, because loom switches threads only at its own operations.
-#[derive(Debug, Default)]
-struct Hidden<T>(Mutex<T>);
-
-impl<T> Hidden<T> {
-    fn new(data: T) -> Self {
-        Self(Mutex::new(data))
-    }
-
-    /// Locks the data. The caller must not do any loom operation while it holds the guard.
-    fn get(&self) -> MutexGuard<'_, T> {
-        // A failing model unwinds every thread. Nothing reads the data after that, so poisoning is ignored.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}

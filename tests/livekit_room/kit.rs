@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use lanecast::protocol::stream::StreamDecoder;
 use lanecast::protocol::{ClientMessage, Frame, ServerMessage, WireFormat};
-use lanecast::room::livekit::{LiveKitOptions, LiveKitRoom, mint_token};
+use lanecast::room::livekit::{LiveKitRoom, LiveKitRoomBuilder, TokenRequest};
 use lanecast::session::Who;
 use lanecast::{EndReason, Events, ParticipantIdentity, Session, SessionEvent};
 use livekit::data_stream::api::{ByteStreamReader, ByteStreamWriter, StreamByteOptions, StreamWriter};
@@ -51,16 +51,20 @@ impl Server {
 
     pub(crate) fn token(&self, identity: &str) -> String {
         let identity: ParticipantIdentity = identity.parse().expect("a test's identity is well-formed");
-        mint_token(&self.key, &self.secret, &self.room, &identity, HOUR).expect("the key is not empty")
+        let Self { key, secret, room, .. } = self;
+        let request = TokenRequest { key, secret, room, identity: &identity, valid_for: HOUR };
+        request.mint().expect("the key is not empty")
     }
 
-    /// Connects to the room as the device, with the default options.
+    /// Connects to the room as the device, with the default settings.
     pub(crate) async fn device(&self) -> LiveKitRoom {
-        self.device_with(LiveKitOptions::default()).await
+        self.device_with(|room| room).await
     }
 
-    pub(crate) async fn device_with(&self, options: LiveKitOptions) -> LiveKitRoom {
-        within(LiveKitRoom::connect(&self.url, &self.token(DEVICE), options)).await.expect("the server is there")
+    /// Connects to the room as the device, with what `set` changes in the default settings.
+    pub(crate) async fn device_with(&self, set: impl FnOnce(LiveKitRoomBuilder) -> LiveKitRoomBuilder) -> LiveKitRoom {
+        let builder = set(LiveKitRoom::builder(&self.url));
+        within(builder.connect(&self.token(DEVICE))).await.expect("the server is there")
     }
 
     /// Viewers `v0`, `v1` and so on, which connect at once.

@@ -142,10 +142,9 @@ async fn a_ping_is_answered_and_its_round_trip_measured() {
 /// stream. Streams on other topics are ignored.
 #[tokio::test(flavor = "multi_thread")]
 async fn garbage_ends_the_stream_and_is_reported() {
-    use lanecast::room::livekit::LiveKitOptions;
     use livekit::data_stream::api::StreamWriter;
     let Some(server) = Server::of_environment() else { return };
-    let room = server.device_with(LiveKitOptions::default()).await;
+    let room = server.device().await;
     let telemetry = Telemetry::builder(room.clone()).build().expect("the settings make sense");
     let viewer = server.viewer("ada").await;
     messages(&viewer, 1).await;
@@ -167,9 +166,8 @@ async fn garbage_ends_the_stream_and_is_reported() {
 /// A stream that has reached its byte limit is followed by a fresh one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_at_its_byte_limit_is_followed_by_a_fresh_one() {
-    use lanecast::room::livekit::LiveKitOptions;
     let Some(server) = Server::of_environment() else { return };
-    let room = server.device_with(LiveKitOptions::default().stream_bytes(100_000)).await;
+    let room = server.device_with(|room| room.stream_bytes(100_000)).await;
     let telemetry = Telemetry::builder(room.clone()).build().expect("the settings make sense");
     let viewer = server.viewer("ada").await;
     joined(telemetry.session(), 1).await;

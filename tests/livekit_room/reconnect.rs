@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lanecast::protocol::client::{ChannelRequest, SubscribeChannels};
 use lanecast::protocol::{ClientMessage, ServerMessage};
-use lanecast::room::livekit::{Connection, LiveKitOptions, LiveKitRoom};
+use lanecast::room::livekit::{Connection, LiveKitRoom};
 use lanecast::telemetry::{Channel, Telemetry};
 use lanecast::{Session, SessionEvent};
 use livekit::SimulateScenario;
@@ -146,9 +146,9 @@ async fn a_server_that_dies_under_load_is_noticed() {
         let server = server.clone();
         move || std::future::ready(Ok::<_, Infallible>(server.token("device")))
     };
-    let options = LiveKitOptions::default().connect_timeout(Duration::from_secs(5));
-    let options = options.lost_after(Duration::from_secs(5)).close_timeout(Duration::from_secs(2));
-    let room = within(LiveKitRoom::supervised(&server.url, tokens, options)).await.expect("the server is there");
+    let builder = LiveKitRoom::builder(&server.url).connect_timeout(Duration::from_secs(5));
+    let builder = builder.lost_after(Duration::from_secs(5)).close_timeout(Duration::from_secs(2));
+    let room = within(builder.connect_supervised(tokens)).await.expect("the server is there");
     let mut connection = room.connection();
     let session = Session::builder(room.clone()).build().expect("the settings make sense");
     let _viewers = server.viewers(3).await;

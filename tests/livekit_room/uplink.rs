@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lanecast::room::livekit::{Connection, LiveKitError, LiveKitOptions, LiveKitRoom};
+use lanecast::room::livekit::{Connection, LiveKitError, LiveKitRoom, TokenRequest};
 use lanecast::telemetry::{Channel, Telemetry};
 use lanecast::{Session, SessionEvent};
 use tokio::time::{Instant, timeout};
@@ -59,7 +59,7 @@ async fn a_congested_uplink_holds_publishers_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn closing_does_not_wait_for_a_server_that_hangs() {
     let Some(own) = OwnServer::start().await else { return };
-    let room = own.server.device_with(LiveKitOptions::default().close_timeout(Duration::from_secs(2))).await;
+    let room = own.server.device_with(|room| room.close_timeout(Duration::from_secs(2))).await;
     let session = Session::builder(room.clone()).build().expect("the settings make sense");
     let _viewer = own.server.viewer("ada").await;
     joined(&session, 1).await;
@@ -89,8 +89,8 @@ async fn a_supervised_room_outlives_its_server() {
             async move { Ok::<_, std::convert::Infallible>(token) }
         }
     };
-    let options = LiveKitOptions::default().connect_timeout(Duration::from_secs(5));
-    let room = within(LiveKitRoom::supervised(&server.url, tokens, options)).await.expect("the server is there");
+    let builder = LiveKitRoom::builder(&server.url).connect_timeout(Duration::from_secs(5));
+    let room = within(builder.connect_supervised(tokens)).await.expect("the server is there");
     let mut connection = room.connection();
     let telemetry = Telemetry::builder(room.clone()).build().expect("the settings make sense");
     let speed = telemetry.advertise(Channel::new("/speed", "json")).await.expect("the session is open");
@@ -130,7 +130,7 @@ async fn another_participant_of_our_identity_ends_the_session() {
     let Some(server) = Server::of_environment() else { return };
     let token = server.token("device");
     let tokens = move || std::future::ready(Ok::<_, std::convert::Infallible>(token.clone()));
-    let room = within(LiveKitRoom::supervised(&server.url, tokens, LiveKitOptions::default())).await;
+    let room = within(LiveKitRoom::builder(&server.url).connect_supervised(tokens)).await;
     let session = Session::builder(room.expect("the server is there")).build().expect("the settings make sense");
     let _usurper = server.viewer("device").await;
     let report = within(session.ended()).await.expect("no task hangs");
@@ -142,17 +142,17 @@ async fn another_participant_of_our_identity_ends_the_session() {
 async fn a_wrong_token_is_named_as_the_error() {
     let Some(server) = Server::of_environment() else { return };
     let wrong = Server { secret: "of another server, and long enough for it".to_owned(), ..server.clone() };
-    let identity = "device".parse().expect("well-formed");
-    let (room, options) = (&server.room, LiveKitOptions::default());
+    let identity = &"device".parse().expect("well-formed");
     for token in &[wrong.token("device"), "nonsense".to_owned(), String::new()] {
-        let refused = within(LiveKitRoom::connect(&server.url, token, options.clone())).await.expect_err("it is wrong");
+        let refused = within(LiveKitRoom::builder(&server.url).connect(token)).await.expect_err("it is wrong");
         assert!(matches!(refused, LiveKitError::Unauthorized(_)), "{refused}");
         assert!(refused.to_string().contains("token"), "{refused}");
         assert!(token.is_empty() || !refused.to_string().contains(&**token), "{refused}");
     }
-    assert!(lanecast::room::livekit::mint_token("", "", room, &identity, HOUR).is_err());
+    let request = TokenRequest { key: "", secret: "", room: &server.room, identity, valid_for: HOUR };
+    assert!(request.mint().is_err());
     let token = server.token("device");
-    let nobody = LiveKitRoom::connect("ws://127.0.0.1:1", &token, options);
+    let nobody = LiveKitRoom::builder("ws://127.0.0.1:1").connect(&token);
     let refused = within(nobody).await.expect_err("nobody listens there");
     assert!(matches!(refused, LiveKitError::Connect(_)), "{refused}");
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use lanecast::ParticipantIdentity;
-use lanecast::room::livekit::mint_token;
+use lanecast::room::livekit::TokenRequest;
 
 use crate::Failure;
 
@@ -66,7 +66,8 @@ impl Access {
         match self {
             Self::Token(token) => token.read(),
             Self::Key { key, secret, room, identity } => {
-                mint_token(key, &secret.read()?, room, identity, VALID).map_err(|error| error.to_string())
+                let request = TokenRequest { key, secret: &secret.read()?, room, identity, valid_for: VALID };
+                request.mint().map_err(|error| error.to_string())
             }
         }
     }

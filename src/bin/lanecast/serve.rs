@@ -8,7 +8,7 @@ use lanecast::CloseError;
 use lanecast::protocol::Frame;
 use lanecast::room::Room;
 #[cfg(feature = "server-livekit")]
-use lanecast::room::livekit::{LiveKitOptions, LiveKitRoom};
+use lanecast::room::livekit::LiveKitRoom;
 use lanecast::room::websocket::{BindError, WebSocketRoom, WebSocketRoomBuilder};
 use lanecast::telemetry::{AdvertisedChannel, Channel, Inbox, Schema, StatusLevel, Telemetry};
 use tokio::task::{JoinSet, spawn_blocking};
@@ -78,7 +78,7 @@ async fn serve(args: &ServeArgs, place: Place) -> Result<(), Failure> {
         Place::LiveKit { url, access } => {
             let introduction = joined(&url, &access);
             let tokens = move || std::future::ready(access.token());
-            let room = LiveKitRoom::supervised(&url, tokens, LiveKitOptions::default()).await;
+            let room = LiveKitRoom::builder(&url).connect_supervised(tokens).await;
             let room = room.map_err(|error| Failure::new(format!("--livekit {}: {error}", secrets::public(&url))))?;
             let leave = room.clone();
             show(args, room, interrupts, &introduction, async move { leave.close().await }).await

@@ -13,7 +13,7 @@
 //! | When a writer is dropped, the reader sees a normal end. | A stream that isn't finished is closed with a reason, even if the sink is merely dropped; the reader gets an error. |
 //! | Each call makes chunks of its own, the last of them short. | Frames that are handed over together are written together. |
 
-mod batch;
+mod chunk_buffer;
 mod inbox;
 mod sink;
 

@@ -2,7 +2,7 @@
 //! it.
 //!
 //! # One write at a time
-//! The future of a write stays between polls, in an allocation that is reused, and owns the batch until it is done.
+//! The future of a write stays between polls, in an allocation that is reused, and owns the buffer until it is done.
 //! Each chunk is reported to the [uplink](crate::Uplink) as a write of its own.
 
 use std::fmt;
@@ -14,7 +14,7 @@ use futures_sink::Sink;
 use livekit_data_stream::api::{ByteStreamWriter, StreamError, StreamWriter};
 use tokio_util::sync::ReusableBoxFuture;
 
-use super::batch::Batch;
+use super::chunk_buffer::ChunkBuffer;
 use crate::contract::{Progress, Uplink};
 use crate::protocol::Frame;
 use crate::protocol::stream::MAX_STREAM_FRAME;
@@ -33,11 +33,12 @@ impl Default for StreamLimits {
     }
 }
 
-/// Writes frames to one participant, as a sequence of bytes. See the [module](super) for its guarantees.
+/// Writes frames to one participant, as a sequence of bytes. A frame counts as delivered once the transport has taken
+/// its bytes, and after the first error every call fails.
 pub struct ByteStreamSink {
     writer: Option<ByteStreamWriter>,
-    /// Frames that were handed over; empty while a write owns the batch.
-    batch: Batch,
+    /// Frames that were handed over; empty while a write owns the buffer.
+    buffer: ChunkBuffer,
     /// Number of bytes that were put into writes.
     written: u64,
     write: Option<ReusableBoxFuture<'static, Written>>,
@@ -60,7 +61,7 @@ pub struct ByteStreamSink {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Idle,
-    /// The future in `write` writes a batch.
+    /// The future in `write` writes a buffer.
     Writing,
     /// The future in `write` writes the end of the stream.
     Closing,
@@ -73,7 +74,7 @@ enum Stage {
 
 /// The outcome of a write.
 struct Written {
-    batch: Batch,
+    buffer: ChunkBuffer,
     result: Result<(), StreamError>,
 }
 
@@ -107,7 +108,7 @@ impl ByteStreamSink {
     pub fn new(writer: ByteStreamWriter, uplink: Uplink, progress: Progress, limits: StreamLimits) -> Self {
         Self {
             writer: Some(writer),
-            batch: Batch::default(),
+            buffer: ChunkBuffer::default(),
             written: 0,
             write: None,
             stage: Stage::Idle,
@@ -117,15 +118,15 @@ impl ByteStreamSink {
         }
     }
 
-    /// Takes over frames that go to other participants as well, in order: the first one, and more while the batch isn't
-    /// full. Returns how many it took.
+    /// Takes over frames that go to other participants as well, in order: the first one, and more while the buffer
+    /// isn't full. Returns how many it took.
     ///
     /// # Errors
     /// As [`Sink::start_send`].
     pub fn start_send_frames(&mut self, frames: &[Frame]) -> Result<usize, ByteStreamSinkError> {
         let mut taken = 0;
         for frame in frames {
-            if taken > 0 && self.batch.is_full() {
+            if taken > 0 && self.buffer.is_full() {
                 break;
             }
             self.append(frame)?;
@@ -142,17 +143,17 @@ impl ByteStreamSink {
         if len > MAX_STREAM_FRAME + PREFIX {
             return Err(self.fail(ByteStreamSinkError::FrameTooLarge { bytes: len - PREFIX }));
         }
-        if self.written + (self.batch.len() + len) as u64 > self.limits.bytes {
+        if self.written + (self.buffer.len() + len) as u64 > self.limits.bytes {
             return Err(self.fail(ByteStreamSinkError::Exhausted { bytes: self.limits.bytes }));
         }
-        self.batch.push(frame);
+        self.buffer.push(frame);
         Ok(())
     }
 
     /// Whether everything that was handed over has been written.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.stage == Stage::Idle && self.batch.is_empty()
+        self.stage == Stage::Idle && self.buffer.is_empty()
     }
 
     /// Ends the stream so that its reader gets an error that says `reason`, even while a write is in progress. Frames
@@ -180,12 +181,12 @@ impl ByteStreamSink {
         error
     }
 
-    /// Begins to write the batch.
+    /// Begins to write the buffer.
     fn begin(&mut self) {
         let Some(writer) = self.writer.clone() else { return };
-        let batch = std::mem::take(&mut self.batch);
-        self.written += batch.len() as u64;
-        self.set(write(writer, batch, self.uplink.clone(), self.progress.clone()));
+        let buffer = std::mem::take(&mut self.buffer);
+        self.written += buffer.len() as u64;
+        self.set(write(writer, buffer, self.uplink.clone(), self.progress.clone()));
         self.stage = Stage::Writing;
     }
 
@@ -204,7 +205,7 @@ impl ByteStreamSink {
             Stage::Writing | Stage::Closing => {}
         }
         let write = self.write.as_mut().expect("a write is under way");
-        let Written { batch, result } = ready!(write.poll(cx));
+        let Written { buffer, result } = ready!(write.poll(cx));
         if let Err(error) = result {
             return Poll::Ready(Err(self.fail(ByteStreamSinkError::Write(error))));
         }
@@ -214,7 +215,7 @@ impl ByteStreamSink {
             return Poll::Ready(Ok(()));
         }
         self.stage = Stage::Idle;
-        self.batch = batch;
+        self.buffer = buffer;
         Poll::Ready(Ok(()))
     }
 }
@@ -222,20 +223,20 @@ impl ByteStreamSink {
 /// Length of the prefix of each frame, in bytes.
 const PREFIX: usize = 5;
 
-/// Writes the whole batch, one chunk at a time.
-async fn write(writer: ByteStreamWriter, mut batch: Batch, uplink: Uplink, progress: Progress) -> Written {
-    let result = write_chunks(&writer, &batch, &uplink, &progress).await;
-    batch.clear();
-    Written { batch, result }
+/// Writes the whole buffer, one chunk at a time.
+async fn write(writer: ByteStreamWriter, mut buffer: ChunkBuffer, uplink: Uplink, progress: Progress) -> Written {
+    let result = write_chunks(&writer, &buffer, &uplink, &progress).await;
+    buffer.clear();
+    Written { buffer, result }
 }
 
 async fn write_chunks(
     writer: &ByteStreamWriter,
-    batch: &Batch,
+    buffer: &ChunkBuffer,
     uplink: &Uplink,
     progress: &Progress,
 ) -> Result<(), StreamError> {
-    for chunk in batch.chunks() {
+    for chunk in buffer.chunks() {
         let write = uplink.begin(progress);
         writer.write(chunk).await?;
         write.done();
@@ -245,7 +246,7 @@ async fn write_chunks(
 }
 
 async fn close(writer: ByteStreamWriter) -> Written {
-    Written { batch: Batch::default(), result: writer.close().await }
+    Written { buffer: ChunkBuffer::default(), result: writer.close().await }
 }
 
 fn note_close(closed: Result<(), StreamError>) {
@@ -259,7 +260,7 @@ impl Sink<Frame> for ByteStreamSink {
 
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ByteStreamSinkError>> {
         ready!(self.poll_write(cx))?;
-        if self.batch.is_full() {
+        if self.buffer.is_full() {
             self.begin();
             return self.poll_write(cx);
         }
@@ -273,7 +274,7 @@ impl Sink<Frame> for ByteStreamSink {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ByteStreamSinkError>> {
         loop {
             ready!(self.poll_write(cx))?;
-            if self.batch.is_empty() {
+            if self.buffer.is_empty() {
                 return Poll::Ready(Ok(()));
             }
             self.begin();

@@ -11,9 +11,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::error::LiveKitError;
-use super::link::{self, Link};
-use super::watch::Watch;
-use super::{CONTROL, Connection, Shared};
+use super::link::{self, CONTROL, Link};
+use super::shared::{Connection, Event, Shared};
+use super::uplink_probe::UplinkProbe;
 use crate::contract::Attributes;
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::room::byte_stream::ByteStreamInbox;
@@ -22,12 +22,12 @@ use crate::room::{Presence, RoomClosed, RoomEvent};
 /// Serves a room's connections, one at a time.
 pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
-    events: mpsc::Sender<RoomEvent<ByteStreamInbox>>,
+    events: mpsc::Sender<Event>,
     /// Streams of participants that the server hasn't reported as active yet: a stream may overtake that report.
     early: HashMap<ParticipantSid, ByteStreamReader>,
     /// Whether the SDK is reconnecting.
     resuming: bool,
-    /// Since when the watch has reported that nothing moves.
+    /// Since when the probe has reported that nothing moves.
     quiet: Option<Instant>,
 }
 
@@ -39,7 +39,7 @@ pub(super) enum Ended {
 }
 
 impl Driver {
-    pub(super) fn new(shared: Arc<Shared>, events: mpsc::Sender<RoomEvent<ByteStreamInbox>>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, events: mpsc::Sender<Event>) -> Self {
         Self { shared, events, early: HashMap::new(), resuming: false, quiet: None }
     }
 
@@ -62,13 +62,13 @@ impl Driver {
 
     /// Serves a connection until it has ended.
     pub(super) async fn serve(&mut self, link: &mut Link) -> Ended {
-        let mut watch = Watch::start(Arc::clone(&self.shared), Arc::clone(&link.room));
+        let mut probe = UplinkProbe::start(Arc::clone(&self.shared), Arc::clone(&link.room));
         let stop = self.shared.stop.clone();
-        let lost_after = self.shared.options.lost_after;
+        let lost_after = self.shared.config.lost_after;
         loop {
             let event = tokio::select! {
                 () = stop.cancelled() => return Ended::Stopped,
-                quiet = watch.changed() => {
+                quiet = probe.changed() => {
                     self.quiet = quiet.then(Instant::now);
                     self.tell_uplink().await;
                     continue;
@@ -88,8 +88,8 @@ impl Driver {
                 }
                 SdkEvent::Reconnected => {
                     tracing::info!("the SDK has reconnected");
-                    // The bytes that the old watch wrote may have been lost with the connection.
-                    watch = Watch::start(Arc::clone(&self.shared), Arc::clone(&link.room));
+                    // The bytes that the old probe wrote may have been lost with the connection.
+                    probe = UplinkProbe::start(Arc::clone(&self.shared), Arc::clone(&link.room));
                     (self.resuming, self.quiet) = (false, None);
                     self.shared.connection.send_replace(Connection::Up);
                     self.tell_uplink().await;
@@ -164,7 +164,7 @@ impl Driver {
     }
 
     /// Removes all participants, because the connection is gone.
-    pub(super) async fn lose_all(&mut self, error: LostFor) {
+    pub(super) async fn remove_all(&mut self, loss: Loss) {
         self.shared.link.store(None);
         self.early.clear();
         let present = std::mem::take(&mut *self.shared.present());
@@ -173,7 +173,7 @@ impl Driver {
         }
         (self.resuming, self.quiet) = (false, None);
         self.tell_uplink().await;
-        if let LostFor::Good(closed) = error {
+        if let Loss::Final(closed) = loss {
             self.emit(RoomEvent::Closed(closed)).await;
         }
     }
@@ -187,11 +187,11 @@ impl Driver {
 
     /// Wraps a participant's stream in an inbox with the room's limits.
     fn inbox(&self, reader: ByteStreamReader) -> ByteStreamInbox {
-        ByteStreamInbox::new(reader).with_limits(self.shared.options.limits.clone())
+        ByteStreamInbox::new(reader).with_limits(self.shared.config.limits.clone())
     }
 
     /// Emits an event. Waits while the session is behind, but not for a session that has ended.
-    async fn emit(&self, event: RoomEvent<ByteStreamInbox>) {
+    async fn emit(&self, event: Event) {
         let sent = self.shared.stop.run_until_cancelled(self.events.send(event)).await;
         if !matches!(sent, Some(Ok(()))) {
             tracing::debug!("nobody listens to the room any more");
@@ -200,15 +200,16 @@ impl Driver {
 
     /// Leaves the room, within the close time-out.
     pub(super) async fn leave(&self, link: &Link) {
-        link::leave(Arc::clone(&link.room), &self.shared.options).await;
+        link::leave(Arc::clone(&link.room), &self.shared.config).await;
     }
 }
 
 /// Whether the room goes on after a lost connection.
-pub(super) enum LostFor {
+pub(super) enum Loss {
     /// Another connection will follow.
-    Now,
-    Good(RoomClosed),
+    Temporary,
+    /// The session ends with this.
+    Final(RoomClosed),
 }
 
 /// The presence of a viewer that can receive.

@@ -18,13 +18,14 @@ pub enum LiveKitError {
     /// The server could not be reached, or the connection could not be set up.
     #[error("no connection to the server: {0}")]
     Connect(String),
-    /// Connecting took longer than the [time-out](super::LiveKitOptions::connect_timeout).
+    /// Connecting took longer than the [time-out](super::LiveKitRoomBuilder::connect_timeout).
     #[error("no connection to the server within {0:?}")]
     TimedOut(Duration),
     /// There was no token to connect with.
     #[error("no token to connect with: {0}")]
     Token(#[source] Box<dyn Error + Send + Sync>),
-    /// The uplink made no progress for [too long](super::LiveKitOptions::lost_after), so the connection was given up.
+    /// The uplink made no progress for [too long](super::LiveKitRoomBuilder::lost_after), so the connection was given
+    /// up.
     #[error("the uplink made no progress for {0:?}, so the connection was given up")]
     Stalled(Duration),
     /// The connection was lost, and the SDK has given up resuming it.

@@ -7,12 +7,14 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::CONTROL;
 use super::error::LiveKitError;
-use super::options::LiveKitOptions;
+use super::shared::Config;
 use crate::contract::Uplink;
 use crate::ids::ParticipantIdentity;
 use crate::room::byte_stream::ByteStreamSink;
+
+/// The topic of the streams in both directions.
+pub(super) const CONTROL: &str = "control";
 
 /// The topic of the stream that the room opens to itself.
 const PROBE: &str = "lanecast.probe";
@@ -24,18 +26,18 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) async fn connect(url: &str, token: &str, options: &LiveKitOptions) -> Result<Self, LiveKitError> {
+    pub(super) async fn connect(url: &str, token: &str, config: &Config) -> Result<Self, LiveKitError> {
         if token.trim().is_empty() {
             return Err(LiveKitError::Unauthorized("it is empty".to_owned()));
         }
         let mut sdk = livekit::RoomOptions::default();
         sdk.auto_subscribe = false;
-        if let Some(configure) = &options.configure {
+        if let Some(configure) = &config.configure {
             configure(&mut sdk);
         }
         let connecting = livekit::Room::connect(url, token, sdk);
-        let connected = timeout(options.connect_timeout, connecting).await;
-        let connected = connected.map_err(|_| LiveKitError::TimedOut(options.connect_timeout))?;
+        let connected = timeout(config.connect_timeout, connecting).await;
+        let connected = connected.map_err(|_| LiveKitError::TimedOut(config.connect_timeout))?;
         let (room, events) = connected.map_err(|error| LiveKitError::of_connect(&error, token))?;
         Ok(Self { room: Arc::new(room), events })
     }
@@ -74,7 +76,7 @@ pub(super) async fn open_control(
 ///
 /// Leaving runs on a thread of its own: where the SDK hangs, it blocks its thread in the native library, where no
 /// time-out takes effect; and a runtime waits for its own threads when it is dropped.
-pub(super) async fn leave(room: Arc<livekit::Room>, options: &LiveKitOptions) {
+pub(super) async fn leave(room: Arc<livekit::Room>, config: &Config) {
     let runtime = Handle::current();
     let (left, leaving) = oneshot::channel();
     let leave = move || {
@@ -84,10 +86,10 @@ pub(super) async fn leave(room: Arc<livekit::Room>, options: &LiveKitOptions) {
     if let Err(error) = std::thread::Builder::new().name("livekit-leave".to_owned()).spawn(leave) {
         return tracing::warn!(%error, "no thread to leave the room on: it is dropped");
     }
-    match timeout(options.close_timeout, leaving).await {
+    match timeout(config.close_timeout, leaving).await {
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(error))) => tracing::debug!(%error, "leaving the room"),
         Ok(Err(_)) => tracing::warn!("the SDK panicked while it left the room"),
-        Err(_) => tracing::warn!(waited = ?options.close_timeout, "the SDK didn't leave the room in time"),
+        Err(_) => tracing::warn!(waited = ?config.close_timeout, "the SDK didn't leave the room in time"),
     }
 }

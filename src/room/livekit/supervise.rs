@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::Connection;
-use super::driver::{Driver, Ended, LostFor};
+use super::driver::{Driver, Ended, Loss};
 use super::error::LiveKitError;
 use super::link::Link;
-use super::options::LiveKitOptions;
+use super::shared::{Config, Connection};
 use crate::room::RoomClosed;
 
 /// The first back-off, before up to half of it is subtracted at random.
@@ -30,7 +29,7 @@ pub(super) struct Tokens {
 }
 
 impl Tokens {
-    pub(super) fn new<F, Fut, E>(url: &str, mint: F) -> Self
+    pub(super) fn new<F, Fut, E>(url: String, mint: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<String, E>> + Send + 'static,
@@ -40,12 +39,12 @@ impl Tokens {
             let minted = mint();
             Box::pin(async move { minted.await.map_err(Into::into) })
         };
-        Self { url: url.to_owned(), mint: Box::new(mint) }
+        Self { url, mint: Box::new(mint) }
     }
 
-    pub(super) async fn connect(&self, options: &LiveKitOptions) -> Result<Link, LiveKitError> {
+    pub(super) async fn connect(&self, config: &Config) -> Result<Link, LiveKitError> {
         let token = (self.mint)().await.map_err(LiveKitError::Token)?;
-        Link::connect(&self.url, &token, options).await
+        Link::connect(&self.url, &token, config).await
     }
 }
 
@@ -66,7 +65,7 @@ pub(super) async fn run(mut driver: Driver, mut link: Link, tokens: Option<Token
         };
         tracing::warn!(error = %lost, "the room is lost");
         let Some(tokens) = tokens.as_ref().filter(|_| !lost.is_final()) else {
-            driver.lose_all(LostFor::Good(RoomClosed::new(lost))).await;
+            driver.remove_all(Loss::Final(RoomClosed::new(lost))).await;
             driver.leave(&link).await;
             break;
         };
@@ -74,13 +73,13 @@ pub(super) async fn run(mut driver: Driver, mut link: Link, tokens: Option<Token
             attempts = 0;
         }
         shared.connection.send_replace(Connection::Down { attempts, error: Arc::new(lost) });
-        driver.lose_all(LostFor::Now).await;
+        driver.remove_all(Loss::Temporary).await;
         driver.leave(&link).await;
         let again = async {
             loop {
                 sleep(delay(attempts)).await;
                 attempts += 1;
-                match tokens.connect(&shared.options).await {
+                match tokens.connect(&shared.config).await {
                     Ok(link) => return link,
                     Err(error) => {
                         tracing::warn!(%error, attempts, "not connected to the room");

@@ -23,8 +23,8 @@ pub(super) const SEGMENT_BYTES: usize = 60 << 10;
 /// The largest buffer that is kept for the thread's next batch; one batch of small frames fits.
 const SPARE_BYTES: usize = 2 * BATCH_BYTES;
 
-/// The most messages of a batch that are remembered for the next viewer; further ones are framed anew for each viewer.
-const KNOWN_FRAMES: usize = 1024;
+/// The most messages of a batch that are cached for the next viewer; further ones are framed anew for each viewer.
+const CACHED_FRAMES: usize = 1024;
 
 /// The highest bit of a frame's first byte; the opcodes below are its lowest four bits.
 const FINAL: u8 = 0x80;
@@ -36,35 +36,46 @@ pub(super) const PONG: u8 = 0xa;
 
 thread_local! {
     /// One per thread, used by the sink that is being written to: an idle sink owns none.
-    static SPARE: Cell<Option<Box<Work>>> = const { Cell::new(None) };
+    static SPARE: Cell<Option<Box<ReusableBuffer>>> = const { Cell::new(None) };
 }
 
 /// Encoded frames: their bytes, and the payload of the last one if it is large. An empty batch owns nothing.
 #[derive(Debug, Default)]
-pub(super) struct Batch(Option<Box<Work>>);
+pub(super) struct Batch(Option<Box<ReusableBuffer>>);
 
-/// The buffer in which a batch is encoded.
+/// The buffer in which a batch is encoded. It passes from sink to sink, with the bytes that the last viewer was sent.
 ///
-/// The buffer passes from sink to sink and keeps what the last one wrote. The next sink usually gets the very same
-/// messages, which are then encoded already; only the bytes that differ per viewer are overwritten.
+/// The next viewer usually gets the same messages, in frames that differ in the subscription tag alone. So the tags are
+/// overwritten in place, and the rest is neither encoded nor copied again. With two messages of two bytes each:
+///
+/// ```text
+/// bytes of the last viewer, tag 5  82 0f 01 [05 00 00 00] (log time) aa aa   82 0f 01 [05 00 00 00] (log time) bb bb
+/// bytes of this viewer, tag 6      82 0f 01 [06 00 00 00] (log time) aa aa   82 0f 01 [06 00 00 00] (log time) bb bb
+/// cached                           id 7, end 17, TagSlot::At(3)              id 8, end 34, TagSlot::At(20)
+/// ```
+///
+/// The id of each message of a run is compared with that of the next cached frame. From the first one that differs, or
+/// that needs a [time](Clock) for one of the two viewers only, the old bytes are cut off; what follows is encoded, and
+/// cached for the viewer after this one.
 #[derive(Debug, Default)]
-struct Work {
+struct ReusableBuffer {
     bytes: Vec<u8>,
     /// The length of this batch in `bytes`; the rest is left over from the last batch.
     len: usize,
     tail: Bytes,
-    /// Broadcasts that are encoded at the beginning of `bytes`.
-    known: Vec<Known>,
-    /// How many of the known broadcasts are in this batch.
-    followed: usize,
+    /// Broadcasts whose frames stand at the beginning of `bytes`, in that order.
+    cached: Vec<CachedFrame>,
+    /// How many of the cached frames are in this batch.
+    in_batch: usize,
 }
 
+/// A broadcast whose frame is in the buffer.
 #[derive(Debug)]
-struct Known {
+struct CachedFrame {
     id: BroadcastId,
-    /// The end of the message in the buffer.
+    /// The end of the frame in the buffer.
     end: usize,
-    place: Place,
+    tag: TagSlot,
     /// For a live message, its log time and whether a time message precedes it in the buffer.
     time: Option<(u64, bool)>,
 }
@@ -90,7 +101,7 @@ impl Clock {
 
 /// The position of the viewer's subscription tag in an encoded frame.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum TagSlot {
     /// The frame was encoded without a tag, in the form that is the same for all viewers.
     Untagged,
     /// Frames of this kind carry no tag.
@@ -108,116 +119,116 @@ impl Batch {
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        self.0.as_ref().map_or(&[], |work| &work.bytes[..work.len])
+        self.0.as_ref().map_or(&[], |buffer| &buffer.bytes[..buffer.len])
     }
 
     /// The payload of the last frame, if it is large; otherwise empty.
     pub(super) fn tail(&self) -> &Bytes {
         static NONE: Bytes = Bytes::new();
-        self.0.as_ref().map_or(&NONE, |work| &work.tail)
+        self.0.as_ref().map_or(&NONE, |buffer| &buffer.tail)
     }
 
     /// Whether the batch has to be flushed before more is added.
     pub(super) fn is_full(&self) -> bool {
-        self.0.as_ref().is_some_and(|work| work.is_full())
+        self.0.as_ref().is_some_and(|buffer| buffer.is_full())
     }
 
     /// Appends `frame`, which is for this viewer only.
     pub(super) fn push(&mut self, frame: &Frame, clock: &mut Clock) {
-        self.work().push(frame, None, clock);
+        self.buffer().push(frame, None, clock);
     }
 
     /// Appends at least one broadcast of `run`, and more until the batch is full. Returns how many.
     pub(super) fn push_run(&mut self, run: &BroadcastRun<'_, Frame>, clock: &mut Clock) -> usize {
-        self.work().push_run(run, clock)
+        self.buffer().push_run(run, clock)
     }
 
-    fn work(&mut self) -> &mut Work {
+    fn buffer(&mut self) -> &mut ReusableBuffer {
         // A thread that is being torn down has no spare buffer.
         self.0.get_or_insert_with(|| SPARE.try_with(Cell::take).ok().flatten().unwrap_or_default())
     }
 
     /// Empties the batch and gives its buffer back to the thread.
     pub(super) fn recycle(&mut self) {
-        let Some(mut work) = self.0.take() else { return };
-        if work.bytes.capacity() <= SPARE_BYTES {
-            (work.len, work.followed, work.tail) = (0, 0, Bytes::new());
-            let _ = SPARE.try_with(|spare| spare.set(Some(work)));
+        let Some(mut buffer) = self.0.take() else { return };
+        if buffer.bytes.capacity() <= SPARE_BYTES {
+            (buffer.len, buffer.in_batch, buffer.tail) = (0, 0, Bytes::new());
+            let _ = SPARE.try_with(|spare| spare.set(Some(buffer)));
         }
     }
 }
 
-impl Work {
+impl ReusableBuffer {
     fn is_full(&self) -> bool {
         !self.tail.is_empty() || self.len >= BATCH_BYTES
     }
 
     fn push_run(&mut self, run: &BroadcastRun<'_, Frame>, clock: &mut Clock) -> usize {
-        let mut taken = self.follow(run, clock);
+        let mut taken = self.reuse(run, clock);
         for frame in &run.messages()[taken..] {
             if taken > 0 && self.is_full() {
                 break;
             }
-            self.push_known(run.first_id().after(taken), frame, run.tag(), clock);
+            self.push_cached(run.first_id().after(taken), frame, run.tag(), clock);
             taken += 1;
         }
         taken
     }
 
-    /// Takes over the messages of `run` that the buffer already holds, and writes this viewer's tag into them. Returns
-    /// how many.
-    fn follow(&mut self, run: &BroadcastRun<'_, Frame>, clock: &mut Clock) -> usize {
-        if !self.continues() {
+    /// Takes over the messages of `run` whose frames are cached, and writes this viewer's tag into them. Returns how
+    /// many.
+    fn reuse(&mut self, run: &BroadcastRun<'_, Frame>, clock: &mut Clock) -> usize {
+        if !self.is_all_cached() {
             return 0;
         }
         let wanted = run.messages().len();
         let mut taken = 0;
-        for known in self.known[self.followed..].iter().take(wanted) {
-            if known.id != run.first_id().after(taken) || (taken > 0 && self.len >= BATCH_BYTES) {
+        for cached in self.cached[self.in_batch..].iter().take(wanted) {
+            if cached.id != run.first_id().after(taken) || (taken > 0 && self.len >= BATCH_BYTES) {
                 break;
             }
             // This viewer may already know a time that the last viewer had to be sent.
-            let told = match known.time {
+            let told = match cached.time {
                 Some((time, is_told)) if clock.is_due(time) == is_told => is_told.then_some(time),
                 Some(_) => break,
                 None => None,
             };
-            match (known.place, run.tag()) {
-                (Place::Untagged, None) | (Place::None, Some(_)) => {}
-                (Place::At(at), Some(tag)) => self.bytes[at..at + 4].copy_from_slice(&tag.0.to_le_bytes()),
-                (Place::Untagged, Some(_)) | (Place::None | Place::At(_), None) => break,
+            match (cached.tag, run.tag()) {
+                (TagSlot::Untagged, None) | (TagSlot::None, Some(_)) => {}
+                (TagSlot::At(at), Some(tag)) => self.bytes[at..at + 4].copy_from_slice(&tag.0.to_le_bytes()),
+                (TagSlot::Untagged, Some(_)) | (TagSlot::None | TagSlot::At(_), None) => break,
             }
             clock.0 = told.or(clock.0);
-            self.len = known.end;
+            self.len = cached.end;
             taken += 1;
         }
-        self.followed += taken;
+        self.in_batch += taken;
         taken
     }
 
-    /// Whether the batch consists of known messages only, so that another one can be recorded behind them.
-    fn continues(&self) -> bool {
-        let known = self.followed.checked_sub(1).map_or(0, |last| self.known[last].end);
-        known == self.len && self.tail.is_empty()
+    /// Whether the batch consists of cached frames only, so that another one can be taken over or cached behind them.
+    fn is_all_cached(&self) -> bool {
+        let cached = self.in_batch.checked_sub(1).map_or(0, |last| self.cached[last].end);
+        cached == self.len && self.tail.is_empty()
     }
 
-    fn push_known(&mut self, id: BroadcastId, frame: &Frame, tag: Option<SubscriptionTag>, clock: &mut Clock) {
-        let continues = self.continues();
+    fn push_cached(&mut self, id: BroadcastId, frame: &Frame, tag: Option<SubscriptionTag>, clock: &mut Clock) {
+        let is_all_cached = self.is_all_cached();
         let time = self.push(frame, tag, clock);
-        if continues && self.tail.is_empty() && self.known.len() < KNOWN_FRAMES {
+        if is_all_cached && self.tail.is_empty() && self.cached.len() < CACHED_FRAMES {
             let head = self.len - frame.len();
-            let place = match tag {
-                None => Place::Untagged,
-                Some(_) => frame.subscription_place().map_or(Place::None, |place| Place::At(head + place)),
+            let tag = match tag {
+                None => TagSlot::Untagged,
+                Some(_) => frame.subscription_id_offset().map_or(TagSlot::None, |offset| TagSlot::At(head + offset)),
             };
-            self.known.push(Known { id, end: self.len, place, time });
-            self.followed += 1;
+            self.cached.push(CachedFrame { id, end: self.len, tag, time });
+            self.in_batch += 1;
         }
     }
 
     /// Appends a frame, preceded by its time if that is due. Returns the frame's time, and whether it was due.
     fn push(&mut self, frame: &Frame, tag: Option<SubscriptionTag>, clock: &mut Clock) -> Option<(u64, bool)> {
-        self.known.truncate(self.followed);
+        self.cached.truncate(self.in_batch);
         self.bytes.truncate(self.len);
         // Only a sink that is fed without `poll_ready` gets here with a tail.
         let tail = std::mem::take(&mut self.tail);
@@ -379,8 +390,8 @@ mod tests {
     }
 
     #[test]
-    fn more_messages_than_are_known_again_are_framed_anew() {
-        let frames: Vec<Frame> = (0..KNOWN_FRAMES as u64 + 100).map(shared).collect();
+    fn more_messages_than_are_cached_are_framed_anew() {
+        let frames: Vec<Frame> = (0..CACHED_FRAMES as u64 + 100).map(shared).collect();
         let run = BroadcastRun::new(&frames, Some(SubscriptionTag(1)));
         for viewer in 0..3 {
             let (mut batch, mut fresh) = (Batch::default(), Batch(Some(Box::default())));
@@ -388,7 +399,7 @@ mod tests {
             let [taken, anew] = [&mut batch, &mut fresh].map(|batch| batch.push_run(&run, &mut Clock::default()));
             assert_eq!((taken, anew), (frames.len(), frames.len()));
             assert_eq!(batch.bytes(), fresh.bytes());
-            assert_eq!(batch.0.as_ref().map(|work| work.known.len()), Some(KNOWN_FRAMES));
+            assert_eq!(batch.0.as_ref().map(|buffer| buffer.cached.len()), Some(CACHED_FRAMES));
             batch.recycle();
         }
     }
@@ -402,9 +413,9 @@ mod tests {
         batch.recycle();
         let part = run.part(0..1).addressed(Some(SubscriptionTag(6)));
         assert_eq!(batch.push_run(&part, &mut Clock::default()), 1);
-        let work = batch.0.as_ref().expect("it isn't empty");
-        assert_eq!((work.followed, work.known.len()), (1, 3));
-        assert!(batch.len() < work.bytes.len());
+        let buffer = batch.0.as_ref().expect("it isn't empty");
+        assert_eq!((buffer.in_batch, buffer.cached.len()), (1, 3));
+        assert!(batch.len() < buffer.bytes.len());
         assert_eq!(batch.bytes()[3..7], 6_u32.to_le_bytes());
     }
 
@@ -417,9 +428,9 @@ mod tests {
         batch.recycle();
         let mut clock = Clock(Some(0));
         batch.push_run(&run.addressed(Some(SubscriptionTag(6))), &mut clock);
-        let work = batch.0.as_ref().expect("it isn't empty");
-        assert_eq!((work.followed, work.known.len(), clock.0), (3, 3, Some(3 * TICK_NS)));
-        // A time message, followed by its message.
+        let buffer = batch.0.as_ref().expect("it isn't empty");
+        assert_eq!((buffer.in_batch, buffer.cached.len(), clock.0), (3, 3, Some(3 * TICK_NS)));
+        // A time message, in_batch by its message.
         assert_eq!(batch.bytes()[..11], *b"\x82\x09\x02\x40\x42\x0f\0\0\0\0\0");
         assert_eq!(batch.bytes()[11..18], *b"\x82\x0f\x01\x06\0\0\0");
         batch.recycle();

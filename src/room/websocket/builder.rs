@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use tokio::net::ToSocketAddrs;
 
-use super::WebSocketRoom;
-use super::bind;
-use super::listen::{self, Shared};
 use super::origin::Policy;
-use super::upgrade::{Admission, Rejection, UpgradeRequest};
+use super::rejection::Rejection;
+use super::room::WebSocketRoom;
+use super::shared::{Config, Shared};
+use super::upgrade::{Admission, UpgradeRequest};
+use super::{bind, listen};
 use crate::room::PeerLimits;
 use crate::runtime::{self, Lacking};
-
-type Hook = Arc<dyn Fn(&UpgradeRequest) -> Result<Admission, Rejection> + Send + Sync>;
 
 /// A year, the cap on all times: they are added to a clock, which would overflow with longer ones.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -24,90 +23,22 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Sets up a [`WebSocketRoom`].
 #[derive(Debug)]
 #[must_use = "nothing listens before bind"]
-pub struct WebSocketRoomBuilder(Config);
-
-pub(super) struct Config {
-    pub(super) max_message_bytes: usize,
-    pub(super) max_connections: usize,
-    pub(super) handshake_timeout: Duration,
-    pub(super) ping_interval: Duration,
-    pub(super) idle_timeout: Duration,
-    pub(super) close_timeout: Duration,
-    pub(super) send_buffer_bytes: Option<usize>,
-    pub(super) unsent_bytes: u32,
-    pub(super) stall_timeout: Duration,
-    pub(super) limits: PeerLimits,
-    pub(super) trusted_proxies: Vec<IpAddr>,
-    pub(super) policy: Policy,
+pub struct WebSocketRoomBuilder {
+    config: Config,
     /// The error for the first invalid origin or URL that was given.
     wrong: Option<BindError>,
-    hook: Option<Hook>,
 }
 
-impl Config {
-    /// The hook's answer to `request`; without a hook, an admission with an identity made from `name`.
-    pub(super) fn admit(&self, request: &UpgradeRequest, name: &str) -> Result<Admission, Rejection> {
-        self.hook.as_ref().map_or_else(|| Ok(listen::anonymous(request, name)), |hook| hook(request))
-    }
-
-    /// Caps each time at [`LONGEST`].
-    fn bound_times(&mut self) {
-        let times =
-            [&mut self.handshake_timeout, &mut self.ping_interval, &mut self.idle_timeout, &mut self.close_timeout];
-        times.into_iter().chain([&mut self.stall_timeout]).for_each(|time| *time = (*time).min(LONGEST));
-    }
-
-    fn check(&mut self) -> Result<(), BindError> {
-        if let Some(wrong) = self.wrong.take() {
-            return Err(wrong);
-        }
-        let wrong = if self.max_message_bytes == 0 {
-            "max_message_bytes is 0: no message would be accepted"
-        } else if !(1..=tokio::sync::Semaphore::MAX_PERMITS).contains(&self.max_connections) {
-            "max_connections is 0 or too large to be counted: give a smaller number, at least 1"
-        } else if self.handshake_timeout.is_zero() {
-            "handshake_timeout is 0: no viewer could connect"
-        } else if self.send_buffer_bytes.is_some_and(|bytes| !(1..=i32::MAX as usize).contains(&bytes)) {
-            "send_buffer_bytes is 0, or 2 GiB or more: give at least 1 byte and less than 2 GiB"
-        } else if self.ping_interval.is_zero() {
-            "ping_interval is 0: give the time between pings"
-        } else if self.idle_timeout <= self.ping_interval {
-            "idle_timeout isn't longer than ping_interval: a silent viewer could never answer in time"
-        } else if self.stall_timeout.is_zero() {
-            "stall_timeout is 0: give the time in which a viewer has to take something"
-        } else if self.unsent_bytes == 0 {
-            "unsent_bytes is 0: nothing could be written"
-        } else {
-            return Ok(());
-        };
-        Err(BindError::InvalidConfig(wrong))
-    }
-}
-
-impl fmt::Debug for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config")
-            .field("max_message_bytes", &self.max_message_bytes)
-            .field("max_connections", &self.max_connections)
-            .field("handshake_timeout", &self.handshake_timeout)
-            .field("ping_interval", &self.ping_interval)
-            .field("idle_timeout", &self.idle_timeout)
-            .field("close_timeout", &self.close_timeout)
-            .field("send_buffer_bytes", &self.send_buffer_bytes)
-            .field("unsent_bytes", &self.unsent_bytes)
-            .field("stall_timeout", &self.stall_timeout)
-            .field("limits", &self.limits)
-            .field("trusted_proxies", &self.trusted_proxies)
-            .field("policy", &self.policy)
-            .field("wrong", &self.wrong)
-            .field("hook", &self.hook.is_some())
-            .finish()
+impl WebSocketRoom {
+    /// A builder for a room; each setting has a default.
+    pub fn builder() -> WebSocketRoomBuilder {
+        WebSocketRoomBuilder::new()
     }
 }
 
 impl WebSocketRoomBuilder {
-    pub(super) fn new() -> Self {
-        Self(Config {
+    fn new() -> Self {
+        let config = Config {
             max_message_bytes: 1 << 20,
             max_connections: 10_000,
             handshake_timeout: Duration::from_secs(10),
@@ -120,19 +51,18 @@ impl WebSocketRoomBuilder {
             limits: PeerLimits::default(),
             trusted_proxies: Vec::new(),
             policy: Policy::default(),
-            wrong: None,
             hook: None,
-        })
+        };
+        Self { config, wrong: None }
     }
 
     /// The longest message from a viewer, in bytes, all fragments together. A longer one closes the viewer's connection
-    /// with
-    /// 1009. Memory is taken as bytes arrive, whatever length a header announces. More than 4 GiB count as 4 GiB.
+    /// with 1009. Memory is taken as bytes arrive, whatever length a header announces. More than 4 GiB count as 4 GiB.
     ///
     /// 1 MiB by default: a request for some thirty thousand channels. All messages that are being received share one
     /// [budget](Self::peer_limits). Raise the limit where viewers publish.
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
-        self.0.max_message_bytes = bytes;
+        self.config.max_message_bytes = bytes;
         self
     }
 
@@ -141,7 +71,7 @@ impl WebSocketRoomBuilder {
     ///
     /// 64 MiB by default, for this room alone.
     pub fn peer_limits(mut self, limits: PeerLimits) -> Self {
-        self.0.limits = limits;
+        self.config.limits = limits;
         self
     }
 
@@ -154,7 +84,7 @@ impl WebSocketRoomBuilder {
     /// 10,000 by default: the size that this crate is made and measured for. The process needs one open file for each
     /// connection, 64 for viewers that are being refused, one for each address it listens on, and the program's own.
     pub fn max_connections(mut self, connections: usize) -> Self {
-        self.0.max_connections = connections;
+        self.config.max_connections = connections;
         self
     }
 
@@ -163,7 +93,7 @@ impl WebSocketRoomBuilder {
     /// 10 s by default: long enough for several retransmissions on a bad link, and short enough that connections which
     /// never send a request take few places.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
-        self.0.handshake_timeout = timeout;
+        self.config.handshake_timeout = timeout;
         self
     }
 
@@ -171,7 +101,7 @@ impl WebSocketRoomBuilder {
     ///
     /// 15 s by default: half of the 30 s after which the most impatient of common proxies drop an idle connection.
     pub fn ping_interval(mut self, interval: Duration) -> Self {
-        self.0.ping_interval = interval;
+        self.config.ping_interval = interval;
         self
     }
 
@@ -185,7 +115,7 @@ impl WebSocketRoomBuilder {
     ///
     /// 40 s by default: two pings and 10 s for the answer to the second.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.0.idle_timeout = timeout;
+        self.config.idle_timeout = timeout;
         self
     }
 
@@ -199,7 +129,7 @@ impl WebSocketRoomBuilder {
     ///
     /// 5 s by default: a viewer that is there needs one round trip.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
-        self.0.close_timeout = timeout;
+        self.config.close_timeout = timeout;
         self
     }
 
@@ -213,7 +143,7 @@ impl WebSocketRoomBuilder {
     /// 34 s by default: such a viewer has emptied its buffer by then, and a stuck one is ended within 40 s, even if its
     /// buffers took some seconds to fill.
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
-        self.0.stall_timeout = timeout;
+        self.config.stall_timeout = timeout;
         self
     }
 
@@ -225,7 +155,7 @@ impl WebSocketRoomBuilder {
     /// steps. Bytes that are sent and not acknowledged yet aren't limited by this, so the rate of a fast link with a
     /// long delay isn't either.
     pub fn unsent_bytes(mut self, bytes: u32) -> Self {
-        self.0.unsent_bytes = bytes;
+        self.config.unsent_bytes = bytes;
         self
     }
 
@@ -235,7 +165,7 @@ impl WebSocketRoomBuilder {
     /// Left to the kernel by default, which lets the buffer grow with the link. A fixed, small buffer bounds the memory
     /// that thousands of viewers cost, and also the rate of each viewer: that many bytes per round trip.
     pub fn send_buffer_bytes(mut self, bytes: usize) -> Self {
-        self.0.send_buffer_bytes = Some(bytes);
+        self.config.send_buffer_bytes = Some(bytes);
         self
     }
 
@@ -245,7 +175,7 @@ impl WebSocketRoomBuilder {
     ///
     /// None by default; a proxy on this machine needs no mention.
     pub fn trusted_proxy(mut self, proxy: IpAddr) -> Self {
-        self.0.trusted_proxies.push(proxy);
+        self.config.trusted_proxies.push(proxy);
         self
     }
 
@@ -257,8 +187,8 @@ impl WebSocketRoomBuilder {
     /// that it was asked for, and the server can't know either.
     pub fn public_url(mut self, url: impl Into<String>) -> Self {
         let url = url.into();
-        if let Err(reason) = self.0.policy.add_public_url(&url) {
-            self.0.wrong.get_or_insert(BindError::InvalidPublicUrl { url, reason });
+        if let Err(reason) = self.config.policy.add_public_url(&url) {
+            self.wrong.get_or_insert(BindError::InvalidPublicUrl { url, reason });
         }
         self
     }
@@ -268,8 +198,8 @@ impl WebSocketRoomBuilder {
     /// times; see [web pages](super#web-pages).
     pub fn allow_origin(mut self, origin: impl Into<String>) -> Self {
         let origin = origin.into();
-        if let Err(reason) = self.0.policy.allow_origin(&origin) {
-            self.0.wrong.get_or_insert(BindError::InvalidOrigin { origin, reason });
+        if let Err(reason) = self.config.policy.allow_origin(&origin) {
+            self.wrong.get_or_insert(BindError::InvalidOrigin { origin, reason });
         }
         self
     }
@@ -277,7 +207,7 @@ impl WebSocketRoomBuilder {
     /// Lets pages connect that were fetched from the machine they are shown on: `localhost`, `127.0.0.1` and the like,
     /// on any port, by `http` or `https`. For a page under development, and for tools.
     pub fn allow_loopback_origins(mut self) -> Self {
-        self.0.policy.allow_loopback_origins();
+        self.config.policy.allow_loopback_origins();
         self
     }
 
@@ -285,7 +215,7 @@ impl WebSocketRoomBuilder {
     /// or whose [hook](Self::on_upgrade) asks each viewer for something that a foreign page can't know; a cookie is no
     /// such thing.
     pub fn allow_any_origin(mut self) -> Self {
-        self.0.policy.allow_any_origin();
+        self.config.policy.allow_any_origin();
         self
     }
 
@@ -314,7 +244,7 @@ impl WebSocketRoomBuilder {
     where
         F: Fn(&UpgradeRequest) -> Result<Admission, Rejection> + Send + Sync + 'static,
     {
-        self.0.hook = Some(Arc::new(hook));
+        self.config.hook = Some(Arc::new(hook));
         self
     }
 
@@ -337,7 +267,7 @@ impl WebSocketRoomBuilder {
     /// A future that is dropped before it is done leaves nothing behind.
     pub async fn bind(mut self, address: impl ToSocketAddrs + fmt::Display) -> Result<WebSocketRoom, BindError> {
         runtime::current()?;
-        self.0.check()?;
+        self.check()?;
         let name = address.to_string();
         let addresses = tokio::net::lookup_host(address).await.map(Iterator::collect::<Vec<_>>);
         let addresses = addresses.map_err(|source| BindError::of(name.clone(), source))?;
@@ -354,8 +284,48 @@ impl WebSocketRoomBuilder {
     /// If the runtime has no IO (`enable_io`).
     pub fn bind_all(mut self, addresses: &[SocketAddr]) -> Result<WebSocketRoom, BindError> {
         runtime::current()?;
-        self.0.check()?;
+        self.check()?;
         self.listen(addresses, |address| address)
+    }
+
+    /// Caps each time at [`LONGEST`].
+    fn bound_times(&mut self) {
+        let config = &mut self.config;
+        let times = [
+            &mut config.handshake_timeout,
+            &mut config.ping_interval,
+            &mut config.idle_timeout,
+            &mut config.close_timeout,
+            &mut config.stall_timeout,
+        ];
+        times.into_iter().for_each(|time| *time = (*time).min(LONGEST));
+    }
+
+    fn check(&mut self) -> Result<(), BindError> {
+        if let Some(wrong) = self.wrong.take() {
+            return Err(wrong);
+        }
+        let config = &self.config;
+        let wrong = if config.max_message_bytes == 0 {
+            "max_message_bytes is 0: no message would be accepted"
+        } else if !(1..=tokio::sync::Semaphore::MAX_PERMITS).contains(&config.max_connections) {
+            "max_connections is 0 or too large to be counted: give a smaller number, at least 1"
+        } else if config.handshake_timeout.is_zero() {
+            "handshake_timeout is 0: no viewer could connect"
+        } else if config.send_buffer_bytes.is_some_and(|bytes| !(1..=i32::MAX as usize).contains(&bytes)) {
+            "send_buffer_bytes is 0, or 2 GiB or more: give at least 1 byte and less than 2 GiB"
+        } else if config.ping_interval.is_zero() {
+            "ping_interval is 0: give the time between pings"
+        } else if config.idle_timeout <= config.ping_interval {
+            "idle_timeout isn't longer than ping_interval: a silent viewer could never answer in time"
+        } else if config.stall_timeout.is_zero() {
+            "stall_timeout is 0: give the time in which a viewer has to take something"
+        } else if config.unsent_bytes == 0 {
+            "unsent_bytes is 0: nothing could be written"
+        } else {
+            return Ok(());
+        };
+        Err(BindError::InvalidConfig(wrong))
     }
 
     /// `name` turns an address into the text by which an error names it.
@@ -367,11 +337,11 @@ impl WebSocketRoomBuilder {
         if addresses.is_empty() {
             return Err(BindError::InvalidConfig("there is no address to listen on: give one"));
         }
-        self.0.bound_times();
+        self.bound_times();
         let listeners =
             bind::listen(addresses).map_err(|(address, source)| BindError::of(name(address.to_string()), source))?;
         let local_addrs: Box<[_]> = listeners.iter().map(|listener| listener.address).collect();
-        let shared = Arc::new(Shared::new(self.0));
+        let shared = Arc::new(Shared::new(self.config));
         tokio::spawn(listen::run(Arc::clone(&shared), listeners));
         tracing::info!(addresses = ?local_addrs, "listening for WebSockets");
         Ok(WebSocketRoom::new(shared, local_addrs))

@@ -9,22 +9,22 @@ use futures_util::task::AtomicWaker;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use super::farewell::Farewell;
+use super::close_reason::CloseReason;
 use super::writer::Writer;
 use crate::room::Presence;
 
 /// One connection: the state that its sink and its reading task share.
 ///
-/// A connection is *open* until [`end`](Self::end) requests its end, which happens once and from outside, or until the
-/// reading task finds a reason to end it. It is *closing* while the reading task performs the close handshake. Then it
-/// is dropped, which closes the socket.
+/// A connection is *open* until [`request_close`](Self::request_close) is called, which counts once and comes from
+/// outside, or until the reading task finds a reason to close it. It is *closing* while the reading task performs the
+/// close handshake. Then it is dropped, which closes the socket.
 ///
 /// The order of the fields is their order in memory: the fields that a write touches are adjacent, because a walk over
 /// thousands of connections is bound by the cache lines that it loads.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct Connection {
-    /// The [`Farewell`] that was requested, or zero.
+    /// The [`CloseReason`] that was requested, or zero.
     request: AtomicU8,
     opened: AtomicBool,
     writer: Mutex<Writer>,
@@ -70,12 +70,12 @@ impl Connection {
     /// request. Never blocks.
     ///
     /// # Orderings
-    /// The release here and the acquire in [`request`](Self::request) pair up. The request carries no data, but a
+    /// The release here and the acquire in [`requested`](Self::requested) pair up. The request carries no data, but a
     /// thread that sees a participant as absent must not see it as present in anything that happened before. The waker
     /// does its own ordering: the reading task registers before it looks at the request, and this method stores the
     /// request before it wakes.
-    pub(super) fn end(&self, farewell: Farewell) -> bool {
-        let Some(request) = farewell.to_request() else { return false };
+    pub(super) fn request_close(&self, reason: CloseReason) -> bool {
+        let Some(request) = reason.to_request() else { return false };
         let first = self.request.compare_exchange(0, request, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if first {
             self.reader.wake();
@@ -83,12 +83,12 @@ impl Connection {
         first
     }
 
-    /// The first request made with [`end`](Self::end).
-    pub(super) fn request(&self) -> Option<Farewell> {
-        Farewell::from_request(self.request.load(Ordering::Acquire))
+    /// The reason of the first [request to close](Self::request_close).
+    pub(super) fn requested(&self) -> Option<CloseReason> {
+        CloseReason::from_request(self.request.load(Ordering::Acquire))
     }
 
-    pub(super) fn is_ending(&self) -> bool {
+    pub(super) fn close_is_requested(&self) -> bool {
         self.request.load(Ordering::Acquire) != 0
     }
 

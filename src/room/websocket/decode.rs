@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
-use super::farewell::Violation;
+use super::close_reason::Violation;
 use crate::protocol::Frame;
 use crate::room::limits::SMALL_MESSAGE;
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::close_reason::CloseReason;
 use super::connection::Connection;
-use super::farewell::Farewell;
 use crate::contract::EndReason;
 use crate::ids::ParticipantIdentity;
 use crate::room::Presence;
@@ -18,14 +18,14 @@ pub(super) struct Directory(Mutex<State>);
 struct State {
     connections: BTreeMap<(ParticipantIdentity, u64), Arc<Connection>>,
     last_joined: u64,
-    shut: bool,
+    stopped_admitting: bool,
 }
 
 impl Directory {
     /// Gives `make` a time of joining and enters the connection it returns. `None` if no viewer is admitted any more.
     pub(super) fn enter(&self, make: impl FnOnce(u64) -> Connection) -> Option<Arc<Connection>> {
         let mut state = self.lock();
-        if state.shut {
+        if state.stopped_admitting {
             return None;
         }
         state.last_joined = joined_at(state.last_joined, now_ms());
@@ -35,23 +35,23 @@ impl Directory {
     }
 
     /// Removes exactly this connection.
-    pub(super) fn leave(&self, connection: &Connection) {
+    pub(super) fn remove(&self, connection: &Connection) {
         self.lock().connections.remove(&key(&connection.presence));
     }
 
-    /// The newest connection of `identity` that isn't about to end.
+    /// The newest connection of `identity` that isn't about to be closed.
     pub(super) fn newest(&self, identity: &ParticipantIdentity) -> Option<Presence> {
         let state = self.lock();
         let mut of_identity = state.connections.range((identity.clone(), 0)..=(identity.clone(), u64::MAX));
-        let newest = of_identity.rfind(|(_, connection)| !connection.is_ending());
+        let newest = of_identity.rfind(|(_, connection)| !connection.close_is_requested());
         newest.map(|(_, connection)| connection.presence.clone())
     }
 
-    /// The newest connection of each identity, without those about to end.
+    /// The newest connection of each identity, without those about to be closed.
     pub(super) fn all(&self) -> Vec<Presence> {
         let state = self.lock();
         let mut all: Vec<Presence> = Vec::with_capacity(state.connections.len());
-        for connection in state.connections.values().filter(|connection| !connection.is_ending()) {
+        for connection in state.connections.values().filter(|connection| !connection.close_is_requested()) {
             // The time of joining ascends within an identity.
             all.pop_if(|before| before.identity == connection.presence.identity);
             all.push(connection.presence.clone());
@@ -61,16 +61,16 @@ impl Directory {
 
     /// Takes the writing side of `presence`, once.
     ///
-    /// Older connections of the same identity that no session has opened can't be opened any more, so this ends them.
+    /// Older connections of the same identity that no session has opened can't be opened any more, so this closes them.
     pub(super) fn take(&self, presence: &Presence) -> Option<Arc<Connection>> {
         let state = self.lock();
         let connection = state.connections.get(&key(presence))?;
-        if connection.presence.sid != presence.sid || connection.is_ending() || !connection.take() {
+        if connection.presence.sid != presence.sid || connection.close_is_requested() || !connection.take() {
             return None;
         }
         let older = state.connections.range((presence.identity.clone(), 0)..key(presence));
         for (_, connection) in older.filter(|(_, connection)| !connection.is_taken()) {
-            connection.end(Farewell::Ended(EndReason::Replaced));
+            connection.request_close(CloseReason::Ended(EndReason::Replaced));
         }
         Some(Arc::clone(connection))
     }
@@ -80,19 +80,19 @@ impl Directory {
         self.lock().connections.len()
     }
 
-    /// Admits no more viewers, and ends the connections that no session has opened.
-    pub(super) fn shut(&self) {
+    /// Admits no more viewers, and closes the connections that no session has opened.
+    pub(super) fn stop_admitting(&self) {
         let mut state = self.lock();
-        state.shut = true;
+        state.stopped_admitting = true;
         for connection in state.connections.values().filter(|connection| !connection.is_taken()) {
-            connection.end(Farewell::RoomClosed);
+            connection.request_close(CloseReason::RoomClosed);
         }
     }
 
-    /// Ends every connection.
-    pub(super) fn end_all(&self) {
+    /// Closes every connection.
+    pub(super) fn close_all(&self) {
         for connection in self.lock().connections.values() {
-            connection.end(Farewell::RoomClosed);
+            connection.request_close(CloseReason::RoomClosed);
         }
     }
 

@@ -37,22 +37,22 @@ const MOST_MESSAGES: usize = (OWN_BYTES / OVERHEAD) as usize;
 /// reached, the viewer isn't read.
 #[derive(Debug)]
 pub struct WebSocketInbox {
-    parcels: mpsc::Receiver<Parcel>,
+    queue: mpsc::Receiver<QueuedMessage>,
     /// The permits of the message that was handed out last.
-    taken: Option<Hold>,
+    taken: Option<Permits>,
 }
 
 /// A message, and the permits it takes.
 #[derive(Debug)]
-struct Parcel {
+struct QueuedMessage {
     frame: Frame,
-    hold: Hold,
+    permits: Permits,
 }
 
-/// The permits that one message takes; dropping them gives them back. Boxed, because each idle viewer has an empty
+/// The permits that one message has; dropping them gives them back. Boxed, because each idle viewer has an empty
 /// place for one as well.
 #[derive(Debug)]
-pub(super) struct Hold(Box<Taken>);
+pub(super) struct Permits(Box<Taken>);
 
 #[derive(Debug)]
 struct Taken {
@@ -66,45 +66,45 @@ pub(super) struct Dropped;
 
 /// The connection's end of an inbox.
 #[derive(Debug)]
-pub(super) struct Intake {
-    parcels: mpsc::Sender<Parcel>,
+pub(super) struct InboxSender {
+    queue: mpsc::Sender<QueuedMessage>,
     own: Arc<Semaphore>,
 }
 
-impl Intake {
+impl InboxSender {
     pub(super) fn new() -> (Self, WebSocketInbox) {
         // The channel is never full: a message gets its part of the connection's own bytes before it is sent.
-        let (sender, parcels) = mpsc::channel(MOST_MESSAGES);
+        let (sender, queue) = mpsc::channel(MOST_MESSAGES);
         let own = Arc::new(Semaphore::new(OWN_BYTES as usize));
-        (Self { parcels: sender, own }, WebSocketInbox { parcels, taken: None })
+        (Self { queue: sender, own }, WebSocketInbox { queue, taken: None })
     }
 
     /// Takes the permits for a message of `bytes` if they are free. A long message's are all claimed before its bytes
     /// are read.
-    pub(super) fn try_hold(&self, bytes: usize, limits: &PeerLimits) -> Option<Hold> {
+    pub(super) fn try_reserve(&self, bytes: usize, limits: &PeerLimits) -> Option<Permits> {
         let own = Arc::clone(&self.own).try_acquire_many_owned(own_part(bytes)).ok()?;
         let shared = if bytes > SMALL_MESSAGE { Some(limits.try_claim(bytes)?) } else { None };
-        Some(Hold(Box::new(Taken { _own: own, shared })))
+        Some(Permits(Box::new(Taken { _own: own, shared })))
     }
 
     /// Waits for the permits, first for the connection's own: while it waits for the embedder, it holds nothing that
     /// others need.
-    pub(super) fn hold(
+    pub(super) fn reserve(
         &self,
         bytes: usize,
         limits: PeerLimits,
         has_allowance: bool,
-    ) -> impl Future<Output = Hold> + Send + 'static {
+    ) -> impl Future<Output = Permits> + Send + 'static {
         let own = Arc::clone(&self.own);
         async move {
             let own = own.acquire_many_owned(own_part(bytes)).await.expect("the semaphore is never closed");
             let shared = if bytes > SMALL_MESSAGE { Some(limits.claim(bytes, has_allowance).await) } else { None };
-            Hold(Box::new(Taken { _own: own, shared }))
+            Permits(Box::new(Taken { _own: own, shared }))
         }
     }
 
-    pub(super) fn deliver(&mut self, frame: Frame, hold: Hold) -> Result<(), Dropped> {
-        self.parcels.try_send(Parcel { frame, hold }).map_err(|_| Dropped)
+    pub(super) fn deliver(&mut self, frame: Frame, permits: Permits) -> Result<(), Dropped> {
+        self.queue.try_send(QueuedMessage { frame, permits }).map_err(|_| Dropped)
     }
 }
 
@@ -115,7 +115,7 @@ fn own_part(bytes: usize) -> u32 {
 impl WebSocketInbox {
     /// Gives back the shared part of the message that was handed out last, once that isn't needed any more.
     pub(crate) fn release(&mut self) {
-        if let Some(Hold(taken)) = &mut self.taken {
+        if let Some(Permits(taken)) = &mut self.taken {
             taken.shared = None;
         }
     }
@@ -126,10 +126,10 @@ impl Stream for WebSocketInbox {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
         self.taken = None;
-        let Some(Parcel { frame, hold }) = ready!(Pin::new(&mut self.parcels).poll_next(cx)) else {
+        let Some(QueuedMessage { frame, permits }) = ready!(Pin::new(&mut self.queue).poll_next(cx)) else {
             return Poll::Ready(None);
         };
-        self.taken = Some(hold);
+        self.taken = Some(permits);
         Poll::Ready(Some(frame))
     }
 }

@@ -1,37 +1,24 @@
 //! Accepts connections and takes them through the handshake.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::bind::Listener;
-use super::builder::Config;
 use super::connection::Connection;
-use super::directory::Directory;
-use super::inbox::WebSocketInbox;
-use super::places::{Full, Place, Places};
+use super::places::{Full, Place};
 use super::reader::Reader;
+use super::rejection::Rejection;
+use super::shared::{Config, Shared};
 use super::socket;
-use super::upgrade::{Admission, Refusal, Rejection, UpgradeRequest, Visit, upgrade};
-use crate::ids::{ParticipantIdentity, ParticipantSid};
+use super::upgrade::{Admission, Refusal, Visit, upgrade};
+use crate::ids::ParticipantSid;
 use crate::protocol::Subprotocol;
-use crate::room::{Presence, RoomEvent};
-
-pub(super) type Event = RoomEvent<WebSocketInbox>;
-
-/// Capacity of the channel of events to the session; further connections that cause events wait.
-const EVENT_CAPACITY: usize = 1024;
-
-/// The most connections over the cap that get an answer at the same time; further ones are closed without an answer.
-const MAX_REFUSALS: usize = 64;
+use crate::room::Presence;
 
 /// The pause after an error that may last, such as too many open files. It starts at the first value and doubles up to
 /// the second.
@@ -41,60 +28,16 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 /// The interval between warnings about such an error.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The state that the room, its listener tasks and its connections share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) config: Config,
-    pub(super) directory: Directory,
-    pub(super) events: mpsc::Sender<Event>,
-    pub(super) listener: Mutex<Option<mpsc::Receiver<Event>>>,
-    /// Cancelled to close the room.
-    pub(super) stop: CancellationToken,
-    /// Cancelled when no more viewers are admitted; with `stop` at the latest.
-    pub(super) shut: CancellationToken,
-    /// Cancelled when every connection has ended.
-    pub(super) stopped: CancellationToken,
-    tasks: TaskTracker,
-    places: Arc<Places>,
-    refusals: Arc<Semaphore>,
-    names: Names,
-}
-
-impl Shared {
-    pub(super) fn new(config: Config) -> Self {
-        let (events, listener) = mpsc::channel(EVENT_CAPACITY);
-        let stop = CancellationToken::new();
-        Self {
-            directory: Directory::default(),
-            events,
-            listener: Mutex::new(Some(listener)),
-            shut: stop.child_token(),
-            stop,
-            stopped: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-            places: Places::new(config.max_connections, config.trusted_proxies.iter().copied()),
-            refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
-            names: Names::new(),
-            config,
-        }
-    }
-
-    /// The receiver of events, for the first caller only.
-    pub(super) fn take_listener(&self) -> Option<mpsc::Receiver<Event>> {
-        self.listener.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
 /// Accepts connections until no more viewers are admitted, then waits for the connections to end. Those that no session
-/// has opened are ended at once, the others when the session releases them or when the room is closed.
+/// has opened are closed at once, the others when the session releases them or when the room is closed.
 pub(super) async fn run(shared: Arc<Shared>, listeners: Vec<Listener>) {
     // However this task ends, the callers that wait for the room to be closed are woken.
     let _stopped = shared.stopped.clone().drop_guard();
     join_all(listeners.into_iter().map(|listener| accept(&shared, listener))).await;
-    shared.directory.shut();
+    shared.directory.stop_admitting();
     shared.tasks.close();
     if shared.stop.run_until_cancelled(shared.tasks.wait()).await.is_none() {
-        shared.directory.end_all();
+        shared.directory.close_all();
         // Nothing may wait for events that no session will ever take.
         drop(shared.take_listener());
         shared.tasks.wait().await;
@@ -107,11 +50,11 @@ async fn accept(shared: &Arc<Shared>, listener: Listener) {
     let on_loopback = listener.address.ip().to_canonical().is_loopback();
     let mut rest = FIRST_REST;
     let mut told: Option<Instant> = None;
-    while let Some(accepted) = shared.shut.run_until_cancelled(listener.socket.accept()).await {
+    while let Some(accepted) = shared.stop_admitting.run_until_cancelled(listener.socket.accept()).await {
         match accepted {
             Ok((stream, peer)) => {
                 rest = FIRST_REST;
-                admit(shared, stream, Visit { peer, on_loopback });
+                start_handshake(shared, stream, Visit { peer, on_loopback });
             }
             Err(error) if is_of_one_connection(&error) => tracing::debug!(%error, "a connection ended in the queue"),
             Err(error) => {
@@ -120,7 +63,7 @@ async fn accept(shared: &Arc<Shared>, listener: Listener) {
                     tracing::warn!(%error, "no connection can be accepted; trying again within a second");
                     told = Some(Instant::now());
                 }
-                shared.shut.run_until_cancelled(sleep(rest)).await;
+                shared.stop_admitting.run_until_cancelled(sleep(rest)).await;
                 rest = (rest * 2).min(LONGEST_REST);
             }
         }
@@ -133,11 +76,11 @@ fn is_of_one_connection(error: &std::io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-fn admit(shared: &Arc<Shared>, stream: TcpStream, visit: Visit) {
+fn start_handshake(shared: &Arc<Shared>, stream: TcpStream, visit: Visit) {
     let peer = visit.peer;
     let full = match shared.places.take(peer.ip()) {
         Ok(place) => {
-            shared.tasks.spawn(welcome(Arc::clone(shared), stream, visit, place));
+            shared.tasks.spawn(perform_handshake(Arc::clone(shared), stream, visit, place));
             return;
         }
         Err(full) => full,
@@ -161,11 +104,11 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, visit: Visit) {
 async fn refuse(shared: &Shared, stream: &TcpStream, rejection: &Rejection) {
     let answer = timeout(shared.config.close_timeout, rejection.answer(stream));
     // When the time is up, the viewer keeps what it has got of the answer.
-    let _ = shared.shut.run_until_cancelled(answer).await;
+    let _ = shared.stop_admitting.run_until_cancelled(answer).await;
 }
 
 /// Takes a connection through the handshake, and spawns its reading task, whose future is a lot smaller than this one.
-async fn welcome(shared: Arc<Shared>, stream: TcpStream, visit: Visit, place: Place) {
+async fn perform_handshake(shared: Arc<Shared>, stream: TcpStream, visit: Visit, place: Place) {
     let peer = visit.peer;
     if let Err(error) = prepare(&shared.config, &stream) {
         tracing::debug!(%peer, %error, "a connection can't be prepared");
@@ -175,7 +118,7 @@ async fn welcome(shared: Arc<Shared>, stream: TcpStream, visit: Visit, place: Pl
     let config = &shared.config;
     let handshake = upgrade(&stream, visit, &config.policy, |request| config.admit(request, &name));
     let handshake = timeout(shared.config.handshake_timeout, handshake);
-    let outcome = match shared.shut.run_until_cancelled(handshake).await {
+    let outcome = match shared.stop_admitting.run_until_cancelled(handshake).await {
         Some(Ok(outcome)) => outcome,
         Some(Err(_)) => Err(Rejection::timed_out().into()),
         None => return,
@@ -214,46 +157,4 @@ fn prepare(config: &Config, stream: &TcpStream) -> std::io::Result<()> {
     }
     socket::limit_unsent(stream, config.unsent_bytes);
     Ok(())
-}
-
-/// The admission of a viewer in a room without a hook.
-pub(super) fn anonymous(_request: &UpgradeRequest, name: &str) -> Admission {
-    let identity = ParticipantIdentity::new(format!("viewer_{name}")).expect("it is short and not empty");
-    Admission::new(identity)
-}
-
-/// Names for connections: they look random, and each is given out once.
-#[derive(Debug)]
-struct Names {
-    start: u64,
-    count: AtomicU64,
-}
-
-impl Names {
-    fn new() -> Self {
-        Self { start: fastrand::u64(..), count: AtomicU64::new(0) }
-    }
-
-    fn next(&self) -> String {
-        // Relaxed: only the value has to be unique. Each step below is a bijection, so different counts give different
-        // names: a step of the golden ratio, then a shift and a multiplication by an odd number, twice.
-        let count = self.count.fetch_add(1, Ordering::Relaxed);
-        let mut name = self.start.wrapping_add(count.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        name = (name ^ (name >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        name = (name ^ (name >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-        format!("{:016x}", name ^ (name >> 32))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Names;
-
-    #[test]
-    fn no_name_comes_twice() {
-        let names = Names::new();
-        let many: std::collections::HashSet<String> = (0..10_000).map(|_| names.next()).collect();
-        assert_eq!(many.len(), 10_000);
-        assert!(many.iter().all(|name| name.len() == 16));
-    }
 }

@@ -1,8 +1,8 @@
 //! A room over WebSockets: a server on one or more TCP addresses.
 //!
-//! Each viewer has one connection, with one stream in each direction: a [`Frame`] is a message, text or binary. The
-//! viewer offers dialects as WebSocket subprotocols, and the server chooses the best of them. The embedder's
-//! [hook](WebSocketRoomBuilder::on_upgrade) determines the viewer's identity.
+//! Each viewer has one connection, with one stream in each direction: a [`Frame`](crate::protocol::Frame) is a message,
+//! text or binary. The viewer offers dialects as WebSocket subprotocols, and the server chooses the best of them. The
+//! embedder's [hook](WebSocketRoomBuilder::on_upgrade) determines the viewer's identity.
 //!
 //! # How connections end
 //! | what happened | close code |
@@ -69,16 +69,20 @@
 mod batch;
 mod bind;
 mod builder;
+mod close_reason;
 mod connection;
 mod decode;
 mod directory;
-mod farewell;
 mod inbox;
 mod listen;
+mod names;
 mod origin;
 mod page;
 mod places;
 mod reader;
+mod rejection;
+mod room;
+mod shared;
 mod sink;
 mod socket;
 #[cfg(test)]
@@ -86,136 +90,9 @@ mod tests;
 mod upgrade;
 mod writer;
 
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-
-use futures_core::Stream;
-use tokio_util::sync::DropGuard;
-
-use self::batch::SEGMENT_BYTES;
-use self::listen::Shared;
-use super::{Goodbye, OpenError, Presence, Room, RoomEvent};
-use crate::contract::{BroadcastRun, EndReason, Progress};
-use crate::ids::ParticipantIdentity;
-use crate::protocol::Frame;
-
 pub use self::builder::{BindError, WebSocketRoomBuilder};
 pub use self::inbox::WebSocketInbox;
+pub use self::rejection::Rejection;
+pub use self::room::WebSocketRoom;
 pub use self::sink::{WebSocketSink, WebSocketSinkError};
-pub use self::upgrade::{Admission, Rejection, UpgradeRequest};
-
-/// A WebSocket server as a [`Room`]; see the [module](self) for what it does. Clones are handles to the same room.
-///
-/// The room closes when its last clone is dropped or [`shutdown`](Self::shutdown) is called: it admits no more viewers
-/// and closes every connection with 1001. A session that begins to end drops the room's [events](Room::events). Then
-/// the room admits no more viewers either and closes the connections that the session hasn't opened. The others are
-/// sent what the session still has for them, and are closed when the session releases them.
-#[derive(Clone, Debug)]
-pub struct WebSocketRoom(Arc<Handle>);
-
-#[derive(Debug)]
-struct Handle {
-    shared: Arc<Shared>,
-    local_addrs: Box<[SocketAddr]>,
-    _stop: DropGuard,
-}
-
-impl WebSocketRoom {
-    /// A builder for a room; each setting has a default.
-    pub fn builder() -> WebSocketRoomBuilder {
-        WebSocketRoomBuilder::new()
-    }
-
-    /// A room with the addresses on which it listens, at least one.
-    fn new(shared: Arc<Shared>, local_addrs: Box<[SocketAddr]>) -> Self {
-        let stop = shared.stop.clone().drop_guard();
-        Self(Arc::new(Handle { shared, local_addrs, _stop: stop }))
-    }
-
-    /// The address on which the room listens, with the actual port if port 0 was given; the first address if there are
-    /// several.
-    #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.0.local_addrs[0]
-    }
-
-    /// All addresses on which the room listens, at least one. Their ports are the same, unless
-    /// [`bind_all`](WebSocketRoomBuilder::bind_all) was given different ones.
-    #[must_use]
-    pub fn local_addrs(&self) -> &[SocketAddr] {
-        &self.0.local_addrs
-    }
-
-    /// The number of connected viewers, including those that the session hasn't admitted yet.
-    #[must_use]
-    pub fn connections(&self) -> usize {
-        self.0.shared.directory.len()
-    }
-
-    /// Closes the room and waits until every connection has ended. This takes at most the [close
-    /// time-out](WebSocketRoomBuilder::close_timeout), unless the session has stopped taking events. The stream of
-    /// events ends, and with it the session.
-    ///
-    /// # Cancel safety
-    /// The room closes once the future has been polled, even if the future is then dropped. Further calls wait for the
-    /// same end.
-    pub async fn shutdown(&self) {
-        self.0.shared.stop.cancel();
-        self.0.shared.stopped.cancelled().await;
-    }
-}
-
-impl Room for WebSocketRoom {
-    type Message = Frame;
-    type Sink = WebSocketSink;
-    type Incoming = WebSocketInbox;
-
-    fn events(&self) -> Option<impl Stream<Item = RoomEvent<Self::Incoming>> + Send + 'static> {
-        let shared = &self.0.shared;
-        let events = shared.take_listener()?;
-        // The guard is dropped with the stream: a room without a session admits no viewers.
-        let listener = (events, shared.stopped.clone(), shared.shut.clone().drop_guard());
-        Some(futures_util::stream::unfold(listener, |(mut events, stopped, shut)| async {
-            let event = match stopped.run_until_cancelled(events.recv()).await {
-                Some(event) => event?,
-                None => events.try_recv().ok()?,
-            };
-            Some((event, (events, stopped, shut)))
-        }))
-    }
-
-    fn participants(&self) -> Vec<Presence> {
-        self.0.shared.directory.all()
-    }
-
-    fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
-        self.0.shared.directory.newest(identity)
-    }
-
-    async fn open(&self, to: &Presence, progress: Progress) -> Result<WebSocketSink, OpenError> {
-        let connection = self.0.shared.directory.take(to).ok_or(OpenError::NotPresent)?;
-        progress.set_write_timeout(self.0.shared.config.stall_timeout);
-        connection.writer().report_to(progress);
-        Ok(WebSocketSink::new(connection))
-    }
-
-    fn batch_bytes(&self) -> usize {
-        SEGMENT_BYTES
-    }
-
-    fn start_send_run(
-        sink: Pin<&mut WebSocketSink>,
-        run: &BroadcastRun<'_, Frame>,
-    ) -> Result<usize, WebSocketSinkError> {
-        Ok(sink.get_mut().start_send_run(run))
-    }
-
-    fn has_vanished(error: &WebSocketSinkError) -> bool {
-        error.is_disconnect()
-    }
-
-    fn retire(&self, sink: WebSocketSink, reason: EndReason) -> Option<Goodbye> {
-        Some(sink.part(reason))
-    }
-}
+pub use self::upgrade::{Admission, UpgradeRequest};

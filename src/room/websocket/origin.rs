@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio_tungstenite::tungstenite::http::header::{HOST, HeaderMap, HeaderValue, ORIGIN};
 use tokio_tungstenite::tungstenite::http::uri::{Authority, Uri};
 
-use super::upgrade::Rejection;
+use super::rejection::Rejection;
 
 /// The most bytes of a header that an answer repeats.
 const LONGEST_QUOTE: usize = 200;

@@ -6,10 +6,6 @@ use tokio_tungstenite::tungstenite::handshake::server::Request;
 use super::origin::{self, Policy};
 use crate::protocol::SUBPROTOCOLS;
 
-/// The headers of the page. The page loads nothing, runs nothing, and can't be put into a frame.
-pub(super) const HEADERS: &str = "Content-Type: text/html; charset=utf-8\r\nContent-Security-Policy: default-src \
-     'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n";
-
 /// The URLs under which viewers reach the server: its public URLs, or else the one that this request was sent to.
 pub(super) fn urls(request: &Request, policy: &Policy) -> Vec<String> {
     let public: Vec<_> = policy.public_urls().map(str::to_owned).collect();

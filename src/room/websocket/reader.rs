@@ -2,9 +2,9 @@
 //! handshake.
 //!
 //! The task waits in one place, and has no buffer while it waits: bytes are read into one buffer per thread and decoded
-//! from there. A message can't be admitted yet if the embedder hasn't taken the ones before it, or if other clients
-//! have the memory for long ones. Then the message and the bytes behind it are kept, and the socket isn't read until
-//! the message is admitted. This holds up only this client.
+//! from there. A message has to wait if the embedder hasn't taken the ones before it, or if other clients have the
+//! memory for long ones. Then the message and the bytes behind it are kept, and the socket isn't read until the message
+//! can go on. This holds up only this client.
 //!
 //! # What one client may take of a worker's time
 //! Each poll reads once, and lets other tasks run before the next read. A client that has used up its
@@ -19,17 +19,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::close_reason::CloseReason;
 use super::connection::Connection;
 use super::decode::{Decoder, Item};
-use super::farewell::Farewell;
-use super::inbox::{Hold, Intake};
-use super::listen::{Event, Shared};
+use super::inbox::{InboxSender, Permits};
 use super::places::Place;
+use super::shared::{Event, Shared};
 use super::socket;
 use super::writer::{ControlFrame, Writer};
 use crate::contract::EndReason;
@@ -41,7 +42,7 @@ use crate::room::{Presence, RoomEvent};
 
 /// The longest close handshake, however steadily a slow client takes the bytes before its close frame: half a megabyte
 /// at 64 kbit/s.
-const LONGEST_PARTING: Duration = Duration::from_secs(60);
+const LONGEST_CLOSE_HANDSHAKE: Duration = Duration::from_secs(60);
 
 /// The most bytes of one read; the second for a long message, as its memory is claimed already.
 const READ_BYTES: usize = 4 << 10;
@@ -55,15 +56,13 @@ thread_local! {
     static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-type Waiting<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
 /// The state of the task that serves one connection.
 pub(super) struct Reader {
     shared: Arc<Shared>,
     connection: Arc<Connection>,
     decoder: Decoder,
     /// `None` once the embedder has dropped the other end: what the client sends is then read and discarded.
-    incoming: Option<Intake>,
+    incoming: Option<InboxSender>,
     allowance: Allowance,
     last_heard: Instant,
     /// State that only a busy or slow client has. Boxed, because most clients are neither.
@@ -72,59 +71,61 @@ pub(super) struct Reader {
 
 #[derive(Default)]
 struct Busy {
-    /// A message that waits to be admitted, and the bytes read behind it.
-    held: Option<Held>,
+    /// A message that waits for its permits, and the bytes read behind it.
+    pending: Option<PendingMessage>,
     /// The long message that is being read, if there is one.
-    long: Option<Long>,
+    long: Option<LongMessage>,
     /// Work that was done outside of turns since the allowance was used up.
     debt: Duration,
     /// The turn that the client waits for, or has.
-    turn: Option<Queued>,
+    turn: Option<ReadTurn>,
     /// Waits until the socket takes what the writer holds. The stream's own waker slot belongs to the sink.
-    writable: Option<Waiting<()>>,
+    writable: Option<BoxFuture<'static, ()>>,
 }
 
 impl Busy {
     fn is_over(&self) -> bool {
-        let Self { held, long, debt, turn, writable } = self;
-        held.is_none() && long.is_none() && debt.is_zero() && turn.is_none() && writable.is_none()
+        let Self { pending, long, debt, turn, writable } = self;
+        pending.is_none() && long.is_none() && debt.is_zero() && turn.is_none() && writable.is_none()
     }
 }
 
-struct Held {
+/// A message that the embedder's inbox, or the memory of all peers, has no capacity for yet.
+struct PendingMessage {
     /// The complete message; `None` if a long one begins.
     message: Option<Frame>,
-    admission: Waiting<Hold>,
-    admitted: Option<Hold>,
+    waits: BoxFuture<'static, Permits>,
+    permits: Option<Permits>,
+    /// What was read behind the message.
     behind: Vec<u8>,
 }
 
 /// A long message that is being read.
-struct Long {
-    hold: Hold,
+struct LongMessage {
+    permits: Permits,
     deadline: Deadline,
 }
 
-enum Queued {
-    Waiting(Waiting<Turn>),
+enum ReadTurn {
+    Waiting(BoxFuture<'static, Turn>),
     Begun(Turn),
 }
 
 /// The event that the task wakes up for.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Ending(Farewell),
+    Close(CloseReason),
     Readable,
     Writable,
-    /// The held message is admitted.
-    Admitted,
+    /// The pending message has its permits.
+    InboundReady,
     Tick,
 }
 
 impl Step {
     /// Whether the step takes in input, after which the task yields to others.
     fn reads(self) -> bool {
-        matches!(self, Self::Readable | Self::Admitted)
+        matches!(self, Self::Readable | Self::InboundReady)
     }
 }
 
@@ -158,16 +159,16 @@ impl Reader {
             // connection.
             Box::pin(self.introduce()).await;
             let mut timer = std::pin::pin!(sleep(self.shared.config.ping_interval));
-            let farewell = loop {
+            let reason = loop {
                 let step = poll_fn(|cx| self.poll_step(cx, timer.as_mut())).await;
-                if let Err(farewell) = self.take_step(step, timer.as_mut()) {
-                    break farewell;
+                if let Err(reason) = self.take_step(step, timer.as_mut()) {
+                    break reason;
                 }
                 if step.reads() {
                     yield_now().await;
                 }
             };
-            Box::pin(self.leave(farewell, timer)).await;
+            Box::pin(self.close(reason, timer)).await;
             drop(place);
         }
     }
@@ -175,28 +176,28 @@ impl Reader {
     /// Tells the session about the connection.
     async fn introduce(&mut self) {
         if let Some(slow) = self.announce() {
-            until_ending(&self.connection, slow).await;
+            until_close_is_requested(&self.connection, slow).await;
         }
         if let Some(slow) = self.open_stream() {
-            until_ending(&self.connection, slow).await;
+            until_close_is_requested(&self.connection, slow).await;
         }
         self.last_heard = Instant::now();
     }
 
     /// Announces that the connection is gone, and performs the close handshake.
-    async fn leave(mut self, farewell: Farewell, timer: Pin<&mut Sleep>) {
-        let farewell = self.in_truth(farewell);
+    async fn close(mut self, reason: CloseReason, timer: Pin<&mut Sleep>) {
+        let reason = self.actual_reason(reason);
         // The directory is up to date before the session is told, and the session is told before the sink fails.
-        self.shared.directory.leave(&self.connection);
-        self.stop_listening();
+        self.shared.directory.remove(&self.connection);
+        self.discard_inbound();
         let presence = &self.connection.presence;
         tracing::info!(
-            identity = %presence.identity, sid = %presence.sid, peer = %self.connection.peer, reason = ?farewell,
+            identity = %presence.identity, sid = %presence.sid, peer = %self.connection.peer, ?reason,
             "connection ends"
         );
         let gone = RoomEvent::Disconnected { identity: presence.identity.clone(), sid: presence.sid.clone() };
         let late = self.emit(gone);
-        self.part(farewell, timer).await;
+        self.close_handshake(reason, timer).await;
         drop(self);
         if let Some(late) = late {
             late.await;
@@ -206,32 +207,34 @@ impl Reader {
     /// Corrects the reason of a connection that was replaced. A session that joins a connection while a newer one
     /// arrives may find the newer one in the room and take this one for disconnected. The client is still connected and
     /// is told the actual reason.
-    fn in_truth(&self, farewell: Farewell) -> Farewell {
+    fn actual_reason(&self, reason: CloseReason) -> CloseReason {
         let Presence { identity, joined_at, .. } = &self.connection.presence;
         let newer = |newest: Presence| newest.joined_at > *joined_at;
-        match farewell {
-            Farewell::Ended(EndReason::Disconnected) if self.shared.directory.newest(identity).is_some_and(newer) => {
-                Farewell::Ended(EndReason::Replaced)
+        match reason {
+            CloseReason::Ended(EndReason::Disconnected)
+                if self.shared.directory.newest(identity).is_some_and(newer) =>
+            {
+                CloseReason::Ended(EndReason::Replaced)
             }
-            farewell => farewell,
+            reason => reason,
         }
     }
 
     /// Tells the session that it can write. The caller has to wait for the returned future.
-    fn announce(&self) -> Option<Waiting<()>> {
+    fn announce(&self) -> Option<BoxFuture<'static, ()>> {
         self.emit(RoomEvent::Active(self.connection.presence.clone()))
     }
 
     /// Gives the session the client's own stream. The caller has to wait for the returned future.
-    fn open_stream(&mut self) -> Option<Waiting<()>> {
-        let (intake, stream) = Intake::new();
-        self.incoming = Some(intake);
+    fn open_stream(&mut self) -> Option<BoxFuture<'static, ()>> {
+        let (sender, stream) = InboxSender::new();
+        self.incoming = Some(sender);
         let presence = &self.connection.presence;
         let (identity, sid) = (presence.identity.clone(), presence.sid.clone());
         self.emit(RoomEvent::StreamOpened { identity, sid, stream })
     }
 
-    fn emit(&self, event: Event) -> Option<Waiting<()>> {
+    fn emit(&self, event: Event) -> Option<BoxFuture<'static, ()>> {
         // If the session doesn't listen any more, the room is about to close.
         let Err(TrySendError::Full(event)) = self.shared.events.try_send(event) else { return None };
         let events = self.shared.events.clone();
@@ -242,22 +245,22 @@ impl Reader {
 
     fn poll_step(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<Step> {
         self.connection.reader.register(cx.waker());
-        if let Some(farewell) = self.connection.request() {
-            return Poll::Ready(Step::Ending(farewell));
+        if let Some(reason) = self.connection.requested() {
+            return Poll::Ready(Step::Close(reason));
         }
         if self.poll_writable(cx).is_ready() {
             return Poll::Ready(Step::Writable);
         }
-        if let Some(held) = self.busy.as_mut().and_then(|busy| busy.held.as_mut()) {
-            if let Poll::Ready(hold) = held.admission.as_mut().poll(cx) {
-                held.admitted = Some(hold);
-                return Poll::Ready(Step::Admitted);
+        if let Some(pending) = self.busy.as_mut().and_then(|busy| busy.pending.as_mut()) {
+            if let Poll::Ready(permits) = pending.waits.as_mut().poll(cx) {
+                pending.permits = Some(permits);
+                return Poll::Ready(Step::InboundReady);
             }
         } else if self.poll_readable(cx).is_ready() {
             return Poll::Ready(Step::Readable);
         }
         if self.poll_dawdled(cx).is_ready() {
-            return Poll::Ready(Step::Ending(Farewell::Dawdled));
+            return Poll::Ready(Step::Close(CloseReason::Dawdled));
         }
         timer.poll(cx).map(|()| Step::Tick)
     }
@@ -272,10 +275,10 @@ impl Reader {
         let busy = self.busy.get_or_insert_default();
         let queued = busy.turn.get_or_insert_with(|| {
             let limits = self.shared.config.limits.clone();
-            Queued::Waiting(Box::pin(async move { limits.reading().turn(false).await }))
+            ReadTurn::Waiting(Box::pin(async move { limits.reading().turn(false).await }))
         });
-        if let Queued::Waiting(turn) = queued {
-            *queued = Queued::Begun(ready!(turn.as_mut().poll(cx)));
+        if let ReadTurn::Waiting(turn) = queued {
+            *queued = ReadTurn::Begun(ready!(turn.as_mut().poll(cx)));
             // The client wasn't read while it waited.
             self.note_heard();
         }
@@ -303,12 +306,12 @@ impl Reader {
         Poll::Ready(())
     }
 
-    fn take_step(&mut self, step: Step, timer: Pin<&mut Sleep>) -> Result<(), Farewell> {
+    fn take_step(&mut self, step: Step, timer: Pin<&mut Sleep>) -> Result<(), CloseReason> {
         let taken = match step {
-            Step::Ending(farewell) => Err(farewell),
+            Step::Close(reason) => Err(reason),
             Step::Readable => self.read(),
-            Step::Writable => self.write(Writer::carry_on),
-            Step::Admitted => self.release(),
+            Step::Writable => self.write(Writer::write_unsent),
+            Step::InboundReady => self.accept_pending(),
             Step::Tick => self.keep_alive(timer),
         };
         self.rest();
@@ -316,12 +319,12 @@ impl Reader {
     }
 
     /// Reads once, and handles the items that this completes.
-    fn read(&mut self) -> Result<(), Farewell> {
+    fn read(&mut self) -> Result<(), CloseReason> {
         let most = self.decoder.missing().clamp(READ_BYTES, MOST_READ_BYTES);
         let begun = std::time::Instant::now();
         let taken = with_scratch(|buffer| match socket::read(&self.connection.stream, &mut buffer[..most]) {
             Ok(None) => Ok(0),
-            Ok(Some(0)) => Err(Farewell::PeerGone),
+            Ok(Some(0)) => Err(CloseReason::PeerGone),
             Ok(Some(count)) => {
                 self.note_heard();
                 self.take_in(&buffer[..count])
@@ -335,10 +338,10 @@ impl Reader {
     /// Handles the items that `input` completes, and returns how many messages they contain. If `input` has several
     /// pings, only the last one is answered (RFC 6455, 5.5.3), so that a flood of pings costs no more writes than
     /// reads.
-    fn take_in(&mut self, mut input: &[u8]) -> Result<u32, Farewell> {
+    fn take_in(&mut self, mut input: &[u8]) -> Result<u32, CloseReason> {
         let (mut ping, mut messages) = (None, 0);
-        while let Some(item) = self.decoder.next(&mut input).map_err(Farewell::Violation)? {
-            let admitted = match item {
+        while let Some(item) = self.decoder.next(&mut input).map_err(CloseReason::Violation)? {
+            let taken = match item {
                 Item::Message(message) => {
                     messages += 1;
                     self.pass_on(message)
@@ -349,11 +352,11 @@ impl Reader {
                     Ok(())
                 }
                 Item::Pong => Ok(()),
-                Item::Close(code) => return Err(Farewell::PeerClosed(code)),
+                Item::Close(code) => return Err(CloseReason::PeerClosed(code)),
             };
-            if let Err(mut held) = admitted {
-                held.behind = input.to_vec();
-                self.busy().held = Some(held);
+            if let Err(mut pending) = taken {
+                pending.behind = input.to_vec();
+                self.busy().pending = Some(pending);
                 break;
             }
         }
@@ -363,47 +366,47 @@ impl Reader {
         Ok(messages)
     }
 
-    /// Gives a message to the embedder. An error holds the message that has to wait.
-    fn pass_on(&mut self, message: Frame) -> Result<(), Held> {
-        let Some(intake) = &self.incoming else { return Ok(()) };
-        let claimed = self.busy.as_mut().and_then(|busy| busy.long.take()).map(|long| long.hold);
-        match claimed.or_else(|| intake.try_hold(message.len(), &self.shared.config.limits)) {
-            Some(hold) => self.deliver(message, hold),
+    /// Gives a message to the embedder. The error is the message if it has to wait.
+    fn pass_on(&mut self, message: Frame) -> Result<(), PendingMessage> {
+        let Some(inbox) = &self.incoming else { return Ok(()) };
+        let claimed = self.busy.as_mut().and_then(|busy| busy.long.take()).map(|long| long.permits);
+        match claimed.or_else(|| inbox.try_reserve(message.len(), &self.shared.config.limits)) {
+            Some(permits) => self.deliver(message, permits),
             None => return Err(self.wait_for(message.len(), Some(message))),
         }
         Ok(())
     }
 
     /// Claims the memory for a long message of up to `bytes` that begins. An error means that the message has to wait.
-    fn begin_long(&mut self, bytes: usize) -> Result<(), Held> {
-        let Some(intake) = &self.incoming else { return Ok(()) };
-        match intake.try_hold(bytes, &self.shared.config.limits) {
-            Some(hold) => self.go_on_with_long(hold),
+    fn begin_long(&mut self, bytes: usize) -> Result<(), PendingMessage> {
+        let Some(inbox) = &self.incoming else { return Ok(()) };
+        match inbox.try_reserve(bytes, &self.shared.config.limits) {
+            Some(permits) => self.go_on_with_long(permits),
             None => return Err(self.wait_for(bytes, None)),
         }
         Ok(())
     }
 
-    fn wait_for(&self, bytes: usize, message: Option<Frame>) -> Held {
-        let intake = self.incoming.as_ref().expect("called only while there is an intake");
-        let admission = intake.hold(bytes, self.shared.config.limits.clone(), self.allowance.is_left());
-        Held { message, admission: Box::pin(admission), admitted: None, behind: Vec::new() }
+    fn wait_for(&self, bytes: usize, message: Option<Frame>) -> PendingMessage {
+        let inbox = self.incoming.as_ref().expect("called only while there is an inbox");
+        let waits = inbox.reserve(bytes, self.shared.config.limits.clone(), self.allowance.is_left());
+        PendingMessage { message, waits: Box::pin(waits), permits: None, behind: Vec::new() }
     }
 
-    fn go_on_with_long(&mut self, hold: Hold) {
+    fn go_on_with_long(&mut self, permits: Permits) {
         let deadline = Deadline::new(&self.shared.config.limits);
-        self.busy().long = Some(Long { hold, deadline });
+        self.busy().long = Some(LongMessage { permits, deadline });
     }
 
-    fn deliver(&mut self, message: Frame, hold: Hold) {
-        let Some(intake) = &mut self.incoming else { return };
-        if intake.deliver(message, hold).is_err() {
-            self.stop_listening();
+    fn deliver(&mut self, message: Frame, permits: Permits) {
+        let Some(inbox) = &mut self.incoming else { return };
+        if inbox.deliver(message, permits).is_err() {
+            self.discard_inbound();
         }
     }
 
     /// From now on, what the client sends is read and discarded, and takes no memory.
-    fn stop_listening(&mut self) {
+    fn discard_inbound(&mut self) {
         self.incoming = None;
         if let Some(busy) = &mut self.busy {
             busy.long = None;
@@ -411,32 +414,32 @@ impl Reader {
         self.decoder.discard();
     }
 
-    /// Goes on with the message that was held back.
-    fn release(&mut self) -> Result<(), Farewell> {
-        // The client wasn't read while its message was held.
+    /// Goes on with the pending message, which has its permits.
+    fn accept_pending(&mut self) -> Result<(), CloseReason> {
+        // The client wasn't read while its message was pending.
         self.last_heard = Instant::now();
-        let Some(mut held) = self.take_held() else { return Ok(()) };
+        let Some(mut pending) = self.take_pending() else { return Ok(()) };
         let begun = std::time::Instant::now();
-        match (held.message.take(), held.admitted.take()) {
-            (Some(message), Some(hold)) => self.deliver(message, hold),
-            (None, Some(hold)) => self.go_on_with_long(hold),
+        match (pending.message.take(), pending.permits.take()) {
+            (Some(message), Some(permits)) => self.deliver(message, permits),
+            (None, Some(permits)) => self.go_on_with_long(permits),
             (_, None) => {}
         }
-        let messages = self.take_in(&held.behind)?;
+        let messages = self.take_in(&pending.behind)?;
         self.charge(begun.elapsed() + COST_OF_MESSAGE * messages);
         Ok(())
     }
 
-    fn take_held(&mut self) -> Option<Held> {
-        self.busy.as_mut()?.held.take()
+    fn take_pending(&mut self) -> Option<PendingMessage> {
+        self.busy.as_mut()?.pending.take()
     }
 
     /// Charges `work` to the turn in which it was done, together with the debt from outside of turns. Without a turn,
     /// charges it to the allowance while one is left, and then to the debt.
     fn charge(&mut self, work: Duration) {
         match &mut self.busy {
-            Some(busy) if matches!(busy.turn, Some(Queued::Begun(_))) => {
-                if let Some(Queued::Begun(turn)) = busy.turn.take() {
+            Some(busy) if matches!(busy.turn, Some(ReadTurn::Begun(_))) => {
+                if let Some(ReadTurn::Begun(turn)) = busy.turn.take() {
                     turn.end(std::mem::take(&mut busy.debt) + work);
                 }
             }
@@ -446,15 +449,15 @@ impl Reader {
     }
 
     /// Pings a silent client and ends the connection if it stays silent.
-    fn keep_alive(&mut self, mut timer: Pin<&mut Sleep>) -> Result<(), Farewell> {
+    fn keep_alive(&mut self, mut timer: Pin<&mut Sleep>) -> Result<(), CloseReason> {
         let now = Instant::now();
         // While this process doesn't run, it can't hear any client: the time by which the timer is late isn't silence.
         let late = now - timer.deadline();
         let drained = self.connection.writer().drained();
         // A client that takes what the socket had refused is alive, though its answer to a ping may be behind
         // megabytes.
-        let is_held_up = self.busy.as_ref().is_some_and(|busy| busy.held.is_some() || busy.turn.is_some());
-        let alive = if is_held_up { now } else { drained.map_or(self.last_heard, |at| at.max(self.last_heard)) };
+        let is_blocked = self.busy.as_ref().is_some_and(|busy| busy.pending.is_some() || busy.turn.is_some());
+        let alive = if is_blocked { now } else { drained.map_or(self.last_heard, |at| at.max(self.last_heard)) };
         self.last_heard = now.min(alive + late);
         let config = &self.shared.config;
         let (ping_interval, idle_timeout) = (config.ping_interval, config.idle_timeout);
@@ -462,7 +465,7 @@ impl Reader {
         let patience = drained.map(|at| at + config.stall_timeout);
         let given_up = patience.unwrap_or(now).max(self.last_heard + idle_timeout);
         if given_up <= now {
-            return Err(Farewell::Silent);
+            return Err(CloseReason::Silent);
         }
         let silent = now - self.last_heard;
         let due = if silent >= ping_interval {
@@ -475,13 +478,13 @@ impl Reader {
         Ok(())
     }
 
-    fn write_control(&mut self, frame: ControlFrame) -> Result<(), Farewell> {
+    fn write_control(&mut self, frame: ControlFrame) -> Result<(), CloseReason> {
         self.write(|writer, stream| writer.write_control(stream, frame))
     }
 
     /// Calls `f` with the writer locked. Then wakes the sink, which may have missed the lock, and sees to it that this
     /// task is woken when the socket takes what is left.
-    fn write(&mut self, f: impl FnOnce(&mut Writer, &TcpStream) -> io::Result<()>) -> Result<(), Farewell> {
+    fn write(&mut self, f: impl FnOnce(&mut Writer, &TcpStream) -> io::Result<()>) -> Result<(), CloseReason> {
         let connection = &self.connection;
         let mut writer = connection.writer();
         let written = f(&mut writer, &connection.stream);
@@ -503,38 +506,40 @@ impl Reader {
         self.busy.as_ref().is_some_and(|busy| busy.writable.is_some())
     }
 
-    fn lost(&self, error: &io::Error) -> Farewell {
+    fn lost(&self, error: &io::Error) -> CloseReason {
         let presence = &self.connection.presence;
         tracing::debug!(identity = %presence.identity, sid = %presence.sid, %error, "connection lost");
-        Farewell::PeerGone
+        CloseReason::PeerGone
     }
 
     /// Performs the close handshake: sends the rest of the frame that was begun, the close frame and the end of this
-    /// side, then waits for the client's close frame or end. If the [time](Parting::due) is up before, the connection
-    /// is reset, and what is still on the way is lost.
-    async fn part(&mut self, farewell: Farewell, mut timer: Pin<&mut Sleep>) {
-        let Some((code, reason)) = farewell.frame() else { return socket::shut(&self.connection.stream) };
+    /// side, then waits for the client's close frame or end. If the [time](CloseHandshake::due) is up before, the
+    /// connection is reset, and what is still on the way is lost.
+    async fn close_handshake(&mut self, close_reason: CloseReason, mut timer: Pin<&mut Sleep>) {
+        let Some((code, reason)) = close_reason.close_frame() else {
+            return socket::shut_down(&self.connection.stream);
+        };
         let now = Instant::now();
         let close_timeout = self.shared.config.close_timeout;
         // A client that was ended because it takes nothing won't complete a close handshake.
-        let is_stuck = matches!(farewell, Farewell::Silent | Farewell::Ended(EndReason::WriteTimedOut));
+        let is_stuck = matches!(close_reason, CloseReason::Silent | CloseReason::Ended(EndReason::WriteTimedOut));
         if is_stuck && self.connection.writer().refused().is_some() {
-            self.connection.writer().give_up();
+            self.connection.writer().discard_all();
             self.connection.sink.wake();
-            return self.cut_off();
+            return self.reset_connection();
         }
         timer.as_mut().reset(now + close_timeout);
-        let begun = self.write(|writer, stream| writer.close(stream, code, reason));
-        let mut parting = Parting {
+        let begun = self.write(|writer, stream| writer.begin_close(stream, code, reason));
+        let mut handshake = CloseHandshake {
             due: now + close_timeout,
-            latest: now + close_timeout.max(LONGEST_PARTING),
-            hurried: false,
+            latest: now + close_timeout.max(LONGEST_CLOSE_HANDSHAKE),
+            room_is_closing: false,
             finished: false,
-            answered: matches!(farewell, Farewell::PeerClosed(_)),
-            listening: !matches!(farewell, Farewell::Violation(_)),
+            answered: matches!(close_reason, CloseReason::PeerClosed(_)),
+            listening: !matches!(close_reason, CloseReason::Violation(_)),
         };
-        if let Some(held) = self.take_held() {
-            self.listen_for_close(&held.behind, &mut parting);
+        if let Some(pending) = self.take_pending() {
+            self.listen_for_close(&pending.behind, &mut handshake);
         }
         if let Some(busy) = &mut self.busy {
             busy.turn = None;
@@ -542,21 +547,21 @@ impl Reader {
         let stop = self.shared.stop.clone();
         let mut stopped = std::pin::pin!(stop.cancelled());
         let ended = poll_fn(|cx| {
-            if !parting.hurried && stopped.as_mut().poll(cx).is_ready() {
-                parting.hurry(Instant::now() + close_timeout);
-                let due = timer.deadline().min(parting.latest);
+            if !handshake.room_is_closing && stopped.as_mut().poll(cx).is_ready() {
+                handshake.shorten(Instant::now() + close_timeout);
+                let due = timer.deadline().min(handshake.latest);
                 timer.as_mut().reset(due);
             }
-            self.poll_part(cx, timer.as_mut(), &mut parting)
+            self.poll_close_handshake(cx, timer.as_mut(), &mut handshake)
         });
         if begun.is_err() || ended.await {
-            return socket::shut(&self.connection.stream);
+            return socket::shut_down(&self.connection.stream);
         }
-        self.cut_off();
+        self.reset_connection();
     }
 
     /// Has the connection reset when it is dropped, so that the kernel keeps nothing of it.
-    fn cut_off(&self) {
+    fn reset_connection(&self) {
         let presence = &self.connection.presence;
         tracing::info!(
             identity = %presence.identity, sid = %presence.sid,
@@ -578,25 +583,30 @@ impl Reader {
     }
 
     /// True when the client has completed the close handshake or is gone, false when the time is up.
-    fn poll_part(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>, parting: &mut Parting) -> Poll<bool> {
+    fn poll_close_handshake(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut timer: Pin<&mut Sleep>,
+        handshake: &mut CloseHandshake,
+    ) -> Poll<bool> {
         // The timer comes first: a client that sends without pause uses up the task's budget below.
         while timer.as_mut().poll(cx).is_ready() {
-            let due = parting.due(self.patience());
+            let due = handshake.due(self.patience());
             if due <= Instant::now() {
                 return Poll::Ready(false);
             }
             timer.as_mut().reset(due);
         }
         while self.poll_writable(cx).is_ready() {
-            if self.write(Writer::carry_on).is_err() {
+            if self.write(Writer::write_unsent).is_err() {
                 return Poll::Ready(true);
             }
         }
-        if !self.awaits_writable() && !parting.finished {
-            parting.finished = true;
-            socket::finish(&self.connection.stream);
+        if !self.awaits_writable() && !handshake.finished {
+            handshake.finished = true;
+            socket::shut_down_write(&self.connection.stream);
         }
-        if !(parting.finished && parting.answered) {
+        if !(handshake.finished && handshake.answered) {
             // One read per poll, in turns once the allowance is used up: a client may flood during the close handshake
             // too.
             ready!(self.poll_readable(cx));
@@ -605,12 +615,12 @@ impl Reader {
                 Ok(None) => false,
                 Ok(Some(0)) | Err(_) => true,
                 Ok(Some(count)) => {
-                    self.listen_for_close(&buffer[..count], parting);
+                    self.listen_for_close(&buffer[..count], handshake);
                     false
                 }
             });
             self.charge(begun.elapsed());
-            let over = ended || (parting.finished && parting.answered);
+            let over = ended || (handshake.finished && handshake.answered);
             if !over {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -620,12 +630,12 @@ impl Reader {
     }
 
     /// Discards what the client still sends, except for its close frame.
-    fn listen_for_close(&mut self, mut input: &[u8], parting: &mut Parting) {
-        while parting.listening && !parting.answered {
+    fn listen_for_close(&mut self, mut input: &[u8], handshake: &mut CloseHandshake) {
+        while handshake.listening && !handshake.answered {
             match self.decoder.next(&mut input) {
-                Ok(Some(item)) => parting.answered = matches!(item, Item::Close(_)),
+                Ok(Some(item)) => handshake.answered = matches!(item, Item::Close(_)),
                 Ok(None) => return,
-                Err(_) => parting.listening = false,
+                Err(_) => handshake.listening = false,
             }
         }
     }
@@ -633,13 +643,13 @@ impl Reader {
 
 /// The progress of a close handshake.
 #[derive(Debug)]
-struct Parting {
+struct CloseHandshake {
     /// The deadline for a client that keeps up.
     due: Instant,
     /// The deadline for any client.
     latest: Instant,
     /// The room is closing.
-    hurried: bool,
+    room_is_closing: bool,
     /// The close frame is written, and nothing comes after it.
     finished: bool,
     /// The client has sent its close frame.
@@ -648,7 +658,7 @@ struct Parting {
     listening: bool,
 }
 
-impl Parting {
+impl CloseHandshake {
     /// The deadline. A client that was behind has until `patience`, which moves on with what it takes: the bytes before
     /// the close frame may take longer than the close frame may.
     fn due(&self, patience: Option<Instant>) -> Instant {
@@ -657,17 +667,17 @@ impl Parting {
 
     /// The room waits for its connections to end: from now on even a slow client has no more than the close
     /// time-out.
-    fn hurry(&mut self, latest: Instant) {
-        self.hurried = true;
+    fn shorten(&mut self, latest: Instant) {
+        self.room_is_closing = true;
         self.latest = self.latest.min(latest);
     }
 }
 
-/// Waits for `slow`, or until the connection is to end.
-fn until_ending(connection: &Connection, mut slow: Waiting<()>) -> impl Future<Output = ()> {
+/// Waits for `slow`, or until the connection is to be closed.
+fn until_close_is_requested(connection: &Connection, mut slow: BoxFuture<'static, ()>) -> impl Future<Output = ()> {
     poll_fn(move |cx| {
         connection.reader.register(cx.waker());
-        if connection.is_ending() { Poll::Ready(()) } else { slow.as_mut().poll(cx) }
+        if connection.close_is_requested() { Poll::Ready(()) } else { slow.as_mut().poll(cx) }
     })
 }
 

@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use futures_sink::Sink;
 
 use super::batch::{Batch, Clock};
+use super::close_reason::CloseReason;
 use super::connection::Connection;
-use super::farewell::Farewell;
 use crate::contract::{BroadcastRun, EndReason};
 use crate::protocol::Frame;
 use crate::room::{Goodbye, is_disconnect};
@@ -61,12 +61,12 @@ impl WebSocketSink {
         Self { connection, batch: Batch::default(), clock: Clock::default(), stalled: false }
     }
 
-    /// Gives up the connection, so that its task closes it with `reason`. Resolves when the socket is closed.
-    pub(super) fn part(self, reason: EndReason) -> Goodbye {
+    /// Has the connection's task close it with `reason`. Resolves when the socket is closed.
+    pub(super) fn close_with(self, reason: EndReason) -> Goodbye {
         let connection = &self.connection;
         let presence = &connection.presence;
         tracing::debug!(identity = %presence.identity, sid = %presence.sid, %reason, "closing a connection");
-        connection.end(Farewell::Ended(reason));
+        connection.request_close(CloseReason::Ended(reason));
         let closed = connection.closed();
         drop(self);
         Box::pin(async {
@@ -81,7 +81,7 @@ impl WebSocketSink {
     }
 
     fn check(&self) -> Result<(), WebSocketSinkError> {
-        if self.connection.is_ending() { Err(WebSocketSinkError::Closed) } else { Ok(()) }
+        if self.connection.close_is_requested() { Err(WebSocketSinkError::Closed) } else { Ok(()) }
     }
 }
 
@@ -127,7 +127,7 @@ impl Sink<Frame> for WebSocketSink {
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), WebSocketSinkError>> {
         let flushed = self.as_mut().poll_flush(cx);
         if flushed.is_ready() {
-            self.connection.end(Farewell::SinkDropped);
+            self.connection.request_close(CloseReason::SinkDropped);
         }
         flushed
     }
@@ -135,7 +135,7 @@ impl Sink<Frame> for WebSocketSink {
 
 impl Drop for WebSocketSink {
     fn drop(&mut self) {
-        self.connection.end(Farewell::SinkDropped);
+        self.connection.request_close(CloseReason::SinkDropped);
         self.batch.recycle();
     }
 }

@@ -92,12 +92,12 @@ fn once(
 
 /// Ends this side of the stream; the peer's side can still be read. Errors are ignored: a peer that is gone needs no
 /// end.
-pub(super) fn finish(stream: &TcpStream) {
+pub(super) fn shut_down_write(stream: &TcpStream) {
     let _ = SockRef::from(stream).shutdown(Shutdown::Write);
 }
 
 /// Ends both sides, even if other handles exist. Errors are ignored: a peer that is gone needs no end.
-pub(super) fn shut(stream: &TcpStream) {
+pub(super) fn shut_down(stream: &TcpStream) {
     let _ = SockRef::from(stream).shutdown(Shutdown::Both);
 }
 
@@ -121,10 +121,10 @@ const MOST_DRAINED: usize = 128 << 10;
 /// Once a peer has sent more than [`MOST_DRAINED`], nothing more is read of it. It is kept waiting until the caller's
 /// time-out, because a peer that is disconnected reconnects at once.
 pub(super) async fn drain(stream: &TcpStream) {
-    let mut scrap = [0; 2048];
+    let mut discarded = [0; 2048];
     let mut drained = 0;
     while stream.readable().await.is_ok() {
-        match read(stream, &mut scrap) {
+        match read(stream, &mut discarded) {
             Ok(Some(0)) | Err(_) => return,
             Ok(count) => drained += count.unwrap_or(0),
         }

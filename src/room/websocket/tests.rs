@@ -1,6 +1,6 @@
 //! Close handshakes, and the two writers of one connection, against real sockets.
 //!
-//! The rest is tested from outside, in tests/rooms/websocket_room/; only code in here can call `part` on a sink.
+//! The rest is tested from outside, in tests/rooms/websocket_room/; only code in here can call `close_with` on a sink.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -10,10 +10,11 @@ use futures_util::{FutureExt, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::listen::Event;
-use super::*;
-use crate::contract::EndReason;
-use crate::room::{Room, RoomEvent};
+use super::shared::Event;
+use super::{WebSocketRoom, WebSocketRoomBuilder, WebSocketSink, batch};
+use crate::contract::{EndReason, Progress};
+use crate::protocol::Frame;
+use crate::room::{Presence, Room, RoomEvent};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -113,7 +114,7 @@ async fn every_end_has_its_code_and_reason() {
         let Scene { room, mut events, presence, mut sink, mut client, .. } = Scene::set(WebSocketRoom::builder()).await;
         // Discarded: the frame is handed over and not begun.
         sink.feed(Frame::text("too late")).await.unwrap();
-        let mut goodbye = sink.part(reason);
+        let mut goodbye = sink.close_with(reason);
         assert_eq!(room.present(&presence.identity), None, "at once");
         assert!(room.participants().is_empty());
         assert!(goodbye.as_mut().now_or_never().is_none());
@@ -132,7 +133,7 @@ async fn a_stalled_client_that_resumes_in_time_sees_a_whole_stream_and_1013() {
     for len in [1000, 100_000] {
         let mut scene = Scene::set(WebSocketRoom::builder()).await;
         let handed = scene.stall(len);
-        let goodbye = scene.sink.part(EndReason::Overflow);
+        let goodbye = scene.sink.close_with(EndReason::Overflow);
         let mut seen = 0;
         let payload = loop {
             match soon("a frame", read_frame(&mut scene.client)).await.unwrap() {
@@ -159,7 +160,7 @@ async fn a_stalled_client_that_doesnt_resume_is_reset_when_the_room_closes() {
     let builder = WebSocketRoom::builder().close_timeout(Duration::from_millis(50)).stall_timeout(day);
     let mut scene = Scene::set(builder).await;
     scene.stall(100_000);
-    let goodbye = scene.sink.part(EndReason::Overflow);
+    let goodbye = scene.sink.close_with(EndReason::Overflow);
     assert!(matches!(soon("leaving", scene.events.next()).await, Some(RoomEvent::Disconnected { .. })));
     soon("the room", scene.room.shutdown()).await;
     soon("the goodbye", goodbye).await;
@@ -176,7 +177,7 @@ async fn a_stalled_client_that_doesnt_resume_is_reset_when_the_room_closes() {
 async fn a_client_that_reads_everything_and_stays_is_reset() {
     let builder = WebSocketRoom::builder().close_timeout(Duration::from_millis(50));
     let mut scene = Scene::set(builder).await;
-    let goodbye = scene.sink.part(EndReason::Refused);
+    let goodbye = scene.sink.close_with(EndReason::Refused);
     assert_eq!(soon("the close", read_frame(&mut scene.client)).await.unwrap().0, 0x88);
     soon("the goodbye", goodbye).await;
     let answer = scene.client.write_all(b"x").await;

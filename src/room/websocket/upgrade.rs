@@ -4,7 +4,7 @@
 //! looks only at the first `Connection` and `Upgrade` header, and doesn't treat them as the lists that they are (RFC
 //! 9110, 5.6.1).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
@@ -13,9 +13,10 @@ use tokio_tungstenite::tungstenite::http::header::{
     ACCEPT, CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use tokio_tungstenite::tungstenite::http::{self, Method, StatusCode, Version};
+use tokio_tungstenite::tungstenite::http::{self, Method, Version};
 
 use super::origin::Policy;
+use super::rejection::Rejection;
 use super::{page, socket};
 use crate::contract::Attributes;
 use crate::contract::presence::no_attributes;
@@ -120,114 +121,6 @@ impl Admission {
     }
 }
 
-/// Turns a viewer away with an HTTP status and a line of text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejection {
-    status: StatusCode,
-    message: String,
-    /// A header that belongs to the status.
-    header: Option<(&'static str, &'static str)>,
-    body: Body,
-}
-
-/// The part of an answer after its head.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Body {
-    /// The message as text.
-    #[default]
-    Message,
-    /// A page for a person with a browser.
-    Page(String),
-    /// Nothing, although the head is the same as if the message followed: the answer to `HEAD`.
-    Missing,
-}
-
-impl Rejection {
-    /// A rejection with this status, 400 to 599. Any other number becomes 403 (Forbidden), since it wouldn't turn the
-    /// viewer away.
-    #[must_use]
-    pub fn new(status: u16, message: impl Into<String>) -> Self {
-        let known = StatusCode::from_u16(status).ok();
-        let status = known.filter(|status| status.is_client_error() || status.is_server_error());
-        Self {
-            status: status.unwrap_or(StatusCode::FORBIDDEN),
-            message: message.into(),
-            header: None,
-            body: Body::Message,
-        }
-    }
-
-    /// The HTTP status, 400 to 599.
-    #[must_use]
-    pub fn status(&self) -> u16 {
-        self.status.as_u16()
-    }
-
-    /// The text that the viewer gets.
-    #[must_use]
-    pub fn message(&self) -> &str {
-        &self.message
-    }
-
-    pub(super) fn bad_request(message: impl Into<String>) -> Self {
-        Self::new(400, message)
-    }
-
-    pub(super) fn timed_out() -> Self {
-        Self::new(408, "the upgrade request took too long")
-    }
-
-    pub(super) fn full() -> Self {
-        Self::new(503, "the server has as many connections as it is allowed to have").with_header("Retry-After", "5")
-    }
-
-    pub(super) fn too_many_of_one_address(peer: IpAddr) -> Self {
-        let message = format!(
-            "the server is nearly full, and the places that are left are for other addresses than {peer}: come back \
-             later (if that is a proxy of this server, start the server with --trusted-proxy {peer}; in a program: \
-             trusted_proxy)"
-        );
-        Self::new(503, message).with_header("Retry-After", "5")
-    }
-
-    fn with_header(self, name: &'static str, value: &'static str) -> Self {
-        Self { header: Some((name, value)), ..self }
-    }
-
-    fn upgrade_required(message: impl Into<String>) -> Self {
-        Self::new(426, message).with_header("Upgrade", "websocket")
-    }
-
-    /// Writes the rejection as the answer, and waits until the viewer has ended its side: a connection that is closed
-    /// with unread bytes is reset, and the answer may be lost. The caller sets the time-out.
-    pub(super) async fn answer(&self, stream: &TcpStream) {
-        let Self { status, message, header, body } = self;
-        let message = format!("{message}\n");
-        let (content, kind) = match body {
-            Body::Page(page) => (page, page::HEADERS),
-            Body::Message | Body::Missing => (&message, "Content-Type: text/plain; charset=utf-8\r\n"),
-        };
-        // An option named in `Upgrade` has to be named in `Connection` too (RFC 9110, 7.8).
-        let connection = if header.is_some_and(|(name, _)| name == "Upgrade") { "close, Upgrade" } else { "close" };
-        let mut answer = format!(
-            "HTTP/1.1 {status}\r\nConnection: {connection}\r\n{kind}X-Content-Type-Options: nosniff\r\n\
-             Cache-Control: no-store\r\nContent-Length: {}\r\n",
-            content.len()
-        );
-        if let Some((name, value)) = header {
-            answer += &format!("{name}: {value}\r\n");
-        }
-        answer += "\r\n";
-        if *body != Body::Missing {
-            answer += content;
-        }
-        if socket::write_all(stream, answer.as_bytes()).await.is_ok() {
-            socket::finish(stream);
-            socket::drain(stream).await;
-        }
-    }
-}
-
 /// The reason why a connection didn't become a WebSocket.
 #[derive(Debug)]
 pub(super) enum Refusal {
@@ -288,11 +181,9 @@ fn refuse(refusal: Rejection, policy: &Policy) -> Refusal {
 fn accept(request: &Request, policy: &Policy) -> Result<Response, Rejection> {
     let headers = request.headers();
     if request.method() != Method::GET {
-        let mut refusal = Rejection::new(405, "this server speaks WebSocket, which begins with GET");
-        if request.method() == Method::HEAD {
-            refusal.body = Body::Missing;
-        }
-        return Err(refusal.with_header("Allow", "GET"));
+        let refusal = Rejection::new(405, "this server speaks WebSocket, which begins with GET");
+        let refusal = refusal.with_header("Allow", "GET");
+        return Err(if request.method() == Method::HEAD { refusal.without_body() } else { refusal });
     }
     let wanted = lists(headers, &UPGRADE, "websocket");
     if !wanted && !headers.contains_key(SEC_WEBSOCKET_KEY) {
@@ -347,7 +238,7 @@ fn no_upgrade(request: &Request, policy: &Policy) -> Rejection {
     // Each element may have parameters.
     let kinds = elements(request.headers(), &ACCEPT).filter_map(|kind| kind.split(';').next());
     let is_browser = kinds.map(str::trim_end).any(|kind| kind.eq_ignore_ascii_case("text/html"));
-    if is_browser { Rejection { body: Body::Page(page::html(&urls)), ..refusal } } else { refusal }
+    if is_browser { refusal.with_page(page::html(&urls)) } else { refusal }
 }
 
 /// The best of the offered subprotocols, in any number of headers.

@@ -1,23 +1,23 @@
 //! The writing side of a connection, shared by the sink and the task that reads.
 //!
 //! The sink writes data frames, the reading task control frames. Each is written at once if possible, and nothing is
-//! stored. What the kernel doesn't take goes into a [`Backlog`]. The next task that holds the lock goes on writing it,
-//! in this order:
+//! stored. What the kernel doesn't take goes into [`UnsentBytes`]. The next task that holds the lock goes on writing
+//! them, in this order:
 //! 1. the rest of a control frame that was begun,
 //! 2. the rest of the data frame that was begun,
 //! 3. control frames that wait for such a boundary: at most one pong (the latest), one ping, one close,
 //! 4. the data frames after it.
 //!
-//! The backlog holds at most one batch of data, because the sink isn't ready while there is one. So the backlog is
+//! The unsent bytes hold at most one batch of data, because the sink isn't ready while there is one. So they are
 //! bounded, and control frames come between data frames only.
 //!
 //! # Locking and waiting
 //! The writer is behind a mutex that is held for one system call at a time and never across an await. The reading task
 //! locks it. The sink lives on a flush shard and only tries to lock it: see [`Connection::try_writer`].
 //!
-//! A task that leaves a backlog behind waits for the socket: the sink in the stream's own write slot, the reading task
-//! with a waiter of its own. Both may wait; the one that finds nothing left has no work. After the reading task has
-//! written from the backlog, it wakes the sink, which registers its waker before it releases the lock.
+//! A task that leaves unsent bytes behind waits for the socket: the sink in the stream's own write slot, the reading
+//! task with a waiter of its own. Both may wait; the one that finds nothing left has no work. After the reading task
+//! has written some of them, it wakes the sink, which registers its waker before it releases the lock.
 //!
 //! [`Connection::try_writer`]: super::connection::Connection::try_writer
 
@@ -35,7 +35,7 @@ use crate::contract::Progress;
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     /// The bytes that the kernel hasn't taken yet. Boxed, because a connection that keeps up has none.
-    backlog: Option<Box<Backlog>>,
+    unsent: Option<Box<UnsentBytes>>,
     /// The close handshake has begun: no more data.
     closing: bool,
     /// When the kernel last took bytes after it had refused some, which it does because the client has acknowledged
@@ -44,9 +44,10 @@ pub(super) struct Writer {
     progress: Progress,
 }
 
-/// The frames that wait, in the order given in the [module](self).
+/// The frames that wait because the kernel has refused bytes, written in the order that the beginning of this file
+/// gives.
 #[derive(Debug, Default)]
-struct Backlog {
+struct UnsentBytes {
     /// Encoded control frames that are written next; the first may be written in part.
     control: Vec<u8>,
     /// Data frames, of which the first `at` bytes are written; `tail` is the end of the last frame's payload.
@@ -58,7 +59,7 @@ struct Backlog {
     pong: Option<Vec<u8>>,
     ping: bool,
     close: Option<(u16, &'static str)>,
-    /// When the kernel first refused bytes of this backlog, if it has.
+    /// When the kernel first refused any of these bytes, if it has.
     refused: Option<Instant>,
 }
 
@@ -80,9 +81,9 @@ impl Writer {
         self.drained
     }
 
-    /// When the kernel first refused bytes of the backlog, if any has been refused.
+    /// When the kernel first refused any of the bytes that wait, if it has.
     pub(super) fn refused(&self) -> Option<Instant> {
-        self.backlog.as_ref()?.refused
+        self.unsent.as_ref()?.refused
     }
 
     pub(super) fn report_to(&mut self, progress: Progress) {
@@ -91,32 +92,32 @@ impl Writer {
 
     /// Whether nothing waits for the socket.
     pub(super) fn is_idle(&self) -> bool {
-        self.backlog.is_none()
+        self.unsent.is_none()
     }
 
     /// Whether data frames wait.
     pub(super) fn holds_data(&self) -> bool {
-        self.backlog.as_ref().is_some_and(|backlog| backlog.data_len() > 0)
+        self.unsent.as_ref().is_some_and(|unsent| unsent.data_len() > 0)
     }
 
     /// Writes `batch` after everything that waits, and takes over what the kernel doesn't take. The batch stays as it
     /// is if another one still waits.
     pub(super) fn write_batch(&mut self, stream: &TcpStream, batch: &mut Batch) -> io::Result<()> {
-        if self.backlog.is_none() {
+        if self.unsent.is_none() {
             let written = socket::write_eagerly(stream, batch.bytes(), batch.tail())?;
             if written < batch.len() {
                 // A batch that goes at once needs no report: the end of the flush is enough.
                 self.progress.report(written);
-                self.backlog = Some(Box::new(Backlog::of(batch, written)));
+                self.unsent = Some(Box::new(UnsentBytes::of(batch, written)));
             }
             batch.recycle();
             return Ok(());
         }
-        self.carry_on(stream)?;
-        match &mut self.backlog {
+        self.write_unsent(stream)?;
+        match &mut self.unsent {
             None => self.write_batch(stream, batch),
-            Some(backlog) if backlog.data_len() == 0 => {
-                backlog.take_over(batch);
+            Some(unsent) if unsent.data_len() == 0 => {
+                unsent.take_over(batch);
                 Ok(())
             }
             Some(_) => Ok(()),
@@ -125,47 +126,47 @@ impl Writer {
 
     /// Writes a control frame as soon as a frame boundary is reached.
     pub(super) fn write_control(&mut self, stream: &TcpStream, frame: ControlFrame) -> io::Result<()> {
-        let backlog = self.backlog.get_or_insert_default();
+        let unsent = self.unsent.get_or_insert_default();
         match frame {
-            ControlFrame::Pong(payload) => backlog.pong = Some(payload),
-            ControlFrame::Ping => backlog.ping = true,
+            ControlFrame::Pong(payload) => unsent.pong = Some(payload),
+            ControlFrame::Ping => unsent.ping = true,
         }
-        self.carry_on(stream)
+        self.write_unsent(stream)
     }
 
     /// Begins the close handshake: drops the frames that haven't been begun, and writes the close frame as soon as the
     /// one that has been is finished.
-    pub(super) fn close(&mut self, stream: &TcpStream, code: u16, reason: &'static str) -> io::Result<()> {
+    pub(super) fn begin_close(&mut self, stream: &TcpStream, code: u16, reason: &'static str) -> io::Result<()> {
         self.closing = true;
-        let backlog = self.backlog.get_or_insert_default();
-        backlog.truncate();
-        backlog.close = Some((code, reason));
-        self.carry_on(stream)
+        let unsent = self.unsent.get_or_insert_default();
+        unsent.truncate();
+        unsent.close = Some((code, reason));
+        self.write_unsent(stream)
     }
 
     /// Drops everything: there is no close handshake.
-    pub(super) fn give_up(&mut self) {
+    pub(super) fn discard_all(&mut self) {
         self.closing = true;
-        self.backlog = None;
+        self.unsent = None;
     }
 
-    /// Writes as much of the backlog as the kernel takes.
-    pub(super) fn carry_on(&mut self, stream: &TcpStream) -> io::Result<()> {
-        let Some(backlog) = &mut self.backlog else { return Ok(()) };
-        let had_been_refused = backlog.refused.is_some();
-        let written = backlog.write(stream)?;
+    /// Writes as much of the unsent bytes as the kernel takes.
+    pub(super) fn write_unsent(&mut self, stream: &TcpStream) -> io::Result<()> {
+        let Some(unsent) = &mut self.unsent else { return Ok(()) };
+        let had_been_refused = unsent.refused.is_some();
+        let written = unsent.write(stream)?;
         self.progress.report(written);
         if had_been_refused && written > 0 {
             self.drained = Some(Instant::now());
         }
-        if backlog.is_empty() {
-            self.backlog = None;
+        if unsent.is_empty() {
+            self.unsent = None;
         }
         Ok(())
     }
 }
 
-impl Backlog {
+impl UnsentBytes {
     /// The rest of `batch` after its first `written` bytes.
     fn of(batch: &Batch, written: usize) -> Self {
         let (bytes, tail) = (batch.bytes(), batch.tail());

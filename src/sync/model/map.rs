@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use loom::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::Hidden;
+use super::hidden::Hidden;
 
 /// The number of locks of a map. The first keys get one lock each, so that no two of them are ordered by sharing a
 /// lock.

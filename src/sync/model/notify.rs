@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use loom::sync::atomic::AtomicUsize;
 use loom::sync::atomic::Ordering::Relaxed;
 
-use super::Hidden;
+use super::hidden::Hidden;
 
 /// Wakes every waiting task. Only the wake-up of a task makes visible what the notifying thread did before; checking
 /// for a notification doesn't. The original takes a lock for both, but doesn't promise that ordering.

@@ -6,7 +6,7 @@ use std::fmt;
 use loom::sync::atomic::AtomicUsize;
 use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use super::Hidden;
+use super::hidden::Hidden;
 
 /// A bounded queue. The pop of an element acquires what the element's push released. The counters order nothing.
 pub(crate) struct ArrayQueue<T> {

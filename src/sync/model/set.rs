@@ -5,7 +5,7 @@ use std::fmt;
 use loom::sync::atomic::AtomicU8;
 use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-use super::Hidden;
+use super::hidden::Hidden;
 
 /// The most inserts in the lifetime of a set.
 const INSERTS: usize = 4;

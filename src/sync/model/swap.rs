@@ -7,7 +7,7 @@ use std::sync::Arc;
 use loom::sync::atomic::AtomicUsize;
 use loom::sync::atomic::Ordering::{AcqRel, Acquire};
 
-use super::Hidden;
+use super::hidden::Hidden;
 
 /// An `Arc` that can be swapped. All former values are kept, since a load may return an outdated one.
 pub(crate) struct ArcSwap<T> {

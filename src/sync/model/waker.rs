@@ -6,7 +6,7 @@ use std::task::Waker;
 use loom::sync::atomic::AtomicUsize;
 use loom::sync::atomic::Ordering::{Acquire, Release};
 
-use super::Hidden;
+use super::hidden::Hidden;
 
 /// A slot for the waker of one task. loom's own `AtomicWaker` is a mutex, so its `wake` also acquires what `register`
 /// released, which the original doesn't promise. Here each operation is one step on one word, whose value has no

@@ -1,4 +1,4 @@
-//! Batches of frames, cut into chunks.
+//! The buffer in which frames wait to be written, cut into chunks.
 
 use bytes::Bytes;
 
@@ -7,67 +7,67 @@ use crate::protocol::Frame;
 /// What the transport sends in one packet, in bytes. The transport would cut a longer write there.
 const CHUNK: usize = 15_000;
 
-/// A batch of this size is written, whether or not more frames could be added: four chunks.
+/// A buffer of this length is written, whether or not more frames could be added: four chunks.
 const FULL: usize = 4 * CHUNK;
 
 /// A payload of at least this length isn't copied: after the chunk in which it begins, at least one whole chunk of it
 /// follows.
 const LONG: usize = 2 * CHUNK;
 
-/// Frames that were handed over and aren't written yet, in order: `buffer`, then `long`.
+/// Frames that were handed over and aren't written yet, in order: `bytes`, then `long`.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(super) struct ChunkBuffer {
     /// Frames as they stand in the stream. If `long` isn't empty, a number of whole chunks.
-    buffer: Vec<u8>,
+    bytes: Vec<u8>,
     /// The rest of a long payload, shared with all other participants that get it.
     long: Bytes,
 }
 
-impl Batch {
+impl ChunkBuffer {
     pub(super) fn len(&self) -> usize {
-        self.buffer.len() + self.long.len()
+        self.bytes.len() + self.long.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whether the batch has to be written before more is added.
+    /// Whether the buffer has to be written before more is added.
     pub(super) fn is_full(&self) -> bool {
-        !self.long.is_empty() || self.buffer.len() >= FULL
+        !self.long.is_empty() || self.bytes.len() >= FULL
     }
 
     pub(super) fn push(&mut self, frame: &Frame) {
-        // Needed only if the caller pushes without asking whether the batch is full.
-        self.buffer.extend_from_slice(&std::mem::take(&mut self.long));
+        // Needed only if the caller pushes without asking whether the buffer is full.
+        self.bytes.extend_from_slice(&std::mem::take(&mut self.long));
         let payload = frame.payload();
         if payload.len() < LONG {
             self.reserve(frame.stream_len());
-            return frame.append_to_stream(&mut self.buffer);
+            return frame.append_to_stream(&mut self.bytes);
         }
-        frame.append_head_to_stream(&mut self.buffer);
-        let begun = self.buffer.len().next_multiple_of(CHUNK) - self.buffer.len();
-        self.buffer.extend_from_slice(&payload[..begun]);
+        frame.append_head_to_stream(&mut self.bytes);
+        let begun = self.bytes.len().next_multiple_of(CHUNK) - self.bytes.len();
+        self.bytes.extend_from_slice(&payload[..begun]);
         self.long = payload.slice(begun..);
     }
 
-    /// Grows the buffer as a vector grows, but not beyond what a batch needs.
+    /// Grows the buffer as a vector grows, but not beyond what it needs when it is full.
     fn reserve(&mut self, more: usize) {
-        let (needed, capacity) = (self.buffer.len() + more, self.buffer.capacity());
+        let (needed, capacity) = (self.bytes.len() + more, self.bytes.capacity());
         if needed > capacity {
             let wanted = needed.max((2 * capacity).min(FULL + LONG));
-            self.buffer.reserve_exact(wanted - self.buffer.len());
+            self.bytes.reserve_exact(wanted - self.bytes.len());
         }
     }
 
-    /// The whole batch in chunks, of which only the last may be short.
+    /// All frames in chunks, of which only the last may be short.
     pub(super) fn chunks(&self) -> impl Iterator<Item = &[u8]> {
-        self.buffer.chunks(CHUNK).chain(self.long.chunks(CHUNK))
+        self.bytes.chunks(CHUNK).chain(self.long.chunks(CHUNK))
     }
 
-    /// Empties the batch, but keeps the memory that the next one needs.
+    /// Empties the buffer, but keeps the memory that the next frames need.
     pub(super) fn clear(&mut self) {
-        self.buffer.clear();
+        self.bytes.clear();
         self.long = Bytes::new();
     }
 }
@@ -76,26 +76,26 @@ impl Batch {
 mod tests {
     use super::*;
 
-    /// For all sizes, the chunks hold every byte once and in order, and only the last chunk of a batch is short.
+    /// For all sizes, the chunks hold every byte once and in order, and only the last chunk of a buffer is short.
     #[test]
     fn chunks_are_what_was_pushed() {
         fastrand::seed(5);
         let sizes = [0, 100, CHUNK - 5, CHUNK, LONG - 1, LONG, LONG + 1, 3 * CHUNK - 5, 100_000];
-        let mut batch = Batch::default();
+        let mut buffer = ChunkBuffer::default();
         for _ in 0..200 {
             let mut expected = Vec::new();
-            while !batch.is_full() && fastrand::u8(..9) > 0 {
+            while !buffer.is_full() && fastrand::u8(..9) > 0 {
                 let frame = Frame::message_data(1, 2, vec![fastrand::u8(..); sizes[fastrand::usize(..9)]].into());
-                batch.push(&frame);
+                buffer.push(&frame);
                 frame.append_to_stream(&mut expected);
             }
-            assert_eq!(batch.len(), expected.len());
-            let chunks: Vec<_> = batch.chunks().collect();
+            assert_eq!(buffer.len(), expected.len());
+            let chunks: Vec<_> = buffer.chunks().collect();
             assert!(chunks.concat() == expected);
             let whole = |chunk: &&[u8]| chunk.len() == CHUNK;
             assert!(chunks.split_last().is_none_or(|(last, others)| others.iter().all(whole) && last.len() <= CHUNK));
-            batch.clear();
-            assert!(batch.is_empty() && batch.buffer.capacity() <= FULL + LONG + 22);
+            buffer.clear();
+            assert!(buffer.is_empty() && buffer.bytes.capacity() <= FULL + LONG + 22);
         }
     }
 
@@ -103,8 +103,8 @@ mod tests {
     #[test]
     fn a_long_payload_is_shared() {
         let payload = Bytes::from(vec![7; 1_000_000]);
-        let mut batch = Batch::default();
-        batch.push(&Frame::binary(payload.clone()));
-        assert!(batch.buffer.len() == CHUNK && batch.long.as_ptr_range().end == payload.as_ptr_range().end);
+        let mut buffer = ChunkBuffer::default();
+        buffer.push(&Frame::binary(payload.clone()));
+        assert!(buffer.bytes.len() == CHUNK && buffer.long.as_ptr_range().end == payload.as_ptr_range().end);
     }
 }

@@ -13,25 +13,26 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Shared, link};
+use super::link;
+use super::shared::Shared;
 use crate::contract::Uplink;
 
 /// How long nothing may move before the room sends a probe.
 const PROBE_AFTER: Duration = Duration::from_millis(250);
 
-/// Watches one connection for as long as this lives.
-pub(super) struct Watch {
+/// Tells whether the uplink of one connection is stalled, for as long as this lives.
+pub(super) struct UplinkProbe {
     stalled: watch::Receiver<bool>,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Watch {
+impl UplinkProbe {
     pub(super) fn start(shared: Arc<Shared>, room: Arc<livekit::Room>) -> Self {
         let (tell, stalled) = watch::channel(false);
-        let prober = Prober { room, stream: Arc::default(), task: Mutex::new(None) };
+        let own = OwnStream { room, stream: Arc::default(), task: Mutex::new(None) };
         let task = tokio::spawn(async move {
             let alone = || shared.present().len() <= 1;
-            run(&shared.uplink, shared.options.stall_after, alone, |uplink| prober.send(uplink), &tell).await;
+            run(&shared.uplink, shared.config.stall_after, alone, |uplink| own.send(uplink), &tell).await;
         });
         Self { stalled, _task: AbortOnDropHandle::new(task) }
     }
@@ -82,15 +83,15 @@ async fn moves(uplink: &Uplink, span: Duration) {
     }
 }
 
-/// Sends one byte at a time on a stream of the room's own.
-struct Prober {
+/// The stream of the room's own, which carries one byte at a time.
+struct OwnStream {
     room: Arc<livekit::Room>,
     /// Locked while a byte travels.
     stream: Arc<tokio::sync::Mutex<Option<ByteStreamWriter>>>,
     task: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
-impl Prober {
+impl OwnStream {
     fn send(&self, uplink: &Uplink) {
         let Ok(mut stream) = Arc::clone(&self.stream).try_lock_owned() else { return };
         let travelling = uplink.probe();

@@ -1,10 +1,10 @@
-//! Reasons why a connection ends, and their close frames.
+//! Reasons why a connection is closed, and their close frames.
 
 use crate::contract::EndReason;
 
-/// The reason why a connection ends, which determines its close frame.
+/// The reason why a connection is closed, which determines its close frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Farewell {
+pub(super) enum CloseReason {
     /// The session ended this participant.
     Ended(EndReason),
     /// The sink was closed or dropped without a reason.
@@ -42,9 +42,9 @@ pub(super) enum Violation {
 const SINK_DROPPED: u8 = 64;
 const ROOM_CLOSED: u8 = 65;
 
-impl Farewell {
+impl CloseReason {
     /// The code and the reason of the close frame. Reasons are shorter than the 123 bytes that fit.
-    pub(super) fn frame(self) -> Option<(u16, &'static str)> {
+    pub(super) fn close_frame(self) -> Option<(u16, &'static str)> {
         let frame = match self {
             Self::Ended(reason) => (end_code(reason), reason.as_str()),
             Self::SinkDropped => (1001, "the server closed the connection"),
@@ -58,7 +58,7 @@ impl Farewell {
         Some(frame)
     }
 
-    /// The farewell as one byte, if it can be requested from outside the serving task.
+    /// The reason as one byte, if it can be requested from outside the serving task.
     pub(super) fn to_request(self) -> Option<u8> {
         match self {
             Self::Ended(reason) => Some(reason as u8 + 1),
@@ -114,22 +114,22 @@ mod tests {
 
     #[test]
     fn requests_survive_the_byte_and_reasons_fit_a_close_frame() {
-        let ended = EndReason::ALL.into_iter().map(Farewell::Ended);
-        for farewell in ended.chain([Farewell::SinkDropped, Farewell::RoomClosed]) {
-            let request = farewell.to_request().unwrap();
+        let ended = EndReason::ALL.into_iter().map(CloseReason::Ended);
+        for close_reason in ended.chain([CloseReason::SinkDropped, CloseReason::RoomClosed]) {
+            let request = close_reason.to_request().unwrap();
             assert_ne!(request, 0);
-            assert_eq!(Farewell::from_request(request), Some(farewell));
-            let (code, reason) = farewell.frame().unwrap();
+            assert_eq!(CloseReason::from_request(request), Some(close_reason));
+            let (code, reason) = close_reason.close_frame().unwrap();
             assert!(reason.len() <= 123, "{reason}");
             assert!(!matches!(code, 0..1000 | 1004..=1006), "{code}");
         }
-        assert_eq!(Farewell::from_request(0), None);
+        assert_eq!(CloseReason::from_request(0), None);
     }
 
     #[test]
     fn what_may_pass_asks_the_client_to_come_back() {
         for reason in EndReason::ALL {
-            let code = Farewell::Ended(reason).frame().map(|(code, _)| code);
+            let code = CloseReason::Ended(reason).close_frame().map(|(code, _)| code);
             assert_eq!(code == Some(1013), reason.is_fault() || reason == EndReason::JoinFailed, "{reason}");
         }
     }
