@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lanecast_benches::quantile::quantile;
 use tokio::runtime::Runtime;
 
 use crate::case::{self, Case, Runner};
-use crate::common::quantile::quantile;
 use crate::report;
 
 /// The least number of rounds.

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lanecast_benches::baseline::Baseline;
+use lanecast_benches::contender::{Card, Contender, Lanecast};
+use lanecast_benches::sink::{Cloned, Counting, Sinks};
 use tokio::runtime::Runtime;
 
-use crate::baseline::Baseline;
 use crate::case::{Case, Runner};
-use crate::common::contender::{Card, Contender, Lanecast};
-use crate::common::sink::{Cloned, Counting, Sinks};
 use crate::stage::{Stage, messages};
 
 const PARTICIPANTS: [usize; 6] = [16, 256, 1_000, 4_000, 16_000, 64_000];

@@ -1,5 +1,6 @@
-//! The comparison with the [baseline]. By default it runs as criterion benches; with `--compare` interleaved, as
-//! `perf/compare.sh` does; with `--carry` for a profiler. With `--growth` it measures how cost grows.
+//! The comparison with the [baseline](lanecast_benches::baseline). By default it runs as criterion benches; with
+//! `--compare` interleaved, as `perf/compare.sh` does; with `--carry` for a profiler. With `--growth` it measures how
+//! cost grows.
 
 mod case;
 mod compare;
@@ -14,11 +15,6 @@ mod report;
 mod resets;
 mod stage;
 mod topics;
-
-#[path = "../baseline/mod.rs"]
-mod baseline;
-#[path = "../common/mod.rs"]
-mod common;
 
 use std::process::ExitCode;
 use std::sync::Arc;

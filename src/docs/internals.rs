@@ -8,8 +8,8 @@
 //! # The first idea: a queue and a task per viewer
 //! A server can give each viewer a bounded queue, and a task that takes messages out of the queue and writes them. A
 //! broadcast puts a clone of the message into every queue. A viewer whose queue is full is too slow and is reset. This
-//! is the usual design, and it is correct: no viewer delays the publisher or another viewer. `benches/baseline` has it,
-//! with channels of flume and with maps behind a lock, for every comparison.
+//! is the usual design, and it is correct: no viewer delays the publisher or another viewer. `benches/src/baseline` has
+//! it, with channels of flume and with maps behind a lock, for every comparison.
 //!
 //! # Why it fails
 //! The number of viewers multiplies every step: a broadcast raises the payload's reference count, pushes into a queue

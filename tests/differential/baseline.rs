@@ -7,14 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use lanecast::room::memory::{MemoryRoom, Opening};
 use lanecast::{Account, Subscribed, Unsubscribed};
+use lanecast_benches::baseline::{Baseline, Participant, Refused};
 
-use self::design::{Baseline, Participant, Refused};
 use crate::subject::{Event, Gate, Inst, Lane, Msg, Published, Sent, Setup, Subject, Totals, View};
 use crate::viewers::{Viewers, sid, who_is};
-
-#[path = "../../benches/baseline/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "its topics can't be left: they are compared in the benches only")]
-mod design;
 
 /// The baseline design as a runtime under test.
 #[derive(Clone)]
