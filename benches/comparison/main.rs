@@ -29,13 +29,24 @@ fn main() -> ExitCode {
     // cargo appends an argument of its own, `--bench`.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.split_first() {
-        Some((mode, rest)) if mode == "--compare" => compare::main(rest),
+        Some((mode, rest)) if mode == "--compare" => compare::main(&cases(), rest),
         #[cfg(unix)]
         Some((mode, _)) if mode == "--growth" => growth::main(),
-        Some((mode, rest)) if mode == "--carry" => return profile::carry(rest),
+        Some((mode, rest)) if mode == "--carry" => return profile::carry(&cases(), rest),
         _ => measure(arguments.iter().any(|argument| argument == "--test")),
     }
     ExitCode::SUCCESS
+}
+
+/// All cases, group by group.
+fn cases() -> Vec<Case> {
+    let mut cases = fanout::cases();
+    cases.extend(topics::cases());
+    cases.extend(direct::cases());
+    cases.extend(membership::cases());
+    cases.extend(resets::cases());
+    cases.extend(latency::cases());
+    cases
 }
 
 fn measure(testing: bool) {
@@ -47,7 +58,7 @@ fn measure(testing: bool) {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
         .configure_from_args();
-    for case in case::all() {
+    for case in cases() {
         // A smoke test needs only the quick cases.
         if case.quick || !testing {
             bench(&mut criterion, &case);
