@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Compares the crate with the baseline (benches/src/baseline/), interleaved in one process, and prints a line per case:
-#   case=fanout/n=16000/burst=1/payload=64 baseline=… card=… lanecast=… ratio=… spread=…
+#   case=fanout/n=16000/burst=1/payload=64 baseline=… direct-queues=… lanecast=… ratio=… spread=…
 # Times are in ns per delivered message. The ratio is baseline / lanecast, or for a case called own=A:B the time of A over that
-# of B. The spread is the middle half of the rounds' ratios, as a fraction of their median. Writes perf/results/.
+# of B. The spread is the middle half of the rounds' ratios, as a fraction of their median. direct-queues is the crate without
+# its log: a broadcast is a direct send to each participant's own lock-free queue. Writes perf/results/.
 #
 #   perf/compare.sh           all cases; ten minutes
 #   perf/compare.sh --quick   fewer cases and shorter rounds; two minutes once it is built; writes nothing

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lanecast_benches::baseline::Baseline;
-use lanecast_benches::contender::{Card, Contender, Lanecast};
+use lanecast_benches::contender::{Contender, DirectQueues, Lanecast};
 use lanecast_benches::sink::{Cloned, Counting, Sinks};
 use tokio::runtime::Runtime;
 
@@ -31,7 +31,9 @@ pub(crate) fn cases() -> Vec<Case> {
                     move |r: &Arc<Runtime>| until_delivered::<Lanecast<_>, Cloned<Counting>>(r, n, burst, payload);
                 let mut case = Case::new("fanout", name, n as u64 * burst, quick);
                 case = case.column("baseline", move |r| until_delivered::<Baseline<_>, Counting>(r, n, burst, payload));
-                case = case.column("card", move |r| until_delivered::<Card<_>, Counting>(r, n, burst, payload));
+                case = case.column("direct-queues", move |r| {
+                    until_delivered::<DirectQueues<_>, Counting>(r, n, burst, payload)
+                });
                 case = case.column("lanecast-cloning", cloned);
                 let lanecast = move |r: &Arc<Runtime>| until_delivered::<Lanecast<_>, Counting>(r, n, burst, payload);
                 cases.push(case.column("lanecast", lanecast));

@@ -12,7 +12,7 @@ use crate::compare::Outcome;
 /// The columns that are drawn, with their colours.
 const DRAWN: [(&str, RGBColor); 4] = [
     ("baseline", RGBColor(200, 70, 60)),
-    ("card", RGBColor(220, 160, 40)),
+    ("direct-queues", RGBColor(220, 160, 40)),
     ("lanecast-cloning", RGBColor(120, 180, 220)),
     ("lanecast", RGBColor(30, 110, 180)),
 ];
@@ -33,7 +33,8 @@ fn table(outcomes: &[Outcome]) -> String {
         "# The comparison\n\n\
          Nanoseconds per delivered message (per look-up, join, …; latencies as they are), medians of interleaved \
          rounds.\nSpread: the middle half of the rounds' ratios, as a part of their median. Written by \
-         `perf/compare.sh`.\n\n\
+         `perf/compare.sh`.\n`direct-queues` is the crate without its log: a broadcast is a direct send to each \
+         participant's own lock-free queue.\n\n\
          | case | times in ns | ratio | spread |\n|---|---|---|---|\n",
     );
     for Outcome { group, name, columns, ratio, spread } in outcomes {

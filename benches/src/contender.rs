@@ -113,16 +113,17 @@ impl<S: Sinks> Contender<S> for Lanecast<S> {
     }
 }
 
-/// This crate with its direct queues only: a broadcast is a direct send to each participant.
-pub struct Card<S: Sinks>(Lanecast<S>);
+/// This crate without its log: a broadcast is a direct send to each participant's own queue. The queues are lock-free,
+/// and the same shards deliver as in [`Lanecast`].
+pub struct DirectQueues<S: Sinks>(Lanecast<S>);
 
-impl<S: Sinks> Clone for Card<S> {
+impl<S: Sinks> Clone for DirectQueues<S> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<S: Sinks> Contender<S> for Card<S> {
+impl<S: Sinks> Contender<S> for DirectQueues<S> {
     const FILL: usize = baseline::QUEUE_CAPACITY;
 
     type Participant = Participant<Bytes>;

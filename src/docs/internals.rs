@@ -19,9 +19,9 @@
 //! - Little of that concerns the message. In the profile, 20 % of the time is locks, 20 % is dropping what the tasks'
 //!   `select!`s made, and 18 % is sending into the channels. Handing the message to the sink and counting it is 2 %.
 //!
-//! A better queue isn't enough. The comparison has a variant, `card`, in which each viewer has a lock-free queue and
-//! the shards described below deliver instead of tasks. A broadcast is still a send to each queue, and takes 584 ns per
-//! delivery to 16,000 viewers. If the broadcast goes through the log, the same shards and sinks take 58 ns
+//! A better queue isn't enough. The comparison has a variant, `direct-queues`, in which each viewer has a lock-free
+//! queue and the shards described below deliver instead of tasks. A broadcast is still a send to each queue, and takes
+//! 584 ns per delivery to 16,000 viewers. If the broadcast goes through the log, the same shards and sinks take 58 ns
 //! (`lanecast-cloning` in `perf/results/comparison.md`). What costs is to touch a queue for each viewer.
 //!
 //! # What is done instead: one log, written once
