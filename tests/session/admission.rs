@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Barrier};
 
-use lanecast::room::memory::Conduct;
+use lanecast::room::memory::Behavior;
 
 use crate::common::{self, joined, memory, msg, reset};
 
@@ -93,10 +93,10 @@ async fn a_new_instance_has_all_its_permits() {
     let mut events = session.events();
     let old = joined(&room, &session, "ada").await;
     let held = old.admit_service_call().expect("one may be in flight");
-    room.line(&common::id("ada")).conduct(Conduct::Fail);
+    room.recorder(&common::id("ada")).set_behavior(Behavior::Fail);
     old.send(msg("x")).expect("there is capacity");
     reset(&mut events).await;
-    room.line(&common::id("ada")).conduct(Conduct::Flow);
+    room.recorder(&common::id("ada")).set_behavior(Behavior::Flow);
     let new = common::live(&session, "ada").await;
     assert!(old.admit_service_call().is_err());
     let permit = new.admit_service_call().expect("the new instance has its own permit");

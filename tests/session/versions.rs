@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use lanecast::participant::Protocol;
 use lanecast::room::RoomEvent;
-use lanecast::room::memory::Opening;
+use lanecast::room::memory::OpenBehavior;
 use lanecast::{EndReason, JoinError, SessionEvent};
 
 use crate::common::{
@@ -41,7 +41,7 @@ async fn the_major_version_and_the_lowest_supported_version_decide() {
         assert!(session.participant(&id(&name)).is_none(), "{version:?} was registered");
         assert!(session.participant_by_sid(&sid(&format!("PA_{}", n + accepted.len()))).is_none());
         let told = format!("not {version}");
-        let streams = within(room.line(&id(&name)).wait_for(|all| all.len() == 1 && all[0].closed)).await;
+        let streams = within(room.recorder(&id(&name)).wait_for(|all| all.len() == 1 && all[0].closed)).await;
         assert_eq!(streams[0].messages, [told]);
     }
 }
@@ -70,7 +70,7 @@ async fn an_incompatible_participant_gets_one_message_and_nothing_else() {
     // Announced again, the participant isn't told again.
     room.emit(RoomEvent::Active(old)).await.expect("the session listens");
     settle().await;
-    let all = room.line(&id("ada")).received();
+    let all = room.recorder(&id("ada")).received();
     assert_eq!((all.len(), all[0].closed), (1, true));
     assert_eq!(all[0].messages, ["update yourself"]);
     assert_eq!((session.stats().participants, session.stats().refused, session.stats().joins), (0, 1, 0));
@@ -94,7 +94,7 @@ async fn a_late_disconnect_of_the_predecessor_repeats_no_refusal() {
     room.leave(&id("ada"), &sid("PA_1")).await.expect("the session listens");
     until(|| session.stats().participants == 0).await;
     settle().await;
-    let told: Vec<_> = room.line(&id("ada")).received().into_iter().filter(|one| one.sid == sid("PA_2")).collect();
+    let told: Vec<_> = room.recorder(&id("ada")).received().into_iter().filter(|one| one.sid == sid("PA_2")).collect();
     assert_eq!(told.len(), 1, "told {} times", told.len());
     assert_eq!((session.stats().refused, session.stats().joins), (1, 1));
     // What was remembered of PA_2 goes with it: the same sid could come again.
@@ -110,10 +110,10 @@ async fn a_refusal_without_a_message_or_a_stream_still_refuses() {
     let (room, session) = memory(|builder| builder);
     room.join(presence("ada", "PA_1", 1).with_attribute(ATTRIBUTE, "9.0.0")).await.expect("the session listens");
     until(|| session.stats().refused == 1).await;
-    assert!(room.line(&id("ada")).received().is_empty());
-    for opening in [Opening::Fails, Opening::Held] {
+    assert!(room.recorder(&id("ada")).received().is_empty());
+    for opening in [OpenBehavior::Fails, OpenBehavior::Held] {
         let (room, session) = memory(|builder| builder.refusal(|_, _| Some(msg("no"))).concurrent_joins(1));
-        room.line(&id("ada")).opening_is(opening);
+        room.recorder(&id("ada")).set_open_behavior(opening);
         room.join(presence("ada", "PA_1", 1).with_attribute(ATTRIBUTE, "9.0.0")).await.expect("the session listens");
         let mut events = session.events();
         let error = event(&mut events, |event| match event {
