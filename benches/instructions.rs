@@ -6,25 +6,14 @@
 
 #![allow(missing_docs, reason = "the macros of gungraun make public items")]
 
-#[path = "common/counter.rs"]
-#[allow(dead_code, reason = "the shard has no thread of its own to spin for")]
-mod counter;
-#[path = "common/room.rs"]
-#[allow(dead_code, reason = "nobody comes or goes here")]
-mod room;
-#[path = "common/sink.rs"]
-#[allow(dead_code, reason = "no sink stalls here")]
-mod sink;
-
 use std::sync::Arc;
 
 use bytes::Bytes;
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use lanecast::{Participant, Session, SubscriptionTag, Topic};
+use lanecast_benches::room::{BenchRoom, identity};
+use lanecast_benches::sink::{Counting, Counts, INITIAL, Sinks};
 use tokio::runtime::{Builder, Runtime};
-
-use self::room::{BenchRoom, identity};
-use self::sink::{Counting, Counts, INITIAL, Sinks};
 
 const PARTICIPANTS: usize = 1_000;
 /// Direct messages sent in advance, which give the participant the queue that it has when many messages wait.

@@ -4,25 +4,17 @@
 //! the others. With `--growth` it prints the memory of an idle session over the number of participants, for
 //! `perf/growth.sh`. With `--backlogs` it prints the memory of full backlogs over the capacity of the queue.
 
-#[path = "baseline/mod.rs"]
-#[allow(dead_code, reason = "each bench uses its part")]
-mod baseline;
-#[path = "common/mod.rs"]
-#[allow(dead_code, reason = "each bench uses its part")]
-mod common;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use lanecast::{Session, SubscriptionTag, Topic};
+use lanecast_benches::baseline::Baseline;
+use lanecast_benches::contender::{Contender, Lanecast};
+use lanecast_benches::fit::fit;
+use lanecast_benches::room::BenchRoom;
+use lanecast_benches::sink::{Counts, Gated, INITIAL, Sinks};
 use tokio::runtime::Runtime;
-
-use self::baseline::Baseline;
-use self::common::contender::{Contender, Lanecast};
-use self::common::fit::fit;
-use self::common::room::BenchRoom;
-use self::common::sink::{Counts, Gated, INITIAL, Sinks};
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;

@@ -1,9 +1,10 @@
 //! What the other viewers notice when one of a thousand viewers over WebSockets stops reading. Draws the README's
 //! picture.
 //!
-//! `cargo bench --features websocket --bench one_stuck -- --out perf/results` writes `one-stuck.svg` there. Server and
-//! viewers share this process: the server has two workers, and all viewers have one thread. The queue capacity of a
-//! viewer is small ([`CAPACITY`]), so that the viewer that stops overflows within the picture.
+//! `cargo bench -p lanecast-benches --features websocket --bench one_stuck -- --out ../perf/results` writes
+//! `one-stuck.svg` there (cargo runs a bench in the folder of its package). Server and viewers share this process: the
+//! server has two workers, and all viewers have one thread. The queue capacity of a viewer is small ([`CAPACITY`]), so
+//! that the viewer that stops overflows within the picture.
 
 use std::cell::RefCell;
 use std::error::Error;

@@ -12,7 +12,8 @@ fi
 case=$1 column=${2:-lanecast}
 if ! command -v perf >/dev/null; then
   echo "perf is missing: install linux-perf (Debian), linux-tools-generic (Ubuntu) or perf (Fedora, Arch);" \
-    "without it: cargo bench --bench comparison -- --profile-time 10 ${case%%/*}/$column/${case#*/}" >&2
+    "without it: cargo bench -p lanecast-benches --bench comparison --" \
+    "--profile-time 10 ${case%%/*}/$column/${case#*/}" >&2
   exit 1
 fi
 
@@ -20,7 +21,7 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 cargo install --quiet --locked inferno --version 0.12.8 --root "$target/tools" --target-dir "$target/tools/build"
 # With line tables perf also names inlined functions, which are most of a hot path.
 build() {
-  CARGO_PROFILE_BENCH_DEBUG=line-tables-only cargo bench --quiet --bench comparison --no-run "$@"
+  CARGO_PROFILE_BENCH_DEBUG=line-tables-only cargo bench --quiet -p lanecast-benches --bench comparison --no-run "$@"
 }
 build
 binary=$(build --message-format=json | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')

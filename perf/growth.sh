@@ -4,6 +4,6 @@
 # Takes a minute or two once it is built.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cargo bench --quiet --bench comparison --bench memory --no-run
-cargo bench --quiet --bench comparison -- --growth
-cargo bench --quiet --bench memory -- --growth
+cargo bench --quiet -p lanecast-benches --bench comparison --bench memory --no-run
+cargo bench --quiet -p lanecast-benches --bench comparison -- --growth
+cargo bench --quiet -p lanecast-benches --bench memory -- --growth

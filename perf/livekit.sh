@@ -11,5 +11,5 @@ if [[ -n ${LIVEKIT_URL:-} ]]; then
 else
   echo "no server is measured: set LIVEKIT_URL to one, for example that of livekit-server --dev" >&2
 fi
-cargo bench --quiet --features "$features" --bench livekit --no-run
-exec timeout 300 cargo bench --quiet --features "$features" --bench livekit -- --out "$PWD/perf/results"
+cargo bench --quiet -p lanecast-benches --features "$features" --bench livekit --no-run
+exec timeout 300 cargo bench --quiet -p lanecast-benches --features "$features" --bench livekit -- --out "$PWD/perf/results"

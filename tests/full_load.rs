@@ -98,8 +98,8 @@ async fn initial_messages_may_take_the_whole_time_out_at_5000_messages_a_second(
             session.broadcast(msg(text.clone())).await.expect("the session is open");
         }
     }
-    let line = room.line(&id("ada"));
-    let all = within(line.wait_for(|all| all[0].closed || all[0].messages.len() > messages.len())).await;
+    let recorder = room.recorder(&id("ada"));
+    let all = within(recorder.wait_for(|all| all[0].closed || all[0].messages.len() > messages.len())).await;
     assert_eq!(session.stats().failed_joins, 0);
     let received = as_text(&all[0]);
     assert_eq!(received[0], "state");

@@ -28,8 +28,8 @@ async fn a_control_queue_grows_with_the_messages_waiting_at_once() {
     let (room, session) = memory(|builder| builder.initial(|_| async { vec![msg("hello")] }));
     let presences: Vec<_> = (0..count).map(|n| presence(&format!("p{n}"), &format!("PA_{n}"), 1)).collect();
     // The room's records aren't part of the session's cost.
-    presences.iter().for_each(|presence| room.place(presence.clone()));
-    let lines: Vec<_> = presences.iter().map(|presence| room.line(&presence.identity)).collect();
+    presences.iter().for_each(|presence| room.insert_silently(presence.clone()));
+    let recorders: Vec<_> = presences.iter().map(|presence| room.recorder(&presence.identity)).collect();
     let before = in_use();
     for presence in presences {
         room.join(presence).await.expect("the session listens");
@@ -41,7 +41,7 @@ async fn a_control_queue_grows_with_the_messages_waiting_at_once() {
     println!("an idle participant takes {each} bytes");
     assert!(each <= 2_048, "an idle participant takes {each} bytes");
 
-    drop(lines);
+    drop(recorders);
     assert!(session.participant(&id("p0")).is_some());
     let _: &MemoryRoom<_> = session.room();
     close_settled(&session).await;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use lanecast::protocol::{Frame, Subprotocol};
 use lanecast::room::Presence;
-use lanecast::room::memory::{Conduct, MemoryRoom};
+use lanecast::room::memory::{Behavior, MemoryRoom};
 use lanecast::telemetry::Telemetry;
 use tokio::sync::Mutex;
 
@@ -35,8 +35,8 @@ async fn a_refused_request_costs_memory_in_proportion_to_its_length() {
         let presence = presence.with_dialect(Subprotocol::SdkV1);
         room.join(presence.clone()).await.expect("the session listens");
         let requests = room.open_incoming(&presence.identity, &presence.sid).await.expect("the session listens");
-        let line = room.line(&presence.identity);
-        let answers = |count| line.wait_for(move |all| all.last().is_some_and(|one| one.messages.len() >= count));
+        let recorder = room.recorder(&presence.identity);
+        let answers = |count| recorder.wait_for(move |all| all.last().is_some_and(|one| one.messages.len() >= count));
         tokio::time::timeout(Duration::from_secs(60), answers(1)).await.expect("timed out");
         let counting = dhat::Profiler::builder().testing().trim_backtraces(Some(1)).build();
         let op = request[..24].to_owned();
@@ -80,12 +80,12 @@ async fn an_answer_that_waits_holds_nothing_of_its_request() {
         let telemetry = telemetry.expect("a test's settings make sense");
         let presence = Presence::new("ada".parse().unwrap(), "PA_1".parse().unwrap(), 1);
         let presence = presence.with_dialect(Subprotocol::SdkV1);
-        let line = room.line(&presence.identity);
+        let recorder = room.recorder(&presence.identity);
         room.join(presence.clone()).await.expect("the session listens");
         let requests = room.open_incoming(&presence.identity, &presence.sid).await.expect("the session listens");
-        let wait = |count| line.wait_for(move |all| all.last().is_some_and(|one| one.messages.len() >= count));
+        let wait = |count| recorder.wait_for(move |all| all.last().is_some_and(|one| one.messages.len() >= count));
         tokio::time::timeout(Duration::from_secs(60), wait(1)).await.expect("timed out");
-        line.conduct(Conduct::Stall { room: 0 });
+        recorder.set_behavior(Behavior::Stall { capacity: 0 });
         let ada = telemetry.session().participants().remove(0);
         for _ in 0..4 {
             ada.send(Frame::text("x")).expect("there is capacity");
@@ -111,7 +111,7 @@ async fn an_answer_that_waits_holds_nothing_of_its_request() {
         });
         released.await.expect("the request is held while its answer waits");
         drop(counting);
-        assert_eq!(line.received().len(), 1, "the answer waits");
+        assert_eq!(recorder.received().len(), 1, "the answer waits");
         assert_eq!(ada.end_reason(), None);
     }
 }

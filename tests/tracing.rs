@@ -15,7 +15,7 @@ use common::{
     Capture, UNWELCOME, id, joined, live, memory, msg, presence, refuses_unwelcome, reset, settle, sid, until, within,
 };
 use futures_util::{Sink, Stream, stream};
-use lanecast::room::memory::{Conduct, Opening};
+use lanecast::room::memory::{Behavior, OpenBehavior};
 use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
 use lanecast::{EndReason, Message, ParticipantIdentity, Progress, Session, SessionEvent};
 use tracing::Level;
@@ -37,10 +37,10 @@ fn every_change_of_state_is_logged_with_participant_and_reason() {
         let mut events = session.events();
         let ada = joined(&room, &session, "ada").await;
         // A reset by overflow.
-        room.line(&id("ada")).conduct(Conduct::Stall { room: 0 });
+        room.recorder(&id("ada")).set_behavior(Behavior::Stall { capacity: 0 });
         while ada.send(msg("secret")).is_ok() {}
         reset(&mut events).await;
-        room.line(&id("ada")).conduct(Conduct::Flow);
+        room.recorder(&id("ada")).set_behavior(Behavior::Flow);
         live(&session, "ada").await;
         // A replacement, a refusal as stale, a departure, and a send to the departed participant.
         room.join(presence("ada", "PA_2", 20)).await.expect("the session listens");
@@ -52,8 +52,8 @@ fn every_change_of_state_is_logged_with_participant_and_reason() {
         let _ = ada.send(msg("secret"));
         // A write that fails, and a stream that can't be opened.
         let bob = joined(&room, &session, "bob").await;
-        room.line(&id("bob")).opening_is(Opening::Fails);
-        room.line(&id("bob")).conduct(Conduct::Fail);
+        room.recorder(&id("bob")).set_open_behavior(OpenBehavior::Fails);
+        room.recorder(&id("bob")).set_behavior(Behavior::Fail);
         bob.send(msg("secret")).expect("there is capacity");
         until(|| session.stats().failed_joins > 0).await;
         // A connection that the hook refuses.
@@ -78,7 +78,10 @@ fn every_change_of_state_is_logged_with_participant_and_reason() {
         (Level::INFO, &["refused", "ada", "PA_0", "later connection"]),
         (Level::INFO, &["left", "ada", "PA_2", "disconnected"]),
         (Level::DEBUG, &["send to a closed participant", "ada", "PA_2"]),
-        (Level::INFO, &["failed, reset pending", "bob", "PA_bob", "write to the participant failed", "LineFailed"]),
+        (
+            Level::INFO,
+            &["failed, reset pending", "bob", "PA_bob", "write to the participant failed", "ScriptedFailure"],
+        ),
         (Level::INFO, &["join failed", "bob", "PA_bob", "could not be opened"]),
         (Level::INFO, &["refused", "cyd", "PA_9", "1.0.0"]),
         (Level::DEBUG, &["stream ended", "bob", "PA_bob", "write to the participant failed"]),
@@ -106,7 +109,7 @@ fn nothing_is_logged_per_message() {
         let topic = lanecast::Topic::new();
         ada.subscribe(&topic, lanecast::SubscriptionTag(0)).await;
         settle().await;
-        room.line(&id("stalled")).conduct(Conduct::Stall { room: 3 });
+        room.recorder(&id("stalled")).set_behavior(Behavior::Stall { capacity: 3 });
         let before = capture.seen().len();
         for n in 0..1_000 {
             session.broadcast(msg("a")).await.expect("the session is open");
@@ -114,7 +117,7 @@ fn nothing_is_logged_per_message() {
             ada.send(msg("c")).expect("there is capacity");
             stalled.try_send(msg("d")).expect("there is capacity");
             if n == 500 {
-                room.line(&id("stalled")).conduct(Conduct::Flow);
+                room.recorder(&id("stalled")).set_behavior(Behavior::Flow);
             }
         }
         until(|| session.stats().account.delivered == 5_000).await;
@@ -213,14 +216,14 @@ fn a_superseded_join_is_logged_with_both_connections() {
     let capture = Capture::new();
     captured(&capture, async {
         let (room, session) = memory(|builder| builder);
-        let line = room.line(&id("ada"));
-        line.opening_is(Opening::Held);
+        let recorder = room.recorder(&id("ada"));
+        recorder.set_open_behavior(OpenBehavior::Held);
         room.join(presence("ada", "PA_old", 1)).await.expect("the session listens");
         settle().await;
         room.join(presence("ada", "PA_new", 2)).await.expect("the session listens");
-        line.opening_is(Opening::Ready);
+        recorder.set_open_behavior(OpenBehavior::Ready);
         live(&session, "ada").await;
-        room.line(&id("bob")).opening_is(Opening::Held);
+        room.recorder(&id("bob")).set_open_behavior(OpenBehavior::Held);
         room.join(presence("bob", "PA_bob", 1)).await.expect("the session listens");
         settle().await;
         room.leave(&id("bob"), &sid("PA_bob")).await.expect("the session listens");

@@ -53,14 +53,3 @@ impl Case {
         self
     }
 }
-
-/// All cases, group by group.
-pub(crate) fn all() -> Vec<Case> {
-    let mut cases = crate::fanout::cases();
-    cases.extend(crate::topics::cases());
-    cases.extend(crate::direct::cases());
-    cases.extend(crate::membership::cases());
-    cases.extend(crate::resets::cases());
-    cases.extend(crate::latency::cases());
-    cases
-}

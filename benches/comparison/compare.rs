@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lanecast_benches::quantile::quantile;
 use tokio::runtime::Runtime;
 
-use crate::case::{self, Case, Runner};
-use crate::common::quantile::quantile;
+use crate::case::{Case, Runner};
 use crate::report;
 
 /// The least number of rounds.
@@ -51,7 +51,7 @@ impl Outcome {
     }
 }
 
-pub(crate) fn main(arguments: &[String]) {
+pub(crate) fn main(cases: &[Case], arguments: &[String]) {
     let value = |name: &str| {
         let at = arguments.iter().position(|argument| argument == name)?;
         arguments.get(at + 1).cloned()
@@ -62,10 +62,10 @@ pub(crate) fn main(arguments: &[String]) {
         out: value("--out").map(PathBuf::from),
     };
     let mut outcomes = Vec::new();
-    for case in case::all() {
+    for case in cases {
         let chosen = settings.only.as_ref().is_none_or(|only| case.full_name().contains(only));
         if chosen && (case.quick || !settings.quick) {
-            let outcome = compare(&case, &settings);
+            let outcome = compare(case, &settings);
             println!("{}", outcome.line());
             outcomes.push(outcome);
         }

@@ -5,13 +5,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use lanecast_benches::baseline::Baseline;
+use lanecast_benches::contender::{Contender, Lanecast};
+use lanecast_benches::room::identity;
+use lanecast_benches::sink::Counting;
 use tokio::runtime::Runtime;
 
-use crate::baseline::Baseline;
 use crate::case::{Case, Runner};
-use crate::common::contender::{Contender, Lanecast};
-use crate::common::room::identity;
-use crate::common::sink::Counting;
 use crate::stage::{Stage, messages};
 
 /// Messages of one run to one participant, over all producers.

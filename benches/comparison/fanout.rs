@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lanecast_benches::baseline::Baseline;
+use lanecast_benches::contender::{Contender, DirectQueues, Lanecast};
+use lanecast_benches::sink::{Cloned, Counting, Sinks};
 use tokio::runtime::Runtime;
 
-use crate::baseline::Baseline;
 use crate::case::{Case, Runner};
-use crate::common::contender::{Card, Contender, Lanecast};
-use crate::common::sink::{Cloned, Counting, Sinks};
 use crate::stage::{Stage, messages};
 
 const PARTICIPANTS: [usize; 6] = [16, 256, 1_000, 4_000, 16_000, 64_000];
@@ -31,7 +31,9 @@ pub(crate) fn cases() -> Vec<Case> {
                     move |r: &Arc<Runtime>| until_delivered::<Lanecast<_>, Cloned<Counting>>(r, n, burst, payload);
                 let mut case = Case::new("fanout", name, n as u64 * burst, quick);
                 case = case.column("baseline", move |r| until_delivered::<Baseline<_>, Counting>(r, n, burst, payload));
-                case = case.column("card", move |r| until_delivered::<Card<_>, Counting>(r, n, burst, payload));
+                case = case.column("direct-queues", move |r| {
+                    until_delivered::<DirectQueues<_>, Counting>(r, n, burst, payload)
+                });
                 case = case.column("lanecast-cloning", cloned);
                 let lanecast = move |r: &Arc<Runtime>| until_delivered::<Lanecast<_>, Counting>(r, n, burst, payload);
                 cases.push(case.column("lanecast", lanecast));

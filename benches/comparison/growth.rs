@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lanecast::Session;
+use lanecast_benches::baseline::Baseline;
+use lanecast_benches::clock::{ClockId, clock};
+use lanecast_benches::contender::{Contender, Lanecast};
+use lanecast_benches::fit::fit;
+use lanecast_benches::quantile::quantile;
+use lanecast_benches::room::BenchRoom;
+use lanecast_benches::sink::{Counting, INITIAL, Sinks};
 use tokio::runtime::Runtime;
 
-use crate::baseline::Baseline;
 use crate::case::Runner;
-use crate::common::clock::{ClockId, clock};
-use crate::common::contender::{Contender, Lanecast};
-use crate::common::fit::fit;
-use crate::common::quantile::quantile;
-use crate::common::room::BenchRoom;
-use crate::common::sink::{Counting, INITIAL, Sinks};
 use crate::compare::calibrate;
 use crate::fanout::until_delivered;
 use crate::stage::{Stage, messages};

@@ -11,13 +11,13 @@ use std::{convert::Infallible, pin::Pin, slice};
 use bytes::Bytes;
 use futures_util::Sink;
 use hdrhistogram::Histogram;
+use lanecast_benches::baseline::Baseline;
+use lanecast_benches::contender::{Contender, Lanecast};
+use lanecast_benches::sink::{Counting, CountingSink, Counts, GatedSink, Sinks, TakeRun};
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 
-use crate::baseline::Baseline;
 use crate::case::{Case, Runner};
-use crate::common::contender::{Contender, Lanecast};
-use crate::common::sink::{Counting, CountingSink, Counts, GatedSink, Sinks, TakeRun};
 use crate::stage::Stage;
 
 const PARTICIPANTS: usize = 4_000;

@@ -1,5 +1,6 @@
-//! The comparison with the [baseline]. By default it runs as criterion benches; with `--compare` interleaved, as
-//! `perf/compare.sh` does; with `--carry` for a profiler. With `--growth` it measures how cost grows.
+//! The comparison with the [baseline](lanecast_benches::baseline). By default it runs as criterion benches; with
+//! `--compare` interleaved, as `perf/compare.sh` does; with `--carry` for a profiler. With `--growth` it measures how
+//! cost grows.
 
 mod case;
 mod compare;
@@ -15,11 +16,6 @@ mod resets;
 mod stage;
 mod topics;
 
-#[path = "../baseline/mod.rs"]
-mod baseline;
-#[path = "../common/mod.rs"]
-mod common;
-
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,13 +29,24 @@ fn main() -> ExitCode {
     // cargo appends an argument of its own, `--bench`.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.split_first() {
-        Some((mode, rest)) if mode == "--compare" => compare::main(rest),
+        Some((mode, rest)) if mode == "--compare" => compare::main(&cases(), rest),
         #[cfg(unix)]
         Some((mode, _)) if mode == "--growth" => growth::main(),
-        Some((mode, rest)) if mode == "--carry" => return profile::carry(rest),
+        Some((mode, rest)) if mode == "--carry" => return profile::carry(&cases(), rest),
         _ => measure(arguments.iter().any(|argument| argument == "--test")),
     }
     ExitCode::SUCCESS
+}
+
+/// All cases, group by group.
+fn cases() -> Vec<Case> {
+    let mut cases = fanout::cases();
+    cases.extend(topics::cases());
+    cases.extend(direct::cases());
+    cases.extend(membership::cases());
+    cases.extend(resets::cases());
+    cases.extend(latency::cases());
+    cases
 }
 
 fn measure(testing: bool) {
@@ -51,7 +58,7 @@ fn measure(testing: bool) {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
         .configure_from_args();
-    for case in case::all() {
+    for case in cases() {
         // A smoke test needs only the quick cases.
         if case.quick || !testing {
             bench(&mut criterion, &case);

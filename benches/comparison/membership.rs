@@ -6,14 +6,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use lanecast_benches::baseline::Baseline;
+use lanecast_benches::contender::{Contender, Lanecast};
+use lanecast_benches::room::{identity, sid};
+use lanecast_benches::sink::Counting;
 use tokio::runtime::Runtime;
 use tokio::time::MissedTickBehavior;
 
-use crate::baseline::Baseline;
 use crate::case::{Case, Runner};
-use crate::common::contender::{Contender, Lanecast};
-use crate::common::room::{identity, sid};
-use crate::common::sink::Counting;
 use crate::stage::Stage;
 
 const PRESENT: usize = 16_000;

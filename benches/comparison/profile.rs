@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
-use crate::case;
+use crate::case::Case;
 
 /// The longest time for which a load is carried, longer than any profile. A process that the profiler forgot ends then.
 const LONGEST: Duration = Duration::from_secs(120);
 
 /// Sets up the load, then prints the process's id to say so, and carries the load from then on.
-pub(crate) fn carry(arguments: &[String]) -> ExitCode {
+pub(crate) fn carry(cases: &[Case], arguments: &[String]) -> ExitCode {
     let [name, column] = arguments else {
         eprintln!("--carry needs a case and one of its columns");
         return ExitCode::FAILURE;
     };
-    let Some(case) = case::all().into_iter().find(|case| case.full_name() == *name) else {
+    let Some(case) = cases.iter().find(|case| case.full_name() == *name) else {
         eprintln!("no case {name}: perf/compare.sh prints them, --list of this bench as well");
         return ExitCode::FAILURE;
     };

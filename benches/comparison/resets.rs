@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lanecast_benches::baseline::Baseline;
+use lanecast_benches::contender::{Contender, Lanecast};
+use lanecast_benches::sink::Gated;
 use tokio::runtime::Runtime;
 
-use crate::baseline::Baseline;
 use crate::case::{Case, Runner};
-use crate::common::contender::{Contender, Lanecast};
-use crate::common::sink::Gated;
 use crate::stage::{Stage, messages};
 
 pub(crate) fn cases() -> Vec<Case> {

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use lanecast_benches::contender::Contender;
+use lanecast_benches::room::BenchRoom;
+use lanecast_benches::sink::{Counts, Sinks};
 use tokio::runtime::Runtime;
-
-use crate::common::contender::Contender;
-use crate::common::room::BenchRoom;
-use crate::common::sink::{Counts, Sinks};
 
 /// A session, its room and its tokio runtime. Ends the session when it is dropped.
 pub(crate) struct Stage<C: Contender<S>, S: Sinks> {

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use lanecast::SubscriptionTag;
+use lanecast_benches::baseline::Baseline;
+use lanecast_benches::contender::{Contender, Lanecast};
+use lanecast_benches::room::identity;
+use lanecast_benches::sink::Counting;
 use tokio::runtime::Runtime;
 
-use crate::baseline::Baseline;
 use crate::case::{Case, Runner};
-use crate::common::contender::{Contender, Lanecast};
-use crate::common::room::identity;
-use crate::common::sink::Counting;
 use crate::stage::{Stage, messages};
 
 const PARTICIPANTS: usize = 10_000;

@@ -14,13 +14,13 @@ use lanecast::protocol::stream::MAX_STREAM_FRAME;
 use lanecast::room::byte_stream::{ByteStreamSink, ByteStreamSinkError, StreamLimits};
 use lanecast::room::{OpenError, Presence, Room, RoomEvent};
 use lanecast::{BroadcastRun, ParticipantIdentity, Progress, Session, Uplink};
+use lanecast_benches::counter::Counter;
 use livekit_data_stream::api::{ByteStreamWriter, StreamByteOptions, StreamResult};
 use livekit_data_stream::backend::outgoing;
 use livekit_protocol::DataPacket;
 use livekit_protocol::data_packet::Value;
 use tokio::runtime::Runtime;
 
-use crate::counter::Counter;
 use crate::report::Report;
 use crate::rounds::{Figure, Rounds, Sample, Watch};
 use crate::way::Way;

@@ -4,17 +4,7 @@
 //! Arguments: `--test` (only the smaller cases, each once), `--out DIR` (where the table goes).
 
 #[cfg(unix)]
-#[path = "../common/clock.rs"]
-mod clock;
-#[cfg(unix)]
-#[path = "../common/counter.rs"]
-#[allow(dead_code, reason = "nobody spins here")]
-mod counter;
-#[cfg(unix)]
 mod in_process;
-#[cfg(unix)]
-#[path = "../common/quantile.rs"]
-mod quantile;
 #[cfg(unix)]
 mod report;
 #[cfg(unix)]

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::clock::{ClockId, clock};
-use crate::quantile::quantile;
+use lanecast_benches::clock::{ClockId, clock};
+use lanecast_benches::quantile::quantile;
 
 /// The measurement of one way in one round.
 pub(crate) struct Sample {

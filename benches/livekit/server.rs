@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use lanecast::protocol::Frame;
-use lanecast::room::livekit::{LiveKitOptions, LiveKitRoom, mint_token};
+use lanecast::room::livekit::{LiveKitRoom, TokenRequest};
 use lanecast::{ParticipantIdentity, Session};
 use livekit::data_stream::api::{ByteStreamWriter, StreamByteOptions};
 use tokio::runtime::Runtime;
@@ -47,8 +47,9 @@ impl Server {
 
     pub(crate) fn token(&self, identity: &str) -> String {
         let identity: ParticipantIdentity = identity.parse().expect("short");
-        let hour = Duration::from_secs(3600);
-        mint_token(&self.key, &self.secret, &self.room, &identity, hour).expect("the key is not empty")
+        let Self { key, secret, room, .. } = self;
+        let request = TokenRequest { key, secret, room, identity: &identity, valid_for: Duration::from_secs(3600) };
+        request.mint().expect("the key is not empty")
     }
 }
 
@@ -152,7 +153,7 @@ impl Turn {
 impl Stage {
     async fn new(server: &Server, viewers: usize) -> Option<Self> {
         let token = server.token("device");
-        let connecting = LiveKitRoom::connect(&server.url, &token, LiveKitOptions::default());
+        let connecting = LiveKitRoom::builder(&server.url).connect(&token);
         let room = connecting.await.expect("the server is there");
         let audience = Audience::start(server, viewers).await?;
         let looped = writers(&room, viewers).await;

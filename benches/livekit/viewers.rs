@@ -20,6 +20,8 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use hdrhistogram::Histogram;
 use lanecast::protocol::stream::StreamDecoder;
+use lanecast_benches::clock::{ClockId, clock};
+use lanecast_benches::counter::Counter;
 use livekit::data_stream::api::ByteStreamReader;
 use livekit::{RoomEvent, RoomOptions};
 use parking_lot::Mutex;
@@ -28,8 +30,6 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
-use crate::clock::{ClockId, clock};
-use crate::counter::Counter;
 use crate::server::Server;
 
 /// The argument that makes the program run the viewers.

@@ -8,8 +8,8 @@
 //! # The first idea: a queue and a task per viewer
 //! A server can give each viewer a bounded queue, and a task that takes messages out of the queue and writes them. A
 //! broadcast puts a clone of the message into every queue. A viewer whose queue is full is too slow and is reset. This
-//! is the usual design, and it is correct: no viewer delays the publisher or another viewer. `benches/baseline` has it,
-//! with channels of flume and with maps behind a lock, for every comparison.
+//! is the usual design, and it is correct: no viewer delays the publisher or another viewer. `benches/src/baseline` has
+//! it, with channels of flume and with maps behind a lock, for every comparison.
 //!
 //! # Why it fails
 //! The number of viewers multiplies every step: a broadcast raises the payload's reference count, pushes into a queue
@@ -19,9 +19,9 @@
 //! - Little of that concerns the message. In the profile, 20 % of the time is locks, 20 % is dropping what the tasks'
 //!   `select!`s made, and 18 % is sending into the channels. Handing the message to the sink and counting it is 2 %.
 //!
-//! A better queue isn't enough. The comparison has a variant, `card`, in which each viewer has a lock-free queue and
-//! the shards described below deliver instead of tasks. A broadcast is still a send to each queue, and takes 584 ns per
-//! delivery to 16,000 viewers. If the broadcast goes through the log, the same shards and sinks take 58 ns
+//! A better queue isn't enough. The comparison has a variant, `direct-queues`, in which each viewer has a lock-free
+//! queue and the shards described below deliver instead of tasks. A broadcast is still a send to each queue, and takes
+//! 584 ns per delivery to 16,000 viewers. If the broadcast goes through the log, the same shards and sinks take 58 ns
 //! (`lanecast-cloning` in `perf/results/comparison.md`). What costs is to touch a queue for each viewer.
 //!
 //! # What is done instead: one log, written once

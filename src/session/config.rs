@@ -223,7 +223,7 @@ impl<R: Room> SessionBuilder<R> {
     ///
     /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let room: MemoryRoom<Bytes> = MemoryRoom::new();
-    /// room.place(Presence::new("ada".parse()?, "PA_1".parse()?, 1));
+    /// room.join(Presence::new("ada".parse()?, "PA_1".parse()?, 1)).await?;
     /// let mut builder = Session::builder(room);
     /// let mut events = builder.events();
     /// let session = builder.build()?;

@@ -81,7 +81,7 @@ tokio::task_local! {
 ///
 /// let report = session.close(Duration::from_secs(1)).await?;
 /// assert_eq!(report.account.delivered, 2);
-/// let received = room.line(&"ada".parse()?).received();
+/// let received = room.recorder(&"ada".parse()?).received();
 /// assert_eq!(received[0].messages, ["hello, ada", "42 km/h"]);
 /// # Ok(()) }
 /// ```

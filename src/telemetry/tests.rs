@@ -34,7 +34,7 @@ async fn viewer(room: &MemoryRoom<Frame>, name: &str, format: WireFormat) -> mps
     }
     room.join(presence.clone()).await.unwrap();
     let requests = room.open_incoming(&presence.identity, &presence.sid).await.unwrap();
-    room.line(&presence.identity).wait_for(|received| !received.is_empty()).await;
+    room.recorder(&presence.identity).wait_for(|received| !received.is_empty()).await;
     requests
 }
 

@@ -171,8 +171,8 @@ pub(crate) fn as_text(received: &Received<Bytes>) -> Vec<String> {
 /// Waits until the latest stream to `identity` has received as many messages as `expected`, and asserts that they are
 /// equal.
 pub(crate) async fn receives(room: &MemoryRoom<Bytes>, identity: &str, expected: &[&str]) {
-    let line = room.line(&id(identity));
-    let all = within(line.wait_for(|all| all.last().is_some_and(|r| r.messages.len() >= expected.len()))).await;
+    let recorder = room.recorder(&id(identity));
+    let all = within(recorder.wait_for(|all| all.last().is_some_and(|r| r.messages.len() >= expected.len()))).await;
     assert_eq!(as_text(all.last().expect("a stream was opened")), expected, "what {identity} received");
 }
 

@@ -64,12 +64,12 @@ impl<M: Message> Stage<M> {
 
     /// Adds a connection, in place of the one its identity may have had, and reports it as active.
     pub(crate) fn join(&self, presence: Presence) {
-        self.place(presence.clone());
+        self.insert_silently(presence.clone());
         self.emit(RoomEvent::Active(presence));
     }
 
     /// Adds a connection without an event.
-    pub(crate) fn place(&self, presence: Presence) {
+    pub(crate) fn insert_silently(&self, presence: Presence) {
         self.present_map().insert(presence.identity.clone(), presence);
     }
 
@@ -85,7 +85,7 @@ impl<M: Message> Stage<M> {
     }
 
     /// Removes whatever connection the identity has, without an event.
-    pub(crate) fn vanish(&self, identity: &str) {
+    pub(crate) fn remove_silently(&self, identity: &str) {
         self.present_map().remove(&super::id(identity));
     }
 

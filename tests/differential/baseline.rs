@@ -5,16 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lanecast::room::memory::{MemoryRoom, Opening};
+use lanecast::room::memory::{MemoryRoom, OpenBehavior};
 use lanecast::{Account, Subscribed, Unsubscribed};
+use lanecast_benches::baseline::{Baseline, Participant, Refused};
 
-use self::design::{Baseline, Participant, Refused};
 use crate::subject::{Event, Gate, Inst, Lane, Msg, Published, Sent, Setup, Subject, Totals, View};
 use crate::viewers::{Viewers, sid, who_is};
-
-#[path = "../../benches/baseline/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "its topics can't be left: they are compared in the benches only")]
-mod design;
 
 /// The baseline design as a runtime under test.
 #[derive(Clone)]
@@ -100,14 +96,14 @@ impl Subject for Queues {
         &self.0.viewers
     }
 
-    async fn fail_one_opening(&self, who: usize, then: Opening) {
-        let line = self.0.viewers.line(who);
-        line.opening_is(Opening::Fails);
+    async fn fail_one_opening(&self, who: usize, then: OpenBehavior) {
+        let recorder = self.0.viewers.recorder(who);
+        recorder.set_open_behavior(OpenBehavior::Fails);
         // By now the opening has failed several times: the baseline retries at once.
         for _ in 0..16 {
             tokio::task::yield_now().await;
         }
-        line.opening_is(then);
+        recorder.set_open_behavior(then);
     }
 
     async fn send(&self, to: Inst, msg: Msg) -> Sent {

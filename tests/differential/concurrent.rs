@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use lanecast::room::memory::{Conduct, Opening};
+use lanecast::room::memory::{Behavior, OpenBehavior};
 use lanecast::{Account, Subscribed};
 use tokio::time::timeout;
 
@@ -155,8 +155,8 @@ async fn window<S: Subject>(
     scene.over.store(true, Ordering::SeqCst);
     watch.await.expect("no account is out of balance, not even for a moment");
     for guest in &mut guests[STEADY..] {
-        scene.subject.viewers().conduct(guest.who, Conduct::Flow);
-        scene.subject.viewers().opening(guest.who, Opening::Ready);
+        scene.subject.viewers().set_behavior(guest.who, Behavior::Flow);
+        scene.subject.viewers().set_open_behavior(guest.who, OpenBehavior::Ready);
         scene.subject.gate(guest.who, Gate::Ready);
         for sid in guest.late.drain(..) {
             scene.subject.viewers().leave(guest.who, sid).await;
@@ -278,13 +278,13 @@ impl<S: Subject> Scene<S> {
                 subject.viewers().leave(who, sid).await;
             }
             (26..30, Some(conn), _) => subject.viewers().announce(who, conn).await,
-            (30..45, ..) => subject.viewers().conduct(who, Conduct::Stall { room: rng.usize(..3) }),
-            (45..62, ..) => subject.viewers().conduct(who, Conduct::Flow),
-            (62..66, ..) => subject.viewers().conduct(who, Conduct::Fail),
-            (66..70, ..) => subject.viewers().conduct(who, Conduct::Panic),
-            (70..73, ..) => subject.viewers().opening(who, Opening::Held),
-            (73..75, ..) => subject.viewers().opening(who, Opening::Fails),
-            (75..82, ..) => subject.viewers().opening(who, Opening::Ready),
+            (30..45, ..) => subject.viewers().set_behavior(who, Behavior::Stall { capacity: rng.usize(..3) }),
+            (45..62, ..) => subject.viewers().set_behavior(who, Behavior::Flow),
+            (62..66, ..) => subject.viewers().set_behavior(who, Behavior::Fail),
+            (66..70, ..) => subject.viewers().set_behavior(who, Behavior::Panic),
+            (70..73, ..) => subject.viewers().set_open_behavior(who, OpenBehavior::Held),
+            (73..75, ..) => subject.viewers().set_open_behavior(who, OpenBehavior::Fails),
+            (75..82, ..) => subject.viewers().set_open_behavior(who, OpenBehavior::Ready),
             (82..85, ..) => subject.gate(who, Gate::Held),
             (85..86, ..) => subject.gate(who, Gate::PanicsOnce),
             (86..91, ..) => subject.gate(who, Gate::Ready),
@@ -378,7 +378,7 @@ async fn close<S: Subject>(scene: &Scene<S>, guests: &mut [Guest], logs: &mut [V
     let stalled = guests[STEADY..].iter().step_by(2).filter(|guest| guest.present.is_some());
     let stalled: Vec<usize> = stalled.map(|guest| guest.who).collect();
     for who in &stalled {
-        scene.subject.viewers().conduct(*who, Conduct::Stall { room: 1 });
+        scene.subject.viewers().set_behavior(*who, Behavior::Stall { capacity: 1 });
     }
     for _ in 0..LEFT {
         let seq = scene.state[1].fetch_add(1, Ordering::SeqCst) + 1;

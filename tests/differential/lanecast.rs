@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::{FutureExt, Sink, Stream as Events_};
-use lanecast::room::memory::{MemoryRoom, MemorySink, Opening};
+use lanecast::room::memory::{MemoryRoom, MemorySink, OpenBehavior};
 use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent, SinkError};
 use lanecast::session::Who;
 use lanecast::{
@@ -230,19 +230,19 @@ impl Subject for Lanecast {
         &self.0.viewers
     }
 
-    async fn fail_one_opening(&self, who: usize, then: Opening) {
+    async fn fail_one_opening(&self, who: usize, then: OpenBehavior) {
         let mut events = self.0.events.lock().await;
         while let Some(event) = tokio::task::unconstrained(events.next()).now_or_never().flatten() {
             self.note(&event);
         }
-        self.0.viewers.line(who).opening_is(Opening::Fails);
+        self.0.viewers.recorder(who).set_open_behavior(OpenBehavior::Fails);
         loop {
             let event = events.next().await.expect("the session runs");
             if matches!(self.note(&event), Event::JoinFailed { who: failed, .. } if failed == who) {
                 break;
             }
         }
-        self.0.viewers.line(who).opening_is(then);
+        self.0.viewers.recorder(who).set_open_behavior(then);
     }
 
     fn gate(&self, who: usize, gate: Gate) {

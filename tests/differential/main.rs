@@ -88,7 +88,7 @@ fn silence_panics_on_command() {
     ONCE.call_once(|| {
         let tell = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            let commanded = [ON_COMMAND, "the line was told to panic"];
+            let commanded = [ON_COMMAND, "the stream's script says that it panics"];
             if !info.payload_as_str().is_some_and(|what| commanded.contains(&what)) {
                 tell(info);
             }

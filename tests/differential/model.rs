@@ -4,7 +4,7 @@
 //! message is delivered if its viewer's stream flows, and waits otherwise; if more waits than is allowed, the instance
 //! is reset.
 
-use lanecast::room::memory::{Conduct, Opening};
+use lanecast::room::memory::{Behavior, OpenBehavior};
 use lanecast::{Account, EndReason, Subscribed, Unsubscribed};
 
 use crate::ops::{Op, Outcome};
@@ -53,16 +53,16 @@ impl Model {
             }
             Op::Announce { who, conn } => self.active(who, conn),
             Op::Leave { who, sid } => self.disconnected(who, sid),
-            Op::Conduct { who, conduct } => self.conduct(who, conduct),
+            Op::SetBehavior { who, behavior } => self.set_behavior(who, behavior),
             Op::Fail { who, panic } => {
-                self.viewers[who].opening = Opening::Held;
-                self.conduct(who, if panic { Conduct::Panic } else { Conduct::Fail });
+                self.viewers[who].open_behavior = OpenBehavior::Held;
+                self.set_behavior(who, if panic { Behavior::Panic } else { Behavior::Fail });
             }
-            Op::Recover { who, conduct } => {
-                self.conduct(who, conduct);
+            Op::Recover { who, behavior } => {
+                self.set_behavior(who, behavior);
                 self.opening_ready(who);
             }
-            Op::HoldOpening { who } => self.viewers[who].opening = Opening::Held,
+            Op::HoldOpening { who } => self.viewers[who].open_behavior = OpenBehavior::Held,
             Op::ReleaseOpening { who } => self.opening_ready(who),
             Op::LetOneOpen { who } => {
                 if let Some(Joining { conn, stage: Stage::Opening }) = self.viewers[who].joining.take() {
@@ -71,7 +71,7 @@ impl Model {
             }
             Op::FailOneOpening { who, held } => {
                 let joining = self.viewers[who].joining.take().expect("only a join under way can fail");
-                self.viewers[who].opening = if held { Opening::Held } else { Opening::Ready };
+                self.viewers[who].open_behavior = if held { OpenBehavior::Held } else { OpenBehavior::Ready };
                 self.join_failed(who, joining.conn, Refusal::OpenFailed);
             }
             Op::Gate { who, gate } => self.gate(who, gate),
@@ -85,7 +85,7 @@ impl Model {
             Op::Forget { who } => {
                 let viewer = &mut self.viewers[who];
                 viewer.streams.clear();
-                (viewer.conduct, viewer.opening) = (Conduct::Flow, Opening::Ready);
+                (viewer.behavior, viewer.open_behavior) = (Behavior::Flow, OpenBehavior::Ready);
             }
         }
         Outcome::Done
@@ -120,7 +120,7 @@ impl Model {
             Some(there) if there.sid == conn.sid || there.joined_at > conn.joined_at => return,
             _ => {}
         }
-        if viewer.opening == Opening::Held {
+        if viewer.open_behavior == OpenBehavior::Held {
             viewer.joining = Some(Joining { conn, stage: Stage::Opening });
         } else {
             self.opened(who, conn);
@@ -212,7 +212,7 @@ impl Model {
 
     fn opening_ready(&mut self, who: usize) {
         let viewer = &mut self.viewers[who];
-        viewer.opening = Opening::Ready;
+        viewer.open_behavior = OpenBehavior::Ready;
         if let Some(Joining { conn, .. }) = viewer.joining.take_if(|joining| joining.stage == Stage::Opening) {
             self.opened(who, conn);
         }
@@ -258,8 +258,8 @@ impl Model {
 
     // How streams behave.
 
-    fn conduct(&mut self, who: usize, conduct: Conduct) {
-        self.viewers[who].conduct = conduct;
+    fn set_behavior(&mut self, who: usize, behavior: Behavior) {
+        self.viewers[who].behavior = behavior;
         if let Some(nth) = self.viewers[who].registered {
             self.deliver(Inst { who, nth });
         }
@@ -267,7 +267,7 @@ impl Model {
 
     /// Every write under way times out; then every stalled stream flows.
     fn time_passes(&mut self) {
-        let stalled = |viewer: &Viewer| matches!(viewer.conduct, Conduct::Stall { .. });
+        let stalled = |viewer: &Viewer| matches!(viewer.behavior, Behavior::Stall { .. });
         let stalled: Vec<usize> = (0..self.viewers.len()).filter(|&who| stalled(&self.viewers[who])).collect();
         for &who in &stalled {
             if let Some(nth) = self.viewers[who].registered
@@ -277,7 +277,7 @@ impl Model {
             }
         }
         for who in stalled {
-            self.conduct(who, Conduct::Flow);
+            self.set_behavior(who, Behavior::Flow);
         }
     }
 
@@ -290,8 +290,8 @@ impl Model {
         if !instance.began || instance.ended.is_some() || instance.waiting.is_empty() {
             return;
         }
-        match viewer.conduct {
-            Conduct::Flow => {
+        match viewer.behavior {
+            Behavior::Flow => {
                 for waiting in instance.waiting.drain(..) {
                     for account in [&mut instance.account, &mut self.totals.account] {
                         account.delivered += 1;
@@ -300,8 +300,8 @@ impl Model {
                     viewer.streams[instance.stream].messages.push(waiting.msg);
                 }
             }
-            Conduct::Fail => self.fault(inst, EndReason::WriteFailed),
-            Conduct::Panic => self.fault(inst, EndReason::WritePanicked),
+            Behavior::Fail => self.fault(inst, EndReason::WriteFailed),
+            Behavior::Panic => self.fault(inst, EndReason::WritePanicked),
             _ => {}
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use fastrand::Rng;
-use lanecast::room::memory::{Conduct, Opening};
+use lanecast::room::memory::{Behavior, OpenBehavior};
 use lanecast::{Subscribed, Unsubscribed};
 
 use crate::model::Model;
@@ -29,9 +29,9 @@ pub(crate) enum Op {
         sid: u32,
     },
     /// Streams stall, in mid-write, or resume.
-    Conduct {
+    SetBehavior {
         who: usize,
-        conduct: Conduct,
+        behavior: Behavior,
     },
     /// From now on writes fail or panic, and no stream opens.
     Fail {
@@ -41,7 +41,7 @@ pub(crate) enum Op {
     /// Ends what `Fail` began.
     Recover {
         who: usize,
-        conduct: Conduct,
+        behavior: Behavior,
     },
     HoldOpening {
         who: usize,
@@ -225,22 +225,22 @@ impl Draw {
 
     fn stall(&mut self, model: &Model) -> Option<Op> {
         let who = self.pick(model, |viewer| !is_failing(viewer) && viewer.registered.is_some())?;
-        Some(Op::Conduct { who, conduct: Conduct::Stall { room: self.rng.usize(0..4) } })
+        Some(Op::SetBehavior { who, behavior: Behavior::Stall { capacity: self.rng.usize(0..4) } })
     }
 
     fn resume(&mut self, model: &Model) -> Option<Op> {
         let who = self.pick(model, is_stalled)?;
-        Some(Op::Conduct { who, conduct: Conduct::Flow })
+        Some(Op::SetBehavior { who, behavior: Behavior::Flow })
     }
 
     fn mishap(&mut self, model: &Model) -> Option<Op> {
         let is_opening = |viewer: &Viewer| viewer.joining.is_some_and(|joining| joining.stage == Stage::Opening);
-        let is_held = |viewer: &Viewer| viewer.opening == Opening::Held;
+        let is_held = |viewer: &Viewer| viewer.open_behavior == OpenBehavior::Held;
         Some(match self.rng.u32(..73) {
             0..14 => Op::Fail { who: self.pick(model, |viewer| !is_failing(viewer))?, panic: self.rng.bool() },
             14..28 => {
-                let conduct = if self.rng.u8(..4) == 0 { Conduct::Stall { room: 2 } } else { Conduct::Flow };
-                Op::Recover { who: self.pick(model, is_failing)?, conduct }
+                let behavior = if self.rng.u8(..4) == 0 { Behavior::Stall { capacity: 2 } } else { Behavior::Flow };
+                Op::Recover { who: self.pick(model, is_failing)?, behavior }
             }
             28..34 => Op::HoldOpening { who: self.pick(model, |viewer| !is_held(viewer))? },
             34..42 => Op::ReleaseOpening { who: self.pick(model, |viewer| is_held(viewer) && !is_failing(viewer))? },
@@ -338,7 +338,7 @@ impl Draw {
     /// Up to three times as many broadcasts as may wait, once nobody is stalled.
     fn long_burst(&mut self, model: &Model) -> Op {
         let stalled = (0..model.viewers.len()).filter(|who| is_stalled(&model.viewers[*who]));
-        self.planned.extend(stalled.map(|who| Op::Conduct { who, conduct: Conduct::Flow }));
+        self.planned.extend(stalled.map(|who| Op::SetBehavior { who, behavior: Behavior::Flow }));
         let held = (0..model.viewers.len()).filter(|who| model.viewers[*who].gate == Gate::Held);
         self.planned.extend(held.map(|who| Op::Gate { who, gate: Gate::Ready }));
         let length = self.rng.usize(2..=3 * model.setup.queue_capacity as usize);
@@ -354,11 +354,11 @@ impl Draw {
 }
 
 pub(crate) fn is_failing(viewer: &Viewer) -> bool {
-    matches!(viewer.conduct, Conduct::Fail | Conduct::Panic)
+    matches!(viewer.behavior, Behavior::Fail | Behavior::Panic)
 }
 
 fn is_stalled(viewer: &Viewer) -> bool {
-    matches!(viewer.conduct, Conduct::Stall { .. })
+    matches!(viewer.behavior, Behavior::Stall { .. })
 }
 
 /// A step towards forgetting a viewer that received too much.
@@ -400,9 +400,9 @@ pub(crate) fn is_timeless(model: &Model, burst: &[Op], long_bursts: bool) -> boo
             bytes += size(op);
         }
         let direct = for_it.iter().any(|op| matches!(op, Op::Send { .. } | Op::TrySend { .. }));
-        match viewer.conduct {
-            Conduct::Fail | Conduct::Panic if instance.began => for_it.len() <= 1,
-            Conduct::Flow if instance.began && long_bursts && !direct => true,
+        match viewer.behavior {
+            Behavior::Fail | Behavior::Panic if instance.began => for_it.len() <= 1,
+            Behavior::Flow if instance.began && long_bursts && !direct => true,
             _ => messages <= capacity && bytes <= limit,
         }
     };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
-use lanecast::room::memory::{Conduct, Opening};
+use lanecast::room::memory::{Behavior, OpenBehavior};
 use tokio::time::timeout;
 
 use crate::Seed;
@@ -191,7 +191,7 @@ impl<S: Subject> Drive<S> {
 
     fn stalled(&self) -> Vec<usize> {
         let viewers = self.model.viewers.iter().enumerate();
-        let stalled = viewers.filter(|(_, viewer)| matches!(viewer.conduct, Conduct::Stall { .. }));
+        let stalled = viewers.filter(|(_, viewer)| matches!(viewer.behavior, Behavior::Stall { .. }));
         stalled.map(|(who, _)| who).collect()
     }
 
@@ -201,25 +201,25 @@ impl<S: Subject> Drive<S> {
             Op::Join { who, conn } => viewers.join(who, conn).await,
             Op::Announce { who, conn } => viewers.announce(who, conn).await,
             Op::Leave { who, sid } => viewers.leave(who, sid).await,
-            Op::Conduct { who, conduct } => viewers.conduct(who, conduct),
+            Op::SetBehavior { who, behavior } => viewers.set_behavior(who, behavior),
             Op::Fail { who, panic } => {
-                viewers.opening(who, Opening::Held);
-                viewers.conduct(who, if panic { Conduct::Panic } else { Conduct::Fail });
+                viewers.set_open_behavior(who, OpenBehavior::Held);
+                viewers.set_behavior(who, if panic { Behavior::Panic } else { Behavior::Fail });
             }
-            Op::Recover { who, conduct } => {
-                viewers.conduct(who, conduct);
-                viewers.opening(who, Opening::Ready);
+            Op::Recover { who, behavior } => {
+                viewers.set_behavior(who, behavior);
+                viewers.set_open_behavior(who, OpenBehavior::Ready);
             }
-            Op::HoldOpening { who } => viewers.opening(who, Opening::Held),
-            Op::ReleaseOpening { who } => viewers.opening(who, Opening::Ready),
+            Op::HoldOpening { who } => viewers.set_open_behavior(who, OpenBehavior::Held),
+            Op::ReleaseOpening { who } => viewers.set_open_behavior(who, OpenBehavior::Ready),
             Op::LetOneOpen { who } => viewers.let_one_open(who).await,
             Op::FailOneOpening { who, held } => {
-                subject.fail_one_opening(who, if held { Opening::Held } else { Opening::Ready }).await;
+                subject.fail_one_opening(who, if held { OpenBehavior::Held } else { OpenBehavior::Ready }).await;
             }
             Op::Gate { who, gate } => subject.gate(who, gate),
             Op::TimePasses => {
                 tokio::time::sleep(WRITE_TIMEOUT * 6 / 5).await;
-                stalled.iter().for_each(|who| viewers.conduct(*who, Conduct::Flow));
+                stalled.iter().for_each(|who| viewers.set_behavior(*who, Behavior::Flow));
             }
             Op::Forget { who } => viewers.forget(who),
             Op::Burst(ref items) => {
@@ -259,7 +259,7 @@ impl<S: Subject> Drive<S> {
         // The same holds for a viewer whose stream fails as the session closes.
         for who in 0..self.model.viewers.len() {
             if is_failing(&self.model.viewers[who]) && self.model.viewers[who].registered.is_some() {
-                self.settle(Op::Recover { who, conduct: Conduct::Flow }).await;
+                self.settle(Op::Recover { who, behavior: Behavior::Flow }).await;
             }
         }
         if let Some(burst) = draw.last_burst::<S>(&self.model) {
@@ -275,12 +275,12 @@ impl<S: Subject> Drive<S> {
         let late: Vec<usize> = self.stalled().into_iter().filter(|_| rng.bool()).collect();
         self.tell(&format_args!("close, with {late:?} flowing shortly before the deadline"));
         for &who in &late {
-            self.model.apply(&Op::Conduct { who, conduct: Conduct::Flow });
+            self.model.apply(&Op::SetBehavior { who, behavior: Behavior::Flow });
         }
         let expected = self.model.close();
         let resume = async {
             tokio::time::sleep(DEADLINE / 2).await;
-            late.iter().for_each(|who| self.subject.viewers().conduct(*who, Conduct::Flow));
+            late.iter().for_each(|who| self.subject.viewers().set_behavior(*who, Behavior::Flow));
         };
         let (report, ()) = tokio::join!(self.subject.close(DEADLINE), resume);
         let mut wrong = Vec::new();

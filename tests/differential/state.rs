@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use lanecast::room::memory::{Conduct, Opening};
+use lanecast::room::memory::{Behavior, OpenBehavior};
 use lanecast::{Account, EndReason};
 
 use crate::subject::{Conn, Gate, Lane, Msg, Setup, Stream};
@@ -14,8 +14,8 @@ pub(crate) struct Viewer {
     pub(crate) present: Option<Conn>,
     pub(crate) registered: Option<usize>,
     pub(crate) joining: Option<Joining>,
-    pub(crate) conduct: Conduct,
-    pub(crate) opening: Opening,
+    pub(crate) behavior: Behavior,
+    pub(crate) open_behavior: OpenBehavior,
     pub(crate) gate: Gate,
     pub(crate) instances: Vec<Instance>,
     pub(crate) streams: Vec<Stream>,
@@ -109,8 +109,8 @@ impl Viewer {
             present: None,
             registered: None,
             joining: None,
-            conduct: Conduct::Flow,
-            opening: Opening::Ready,
+            behavior: Behavior::Flow,
+            open_behavior: OpenBehavior::Ready,
             gate: Gate::Ready,
             instances: Vec::new(),
             streams: Vec::new(),

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lanecast::room::memory::Opening;
+use lanecast::room::memory::OpenBehavior;
 use lanecast::{Account, EndReason, Message, Subscribed, Unsubscribed};
 
 use crate::viewers::Viewers;
@@ -248,7 +248,7 @@ pub(crate) trait Subject: Clone + Send + Sync + 'static {
     /// The room, and what its viewers do.
     fn viewers(&self) -> &Viewers<Self::Wire>;
     /// Lets opening a stream to a viewer fail once, and sets what opening does from then on.
-    fn fail_one_opening(&self, who: usize, then: Opening) -> impl Future<Output = ()> + Send;
+    fn fail_one_opening(&self, who: usize, then: OpenBehavior) -> impl Future<Output = ()> + Send;
     /// Sets what computing a viewer's initial messages does from now on.
     fn gate(&self, who: usize, gate: Gate);
 

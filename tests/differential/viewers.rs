@@ -1,6 +1,6 @@
 //! The room of a runtime under test, whose viewers the test controls.
 
-use lanecast::room::memory::{Conduct, MemoryLine, MemoryRoom, Opening};
+use lanecast::room::memory::{Behavior, MemoryRoom, OpenBehavior, Recorder};
 use lanecast::room::{Presence, RoomEvent};
 use lanecast::{Message, ParticipantIdentity, ParticipantSid};
 
@@ -26,8 +26,8 @@ impl<M: Message> Viewers<M> {
         &self.names[who]
     }
 
-    pub(crate) fn line(&self, who: usize) -> MemoryLine<M> {
-        self.room.line(self.name(who))
+    pub(crate) fn recorder(&self, who: usize) -> Recorder<M> {
+        self.room.recorder(self.name(who))
     }
 
     fn presence(&self, who: usize, conn: Conn) -> Presence {
@@ -51,32 +51,32 @@ impl<M: Message> Viewers<M> {
     }
 
     /// Stalls, resumes or fails the streams to a viewer.
-    pub(crate) fn conduct(&self, who: usize, conduct: Conduct) {
-        self.line(who).conduct(conduct);
+    pub(crate) fn set_behavior(&self, who: usize, behavior: Behavior) {
+        self.recorder(who).set_behavior(behavior);
     }
 
     /// Sets what opening a stream to a viewer does from now on.
-    pub(crate) fn opening(&self, who: usize, opening: Opening) {
-        self.line(who).opening_is(opening);
+    pub(crate) fn set_open_behavior(&self, who: usize, behavior: OpenBehavior) {
+        self.recorder(who).set_open_behavior(behavior);
     }
 
     /// Lets one stream to a viewer open, and holds the next.
     pub(crate) async fn let_one_open(&self, who: usize) {
-        let line = self.line(who);
-        let before = line.received().len();
-        line.opening_is(Opening::Ready);
-        line.wait_for(|streams| streams.len() > before).await;
-        line.opening_is(Opening::Held);
+        let recorder = self.recorder(who);
+        let before = recorder.received().len();
+        recorder.set_open_behavior(OpenBehavior::Ready);
+        recorder.wait_for(|streams| streams.len() > before).await;
+        recorder.set_open_behavior(OpenBehavior::Held);
     }
 
     /// Forgets what an absent viewer received, and how its streams behave.
     pub(crate) fn forget(&self, who: usize) {
-        self.room.forget_line(self.name(who));
+        self.room.forget_recorder(self.name(who));
     }
 
     /// Every stream to a viewer; `read` decodes a received message.
     pub(crate) fn streams(&self, who: usize, read: impl Fn(&M) -> Msg) -> Vec<Stream> {
-        let streams = self.line(who).received().into_iter();
+        let streams = self.recorder(who).received().into_iter();
         let stream = streams.map(|stream| Stream {
             sid: sid_of(&stream.sid),
             messages: stream.messages.iter().map(&read).collect(),

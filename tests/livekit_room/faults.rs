@@ -7,7 +7,7 @@ use lanecast::room::{Presence, RoomEvent};
 use lanecast::{EndReason, JoinError, Session, SessionEvent};
 
 use crate::kit::{Incoming, Process, Server, joined, reset_of, text, texts, within};
-use crate::rigged::{Conduct, Event, Rigged};
+use crate::rigged::{Behavior, Event, Rigged};
 
 fn session(room: &Rigged) -> Session<Rigged> {
     let initial = |_| async { vec![text("state")] };
@@ -27,7 +27,7 @@ async fn an_overflow_resets_only_the_slow_participant() {
     let (before, bob_before) =
         (session.participant(&ada_id).expect("here"), session.participant(&bob_id).expect("here"));
     let mut events = session.events();
-    room.conduct("ada", Conduct::Stall);
+    room.set_behavior("ada", Behavior::Stall);
     let mut published = 0;
     let (who, reason) = loop {
         within(session.broadcast(text(format!("m{published}")))).await.expect("the session is open");
@@ -37,7 +37,7 @@ async fn an_overflow_resets_only_the_slow_participant() {
         }
     };
     assert_eq!((who.identity, who.client_id, reason), (ada_id.clone(), before.client_id(), EndReason::Overflow));
-    room.conduct("ada", Conduct::Flow);
+    room.set_behavior("ada", Behavior::Flow);
     // The end of one stream and the beginning of the next have no order.
     let followed = |s: &[Incoming]| s.len() == 2 && s[0].ended.is_some() && !s[1].frames.is_empty();
     let seen = ada.wait_for("the end of the stream, and a fresh one", followed).await;
@@ -65,7 +65,7 @@ async fn a_failed_write_resets_only_its_participant() {
     joined(&session, 2).await;
     let sid = session.participant(&"ada".parse().expect("well-formed")).expect("here").sid().clone();
     let mut events = session.events();
-    room.conduct("ada", Conduct::Fail);
+    room.set_behavior("ada", Behavior::Fail);
     within(session.broadcast(text("m"))).await.expect("the session is open");
     let (who, reason) = within(reset_of(&mut events)).await;
     assert_eq!((who.sid, reason), (sid.clone(), EndReason::WriteFailed));

@@ -21,7 +21,7 @@ type Polled<E> = Poll<Result<(), E>>;
 
 /// What a participant's stream does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Conduct {
+pub(crate) enum Behavior {
     #[default]
     Flow,
     /// Takes nothing until the test changes it.
@@ -39,7 +39,7 @@ pub(crate) struct Rigged {
 
 #[derive(Default)]
 struct Hands {
-    conducts: Mutex<HashMap<ParticipantIdentity, (Conduct, Option<Waker>)>>,
+    behaviors: Mutex<HashMap<ParticipantIdentity, (Behavior, Option<Waker>)>>,
     /// Which events are held back; `held` has those that were.
     holds: Mutex<Option<Which>>,
     held: Mutex<Vec<Event>>,
@@ -56,12 +56,12 @@ impl Rigged {
     }
 
     /// Sets what the streams of `identity` do from now on.
-    pub(crate) fn conduct(&self, identity: &str, conduct: Conduct) {
+    pub(crate) fn set_behavior(&self, identity: &str, behavior: Behavior) {
         let identity = identity.parse().expect("a test's identity is well-formed");
         let waker = {
-            let mut conducts = lock(&self.hands.conducts);
-            let entry = conducts.entry(identity).or_default();
-            entry.0 = conduct;
+            let mut behaviors = lock(&self.hands.behaviors);
+            let entry = behaviors.entry(identity).or_default();
+            entry.0 = behavior;
             entry.1.take()
         };
         if let Some(waker) = waker {
@@ -154,16 +154,16 @@ pub(crate) struct RiggedSink {
 
 impl RiggedSink {
     fn poll_hands(&self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
-        let mut conducts = lock(&self.hands.conducts);
-        let (conduct, waker) = conducts.entry(self.of.clone()).or_default();
-        match conduct {
-            Conduct::Flow => Poll::Ready(Ok(())),
-            Conduct::Stall => {
+        let mut behaviors = lock(&self.hands.behaviors);
+        let (behavior, waker) = behaviors.entry(self.of.clone()).or_default();
+        match behavior {
+            Behavior::Flow => Poll::Ready(Ok(())),
+            Behavior::Stall => {
                 *waker = Some(cx.waker().clone());
                 Poll::Pending
             }
-            Conduct::Fail => {
-                *conduct = Conduct::Flow;
+            Behavior::Fail => {
+                *behavior = Behavior::Flow;
                 Poll::Ready(Err("it was told to fail".to_owned()))
             }
         }

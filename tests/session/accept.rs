@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lanecast::room::memory::Opening;
+use lanecast::room::memory::OpenBehavior;
 use lanecast::room::{Room, RoomEvent};
 use lanecast::{EndReason, JoinError, Refusal, SessionEvent};
 
@@ -42,7 +42,7 @@ async fn the_hook_decides_who_is_registered() {
         let name = format!("p{n}");
         assert!(session.participant(&id(&name)).is_none(), "{value:?} was registered");
         assert!(session.participant_by_sid(&sid(&format!("PA_{n}"))).is_none());
-        let streams = within(room.line(&id(&name)).wait_for(|all| all.len() == 1 && all[0].closed)).await;
+        let streams = within(room.recorder(&id(&name)).wait_for(|all| all.len() == 1 && all[0].closed)).await;
         assert_eq!(streams[0].messages, [format!("not {value}")]);
     }
 }
@@ -71,7 +71,7 @@ async fn a_refused_participant_gets_one_message_and_nothing_else() {
     // Announced again, the participant isn't told again.
     room.emit(RoomEvent::Active(old)).await.expect("the session listens");
     settle().await;
-    let all = room.line(&id("ada")).received();
+    let all = room.recorder(&id("ada")).received();
     assert_eq!((all.len(), all[0].closed), (1, true));
     assert_eq!(all[0].messages, ["update yourself"]);
     assert_eq!((session.stats().participants, session.stats().refused, session.stats().joins), (0, 1, 0));
@@ -95,7 +95,7 @@ async fn a_late_disconnect_of_the_predecessor_repeats_no_refusal() {
     room.leave(&id("ada"), &sid("PA_1")).await.expect("the session listens");
     until(|| session.stats().participants == 0).await;
     settle().await;
-    let told: Vec<_> = room.line(&id("ada")).received().into_iter().filter(|one| one.sid == sid("PA_2")).collect();
+    let told: Vec<_> = room.recorder(&id("ada")).received().into_iter().filter(|one| one.sid == sid("PA_2")).collect();
     assert_eq!(told.len(), 1, "told {} times", told.len());
     assert_eq!((session.stats().refused, session.stats().joins), (1, 1));
     // What was remembered of PA_2 goes with it: the same sid could come again.
@@ -111,11 +111,11 @@ async fn a_refusal_without_a_message_or_a_stream_still_refuses() {
     let (room, session) = memory(|builder| builder.accept(refuses_unwelcome(|_| None)));
     room.join(presence("ada", "PA_1", 1).with_attribute(UNWELCOME, "9.0.0")).await.expect("the session listens");
     until(|| session.stats().refused == 1).await;
-    assert!(room.line(&id("ada")).received().is_empty());
-    for opening in [Opening::Fails, Opening::Held] {
+    assert!(room.recorder(&id("ada")).received().is_empty());
+    for opening in [OpenBehavior::Fails, OpenBehavior::Held] {
         let (room, session) =
             memory(|builder| builder.accept(refuses_unwelcome(|_| Some(msg("no")))).concurrent_joins(1));
-        room.line(&id("ada")).opening_is(opening);
+        room.recorder(&id("ada")).set_open_behavior(opening);
         room.join(presence("ada", "PA_1", 1).with_attribute(UNWELCOME, "9.0.0")).await.expect("the session listens");
         let mut events = session.events();
         let error = event(&mut events, |event| match event {

@@ -93,8 +93,8 @@ async fn a_burst_from_another_thread_resets_nobody_who_keeps_up() {
         within(session.broadcast(msg(text.clone()))).await.expect("the session is open");
     }
     for name in ["ada", "bob", "cyd"] {
-        let line = room.line(&id(name));
-        let all = within(line.wait_for(|all| all[0].messages.len() == count)).await;
+        let recorder = room.recorder(&id(name));
+        let all = within(recorder.wait_for(|all| all[0].messages.len() == count)).await;
         assert!(all[0].messages == expected);
     }
     assert_eq!(session.stats().resets.total(), 0);
@@ -193,7 +193,7 @@ async fn the_payload_is_shared_by_all() {
     session.broadcast(payload.clone()).await.expect("the session is open");
     for name in ["ada", "bob"] {
         receives(&room, name, &["one allocation"]).await;
-        assert_eq!(room.line(&id(name)).received()[0].messages[0].as_ptr(), payload.as_ptr());
+        assert_eq!(room.recorder(&id(name)).received()[0].messages[0].as_ptr(), payload.as_ptr());
     }
 }
 
@@ -310,7 +310,7 @@ async fn all_participants_see_the_same_order() {
     }
     let mut received = Vec::new();
     for name in &names {
-        let all = within(room.line(&id(name)).wait_for(|all| all[0].messages.len() == 4 * each)).await;
+        let all = within(room.recorder(&id(name)).wait_for(|all| all[0].messages.len() == 4 * each)).await;
         received.push(all[0].messages.clone());
     }
     assert!(received.iter().all(|one| *one == received[0]), "two participants saw different orders");

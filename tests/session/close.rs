@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use lanecast::room::memory::{Conduct, MemoryRoom, Opening};
+use lanecast::room::memory::{Behavior, MemoryRoom, OpenBehavior};
 use lanecast::room::{OpenError, Presence, Room, RoomEvent};
 use lanecast::{
     BroadcastError, BuildError, CloseError, EndReason, ParticipantIdentity, Progress, SendError, Session,
@@ -29,7 +29,7 @@ async fn close_delivers_what_it_can_and_reports_the_rest() {
     let ada = joined(&room, &session, "ada").await;
     let stuck = joined(&room, &session, "stuck").await;
     settle().await;
-    room.line(&id("stuck")).conduct(Conduct::Stall { room: 1 });
+    room.recorder(&id("stuck")).set_behavior(Behavior::Stall { capacity: 1 });
     for text in texts("m", 10) {
         session.try_broadcast(msg(text)).expect("the log has capacity");
     }
@@ -45,7 +45,7 @@ async fn close_delivers_what_it_can_and_reports_the_rest() {
     for (participant, delivered) in [(&ada, 11), (&stuck, 0)] {
         assert_eq!(within(participant.closed()).await, EndReason::SessionClosed);
         assert_eq!(participant.stats().account.delivered, delivered);
-        assert!(room.line(participant.identity()).received()[0].closed);
+        assert!(room.recorder(participant.identity()).received()[0].closed);
     }
     assert!(session.participants().is_empty() && session.participant(&id("ada")).is_none());
     assert_eq!(session.stats().participants, 0);
@@ -183,8 +183,8 @@ async fn joins_under_way_are_cancelled() {
             Vec::new()
         })
     });
-    room.line(&id("opening")).opening_is(Opening::Held);
-    room.line(&id("failing")).opening_is(Opening::Fails);
+    room.recorder(&id("opening")).set_open_behavior(OpenBehavior::Held);
+    room.recorder(&id("failing")).set_open_behavior(OpenBehavior::Fails);
     for name in ["opening", "failing", "computing", "fine"] {
         room.join(presence(name, &format!("PA_{name}"), 1)).await.expect("the session listens");
     }
@@ -193,7 +193,7 @@ async fn joins_under_way_are_cancelled() {
     let begun = Instant::now();
     within(session.close(Duration::from_secs(50))).await.expect("it closes without an error");
     assert!(begun.elapsed() < Duration::from_secs(1), "it took {:?}", begun.elapsed());
-    assert!(room.line(&id("computing")).received().iter().all(|stream| stream.closed));
+    assert!(room.recorder(&id("computing")).received().iter().all(|stream| stream.closed));
     assert_eq!(session.stats().joins, 1);
 }
 
@@ -206,7 +206,7 @@ async fn close_under_load() {
         for n in 0..8 {
             joined(&room, &session, &format!("p{n}")).await;
         }
-        room.line(&id("p7")).conduct(Conduct::Stall { room: 1 });
+        room.recorder(&id("p7")).set_behavior(Behavior::Stall { capacity: 1 });
         let known = session.participants();
         let publisher = tokio::spawn({
             let session = session.clone();
@@ -241,7 +241,7 @@ async fn close_under_load() {
                 }
             }
         });
-        let first = room.line(&id("p0"));
+        let first = room.recorder(&id("p0"));
         until(|| first.received().iter().any(|stream| stream.messages.iter().any(|message| message == "to all"))).await;
         until(|| session.stats().account.delivered > 50).await;
         let deadline = [Duration::ZERO, Duration::from_millis(5)][round % 2];
@@ -420,7 +420,7 @@ fn shutting_down_the_runtime_leaves_nobody_waiting() {
         (room, session, ada)
     });
     drop(first);
-    assert!(room.line(&id("ada")).received()[0].closed);
+    assert!(room.recorder(&id("ada")).received()[0].closed);
     runtime().block_on(async {
         within(ada.closed()).await;
         assert!(matches!(within(session.broadcast(msg("x"))).await, Err(BroadcastError::Closed(_))));

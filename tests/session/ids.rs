@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use lanecast::room::memory::Conduct;
+use lanecast::room::memory::Behavior;
 use lanecast::{IdError, ParticipantIdentity, ParticipantSid, TrySendError};
 
 use crate::common::{id, joined, memory, msg, reset, sid, until};
@@ -45,10 +45,10 @@ async fn client_ids_are_never_reused() {
     // 2. One is reset: the same sid, another client id.
     let before = first.participant(&id("p0")).expect("it has joined");
     let mut events = first.events();
-    first_room.line(&id("p0")).conduct(Conduct::Fail);
+    first_room.recorder(&id("p0")).set_behavior(Behavior::Fail);
     before.send(msg("x")).expect("there is capacity");
     reset(&mut events).await;
-    first_room.line(&id("p0")).conduct(Conduct::Flow);
+    first_room.recorder(&id("p0")).set_behavior(Behavior::Flow);
     until(|| first.participant(&id("p0")).is_some()).await;
     let after = first.participant(&id("p0")).expect("it was there a moment ago");
     assert_eq!(before.sid(), after.sid());
@@ -65,7 +65,7 @@ async fn printed_values_name_the_participant_and_never_a_payload() {
     let (room, session) = memory(|builder| builder.queue_capacity(1).initial(|_| async { vec![msg("secret one")] }));
     let ada = joined(&room, &session, "ada").await;
     until(|| ada.stats().account.delivered == 1).await;
-    room.line(&id("ada")).conduct(Conduct::Stall { room: 0 });
+    room.recorder(&id("ada")).set_behavior(Behavior::Stall { capacity: 0 });
     while ada.try_send(msg("secret two")).is_ok() {}
     let refused = ada.try_send(msg("secret three")).expect_err("the queue holds one");
     let client = ada.client_id().to_string();

@@ -51,10 +51,10 @@ async fn initial_messages_come_before_concurrent_broadcasts() {
         expected.push(text);
     }
     settle().await;
-    assert!(room.line(&id("ada")).received()[0].messages.is_empty(), "nothing goes before the initial messages");
+    assert!(room.recorder(&id("ada")).received()[0].messages.is_empty(), "nothing goes before the initial messages");
     gate.add_permits(1);
-    let line = room.line(&id("ada"));
-    let all = within(line.wait_for(|all| all[0].messages.len() == expected.len())).await;
+    let recorder = room.recorder(&id("ada"));
+    let all = within(recorder.wait_for(|all| all[0].messages.len() == expected.len())).await;
     assert!(as_text(&all[0]) == expected);
     assert_eq!(close_settled(&session).await.delivered, expected.len() as u64);
 }
@@ -86,11 +86,11 @@ async fn joins_under_load_have_no_gap_and_no_duplicate() {
     for n in 0..joins {
         let name = format!("p{n}");
         joined(&room, &session, &name).await;
-        let line = room.line(&id(&name));
-        within(line.wait_for(|all| all[0].messages.len() >= 20)).await;
+        let recorder = room.recorder(&id(&name));
+        within(recorder.wait_for(|all| all[0].messages.len() >= 20)).await;
         room.leave(&id(&name), &sid(&format!("PA_{name}"))).await.expect("the session listens");
-        let received = as_text(&within(line.wait_for(|all| all[0].closed)).await[0]);
-        room.forget_line(&id(&name));
+        let received = as_text(&within(recorder.wait_for(|all| all[0].closed)).await[0]);
+        room.forget_recorder(&id(&name));
         let initial: usize = received[0].strip_prefix("state ").expect("the state first").parse().expect("a number");
         let numbers: Vec<usize> = received[1..].iter().map(|text| text.parse().expect("a number")).collect();
         assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "a gap or a duplicate: {numbers:?}");
@@ -172,8 +172,9 @@ async fn a_closure_that_panics_or_hangs_is_retried() {
         if how == 2 {
             assert_eq!(begun.elapsed().as_secs(), 3);
         }
-        within(room.line(&id("ada")).wait_for(|all| all.last().is_some_and(|last| last.messages == ["state"]))).await;
-        let all = room.line(&id("ada")).received();
+        within(room.recorder(&id("ada")).wait_for(|all| all.last().is_some_and(|last| last.messages == ["state"])))
+            .await;
+        let all = room.recorder(&id("ada")).received();
         assert_eq!(all.len(), 2);
         assert!(all[0].closed && all[0].messages.is_empty(), "nothing was sent on the stream that was given up");
         assert_eq!((session.stats().failed_joins, session.stats().joins), (1, 1));
@@ -357,7 +358,7 @@ async fn a_connection_reported_late_is_opened_once() {
         }
     });
     let session = stage.session(|builder| builder);
-    stage.place(presence("ada", "PA_2", 2));
+    stage.insert_silently(presence("ada", "PA_2", 2));
     stage.emit(lanecast::room::RoomEvent::Active(presence("ada", "PA_1", 1)));
     until(|| gate.opening() == 1).await;
     stage.join(presence("ada", "PA_2", 2));
@@ -383,7 +384,7 @@ async fn a_disconnect_at_any_step_of_a_join_leaves_no_ghost() {
         for _ in 0..steps * 3 {
             tokio::task::yield_now().await;
         }
-        room.vanish(&id("ada"), &sid("PA_1"));
+        room.remove_silently(&id("ada"), &sid("PA_1"));
         for _ in 0..steps % 7 {
             tokio::task::yield_now().await;
         }
@@ -395,7 +396,7 @@ async fn a_disconnect_at_any_step_of_a_join_leaves_no_ghost() {
         assert_eq!(session.stats().participants, 0, "a ghost after {steps} steps");
         let stats = session.stats();
         assert_settled(&stats.account);
-        assert!(room.line(&id("ada")).received().iter().all(|stream| stream.closed));
+        assert!(room.recorder(&id("ada")).received().iter().all(|stream| stream.closed));
     }
 }
 
@@ -434,7 +435,7 @@ async fn a_newer_connection_supersedes_a_join_under_way() {
 async fn participants_present_at_the_build_join() {
     let room = MemoryRoom::new();
     for n in 0..10 {
-        room.place(presence(&format!("p{n}"), &format!("PA_{n}"), 1));
+        room.insert_silently(presence(&format!("p{n}"), &format!("PA_{n}"), 1));
     }
     room.join(presence("p0", "PA_0", 1)).await.expect("the room keeps the event");
     let session = Session::builder(room.clone()).build().expect("the defaults make sense");

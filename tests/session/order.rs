@@ -150,9 +150,9 @@ async fn messages_ordered_across_threads_arrive_in_order() {
     });
     let expected = texts("t", rounds);
     for name in names {
-        let line = room.line(&id(name));
+        let recorder = room.recorder(&id(name));
         let total = rounds + rounds / 2;
-        let received = within(line.wait_for(|all| all[0].messages.len() == total)).await;
+        let received = within(recorder.wait_for(|all| all[0].messages.len() == total)).await;
         let token: Vec<_> = received[0].messages.iter().filter(|text| text.starts_with(b"t")).cloned().collect();
         assert!(token == expected, "{name} saw the token out of order");
     }
@@ -186,7 +186,7 @@ async fn a_broadcast_does_not_overtake_its_senders_direct_message() {
             })
         })
         .into();
-    let received = within(room.line(&id("ada")).wait_for(|all| all[0].messages.len() == 4 * rounds)).await;
+    let received = within(room.recorder(&id("ada")).wait_for(|all| all[0].messages.len() == 4 * rounds)).await;
     threads.into_iter().for_each(|thread| thread.join().expect("no thread panics"));
     for name in ["a", "b"] {
         let own: Vec<_> =

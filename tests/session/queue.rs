@@ -3,7 +3,7 @@
 use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
-use lanecast::room::memory::Conduct;
+use lanecast::room::memory::Behavior;
 use lanecast::{EndReason, SendError, SessionEvent, TrySendError};
 
 use crate::common::{
@@ -83,8 +83,8 @@ async fn a_send_to_a_closed_participant_is_counted_and_resets_nobody() {
 async fn an_overflow_by_many_senders_resets_once() {
     for _ in 0..size(20, 500) {
         let (room, session) = memory(|builder| builder.queue_capacity(2));
-        let line = room.line(&id("ada"));
-        line.conduct(Conduct::Stall { room: 0 });
+        let recorder = room.recorder(&id("ada"));
+        recorder.set_behavior(Behavior::Stall { capacity: 0 });
         let ada = joined(&room, &session, "ada").await;
         let mut events = session.events();
         let start = Arc::new(Barrier::new(8));
@@ -159,8 +159,8 @@ async fn concurrent_senders_lose_nothing() {
             })
         })
         .collect();
-    let line = room.line(&id("ada"));
-    let all = within(line.wait_for(|all| all[0].messages.len() == 4 * each)).await;
+    let recorder = room.recorder(&id("ada"));
+    let all = within(recorder.wait_for(|all| all[0].messages.len() == 4 * each)).await;
     senders.into_iter().for_each(|sender| sender.join().expect("no sender panics"));
     let received = as_text(&all[0]);
     for thread in 0..4 {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lanecast::room::RoomEvent;
-use lanecast::room::memory::{Conduct, MemoryRoom, Opening};
+use lanecast::room::memory::{Behavior, MemoryRoom, OpenBehavior};
 use lanecast::{EndReason, JoinError, SessionEvent};
 
 use crate::common::{
@@ -61,20 +61,20 @@ async fn a_stale_join_is_refused() {
     assert!(matches!(error, JoinError::Stale), "{error}");
     assert_eq!(session.participant(&id("ada")), Some(ada));
     assert_eq!(session.stats().stale_joins, 1);
-    assert_eq!(room.line(&id("ada")).received().len(), 1, "decided before a stream is opened");
+    assert_eq!(room.recorder(&id("ada")).received().len(), 1, "decided before a stream is opened");
 }
 
 /// The same, while the newer connection's stream is still being opened.
 #[tokio::test]
 async fn a_stale_join_is_refused_while_the_newer_one_is_under_way() {
     let (room, session) = memory(|builder| builder);
-    let line = room.line(&id("ada"));
-    line.opening_is(Opening::Held);
+    let recorder = room.recorder(&id("ada"));
+    recorder.set_open_behavior(OpenBehavior::Held);
     room.join(presence("ada", "PA_2", 20)).await.expect("the session listens");
     settle().await;
     room.emit(RoomEvent::Active(presence("ada", "PA_1", 10))).await.expect("the session listens");
     until(|| session.stats().stale_joins == 1).await;
-    line.opening_is(Opening::Ready);
+    recorder.set_open_behavior(OpenBehavior::Ready);
     assert_eq!(live(&session, "ada").await.sid(), &sid("PA_2"));
     assert_eq!(session.stats().joins, 1);
 }
@@ -130,11 +130,11 @@ async fn a_duplicate_sid_changes_nothing() {
         _ => None,
     });
     assert_eq!(by.await, ada.client_id());
-    assert!(room.line(&id("eve")).received().is_empty(), "decided before a stream is opened");
+    assert!(room.recorder(&id("eve")).received().is_empty(), "decided before a stream is opened");
     assert_eq!(session.participant_by_sid(&sid("PA_ada")), Some(ada.clone()));
     assert!(session.participant(&id("eve")).is_none());
     assert_eq!((ada.end_reason(), session.stats().joins, session.stats().refused), (None, 1, 1));
-    assert_eq!(room.line(&id("ada")).received().len(), 1);
+    assert_eq!(room.recorder(&id("ada")).received().len(), 1);
     // A disconnect of that sid under the foreign identity doesn't remove it either.
     room.emit(gone("eve", "PA_ada")).await.expect("the session listens");
     settle().await;
@@ -163,13 +163,13 @@ async fn a_clock_set_back_locks_nobody_out() {
 #[tokio::test]
 async fn a_cancelled_join_refuses_nobody() {
     let (room, session) = memory(|builder| builder);
-    let line = room.line(&id("ada"));
-    line.opening_is(Opening::Held);
+    let recorder = room.recorder(&id("ada"));
+    recorder.set_open_behavior(OpenBehavior::Held);
     room.join(presence("ada", "PA_1", 100)).await.expect("the session listens");
     settle().await;
     room.leave(&id("ada"), &sid("PA_1")).await.expect("the session listens");
     room.join(presence("ada", "PA_2", 50)).await.expect("the session listens");
-    line.opening_is(Opening::Ready);
+    recorder.set_open_behavior(OpenBehavior::Ready);
     assert_eq!(live(&session, "ada").await.sid(), &sid("PA_2"));
     assert_eq!((session.stats().stale_joins, session.stats().joins), (0, 1));
 }
@@ -186,7 +186,7 @@ async fn look_ups_find_only_live_instances() {
     all.sort();
     assert_eq!(all, ["ada", "bob"]);
     // No look-up finds an instance that has just ended, though the loop hasn't removed it yet.
-    room.line(&id("ada")).conduct(Conduct::Stall { room: 0 });
+    room.recorder(&id("ada")).set_behavior(Behavior::Stall { capacity: 0 });
     while ada.send(msg("x")).is_ok() {}
     assert!(session.participant(&id("ada")).is_none());
     assert!(session.participant_by_sid(&sid("PA_ada")).is_none());
@@ -242,7 +242,7 @@ async fn look_ups_under_load_never_find_a_foreign_instance() {
     let account = close_settled(&session).await;
     assert_eq!(account.delivered, 0);
     for name in names {
-        let streams = room.line(&id(name)).received();
+        let streams = room.recorder(&id(name)).received();
         assert!(streams.iter().all(|stream| stream.closed), "a sink was kept");
     }
 }
@@ -264,7 +264,7 @@ async fn one_off_identities_leave_the_registry_empty() {
                     let _ = ada.try_send(msg("welcome"));
                 }
                 room.leave(&id(&name), &sid(&connection)).await.expect("the session listens");
-                room.forget_line(&id(&name));
+                room.forget_recorder(&id(&name));
             }
         })
     });

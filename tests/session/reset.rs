@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
-use lanecast::room::memory::{Conduct, Opening};
+use lanecast::room::memory::{Behavior, OpenBehavior};
 use lanecast::room::{OpenError, Presence, Room, RoomEvent};
 use lanecast::{
     EndReason, JoinError, ParticipantIdentity, Progress, Session, SessionEvent, Subscribed, SubscriptionTag, Topic,
@@ -32,18 +32,18 @@ async fn a_reset_keeps_the_sid_and_starts_afresh() {
     assert_eq!(old.subscribe(&topic, SubscriptionTag(1)).await, Subscribed::New);
     session.broadcast_to(&topic, msg("one")).await.expect("the session is open");
     receives(&room, "ada", &["state", "one"]).await;
-    let line = room.line(&id("ada"));
+    let recorder = room.recorder(&id("ada"));
     // Her next stream opens only once writes succeed again.
-    line.opening_is(Opening::Held);
-    line.conduct(Conduct::Fail);
+    recorder.set_open_behavior(OpenBehavior::Held);
+    recorder.set_behavior(Behavior::Fail);
     session.broadcast(msg("fails")).await.expect("the session is open");
     let who = event(&mut events, |event| match event {
         SessionEvent::Reset { who, reason: EndReason::WriteFailed, .. } => Some(who.clone()),
         _ => None,
     });
     assert_eq!(who.await.client_id, old.client_id());
-    line.conduct(Conduct::Flow);
-    line.opening_is(Opening::Ready);
+    recorder.set_behavior(Behavior::Flow);
+    recorder.set_open_behavior(OpenBehavior::Ready);
     let new = live(&session, "ada").await;
     assert_eq!((new.sid(), new.joined_at()), (old.sid(), old.joined_at()));
     assert_ne!(new.client_id(), old.client_id());
@@ -106,7 +106,7 @@ async fn a_reset_racing_with_a_disconnect_leaves_no_ghost() {
     for steps in 0..24 {
         let (room, session) = memory(|builder| builder.queue_capacity(1));
         let mut events = session.events();
-        room.line(&id("ada")).conduct(Conduct::Stall { room: 0 });
+        room.recorder(&id("ada")).set_behavior(Behavior::Stall { capacity: 0 });
         let ada = joined(&room, &session, "ada").await;
         // 1. The instance overflows: its reset is pending.
         while ada.send(msg("x")).is_ok() {}
@@ -168,14 +168,14 @@ async fn a_reset_of_a_departed_participant_joins_nobody() {
     let (room, session) = memory(|builder| builder);
     let mut events = session.events();
     let ada = joined(&room, &session, "ada").await;
-    room.vanish(&id("ada"), &sid("PA_ada"));
-    room.line(&id("ada")).conduct(Conduct::Fail);
+    room.remove_silently(&id("ada"), &sid("PA_ada"));
+    room.recorder(&id("ada")).set_behavior(Behavior::Fail);
     ada.send(msg("x")).expect("there is capacity");
     assert_eq!(reset(&mut events).await, EndReason::WriteFailed);
     room.leave(&id("ada"), &sid("PA_ada")).await.expect("the session listens");
     settle().await;
     assert_eq!((session.stats().participants, session.stats().joins), (0, 1));
-    assert_eq!(room.line(&id("ada")).received().len(), 1);
+    assert_eq!(room.recorder(&id("ada")).received().len(), 1);
 }
 
 /// By the time of the reset the room may have another connection for the identity: the reset joins that one, under its
@@ -185,14 +185,14 @@ async fn a_reset_joins_the_rooms_current_connection() {
     let (room, session) = memory(|builder| builder);
     let mut events = session.events();
     let old = joined(&room, &session, "ada").await;
-    room.place(presence("ada", "PA_2", 2).with_attribute("colour", "red"));
+    room.insert_silently(presence("ada", "PA_2", 2).with_attribute("colour", "red"));
     // Her next stream opens only once writes succeed again.
-    room.line(&id("ada")).opening_is(Opening::Held);
-    room.line(&id("ada")).conduct(Conduct::Fail);
+    room.recorder(&id("ada")).set_open_behavior(OpenBehavior::Held);
+    room.recorder(&id("ada")).set_behavior(Behavior::Fail);
     old.send(msg("x")).expect("there is capacity");
     reset(&mut events).await;
-    room.line(&id("ada")).conduct(Conduct::Flow);
-    room.line(&id("ada")).opening_is(Opening::Ready);
+    room.recorder(&id("ada")).set_behavior(Behavior::Flow);
+    room.recorder(&id("ada")).set_open_behavior(OpenBehavior::Ready);
     let new = live(&session, "ada").await;
     assert_eq!((new.sid(), new.joined_at()), (&sid("PA_2"), 2));
     assert_eq!(new.attributes().get("colour").map(String::as_str), Some("red"));
@@ -210,8 +210,8 @@ async fn fresh_attributes_are_checked_at_a_reset() {
     let (room, session) = memory(|builder| builder.accept(refuses_unwelcome(|why| Some(msg(format!("no {why}"))))));
     let mut events = session.events();
     let ada = joined(&room, &session, "ada").await;
-    room.place(presence("ada", "PA_ada", 1).with_attribute(UNWELCOME, "3.0.0"));
-    let line = room.line(&id("ada"));
+    room.insert_silently(presence("ada", "PA_ada", 1).with_attribute(UNWELCOME, "3.0.0"));
+    let recorder = room.recorder(&id("ada"));
     while let Ok(()) = ada.send(msg("x")) {}
     assert_eq!(reset(&mut events).await, EndReason::Overflow);
     let error = event(&mut events, |event| match event {
@@ -219,10 +219,10 @@ async fn fresh_attributes_are_checked_at_a_reset() {
         _ => None,
     });
     assert!(matches!(error.await, JoinError::NotAccepted { .. }));
-    let all = within(line.wait_for(|all| all.len() == 2 && all[1].closed)).await;
+    let all = within(recorder.wait_for(|all| all.len() == 2 && all[1].closed)).await;
     assert_eq!(all[1].messages, ["no 3.0.0"]);
     settle().await;
-    assert_eq!((session.stats().participants, line.received().len()), (0, 2));
+    assert_eq!((session.stats().participants, recorder.received().len()), (0, 2));
 }
 
 /// Every write to Ada fails, initial messages included. In ten minutes of virtual time she is tried again and again
@@ -565,7 +565,7 @@ async fn a_leftover_reset_does_not_touch_the_successor() {
             }
         });
         for name in ["cyd", "ada", "bob"] {
-            stage.place(presence(name, &format!("PA_{name}"), 1));
+            stage.insert_silently(presence(name, &format!("PA_{name}"), 1));
         }
         let room = Holding { stage: stage.clone(), asked: Mutex::default(), holds: Arc::clone(&holds) };
         let session = Session::builder(room).queue_capacity(1).shards(1).build().expect("a test's settings make sense");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lanecast::room::RoomEvent;
-use lanecast::room::memory::{Conduct, Opening};
+use lanecast::room::memory::{Behavior, OpenBehavior};
 use lanecast::{JoinError, SessionEvent, SubscriptionTag, Topic};
 use tokio::time::advance;
 
@@ -30,7 +30,7 @@ async fn at_rest_every_offered_message_has_one_outcome_or_waits() {
     }
     until(|| session.stats().account.delivered == 12).await;
     for name in ["stuck", "leaves", "slow", "back"] {
-        room.line(&id(name)).conduct(Conduct::Stall { room: 2 });
+        room.recorder(&id(name)).set_behavior(Behavior::Stall { capacity: 2 });
     }
     for participant in &all[..5] {
         session.broadcast(msg("four")).await.expect("the session is open");
@@ -39,8 +39,8 @@ async fn at_rest_every_offered_message_has_one_outcome_or_waits() {
     }
     until(|| session.stats().backlog == 43).await;
     // Its next stream opens only once writes succeed again.
-    room.line(&id("fails")).opening_is(Opening::Held);
-    room.line(&id("fails")).conduct(Conduct::Fail);
+    room.recorder(&id("fails")).set_open_behavior(OpenBehavior::Held);
+    room.recorder(&id("fails")).set_behavior(Behavior::Fail);
     room.leave(&id("leaves"), &sid("PA_leaves")).await.expect("the session listens");
     room.join(presence("back", "PA_again", 2)).await.expect("the session listens");
     within(all[2].closed()).await;
@@ -48,8 +48,8 @@ async fn at_rest_every_offered_message_has_one_outcome_or_waits() {
     while all[4].send(msg("direct")).is_ok() {}
     session.broadcast(msg("last")).await.expect("the session is open");
     until(|| session.stats().joins == 8 && session.stats().resets.total() == 2).await;
-    room.line(&id("fails")).conduct(Conduct::Flow);
-    room.line(&id("fails")).opening_is(Opening::Ready);
+    room.recorder(&id("fails")).set_behavior(Behavior::Flow);
+    room.recorder(&id("fails")).set_open_behavior(OpenBehavior::Ready);
     until(|| session.stats().participants == 5 && session.stats().resets.total() == 2).await;
     settle().await;
 
@@ -117,12 +117,13 @@ async fn outcomes_never_exceed_the_messages_offered() {
             let mut time = 1;
             while !stop.load(Ordering::Acquire) {
                 time += 1;
-                let line = room.line(&id(names[time as usize % 4]));
-                line.conduct([Conduct::Fail, Conduct::Stall { room: 1 }, Conduct::Flow][time as usize % 3]);
+                let recorder = room.recorder(&id(names[time as usize % 4]));
+                recorder
+                    .set_behavior([Behavior::Fail, Behavior::Stall { capacity: 1 }, Behavior::Flow][time as usize % 3]);
                 let name = names[time as usize % 3];
                 room.join(presence(name, &format!("PA_{time}"), time)).await.expect("the session listens");
                 tokio::task::yield_now().await;
-                line.conduct(Conduct::Flow);
+                recorder.set_behavior(Behavior::Flow);
             }
         }
     });
@@ -153,7 +154,7 @@ async fn initial_messages_are_counted_whenever_the_end_comes() {
         for steps in 0..40 {
             let (room, session) =
                 memory(|builder| builder.queue_capacity(1).initial(|_| async { vec![msg("a"), msg("b")] }));
-            room.line(&id("ada")).conduct(Conduct::Stall { room: 0 });
+            room.recorder(&id("ada")).set_behavior(Behavior::Stall { capacity: 0 });
             room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
             while session.participant(&id("ada")).is_none() {
                 tokio::task::yield_now().await;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use lanecast::room::RoomEvent;
-use lanecast::room::memory::{Conduct, MemoryRoom, Opening};
+use lanecast::room::memory::{Behavior, MemoryRoom, OpenBehavior};
 use lanecast::{ClientId, ControlStream, SessionEvent};
 use tokio::sync::mpsc;
 
@@ -64,15 +64,15 @@ async fn a_handler_survives_a_reset_and_ends_with_its_connection() {
     let stream = room.open_incoming(&id("ada"), &sid("PA_ada")).await.expect("the session listens");
     stream.send(msg("one")).await.expect("the handler runs");
     assert_eq!(within(seen.recv()).await, Some(("ada".to_owned(), msg("one"), Some(old.client_id()))));
-    let line = room.line(&id("ada"));
-    line.opening_is(Opening::Held);
-    line.conduct(Conduct::Fail);
+    let recorder = room.recorder(&id("ada"));
+    recorder.set_open_behavior(OpenBehavior::Held);
+    recorder.set_behavior(Behavior::Fail);
     old.send(msg("x")).expect("there is capacity");
     reset(&mut events).await;
     stream.send(msg("two")).await.expect("the handler runs");
     assert_eq!(within(seen.recv()).await, Some(("ada".to_owned(), msg("two"), None)));
-    line.conduct(Conduct::Flow);
-    line.opening_is(Opening::Ready);
+    recorder.set_behavior(Behavior::Flow);
+    recorder.set_open_behavior(OpenBehavior::Ready);
     let new = live(&session, "ada").await;
     stream.send(msg("three")).await.expect("the handler runs");
     assert_eq!(within(seen.recv()).await, Some(("ada".to_owned(), msg("three"), Some(new.client_id()))));
@@ -86,14 +86,14 @@ async fn a_handler_survives_a_reset_and_ends_with_its_connection() {
 #[tokio::test]
 async fn a_stream_that_arrives_before_its_instance_is_kept() {
     let (room, session, mut seen, _alive) = start();
-    let line = room.line(&id("ada"));
-    line.opening_is(Opening::Held);
+    let recorder = room.recorder(&id("ada"));
+    recorder.set_open_behavior(OpenBehavior::Held);
     room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
     let stream = room.open_incoming(&id("ada"), &sid("PA_1")).await.expect("the session listens");
     stream.send(msg("early")).await.expect("it is kept");
     settle().await;
     assert!(seen.try_recv().is_err());
-    line.opening_is(Opening::Ready);
+    recorder.set_open_behavior(OpenBehavior::Ready);
     let ada = live(&session, "ada").await;
     assert_eq!(within(seen.recv()).await, Some(("ada".to_owned(), msg("early"), Some(ada.client_id()))));
 }
@@ -106,7 +106,7 @@ async fn stray_streams_are_dropped() {
     let stray = room.open_incoming(&id("nobody"), &sid("PA_0")).await.expect("the session listens");
     until(|| session.stats().stray_streams == 1).await;
     within(stray.closed()).await;
-    room.line(&id("ada")).opening_is(Opening::Held);
+    room.recorder(&id("ada")).set_open_behavior(OpenBehavior::Held);
     room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
     let kept = room.open_incoming(&id("ada"), &sid("PA_1")).await.expect("the session listens");
     settle().await;
@@ -199,12 +199,12 @@ async fn a_disconnect_under_another_identity_ends_no_handler() {
 #[tokio::test]
 async fn a_disconnect_under_another_identity_drops_no_kept_stream() {
     let (room, session, mut seen, _alive) = start();
-    room.line(&id("ada")).opening_is(Opening::Held);
+    room.recorder(&id("ada")).set_open_behavior(OpenBehavior::Held);
     room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
     let stream = room.open_incoming(&id("ada"), &sid("PA_1")).await.expect("the session listens");
     room.emit(RoomEvent::Disconnected { identity: id("eve"), sid: sid("PA_1") }).await.expect("the session listens");
     settle().await;
-    room.line(&id("ada")).opening_is(Opening::Ready);
+    room.recorder(&id("ada")).set_open_behavior(OpenBehavior::Ready);
     let ada = live(&session, "ada").await;
     stream.send(msg("kept")).await.expect("the handler runs");
     assert_eq!(within(seen.recv()).await, Some(("ada".to_owned(), msg("kept"), Some(ada.client_id()))));

@@ -318,7 +318,7 @@ async fn a_vanished_participant_that_reconnects_does_not_wait() {
         let connection = format!("PA_{n}");
         stage.join(presence("ada", &connection, n));
         live(&session, "ada").await;
-        stage.vanish("ada");
+        stage.remove_silently("ada");
         fails.store(true, Ordering::SeqCst);
         session.broadcast(msg("x")).await.expect("the session is open");
         until(|| session.stats().vanished == n).await;
@@ -393,7 +393,7 @@ fn a_listener_made_on_the_builder_misses_nobody() {
         runtime.expect("a runtime").block_on(async {
             let room = MemoryRoom::<Bytes>::new();
             for n in 0..60 {
-                room.place(presence(&format!("p{n}"), &format!("PA_{n}"), 1));
+                room.insert_silently(presence(&format!("p{n}"), &format!("PA_{n}"), 1));
             }
             let mut builder = Session::builder(room);
             let mut events = builder.events();
@@ -429,7 +429,7 @@ async fn a_listener_of_a_session_that_is_never_built_ends() {
 async fn a_slow_listener_made_on_the_builder_counts_what_it_missed() {
     let (stage, _streams) = Streams::<Bytes>::stage(|_| Valve::open());
     for n in 0..10 {
-        stage.place(presence(&format!("p{n}"), &format!("PA_{n}"), 1));
+        stage.insert_silently(presence(&format!("p{n}"), &format!("PA_{n}"), 1));
     }
     let mut builder = Session::builder(stage).event_capacity(4);
     let mut events = builder.events();

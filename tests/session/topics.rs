@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
 use lanecast::room::RoomEvent;
-use lanecast::room::memory::{Conduct, MemoryRoom};
+use lanecast::room::memory::{Behavior, MemoryRoom};
 use lanecast::{Session, Subscribed, SubscriptionTag, Topic, TryBroadcastError, Unsubscribed};
 
 use crate::common::{
@@ -103,7 +103,7 @@ async fn subscribe_and_unsubscribe(rounds: usize) {
     expected.push("end".to_owned());
     let expected: Vec<_> = expected.iter().map(String::as_str).collect();
     receives(&room, "ada", &expected).await;
-    within(room.line(&id("bob")).wait_for(|all| all[0].messages.len() == 3 * rounds + 1)).await;
+    within(room.recorder(&id("bob")).wait_for(|all| all[0].messages.len() == 3 * rounds + 1)).await;
 }
 
 // 1. One task publishes without pause. 2. The other subscribes, notes what had been published at the answer, and
@@ -130,7 +130,7 @@ async fn a_subscription_under_load_has_no_gap() {
             }
         }
     });
-    let line = room.line(&id("ada"));
+    let recorder = room.recorder(&id("ada"));
     let mut seen = 0;
     for _ in 0..rounds {
         assert_eq!(within(ada.subscribe(&topic, TAG)).await, Subscribed::New);
@@ -141,7 +141,8 @@ async fn a_subscription_under_load_has_no_gap() {
         assert_eq!(within(ada.unsubscribe(&topic)).await, Unsubscribed::Removed);
         session.broadcast(msg("mark")).await.expect("the session is open");
         let all = within(
-            line.wait_for(|all| all[0].messages.last().is_some_and(|m| m == "mark") && all[0].messages.len() > seen),
+            recorder
+                .wait_for(|all| all[0].messages.last().is_some_and(|m| m == "mark") && all[0].messages.len() > seen),
         )
         .await;
         let piece = &all[0].messages[seen..all[0].messages.len() - 1];
@@ -172,7 +173,7 @@ async fn subscribers_are_counted_until_they_leave_or_end() {
     assert_eq!(topic.subscribers(), 2);
     room.leave(&id("bob"), &sid("PA_bob")).await.expect("the session listens");
     until(|| topic.subscribers() == 1).await;
-    room.line(&id("cyd")).conduct(Conduct::Fail);
+    room.recorder(&id("cyd")).set_behavior(Behavior::Fail);
     session.broadcast_to(&topic, msg("x")).await.expect("the session is open");
     until(|| topic.subscribers() == 0).await;
     assert_eq!(bob.subscribe(&topic, TAG).await, Subscribed::Closed);

@@ -207,7 +207,7 @@ async fn channels_are_announced_in_messages_of_limited_size() {
         assert_eq!(believed(&seen), channels.iter().map(AdvertisedChannel::id).collect());
         assert_eq!(contradictions(&seen), [""; 0]);
         let mut alone = 0;
-        for (message, frame) in seen.iter().zip(&viewer.line.received()[0].messages) {
+        for (message, frame) in seen.iter().zip(&viewer.recorder.received()[0].messages) {
             let ServerMessage::Advertise(Advertise { channels }) = message else { continue };
             assert!(channels.len() <= 100, "{}", channels.len());
             if frame.len() > 256 << 10 {

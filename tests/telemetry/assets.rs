@@ -94,7 +94,7 @@ async fn a_fetch_ends_with_its_viewer_and_with_the_session() {
     let ada = Viewer::join(&room, "ada", SDK_V1).await;
     ada.fetch(1, "x").await;
     assert_eq!(within(reports.recv()).await, Some("begun"));
-    ada.line.conduct(Conduct::Fail);
+    ada.recorder.set_behavior(Behavior::Fail);
     telemetry.status(StatusLevel::Info, "lost", None).await.unwrap();
     assert_eq!(within(reports.recv()).await, Some("dropped"));
     // 2. The viewer leaves while it fetches.

@@ -110,10 +110,10 @@ async fn a_new_instance_has_all_its_permits() {
     let mut events = telemetry.session().events();
     let old = joined(&room, &telemetry, "ada").await;
     let held = old.admit_service_call().expect("one may be in flight");
-    room.line(&common::id("ada")).conduct(Conduct::Fail);
+    room.recorder(&common::id("ada")).set_behavior(Behavior::Fail);
     old.participant().send(Frame::text("x")).expect("there is capacity");
     common::reset(&mut events).await;
-    room.line(&common::id("ada")).conduct(Conduct::Flow);
+    room.recorder(&common::id("ada")).set_behavior(Behavior::Flow);
     let new = live(&telemetry, "ada").await;
     assert!(old.admit_service_call().is_err());
     let permit = new.admit_service_call().expect("the new instance has its own permit");

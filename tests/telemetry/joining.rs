@@ -31,7 +31,7 @@ async fn initial_messages_come_first_and_in_order() {
     for (name, protocol, table) in protocols {
         let viewer = Viewer::join(&room, name, protocol).await;
         viewer.settle().await;
-        let frames = viewer.line.received()[0].messages.clone();
+        let frames = viewer.recorder.received()[0].messages.clone();
         let [info, advertise, status] = [&frames[0], &frames[1], &frames[2]]
             .map(|frame| serde_json::from_str::<serde_json::Value>(&text(frame)).unwrap());
         assert_eq!(
@@ -66,7 +66,7 @@ async fn a_joiner_shares_the_encoded_advertisement() {
     for (name, protocol) in [("a", SDK_V1), ("b", V2), ("c", SDK_V1_1), ("d", V2_3)] {
         let viewer = Viewer::join(&room, name, protocol).await;
         viewer.settle().await;
-        payloads.push(viewer.line.received()[0].messages[1].payload().as_ptr());
+        payloads.push(viewer.recorder.received()[0].messages[1].payload().as_ptr());
     }
     // 2. Each form was encoded once.
     assert_eq!(payloads[0], payloads[1]);
@@ -118,7 +118,7 @@ async fn an_advertisement_goes_out_in_the_form_of_each_viewer() {
     // 4. All viewers know the same channels, announced in their form, each advertisement once.
     for (viewer, has_table) in [(&plain, false), (&table, true), (&older, false), (&newer, true)] {
         viewer.until("unadvertise", |seen| matches!(seen.last(), Some(ServerMessage::Unadvertise(_)))).await;
-        let frames = viewer.line.received()[0].messages.clone();
+        let frames = viewer.recorder.received()[0].messages.clone();
         assert_eq!(frames.len(), 4);
         assert_eq!(believed(&viewer.seen()), BTreeSet::from([two.id()]));
         for frame in &frames[1..3] {
@@ -136,7 +136,7 @@ async fn an_incompatible_viewer_gets_an_error_status() {
     let presence = presence("old", "1.9.0");
     room.join(presence.clone()).await.unwrap();
     assert!(matches!(within(events.next()).await, Some(SessionEvent::Refused { .. })));
-    let received = room.line(&presence.identity).received();
+    let received = room.recorder(&presence.identity).received();
     let seen = decoded(WireFormat::V2, &received);
     let [(StatusLevel::Error, text)] = &statuses(&seen)[..] else { panic!("{seen:?}") };
     assert!(text.contains("1.9.0") && text.contains("2.2.0"), "{text}");

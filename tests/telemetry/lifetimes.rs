@@ -57,14 +57,14 @@ async fn a_reset_ends_subscriptions() {
     let mut events = telemetry.session().events();
     let first = telemetry.session().participants()[0].clone();
     // 1. A write fails: the instance is reset while its connection stands, and comes back.
-    viewer.line.conduct(Conduct::Fail);
+    viewer.recorder.set_behavior(Behavior::Fail);
     channel.publish("lost").await.unwrap();
     assert_eq!(within(first.closed()).await, EndReason::WriteFailed);
-    viewer.line.conduct(Conduct::Flow);
+    viewer.recorder.set_behavior(Behavior::Flow);
     while !matches!(within(events.next()).await, Some(SessionEvent::Joined(_))) {}
     // 2. The viewer gets everything afresh, on a stream of its own, and has no subscription.
     viewer.until("fresh initial messages", |seen| seen.len() == 2).await;
-    assert!(viewer.line.received().len() >= 2);
+    assert!(viewer.recorder.received().len() >= 2);
     assert_eq!(believed(&viewer.seen()), BTreeSet::from([channel.id()]));
     assert_eq!(channel.publish("nobody").await.unwrap(), Published::ToNobody);
     // 3. Its old subscription id is unknown, and may be used for a new subscription. (Requests come on the same
@@ -88,11 +88,11 @@ async fn a_reconnect_starts_without_subscriptions() {
     let presence = Presence::new("ada".parse().unwrap(), "PA_2".parse().unwrap(), 2).with_dialect(dialect(SDK_V1));
     room.join(presence.clone()).await.unwrap();
     let again = Viewer {
-        line: viewer.line.clone(),
+        recorder: viewer.recorder.clone(),
         requests: room.open_incoming(&presence.identity, &presence.sid).await.unwrap(),
         format: WireFormat::V1,
     };
-    again.line.wait_for(|received| received.len() == 2 && received[1].messages.len() == 2).await;
+    again.recorder.wait_for(|received| received.len() == 2 && received[1].messages.len() == 2).await;
     room.leave(&presence.identity, &"PA_ada".parse().unwrap()).await.unwrap();
     again.settle().await;
     // 2. No channel has a subscriber; the new connection's requests are its own.

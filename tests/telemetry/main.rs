@@ -33,7 +33,7 @@ use lanecast::protocol::server::{
 };
 use lanecast::protocol::stream::StreamDecoder;
 use lanecast::protocol::{ClientMessage, Frame, FrameKind, ServerMessage, Subprotocol, WireFormat, negotiate};
-use lanecast::room::memory::{Conduct, MemoryLine, MemoryRoom, Received};
+use lanecast::room::memory::{Behavior, MemoryRoom, Received, Recorder};
 use lanecast::room::{Presence, RoomEvent};
 use lanecast::telemetry::{
     AdvertisedChannel, AnnounceError, Channel, PublishError, Published, Schema, Telemetry, TryPublishError,
@@ -85,7 +85,7 @@ fn format_of(protocol: &str) -> WireFormat {
 
 /// A viewer: the stream for its requests, and what it has received.
 struct Viewer {
-    line: MemoryLine<Frame>,
+    recorder: Recorder<Frame>,
     requests: mpsc::Sender<Frame>,
     format: WireFormat,
 }
@@ -96,7 +96,7 @@ impl Viewer {
         let presence = presence(name, protocol);
         room.join(presence.clone()).await.unwrap();
         let requests = room.open_incoming(&presence.identity, &presence.sid).await.unwrap();
-        let viewer = Self { line: room.line(&presence.identity), requests, format: format_of(protocol) };
+        let viewer = Self { recorder: room.recorder(&presence.identity), requests, format: format_of(protocol) };
         viewer.until("serverInfo", |seen| matches!(seen.first(), Some(ServerMessage::ServerInfo(_)))).await;
         viewer
     }
@@ -132,7 +132,7 @@ impl Viewer {
 
     /// What the latest stream carried.
     fn seen(&self) -> Vec<ServerMessage> {
-        decoded(self.format, &self.line.received())
+        decoded(self.format, &self.recorder.received())
     }
 
     /// The same without what [`settle`](Self::settle) caused.
@@ -141,7 +141,7 @@ impl Viewer {
     }
 
     async fn until(&self, what: &str, mut condition: impl FnMut(&[ServerMessage]) -> bool) -> Vec<ServerMessage> {
-        let found = self.line.wait_for(|received| condition(&decoded(self.format, received)));
+        let found = self.recorder.wait_for(|received| condition(&decoded(self.format, received)));
         match tokio::time::timeout(PATIENCE, found).await {
             Ok(received) => decoded(self.format, &received),
             Err(_) => panic!("timed out waiting for {what}, has {:#?}", self.seen()),

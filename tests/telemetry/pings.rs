@@ -150,7 +150,7 @@ async fn a_viewer_that_pinged_and_fell_silent_is_reported_once() {
     assert!(silence(&mut events).await.0);
     viewer.settle().await;
     assert!(!silence(&mut events).await.0);
-    assert_eq!(viewer.line.received().len(), 1);
+    assert_eq!(viewer.recorder.received().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,11 +165,11 @@ async fn a_new_instance_starts_afresh() {
     assert!(silence(&mut events).await.0);
     // 2. The instance is reset.
     let reset = async |events: &mut Events| {
-        viewer.line.conduct(Conduct::Fail);
+        viewer.recorder.set_behavior(Behavior::Fail);
         telemetry.status(StatusLevel::Info, "lost", None).await.unwrap();
-        viewer.line.wait_for(|received| received.last().is_some_and(|stream| stream.closed)).await;
-        viewer.line.conduct(Conduct::Flow);
-        // Skips instances that were joined and failed again before the line flowed.
+        viewer.recorder.wait_for(|received| received.last().is_some_and(|stream| stream.closed)).await;
+        viewer.recorder.set_behavior(Behavior::Flow);
+        // Skips instances that were joined and failed again before the stream flowed.
         loop {
             let event = within(events.next()).await;
             let now = telemetry.session().participant(first.participant().identity());

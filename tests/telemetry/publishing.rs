@@ -39,7 +39,7 @@ async fn each_subscriber_gets_its_own_id_and_all_share_the_payload() {
     }
     // 4. Both share one payload.
     let payload = |viewer: &Viewer| {
-        let frames = viewer.line.received()[0].messages.clone();
+        let frames = viewer.recorder.received()[0].messages.clone();
         frames.iter().rfind(|frame| frame.kind() == FrameKind::Binary).unwrap().payload().as_ptr()
     };
     assert_eq!(payload(&ada), payload(&bob));

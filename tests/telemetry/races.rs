@@ -87,9 +87,9 @@ async fn joins_that_race_with_thousands_of_changes_are_told_of_each_channel_once
                     let protocol = if n % 2 == 0 { SDK_V1 } else { SDK_V1_1 };
                     let viewer = Viewer::join(&room, &format!("v{gate}-{n}"), protocol).await;
                     if n % 10 == 0 {
-                        viewer.line.conduct(Conduct::Fail);
-                        viewer.line.wait_for(|received| received.last().is_some_and(|stream| stream.closed)).await;
-                        viewer.line.conduct(Conduct::Flow);
+                        viewer.recorder.set_behavior(Behavior::Fail);
+                        viewer.recorder.wait_for(|received| received.last().is_some_and(|stream| stream.closed)).await;
+                        viewer.recorder.set_behavior(Behavior::Flow);
                     }
                     viewers.push(viewer);
                     joined.fetch_add(1, Ordering::Relaxed);
@@ -114,7 +114,7 @@ async fn joins_that_race_with_thousands_of_changes_are_told_of_each_channel_once
             let last = received.last().and_then(|stream| stream.messages.last());
             last.is_some_and(|frame| text(frame).contains("all is said"))
         };
-        within(viewer.line.wait_for(is_last)).await;
+        within(viewer.recorder.wait_for(is_last)).await;
         let seen = viewer.seen();
         assert_eq!(believed(&seen), exist, "{seen:#?}");
         assert_eq!(contradictions(&seen), [""; 0]);

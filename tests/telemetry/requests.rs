@@ -37,7 +37,7 @@ async fn invalid_subscriptions_are_answered_with_warnings() {
     two.publish("2").await.unwrap();
     let ids: Vec<_> = viewer.until_data(2).await.iter().map(|message| message.subscription_id).collect();
     assert_eq!(ids, [7, 20]);
-    assert_eq!(viewer.line.received().len(), 1);
+    assert_eq!(viewer.recorder.received().len(), 1);
     // 3. A request with a thousand mistakes is answered with a few statuses.
     let many: Vec<_> = (0..1000).map(|id| format!(r#"{{"id":{id},"channelId":77}}"#)).collect();
     viewer.say(format!(r#"{{"op":"subscribe","subscriptions":[{}]}}"#, many.join(","))).await;
@@ -99,7 +99,7 @@ async fn an_unreadable_request_is_an_error_and_the_connection_stays() {
     viewer.settle().await;
     channel.publish("{}").await.unwrap();
     viewer.until_data(1).await;
-    assert_eq!(viewer.line.received().len(), 1);
+    assert_eq!(viewer.recorder.received().len(), 1);
 }
 
 #[tokio::test]
@@ -170,15 +170,15 @@ async fn every_request_of_a_burst_is_answered() {
     }
     let seen = viewer.until("500 errors", |seen| statuses(seen).len() == 500).await;
     assert_eq!(seen.len(), 501);
-    assert_eq!(viewer.line.received().len(), 1);
+    assert_eq!(viewer.recorder.received().len(), 1);
     // A viewer that doesn't read delays nobody else.
-    viewer.line.conduct(Conduct::Stall { room: 0 });
+    viewer.recorder.set_behavior(Behavior::Stall { capacity: 0 });
     let other = Viewer::join(&room, "bob", SDK_V1).await;
     for _ in 0..100 {
         viewer.say("{").await;
     }
     other.settle().await;
-    viewer.line.conduct(Conduct::Flow);
+    viewer.recorder.set_behavior(Behavior::Flow);
     viewer.until("600 errors", |seen| statuses(seen).len() == 600).await;
 }
 
@@ -193,7 +193,7 @@ async fn a_viewer_that_falls_behind_may_unsubscribe() {
     let viewer = Viewer::join(&room, "ada", SDK_V1).await;
     viewer.subscribe(7, channel.id()).await;
     viewer.settle().await;
-    viewer.line.conduct(Conduct::Stall { room: 0 });
+    viewer.recorder.set_behavior(Behavior::Stall { capacity: 0 });
     for _ in 0..12 {
         channel.publish("{}").await.unwrap();
     }
@@ -207,9 +207,9 @@ async fn a_viewer_that_falls_behind_may_unsubscribe() {
     for _ in 0..50 {
         channel.publish("{}").await.unwrap();
     }
-    viewer.line.conduct(Conduct::Flow);
+    viewer.recorder.set_behavior(Behavior::Flow);
     assert_eq!(viewer.until_data(12).await.len(), 12);
-    assert_eq!(viewer.line.received().len(), 1, "it was reset");
+    assert_eq!(viewer.recorder.received().len(), 1, "it was reset");
 }
 
 /// However much one request asks for, the answers don't overflow a viewer that reads: many warnings, many assets at
@@ -232,7 +232,7 @@ async fn answers_never_overflow_a_viewer_that_reads() {
     for id in 0..32 {
         assert_eq!(viewer.until_asset(id).await.map(|asset| asset.len()), Ok(3000));
     }
-    assert_eq!((viewer.line.received().len(), telemetry.session().stats().resets.total()), (1, 0));
+    assert_eq!((viewer.recorder.received().len(), telemetry.session().stats().resets.total()), (1, 0));
 }
 
 // 1. A viewer sends many requests on a stream, and opens another stream while its answers wait for capacity. 2. It goes

@@ -87,7 +87,7 @@ impl Viewer {
     async fn open_another(&self, room: &Room, name: &str) -> Self {
         let presence = presence(name, V2);
         let requests = room.open_incoming(&presence.identity, &presence.sid).await.unwrap();
-        Self { line: self.line.clone(), requests, format: self.format }
+        Self { recorder: self.recorder.clone(), requests, format: self.format }
     }
 
     async fn chunk(&self, bytes: Bytes) {
@@ -151,6 +151,6 @@ async fn a_viewer_is_told_why_its_stream_ended_and_may_open_another() {
     third.settle_in_chunks().await;
     assert_eq!(statuses(&third.told()).len(), 2);
     // 6. All this happened on one connection and one instance.
-    assert_eq!(viewer.line.received().len(), 1);
+    assert_eq!(viewer.recorder.received().len(), 1);
     assert_eq!(telemetry.session().stats().joins, 1);
 }

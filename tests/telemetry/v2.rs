@@ -50,7 +50,7 @@ async fn one_publish_reaches_viewers_of_both_formats() {
         assert_eq!(data(&viewer.seen()), []);
     }
     let payload = |viewer: &Viewer| {
-        let frames = viewer.line.received()[0].messages.clone();
+        let frames = viewer.recorder.received()[0].messages.clone();
         frames.iter().rfind(|frame| frame.kind() == FrameKind::Binary).unwrap().payload().as_ptr()
     };
     assert!(old.iter().chain(&new).all(|viewer| payload(viewer) == payload(&old[0])));
@@ -99,7 +99,7 @@ async fn invalid_subscriptions_to_channels_are_answered_with_warnings() {
     viewer.say(format!(r#"{{"op":"unsubscribe","channelIds":[{}]}}"#, many.join(","))).await;
     viewer.until_status(StatusLevel::Warning, "984 more of this kind").await;
     assert_eq!(statuses(&viewer.told()).len(), 5 + 17);
-    assert_eq!(viewer.line.received().len(), 1);
+    assert_eq!(viewer.recorder.received().len(), 1);
 }
 
 #[tokio::test]
@@ -143,10 +143,10 @@ async fn a_reset_and_an_unadvertise_end_subscriptions_to_channels() {
     // 2. The instance is reset while its connection stands.
     let mut events = telemetry.session().events();
     let first = telemetry.session().participants()[0].clone();
-    viewer.line.conduct(Conduct::Fail);
+    viewer.recorder.set_behavior(Behavior::Fail);
     channel.publish("lost").await.unwrap();
     assert_eq!(within(first.closed()).await, EndReason::WriteFailed);
-    viewer.line.conduct(Conduct::Flow);
+    viewer.recorder.set_behavior(Behavior::Flow);
     while !matches!(within(events.next()).await, Some(SessionEvent::Joined(_))) {}
     viewer.until("fresh initial messages", |seen| seen.len() == 2).await;
     // 3. The new instance has no subscription, and may make one.
@@ -174,6 +174,6 @@ async fn common_requests_are_answered_alike_in_both_formats() {
     viewer.until_status(StatusLevel::Error, "connection graph").await;
     viewer.say("{").await;
     viewer.until_status(StatusLevel::Error, "invalid JSON").await;
-    assert_eq!(viewer.line.received().len(), 1);
+    assert_eq!(viewer.recorder.received().len(), 1);
     drop(telemetry);
 }

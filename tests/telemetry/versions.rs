@@ -12,7 +12,7 @@ fn advertises(name: &str, version: &str) -> Presence {
 }
 
 /// The texts of the statuses on each stream of the viewer, and whether the stream is closed. Nothing else may be there.
-fn told(line: &MemoryLine<Frame>) -> Vec<(Vec<String>, bool)> {
+fn told(line: &Recorder<Frame>) -> Vec<(Vec<String>, bool)> {
     let texts = |stream: &Received<Frame>| {
         let messages: Vec<_> = stream.messages.iter().map(|frame| decode(WireFormat::V2, frame)).collect();
         let texts: Vec<_> = statuses(&messages)
@@ -55,7 +55,7 @@ async fn the_major_version_and_the_lowest_supported_version_decide() {
         let name = format!("p{n}");
         assert!(session.participant(&common::id(&name)).is_none(), "{version:?} was registered");
         assert!(session.participant_by_sid(&common::sid(&format!("PA_{name}"))).is_none());
-        let line = room.line(&common::id(&name));
+        let line = room.recorder(&common::id(&name));
         within(line.wait_for(|all| all.len() == 1 && all[0].closed)).await;
         let told = told(&line);
         let [(texts, true)] = &told[..] else { panic!("{told:?}") };
@@ -86,7 +86,7 @@ async fn an_incompatible_viewer_gets_one_status_and_nothing_else() {
     // Announced again, the viewer isn't told again.
     room.emit(RoomEvent::Active(old)).await.expect("the session listens");
     common::settle().await;
-    assert_eq!(told(&room.line(&common::id("ada"))), [(vec![text], true)]);
+    assert_eq!(told(&room.recorder(&common::id("ada"))), [(vec![text], true)]);
     let stats = telemetry.session().stats();
     assert_eq!((stats.participants, stats.refused, stats.joins), (0, 1, 0));
     // The viewer comes back as another connection, still incompatible, and then with a supported version.
@@ -101,7 +101,7 @@ async fn an_incompatible_viewer_gets_one_status_and_nothing_else() {
     let is_greeted = |received: &[Received<Frame>]| {
         received.len() == 3 && matches!(decoded(received).first(), Some(ServerMessage::ServerInfo(_)))
     };
-    within(room.line(&common::id("ada")).wait_for(is_greeted)).await;
+    within(room.recorder(&common::id("ada")).wait_for(is_greeted)).await;
 }
 
 /// The version is checked again, on the attributes that the room has at the reset.
@@ -112,8 +112,8 @@ async fn fresh_attributes_are_checked_at_a_reset() {
     let mut events = telemetry.session().events();
     room.join(advertises("ada", "2.3.0")).await.expect("the session listens");
     let ada = common::live(telemetry.session(), "ada").await;
-    room.place(advertises("ada", "3.0.0"));
-    let line = room.line(&common::id("ada"));
+    room.insert_silently(advertises("ada", "3.0.0"));
+    let line = room.recorder(&common::id("ada"));
     while let Ok(()) = ada.send(Frame::text("x")) {}
     assert_eq!(common::reset(&mut events).await, EndReason::Overflow);
     let error = common::event(&mut events, |event| match event {

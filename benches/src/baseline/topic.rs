@@ -10,7 +10,7 @@ use super::participant::Participant;
 
 /// A set of subscribers. Clones are handles to the same set.
 #[derive(Clone, Default)]
-pub(crate) struct Topic(Arc<RwLock<Vec<Seat>>>);
+pub struct Topic(Arc<RwLock<Vec<Seat>>>);
 
 #[derive(Clone)]
 struct Seat {
@@ -20,7 +20,7 @@ struct Seat {
 
 impl Topic {
     /// Subscribes `participant`, or changes the tag it subscribed with.
-    pub(crate) fn subscribe(&self, participant: &Participant, tag: SubscriptionTag) {
+    pub fn subscribe(&self, participant: &Participant, tag: SubscriptionTag) {
         let mut topics = participant.topics().lock();
         if participant.cancellation().is_cancelled() {
             return;
@@ -40,7 +40,7 @@ impl Topic {
     }
 
     /// Sends `message` to the subscribers. A subscriber whose queue is full is reset.
-    pub(crate) fn broadcast(&self, message: &Bytes) {
+    pub fn broadcast(&self, message: &Bytes) {
         let seats: Vec<Seat> = self.0.read().clone();
         for Seat { participant, tag } in seats {
             let mut copy = message.clone();

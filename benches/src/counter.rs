@@ -7,19 +7,19 @@ use futures_util::task::AtomicWaker;
 
 /// A count over all sinks together, and the task that waits for it to reach a number.
 #[derive(Default)]
-pub(crate) struct Counter {
+pub struct Counter {
     count: AtomicU64,
     awaited: AtomicU64,
     waker: AtomicWaker,
 }
 
 impl Counter {
-    pub(crate) fn get(&self) -> u64 {
+    pub fn get(&self) -> u64 {
         self.count.load(Ordering::SeqCst)
     }
 
     /// Waits until the count is `wanted` or more.
-    pub(crate) async fn reach(&self, wanted: u64) {
+    pub async fn reach(&self, wanted: u64) {
         std::future::poll_fn(|cx| {
             self.awaited.store(wanted, Ordering::SeqCst);
             self.waker.register(cx.waker());
@@ -29,13 +29,13 @@ impl Counter {
     }
 
     /// Spins until the count is `wanted` or more. Doesn't give up the thread.
-    pub(crate) fn spin_until(&self, wanted: u64) {
+    pub fn spin_until(&self, wanted: u64) {
         while self.get() < wanted {
             std::hint::spin_loop();
         }
     }
 
-    pub(crate) fn add(&self, n: u64) {
+    pub fn add(&self, n: u64) {
         let now = self.count.fetch_add(n, Ordering::SeqCst) + n;
         if now >= self.awaited.load(Ordering::Relaxed) {
             self.waker.wake();

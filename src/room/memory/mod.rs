@@ -1,12 +1,26 @@
-//! A room in process, for tests, benches and embedding.
+//! A room in process, for embedding, tests and benches.
 //!
-//! Participants join, leave, stall and fail on command, and the room records what each of them received. It is an
-//! ordinary implementation of [`Room`]: the session treats it like any other.
+//! Participants join and leave by method calls, and the room records what each of them received. It is an ordinary
+//! implementation of [`Room`]: the session treats it like any other.
+//!
+//! # For tests of embedders
+//! With the feature `test-util` a participant can also be slow, fail or panic: `Recorder::set_behavior` and
+//! `Recorder::set_open_behavior` say how its streams behave from then on. `MemoryRoom::insert_silently` and
+//! `MemoryRoom::remove_silently` change who is present without the event. Enable the feature where only tests see it:
+//! ```toml
+//! [dev-dependencies]
+//! lanecast = { version = "0.1", features = ["test-util"] }
+//! ```
+
+#[cfg(feature = "test-util")]
+mod script;
+#[cfg(not(feature = "test-util"))]
+mod unscripted;
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 use futures_sink::Sink;
@@ -16,7 +30,15 @@ use super::{OpenError, Presence, Room, RoomEvent};
 use crate::contract::{Message, Progress};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 
-/// Capacity of the event channel, and of each incoming stream; further senders wait.
+#[cfg(feature = "test-util")]
+use self::script::Script;
+#[cfg(feature = "test-util")]
+pub use self::script::{Behavior, OpenBehavior};
+#[cfg(not(feature = "test-util"))]
+use self::unscripted::Script;
+
+/// Capacity of the event channel, and of each incoming stream; further senders wait. A thousand participants can join
+/// before the session is built that takes the events. The channels allocate their memory as it is used.
 const EVENT_CAPACITY: usize = 1024;
 
 /// A room in process, driven by method calls. Clones are handles to the same room.
@@ -30,7 +52,7 @@ struct Inner<M> {
     events: mpsc::Sender<RoomEvent<mpsc::Receiver<M>>>,
     listener: Mutex<Option<mpsc::Receiver<RoomEvent<mpsc::Receiver<M>>>>>,
     present: Mutex<HashMap<ParticipantIdentity, Presence>>,
-    lines: Mutex<HashMap<ParticipantIdentity, MemoryLine<M>>>,
+    recorders: Mutex<HashMap<ParticipantIdentity, Recorder<M>>>,
 }
 
 /// The session of the room has ended, so no one reads its events.
@@ -43,8 +65,12 @@ impl<M: Message> MemoryRoom<M> {
     #[must_use]
     pub fn new() -> Self {
         let (events, listener) = mpsc::channel(EVENT_CAPACITY);
-        let inner =
-            Inner { events, listener: Mutex::new(Some(listener)), present: Mutex::default(), lines: Mutex::default() };
+        let inner = Inner {
+            events,
+            listener: Mutex::new(Some(listener)),
+            present: Mutex::default(),
+            recorders: Mutex::default(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -54,13 +80,11 @@ impl<M: Message> MemoryRoom<M> {
     /// # Errors
     /// [`RoomEnded`] if the session of the room has ended.
     pub async fn join(&self, presence: Presence) -> Result<(), RoomEnded> {
-        self.place(presence.clone());
+        self.insert(presence.clone());
         self.emit(RoomEvent::Active(presence)).await
     }
 
-    /// Adds a connection as [`join`](Self::join) does, without the event: a session finds it when it asks for the
-    /// participants.
-    pub fn place(&self, presence: Presence) {
+    fn insert(&self, presence: Presence) {
         lock(&self.inner.present).insert(presence.identity.clone(), presence);
     }
 
@@ -70,12 +94,11 @@ impl<M: Message> MemoryRoom<M> {
     /// # Errors
     /// [`RoomEnded`] if the session of the room has ended.
     pub async fn leave(&self, identity: &ParticipantIdentity, sid: &ParticipantSid) -> Result<(), RoomEnded> {
-        self.vanish(identity, sid);
+        self.remove(identity, sid);
         self.emit(RoomEvent::Disconnected { identity: identity.clone(), sid: sid.clone() }).await
     }
 
-    /// Removes a connection as [`leave`](Self::leave) does, without the event.
-    pub fn vanish(&self, identity: &ParticipantIdentity, sid: &ParticipantSid) {
+    fn remove(&self, identity: &ParticipantIdentity, sid: &ParticipantSid) {
         let mut present = lock(&self.inner.present);
         if present.get(identity).is_some_and(|now| now.sid == *sid) {
             present.remove(identity);
@@ -104,16 +127,16 @@ impl<M: Message> MemoryRoom<M> {
         Ok(sender)
     }
 
-    /// Returns the line to `identity`, which sets how its streams behave and records what they received. The first call
-    /// creates the line; it outlasts connections and resets.
+    /// Returns the recorder of `identity`, which has what its streams received. The first call creates the recorder; it
+    /// outlasts connections and resets.
     #[must_use]
-    pub fn line(&self, identity: &ParticipantIdentity) -> MemoryLine<M> {
-        lock(&self.inner.lines).entry(identity.clone()).or_insert_with(MemoryLine::new).clone()
+    pub fn recorder(&self, identity: &ParticipantIdentity) -> Recorder<M> {
+        lock(&self.inner.recorders).entry(identity.clone()).or_insert_with(Recorder::new).clone()
     }
 
-    /// Discards the line to `identity`, and with it the record.
-    pub fn forget_line(&self, identity: &ParticipantIdentity) {
-        lock(&self.inner.lines).remove(identity);
+    /// Discards the recorder of `identity`, and with it the record, which otherwise grows with every message.
+    pub fn forget_recorder(&self, identity: &ParticipantIdentity) {
+        lock(&self.inner.recorders).remove(identity);
     }
 }
 
@@ -151,61 +174,29 @@ impl<M: Message> Room for MemoryRoom<M> {
     }
 
     async fn open(&self, to: &Presence, progress: Progress) -> Result<MemorySink<M>, OpenError> {
-        let line = self.line(&to.identity);
-        line.opening().await?;
-        Ok(line.new_stream(to.sid.clone(), progress))
+        let recorder = self.recorder(&to.identity);
+        recorder.until(|| lock(&recorder.shared.state).script.poll_open()).await.map_err(OpenError::transport)?;
+        Ok(recorder.new_stream(to.sid.clone(), progress))
     }
 }
 
-/// Controls how the streams to one identity behave, and records what they received. Clones are handles to the same
-/// line.
+/// The record of what the streams to one identity received. Clones are handles to the same record.
 #[derive(Debug)]
-pub struct MemoryLine<M> {
+pub struct Recorder<M> {
     shared: Arc<Shared<M>>,
 }
 
 #[derive(Debug)]
 struct Shared<M> {
-    state: Mutex<LineState<M>>,
+    state: Mutex<State<M>>,
+    /// Notified when the record or the script has changed.
     changed: Notify,
 }
 
 #[derive(Debug)]
-struct LineState<M> {
-    conduct: Conduct,
-    opening: Opening,
+struct State<M> {
     streams: Vec<StreamState<M>>,
-}
-
-/// How the streams of a [`MemoryLine`] treat what is written to them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Conduct {
-    /// Take every message at once.
-    #[default]
-    Flow,
-    /// Take up to `room` messages and don't finish flushing them, like a write that is under way.
-    Stall {
-        /// The number of messages that fit into the stream.
-        room: usize,
-    },
-    /// Fail every write.
-    Fail,
-    /// Panic in every write.
-    Panic,
-}
-
-/// How opening a stream on a [`MemoryLine`] goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Opening {
-    /// The stream opens at once.
-    #[default]
-    Ready,
-    /// The stream opens or fails once this is set to another value.
-    Held,
-    /// Opening the stream fails.
-    Fails,
+    script: Script,
 }
 
 /// One stream that was opened to a participant, and what it received.
@@ -226,34 +217,17 @@ struct StreamState<M> {
     buffered: VecDeque<M>,
     flushed: Vec<M>,
     closed: bool,
-    /// Wakes the writer, which waits for another conduct.
-    waker: Option<Waker>,
 }
 
-/// The error of a stream that fails, or fails to open, on command.
+/// The error of a stream whose script says that it fails. Without the feature `test-util` no stream fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the line was told to fail")]
-pub struct LineFailed;
+#[error("the stream's script says that it fails")]
+pub struct ScriptedFailure;
 
-impl<M: Message> MemoryLine<M> {
+impl<M: Message> Recorder<M> {
     fn new() -> Self {
-        let state = LineState { conduct: Conduct::default(), opening: Opening::default(), streams: Vec::new() };
+        let state = State { streams: Vec::new(), script: Script::default() };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() }) }
-    }
-
-    /// Sets how the streams behave from now on.
-    pub fn conduct(&self, conduct: Conduct) {
-        let mut state = lock(&self.shared.state);
-        state.conduct = conduct;
-        let wakers: Vec<_> = state.streams.iter_mut().filter_map(|stream| stream.waker.take()).collect();
-        drop(state);
-        wakers.into_iter().for_each(Waker::wake);
-    }
-
-    /// Sets how opening a stream goes from now on, including a stream that is being opened.
-    pub fn opening_is(&self, opening: Opening) {
-        lock(&self.shared.state).opening = opening;
-        self.shared.changed.notify_waiters();
     }
 
     /// Returns every stream that was opened, oldest first, with what it received.
@@ -270,44 +244,37 @@ impl<M: Message> MemoryLine<M> {
 
     /// Waits until the record satisfies `condition`, and returns it.
     pub async fn wait_for(&self, mut condition: impl FnMut(&[Received<M>]) -> bool) -> Vec<Received<M>> {
-        loop {
-            let changed = self.shared.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
+        let look = || {
             let received = self.received();
-            if condition(&received) {
-                return received;
-            }
-            changed.await;
-        }
+            if condition(&received) { Poll::Ready(received) } else { Poll::Pending }
+        };
+        self.until(look).await
     }
 
-    async fn opening(&self) -> Result<(), OpenError> {
+    /// Calls `look` now and after each change, until it is ready.
+    async fn until<T>(&self, mut look: impl FnMut() -> Poll<T>) -> T {
         loop {
             let changed = self.shared.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let opening = lock(&self.shared.state).opening;
-            match opening {
-                Opening::Ready => return Ok(()),
-                Opening::Fails => return Err(OpenError::transport(LineFailed)),
-                Opening::Held => changed.await,
+            if let Poll::Ready(found) = look() {
+                return found;
             }
+            changed.await;
         }
     }
 
     fn new_stream(&self, sid: ParticipantSid, progress: Progress) -> MemorySink<M> {
         let mut state = lock(&self.shared.state);
         let index = state.streams.len();
-        let stream = StreamState { sid, buffered: VecDeque::new(), flushed: Vec::new(), closed: false, waker: None };
-        state.streams.push(stream);
+        state.streams.push(StreamState { sid, buffered: VecDeque::new(), flushed: Vec::new(), closed: false });
         drop(state);
         self.shared.changed.notify_waiters();
-        MemorySink { line: self.clone(), index, progress }
+        MemorySink { recorder: self.clone(), index, progress }
     }
 }
 
-impl<M> Clone for MemoryLine<M> {
+impl<M> Clone for Recorder<M> {
     fn clone(&self) -> Self {
         Self { shared: Arc::clone(&self.shared) }
     }
@@ -316,77 +283,55 @@ impl<M> Clone for MemoryLine<M> {
 /// The stream to a participant of a [`MemoryRoom`].
 #[derive(Debug)]
 pub struct MemorySink<M> {
-    line: MemoryLine<M>,
+    recorder: Recorder<M>,
     index: usize,
     progress: Progress,
 }
 
-impl<M: Message> MemorySink<M> {
-    fn state(&self) -> Result<MutexGuard<'_, LineState<M>>, LineFailed> {
-        let state = lock(&self.line.shared.state);
-        match state.conduct {
-            Conduct::Flow | Conduct::Stall { .. } => Ok(state),
-            Conduct::Fail => Err(LineFailed),
-            Conduct::Panic => {
-                drop(state);
-                panic!("the line was told to panic");
-            }
-        }
-    }
-}
-
 impl<M: Message> Sink<M> for MemorySink<M> {
-    type Error = LineFailed;
+    type Error = ScriptedFailure;
 
-    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), LineFailed>> {
-        let mut state = self.state()?;
-        if let Conduct::Stall { room } = state.conduct
-            && state.streams[self.index].buffered.len() >= room
-        {
-            state.streams[self.index].waker = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        Poll::Ready(Ok(()))
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ScriptedFailure>> {
+        let State { streams, script } = &mut *lock(&self.recorder.shared.state);
+        script.poll_ready(self.index, streams[self.index].buffered.len(), cx)
     }
 
-    fn start_send(self: Pin<&mut Self>, message: M) -> Result<(), LineFailed> {
-        self.state()?.streams[self.index].buffered.push_back(message);
+    fn start_send(self: Pin<&mut Self>, message: M) -> Result<(), ScriptedFailure> {
+        let State { streams, script } = &mut *lock(&self.recorder.shared.state);
+        script.start_send()?;
+        streams[self.index].buffered.push_back(message);
         Ok(())
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), LineFailed>> {
-        let mut state = self.state()?;
-        if let Conduct::Stall { .. } = state.conduct {
-            state.streams[self.index].waker = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ScriptedFailure>> {
+        let mut state = lock(&self.recorder.shared.state);
+        ready!(state.script.poll_flush(self.index, cx))?;
         let stream = &mut state.streams[self.index];
         let bytes = stream.buffered.iter().map(Message::byte_len).sum();
         let buffered = std::mem::take(&mut stream.buffered);
         stream.flushed.extend(buffered);
         drop(state);
         self.progress.report(bytes);
-        self.line.shared.changed.notify_waiters();
+        self.recorder.shared.changed.notify_waiters();
         Poll::Ready(Ok(()))
     }
 
-    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), LineFailed>> {
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ScriptedFailure>> {
         self.poll_flush(cx)
     }
 }
 
 impl<M> Drop for MemorySink<M> {
     fn drop(&mut self) {
-        let mut state = lock(&self.line.shared.state);
-        let stream = &mut state.streams[self.index];
-        stream.closed = true;
-        stream.waker = None;
+        let mut state = lock(&self.recorder.shared.state);
+        state.streams[self.index].closed = true;
+        state.script.closed(self.index);
         drop(state);
-        self.line.shared.changed.notify_waiters();
+        self.recorder.shared.changed.notify_waiters();
     }
 }
 
-/// Locks `mutex`. A panic on command may poison it; the state behind it is consistent all the same.
+/// Locks `mutex`. A scripted panic may poison it; the state behind it is consistent all the same.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

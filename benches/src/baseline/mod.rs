@@ -31,23 +31,23 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::participant::{Participant, Refused};
-pub(crate) use self::topic::Topic;
+pub use self::participant::{Participant, Refused};
+pub use self::topic::Topic;
 
 use self::event_loop::EventLoop;
 use self::registry::Registry;
 
 /// The queue capacity of a participant in the benches, in messages. A participant that exceeds it is reset.
-pub(crate) const QUEUE_CAPACITY: usize = 1024;
+pub const QUEUE_CAPACITY: usize = 1024;
 
 /// The most participants that may be joining or being reset at once. It is the crate's default.
 const CONCURRENT_JOINS: usize = 64;
 
 /// Computes the initial messages of a participant.
-pub(crate) type Initial = dyn Fn(Participant) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> + Send + Sync;
+pub type Initial = dyn Fn(Participant) -> Pin<Box<dyn Future<Output = Vec<Bytes>> + Send>> + Send + Sync;
 
 /// A session of the baseline. Clones are handles to the same session.
-pub(crate) struct Baseline<R: Room<Message = Bytes>>(Arc<Shared<R>>);
+pub struct Baseline<R: Room<Message = Bytes>>(Arc<Shared<R>>);
 
 struct Shared<R> {
     room: R,
@@ -78,7 +78,7 @@ impl PendingResets {
 
 impl<R: Room<Message = Bytes>> Baseline<R> {
     /// Starts a session. Must be called inside a tokio runtime.
-    pub(crate) fn start(room: R, queue_capacity: usize, initial: Box<Initial>) -> Self {
+    pub fn start(room: R, queue_capacity: usize, initial: Box<Initial>) -> Self {
         let shared = Arc::new(Shared {
             room,
             queue_capacity,
@@ -96,29 +96,29 @@ impl<R: Room<Message = Bytes>> Baseline<R> {
     }
 
     /// Sends `message` to all participants. A participant whose queue is full is reset.
-    pub(crate) fn broadcast(&self, message: &Bytes) {
+    pub fn broadcast(&self, message: &Bytes) {
         for participant in self.participants() {
             // A participant that overflows is reset, and one that has ended is leaving: nothing is left to do here.
             let _ = participant.send(message.clone());
         }
     }
 
-    pub(crate) fn participant(&self, identity: &ParticipantIdentity) -> Option<Participant> {
+    pub fn participant(&self, identity: &ParticipantIdentity) -> Option<Participant> {
         self.0.registry.read().by_identity(identity)
     }
 
-    pub(crate) fn participant_by_sid(&self, sid: &ParticipantSid) -> Option<Participant> {
+    pub fn participant_by_sid(&self, sid: &ParticipantSid) -> Option<Participant> {
         self.0.registry.read().by_sid(sid)
     }
 
-    pub(crate) fn participants(&self) -> Vec<Participant> {
+    pub fn participants(&self) -> Vec<Participant> {
         self.0.registry.read().all()
     }
 
     /// Stops all joins and broadcasts, delivers the queued messages for at most `deadline`, then cancels the tasks that
     /// are left. The task of a participant ends without being cancelled once the last handle to the participant is
     /// dropped and its queue is empty.
-    pub(crate) async fn close(&self, deadline: Duration) {
+    pub async fn close(&self, deadline: Duration) {
         if self.0.closing.swap(true, Ordering::AcqRel) {
             return;
         }

@@ -1,7 +1,7 @@
 //! Quantiles of measured values.
 
 /// The quantile `at` (0 to 1) of the values, interpolated between the two nearest.
-pub(crate) fn quantile(values: impl Iterator<Item = f64>, at: f64) -> f64 {
+pub fn quantile(values: impl Iterator<Item = f64>, at: f64) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let place = at * (values.len() - 1) as f64;

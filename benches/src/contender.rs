@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use lanecast::{Participant, ParticipantIdentity, ParticipantSid, Session, SubscriptionTag, TrySendError};
 
-use super::room::BenchRoom;
-use super::sink::{INITIAL, Sinks};
 use crate::baseline::{self, Baseline};
+use crate::room::BenchRoom;
+use crate::sink::{INITIAL, Sinks};
 
 /// A runtime under test, on a room whose sinks are `S`. Clones are handles to the same session.
-pub(crate) trait Contender<S: Sinks>: Clone + Send + Sync + 'static {
+pub trait Contender<S: Sinks>: Clone + Send + Sync + 'static {
     type Participant: Clone + Send + Sync + 'static;
     type Topic: Clone + Send + Sync + 'static;
 
@@ -46,7 +46,7 @@ pub(crate) trait Contender<S: Sinks>: Clone + Send + Sync + 'static {
 }
 
 /// This crate.
-pub(crate) struct Lanecast<S: Sinks>(Session<BenchRoom<S>>);
+pub struct Lanecast<S: Sinks>(Session<BenchRoom<S>>);
 
 impl<S: Sinks> Clone for Lanecast<S> {
     fn clone(&self) -> Self {
@@ -113,16 +113,17 @@ impl<S: Sinks> Contender<S> for Lanecast<S> {
     }
 }
 
-/// This crate with its direct queues only: a broadcast is a direct send to each participant.
-pub(crate) struct Card<S: Sinks>(Lanecast<S>);
+/// This crate without its log: a broadcast is a direct send to each participant's own queue. The queues are lock-free,
+/// and the same shards deliver as in [`Lanecast`].
+pub struct DirectQueues<S: Sinks>(Lanecast<S>);
 
-impl<S: Sinks> Clone for Card<S> {
+impl<S: Sinks> Clone for DirectQueues<S> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<S: Sinks> Contender<S> for Card<S> {
+impl<S: Sinks> Contender<S> for DirectQueues<S> {
     const FILL: usize = baseline::QUEUE_CAPACITY;
 
     type Participant = Participant<Bytes>;

@@ -11,10 +11,10 @@ use lanecast::{BroadcastRun, ParticipantIdentity, ParticipantSid, Progress};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::sink::{Sinks, TakeRun};
+use crate::sink::{Sinks, TakeRun};
 
 /// A room of the participants 0, 1, 2, … Clones are handles to the same room.
-pub(crate) struct BenchRoom<S>(Arc<Inner<S>>);
+pub struct BenchRoom<S>(Arc<Inner<S>>);
 
 struct Inner<S> {
     sinks: S,
@@ -23,11 +23,11 @@ struct Inner<S> {
     events_taken: Mutex<Option<mpsc::UnboundedReceiver<RoomEvent<()>>>>,
 }
 
-pub(crate) fn identity(number: usize) -> ParticipantIdentity {
+pub fn identity(number: usize) -> ParticipantIdentity {
     ParticipantIdentity::new(format!("viewer-{number}")).expect("short")
 }
 
-pub(crate) fn sid(number: usize, generation: u64) -> ParticipantSid {
+pub fn sid(number: usize, generation: u64) -> ParticipantSid {
     ParticipantSid::new(format!("PA_{number}_{generation}")).expect("short")
 }
 
@@ -37,7 +37,7 @@ fn presence(number: usize, generation: u64) -> Presence {
 
 impl<S: Sinks> BenchRoom<S> {
     /// A room in which the first `present` of `places` participants are present, in generation 0.
-    pub(crate) fn new(sinks: S, present: usize, places: usize) -> Self {
+    pub fn new(sinks: S, present: usize, places: usize) -> Self {
         let place = |number| Mutex::new((number < present).then(|| presence(number, 0)));
         let (events, taken) = mpsc::unbounded_channel();
         Self(Arc::new(Inner {
@@ -48,19 +48,19 @@ impl<S: Sinks> BenchRoom<S> {
         }))
     }
 
-    pub(crate) fn sinks(&self) -> &S {
+    pub fn sinks(&self) -> &S {
         &self.0.sinks
     }
 
     /// Connects participant `number`. A higher generation is a later connection.
-    pub(crate) fn connect(&self, number: usize, generation: u64) {
+    pub fn connect(&self, number: usize, generation: u64) {
         let now = presence(number, generation);
         *self.0.present[number].lock() = Some(now.clone());
         self.emit(RoomEvent::Active(now));
     }
 
     /// Disconnects participant `number`.
-    pub(crate) fn disconnect(&self, number: usize) {
+    pub fn disconnect(&self, number: usize) {
         let gone = self.0.present[number].lock().take();
         if let Some(Presence { identity, sid, .. }) = gone {
             self.emit(RoomEvent::Disconnected { identity, sid });

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use rustix::time::clock_gettime;
 
-pub(crate) use rustix::time::ClockId;
+pub use rustix::time::ClockId;
 
-pub(crate) fn clock(id: ClockId) -> Duration {
+pub fn clock(id: ClockId) -> Duration {
     clock_gettime(id).try_into().expect("no clock of these goes below zero")
 }

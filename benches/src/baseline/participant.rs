@@ -16,7 +16,7 @@ use super::topic::Topic;
 
 /// One connection instance. Clones are handles to the same instance.
 #[derive(Clone)]
-pub(crate) struct Participant(Arc<Inner>);
+pub struct Participant(Arc<Inner>);
 
 struct Inner {
     identity: ParticipantIdentity,
@@ -31,7 +31,7 @@ struct Inner {
 
 /// Why a message was not sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub enum Refused {
     /// The participant's queue is full. The message comes back.
     Full(Bytes),
     /// The participant has ended.
@@ -61,25 +61,26 @@ impl Participant {
         (Self(Arc::new(inner)), taken)
     }
 
-    pub(crate) fn identity(&self) -> &ParticipantIdentity {
+    pub fn identity(&self) -> &ParticipantIdentity {
         &self.0.identity
     }
 
-    pub(crate) fn sid(&self) -> &ParticipantSid {
+    pub fn sid(&self) -> &ParticipantSid {
         &self.0.sid
     }
 
-    pub(crate) fn joined_at(&self) -> u64 {
+    pub fn joined_at(&self) -> u64 {
         self.0.joined_at
     }
 
     /// Distinguishes this instance from all others.
-    pub(crate) fn id(&self) -> u64 {
+    pub fn id(&self) -> u64 {
         self.0.id
     }
 
     /// Sends to this participant alone. Gives the message back if the queue is full.
-    pub(crate) fn try_send(&self, message: Bytes) -> Result<(), Refused> {
+    #[inline]
+    pub fn try_send(&self, message: Bytes) -> Result<(), Refused> {
         self.0.queue.try_send(message).map_err(|error| match error {
             TrySendError::Full(message) => Refused::Full(message),
             TrySendError::Disconnected(_) => Refused::Closed,
@@ -87,7 +88,8 @@ impl Participant {
     }
 
     /// Sends to this participant alone. If the queue is full, the participant is reset.
-    pub(crate) fn send(&self, message: Bytes) -> Result<(), Refused> {
+    #[inline]
+    pub fn send(&self, message: Bytes) -> Result<(), Refused> {
         let sent = self.try_send(message);
         if let Err(Refused::Full(_)) = &sent {
             self.reset();

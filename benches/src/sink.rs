@@ -10,13 +10,13 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::Sink;
 
-use super::counter::Counter;
+use crate::counter::Counter;
 
 /// The initial message of every participant. Its length distinguishes it from all other messages.
-pub(crate) const INITIAL: Bytes = Bytes::from_static(b"hello");
+pub const INITIAL: Bytes = Bytes::from_static(b"hello");
 
 /// The source of a room's sinks.
-pub(crate) trait Sinks: Send + Sync + 'static {
+pub trait Sinks: Send + Sync + 'static {
     type Sink: TakeRun + Unpin + Send + 'static;
 
     /// Opens a sink for participant `number`.
@@ -27,27 +27,27 @@ pub(crate) trait Sinks: Send + Sync + 'static {
 
 /// A sink that can be shown messages instead of being given one. The baseline's task owns the messages that it has
 /// taken out of its queue; a shard doesn't own those of the log.
-pub(crate) trait TakeRun: Sink<Bytes, Error = Infallible> {
+pub trait TakeRun: Sink<Bytes, Error = Infallible> {
     /// Looks at as many of the first messages as the sink takes, and returns how many.
     fn take_run(self: Pin<&mut Self>, messages: &[Bytes]) -> Result<usize, Infallible>;
 }
 
 /// Counts over all sinks of a room together.
 #[derive(Default)]
-pub(crate) struct Counts {
+pub struct Counts {
     /// Messages flushed, initial ones included.
-    pub(crate) delivered: Counter,
+    pub delivered: Counter,
     /// Initial messages flushed, which is the number of instances that were brought in.
-    pub(crate) initial: Counter,
+    pub initial: Counter,
     /// Sinks dropped, which is the number of instances that are gone.
-    pub(crate) closed: Counter,
+    pub closed: Counter,
     /// Sinks that have stalled: each has taken a message that it never flushes.
-    pub(crate) stalled: Counter,
+    pub stalled: Counter,
 }
 
 /// Sinks that take every message at once and count it at the flush.
 #[derive(Default)]
-pub(crate) struct Counting(Arc<Counts>);
+pub struct Counting(Arc<Counts>);
 
 impl Sinks for Counting {
     type Sink = CountingSink;
@@ -61,7 +61,7 @@ impl Sinks for Counting {
     }
 }
 
-pub(crate) struct CountingSink {
+pub struct CountingSink {
     counts: Arc<Counts>,
     unflushed: u32,
     initial: u32,
@@ -70,14 +70,17 @@ pub(crate) struct CountingSink {
 impl Sink<Bytes> for CountingSink {
     type Error = Infallible;
 
+    #[inline]
     fn poll_ready(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Infallible> {
         self.take_run(slice::from_ref(&message)).map(drop)
     }
 
+    #[inline]
     fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         let messages = std::mem::take(&mut self.unflushed);
         if messages > 0 {
@@ -90,12 +93,14 @@ impl Sink<Bytes> for CountingSink {
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.poll_flush(cx)
     }
 }
 
 impl TakeRun for CountingSink {
+    #[inline]
     fn take_run(mut self: Pin<&mut Self>, messages: &[Bytes]) -> Result<usize, Infallible> {
         self.unflushed += messages.len() as u32;
         self.initial += messages.iter().filter(|message| message.len() == INITIAL.len()).count() as u32;
@@ -111,13 +116,13 @@ impl Drop for CountingSink {
 
 /// Sinks that count. A sink that is opened while the gate is shut stalls at its first message after the initial one.
 #[derive(Default)]
-pub(crate) struct Gated {
+pub struct Gated {
     counting: Counting,
     shut: AtomicBool,
 }
 
 impl Gated {
-    pub(crate) fn shut(&self, shut: bool) {
+    pub fn shut(&self, shut: bool) {
         self.shut.store(shut, Ordering::SeqCst);
     }
 }
@@ -136,11 +141,11 @@ impl Sinks for Gated {
 }
 
 /// A sink that stalls if `stalls` is set: it takes one message besides the initial one, and never flushes it.
-pub(crate) struct GatedSink<S> {
-    pub(crate) stalls: bool,
-    pub(crate) reported: bool,
-    pub(crate) counts: Arc<Counts>,
-    pub(crate) inner: S,
+pub struct GatedSink<S> {
+    pub stalls: bool,
+    pub reported: bool,
+    pub counts: Arc<Counts>,
+    pub inner: S,
 }
 
 impl<S: TakeRun + Unpin> Sink<Bytes> for GatedSink<S> {
@@ -185,7 +190,7 @@ impl<S: TakeRun + Unpin> TakeRun for GatedSink<S> {
 
 /// The sinks of `S`, but given a clone of each message, like any other [`Sink`].
 #[derive(Default)]
-pub(crate) struct Cloned<S>(S);
+pub struct Cloned<S>(S);
 
 impl<S: Sinks> Sinks for Cloned<S> {
     type Sink = ClonedSink<S::Sink>;
@@ -199,7 +204,7 @@ impl<S: Sinks> Sinks for Cloned<S> {
     }
 }
 
-pub(crate) struct ClonedSink<S>(S);
+pub struct ClonedSink<S>(S);
 
 impl<S: TakeRun + Unpin> Sink<Bytes> for ClonedSink<S> {
     type Error = Infallible;

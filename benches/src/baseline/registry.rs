@@ -65,10 +65,12 @@ impl Registry {
         Some((participant, task))
     }
 
+    #[inline]
     pub(super) fn by_identity(&self, identity: &ParticipantIdentity) -> Option<Participant> {
         self.by_identity.get(identity).cloned()
     }
 
+    #[inline]
     pub(super) fn by_sid(&self, sid: &ParticipantSid) -> Option<Participant> {
         self.by_sid.get(sid).cloned()
     }

@@ -1,13 +1,13 @@
 //! A straight line fitted to points.
 
 /// The line `at_zero + slope * x`.
-pub(crate) struct Line {
-    pub(crate) at_zero: f64,
-    pub(crate) slope: f64,
+pub struct Line {
+    pub at_zero: f64,
+    pub slope: f64,
 }
 
 /// Fits a line by the least squares of the relative errors, so that a small value counts as much as a large one.
-pub(crate) fn fit(points: impl Iterator<Item = (f64, f64)>) -> Line {
+pub fn fit(points: impl Iterator<Item = (f64, f64)>) -> Line {
     let [mut n, mut sx, mut sy, mut sxx, mut sxy] = [0.0; 5];
     for (x, y) in points {
         let weight = 1.0 / (y * y);
