@@ -13,6 +13,9 @@
 //! ```
 
 #[cfg(feature = "test-util")]
+mod control;
+mod failure;
+#[cfg(feature = "test-util")]
 mod script;
 #[cfg(not(feature = "test-util"))]
 mod unscripted;
@@ -30,6 +33,7 @@ use super::{OpenError, Presence, Room, RoomEvent};
 use crate::contract::{Message, Progress};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 
+pub use self::failure::ScriptedFailure;
 #[cfg(feature = "test-util")]
 use self::script::Script;
 #[cfg(feature = "test-util")]
@@ -218,11 +222,6 @@ struct StreamState<M> {
     flushed: Vec<M>,
     closed: bool,
 }
-
-/// The error of a stream whose script says that it fails. Without the feature `test-util` no stream fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the stream's script says that it fails")]
-pub struct ScriptedFailure;
 
 impl<M: Message> Recorder<M> {
     fn new() -> Self {
