@@ -146,7 +146,7 @@
 //!
 //! # Runs and retained entries
 //! Adjacent entries of a turn that have the same audience form a *run*. A member is told of a run once, and its sink is
-//! shown the run in [one call](crate::room::Room::start_send_run). Each broadcast has an [id](crate::BroadcastId). The
+//! shown the run in [one call](crate::RunSink::start_send_run). Each broadcast has an [id](crate::BroadcastId). The
 //! WebSocket room's sinks encode into a buffer that passes from sink to sink on one thread, and whose messages are
 //! known by their ids. A sink that is shown the same messages as the last one overwrites only the bytes that differ
 //! between viewers. In bursts of 16, a delivery to one of 1,000 participants takes 2.8 ns, instead of 45 one at a time

@@ -1,12 +1,11 @@
 //! A participant as a member of its shard, which acts for the session.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Weak;
 
 use super::{INSIDE, Shared};
 use crate::caught::caught;
-use crate::contract::{BroadcastRun, EndReason, Message};
+use crate::contract::{EndReason, Message};
 use crate::fanout::{MemberHandle, Outbox};
 use crate::participant::Participant;
 use crate::room::{Room, SinkError};
@@ -21,10 +20,6 @@ pub(crate) struct Tenant<R: Room> {
 impl<R: Room> MemberHandle for Tenant<R> {
     type Message = R::Message;
     type Sink = R::Sink;
-
-    fn start_send_run(sink: Pin<&mut R::Sink>, run: &BroadcastRun<'_, R::Message>) -> Result<usize, SinkError<R>> {
-        R::start_send_run(sink, run)
-    }
 
     fn has_vanished(error: &SinkError<R>) -> bool {
         R::has_vanished(error)

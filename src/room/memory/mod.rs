@@ -30,7 +30,7 @@ use futures_sink::Sink;
 use tokio::sync::{Notify, mpsc};
 
 use super::{OpenError, Presence, Room, RoomEvent};
-use crate::contract::{Message, Progress};
+use crate::contract::{Message, Progress, RunSink};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 
 pub use self::failure::ScriptedFailure;
@@ -286,6 +286,8 @@ pub struct MemorySink<M> {
     index: usize,
     progress: Progress,
 }
+
+impl<M: Message> RunSink<M> for MemorySink<M> {}
 
 impl<M: Message> Sink<M> for MemorySink<M> {
     type Error = ScriptedFailure;
