@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::close::CloseReport;
+use super::stats::CloseReport;
 use crate::contract::EndReason;
 use crate::ids::ClientId;
 use crate::runtime::Lacking;

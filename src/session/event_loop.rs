@@ -117,7 +117,7 @@ impl<R: Room> EventLoop<R> {
                         self.on_joined(error.id(), Err(JoinError::Superseded.into()));
                     }
                 },
-                () = session.stop.cancelled() => break,
+                () = session.closing.until_sealed() => break,
             }
         }
         self.connections.clear();
@@ -139,7 +139,7 @@ impl<R: Room> EventLoop<R> {
                 // A member that fails during the drain is counted and reported like any other, but not joined again.
                 (client_id, sid) = poll_fn(|cx| session.pending.poll_take(cx)) => drop(self.take_out_failed(client_id, &sid)),
                 () = &mut outgoing => {}
-                () = session.delivered.cancelled() => break,
+                () = session.closing.until_goodbyes_said() => break,
             }
         }
         // No shard is left that could end a member.
@@ -379,7 +379,7 @@ impl<R: Room> EventLoop<R> {
         let control = ControlStream { identity, sid, stream, session };
         // The handler is called inside the task, so that a panic in the call ends only the task.
         let handled = INSIDE.scope(self.session.id, async move { on_stream(control).await });
-        let task = AbortOnDropHandle::new(self.session.tasks.spawn_on(handled, &self.session.runtime));
+        let task = AbortOnDropHandle::new(self.session.closing.spawn(handled, &self.session.runtime));
         self.connections.insert(connection, Connection { identity: owner, kept: Kept::Handler { _task: task } });
     }
 }

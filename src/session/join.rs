@@ -319,7 +319,7 @@ impl<R: Room> Provisional<'_, R> {
 
 impl<R: Room> Drop for Provisional<'_, R> {
     fn drop(&mut self) {
-        let reason = if self.session.stop.is_cancelled() || self.session.fanout.is_sealed() {
+        let reason = if self.session.closing.is_sealed() || self.session.fanout.is_sealed() {
             EndReason::SessionClosed
         } else if thread::panicking() {
             // A closure of the embedder that panics once may not panic the next time.

@@ -7,6 +7,7 @@
 mod accept;
 mod backoff;
 mod close;
+mod closing;
 mod config;
 mod error;
 mod event_loop;
@@ -25,20 +26,18 @@ use std::time::Duration;
 
 use futures_util::stream::BoxStream;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SetOnce};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 pub use self::accept::Refusal;
-pub use self::close::CloseReport;
 pub use self::config::SessionBuilder;
 pub use self::error::{BroadcastError, BuildError, CloseError, JoinError, TryBroadcastError};
 pub use self::events::{Events, SessionEvent, Who};
-pub use self::stats::{Resets, SessionStats};
+pub use self::stats::{CloseReport, Resets, SessionStats};
 pub use self::stream::ControlStream;
 
 use self::backoff::Streaks;
+use self::closing::Closing;
 use self::config::Config;
 use self::event_loop::EventLoop;
 use self::events::{Listener, Outgoing};
@@ -52,7 +51,7 @@ use crate::participant::Participant;
 use crate::participant::pending::PendingResets;
 use crate::participant::registry::Registry;
 use crate::room::{Room, RoomEvent};
-use crate::sync::{AtomicBool, Ordering};
+use crate::sync::Ordering;
 
 tokio::task_local! {
     /// The id of the session that the current task or callback belongs to.
@@ -108,20 +107,7 @@ pub(crate) struct Shared<R: Room> {
     streaks: Mutex<Streaks>,
     permits: Semaphore,
     events: Outgoing<R::Message>,
-    /// Ends the event loop, the joins and the stream handlers.
-    stop: CancellationToken,
-    /// Cancelled when everything is delivered and every goodbye is said: the room isn't needed any more.
-    delivered: CancellationToken,
-    /// Ends the goodbyes that are still in progress.
-    abandoned: CancellationToken,
-    /// Ends the time that closing may still take.
-    hurry: CancellationToken,
-    /// The tasks of goodbyes and stream handlers.
-    tasks: TaskTracker,
-    closing: AtomicBool,
-    /// The tasks of the event loop and the shards, for the close.
-    running: close::Running,
-    ended: SetOnce<Result<CloseReport, CloseError>>,
+    closing: Closing,
 }
 
 /// Starts a session. The caller has checked `config`.
@@ -158,19 +144,12 @@ fn start<R: Room>(
         streaks: Mutex::new(Streaks::new(config.backoff)),
         permits: Semaphore::new(config.concurrent_joins),
         events,
-        stop: CancellationToken::new(),
-        delivered: CancellationToken::new(),
-        abandoned: CancellationToken::new(),
-        hurry: CancellationToken::new(),
-        tasks: TaskTracker::new(),
-        closing: AtomicBool::new(false),
-        running: close::Running::default(),
-        ended: SetOnce::new(),
+        closing: Closing::new(),
         room,
         config,
         runtime: runtime.clone(),
     });
-    shared.running.start(|| {
+    shared.closing.start(|| {
         let shards = shards.into_iter().map(tokio::task::unconstrained);
         let mut tasks: Vec<_> = shards.map(|shard| spawn_watched(&shared, shard)).collect();
         tasks.push(spawn_watched(&shared, EventLoop::new(Arc::clone(&shared), room_events).run()));
@@ -310,8 +289,8 @@ impl<R: Room> Session<R> {
     #[must_use]
     pub fn events(&self) -> Events {
         let receiver = self.shared().events.subscribe();
-        // In this order, because the end of a session sets `ended` first and sends its last event second.
-        Events::new(receiver, self.shared().ended.get().is_some())
+        // In this order, because a session ends first and sends its last event second.
+        Events::new(receiver, self.shared().closing.has_ended())
     }
 
     /// Returns the statistics of the session, read without stopping any of its tasks. Visits every participant once,
@@ -343,7 +322,7 @@ impl<R: Room> Session<R> {
     pub fn cancel(&self) {
         self.shared().start_close(Duration::ZERO, None);
         // If the session was closing already, this ends its deadline.
-        self.shared().hurry.cancel();
+        self.shared().closing.hurry();
     }
 
     /// Waits until the session has ended, for any reason, and returns what became of the messages.
@@ -351,7 +330,7 @@ impl<R: Room> Session<R> {
     /// # Errors
     /// The errors of [`close`](Self::close).
     pub async fn ended(&self) -> Result<CloseReport, CloseError> {
-        self.shared().ended.wait().await.clone()
+        self.shared().closing.until_ended().await
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::contract::{Account, EndReason};
+use crate::room::RoomClosed;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Statistics of a session.
@@ -49,6 +50,18 @@ pub struct SessionStats {
     /// How many streams to this host were dropped, because they came from a connection that isn't present or was
     /// refused.
     pub stray_streams: u64,
+}
+
+/// What became of a session and its messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CloseReport {
+    /// The outcome of all messages. None is waiting any more.
+    pub account: Account,
+    /// How long closing took, from its start to this report.
+    pub took: Duration,
+    /// The reason of the room, if the session ended because its room closed.
+    pub room_closed: Option<RoomClosed>,
 }
 
 /// How many instances were reset, by reason.

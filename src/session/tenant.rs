@@ -4,6 +4,8 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Weak;
 
+use tokio::time::timeout;
+
 use super::{INSIDE, Shared};
 use crate::caught::caught;
 use crate::contract::{BroadcastRun, EndReason, Message};
@@ -57,16 +59,17 @@ impl<R: Room> MemberHandle for Tenant<R> {
             }
             return participant.note_gone(reason);
         };
-        let abandoned = session.abandoned.clone();
-        let timeout = session.config.retire_timeout;
+        let limit = session.config.retire_timeout;
+        // The timer starts in the task: a sink may be handed back where there is no runtime any more.
+        let goodbye = session.closing.until_cut_off(async move { timeout(limit, goodbye).await });
         let gone = Gone { participant, reason };
         let said = async move {
             // Moved into the task and dropped last, even if the goodbye panics or the runtime has ended.
             let _gone = gone;
             // A goodbye that takes too long is dropped, with all it holds.
-            let _ = abandoned.run_until_cancelled_owned(tokio::time::timeout(timeout, goodbye)).await;
+            let _ = goodbye.await;
         };
-        session.tasks.spawn_on(INSIDE.scope(session.id, said), &session.runtime);
+        session.closing.spawn(INSIDE.scope(session.id, said), &session.runtime);
     }
 }
 
