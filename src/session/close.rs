@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Shared;
 use super::closing::Transition;
+use super::core::Core;
 use super::error::CloseError;
 use super::stats::CloseReport;
 use crate::contract::{Account, EndReason};
@@ -23,7 +23,7 @@ const FAREWELL: Duration = Duration::from_millis(250);
 /// Deadlines are cut to this: longer ones could overflow the clock that they are added to.
 const LONGEST_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 
-impl<R: Room> Shared<R> {
+impl<R: Room> Core<R> {
     /// Starts closing, unless closing has started already. When the call that starts it returns, the log is sealed and
     /// joins are stopped.
     pub(crate) fn start_close(self: &Arc<Self>, deadline: Duration, room_closed: Option<RoomClosed>) {
@@ -109,7 +109,7 @@ async fn join_all(running: &mut Vec<JoinHandle<()>>, panicked: &mut bool) {
 
 /// Reports the end of the session if the closing task is dropped, with its runtime, before it has done so. Otherwise
 /// callers would wait forever.
-struct Unended<R: Room>(Arc<Shared<R>>);
+struct Unended<R: Room>(Arc<Core<R>>);
 
 impl<R: Room> Drop for Unended<R> {
     fn drop(&mut self) {
@@ -123,12 +123,12 @@ impl<R: Room> Drop for Unended<R> {
 
 /// Ends the session if the task that it watches dies.
 pub(crate) struct Watch<R: Room> {
-    session: Arc<Shared<R>>,
+    session: Arc<Core<R>>,
     well: bool,
 }
 
 impl<R: Room> Watch<R> {
-    pub(crate) fn new(session: Arc<Shared<R>>) -> Self {
+    pub(crate) fn new(session: Arc<Core<R>>) -> Self {
         Self { session, well: false }
     }
 

@@ -12,7 +12,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use foldhash::HashMap;
@@ -22,10 +22,11 @@ use rustc_hash::FxHashMap;
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::core::Core;
 use super::error::JoinError;
-use super::join::{Declined, Join, Registered};
-use super::stream::ControlStream;
-use super::{INSIDE, Shared};
+use super::join::{Declined, Join};
+use super::report::Registered;
+use super::stream::{ControlStream, StreamHost};
 use crate::contract::EndReason;
 use crate::fanout::UplinkState;
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
@@ -37,7 +38,7 @@ type Joined<R> = Result<Registered<<R as Room>::Message>, Declined>;
 
 /// The state of the event loop.
 pub(crate) struct EventLoop<R: Room> {
-    session: Arc<Shared<R>>,
+    session: Arc<Core<R>>,
     under_way: HashMap<ParticipantIdentity, UnderWay>,
     joins: JoinSet<Joined<R>>,
     identities: FxHashMap<Id, ParticipantIdentity>,
@@ -77,7 +78,7 @@ struct UnderWay {
 }
 
 impl<R: Room> EventLoop<R> {
-    pub(crate) fn new(session: Arc<Shared<R>>, events: BoxStream<'static, RoomEvent<R::Incoming>>) -> Self {
+    pub(crate) fn new(session: Arc<Core<R>>, events: BoxStream<'static, RoomEvent<R::Incoming>>) -> Self {
         Self {
             session,
             events: Some(events),
@@ -348,8 +349,7 @@ impl<R: Room> EventLoop<R> {
             self.connections.insert(sid, Connection { identity, kept: Kept::Stream(Box::new(stream)) });
             return;
         }
-        tracing::debug!(%identity, %sid, "stream of a connection that isn't present, or was refused");
-        self.session.counters.stray_streams.add_one();
+        self.session.note_stray_stream(&identity, &sid);
     }
 
     fn is_present(&self, identity: &ParticipantIdentity, sid: &ParticipantSid) -> bool {
@@ -374,11 +374,11 @@ impl<R: Room> EventLoop<R> {
 
     fn handle(&mut self, identity: ParticipantIdentity, sid: ParticipantSid, stream: R::Incoming) {
         let (connection, owner) = (sid.clone(), identity.clone());
-        let session = Arc::downgrade(&self.session);
-        let on_stream = Arc::clone(&self.session.config.on_stream);
+        let session: Weak<dyn StreamHost<R::Message>> = Arc::downgrade(&self.session) as _;
+        let on_stream = Arc::clone(&self.session.hooks.on_stream);
         let control = ControlStream { identity, sid, stream, session };
         // The handler is called inside the task, so that a panic in the call ends only the task.
-        let handled = INSIDE.scope(self.session.id, async move { on_stream(control).await });
+        let handled = self.session.inside(async move { on_stream(control).await });
         let task = AbortOnDropHandle::new(self.session.closing.spawn(handled, &self.session.runtime));
         self.connections.insert(connection, Connection { identity: owner, kept: Kept::Handler { _task: task } });
     }
