@@ -22,9 +22,9 @@ use super::handle::Session;
 use super::settings::{Config, Hooks, Options};
 use super::stats::Counters;
 use super::stream::ControlStream;
+#[cfg(any(feature = "telemetry", feature = "test-util"))]
+use crate::contract::EndReason;
 use crate::fanout::{Fanout, Settings};
-#[cfg(feature = "telemetry")]
-use crate::ids::ClientId;
 use crate::participant::Participant;
 use crate::participant::pending::PendingResets;
 use crate::participant::registry::Registry;
@@ -231,11 +231,26 @@ impl<R: Room> SessionBuilder<R> {
         self
     }
 
-    /// Sets the hook that learns of each instance that is retired: once, on a flush shard, after
+    /// Adds a hook, for tests, that is called once for every instance whose sink has been handed back to the room, with
+    /// the reason of the instance's end. That includes the instances whose join failed or was cancelled, so the accounts
+    /// of all of them add up to the account of the session.
+    ///
+    /// All messages of the instance are counted by then, except one that is being sent to it at that very moment. The
+    /// hook runs on a flush shard: it must be quick, and must neither block nor panic. It isn't called for an instance
+    /// whose session is gone by then.
+    #[cfg(feature = "test-util")]
+    pub fn on_retired(self, hook: impl Fn(&Participant<R::Message>, EndReason) + Send + Sync + 'static) -> Self {
+        self.add_retired_hook(hook)
+    }
+
+    /// Adds a hook that learns of each instance that is retired: once, on a flush shard, after
     /// [`Participant::is_retired`] has become true. Not called if the session is gone by then.
-    #[cfg(feature = "telemetry")]
-    pub(crate) fn on_retired(mut self, retired: impl Fn(ClientId) + Send + Sync + 'static) -> Self {
-        self.hooks.on_retired = Arc::new(retired);
+    #[cfg(any(feature = "telemetry", feature = "test-util"))]
+    pub(crate) fn add_retired_hook(
+        mut self,
+        hook: impl Fn(&Participant<R::Message>, EndReason) + Send + Sync + 'static,
+    ) -> Self {
+        self.hooks.on_retired.push(Box::new(hook));
         self
     }
 

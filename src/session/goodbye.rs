@@ -14,8 +14,8 @@ impl<R: Room> Retire<R> for Core<R> {
         let goodbye = caught(|| self.room.retire(sink, reason));
         participant.note_retired(reason);
         // Telemetry counts on this order: see `telemetry::viewer`.
-        #[cfg(feature = "telemetry")]
-        (self.hooks.on_retired)(participant.client_id());
+        #[cfg(any(feature = "telemetry", feature = "test-util"))]
+        self.hooks.on_retired.iter().for_each(|hook| hook(&participant, reason));
         let Some(Some(goodbye)) = goodbye else {
             if goodbye.is_none() {
                 participant.log(|| tracing::warn!("the room panicked while it released the sink"));

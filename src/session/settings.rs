@@ -11,9 +11,9 @@ use super::accept::Accept;
 use super::backoff::Backoff;
 use super::error::BuildError;
 use super::stream::ControlStream;
+#[cfg(any(feature = "telemetry", feature = "test-util"))]
+use crate::contract::EndReason;
 use crate::fanout::Limits;
-#[cfg(feature = "telemetry")]
-use crate::ids::ClientId;
 use crate::participant::Participant;
 use crate::room::Room;
 
@@ -21,8 +21,8 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 pub(crate) type Initial<M> = Arc<dyn Fn(Participant<M>) -> BoxFuture<Vec<M>> + Send + Sync>;
 pub(crate) type OnStream<R> = Arc<dyn Fn(ControlStream<R>) -> BoxFuture<()> + Send + Sync>;
-#[cfg(feature = "telemetry")]
-pub(crate) type OnRetired = Arc<dyn Fn(ClientId) + Send + Sync>;
+#[cfg(any(feature = "telemetry", feature = "test-util"))]
+pub(crate) type OnRetired<M> = Box<dyn Fn(&Participant<M>, EndReason) + Send + Sync>;
 
 /// Longer times are cut to this: added to a clock, they could overflow it.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -80,8 +80,8 @@ pub(crate) struct Hooks<R: Room> {
     pub(crate) accept: Accept<R::Message>,
     pub(crate) on_stream: OnStream<R>,
     /// Called once for each instance, after its sink is back with the room.
-    #[cfg(feature = "telemetry")]
-    pub(crate) on_retired: OnRetired,
+    #[cfg(any(feature = "telemetry", feature = "test-util"))]
+    pub(crate) on_retired: Vec<OnRetired<R::Message>>,
 }
 
 impl Default for Options {
@@ -186,8 +186,8 @@ impl<R: Room> Default for Hooks<R> {
                 drop(stream);
                 Box::pin(std::future::ready(()))
             }),
-            #[cfg(feature = "telemetry")]
-            on_retired: Arc::new(|_| {}),
+            #[cfg(any(feature = "telemetry", feature = "test-util"))]
+            on_retired: Vec::new(),
         }
     }
 }

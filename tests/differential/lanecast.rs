@@ -38,7 +38,7 @@ impl Message for Msg {
 pub(crate) struct Lanecast(Arc<Inner>);
 
 struct Inner {
-    session: Session<Watched>,
+    session: Session<Halving>,
     viewers: Viewers<Msg>,
     topics: Vec<Topic>,
     gates: Vec<watch::Sender<Gate>>,
@@ -47,7 +47,7 @@ struct Inner {
     seen: Mutex<Vec<Event>>,
 }
 
-/// Every instance so far whose initial messages were asked for.
+/// Every instance so far: it is entered when its initial messages are asked for, or when it has ended before that.
 #[derive(Default)]
 struct Book(Mutex<Pages>);
 
@@ -55,8 +55,6 @@ struct Book(Mutex<Pages>);
 struct Pages {
     instances: HashMap<usize, Vec<Participant<Msg>>>,
     by_client: HashMap<u64, Inst>,
-    /// The number of instances that have ended, known or not.
-    retired: usize,
 }
 
 impl Book {
@@ -87,32 +85,28 @@ impl Book {
     }
 }
 
-/// A memory room that counts the participants that have ended: also those whose join was cancelled before anybody
-/// learned of them.
-struct Watched {
-    room: MemoryRoom<Msg>,
-    book: Arc<Book>,
-}
+/// A memory room whose sinks take half of a run at once.
+struct Halving(MemoryRoom<Msg>);
 
-impl Room for Watched {
+impl Room for Halving {
     type Message = Msg;
     type Sink = MemorySink<Msg>;
     type Incoming = mpsc::Receiver<Msg>;
 
     fn events(&self) -> Option<impl Events_<Item = RoomEvent<Self::Incoming>> + Send + 'static> {
-        self.room.events()
+        self.0.events()
     }
 
     fn participants(&self) -> Vec<Presence> {
-        self.room.participants()
+        self.0.participants()
     }
 
     fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
-        self.room.present(identity)
+        self.0.present(identity)
     }
 
     async fn open(&self, to: &Presence, progress: Progress) -> Result<MemorySink<Msg>, OpenError> {
-        self.room.open(to, progress).await
+        self.0.open(to, progress).await
     }
 
     /// Takes half of the messages, as far as the sink is ready for them.
@@ -133,8 +127,7 @@ impl Room for Watched {
     }
 
     fn retire(&self, sink: Self::Sink, reason: EndReason) -> Option<Goodbye> {
-        self.book.pages().retired += 1;
-        self.room.retire(sink, reason)
+        self.0.retire(sink, reason)
     }
 }
 
@@ -198,7 +191,8 @@ impl Subject for Lanecast {
         let book = Arc::new(Book::default());
         let gates: Vec<_> = (0..setup.identities).map(|_| watch::Sender::new(Gate::Ready)).collect();
         let (initial, entered, handles) = (Arc::clone(&setup.initial), Arc::clone(&book), gates.clone());
-        let session = Session::builder(Watched { room: viewers.room().clone(), book: Arc::clone(&book) })
+        let retired = Arc::clone(&book);
+        let session = Session::builder(Halving(viewers.room().clone()))
             .queue_capacity(setup.queue_capacity)
             .queue_bytes(setup.queue_bytes)
             .log_capacity(setup.log_capacity)
@@ -218,6 +212,9 @@ impl Subject for Lanecast {
                     }
                     initial(inst)
                 }
+            })
+            .on_retired(move |participant, _| {
+                retired.enter(participant);
             })
             .build()
             .expect("the settings make sense");
@@ -344,12 +341,6 @@ impl Subject for Lanecast {
             instances: instances.iter().map(figures).collect(),
             streams: self.0.viewers.streams(who, |msg| *msg),
         }
-    }
-
-    fn unseen(&self) -> usize {
-        let there = self.0.session.stats().participants;
-        let pages = self.0.book.pages();
-        (pages.retired + there).checked_sub(pages.by_client.len()).expect("each instance is there or has ended")
     }
 
     fn totals(&self) -> Totals {
