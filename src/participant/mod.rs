@@ -58,13 +58,12 @@ pub(crate) struct Home<M> {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct ParticipantStats {
-    /// Counts of the messages offered to the participant, and of their outcomes.
+    /// Counts of the messages offered to the participant, and of their outcomes. [`Account::waiting`] is the number of
+    /// messages that wait for the participant, over both lanes.
     pub account: Account,
-    /// The number of messages that wait for the participant, over both lanes.
-    pub backlog: u64,
     /// How long the oldest waiting message has waited since the participant's shard saw it (±1 ms). `None` if no
     /// message waits.
-    pub oldest: Option<Duration>,
+    pub oldest_waiting: Option<Duration>,
 }
 
 impl<M: Message> Participant<M> {
@@ -249,8 +248,7 @@ impl<M: Message> Participant<M> {
     /// The participant's statistics, read without blocking any other task.
     #[must_use]
     pub fn stats(&self) -> ParticipantStats {
-        let account = self.0.outbox.account();
-        ParticipantStats { account, backlog: account.waiting(), oldest: self.0.outbox.oldest() }
+        ParticipantStats { account: self.0.outbox.account(), oldest_waiting: self.0.outbox.oldest() }
     }
 
     pub(crate) fn outbox(&self) -> &Outbox<M> {

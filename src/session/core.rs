@@ -66,10 +66,10 @@ impl<R: Room> Core<R> {
 
     pub(crate) fn stats(&self) -> SessionStats {
         let account = self.fanout.account();
-        let mut oldest: Option<Duration> = None;
+        let mut oldest_waiting: Option<Duration> = None;
         let mut half_full = 0;
         self.registry.for_each_live(|participant| {
-            oldest = oldest.max(participant.outbox().oldest());
+            oldest_waiting = oldest_waiting.max(participant.outbox().oldest());
             half_full += usize::from(participant.outbox().is_half_full());
         });
         SessionStats {
@@ -82,9 +82,8 @@ impl<R: Room> Core<R> {
             resets: Resets::of(&self.counters),
             vanished: self.counters.vanished.get(),
             account,
-            backlog: account.waiting(),
             half_full,
-            oldest,
+            oldest_waiting,
             shard_lag: self.fanout.lag(),
             uplink_stalled: self.fanout.is_held(),
             uplink_stalls: self.counters.uplink_stalls.get(),

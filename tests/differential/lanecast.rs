@@ -323,12 +323,11 @@ impl Subject for Lanecast {
         });
         let figures = |participant: &Participant<Msg>| {
             let stats = participant.stats();
-            assert_eq!(stats.backlog, stats.account.waiting());
             Figures {
                 sid: sid_of(participant.sid()),
                 ended: participant.end_reason(),
                 account: stats.account,
-                has_oldest: stats.oldest.is_some(),
+                has_oldest: stats.oldest_waiting.is_some(),
             }
         };
         let pages = self.0.book.pages();
@@ -345,7 +344,6 @@ impl Subject for Lanecast {
 
     fn totals(&self) -> Totals {
         let stats = self.0.session.stats();
-        assert_eq!(stats.backlog, stats.account.waiting());
         let resets = stats.resets;
         Totals {
             participants: stats.participants,
