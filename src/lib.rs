@@ -80,8 +80,8 @@ pub use self::contract::{
 pub use self::ids::{ClientId, IdError, ParticipantIdentity, ParticipantSid};
 pub use self::participant::{Participant, ParticipantStats, SendError, TrySendError};
 pub use self::session::{
-    BroadcastError, BuildError, CloseError, CloseReport, ControlStream, Events, JoinError, Refusal, Session,
-    SessionBuilder, SessionEvent, SessionStats, TryBroadcastError, WeakSession,
+    BroadcastError, BuildError, CloseError, CloseReport, ControlStream, Events, InstanceId, JoinError, Refusal, Resets,
+    Session, SessionBuilder, SessionEvent, SessionStats, TryBroadcastError, WeakSession,
 };
 
 /// Compiles the README's example as a doctest.

@@ -321,7 +321,7 @@ impl<R: Room> Parts<R> {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             fanout,
             registry: Registry::new(),
-            pending: Arc::new(PendingResets::new()),
+            pending_resets: Arc::new(PendingResets::new()),
             counters: Counters::default(),
             streaks: Mutex::new(Streaks::new(config.backoff)),
             permits: Semaphore::new(config.concurrent_joins),

@@ -35,7 +35,7 @@ pub(crate) struct Core<R: Room> {
     pub(crate) runtime: Handle,
     pub(crate) fanout: Fanout<SessionMember<R>>,
     pub(crate) registry: Registry<Participant<R::Message>>,
-    pub(crate) pending: Arc<PendingResets>,
+    pub(crate) pending_resets: Arc<PendingResets>,
     pub(crate) counters: Counters,
     /// Locked when a participant joins or fails.
     pub(crate) streaks: Mutex<Streaks>,

@@ -41,7 +41,7 @@ pub(crate) struct Join<R: Room> {
     /// The consecutive resets that led to this join.
     pub(crate) streak: Option<Streak>,
     /// How many consecutive joins before this one were abandoned because the room's answer had changed.
-    pub(crate) detours: u32,
+    pub(crate) stale_retries: u32,
 }
 
 impl<R: Room> Join<R> {
@@ -57,7 +57,7 @@ impl<R: Room> Join<R> {
     async fn attempt_all(mut self) -> Result<Registered<R::Message>, Declined> {
         let streak = self.streak_after_prior().await.or(self.streak);
         let mut failures = streak.map_or(0, |streak| streak.failures);
-        let mut until = Instant::now() + self.session.config.backoff.delay(self.detours);
+        let mut until = Instant::now() + self.session.config.backoff.delay(self.stale_retries);
         until = streak.map_or(until, |streak| until.max(streak.until));
         loop {
             if let Some(prior) = self.after.take() {
@@ -137,7 +137,8 @@ impl<R: Room> Join<R> {
         progress: &Progress,
     ) -> Participant<R::Message> {
         let session = &self.session;
-        let home = Home { outbox: seat.outbox(ClientId::next(), progress), pending: Arc::clone(&session.pending) };
+        let home =
+            Home { outbox: seat.outbox(ClientId::next(), progress), pending: Arc::clone(&session.pending_resets) };
         Participant::new(presence.clone(), failures, home)
     }
 

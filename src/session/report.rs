@@ -2,7 +2,7 @@
 
 use super::core::Core;
 use super::error::JoinError;
-use super::events::{SessionEvent, Who};
+use super::events::{InstanceId, SessionEvent};
 use crate::contract::{Account, EndReason};
 use crate::fanout::UplinkState;
 use crate::ids::{ParticipantIdentity, ParticipantSid};
@@ -61,7 +61,7 @@ impl<R: Room> Core<R> {
             self.counters.vanished.add_one();
         }
         participant.log(|| tracing::info!(%reason, "left"));
-        let left = SessionEvent::Left { who: Who::of(participant), reason, account: Account::default() };
+        let left = SessionEvent::Left { who: InstanceId::of(participant), reason, account: Account::default() };
         self.events.send_end(participant.clone(), left);
     }
 
@@ -87,7 +87,7 @@ impl<R: Room> Core<R> {
     fn note_reset(&self, participant: &Participant<R::Message>, reason: EndReason) {
         participant.log(|| tracing::info!(%reason, "reset"));
         self.counters.resets[reason as usize].add_one();
-        let reset = SessionEvent::Reset { who: Who::of(participant), reason, account: Account::default() };
+        let reset = SessionEvent::Reset { who: InstanceId::of(participant), reason, account: Account::default() };
         self.events.send_end(participant.clone(), reset);
     }
 
@@ -96,7 +96,7 @@ impl<R: Room> Core<R> {
     pub(crate) fn note_joined(&self, registered: &Registered<R::Message>) {
         let Registered { participant, prior } = registered;
         self.counters.joins.add_one();
-        let who = Who::of(participant);
+        let who = InstanceId::of(participant);
         let replaced = prior.as_ref().filter(|prior| prior.end_reason() == Some(EndReason::Replaced));
         let Some(prior) = replaced else {
             // The prior instance had ended before it lost its place, which has not been reported yet.
@@ -109,7 +109,7 @@ impl<R: Room> Core<R> {
         self.counters.replacements.add_one();
         participant.log(|| tracing::info!(%prior, "joined in place of an older one"));
         prior.log(|| tracing::info!(reason = %EndReason::Replaced, "replaced"));
-        let replaced = SessionEvent::Replaced { who, prior: Who::of(prior), account: Account::default() };
+        let replaced = SessionEvent::Replaced { who, prior: InstanceId::of(prior), account: Account::default() };
         self.events.send_end(prior.clone(), replaced);
     }
 

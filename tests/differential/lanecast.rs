@@ -9,11 +9,10 @@ use std::time::Duration;
 use futures_util::{FutureExt, Sink, Stream as Events_};
 use lanecast::room::memory::{MemoryRoom, MemorySink, OpenBehavior};
 use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent, SinkError};
-use lanecast::session::Who;
 use lanecast::{
-    Account, BroadcastError, BroadcastRun, EndReason, Events, JoinError, Message, Participant, ParticipantIdentity,
-    Progress, SendError, Session, SessionEvent, Subscribed, SubscriptionTag, Topic, TryBroadcastError, TrySendError,
-    Unsubscribed,
+    Account, BroadcastError, BroadcastRun, EndReason, Events, InstanceId, JoinError, Message, Participant,
+    ParticipantIdentity, Progress, SendError, Session, SessionEvent, Subscribed, SubscriptionTag, Topic,
+    TryBroadcastError, TrySendError, Unsubscribed,
 };
 use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 
@@ -133,7 +132,7 @@ impl Room for Halving {
 
 impl Lanecast {
     fn event(&self, event: &SessionEvent) -> Event {
-        let inst = |who: &Who| {
+        let inst = |who: &InstanceId| {
             let inst = self.0.book.inst(who.client_id.get());
             assert_eq!(inst.who, who_is(&who.identity), "an event names an instance and another one's identity");
             inst
