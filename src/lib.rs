@@ -72,6 +72,7 @@ pub mod session;
 mod sync;
 #[cfg(feature = "telemetry")]
 pub mod telemetry;
+mod time;
 
 pub use self::contract::{
     Abandoned, Account, BroadcastId, BroadcastRun, Dropped, EndReason, Message, Progress, Subscribed, SubscriptionTag,

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::accept::Refusal;
-use super::backoff::{Backoff, Streaks};
+use super::backoff::Streaks;
 use super::close::Watch;
 use super::closing::Closing;
 use super::core::Core;
@@ -31,6 +31,7 @@ use crate::participant::registry::Registry;
 use crate::room::{Presence, Room, RoomEvent};
 use crate::runtime;
 use crate::sync::Ordering;
+use crate::time::Backoff;
 
 /// Builds a [`Session`]. Every setting has a default that suits thousands of viewers.
 #[must_use = "a builder does nothing until it builds"]

@@ -13,15 +13,13 @@ use super::stats::CloseReport;
 use crate::contract::{Account, EndReason};
 use crate::participant::registry::Instance;
 use crate::room::{Room, RoomClosed};
+use crate::time::LONGEST;
 
 /// How long cancelled tasks may take to end before they are reported as stuck. None of them has anything to wait for.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// The minimum time for goodbyes, even past the deadline: a goodbye that can be said at once is said.
 const FAREWELL: Duration = Duration::from_millis(250);
-
-/// Deadlines are cut to this: longer ones could overflow the clock that they are added to.
-const LONGEST_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl<R: Room> Core<R> {
     /// Starts closing, unless closing has started already. When the call that starts it returns, the log is sealed and
@@ -42,7 +40,7 @@ impl<R: Room> Core<R> {
 
     async fn close(self: Arc<Self>, deadline: Duration, room_closed: Option<RoomClosed>) {
         let begun = Instant::now();
-        let until = begun + deadline.min(LONGEST_DEADLINE);
+        let until = begun + deadline.min(LONGEST);
         let mut running = self.closing.take_running();
         let mut panicked = false;
         // The event loop keeps the room's events, and with them perhaps the room's streams, until everything is

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::mem;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use tokio::runtime::Handle;
 use tokio::sync::SetOnce;
@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::error::CloseError;
 use super::stats::CloseReport;
+use crate::caught::lock;
 use crate::sync::{AtomicBool, Ordering};
 
 /// How far a session has closed, and the tasks that have to end for it.
@@ -66,13 +67,13 @@ impl Closing {
     /// Starts the tasks of the session, once: its shards, and last its event loop. The lock is held meanwhile, so a
     /// close during the start waits for it and then gets all tasks.
     pub(crate) fn start(&self, tasks: impl FnOnce() -> Vec<JoinHandle<()>>) {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = lock(&self.running);
         *running = tasks();
     }
 
     /// Takes the tasks that [`start`](Self::start) has started.
     pub(crate) fn take_running(&self) -> Vec<JoinHandle<()>> {
-        mem::take(&mut self.running.lock().unwrap_or_else(PoisonError::into_inner))
+        mem::take(&mut lock(&self.running))
     }
 
     /// Spawns a goodbye or a stream handler.

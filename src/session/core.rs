@@ -1,7 +1,7 @@
 //! The core of a session: the state that its handles, its event loop, its joins and its shards share.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -14,6 +14,7 @@ use super::member::SessionMember;
 use super::settings::{Config, Hooks};
 use super::stats::{Counters, Resets, SessionStats};
 use super::stream::StreamHost;
+use crate::caught::lock;
 use crate::fanout::Fanout;
 use crate::ids::ParticipantSid;
 use crate::participant::Participant;
@@ -60,8 +61,7 @@ impl<R: Room> Core<R> {
     }
 
     pub(crate) fn streaks(&self) -> MutexGuard<'_, Streaks> {
-        // A panic leaves no change half done: each is complete before other code is called.
-        self.streaks.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.streaks)
     }
 
     pub(crate) fn stats(&self) -> SessionStats {

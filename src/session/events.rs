@@ -1,11 +1,12 @@
 //! The events of a session, and their way to its listeners.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::{Notify, broadcast, oneshot};
 
 use super::error::JoinError;
+use crate::caught::lock;
 use crate::contract::{Account, EndReason, Message};
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::participant::Participant;
@@ -282,7 +283,6 @@ impl<M: Message> Outgoing<M> {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Waiting<M>>> {
-        // A panic leaves no change half done: each is complete before other code is called.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
 }

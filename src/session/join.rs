@@ -18,7 +18,7 @@ use futures_util::{FutureExt, SinkExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::accept::Refusal;
-use super::backoff::Streak;
+use super::backoff::{Streak, wait_after};
 use super::core::Core;
 use super::error::JoinError;
 use super::member::{Retire, SessionMember};
@@ -57,7 +57,7 @@ impl<R: Room> Join<R> {
     async fn attempt_all(mut self) -> Result<Registered<R::Message>, Declined> {
         let streak = self.streak_after_prior().await.or(self.streak);
         let mut failures = streak.map_or(0, |streak| streak.failures);
-        let mut until = Instant::now() + self.session.config.backoff.delay(self.stale_retries);
+        let mut until = Instant::now() + wait_after(self.session.config.backoff, self.stale_retries);
         until = streak.map_or(until, |streak| until.max(streak.until));
         loop {
             if let Some(prior) = self.after.take() {

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::accept::Accept;
-use super::backoff::Backoff;
 use super::error::BuildError;
 use super::stream::ControlStream;
 #[cfg(any(feature = "telemetry", feature = "test-util"))]
@@ -16,6 +15,7 @@ use crate::contract::EndReason;
 use crate::fanout::Limits;
 use crate::participant::Participant;
 use crate::room::Room;
+use crate::time::{Backoff, LONGEST};
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -23,9 +23,6 @@ pub(crate) type Initial<M> = Arc<dyn Fn(Participant<M>) -> BoxFuture<Vec<M>> + S
 pub(crate) type OnStream<R> = Arc<dyn Fn(ControlStream<R>) -> BoxFuture<()> + Send + Sync>;
 #[cfg(any(feature = "telemetry", feature = "test-util"))]
 pub(crate) type OnRetired<M> = Box<dyn Fn(&Participant<M>, EndReason) + Send + Sync>;
-
-/// Longer times are cut to this: added to a clock, they could overflow it.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The maximum of log capacity times shards, as each shard has its own copy of the log. Some 2 GB, allocated at once.
 const MOST_PLACES: usize = 1 << 22;
