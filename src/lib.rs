@@ -30,8 +30,9 @@
 //! - `livekit-token`: mints LiveKit tokens from an API key and its secret.
 //! - `server`: the command line, `lanecast serve` and `lanecast watch`; implies `websocket`.
 //! - `server-livekit`: the command line with `--livekit`; implies `server`, `livekit` and `livekit-token`.
-//! - `test-util`: scripts for an embedder's tests, in which a participant of a
-//!   [`MemoryRoom`](room::memory::MemoryRoom) is slow, fails or panics. Not for production.
+//! - `test-util`: for an embedder's tests. Scripts, in which a participant of a
+//!   [`MemoryRoom`](room::memory::MemoryRoom) is slow, fails or panics; and `SessionBuilder::on_retired`, a hook that
+//!   learns of every instance that is retired. Not for production.
 //!
 //! # Example
 //! ```

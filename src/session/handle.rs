@@ -165,7 +165,7 @@ impl<R: Room> Session<R> {
     }
 
     /// Returns a listener for the events from now on. If the session has ended, the listener has no events.
-    /// Participants may have joined before this call: a listener created [on the builder](SessionBuilder::events) gets
+    /// Participants may have joined before this call: a listener created [on the builder](super::SessionBuilder::events) gets
     /// every event.
     #[must_use]
     pub fn events(&self) -> Events {
