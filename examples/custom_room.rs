@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::error::Error;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -109,7 +110,8 @@ async fn until_closed(mut lines: FramedRead<OwnedReadHalf, LinesCodec>) {
 
 impl Room for LineRoom {
     type Message = Bytes;
-    type Sink = FramedWrite<OwnedWriteHalf, BytesCodec>;
+    /// Boxed, as the type isn't this crate's: see `RunSink`.
+    type Sink = Pin<Box<FramedWrite<OwnedWriteHalf, BytesCodec>>>;
     type Incoming = Infallible;
 
     fn events(&self) -> Option<impl Stream<Item = RoomEvent<Infallible>> + Send + 'static> {
@@ -130,7 +132,7 @@ impl Room for LineRoom {
         let mut connections = self.connections();
         let connection = connections.get_mut(&to.identity).filter(|now| now.presence.sid == to.sid);
         let writer = connection.and_then(|connection| connection.writer.take()).ok_or(OpenError::NotPresent)?;
-        Ok(FramedWrite::new(writer, BytesCodec::new()))
+        Ok(Box::pin(FramedWrite::new(writer, BytesCodec::new())))
     }
 }
 

@@ -76,8 +76,8 @@ pub mod telemetry;
 mod time;
 
 pub use self::contract::{
-    Abandoned, Account, BroadcastId, BroadcastRun, Dropped, EndReason, Message, Progress, Subscribed, SubscriptionTag,
-    Topic, Unsubscribed, Uplink, UplinkWrite,
+    Abandoned, Account, BroadcastId, BroadcastRun, Dropped, EndReason, Message, Progress, RunSink, Subscribed,
+    SubscriptionTag, Topic, Unsubscribed, Uplink, UplinkWrite,
 };
 pub use self::ids::{ClientId, IdError, ParticipantIdentity, ParticipantSid};
 pub use self::participant::{Participant, ParticipantStats, SendError, TrySendError};

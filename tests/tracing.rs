@@ -17,7 +17,7 @@ use common::{
 use futures_util::{Sink, Stream, stream};
 use lanecast::room::memory::{Behavior, OpenBehavior};
 use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
-use lanecast::{EndReason, Message, ParticipantIdentity, Progress, Session, SessionEvent};
+use lanecast::{EndReason, Message, ParticipantIdentity, Progress, RunSink, Session, SessionEvent};
 use tracing::Level;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -260,6 +260,7 @@ fn a_warning_names_its_participant_and_disabled_events_are_not_formatted() {
             Poll::Ready(Ok(()))
         }
     }
+    impl RunSink<Bytes> for Failing {}
     struct Broken(Arc<AtomicBool>);
     impl Room for Broken {
         type Message = Bytes;

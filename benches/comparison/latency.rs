@@ -11,6 +11,7 @@ use std::{convert::Infallible, pin::Pin, slice};
 use bytes::Bytes;
 use futures_util::Sink;
 use hdrhistogram::Histogram;
+use lanecast::{BroadcastRun, RunSink};
 use lanecast_benches::baseline::Baseline;
 use lanecast_benches::contender::{Contender, Lanecast};
 use lanecast_benches::sink::{Counting, CountingSink, Counts, GatedSink, Sinks, TakeRun};
@@ -149,5 +150,11 @@ impl TakeRun for TimingSink {
             }
         }
         Pin::new(&mut self.inner).take_run(messages)
+    }
+}
+
+impl RunSink<Bytes> for TimingSink {
+    fn start_send_run(self: Pin<&mut Self>, run: &BroadcastRun<'_, Bytes>) -> Result<usize, Infallible> {
+        self.take_run(run.messages())
     }
 }

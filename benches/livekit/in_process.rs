@@ -237,11 +237,4 @@ impl Room for LocalRoom {
     fn largest_message(&self) -> usize {
         MAX_STREAM_FRAME
     }
-
-    fn start_send_run(
-        sink: Pin<&mut ByteStreamSink>,
-        run: &BroadcastRun<'_, Frame>,
-    ) -> Result<usize, ByteStreamSinkError> {
-        sink.get_mut().start_send_frames(run.messages())
-    }
 }

@@ -35,6 +35,7 @@ impl Counter {
         }
     }
 
+    #[inline]
     pub fn add(&self, n: u64) {
         let now = self.count.fetch_add(n, Ordering::SeqCst) + n;
         if now >= self.awaited.load(Ordering::Relaxed) {

@@ -1,17 +1,15 @@
 //! A room of numbered participants that the bench connects and disconnects.
 
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use lanecast::room::{OpenError, Presence, Room, RoomEvent};
-use lanecast::{BroadcastRun, ParticipantIdentity, ParticipantSid, Progress};
+use lanecast::{ParticipantIdentity, ParticipantSid, Progress};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use crate::sink::{Sinks, TakeRun};
+use crate::sink::Sinks;
 
 /// A room of the participants 0, 1, 2, … Clones are handles to the same room.
 pub struct BenchRoom<S>(Arc<Inner<S>>);
@@ -90,10 +88,6 @@ impl<S: Sinks> Room for BenchRoom<S> {
     fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
         let number: usize = identity.as_str().strip_prefix("viewer-")?.parse().ok()?;
         self.0.present.get(number)?.lock().clone()
-    }
-
-    fn start_send_run(sink: Pin<&mut S::Sink>, run: &BroadcastRun<'_, Bytes>) -> Result<usize, Infallible> {
-        sink.take_run(run.messages())
     }
 
     async fn open(&self, to: &Presence, _progress: Progress) -> Result<S::Sink, OpenError> {

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::Sink;
+use lanecast::{BroadcastRun, RunSink};
 
 use crate::counter::Counter;
 
@@ -17,7 +18,7 @@ pub const INITIAL: Bytes = Bytes::from_static(b"hello");
 
 /// The source of a room's sinks.
 pub trait Sinks: Send + Sync + 'static {
-    type Sink: TakeRun + Unpin + Send + 'static;
+    type Sink: TakeRun + RunSink<Bytes> + Unpin + Send + 'static;
 
     /// Opens a sink for participant `number`.
     fn open(&self, number: usize) -> Self::Sink;
@@ -108,6 +109,13 @@ impl TakeRun for CountingSink {
     }
 }
 
+impl RunSink<Bytes> for CountingSink {
+    #[inline]
+    fn start_send_run(self: Pin<&mut Self>, run: &BroadcastRun<'_, Bytes>) -> Result<usize, Infallible> {
+        self.take_run(run.messages())
+    }
+}
+
 impl Drop for CountingSink {
     fn drop(&mut self) {
         self.counts.closed.add(1);
@@ -188,6 +196,12 @@ impl<S: TakeRun + Unpin> TakeRun for GatedSink<S> {
     }
 }
 
+impl<S: TakeRun + Unpin> RunSink<Bytes> for GatedSink<S> {
+    fn start_send_run(self: Pin<&mut Self>, run: &BroadcastRun<'_, Bytes>) -> Result<usize, Infallible> {
+        self.take_run(run.messages())
+    }
+}
+
 /// The sinks of `S`, but given a clone of each message, like any other [`Sink`].
 #[derive(Default)]
 pub struct Cloned<S>(S);
@@ -225,6 +239,8 @@ impl<S: TakeRun + Unpin> Sink<Bytes> for ClonedSink<S> {
         Pin::new(&mut self.0).poll_close(cx)
     }
 }
+
+impl<S: TakeRun + Unpin> RunSink<Bytes> for ClonedSink<S> {}
 
 impl<S: TakeRun + Unpin> TakeRun for ClonedSink<S> {
     fn take_run(self: Pin<&mut Self>, messages: &[Bytes]) -> Result<usize, Infallible> {

@@ -7,7 +7,7 @@ use super::topic::SubscriptionTag;
 /// A message that a session carries: cheap to clone, and able to tell its length.
 ///
 /// The publisher clones a broadcast once for each shard but the first. The shards clone it once per participant, unless
-/// the room [spares](crate::room::Room::start_send_run) them that. So a clone should share its payload, as [`Bytes`]
+/// the sink [spares](crate::RunSink) them that. So a clone should share its payload, as [`Bytes`]
 /// does.
 ///
 /// Its `drop` must not panic. Messages are dropped on the session's own tasks: a panic there may end the session, and a

@@ -9,6 +9,7 @@ pub(crate) mod message;
 pub(crate) mod presence;
 pub(crate) mod progress;
 pub(crate) mod run;
+pub(crate) mod run_sink;
 pub(crate) mod topic;
 pub(crate) mod uplink;
 
@@ -19,5 +20,6 @@ pub use self::message::Message;
 pub use self::presence::{Attributes, Presence};
 pub use self::progress::Progress;
 pub use self::run::{BroadcastId, BroadcastRun};
+pub use self::run_sink::RunSink;
 pub use self::topic::{Subscribed, SubscriptionTag, Topic, Unsubscribed};
 pub use self::uplink::{Uplink, UplinkWrite};

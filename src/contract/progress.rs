@@ -18,18 +18,47 @@ struct Inner {
     total: AtomicU64,
     /// The participant's own write time-out, in milliseconds; 0 if it has none.
     write_timeout: AtomicU64,
-    /// The last write into a shared [uplink](crate::contract::uplink), by the uplink's clock. While the write is under
-    /// way: twice the time at which it began. After it has ended: twice the time at which it ended, plus one. 0 if none
-    /// has begun, or the last one was given up. It is one word, so that no reader sees half of a change.
+    /// The last write into a shared [uplink](crate::contract::uplink), as [`LastWrite`] packs it. It is one word, so
+    /// that no reader sees half of a change.
     last_write: AtomicU64,
 }
 
+/// A time by the clock of a shared uplink, in milliseconds; never 0. It isn't the time of the fan-out's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct UplinkMs(pub(crate) u64);
+
 /// The state of a participant's last write into a shared uplink.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LastWrite {
+    /// None has begun, or the last one was given up.
     None,
-    UnderWay { since: u64 },
-    Ended { at: u64 },
+    UnderWay {
+        since: UplinkMs,
+    },
+    Ended {
+        at: UplinkMs,
+    },
+}
+
+impl LastWrite {
+    /// The bit that tells the two states with a time apart; the bits above it are the time. The word of `None` is 0.
+    const ENDED: u64 = 1;
+
+    fn pack(self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::UnderWay { since: UplinkMs(ms) } => ms << 1,
+            Self::Ended { at: UplinkMs(ms) } => ms << 1 | Self::ENDED,
+        }
+    }
+
+    fn unpack(word: u64) -> Self {
+        match (word, UplinkMs(word >> 1)) {
+            (0, _) => Self::None,
+            (word, since) if word & Self::ENDED == 0 => Self::UnderWay { since },
+            (_, at) => Self::Ended { at },
+        }
+    }
 }
 
 impl Default for Inner {
@@ -67,23 +96,11 @@ impl Progress {
         self.0.total.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn begin(&self, now: u64) {
-        self.0.last_write.store(now << 1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn end(&self, now: u64) {
-        self.0.last_write.store(now << 1 | 1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn give_up(&self) {
-        self.0.last_write.store(0, Ordering::Relaxed);
+    pub(crate) fn set_last_write(&self, last: LastWrite) {
+        self.0.last_write.store(last.pack(), Ordering::Relaxed);
     }
 
     pub(crate) fn last_write(&self) -> LastWrite {
-        match self.0.last_write.load(Ordering::Relaxed) {
-            0 => LastWrite::None,
-            word if word & 1 == 0 => LastWrite::UnderWay { since: word >> 1 },
-            word => LastWrite::Ended { at: word >> 1 },
-        }
+        LastWrite::unpack(self.0.last_write.load(Ordering::Relaxed))
     }
 }

@@ -1,18 +1,14 @@
 //! Runs of broadcasts: what a sink is offered at once.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures_sink::Sink;
-
-use crate::contract::message::Message;
 use crate::contract::topic::SubscriptionTag;
 
 /// Consecutive broadcasts that go to a participant by the same subscription, or that all go to everybody. Other
 /// participants get the same broadcasts, with their own tags.
 ///
-/// A run has at least one message. See [`Room::start_send_run`](crate::room::Room::start_send_run).
+/// A run has at least one message. See [`RunSink`](crate::RunSink).
 pub struct BroadcastRun<'a, M> {
     messages: &'a [M],
     first: BroadcastId,
@@ -94,16 +90,4 @@ impl<M> fmt::Debug for BroadcastRun<'_, M> {
             .field("tag", &self.tag)
             .finish()
     }
-}
-
-/// Hands a sink a copy of the first message, addressed by the run's tag.
-pub(crate) fn start_send_copy<M: Message, S: Sink<M>>(
-    sink: Pin<&mut S>,
-    run: &BroadcastRun<'_, M>,
-) -> Result<usize, S::Error> {
-    let mut copy = run.messages[0].clone();
-    if let Some(tag) = run.tag {
-        copy.address(tag);
-    }
-    sink.start_send(copy).map(|()| 1)
 }

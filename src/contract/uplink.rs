@@ -27,7 +27,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use crate::contract::progress::{LastWrite, Progress};
+use crate::contract::progress::{LastWrite, Progress, UplinkMs};
 use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
 /// How much later a write must have begun to have passed another one by ending. This is far longer than a shard takes
@@ -64,7 +64,7 @@ pub struct UplinkWrite {
     uplink: Uplink,
     /// The participant's progress; `None` for a probe.
     progress: Option<Progress>,
-    began: u64,
+    began: UplinkMs,
 }
 
 impl Uplink {
@@ -85,7 +85,7 @@ impl Uplink {
     /// ended.
     pub fn begin(&self, progress: &Progress) -> UplinkWrite {
         let began = self.enter();
-        progress.begin(began);
+        progress.set_last_write(LastWrite::UnderWay { since: began });
         UplinkWrite { uplink: self.clone(), progress: Some(progress.clone()), began }
     }
 
@@ -94,18 +94,18 @@ impl Uplink {
         UplinkWrite { uplink: self.clone(), progress: None, began: self.enter() }
     }
 
-    fn enter(&self) -> u64 {
+    fn enter(&self) -> UplinkMs {
         let now = self.now();
         if self.0.under_way.fetch_add(1, Ordering::Relaxed) == 0 {
-            self.0.moved.store(now, Ordering::Relaxed);
+            self.0.moved.store(now.0, Ordering::Relaxed);
             self.0.movement.notify_waiters();
         }
         now
     }
 
-    /// Milliseconds since the uplink was created, plus one: never 0.
-    fn now(&self) -> u64 {
-        1 + u64::try_from(self.0.epoch.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
+    /// Milliseconds since the uplink was created, plus one.
+    fn now(&self) -> UplinkMs {
+        UplinkMs(1 + u64::try_from(self.0.epoch.elapsed().as_millis()).unwrap_or(u64::MAX - 1))
     }
 
     /// The number of writes under way.
@@ -133,7 +133,7 @@ impl Uplink {
     #[must_use]
     pub fn quiet_for(&self) -> Option<Duration> {
         let moved = self.0.moved.load(Ordering::Relaxed);
-        (self.under_way() > 0).then(|| Duration::from_millis(self.now().saturating_sub(moved)))
+        (self.under_way() > 0).then(|| Duration::from_millis(self.now().0.saturating_sub(moved)))
     }
 
     /// Waits for the next write to end or be given up, or for the first to begin. The wait counts from this call on,
@@ -156,7 +156,7 @@ impl Uplink {
     /// the uplink.
     pub(crate) fn holds(&self, progress: &Progress) -> bool {
         match progress.last_write() {
-            LastWrite::UnderWay { since } => self.0.passed.load(Ordering::Relaxed) < since + CLEARLY_MS,
+            LastWrite::UnderWay { since } => self.0.passed.load(Ordering::Relaxed) < since.0 + CLEARLY_MS,
             LastWrite::None | LastWrite::Ended { .. } => false,
         }
     }
@@ -165,7 +165,7 @@ impl Uplink {
     /// that has ended: true for a while longer ([`CLEARLY`]).
     pub(crate) fn has_held(&self, progress: &Progress) -> bool {
         match progress.last_write() {
-            LastWrite::Ended { at } => self.now() < at + CLEARLY_MS,
+            LastWrite::Ended { at } => self.now().0 < at.0 + CLEARLY_MS,
             LastWrite::None | LastWrite::UnderWay { .. } => self.holds(progress),
         }
     }
@@ -176,18 +176,18 @@ impl UplinkWrite {
     pub fn done(mut self) {
         let now = self.uplink.now();
         if let Some(progress) = self.progress.take() {
-            progress.end(now);
+            progress.set_last_write(LastWrite::Ended { at: now });
         }
         let inner = &self.uplink.0;
-        inner.passed.fetch_max(self.began, Ordering::Relaxed);
-        inner.moved.store(now, Ordering::Relaxed);
+        inner.passed.fetch_max(self.began.0, Ordering::Relaxed);
+        inner.moved.store(now.0, Ordering::Relaxed);
     }
 }
 
 impl Drop for UplinkWrite {
     fn drop(&mut self) {
         if let Some(progress) = self.progress.take() {
-            progress.give_up();
+            progress.set_last_write(LastWrite::None);
         }
         self.uplink.0.under_way.fetch_sub(1, Ordering::Relaxed);
         self.uplink.0.movement.notify_waiters();

@@ -112,8 +112,8 @@
 //!
 //! # How it is checked
 //! The algorithms where threads meet are run through the model checker `loom`, each with a variant that must fail:
-//! `RUSTFLAGS="--cfg lanecast_loom" cargo test --lib --release loom`. They are the claim and seal of the log, sleep and
-//! wake of the shards, the order across the lanes and through a participant's chain of queues, the position of a
+//! `RUSTFLAGS="--cfg lanecast_loom" cargo test --lib --release models::`. They are the claim and seal of the log, sleep
+//! and wake of the shards, the order across the lanes and through a participant's chain of queues, the position of a
 //! command, the waits for free places in the log and for capacity in a queue, the count of a topic, the teardown of a
 //! queue, the pending resets, and the registry. The models check the crate's own algorithms on top of what
 //! `ArrayQueue`, `ArcSwap`, `SkipSet`, `DashMap` and tokio's `Notify` promise; they don't look into those crates.

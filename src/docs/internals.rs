@@ -123,7 +123,7 @@
 //! fences, and a shard that looks for work before it stores its flag.
 //!
 //! The same handshake serves publishers that wait for the log (where the shard is the waker), the event loop that waits
-//! for pending resets, and tasks that wait for a participant's capacity (`Relief`).
+//! for pending resets, and tasks that wait for a participant's capacity (`CapacityNotify`).
 //!
 //! Each member has a waker of its own, which sets the member's *ready bit* and then wakes the shard. So a socket that
 //! becomes writable costs a visit to one member.
@@ -144,23 +144,23 @@
 //! three variants: oldest first; a message held back of the newest queue alone, which is right for two queues and wrong
 //! for three; and pushes that go back to the first queue when that has a free slot.
 //!
-//! # Runs and the shelf
+//! # Runs and retained entries
 //! Adjacent entries of a turn that have the same audience form a *run*. A member is told of a run once, and its sink is
-//! shown the run in [one call](crate::room::Room::start_send_run). Each broadcast has an [id](crate::BroadcastId). The
+//! shown the run in [one call](crate::RunSink::start_send_run). Each broadcast has an [id](crate::BroadcastId). The
 //! WebSocket room's sinks encode into a buffer that passes from sink to sink on one thread, and whose messages are
 //! known by their ids. A sink that is shown the same messages as the last one overwrites only the bytes that differ
 //! between viewers. In bursts of 16, a delivery to one of 1,000 participants takes 2.8 ns, instead of 45 one at a time
 //! (with sinks that only count).
 //!
-//! A message for a busy member can't stay in the ring, because that would hold publishers back. The shard puts it on
-//! its *shelf*, once for all members that need it, with a count of them. The count is a plain integer, since only the
-//! shard touches it. The member's backlog names the message by its key on the shelf. Messages that are kept one after
+//! A message for a busy member can't stay in the ring, because that would hold publishers back. The shard *retains* it,
+//! once for all members that need it, with a count of them. The count is a plain integer, since only the shard touches
+//! it. The member's backlog names the message by the key under which it is retained. Messages that are kept one after
 //! another usually have consecutive keys, and any number of such broadcasts to everybody is one item of eight bytes. A
 //! broadcast to a topic is an item of its own, because it has the subscriber's tag. The last member that needs a
-//! message takes it off the shelf. If 1,024 messages wait for each of 2,000 participants, a participant takes 2,063
-//! bytes in all, and 34,270 in the baseline.
+//! message takes it away. If 1,024 messages wait for each of 2,000 participants, a participant takes 2,063 bytes in
+//! all, and 34,270 in the baseline.
 //!
-//! # The bound and the pace
+//! # The bound and the read budget
 //! The bound of a participant covers both lanes: its control queue, its backlog and what its busy sink holds. Messages
 //! and bytes are counted in one atomic word, so one compare-exchange checks and reserves both. (If a sender added first
 //! and undid an excess, another sender could find a participant full that isn't.) A full control queue can't be the
@@ -168,7 +168,7 @@
 //! alone: they are counted only if the sink's flush doesn't complete at once.
 //!
 //! A busy sink can finish its flush only once tokio's reactor has run. If a shard read the whole log without a pause,
-//! healthy members would overflow. `Pace` therefore limits what a turn reads, and has the shard yield when it has read
+//! healthy members would overflow. `ReadBudget` therefore limits what a turn reads, and has the shard yield when it has read
 //! half of that. The limit depends on the bound, so that a member that becomes busy gets a [guaranteed
 //! number](crate::docs::guarantees#bound) of reactor runs before it can overflow. With the default settings a turn
 //! reads up to 512 messages while all members keep up, up to 256 while some are behind, and in either case no more than

@@ -1,24 +1,17 @@
 //! What a shard asks of the session about a member.
 
 use std::fmt;
-use std::pin::Pin;
 
 use futures_sink::Sink;
 
-use crate::contract::{BroadcastRun, EndReason, Message};
+use crate::contract::{EndReason, Message, RunSink};
 use crate::fanout::outbox::Outbox;
 
 /// The session's side of a member: where its bytes go, and who is told when it ends.
 pub(crate) trait MemberHandle: Send + 'static {
     type Message: Message;
     /// The sink that the participant's messages go into.
-    type Sink: Sink<Self::Message, Error: fmt::Debug> + Unpin + Send + 'static;
-
-    /// Hands broadcasts to a sink that is ready for one. Returns how many of the first broadcasts the sink has taken.
-    fn start_send_run(
-        sink: Pin<&mut Self::Sink>,
-        run: &BroadcastRun<'_, Self::Message>,
-    ) -> Result<usize, SinkError<Self>>;
+    type Sink: RunSink<Self::Message, Error: fmt::Debug> + Unpin + Send + 'static;
 
     /// Whether the sink's error means that its peer is gone, rather than that something went wrong.
     fn has_vanished(error: &SinkError<Self>) -> bool;

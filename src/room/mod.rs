@@ -33,8 +33,7 @@ use std::sync::Arc;
 use futures_core::Stream;
 use futures_sink::Sink;
 
-use crate::contract::run::start_send_copy;
-use crate::contract::{BroadcastRun, EndReason, Message, Progress, Uplink};
+use crate::contract::{EndReason, Message, Progress, RunSink, Uplink};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 
 pub use crate::contract::{Attributes, Presence};
@@ -84,11 +83,12 @@ pub use self::limits::PeerLimits;
 pub trait Room: Send + Sync + 'static {
     /// The type of the messages that the room carries to its participants.
     type Message: Message;
-    /// The reliable, ordered stream to one participant. Wrap it in `Pin<Box<_>>` if its type can't be named or moved.
+    /// The reliable, ordered stream to one participant. Wrap it in `Pin<Box<_>>` if its type can't be named or moved, or
+    /// isn't yours: see [`RunSink`].
     ///
     /// A flush shard polls the sink, so the sink must not block. Code that runs in the sink may publish only with
     /// [`try_broadcast`](crate::Session::try_broadcast).
-    type Sink: Sink<Self::Message, Error: fmt::Debug> + Unpin + Send + 'static;
+    type Sink: RunSink<Self::Message, Error: fmt::Debug> + Unpin + Send + 'static;
     /// The stream that a participant opens to this host. The session passes it to the embedder's handler unchanged.
     type Incoming: Send + 'static;
 
@@ -133,31 +133,6 @@ pub trait Room: Send + Sync + 'static {
     /// the participants' bound limits a turn.
     fn batch_bytes(&self) -> usize {
         usize::MAX
-    }
-
-    /// Hands a run of broadcasts to a sink that is ready for a message. Each broadcast goes to many participants; their
-    /// copies differ only in the tag of the subscription.
-    ///
-    /// The sink takes one or more broadcasts from the start of the run and returns how many it took. For the rest, the
-    /// shard polls the sink for readiness again. By default the sink gets a clone of the first broadcast,
-    /// [addressed](Message::address) with the tag. A room whose sinks copy a message's bytes anyway copies them here,
-    /// for as many broadcasts as its sink has capacity for. This saves a clone and a drop per participant, which for a
-    /// reference-counted message are most of the cost of a delivery. The [ids] of the run tell the room what it has
-    /// encoded already. A room that wraps another one forwards the call. A message to one participant arrives through
-    /// [`Sink::start_send`], and so does a broadcast from the backlog that no other participant needs any more. The
-    /// order of messages is the order of the calls to both methods.
-    ///
-    /// # Errors
-    /// The errors of [`Sink::start_send`]: the participant is reset, and all messages of the run count as dropped. A
-    /// sink that claims to have taken none, or more than there are, is treated as if it had panicked: its participant
-    /// is reset, too.
-    ///
-    /// [ids]: BroadcastRun::first_id
-    fn start_send_run(
-        sink: Pin<&mut Self::Sink>,
-        run: &BroadcastRun<'_, Self::Message>,
-    ) -> Result<usize, SinkError<Self>> {
-        start_send_copy(sink, run)
     }
 
     /// Returns whether a sink's error says that the participant's connection is gone (reset, closed, given up), rather

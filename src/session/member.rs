@@ -1,11 +1,10 @@
 //! A participant as a member of its shard, which acts for the session.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Weak;
 
 use crate::caught::caught;
-use crate::contract::{BroadcastRun, EndReason};
+use crate::contract::EndReason;
 use crate::fanout::{MemberHandle, Outbox};
 use crate::participant::Participant;
 use crate::room::{Room, SinkError};
@@ -32,10 +31,6 @@ impl<R: Room> SessionMember<R> {
 impl<R: Room> MemberHandle for SessionMember<R> {
     type Message = R::Message;
     type Sink = R::Sink;
-
-    fn start_send_run(sink: Pin<&mut R::Sink>, run: &BroadcastRun<'_, R::Message>) -> Result<usize, SinkError<R>> {
-        R::start_send_run(sink, run)
-    }
 
     fn has_vanished(error: &SinkError<R>) -> bool {
         R::has_vanished(error)

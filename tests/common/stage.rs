@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use futures_util::{Sink, Stream, stream};
 use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
-use lanecast::{BroadcastRun, EndReason, Message, ParticipantIdentity, Progress, Session, SessionBuilder};
+use lanecast::{BroadcastRun, EndReason, Message, ParticipantIdentity, Progress, RunSink, Session, SessionBuilder};
 use tokio::sync::{Semaphore, mpsc};
 
 type Opened<M> = Pin<Box<dyn Future<Output = Result<StageSink<M>, OpenError>> + Send>>;
@@ -134,22 +134,6 @@ impl<M: Message> Room for Stage<M> {
         Ok(sink)
     }
 
-    /// Takes as many messages as the sink is ready for.
-    fn start_send_run(mut sink: Pin<&mut StageSink<M>>, run: &BroadcastRun<'_, M>) -> Result<usize, String> {
-        let mut cx = Context::from_waker(Waker::noop());
-        for (taken, message) in run.messages().iter().enumerate() {
-            if taken > 0 && !matches!(sink.as_mut().poll_ready(&mut cx), Poll::Ready(Ok(()))) {
-                return Ok(taken);
-            }
-            let mut copy = message.clone();
-            if let Some(tag) = run.tag() {
-                copy.address(tag);
-            }
-            sink.as_mut().start_send(copy)?;
-        }
-        Ok(run.messages().len())
-    }
-
     /// Whether the sink's error says that the viewer is gone.
     fn has_vanished(error: &String) -> bool {
         error == GONE
@@ -229,6 +213,24 @@ impl<M> StageSink<M> {
     /// Whose sink it is.
     pub(crate) fn identity(&self) -> &ParticipantIdentity {
         self.of.as_ref().expect("a stage opened it")
+    }
+}
+
+impl<M: Message> RunSink<M> for StageSink<M> {
+    /// Takes as many messages as the sink is ready for.
+    fn start_send_run(mut self: Pin<&mut Self>, run: &BroadcastRun<'_, M>) -> Result<usize, String> {
+        let mut cx = Context::from_waker(Waker::noop());
+        for (taken, message) in run.messages().iter().enumerate() {
+            if taken > 0 && !matches!(self.as_mut().poll_ready(&mut cx), Poll::Ready(Ok(()))) {
+                return Ok(taken);
+            }
+            let mut copy = message.clone();
+            if let Some(tag) = run.tag() {
+                copy.address(tag);
+            }
+            self.as_mut().start_send(copy)?;
+        }
+        Ok(run.messages().len())
     }
 }
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, Sink, Stream as Events_};
 use lanecast::room::memory::{MemoryRoom, MemorySink, OpenBehavior};
-use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent, SinkError};
+use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
 use lanecast::{
     Account, BroadcastError, BroadcastRun, EndReason, Events, InstanceId, JoinError, Message, Participant,
-    ParticipantIdentity, Progress, SendError, Session, SessionEvent, Subscribed, SubscriptionTag, Topic,
+    ParticipantIdentity, Progress, RunSink, SendError, Session, SessionEvent, Subscribed, SubscriptionTag, Topic,
     TryBroadcastError, TrySendError, Unsubscribed,
 };
 use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
@@ -84,12 +84,53 @@ impl Book {
     }
 }
 
-/// A memory room whose sinks take half of a run at once.
+/// A sink that takes half of each run, as far as it is ready.
+struct HalfOfEachRun(MemorySink<Msg>);
+
+impl RunSink<Msg> for HalfOfEachRun {
+    fn start_send_run(mut self: Pin<&mut Self>, run: &BroadcastRun<'_, Msg>) -> Result<usize, Self::Error> {
+        let half = run.messages().len().div_ceil(2);
+        let mut cx = Context::from_waker(Waker::noop());
+        for (taken, message) in run.messages()[..half].iter().enumerate() {
+            if taken > 0 && !matches!(self.as_mut().poll_ready(&mut cx), Poll::Ready(Ok(()))) {
+                return Ok(taken);
+            }
+            let mut copy = *message;
+            if let Some(tag) = run.tag() {
+                copy.address(tag);
+            }
+            self.as_mut().start_send(copy)?;
+        }
+        Ok(half)
+    }
+}
+
+impl Sink<Msg> for HalfOfEachRun {
+    type Error = <MemorySink<Msg> as Sink<Msg>>::Error;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Pin::new(&mut self.0).poll_ready(cx)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, message: Msg) -> Result<(), Self::Error> {
+        Pin::new(&mut self.0).start_send(message)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Pin::new(&mut self.0).poll_close(cx)
+    }
+}
+
+/// A memory room whose sinks take half of each run.
 struct Halving(MemoryRoom<Msg>);
 
 impl Room for Halving {
     type Message = Msg;
-    type Sink = MemorySink<Msg>;
+    type Sink = HalfOfEachRun;
     type Incoming = mpsc::Receiver<Msg>;
 
     fn events(&self) -> Option<impl Events_<Item = RoomEvent<Self::Incoming>> + Send + 'static> {
@@ -104,29 +145,12 @@ impl Room for Halving {
         self.0.present(identity)
     }
 
-    async fn open(&self, to: &Presence, progress: Progress) -> Result<MemorySink<Msg>, OpenError> {
-        self.0.open(to, progress).await
-    }
-
-    /// Takes half of the messages, as far as the sink is ready for them.
-    fn start_send_run(mut sink: Pin<&mut Self::Sink>, run: &BroadcastRun<'_, Msg>) -> Result<usize, SinkError<Self>> {
-        let half = run.messages().len().div_ceil(2);
-        let mut cx = Context::from_waker(Waker::noop());
-        for (taken, message) in run.messages()[..half].iter().enumerate() {
-            if taken > 0 && !matches!(sink.as_mut().poll_ready(&mut cx), Poll::Ready(Ok(()))) {
-                return Ok(taken);
-            }
-            let mut copy = *message;
-            if let Some(tag) = run.tag() {
-                copy.address(tag);
-            }
-            sink.as_mut().start_send(copy)?;
-        }
-        Ok(half)
+    async fn open(&self, to: &Presence, progress: Progress) -> Result<HalfOfEachRun, OpenError> {
+        self.0.open(to, progress).await.map(HalfOfEachRun)
     }
 
     fn retire(&self, sink: Self::Sink, reason: EndReason) -> Option<Goodbye> {
-        self.0.retire(sink, reason)
+        self.0.retire(sink.0, reason)
     }
 }
 

@@ -9,8 +9,8 @@ use futures_util::{Sink, Stream, StreamExt, stream};
 use lanecast::protocol::Frame;
 use lanecast::room::byte_stream::{ByteStreamInbox, ByteStreamSink, ByteStreamSinkError};
 use lanecast::room::livekit::LiveKitRoom;
-use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent, SinkError};
-use lanecast::{BroadcastRun, EndReason, ParticipantIdentity, Progress, Uplink};
+use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
+use lanecast::{BroadcastRun, EndReason, ParticipantIdentity, Progress, RunSink, Uplink};
 use tokio::sync::mpsc;
 
 pub(crate) type Event = RoomEvent<ByteStreamInbox>;
@@ -137,10 +137,6 @@ impl Room for Rigged {
         self.inner.largest_message()
     }
 
-    fn start_send_run(sink: Pin<&mut RiggedSink>, run: &BroadcastRun<'_, Frame>) -> Result<usize, SinkError<Self>> {
-        LiveKitRoom::start_send_run(Pin::new(&mut sink.get_mut().inner), run).map_err(|error| error.to_string())
-    }
-
     fn retire(&self, sink: RiggedSink, reason: EndReason) -> Option<Goodbye> {
         self.inner.retire(sink.inner, reason)
     }
@@ -176,6 +172,12 @@ impl RiggedSink {
     ) -> Poll<Result<(), String>> {
         std::task::ready!(self.poll_hands(cx))?;
         poll(Pin::new(&mut self.inner), cx).map_err(|error| error.to_string())
+    }
+}
+
+impl RunSink<Frame> for RiggedSink {
+    fn start_send_run(mut self: Pin<&mut Self>, run: &BroadcastRun<'_, Frame>) -> Result<usize, String> {
+        Pin::new(&mut self.inner).start_send_run(run).map_err(|error| error.to_string())
     }
 }
 

@@ -8,7 +8,7 @@ use futures_util::{FutureExt, SinkExt, Stream, StreamExt};
 use lanecast::protocol::Frame;
 use lanecast::room::websocket::{WebSocketRoom, WebSocketSink};
 use lanecast::room::{Room, RoomEvent};
-use lanecast::{BroadcastRun, Participant, Progress, Session, SubscriptionTag, Topic};
+use lanecast::{BroadcastRun, Participant, Progress, RunSink, Session, SubscriptionTag, Topic};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -62,7 +62,7 @@ async fn data(client: &mut WebSocketStream<TcpStream>, pongs: &mut usize) -> Mes
 
 fn share(sink: &mut WebSocketSink, frame: &Frame, tag: Option<u32>) {
     let run = BroadcastRun::new(std::slice::from_ref(frame), tag.map(SubscriptionTag));
-    assert_eq!(WebSocketRoom::start_send_run(Pin::new(sink), &run).unwrap(), 1);
+    assert_eq!(Pin::new(sink).start_send_run(&run).unwrap(), 1);
 }
 
 /// A numbered message of one of four sizes: some are copied, some are shared with the kernel.

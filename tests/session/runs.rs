@@ -6,8 +6,10 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::{Sink, Stream, stream};
-use lanecast::room::{OpenError, Presence, Room, RoomEvent, SinkError};
-use lanecast::{BroadcastId, BroadcastRun, EndReason, ParticipantIdentity, Progress, Session, SubscriptionTag, Topic};
+use lanecast::room::{OpenError, Presence, Room, RoomEvent};
+use lanecast::{
+    BroadcastId, BroadcastRun, EndReason, ParticipantIdentity, Progress, RunSink, Session, SubscriptionTag, Topic,
+};
 
 use crate::common::{assert_settled, close_settled, live, msg, presence, reset, until, within};
 
@@ -67,12 +69,14 @@ impl Room for Show {
         let number = usize::from(to.identity.as_str() == "bob");
         Ok(ShowSink { seen: Arc::clone(&self.seen[number]), answer: self.answers[number] })
     }
+}
 
-    fn start_send_run(sink: Pin<&mut ShowSink>, run: &BroadcastRun<'_, Bytes>) -> Result<usize, SinkError<Self>> {
-        let taken = (sink.answer)(run.messages().len())?;
+impl RunSink<Bytes> for ShowSink {
+    fn start_send_run(self: Pin<&mut Self>, run: &BroadcastRun<'_, Bytes>) -> Result<usize, Self::Error> {
+        let taken = (self.answer)(run.messages().len())?;
         let texts = run.messages().iter().take(taken).cloned().collect();
         let shown = Shown { texts, first: run.first_id(), tag: run.tag().map(|tag| tag.0) };
-        sink.seen.lock().unwrap_or_else(PoisonError::into_inner).push(shown);
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(shown);
         Ok(taken)
     }
 }

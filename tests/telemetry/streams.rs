@@ -1,14 +1,13 @@
 //! Viewers' own streams: what a viewer is told when its stream fails, and which state its next stream finds.
 
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures_util::{Stream, StreamExt};
+use lanecast::ParticipantIdentity;
 use lanecast::Progress;
 use lanecast::room::OpenError;
 use lanecast::room::memory::MemorySink;
 use lanecast::telemetry::Inbox;
-use lanecast::{BroadcastRun, ParticipantIdentity};
 
 use super::*;
 
@@ -72,13 +71,6 @@ impl lanecast::room::Room for ChunkRoom {
 
     async fn open(&self, to: &Presence, progress: Progress) -> Result<Self::Sink, OpenError> {
         self.0.open(to, progress).await
-    }
-
-    fn start_send_run(
-        sink: Pin<&mut Self::Sink>,
-        run: &BroadcastRun<'_, Frame>,
-    ) -> Result<usize, lanecast::room::SinkError<Self>> {
-        Room::start_send_run(sink, run)
     }
 }
 

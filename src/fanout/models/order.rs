@@ -12,9 +12,8 @@ use futures_sink::Sink;
 use loom::thread;
 
 use super::{AWAKE, Note, Sleeping, Watch, port, reader, run, slot};
-use crate::contract::run::{BroadcastRun, start_send_copy};
 use crate::contract::topic::Audience;
-use crate::contract::{EndReason, Progress};
+use crate::contract::{EndReason, Progress, RunSink};
 use crate::fanout::clock::SessionMs;
 use crate::fanout::log::{Entry, Position, Tail};
 use crate::fanout::member_handle::MemberHandle;
@@ -88,10 +87,6 @@ impl MemberHandle for Viewer {
     type Message = Note;
     type Sink = Recorder;
 
-    fn start_send_run(sink: Pin<&mut Recorder>, run: &BroadcastRun<'_, Note>) -> Result<usize, Infallible> {
-        start_send_copy(sink, run)
-    }
-
     fn has_vanished(_: &Infallible) -> bool {
         false
     }
@@ -128,6 +123,8 @@ impl Sink<Note> for Recorder {
         Poll::Ready(Ok(()))
     }
 }
+
+impl RunSink<Note> for Recorder {}
 
 /// A shard with one member, to be run on a thread of its own.
 pub(super) struct Serving {

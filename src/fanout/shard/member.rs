@@ -15,7 +15,7 @@ use futures_sink::Sink;
 use crate::caught::caught;
 use crate::contract::run::BroadcastRun;
 use crate::contract::uplink::Uplink;
-use crate::contract::{EndReason, Message, Progress, SubscriptionTag};
+use crate::contract::{EndReason, Message, Progress, RunSink, SubscriptionTag};
 use crate::fanout::clock::SessionMs;
 use crate::fanout::log::Position;
 use crate::fanout::member_handle::{MemberHandle, SinkError};
@@ -457,7 +457,7 @@ impl<O: MemberHandle> Member<O> {
         let run = BroadcastRun::with_ids(messages, batch.first_id.after(range.start), tag);
         visit.counts.offered += count as u64 - 1;
         self.in_hand = count as u32;
-        let taken = O::start_send_run(Pin::new(&mut self.sink), &run).map_err(Fault::Failed)?;
+        let taken = Pin::new(&mut self.sink).start_send_run(&run).map_err(Fault::Failed)?;
         assert!((1..=count).contains(&taken), "of {count} broadcasts a sink takes one to all, not {taken}");
         self.in_hand = 0;
         visit.counts.offered -= (count - taken) as u64;
@@ -559,7 +559,7 @@ impl<O: MemberHandle> Member<O> {
         let taken = match message {
             Handed::Shared(message, id) => {
                 let run = BroadcastRun::with_ids(std::slice::from_ref(message), id, tag);
-                O::start_send_run(sink, &run).map(|taken| assert_eq!(taken, 1, "a sink takes what there is"))
+                sink.start_send_run(&run).map(|taken| assert_eq!(taken, 1, "a sink takes what there is"))
             }
             Handed::Own(mut message) => {
                 if let Some(tag) = tag {

@@ -15,7 +15,7 @@ use livekit_data_stream::api::{ByteStreamWriter, StreamError, StreamWriter};
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::chunk_buffer::ChunkBuffer;
-use crate::contract::{Progress, Uplink};
+use crate::contract::{BroadcastRun, Progress, RunSink, Uplink};
 use crate::protocol::Frame;
 use crate::protocol::stream::MAX_STREAM_FRAME;
 
@@ -116,23 +116,6 @@ impl ByteStreamSink {
             uplink,
             progress,
         }
-    }
-
-    /// Takes over frames that go to other participants as well, in order: the first one, and more while the buffer
-    /// isn't full. Returns how many it took.
-    ///
-    /// # Errors
-    /// As [`Sink::start_send`].
-    pub fn start_send_frames(&mut self, frames: &[Frame]) -> Result<usize, ByteStreamSinkError> {
-        let mut taken = 0;
-        for frame in frames {
-            if taken > 0 && self.buffer.is_full() {
-                break;
-            }
-            self.append(frame)?;
-            taken += 1;
-        }
-        Ok(taken)
     }
 
     fn append(&mut self, frame: &Frame) -> Result<(), ByteStreamSinkError> {
@@ -252,6 +235,21 @@ async fn close(writer: ByteStreamWriter) -> Written {
 fn note_close(closed: Result<(), StreamError>) {
     if let Err(error) = closed {
         tracing::debug!(%error, "the end of a stream could not be sent");
+    }
+}
+
+impl RunSink<Frame> for ByteStreamSink {
+    /// Takes the first frame, and more while the buffer isn't full.
+    fn start_send_run(mut self: Pin<&mut Self>, run: &BroadcastRun<'_, Frame>) -> Result<usize, ByteStreamSinkError> {
+        let mut taken = 0;
+        for frame in run.messages() {
+            if taken > 0 && self.buffer.is_full() {
+                break;
+            }
+            self.append(frame)?;
+            taken += 1;
+        }
+        Ok(taken)
     }
 }
 

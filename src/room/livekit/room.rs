@@ -1,6 +1,5 @@
 //! The room: a handle to the connection, and how a session uses it.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_core::Stream;
@@ -11,11 +10,11 @@ use super::driver::Driver;
 use super::link::{self, Link};
 use super::shared::{Config, Connection, Shared};
 use super::supervise::{self, Tokens};
-use crate::contract::{BroadcastRun, EndReason, Progress, Uplink};
+use crate::contract::{EndReason, Progress, Uplink};
 use crate::ids::ParticipantIdentity;
 use crate::protocol::Frame;
 use crate::protocol::stream::MAX_STREAM_FRAME;
-use crate::room::byte_stream::{ByteStreamInbox, ByteStreamSink, ByteStreamSinkError, StreamLimits};
+use crate::room::byte_stream::{ByteStreamInbox, ByteStreamSink, StreamLimits};
 use crate::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
 
 /// A LiveKit room as a [`Room`], of which this process is one participant. Clones are handles to the same room.
@@ -115,13 +114,6 @@ impl Room for LiveKitRoom {
 
     fn largest_message(&self) -> usize {
         MAX_STREAM_FRAME
-    }
-
-    fn start_send_run(
-        sink: Pin<&mut ByteStreamSink>,
-        run: &BroadcastRun<'_, Frame>,
-    ) -> Result<usize, ByteStreamSinkError> {
-        sink.get_mut().start_send_frames(run.messages())
     }
 
     fn retire(&self, mut sink: ByteStreamSink, reason: EndReason) -> Option<Goodbye> {

@@ -13,6 +13,9 @@
 //! ```
 
 #[cfg(feature = "test-util")]
+mod control;
+mod failure;
+#[cfg(feature = "test-util")]
 mod script;
 #[cfg(not(feature = "test-util"))]
 mod unscripted;
@@ -28,9 +31,10 @@ use tokio::sync::{Notify, mpsc};
 
 use super::{OpenError, Presence, Room, RoomEvent};
 use crate::caught::lock;
-use crate::contract::{Message, Progress};
+use crate::contract::{Message, Progress, RunSink};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 
+pub use self::failure::ScriptedFailure;
 #[cfg(feature = "test-util")]
 use self::script::Script;
 #[cfg(feature = "test-util")]
@@ -220,11 +224,6 @@ struct StreamState<M> {
     closed: bool,
 }
 
-/// The error of a stream whose script says that it fails. Without the feature `test-util` no stream fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the stream's script says that it fails")]
-pub struct ScriptedFailure;
-
 impl<M: Message> Recorder<M> {
     fn new() -> Self {
         let state = State { streams: Vec::new(), script: Script::default() };
@@ -288,6 +287,8 @@ pub struct MemorySink<M> {
     index: usize,
     progress: Progress,
 }
+
+impl<M: Message> RunSink<M> for MemorySink<M> {}
 
 impl<M: Message> Sink<M> for MemorySink<M> {
     type Error = ScriptedFailure;

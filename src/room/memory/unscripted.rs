@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use super::ScriptedFailure;
+use super::failure::ScriptedFailure;
 
 #[derive(Debug, Default)]
 pub(super) struct Script {}

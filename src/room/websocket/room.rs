@@ -1,7 +1,6 @@
 //! The room: a handle to the server, and how a session uses it.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_core::Stream;
@@ -11,7 +10,7 @@ use super::batch::SEGMENT_BYTES;
 use super::inbox::WebSocketInbox;
 use super::shared::Shared;
 use super::sink::{WebSocketSink, WebSocketSinkError};
-use crate::contract::{BroadcastRun, EndReason, Progress};
+use crate::contract::{EndReason, Progress};
 use crate::ids::ParticipantIdentity;
 use crate::protocol::Frame;
 use crate::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
@@ -108,13 +107,6 @@ impl Room for WebSocketRoom {
 
     fn batch_bytes(&self) -> usize {
         SEGMENT_BYTES
-    }
-
-    fn start_send_run(
-        sink: Pin<&mut WebSocketSink>,
-        run: &BroadcastRun<'_, Frame>,
-    ) -> Result<usize, WebSocketSinkError> {
-        Ok(sink.get_mut().start_send_run(run))
     }
 
     fn has_vanished(error: &WebSocketSinkError) -> bool {

@@ -10,7 +10,7 @@ use futures_sink::Sink;
 use super::batch::{Batch, Clock};
 use super::close_reason::CloseReason;
 use super::connection::Connection;
-use crate::contract::{BroadcastRun, EndReason};
+use crate::contract::{BroadcastRun, EndReason, RunSink};
 use crate::protocol::Frame;
 use crate::room::{Goodbye, is_disconnect};
 
@@ -75,13 +75,16 @@ impl WebSocketSink {
         })
     }
 
-    /// Takes the first messages of `run`, as many as one write should carry, at least one. Returns how many.
-    pub(super) fn start_send_run(&mut self, run: &BroadcastRun<'_, Frame>) -> usize {
-        self.batch.push_run(run, &mut self.clock)
-    }
-
     fn check(&self) -> Result<(), WebSocketSinkError> {
         if self.connection.close_is_requested() { Err(WebSocketSinkError::Closed) } else { Ok(()) }
+    }
+}
+
+impl RunSink<Frame> for WebSocketSink {
+    /// Takes as many messages as one write should carry.
+    fn start_send_run(self: Pin<&mut Self>, run: &BroadcastRun<'_, Frame>) -> Result<usize, WebSocketSinkError> {
+        let Self { batch, clock, .. } = self.get_mut();
+        Ok(batch.push_run(run, clock))
     }
 }
 
