@@ -182,7 +182,7 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
             })
             .on_stream(move |stream| requests::serve(Arc::clone(&asked), stream))
             .accept_first(|presence| Protocol::of(presence).map(drop).map_err(refusal))
-            .on_retired(move |client_id| retired.viewers.remove(client_id))
+            .add_retired_hook(move |participant, _| retired.viewers.remove(participant.client_id()))
             .build()?;
         let (ops, operations) = mpsc::unbounded_channel();
         let released = CancellationToken::new();

@@ -45,7 +45,7 @@ use crate::protocol::{ClientMessage, DecodeError, FAULTS, Frame, ServerMessage, 
 use crate::room::PeerLimits;
 use crate::room::Room;
 use crate::room::limits::Allowance;
-use crate::session::{ControlStream, SessionEvent, Who};
+use crate::session::{ControlStream, InstanceId, SessionEvent};
 
 /// The capabilities for which requests are decoded. (A service call and an asset fetch are refused by their number,
 /// which has to be decoded for that.)
@@ -243,7 +243,7 @@ impl Viewer {
     fn report_heard<R: Room<Message = Frame>>(&self, stream: &ControlStream<R>) {
         if self.note_heard() {
             self.participant().log(|| tracing::info!("responsive"));
-            stream.emit(SessionEvent::Responsive(Who::of(self.participant())));
+            stream.emit(SessionEvent::Responsive(InstanceId::of(self.participant())));
         }
     }
 
@@ -251,7 +251,7 @@ impl Viewer {
     fn report_silent<R: Room<Message = Frame>>(&self, stream: &ControlStream<R>) {
         if self.note_silent() {
             self.participant().log(|| tracing::info!("unresponsive"));
-            stream.emit(SessionEvent::Unresponsive(Who::of(self.participant())));
+            stream.emit(SessionEvent::Unresponsive(InstanceId::of(self.participant())));
         }
     }
 

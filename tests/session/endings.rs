@@ -148,7 +148,7 @@ async fn a_message_that_panics_in_the_teardown_leaves_nobody_waiting() {
             stuck.send(bomb.clone()).expect("there is capacity");
             session.broadcast(bomb.clone()).await.expect("the session is open");
         }
-        until(|| stuck.stats().backlog == 9).await;
+        until(|| stuck.stats().account.waiting() == 9).await;
         armed.store(true, Ordering::SeqCst);
         match how {
             0 => stage.leave("stuck", "PA_stuck"),
