@@ -81,7 +81,7 @@ pub use self::ids::{ClientId, IdError, ParticipantIdentity, ParticipantSid};
 pub use self::participant::{Participant, ParticipantStats, SendError, TrySendError};
 pub use self::session::{
     BroadcastError, BuildError, CloseError, CloseReport, ControlStream, Events, JoinError, Refusal, Session,
-    SessionBuilder, SessionEvent, SessionStats, TryBroadcastError, WeakSession,
+    SessionBuilder, SessionEvent, SessionHandle, SessionStats, TryBroadcastError, WeakSession,
 };
 
 /// Compiles the README's example as a doctest.
