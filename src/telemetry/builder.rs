@@ -13,14 +13,13 @@ use tokio_util::sync::CancellationToken;
 use super::announcer::Announcer;
 use super::assets::AssetRequest;
 use super::channel::now_ns;
-use super::inbox::Inbox;
 use super::state::{Settings, State};
 use super::version::{IncompatibleVersion, Protocol};
 use super::viewer::InFlightLimits;
 use super::{Handle, Status, StatusLevel, Telemetry, requests};
 use crate::protocol::server::{Capability, ServerInfo};
 use crate::protocol::{Frame, ServerMessage};
-use crate::room::{PeerLimits, Room};
+use crate::room::{Inbound, PeerLimits, Room};
 use crate::session::{BuildError, Events, Refusal, Session, SessionBuilder};
 
 /// Sets up [`Telemetry`]. Viewers are told exactly the capabilities that are switched on here.
@@ -163,7 +162,7 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
     /// As [`SessionBuilder::build`], or if the silence time-out is zero. Nothing has been started then.
     pub fn build(self) -> Result<Telemetry<R>, BuildError>
     where
-        R::Incoming: Inbox,
+        R::Incoming: Inbound,
     {
         let Self { session, mut info, time, settings } = self;
         if settings.silence_timeout.is_zero() {

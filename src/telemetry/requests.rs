@@ -29,7 +29,6 @@ use tokio::task::{spawn_blocking, yield_now};
 
 use super::answer::answer;
 use super::assets::{self, AssetRequest};
-use super::inbox::Inbox;
 use super::pings::Pings;
 use super::silence::Silence;
 use super::state::State;
@@ -43,8 +42,8 @@ use crate::protocol::server::{Capability, ServiceCallFailure};
 use crate::protocol::{ClientMessage, DecodeError, FAULTS, Frame, ServerMessage, WireFormat};
 #[cfg(doc)]
 use crate::room::PeerLimits;
-use crate::room::Room;
 use crate::room::limits::Allowance;
+use crate::room::{Inbound, Room};
 use crate::session::{ControlStream, SessionEvent, Who};
 
 /// The capabilities for which requests are decoded. (A service call and an asset fetch are refused by their number,
@@ -62,7 +61,7 @@ type Fetches = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>;
 /// Handles the requests on a participant's stream until the connection is gone, when the session drops this future.
 pub(super) async fn serve<R>(state: Arc<State>, mut stream: ControlStream<R>)
 where
-    R: Room<Message = Frame, Incoming: Inbox>,
+    R: Room<Message = Frame, Incoming: Inbound>,
 {
     let mut removals = state.removals();
     let mut viewer: Option<Viewer> = None;
@@ -153,7 +152,7 @@ enum Heard {
 
 /// Waits for the next frame, the end of the stream, or the end of the silence time-out. Safe to cancel. A frame that is
 /// waiting counts as heard, however late this task polls.
-async fn hear(inbox: &mut impl Inbox, open: bool, silence: &mut Silence) -> Heard {
+async fn hear(inbox: &mut impl Inbound, open: bool, silence: &mut Silence) -> Heard {
     poll_fn(|cx| {
         if open && let Poll::Ready(frame) = inbox.poll_frame(cx) {
             return Poll::Ready(frame.map_or(Heard::End, Heard::Frame));

@@ -10,7 +10,7 @@ use lanecast::room::Room;
 #[cfg(feature = "server-livekit")]
 use lanecast::room::livekit::LiveKitRoom;
 use lanecast::room::websocket::{BindError, WebSocketRoom, WebSocketRoomBuilder};
-use lanecast::telemetry::{AdvertisedChannel, Channel, Inbox, Schema, StatusLevel, Telemetry};
+use lanecast::telemetry::{AdvertisedChannel, Channel, Inbound, Schema, StatusLevel, Telemetry};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -114,7 +114,7 @@ async fn show<R>(
     leave: impl Future<Output = ()>,
 ) -> Result<(), Failure>
 where
-    R: Room<Message = Frame, Incoming: Inbox>,
+    R: Room<Message = Frame, Incoming: Inbound>,
 {
     let host = host_name();
     let name = args.name.clone().unwrap_or_else(|| host.clone());
