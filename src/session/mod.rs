@@ -265,7 +265,7 @@ impl<R: Room> Session<R> {
         handle::try_broadcast_to(self.publisher(), topic, message)
     }
 
-    pub(crate) fn publisher(&self) -> &Arc<Publisher<R::Message>> {
+    fn publisher(&self) -> &Arc<Publisher<R::Message>> {
         self.shared().fanout.publisher()
     }
 

@@ -25,6 +25,7 @@
 //! positions of their own, so it does no harm that one form learns of a change a little later. A form without
 //! subscribers gets no entry in the log: every viewer that joins later finds the change in its snapshot.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -41,8 +42,7 @@ use crate::contract::topic::Audience;
 use crate::fanout::{Position, Refused};
 use crate::protocol::server::{self, RemoveStatus, Unadvertise};
 use crate::protocol::{Frame, ServerMessage};
-use crate::room::Room;
-use crate::session::Session;
+use crate::session::SessionHandle;
 
 /// Receives an operation's outcome.
 type Done = oneshot::Sender<Result<(), AnnounceError>>;
@@ -69,21 +69,23 @@ pub(super) enum Op {
 }
 
 /// The announcer's state; [`run`](Self::run) is its task. See the [module](self) for its promises.
-pub(super) struct Announcer<R: Room> {
-    pub(super) session: Session<R>,
+pub(super) struct Announcer {
+    pub(super) session: SessionHandle<Frame>,
     pub(super) state: Arc<State>,
     pub(super) ops: mpsc::UnboundedReceiver<Op>,
     /// Cancelled when every handle is gone: the announcer then no longer waits for capacity in the log.
     pub(super) released: CancellationToken,
 }
 
-impl<R: Room<Message = Frame>> Announcer<R> {
+impl Announcer {
     /// Runs until the session has ended, or until every handle is gone and the operations sent before that are done.
     pub(super) async fn run(mut self) {
+        let session = self.session.clone();
+        let mut ended = pin!(session.ended());
         loop {
             let op = tokio::select! {
                 op = self.ops.recv() => op,
-                _ = self.session.ended() => None,
+                _ = &mut ended => None,
             };
             match op {
                 Some(op) => self.carry_out(op).await,

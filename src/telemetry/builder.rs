@@ -160,7 +160,7 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
     ///
     /// # Errors
     /// As [`SessionBuilder::build`], or if the silence time-out is zero. Nothing has been started then.
-    pub fn build(self) -> Result<Telemetry<R>, BuildError>
+    pub fn build(self) -> Result<Telemetry, BuildError>
     where
         R::Incoming: Inbound,
     {
@@ -179,10 +179,11 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
                 let state = Arc::clone(&told);
                 async move { state.initial(&participant).await }
             })
-            .on_stream(move |stream| requests::serve(Arc::clone(&asked), stream))
+            .on_stream(move |stream| requests::serve(Arc::clone(&asked), Box::new(stream)))
             .accept_first(|presence| Protocol::of(presence).map(drop).map_err(refusal))
             .on_retired(move |client_id| retired.viewers.remove(client_id))
-            .build()?;
+            .build()?
+            .handle();
         let (ops, operations) = mpsc::unbounded_channel();
         let released = CancellationToken::new();
         let announcer = Announcer {

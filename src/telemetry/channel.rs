@@ -23,7 +23,6 @@ use super::announcer::Op;
 use super::error::{AnnounceError, PublishError, TryPublishError};
 use crate::contract::{Message, Topic};
 use crate::protocol::{Frame, Schema, server};
-use crate::room::Room;
 use crate::session::{BroadcastError, TryBroadcastError};
 
 /// Describes a channel: its topic, the encoding of its messages, and their schema.
@@ -131,15 +130,15 @@ pub enum Published {
 
 /// A handle to an advertised channel. Clones are handles to the same channel. The channel is unadvertised when its last
 /// handle is dropped, or by [`unadvertise`](Self::unadvertise).
-pub struct AdvertisedChannel<R: Room>(Arc<Owned<R>>);
+pub struct AdvertisedChannel(Arc<Owned>);
 
-struct Owned<R: Room> {
+struct Owned {
     channel: Arc<ChannelState>,
-    handle: Arc<Handle<R>>,
+    handle: Arc<Handle>,
 }
 
-impl<R: Room<Message = Frame>> AdvertisedChannel<R> {
-    pub(super) fn new(handle: Arc<Handle<R>>, channel: Arc<ChannelState>) -> Self {
+impl AdvertisedChannel {
+    pub(super) fn new(handle: Arc<Handle>, channel: Arc<ChannelState>) -> Self {
         Self(Arc::new(Owned { channel, handle }))
     }
 
@@ -283,7 +282,7 @@ impl<R: Room<Message = Frame>> AdvertisedChannel<R> {
     }
 }
 
-impl<R: Room> Drop for Owned<R> {
+impl Drop for Owned {
     fn drop(&mut self) {
         if self.channel.unadvertise() {
             // A failed send means that the session has ended: there are no viewers to tell.
@@ -292,13 +291,13 @@ impl<R: Room> Drop for Owned<R> {
     }
 }
 
-impl<R: Room> Clone for AdvertisedChannel<R> {
+impl Clone for AdvertisedChannel {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<R: Room> fmt::Debug for AdvertisedChannel<R> {
+impl fmt::Debug for AdvertisedChannel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let channel = &self.0.channel;
         f.debug_struct("AdvertisedChannel")

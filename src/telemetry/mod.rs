@@ -1,9 +1,11 @@
 //! Telemetry for viewers: channels, subscriptions, statuses and assets.
 //!
-//! [`Telemetry`] is a [`Session`] whose messages are frames of the wire formats that viewers speak. A viewer that joins
-//! is told the server's name and capabilities, the channels and the current statuses. It then subscribes to channels,
-//! and gets their messages. A message is encoded once, whatever formats its viewers speak. Only the head, which has
-//! 13 bytes in v1 and 17 bytes in v2, differs from viewer to viewer; the payload is shared.
+//! [`Telemetry`] is a [session](SessionHandle) whose messages are frames of the wire formats that viewers speak. The room
+//! is named only when telemetry is [built](Telemetry::builder): neither `Telemetry` nor its channels are generic over it.
+//!
+//! A viewer that joins is told the server's name and capabilities, the channels and the current statuses. It then
+//! subscribes to channels, and gets their messages. A message is encoded once, whatever formats its viewers speak. Only
+//! the head, which has 13 bytes in v1 and 17 bytes in v2, differs from viewer to viewer; the payload is shared.
 //!
 //! ```
 //! use lanecast::protocol::Frame;
@@ -64,6 +66,7 @@ mod pulse;
 mod requests;
 mod silence;
 mod state;
+mod stream;
 mod subscriptions;
 mod tables;
 #[cfg(test)]
@@ -95,18 +98,18 @@ use self::state::State;
 use crate::ids::ClientId;
 use crate::protocol::Frame;
 use crate::room::Room;
-use crate::session::{CloseError, CloseReport, Session};
+use crate::session::{CloseError, CloseReport, SessionHandle};
 
 /// A session that speaks the wire formats of telemetry viewers. Clones are handles to the same session.
 ///
 /// Dropping the last clone and the last channel drops the session, which cancels it unless the embedder holds the
 /// session too.
-pub struct Telemetry<R: Room>(Arc<Handle<R>>);
+pub struct Telemetry(Arc<Handle>);
 
 /// State that [`Telemetry`] and its channels share. The closures inside the session hold only the [`State`], so there
 /// is no reference cycle.
-struct Handle<R: Room> {
-    session: Session<R>,
+struct Handle {
+    session: SessionHandle<Frame>,
     state: Arc<State>,
     /// Operations for the announcer. Unbounded: every caller awaits its operation, except the drop of a channel, which
     /// can't wait.
@@ -115,9 +118,9 @@ struct Handle<R: Room> {
     _released: DropGuard,
 }
 
-impl<R: Room<Message = Frame>> Telemetry<R> {
+impl Telemetry {
     /// Creates a builder of telemetry for `room`'s participants.
-    pub fn builder(room: R) -> TelemetryBuilder<R> {
+    pub fn builder<R: Room<Message = Frame>>(room: R) -> TelemetryBuilder<R> {
         TelemetryBuilder::new(room)
     }
 
@@ -133,7 +136,7 @@ impl<R: Room<Message = Frame>> Telemetry<R> {
     ///
     /// # Cancel safety
     /// If this future is dropped before it is done, the channel may be announced for a moment and is then unadvertised.
-    pub async fn advertise(&self, channel: Channel) -> Result<AdvertisedChannel<R>, AnnounceError> {
+    pub async fn advertise(&self, channel: Channel) -> Result<AdvertisedChannel, AnnounceError> {
         channel.check()?;
         let advertised = AdvertisedChannel::new(Arc::clone(&self.0), self.0.state.number(channel));
         let channel = Arc::clone(advertised.inner());
@@ -184,14 +187,14 @@ impl<R: Room<Message = Frame>> Telemetry<R> {
 
     /// The underlying session: its participants, statistics and events.
     #[must_use]
-    pub fn session(&self) -> &Session<R> {
+    pub fn session(&self) -> &SessionHandle<Frame> {
         &self.0.session
     }
 
-    /// Closes the session as [`Session::close`] does, and waits until the announcer accepts no more operations.
+    /// Closes the session as [`Session::close`](crate::Session::close) does, and waits until the announcer accepts no more operations.
     ///
     /// # Errors
-    /// As [`Session::close`].
+    /// As [`Session::close`](crate::Session::close).
     pub async fn close(&self, deadline: Duration) -> Result<CloseReport, CloseError> {
         let report = self.0.session.close(deadline).await;
         if !matches!(report, Err(CloseError::FromCallback)) {
@@ -201,7 +204,7 @@ impl<R: Room<Message = Frame>> Telemetry<R> {
     }
 }
 
-impl<R: Room> Handle<R> {
+impl Handle {
     /// Sends an operation to the announcer, and waits for the outcome.
     async fn announce(
         &self,
@@ -215,13 +218,13 @@ impl<R: Room> Handle<R> {
     }
 }
 
-impl<R: Room> Clone for Telemetry<R> {
+impl Clone for Telemetry {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<R: Room> fmt::Debug for Telemetry<R> {
+impl fmt::Debug for Telemetry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Telemetry").field("session", &self.0.session).finish_non_exhaustive()
     }

@@ -32,6 +32,7 @@ use super::assets::{self, AssetRequest};
 use super::pings::Pings;
 use super::silence::Silence;
 use super::state::State;
+use super::stream::ViewerStream;
 use super::subscriptions::{Subscriptions, Wanted};
 use super::viewer::Viewer;
 use super::warnings::Warnings;
@@ -40,11 +41,11 @@ use crate::participant::Participant;
 use crate::protocol::client::{FetchAsset, ServiceCall, Subscribe};
 use crate::protocol::server::{Capability, ServiceCallFailure};
 use crate::protocol::{ClientMessage, DecodeError, FAULTS, Frame, ServerMessage, WireFormat};
+use crate::room::Inbound;
 #[cfg(doc)]
 use crate::room::PeerLimits;
 use crate::room::limits::Allowance;
-use crate::room::{Inbound, Room};
-use crate::session::{ControlStream, SessionEvent, Who};
+use crate::session::{SessionEvent, Who};
 
 /// The capabilities for which requests are decoded. (A service call and an asset fetch are refused by their number,
 /// which has to be decoded for that.)
@@ -59,10 +60,7 @@ const AT_ONCE: usize = 256;
 type Fetches = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
 /// Handles the requests on a participant's stream until the connection is gone, when the session drops this future.
-pub(super) async fn serve<R>(state: Arc<State>, mut stream: ControlStream<R>)
-where
-    R: Room<Message = Frame, Incoming: Inbound>,
-{
+pub(super) async fn serve(state: Arc<State>, mut stream: Box<dyn ViewerStream>) {
     let mut removals = state.removals();
     let mut viewer: Option<Viewer> = None;
     let mut fetches = Fetches::new();
@@ -71,10 +69,11 @@ where
     let mut open = true;
     loop {
         tokio::select! {
-            heard = hear(&mut stream.stream, open, &mut silence) => match heard {
+            heard = hear(stream.inbound(), open, &mut silence) => match heard {
                 Heard::Frame(frame) => {
-                    let Some(now) = viewer_now(&state, &stream, viewer.as_ref()) else {
-                        tracing::debug!(identity = %stream.identity, sid = %stream.sid, "request during a reset dropped");
+                    let Some(now) = viewer_now(&state, &*stream, viewer.as_ref()) else {
+                        let (identity, sid) = (stream.identity(), stream.sid());
+                        tracing::debug!(%identity, %sid, "request during a reset dropped");
                         continue;
                     };
                     let viewer = match &mut viewer {
@@ -88,12 +87,12 @@ where
                         }
                     };
                     silence.heard();
-                    viewer.report_heard(&stream);
+                    viewer.report_heard(&*stream);
                     // Boxed: this task lasts as long as the connection, and what it needs to handle a request is larger
                     // than the rest of it.
                     Box::pin(async {
                         let decoded = decode(viewer.protocol().format(), &state, &mut allowance, frame).await;
-                        stream.stream.release();
+                        stream.inbound().release();
                         viewer.handle(&state, &mut fetches, &mut silence, decoded).await;
                         yield_now().await;
                     })
@@ -103,14 +102,14 @@ where
                     // No more requests come; subscriptions and fetches go on.
                     open = false;
                     // While the viewer is being reset, there is no instance to tell.
-                    if let Some((participant, failure)) = stream.participant().zip(stream.stream.failure()) {
+                    if let Some((participant, failure)) = stream.participant().zip(stream.inbound().failure()) {
                         let message = format!("your stream has ended, you may open another: {failure}");
                         tell(&participant, StatusLevel::Error, message).await;
                     }
                 }
                 Heard::Nothing => {
                     if let Some(viewer) = &viewer {
-                        viewer.report_silent(&stream);
+                        viewer.report_silent(&*stream);
                     }
                 }
             },
@@ -130,10 +129,7 @@ where
 }
 
 /// The instance that the stream's connection has now: `known`, or another one. `None` while it is being reset.
-fn viewer_now<R>(state: &State, stream: &ControlStream<R>, known: Option<&Viewer>) -> Option<Viewer>
-where
-    R: Room<Message = Frame>,
-{
+fn viewer_now(state: &State, stream: &dyn ViewerStream, known: Option<&Viewer>) -> Option<Viewer> {
     let participant = stream.participant()?;
     match known {
         Some(known) if *known.participant() == participant => Some(known.clone()),
@@ -152,9 +148,9 @@ enum Heard {
 
 /// Waits for the next frame, the end of the stream, or the end of the silence time-out. Safe to cancel. A frame that is
 /// waiting counts as heard, however late this task polls.
-async fn hear(inbox: &mut impl Inbound, open: bool, silence: &mut Silence) -> Heard {
+async fn hear(inbound: &mut dyn Inbound, open: bool, silence: &mut Silence) -> Heard {
     poll_fn(|cx| {
-        if open && let Poll::Ready(frame) = inbox.poll_frame(cx) {
+        if open && let Poll::Ready(frame) = inbound.poll_frame(cx) {
             return Poll::Ready(frame.map_or(Heard::End, Heard::Frame));
         }
         silence.poll_exceeded(cx).map(|()| Heard::Nothing)
@@ -239,7 +235,7 @@ impl Viewer {
     }
 
     /// Tells the session's listeners that the viewer is responsive again, if it was unresponsive.
-    fn report_heard<R: Room<Message = Frame>>(&self, stream: &ControlStream<R>) {
+    fn report_heard(&self, stream: &dyn ViewerStream) {
         if self.note_heard() {
             self.participant().log(|| tracing::info!("responsive"));
             stream.emit(SessionEvent::Responsive(Who::of(self.participant())));
@@ -247,7 +243,7 @@ impl Viewer {
     }
 
     /// Tells the session's listeners that the viewer is unresponsive, once.
-    fn report_silent<R: Room<Message = Frame>>(&self, stream: &ControlStream<R>) {
+    fn report_silent(&self, stream: &dyn ViewerStream) {
         if self.note_silent() {
             self.participant().log(|| tracing::info!("unresponsive"));
             stream.emit(SessionEvent::Unresponsive(Who::of(self.participant())));

@@ -166,12 +166,7 @@ where
 
 /// Samples a source and publishes the samples, until publishing fails or the source panics. Each source has a task of
 /// its own, so that one that hangs delays no other.
-async fn sample<R: Room<Message = Frame>>(
-    source: Source,
-    channel: AdvertisedChannel<R>,
-    rate: Rate,
-    telemetry: Telemetry<R>,
-) {
+async fn sample(source: Source, channel: AdvertisedChannel, rate: Rate, telemetry: Telemetry) {
     let Source { topic, mut sample, .. } = source;
     let mut trouble = Trouble { telemetry, topic, told: None };
     let mut ticks = interval(rate.period());
@@ -212,13 +207,13 @@ async fn sample<R: Room<Message = Frame>>(
 }
 
 /// The status for viewers about a source that can't be read.
-struct Trouble<R: Room> {
-    telemetry: Telemetry<R>,
+struct Trouble {
+    telemetry: Telemetry,
     topic: &'static str,
     told: Option<String>,
 }
 
-impl<R: Room<Message = Frame>> Trouble<R> {
+impl Trouble {
     /// Id of the status.
     fn id(&self) -> String {
         format!("source {}", self.topic)
