@@ -118,6 +118,22 @@ impl ChannelState {
     }
 }
 
+/// A message for a channel, as the closure of [`publish_with`](AdvertisedChannel::publish_with) returns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample<B> {
+    /// The log time, in nanoseconds, usually since the epoch.
+    pub log_time_ns: u64,
+    /// The payload, in the encoding of the channel.
+    pub payload: B,
+}
+
+impl<B> Sample<B> {
+    /// A message with the current time as its log time.
+    pub fn now(payload: B) -> Self {
+        Self { log_time_ns: now_ns(), payload }
+    }
+}
+
 /// The outcome of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -180,7 +196,7 @@ impl AdvertisedChannel {
     /// # Cancel safety
     /// If this future is dropped before it is done, nothing was sent.
     pub async fn publish(&self, payload: impl Into<Bytes>) -> Result<Published, PublishError> {
-        self.publish_with(|| (now_ns(), payload)).await
+        self.publish_with(|| Sample::now(payload)).await
     }
 
     /// Publishes `payload` with the log time `log_time_ns`, in nanoseconds, usually since the epoch; otherwise as
@@ -192,11 +208,11 @@ impl AdvertisedChannel {
     /// # Cancel safety
     /// If this future is dropped before it is done, nothing was sent.
     pub async fn publish_at(&self, log_time_ns: u64, payload: impl Into<Bytes>) -> Result<Published, PublishError> {
-        self.publish_with(|| (log_time_ns, payload)).await
+        self.publish_with(|| Sample { log_time_ns, payload }).await
     }
 
-    /// Calls `message` if the channel has subscribers, and publishes the log time (nanoseconds) and the payload that it
-    /// returns; otherwise as [`publish`](Self::publish).
+    /// Calls `sample` if the channel has subscribers, and publishes what it returns; otherwise as
+    /// [`publish`](Self::publish).
     ///
     /// # Errors
     /// [`PublishError`] if the message was not published.
@@ -205,9 +221,9 @@ impl AdvertisedChannel {
     /// If this future is dropped before it is done, nothing was sent.
     pub async fn publish_with<B: Into<Bytes>>(
         &self,
-        message: impl FnOnce() -> (u64, B),
+        sample: impl FnOnce() -> Sample<B>,
     ) -> Result<Published, PublishError> {
-        let Some(frame) = self.frame(message)? else { return Ok(Published::ToNobody) };
+        let Some(frame) = self.frame(sample)? else { return Ok(Published::ToNobody) };
         match self.0.handle.session.broadcast_to(&self.0.channel.audience, frame).await {
             Ok(()) => Ok(Published::Sent),
             Err(BroadcastError::TooLarge(frame)) => Err(PublishError::TooLarge { bytes: frame.byte_len() }),
@@ -220,7 +236,7 @@ impl AdvertisedChannel {
     /// # Errors
     /// [`TryPublishError`] if the message was not published. If the log is full, the error gives the payload back.
     pub fn try_publish(&self, payload: impl Into<Bytes>) -> Result<Published, TryPublishError> {
-        self.try_publish_with(|| (now_ns(), payload))
+        self.try_publish_with(|| Sample::now(payload))
     }
 
     /// Publishes `payload` with the log time `log_time_ns`, at once or not at all; otherwise as
@@ -229,19 +245,19 @@ impl AdvertisedChannel {
     /// # Errors
     /// As [`try_publish`](Self::try_publish).
     pub fn try_publish_at(&self, log_time_ns: u64, payload: impl Into<Bytes>) -> Result<Published, TryPublishError> {
-        self.try_publish_with(|| (log_time_ns, payload))
+        self.try_publish_with(|| Sample { log_time_ns, payload })
     }
 
-    /// Calls `message` if the channel has subscribers, and publishes what it returns, at once or not at all; otherwise
-    /// as [`publish_with`](Self::publish_with).
+    /// Calls `sample` if the channel has subscribers, and publishes what it returns, at once or not at all; otherwise as
+    /// [`publish_with`](Self::publish_with).
     ///
     /// # Errors
     /// As [`try_publish`](Self::try_publish).
     pub fn try_publish_with<B: Into<Bytes>>(
         &self,
-        message: impl FnOnce() -> (u64, B),
+        sample: impl FnOnce() -> Sample<B>,
     ) -> Result<Published, TryPublishError> {
-        let Some(frame) = self.frame(message)? else { return Ok(Published::ToNobody) };
+        let Some(frame) = self.frame(sample)? else { return Ok(Published::ToNobody) };
         match self.0.handle.session.try_broadcast_to(&self.0.channel.audience, frame) {
             Ok(()) => Ok(Published::Sent),
             Err(TryBroadcastError::Full(frame)) => Err(TryPublishError::Full(frame.payload().clone())),
@@ -252,13 +268,13 @@ impl AdvertisedChannel {
 
     /// The frame for all subscribers, whatever format they speak. Each copy for a v1 viewer later gets that viewer's
     /// subscription id. `None` if there are no subscribers.
-    fn frame<B: Into<Bytes>>(&self, message: impl FnOnce() -> (u64, B)) -> Result<Option<Frame>, PublishError> {
+    fn frame<B: Into<Bytes>>(&self, sample: impl FnOnce() -> Sample<B>) -> Result<Option<Frame>, PublishError> {
         let channel = &self.0.channel;
         channel.stage()?;
         if channel.audience.subscribers() == 0 {
             return Ok(None);
         }
-        let (log_time_ns, payload) = message();
+        let Sample { log_time_ns, payload } = sample();
         let frame = Frame::message_data(channel.id(), log_time_ns, payload.into());
         Ok(Some(if channel.tells_time { frame.live() } else { frame }))
     }

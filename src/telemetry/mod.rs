@@ -84,7 +84,7 @@ use tokio_util::sync::DropGuard;
 
 pub use self::assets::AssetRequest;
 pub use self::builder::TelemetryBuilder;
-pub use self::channel::{AdvertisedChannel, Channel, Published};
+pub use self::channel::{AdvertisedChannel, Channel, Published, Sample};
 pub use self::error::{AnnounceError, PublishError, TryPublishError};
 pub use self::in_flight::{Permit, TooManyInFlight};
 pub use self::version::{IncompatibleVersion, Protocol};

@@ -36,7 +36,7 @@ use lanecast::protocol::{ClientMessage, Frame, FrameKind, ServerMessage, Subprot
 use lanecast::room::memory::{Behavior, MemoryRoom, Received, Recorder};
 use lanecast::room::{Presence, RoomEvent};
 use lanecast::telemetry::{
-    AdvertisedChannel, AnnounceError, Channel, PublishError, Published, Schema, Telemetry, TryPublishError,
+    AdvertisedChannel, AnnounceError, Channel, PublishError, Published, Sample, Schema, Telemetry, TryPublishError,
 };
 use lanecast::{EndReason, Participant, SessionEvent, SessionHandle};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
