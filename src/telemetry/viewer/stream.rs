@@ -1,4 +1,4 @@
-//! A viewer's own stream, whatever its room: so the code that handles requests is compiled once.
+//! A viewer's own stream, without the type of its room: the code that handles requests is compiled once for all rooms.
 
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::participant::Participant;
@@ -6,9 +6,9 @@ use crate::protocol::Frame;
 use crate::room::{Inbound, Room};
 use crate::session::{ControlStream, SessionEvent};
 
-/// A [`ControlStream`] of any room. One box holds all of it: an idle viewer keeps little more than it would if the room
-/// were named.
-pub(super) trait ViewerStream: Send {
+/// A [`ControlStream`] of any room. The task of an idle viewer holds all of it in one box, which costs less memory than
+/// separate boxes for the frames and for the weak handle of the session.
+pub(in crate::telemetry) trait ViewerStream: Send {
     fn identity(&self) -> &ParticipantIdentity;
 
     fn sid(&self) -> &ParticipantSid;
