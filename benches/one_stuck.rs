@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use hdrhistogram::Histogram;
+use lanecast::protocol::Frame;
 use lanecast::room::websocket::{Admission, Rejection, UpgradeRequest, WebSocketRoom};
 use lanecast::telemetry::{Channel, Telemetry};
-use lanecast::{ParticipantIdentity, Session, SessionEvent};
+use lanecast::{ParticipantIdentity, SessionEvent, SessionHandle};
 use plotters::prelude::*;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Builder;
@@ -113,13 +114,13 @@ impl Plan {
 fn run(plan: &Plan) -> Fallible<Seen> {
     let server = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (go, gone) = watch::channel(None);
-    let telemetry = server.block_on(async {
+    let (address, telemetry) = server.block_on(async {
         let room = WebSocketRoom::builder().on_upgrade(named).bind("127.0.0.1:0").await?;
+        let address = room.local_addr();
         let telemetry = Telemetry::builder(room).configure(|session| session.queue_capacity(CAPACITY)).build()?;
-        Ok::<_, Box<dyn Error>>(telemetry)
+        Ok::<_, Box<dyn Error>>((address, telemetry))
     })?;
     let channel = server.block_on(telemetry.advertise(Channel::new("/position", "raw")))?;
-    let address = telemetry.session().room().local_addr();
     let (viewers, pause) = (plan.viewers, plan.pause());
     let watching = thread::spawn(move || watch_all(address, viewers, pause, &gone));
 
@@ -162,7 +163,7 @@ fn nanos(span: Duration) -> u64 {
 }
 
 /// Observes the viewer that stops, until the session ends.
-async fn what_becomes_of_it(session: Session<WebSocketRoom>, begun: Instant) -> Seen {
+async fn what_becomes_of_it(session: SessionHandle<Frame>, begun: Instant) -> Seen {
     let stuck: ParticipantIdentity = STUCK.parse().expect("it is well-formed");
     let (mut seen, mut events, mut looks) = (Seen::default(), session.events(), interval(LOOK));
     loop {

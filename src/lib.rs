@@ -8,7 +8,8 @@
 //! - A [`Session`] serves one room: it has the room's participants, their lanes and the event loop. It is built on a
 //!   [`room::Room`], the transport: [`MemoryRoom`](room::memory::MemoryRoom) in process, a WebSocket server with the
 //!   feature `websocket`, a LiveKit room with the feature `livekit`, or a room of your own in [thirty
-//!   lines](room::Room#a-room-in-thirty-lines).
+//!   lines](room::Room#a-room-in-thirty-lines). A [`SessionHandle`] is a handle to a session whose type doesn't name the
+//!   room.
 //! - [`Session::broadcast`] writes a message once to a bounded log, whatever the number of participants. Flush shards
 //!   carry it into the participants' sinks. [`Session::broadcast_to`] does the same for the subscribers of a [`Topic`].
 //! - [`Participant::send`] sends to one participant, through that participant's own bounded queue.
@@ -83,7 +84,7 @@ pub use self::ids::{ClientId, IdError, ParticipantIdentity, ParticipantSid};
 pub use self::participant::{Participant, ParticipantStats, SendError, TrySendError};
 pub use self::session::{
     BroadcastError, BuildError, CloseError, CloseReport, ControlStream, Events, InstanceId, JoinError, Refusal, Resets,
-    Session, SessionBuilder, SessionEvent, SessionStats, TryBroadcastError, WeakSession,
+    Session, SessionBuilder, SessionEvent, SessionHandle, SessionStats, TryBroadcastError, WeakSession,
 };
 
 /// Compiles the README's example as a doctest.

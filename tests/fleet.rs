@@ -48,7 +48,7 @@ fn who(request: &UpgradeRequest) -> Result<Admission, Rejection> {
 }
 
 /// A room whose kernel buffers are small, and telemetry with a small queue: a stalled viewer overflows soon.
-async fn server() -> (WebSocketRoom, Telemetry<WebSocketRoom>, AdvertisedChannel<WebSocketRoom>) {
+async fn server() -> (WebSocketRoom, Telemetry, AdvertisedChannel) {
     let room = WebSocketRoom::builder().send_buffer_bytes(16 << 10).on_upgrade(who).bind("127.0.0.1:0").await.unwrap();
     let telemetry = Telemetry::builder(room.clone())
         // A stalled viewer shall overflow, not time out.
@@ -59,7 +59,7 @@ async fn server() -> (WebSocketRoom, Telemetry<WebSocketRoom>, AdvertisedChannel
     (room, telemetry, channel)
 }
 
-async fn publish(channel: &AdvertisedChannel<WebSocketRoom>, number: u64) {
+async fn publish(channel: &AdvertisedChannel, number: u64) {
     let mut payload = BytesMut::zeroed(MESSAGE_BYTES);
     (&mut payload[..8]).put_u64_le(number);
     assert_eq!(channel.publish_at(number, payload).await.unwrap(), Published::Sent);
@@ -275,7 +275,7 @@ async fn die_and_come_back(
 }
 
 /// The participants with a backlog.
-fn waiting(telemetry: &Telemetry<WebSocketRoom>) -> String {
+fn waiting(telemetry: &Telemetry) -> String {
     let participants = telemetry.session().participants();
     let waiting = participants.iter().filter(|participant| participant.stats().account.waiting() > 0);
     let waiting: Vec<_> = waiting.map(|participant| format!("{participant}: {:?}", participant.stats())).collect();

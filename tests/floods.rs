@@ -173,8 +173,8 @@ fn send_until(
 struct Server {
     runtime: Runtime,
     address: SocketAddr,
-    telemetry: Telemetry<WebSocketRoom>,
-    channel: Arc<AdvertisedChannel<WebSocketRoom>>,
+    telemetry: Telemetry,
+    channel: Arc<AdvertisedChannel>,
 }
 
 impl Server {

@@ -15,6 +15,8 @@
 #[cfg(feature = "byte-stream")]
 pub mod byte_stream;
 #[cfg(feature = "telemetry")]
+mod inbound;
+#[cfg(feature = "telemetry")]
 #[cfg_attr(not(feature = "websocket"), allow(dead_code, reason = "only a room that reads sockets needs all of it"))]
 pub(crate) mod limits;
 #[cfg(feature = "livekit")]
@@ -38,6 +40,8 @@ use crate::ids::{ParticipantIdentity, ParticipantSid};
 
 pub use crate::contract::{Attributes, Presence};
 
+#[cfg(feature = "telemetry")]
+pub use self::inbound::Inbound;
 #[cfg(feature = "telemetry")]
 pub use self::limits::PeerLimits;
 

@@ -5,12 +5,12 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::core::Core;
+use super::erased::{self, AnySession, SessionHandle};
 use super::error::{BroadcastError, CloseError, TryBroadcastError};
 use super::events::Events;
 use super::stats::{CloseReport, SessionStats};
 use crate::contract::Topic;
-use crate::contract::topic::Audience;
-use crate::fanout::{Publisher, Refused};
+use crate::fanout::Publisher;
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::participant::Participant;
 use crate::room::Room;
@@ -65,6 +65,12 @@ impl<R: Room> Session<R> {
         WeakSession(Arc::downgrade(&self.0))
     }
 
+    /// Returns a handle that keeps the session open, and whose type doesn't name the room.
+    #[must_use]
+    pub fn handle(&self) -> SessionHandle<R::Message> {
+        SessionHandle::new(Arc::clone(self.publisher()), Arc::new(self.clone()))
+    }
+
     /// Returns the room of the session.
     #[must_use]
     pub fn room(&self) -> &R {
@@ -84,7 +90,7 @@ impl<R: Room> Session<R> {
     /// If the future is dropped before it completes, nothing has been sent. A future that waits keeps its place in the
     /// order for as long as it exists: don't keep it without polling it, because the other publishers wait behind it.
     pub async fn broadcast(&self, message: R::Message) -> Result<(), BroadcastError<R::Message>> {
-        self.publish(&Audience::All, message).await
+        erased::broadcast(self.publisher(), message).await
     }
 
     /// Sends `message` to the subscribers of `topic`; otherwise like [`broadcast`](Self::broadcast). If the topic has
@@ -96,10 +102,7 @@ impl<R: Room> Session<R> {
     /// # Cancel safety
     /// If the future is dropped before it completes, nothing has been sent.
     pub async fn broadcast_to(&self, topic: &Topic, message: R::Message) -> Result<(), BroadcastError<R::Message>> {
-        if self.publisher().reaches_nobody(topic) {
-            return Ok(());
-        }
-        self.publish(&Audience::Topic(topic.clone()), message).await
+        erased::broadcast_to(self.publisher(), topic, message).await
     }
 
     /// Sends `message` to all participants at once, or not at all. Works from any thread, and doesn't overtake
@@ -108,7 +111,7 @@ impl<R: Room> Session<R> {
     /// # Errors
     /// [`TryBroadcastError`] returns the message.
     pub fn try_broadcast(&self, message: R::Message) -> Result<(), TryBroadcastError<R::Message>> {
-        self.try_publish(&Audience::All, message)
+        erased::try_broadcast(self.publisher(), message)
     }
 
     /// Sends `message` to the subscribers of `topic` at once, or not at all; otherwise like
@@ -117,30 +120,10 @@ impl<R: Room> Session<R> {
     /// # Errors
     /// [`TryBroadcastError`] returns the message.
     pub fn try_broadcast_to(&self, topic: &Topic, message: R::Message) -> Result<(), TryBroadcastError<R::Message>> {
-        if self.publisher().reaches_nobody(topic) {
-            return Ok(());
-        }
-        self.try_publish(&Audience::Topic(topic.clone()), message)
+        erased::try_broadcast_to(self.publisher(), topic, message)
     }
 
-    async fn publish(&self, audience: &Audience, message: R::Message) -> Result<(), BroadcastError<R::Message>> {
-        self.publisher().publish(audience, message).await.map_err(|refused| match refused {
-            Refused::TooLarge(message) => BroadcastError::TooLarge(message),
-            // It waits while the log is full.
-            Refused::Closed(message) | Refused::Full(message) => BroadcastError::Closed(message),
-        })
-    }
-
-    fn try_publish(&self, audience: &Audience, message: R::Message) -> Result<(), TryBroadcastError<R::Message>> {
-        self.publisher().try_publish(audience, message).map_err(|refused| match refused {
-            Refused::TooLarge(message) => TryBroadcastError::TooLarge(message),
-            Refused::Full(message) => TryBroadcastError::Full(message),
-            Refused::Closed(message) => TryBroadcastError::Closed(message),
-        })
-    }
-
-    /// The way into the log, in which telemetry also claims the places of its announcements.
-    pub(crate) fn publisher(&self) -> &Arc<Publisher<R::Message>> {
+    fn publisher(&self) -> &Arc<Publisher<R::Message>> {
         self.core().fanout.publisher()
     }
 
@@ -250,5 +233,40 @@ impl<R: Room> fmt::Debug for WeakSession<R> {
 impl<R: Room> Drop for Owned<R> {
     fn drop(&mut self) {
         self.0.start_close(Duration::ZERO, None);
+    }
+}
+
+/// What a handle does that doesn't name the room is what the session does.
+impl<R: Room> AnySession<R::Message> for Session<R> {
+    fn participant(&self, identity: &ParticipantIdentity) -> Option<Participant<R::Message>> {
+        self.participant(identity)
+    }
+
+    fn participant_by_sid(&self, sid: &ParticipantSid) -> Option<Participant<R::Message>> {
+        self.participant_by_sid(sid)
+    }
+
+    fn participants(&self) -> Vec<Participant<R::Message>> {
+        self.participants()
+    }
+
+    fn events(&self) -> Events {
+        self.events()
+    }
+
+    fn stats(&self) -> SessionStats {
+        self.stats()
+    }
+
+    fn close(&self, deadline: Duration) -> erased::BoxFuture<'_, Result<CloseReport, CloseError>> {
+        Box::pin(self.close(deadline))
+    }
+
+    fn cancel(&self) {
+        self.cancel();
+    }
+
+    fn ended(&self) -> erased::BoxFuture<'_, Result<CloseReport, CloseError>> {
+        Box::pin(self.ended())
     }
 }

@@ -10,6 +10,7 @@ mod builder;
 mod close;
 mod closing;
 mod core;
+mod erased;
 mod error;
 mod event_loop;
 mod events;
@@ -26,6 +27,7 @@ mod tests;
 
 pub use self::accept::Refusal;
 pub use self::builder::SessionBuilder;
+pub use self::erased::SessionHandle;
 pub use self::error::{BroadcastError, BuildError, CloseError, JoinError, TryBroadcastError};
 pub use self::events::{Events, InstanceId, SessionEvent};
 pub use self::handle::{Session, WeakSession};

@@ -10,17 +10,18 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::announcer::Announcer;
-use super::assets::AssetRequest;
-use super::channel::now_ns;
-use super::inbox::Inbox;
-use super::state::{Settings, State};
+use super::catalog::Catalog;
+use super::catalog::announcer::Announcer;
+use super::clock::now_ns;
+use super::handle::{Handle, Telemetry};
 use super::version::{IncompatibleVersion, Protocol};
-use super::viewer::InFlightLimits;
-use super::{Handle, Status, StatusLevel, Telemetry, requests};
-use crate::protocol::server::{Capability, ServerInfo};
+use super::viewer::assets::AssetRequest;
+use super::viewer::in_flight::InFlightLimits;
+use super::viewer::requests;
+use super::viewer::viewers::{Settings, Viewers};
+use crate::protocol::server::{Capability, ServerInfo, Status, StatusLevel};
 use crate::protocol::{Frame, ServerMessage};
-use crate::room::{PeerLimits, Room};
+use crate::room::{Inbound, PeerLimits, Room};
 use crate::session::{BuildError, Events, Refusal, Session, SessionBuilder};
 
 /// Sets up [`Telemetry`]. Viewers are told exactly the capabilities that are switched on here.
@@ -32,8 +33,15 @@ pub struct TelemetryBuilder<R: Room> {
     settings: Settings,
 }
 
+impl Telemetry {
+    /// Creates a builder of telemetry for `room`'s participants.
+    pub fn builder<R: Room<Message = Frame>>(room: R) -> TelemetryBuilder<R> {
+        TelemetryBuilder::new(room)
+    }
+}
+
 impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
-    pub(super) fn new(room: R) -> Self {
+    fn new(room: R) -> Self {
         let info = ServerInfo { name: "lanecast".to_owned(), ..ServerInfo::default() };
         Self {
             session: Session::builder(room),
@@ -161,9 +169,9 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
     ///
     /// # Errors
     /// As [`SessionBuilder::build`], or if the silence time-out is zero. Nothing has been started then.
-    pub fn build(self) -> Result<Telemetry<R>, BuildError>
+    pub fn build(self) -> Result<Telemetry, BuildError>
     where
-        R::Incoming: Inbox,
+        R::Incoming: Inbound,
     {
         let Self { session, mut info, time, settings } = self;
         if settings.silence_timeout.is_zero() {
@@ -173,27 +181,29 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
         let offered = [(time, Capability::Time), (settings.assets.is_some(), Capability::Assets)];
         info.capabilities = offered.into_iter().filter(|(is_on, _)| *is_on).map(|(_, capability)| capability).collect();
         info.session_id.get_or_insert_with(|| format!("{:x}-{:08x}", now_ns() / 1_000_000, fastrand::u32(..)));
-        let state = Arc::new(State::new(info, settings));
-        let (told, asked, retired) = (Arc::clone(&state), Arc::clone(&state), Arc::clone(&state));
+        let catalog = Arc::new(Catalog::new(info));
+        let viewers = Arc::new(Viewers::new(Arc::clone(&catalog), settings));
+        let (told, asked, retired) = (Arc::clone(&viewers), Arc::clone(&viewers), Arc::clone(&viewers));
         let session = session
             .initial(move |participant| {
-                let state = Arc::clone(&told);
-                async move { state.initial(&participant).await }
+                let viewers = Arc::clone(&told);
+                async move { viewers.initial(&participant).await }
             })
-            .on_stream(move |stream| requests::serve(Arc::clone(&asked), stream))
+            .on_stream(move |stream| requests::serve(Arc::clone(&asked), Box::new(stream)))
             .accept_first(|presence| Protocol::of(presence).map(drop).map_err(refusal))
-            .add_retired_hook(move |participant, _| retired.viewers.remove(participant.client_id()))
-            .build()?;
+            .add_retired_hook(move |participant, _| retired.remove(participant.client_id()))
+            .build()?
+            .handle();
         let (ops, operations) = mpsc::unbounded_channel();
         let released = CancellationToken::new();
         let announcer = Announcer {
             session: session.clone(),
-            state: Arc::clone(&state),
+            catalog: Arc::clone(&catalog),
             ops: operations,
             released: released.clone(),
         };
         tokio::spawn(announcer.run());
-        Ok(Telemetry(Arc::new(Handle { session, state, ops, _released: released.drop_guard() })))
+        Ok(Telemetry(Arc::new(Handle { session, catalog, viewers, ops, _released: released.drop_guard() })))
     }
 }
 

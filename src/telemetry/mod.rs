@@ -1,9 +1,11 @@
 //! Telemetry for viewers: channels, subscriptions, statuses and assets.
 //!
-//! [`Telemetry`] is a [`Session`] whose messages are frames of the wire formats that viewers speak. A viewer that joins
-//! is told the server's name and capabilities, the channels and the current statuses. It then subscribes to channels,
-//! and gets their messages. A message is encoded once, whatever formats its viewers speak. Only the head, which has
-//! 13 bytes in v1 and 17 bytes in v2, differs from viewer to viewer; the payload is shared.
+//! [`Telemetry`] is a [session](SessionHandle) whose messages are frames of the wire formats that viewers speak. The room
+//! is named only when telemetry is [built](Telemetry::builder): neither `Telemetry` nor its channels are generic over it.
+//!
+//! A viewer that joins is told the server's name and capabilities, the channels and the current statuses. It then
+//! subscribes to channels, and gets their messages. A message is encoded once, whatever formats its viewers speak. Only
+//! the head, which has 13 bytes in v1 and 17 bytes in v2, differs from viewer to viewer; the payload is shared.
 //!
 //! ```
 //! use lanecast::protocol::Frame;
@@ -51,179 +53,29 @@
 //! publishing by clients are not offered yet; a viewer that asks for one of them is told so. A viewer that asks for a
 //! video track gets messages.
 
-mod announcer;
-mod answer;
-mod assets;
+mod advertised;
 mod builder;
+mod catalog;
 mod channel;
+mod clock;
 mod error;
 mod frame;
-mod in_flight;
-mod inbox;
-mod pings;
-mod pulse;
-mod requests;
-mod silence;
-mod state;
-mod subscriptions;
-mod tables;
+mod handle;
 #[cfg(test)]
 mod tests;
 mod version;
 mod viewer;
-mod warnings;
 
-use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::DropGuard;
-
-pub use self::assets::AssetRequest;
+pub use self::advertised::{AdvertisedChannel, Published, Sample};
 pub use self::builder::TelemetryBuilder;
-pub use self::channel::{AdvertisedChannel, Channel, Published};
+pub use self::channel::Channel;
 pub use self::error::{AnnounceError, PublishError, TryPublishError};
-pub use self::in_flight::{Permit, TooManyInFlight};
-pub use self::inbox::Inbox;
+pub use self::handle::Telemetry;
 pub use self::version::{IncompatibleVersion, Protocol};
-pub use self::viewer::{Viewer, ViewerStats};
+pub use self::viewer::{AssetRequest, Permit, TooManyInFlight, Viewer, ViewerStats};
 pub use crate::protocol::Schema;
 pub use crate::protocol::server::{Status, StatusLevel};
+pub use crate::room::Inbound;
 
-use self::announcer::Op;
-use self::state::State;
-use crate::ids::ClientId;
-use crate::protocol::Frame;
-use crate::room::Room;
-use crate::session::{CloseError, CloseReport, Session};
-
-/// A session that speaks the wire formats of telemetry viewers. Clones are handles to the same session.
-///
-/// Dropping the last clone and the last channel drops the session, which cancels it unless the embedder holds the
-/// session too.
-pub struct Telemetry<R: Room>(Arc<Handle<R>>);
-
-/// State that [`Telemetry`] and its channels share. The closures inside the session hold only the [`State`], so there
-/// is no reference cycle.
-struct Handle<R: Room> {
-    session: Session<R>,
-    state: Arc<State>,
-    /// Operations for the announcer. Unbounded: every caller awaits its operation, except the drop of a channel, which
-    /// can't wait.
-    ops: mpsc::UnboundedSender<Op>,
-    /// Dropped with the last handle. The announcer then stops waiting for capacity in the log.
-    _released: DropGuard,
-}
-
-impl<R: Room<Message = Frame>> Telemetry<R> {
-    /// Creates a builder of telemetry for `room`'s participants.
-    pub fn builder(room: R) -> TelemetryBuilder<R> {
-        TelemetryBuilder::new(room)
-    }
-
-    /// Announces `channel` to all viewers, and to every viewer that joins from now on.
-    ///
-    /// Returns once the announcement has its position in the log: messages that are published from then on come behind
-    /// it.
-    ///
-    /// # Errors
-    /// [`AnnounceError`] if the session is closed, the announcement exceeds the session's byte limit, the topic is
-    /// advertised already, or topic or encoding is empty. The channel then doesn't exist, and no viewer was told of it,
-    /// unless the session closed meanwhile.
-    ///
-    /// # Cancel safety
-    /// If this future is dropped before it is done, the channel may be announced for a moment and is then unadvertised.
-    pub async fn advertise(&self, channel: Channel) -> Result<AdvertisedChannel<R>, AnnounceError> {
-        channel.check()?;
-        let advertised = AdvertisedChannel::new(Arc::clone(&self.0), self.0.state.number(channel));
-        let channel = Arc::clone(advertised.inner());
-        self.0.announce(|done| Op::Advertise { channel, done }).await?;
-        Ok(advertised)
-    }
-
-    /// Shows a status to all viewers. A status with an id holds until it is replaced by one with the same id or
-    /// [removed](Self::remove_status), and viewers that join meanwhile are shown it too. A status without an id is
-    /// shown once.
-    ///
-    /// # Errors
-    /// [`AnnounceError`] if the session is closed or the status exceeds its byte limit.
-    ///
-    /// # Cancel safety
-    /// If this future is dropped after its first poll, the status is sent all the same.
-    pub async fn status(
-        &self,
-        level: StatusLevel,
-        message: impl Into<String>,
-        id: Option<&str>,
-    ) -> Result<(), AnnounceError> {
-        let status = Status { level, message: message.into(), id: id.map(str::to_owned) };
-        self.0.announce(|done| Op::Status { status, done }).await
-    }
-
-    /// Tells all viewers that statuses no longer hold. Ids without a current status are passed on all the same.
-    ///
-    /// # Errors
-    /// As [`status`](Self::status).
-    ///
-    /// # Cancel safety
-    /// As [`status`](Self::status).
-    pub async fn remove_status<I>(&self, ids: I) -> Result<(), AnnounceError>
-    where
-        I: IntoIterator<Item: Into<String>>,
-    {
-        let ids: Vec<String> = ids.into_iter().map(Into::into).collect();
-        self.0.announce(|done| Op::RemoveStatus { ids, done }).await
-    }
-
-    /// Returns the viewer's instance with this [`client_id`](crate::Participant::client_id). `None` if no such instance
-    /// is registered or joining. An instance that has ended is found until its sink is back with the room.
-    #[must_use]
-    pub fn viewer(&self, client_id: ClientId) -> Option<Viewer> {
-        self.0.state.viewers.get(client_id)
-    }
-
-    /// The underlying session: its participants, statistics and events.
-    #[must_use]
-    pub fn session(&self) -> &Session<R> {
-        &self.0.session
-    }
-
-    /// Closes the session as [`Session::close`] does, and waits until the announcer accepts no more operations.
-    ///
-    /// # Errors
-    /// As [`Session::close`].
-    pub async fn close(&self, deadline: Duration) -> Result<CloseReport, CloseError> {
-        let report = self.0.session.close(deadline).await;
-        if !matches!(report, Err(CloseError::FromCallback)) {
-            self.0.ops.closed().await;
-        }
-        report
-    }
-}
-
-impl<R: Room> Handle<R> {
-    /// Sends an operation to the announcer, and waits for the outcome.
-    async fn announce(
-        &self,
-        op: impl FnOnce(oneshot::Sender<Result<(), AnnounceError>>) -> Op,
-    ) -> Result<(), AnnounceError> {
-        let (done, outcome) = oneshot::channel();
-        if self.ops.send(op(done)).is_err() {
-            return Err(AnnounceError::Closed);
-        }
-        outcome.await.unwrap_or(Err(AnnounceError::Closed))
-    }
-}
-
-impl<R: Room> Clone for Telemetry<R> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<R: Room> fmt::Debug for Telemetry<R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Telemetry").field("session", &self.0.session).finish_non_exhaustive()
-    }
-}
+#[cfg(doc)]
+use crate::{ids::ClientId, session::SessionHandle};

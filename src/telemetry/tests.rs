@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::channel::ChannelState;
+use super::catalog::entry::ChannelEntry;
 use super::{Channel, Telemetry};
 use crate::protocol::{Frame, Subprotocol, WireFormat};
 use crate::room::Presence;
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const ROUNDS: usize = 300;
 const VIEWERS: usize = 4;
 
-async fn emptied(channel: &ChannelState) {
+async fn emptied(channel: &ChannelEntry) {
     let emptied = async {
         while channel.audience.subscribers() > 0 {
             tokio::task::yield_now().await;
@@ -107,7 +107,7 @@ async fn an_instance_that_is_retired_before_it_is_entered_leaves_no_entry() {
             None => tokio::task::yield_now().await,
         }
     };
-    let viewers = &telemetry.0.state.viewers;
+    let viewers = &telemetry.0.viewers;
     let protocol = telemetry.viewer(ada.client_id()).unwrap().protocol().clone();
     room.leave(ada.identity(), ada.sid()).await.unwrap();
     timeout(PATIENCE, ada.closed()).await.expect("timed out");
@@ -134,7 +134,7 @@ async fn joins_that_are_cut_off_leave_no_entries() {
         }
     }
     // 2. Those that stay have entries; in the end nobody has one.
-    let viewers = &telemetry.0.state.viewers;
+    let viewers = &telemetry.0.viewers;
     let settled = async {
         while viewers.len() != VIEWERS / 2 || telemetry.session().stats().participants != VIEWERS / 2 {
             tokio::task::yield_now().await;

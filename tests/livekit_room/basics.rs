@@ -48,7 +48,7 @@ async fn every_byte_arrives_in_order() {
     let room = server.device().await;
     let session = Session::builder(room.clone()).build().expect("the settings make sense");
     let viewers = server.viewers(VIEWERS).await;
-    joined(&session, VIEWERS).await;
+    joined(&session.handle(), VIEWERS).await;
     // More messages than a participant's queue holds, and far more bytes than the uplink takes at once.
     for number in 0..BROADCASTS {
         session.broadcast(text(format!("{number} {}", "x".repeat(number % 97)))).await.expect("the session is open");
@@ -83,7 +83,7 @@ async fn frames_of_all_sizes_arrive_whole() {
     let room = server.device().await;
     let session = Session::builder(room.clone()).build().expect("the settings make sense");
     let viewer: Viewer = server.viewer("v").await;
-    joined(&session, 1).await;
+    joined(&session.handle(), 1).await;
     fastrand::seed(3);
     let sizes = [MAX_STREAM_FRAME - 1, 0, 1, 14_994, 14_995, 14_996, 15_000, 30_000, 100_001];
     let random = (0..200).map(|_| fastrand::usize(..20_000));

@@ -22,7 +22,7 @@ async fn an_overflow_resets_only_the_slow_participant() {
     let room = Rigged::new(server.device().await);
     let session = session(&room);
     let (ada, bob) = (server.viewer("ada").await, server.viewer("bob").await);
-    joined(&session, 2).await;
+    joined(&session.handle(), 2).await;
     let (ada_id, bob_id) = ("ada".parse().expect("well-formed"), "bob".parse().expect("well-formed"));
     let (before, bob_before) =
         (session.participant(&ada_id).expect("here"), session.participant(&bob_id).expect("here"));
@@ -43,7 +43,7 @@ async fn an_overflow_resets_only_the_slow_participant() {
     let seen = ada.wait_for("the end of the stream, and a fresh one", followed).await;
     assert_eq!(texts(&seen[1].frames)[0], "state");
     assert!(matches!(&seen[0].ended, Some(Err(_))), "an abandoned stream shows: {:?}", seen[0].ended);
-    joined(&session, 2).await;
+    joined(&session.handle(), 2).await;
     let after = session.participant(&ada_id).expect("she is back");
     assert_eq!(after.sid(), before.sid());
     assert_ne!(after.client_id(), before.client_id());
@@ -62,7 +62,7 @@ async fn a_failed_write_resets_only_its_participant() {
     let room = Rigged::new(server.device().await);
     let session = session(&room);
     let (ada, bob) = (server.viewer("ada").await, server.viewer("bob").await);
-    joined(&session, 2).await;
+    joined(&session.handle(), 2).await;
     let sid = session.participant(&"ada".parse().expect("well-formed")).expect("here").sid().clone();
     let mut events = session.events();
     room.set_behavior("ada", Behavior::Fail);
@@ -71,7 +71,7 @@ async fn a_failed_write_resets_only_its_participant() {
     assert_eq!((who.sid, reason), (sid.clone(), EndReason::WriteFailed));
     let seen = ada.wait_for("a fresh stream", |streams| streams.len() == 2 && !streams[1].frames.is_empty()).await;
     assert_eq!(texts(&seen[1].frames)[0], "state");
-    joined(&session, 2).await;
+    joined(&session.handle(), 2).await;
     assert_eq!(*session.participant(&"ada".parse().expect("well-formed")).expect("here").sid(), sid);
     assert_eq!(texts(&bob.frames(2).await), ["state", "m"]);
     assert_eq!(session.stats().resets.total(), 1);
@@ -90,7 +90,7 @@ async fn a_late_disconnect_does_not_end_the_new_connection() {
     let room = Rigged::new(server.device().await);
     let session = session(&room);
     let old = server.viewer("ada").await;
-    joined(&session, 1).await;
+    joined(&session.handle(), 1).await;
     let mut events = session.events();
     room.hold(is_disconnect);
     let new = server.viewer("ada").await;
@@ -127,13 +127,13 @@ async fn an_older_connection_reported_late_is_refused() {
     let room = Rigged::new(server.device().await);
     let session = session(&room);
     let _old = server.viewer("ada").await;
-    joined(&session, 1).await;
+    joined(&session.handle(), 1).await;
     let older = session.room().inner.clone();
     let older = lanecast::room::Room::present(&older, &"ada".parse().expect("well-formed")).expect("she is here");
     let mut events = session.events();
     let new = server.viewer("ada").await;
     new.frames(1).await;
-    joined(&session, 1).await;
+    joined(&session.handle(), 1).await;
     room.emit(RoomEvent::Active(older.clone()));
     loop {
         if let Some(SessionEvent::Refused { sid, error, .. }) = within(events.next()).await {
@@ -155,7 +155,7 @@ async fn a_killed_viewer_leaves() {
     let session = Session::builder(room.clone()).build().expect("the settings make sense");
     let bob = server.viewer("bob").await;
     let process = Process::start(&server, "ada").await;
-    joined(&session, 2).await;
+    joined(&session.handle(), 2).await;
     process.signal("KILL");
     let mut published = 0;
     let mut ticks = tokio::time::interval(Duration::from_millis(20));

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use lanecast::protocol::stream::StreamDecoder;
 use lanecast::protocol::{ClientMessage, Frame, ServerMessage, WireFormat};
 use lanecast::room::livekit::{LiveKitRoom, LiveKitRoomBuilder, TokenRequest};
-use lanecast::{EndReason, Events, InstanceId, ParticipantIdentity, Session, SessionEvent};
+use lanecast::{EndReason, Events, InstanceId, ParticipantIdentity, Session, SessionEvent, SessionHandle};
 use livekit::data_stream::api::{ByteStreamReader, ByteStreamWriter, StreamByteOptions, StreamWriter};
 use livekit::{Room, RoomEvent, RoomOptions};
 use livekit_api::access_token::{AccessToken, VideoGrants};
@@ -369,7 +369,7 @@ async fn a_viewer_of_its_own() {
 }
 
 /// Waits until `count` participants are registered.
-pub(crate) async fn joined<R: lanecast::room::Room>(session: &Session<R>, count: usize) {
+pub(crate) async fn joined<M: lanecast::Message>(session: &SessionHandle<M>, count: usize) {
     let mut events = session.events();
     while session.participants().len() != count {
         within(events.next()).await.expect("the session is open");

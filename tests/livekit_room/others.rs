@@ -21,7 +21,7 @@ async fn the_server_buffers_for_a_viewer_that_stops_reading() {
     let session = Session::builder(room.clone()).build().expect("the settings make sense");
     let viewers = server.viewers(19).await;
     let stopped = Process::start(&server, "stopped").await;
-    joined(&session, 20).await;
+    joined(&session.handle(), 20).await;
     stopped.signal("STOP");
     const MESSAGES: usize = 600;
     // Three megabytes for each viewer: more than the buffers of the kernel and of the viewer's own end hold.

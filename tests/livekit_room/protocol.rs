@@ -11,7 +11,7 @@ use lanecast::{EndReason, JoinError, SessionEvent};
 
 use crate::kit::{Incoming, Server, Viewer, joined, within};
 
-async fn telemetry(server: &Server) -> (LiveKitRoom, Telemetry<LiveKitRoom>) {
+async fn telemetry(server: &Server) -> (LiveKitRoom, Telemetry) {
     let room = server.device().await;
     let telemetry = Telemetry::builder(room.clone()).name("rig-7").build().expect("the settings make sense");
     (room, telemetry)

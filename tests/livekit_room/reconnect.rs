@@ -31,7 +31,7 @@ async fn broken(server: &Server, scenario: SimulateScenario) -> (u64, Vec<Vec<In
     let initial = |_| async { vec![text("state")] };
     let session = Session::builder(room.clone()).initial(initial).build().expect("the settings make sense");
     let viewers = server.viewers(3).await;
-    joined(&session, 3).await;
+    joined(&session.handle(), 3).await;
     // A registered viewer may not have its stream yet: messages that the connection still holds are lost with it.
     for viewer in &viewers {
         viewer.frames(1).await;
@@ -53,7 +53,7 @@ async fn broken(server: &Server, scenario: SimulateScenario) -> (u64, Vec<Vec<In
         within(sdk.simulate_scenario(scenario)).await.expect("the SDK can");
         within(connection.wait_for(|now| matches!(now, Connection::Resuming))).await.expect("the room is open");
         within(connection.wait_for(|now| matches!(now, Connection::Up))).await.expect("the room is open");
-        joined(&session, 3).await;
+        joined(&session.handle(), 3).await;
         over.store(true, Ordering::SeqCst);
     };
     let (published, ()) = tokio::join!(publishing, breaking);
@@ -152,7 +152,7 @@ async fn a_server_that_dies_under_load_is_noticed() {
     let mut connection = room.connection();
     let session = Session::builder(room.clone()).build().expect("the settings make sense");
     let _viewers = server.viewers(3).await;
-    joined(&session, 3).await;
+    joined(&session.handle(), 3).await;
     own.signal("STOP");
     let stopped = Instant::now();
     while stopped.elapsed() < Duration::from_secs(2) {
@@ -160,7 +160,7 @@ async fn a_server_that_dies_under_load_is_noticed() {
     }
     own.kill().await;
     within(connection.wait_for(|now| matches!(now, Connection::Down { .. }))).await.expect("the room is open");
-    joined(&session, 0).await;
+    joined(&session.handle(), 0).await;
     assert_eq!(session.stats().resets.total(), 0);
     own.restart().await;
     within(connection.wait_for(|now| matches!(now, Connection::Up))).await.expect("the room is open");
@@ -189,7 +189,7 @@ async fn streams_of_abandoned_attempts_end_with_an_error() {
         .build()
         .expect("the settings make sense");
     let viewers = own.server.viewers(2).await;
-    joined(&session, 2).await;
+    joined(&session.handle(), 2).await;
     let mut events = session.events();
     own.signal("STOP");
     let tried_again = async {
@@ -200,7 +200,7 @@ async fn streams_of_abandoned_attempts_end_with_an_error() {
     within(tried_again).await;
     own.signal("CONT");
     while !matches!(within(events.next()).await, Some(SessionEvent::UplinkFlowing)) {}
-    joined(&session, 2).await;
+    joined(&session.handle(), 2).await;
     within(session.broadcast(text("last"))).await.expect("the session is open");
     for viewer in &viewers {
         let is_last = |stream: &Incoming| texts(&stream.frames).last().is_some_and(|text| text == "last");

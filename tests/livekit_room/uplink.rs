@@ -18,7 +18,7 @@ async fn a_congested_uplink_holds_publishers_back() {
     let room = server.device().await;
     let session = Session::builder(room.clone()).build().expect("the settings make sense");
     let viewers = server.viewers(4).await;
-    joined(&session, 4).await;
+    joined(&session.handle(), 4).await;
     let mut events = session.events();
     own.signal("STOP");
     let mut published = 0;
@@ -62,7 +62,7 @@ async fn closing_does_not_wait_for_a_server_that_hangs() {
     let room = own.server.device_with(|room| room.close_timeout(Duration::from_secs(2))).await;
     let session = Session::builder(room.clone()).build().expect("the settings make sense");
     let _viewer = own.server.viewer("ada").await;
-    joined(&session, 1).await;
+    joined(&session.handle(), 1).await;
     own.signal("STOP");
     for _ in 0..100 {
         let _ = session.try_broadcast(text("x".repeat(100_000)));
@@ -167,7 +167,7 @@ async fn dropping_everything_leaves_no_task() {
     let before = tasks();
     let room = server.device().await;
     let session = Session::builder(room).build().expect("the settings make sense");
-    joined(&session, 1).await;
+    joined(&session.handle(), 1).await;
     within(session.broadcast(text("x"))).await.expect("the session is open");
     within(async {
         while session.stats().account.delivered == 0 {

@@ -20,7 +20,7 @@ const BEGIN: u64 = 1_780_000_000_000 * MS;
 /// The payload of each channel's last message.
 const LAST: &[u8] = b"last";
 
-async fn server(told: bool) -> (WebSocketRoom, Telemetry<WebSocketRoom>) {
+async fn server(told: bool) -> (WebSocketRoom, Telemetry) {
     let room = WebSocketRoom::builder().bind("127.0.0.1:0").await.unwrap();
     let telemetry = Telemetry::builder(room.clone()).time(told).build().unwrap();
     (room, telemetry)
@@ -61,7 +61,7 @@ impl Viewer {
     }
 
     /// Subscribes to a channel under its own id, and reads until the subscription has taken effect.
-    async fn subscribe(&mut self, channel: &AdvertisedChannel<WebSocketRoom>) {
+    async fn subscribe(&mut self, channel: &AdvertisedChannel) {
         let id = channel.id();
         let subscribe = format!(r#"{{"op":"subscribe","subscriptions":[{{"id":{id},"channelId":{id}}}]}}"#);
         self.socket.send(Message::text(subscribe)).await.unwrap();

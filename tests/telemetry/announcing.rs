@@ -22,7 +22,7 @@ pub(super) fn contradictions(seen: &[ServerMessage]) -> Vec<String> {
     wrong
 }
 
-async fn set_uplink(room: &Room, telemetry: &Telemetry<Room>, stalled: bool) {
+async fn set_uplink(room: &Room, telemetry: &Telemetry, stalled: bool) {
     let mut events = telemetry.session().events();
     room.emit(if stalled { RoomEvent::UplinkStalled } else { RoomEvent::UplinkFlowing }).await.unwrap();
     let is_due = |event: &SessionEvent| match event {

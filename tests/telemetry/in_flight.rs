@@ -6,19 +6,19 @@ use lanecast::telemetry::{TelemetryBuilder, Viewer};
 
 use super::*;
 
-fn start(set: impl FnOnce(TelemetryBuilder<Room>) -> TelemetryBuilder<Room>) -> (Room, Telemetry<Room>) {
+fn start(set: impl FnOnce(TelemetryBuilder<Room>) -> TelemetryBuilder<Room>) -> (Room, Telemetry) {
     let room = Room::new();
     let telemetry = set(Telemetry::builder(room.clone())).build().expect("a test's settings make sense");
     (room, telemetry)
 }
 
 /// Waits until the viewer is registered.
-async fn live(telemetry: &Telemetry<Room>, name: &str) -> Viewer {
-    let participant = common::live(telemetry.session(), name).await;
+async fn live(telemetry: &Telemetry, name: &str) -> Viewer {
+    let participant = super::live(telemetry.session(), name).await;
     telemetry.viewer(participant.client_id()).expect("it is registered")
 }
 
-async fn joined(room: &Room, telemetry: &Telemetry<Room>, name: &str) -> Viewer {
+async fn joined(room: &Room, telemetry: &Telemetry, name: &str) -> Viewer {
     room.join(presence(name, V2)).await.expect("the session listens");
     live(telemetry, name).await
 }

@@ -36,9 +36,9 @@ use lanecast::protocol::{ClientMessage, Frame, FrameKind, ServerMessage, Subprot
 use lanecast::room::memory::{Behavior, MemoryRoom, Received, Recorder};
 use lanecast::room::{Presence, RoomEvent};
 use lanecast::telemetry::{
-    AdvertisedChannel, AnnounceError, Channel, PublishError, Published, Schema, Telemetry, TryPublishError,
+    AdvertisedChannel, AnnounceError, Channel, PublishError, Published, Sample, Schema, Telemetry, TryPublishError,
 };
-use lanecast::{EndReason, SessionEvent};
+use lanecast::{EndReason, Participant, SessionEvent, SessionHandle};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 type Room = MemoryRoom<Frame>;
@@ -56,10 +56,17 @@ async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, work).await.expect("timed out")
 }
 
-fn telemetry() -> (Room, Telemetry<Room>) {
+fn telemetry() -> (Room, Telemetry) {
     let room = Room::new();
     let telemetry = Telemetry::builder(room.clone()).name("test").session_id("one").build().unwrap();
     (room, telemetry)
+}
+
+/// Waits until `identity` is registered.
+async fn live(session: &SessionHandle<Frame>, identity: &str) -> Participant<Frame> {
+    let identity = common::id(identity);
+    common::until(|| session.participant(&identity).is_some()).await;
+    session.participant(&identity).expect("it was registered a moment ago")
 }
 
 fn json_channel(topic: &str) -> Channel {

@@ -41,12 +41,12 @@ impl Viewer {
     }
 }
 
-fn instance(telemetry: &Telemetry<Room>, participant: &Participant<Frame>) -> Instance {
+fn instance(telemetry: &Telemetry, participant: &Participant<Frame>) -> Instance {
     telemetry.viewer(participant.client_id()).expect("it is registered")
 }
 
 /// Takes no time on the paused clock: the viewer has its serverInfo already.
-async fn joined(telemetry: &Telemetry<Room>, name: &str) -> Instance {
+async fn joined(telemetry: &Telemetry, name: &str) -> Instance {
     within(async {
         loop {
             match telemetry.session().participant(&name.parse().unwrap()) {

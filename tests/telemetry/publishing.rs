@@ -24,7 +24,10 @@ async fn each_subscriber_gets_its_own_id_and_all_share_the_payload() {
     // 2. Messages are published with their time, by each method.
     assert_eq!(channel.publish_at(42, &b"{\"n\":1}"[..]).await.unwrap(), Published::Sent);
     assert_eq!(channel.try_publish_at(43, &b"{\"n\":2}"[..]).unwrap(), Published::Sent);
-    assert_eq!(channel.publish_with(|| (44, "{\"n\":3}")).await.unwrap(), Published::Sent);
+    assert_eq!(
+        channel.publish_with(|| Sample { log_time_ns: 44, payload: "{\"n\":3}" }).await.unwrap(),
+        Published::Sent
+    );
     assert_eq!(channel.publish("{\"n\":4}").await.unwrap(), Published::Sent);
     assert_eq!(channel.try_publish("{\"n\":5}").unwrap(), Published::Sent);
 
@@ -57,9 +60,9 @@ async fn publishing_to_nobody_does_nothing() {
     let before = telemetry.session().stats().account.offered;
     // 1. The channel has no subscriber: the payload isn't even computed.
     assert!(!channel.has_subscribers());
-    let computed = channel.publish_with(|| -> (u64, Bytes) { unreachable!("nobody wants it") }).await;
+    let computed = channel.publish_with(|| -> Sample<Bytes> { unreachable!("nobody wants it") }).await;
     assert_eq!(computed.unwrap(), Published::ToNobody);
-    assert_eq!(channel.try_publish_with(|| -> (u64, Bytes) { unreachable!() }).unwrap(), Published::ToNobody);
+    assert_eq!(channel.try_publish_with(|| -> Sample<Bytes> { unreachable!() }).unwrap(), Published::ToNobody);
     // 2. A viewer subscribes, and unsubscribes again.
     viewer.subscribe(1, channel.id()).await;
     viewer.settle().await;

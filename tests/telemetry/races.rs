@@ -124,7 +124,7 @@ async fn joins_that_race_with_thousands_of_changes_are_told_of_each_channel_once
 }
 
 /// Advertises one channel after the other until all viewers have joined, and ends most of them.
-async fn churn(telemetry: Telemetry<Room>, n: usize, joined: Arc<AtomicUsize>) -> Vec<AdvertisedChannel<Room>> {
+async fn churn(telemetry: Telemetry, n: usize, joined: Arc<AtomicUsize>) -> Vec<AdvertisedChannel> {
     // Three of four channels end again. Decoding each viewer's whole stream takes most of the time.
     let rounds = if std::env::var("LANECAST_TEST_SIZE").is_ok_and(|size| size == "full") { 2000 } else { 250 };
     let mut kept = Vec::new();

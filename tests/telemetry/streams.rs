@@ -7,7 +7,7 @@ use lanecast::ParticipantIdentity;
 use lanecast::Progress;
 use lanecast::room::OpenError;
 use lanecast::room::memory::MemorySink;
-use lanecast::telemetry::Inbox;
+use lanecast::telemetry::Inbound;
 
 use super::*;
 
@@ -20,7 +20,7 @@ struct Chunks {
     failure: Option<String>,
 }
 
-impl Inbox for Chunks {
+impl Inbound for Chunks {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
         loop {
             match self.decoder.next_frame() {

@@ -28,7 +28,7 @@ async fn one_publish_reaches_viewers_of_both_formats() {
     // 2. Messages are published by each method.
     channel.publish_at(42, "1").await.unwrap();
     channel.try_publish_at(43, "2").unwrap();
-    channel.publish_with(|| (44, "3")).await.unwrap();
+    channel.publish_with(|| Sample { log_time_ns: 44, payload: "3" }).await.unwrap();
     // 3. Each message names the channel in the viewer's format, and all share the payload.
     let times = [(42, "1"), (43, "2"), (44, "3")];
     for (viewer, id) in old.iter().zip([7, 4_000_000_000]) {

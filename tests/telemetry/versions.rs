@@ -28,7 +28,7 @@ fn told(line: &Recorder<Frame>) -> Vec<(Vec<String>, bool)> {
     line.received().iter().map(|stream| (texts(stream), stream.closed)).collect()
 }
 
-fn protocol(telemetry: &Telemetry<Room>, name: &str) -> Protocol {
+fn protocol(telemetry: &Telemetry, name: &str) -> Protocol {
     let participant = telemetry.session().participant(&common::id(name)).expect("it is registered");
     telemetry.viewer(participant.client_id()).expect("it is registered").protocol().clone()
 }
@@ -46,10 +46,10 @@ async fn the_major_version_and_the_lowest_supported_version_decide() {
     let all = (accepted.len() + refused.len() + 1) as u64;
     common::until(|| session.stats().joins + session.stats().refused == all).await;
     for (n, version) in accepted.iter().enumerate() {
-        common::live(session, &format!("p{n}")).await;
+        live(session, &format!("p{n}")).await;
         assert_eq!(protocol(&telemetry, &format!("p{n}")).to_string(), *version);
     }
-    common::live(session, "silent").await;
+    live(session, "silent").await;
     assert_eq!(protocol(&telemetry, "silent").to_string(), "2.2.0", "the default");
     for (n, version) in (accepted.len()..).zip(refused) {
         let name = format!("p{n}");
@@ -96,7 +96,7 @@ async fn an_incompatible_viewer_gets_one_status_and_nothing_else() {
     room.join(again("PA_2", 2, "1.1.0")).await.expect("the session listens");
     common::until(|| telemetry.session().stats().refused == 2).await;
     room.join(again("PA_3", 3, "2.3.0")).await.expect("the session listens");
-    common::live(telemetry.session(), "ada").await;
+    live(telemetry.session(), "ada").await;
     let decoded = |received: &[Received<Frame>]| decoded(WireFormat::V2, received);
     let is_greeted = |received: &[Received<Frame>]| {
         received.len() == 3 && matches!(decoded(received).first(), Some(ServerMessage::ServerInfo(_)))
@@ -111,7 +111,7 @@ async fn fresh_attributes_are_checked_at_a_reset() {
     let telemetry = Telemetry::builder(room.clone()).configure(|session| session.queue_capacity(64)).build().unwrap();
     let mut events = telemetry.session().events();
     room.join(advertises("ada", "2.3.0")).await.expect("the session listens");
-    let ada = common::live(telemetry.session(), "ada").await;
+    let ada = live(telemetry.session(), "ada").await;
     room.insert_silently(advertises("ada", "3.0.0"));
     let line = room.recorder(&common::id("ada"));
     while let Ok(()) = ada.send(Frame::text("x")) {}
@@ -136,7 +136,7 @@ async fn a_dialect_is_not_checked() {
     for (n, name) in ["foxglove.websocket.v1", SDK_V1, SDK_V1_1].into_iter().enumerate() {
         let ada = advertises(&format!("p{n}"), "1.0.0").with_dialect(dialect(name));
         room.join(ada).await.expect("the session listens");
-        common::live(telemetry.session(), &format!("p{n}")).await;
+        live(telemetry.session(), &format!("p{n}")).await;
         let protocol = protocol(&telemetry, &format!("p{n}"));
         assert!(matches!(protocol, Protocol::Dialect(spoken) if spoken == dialect(name)));
         assert_eq!(protocol.to_string(), name);
@@ -172,6 +172,6 @@ async fn a_hook_is_asked_after_the_version_is_checked() {
     room.join(advertises("eve", "2.3.0")).await.expect("the session listens");
     assert_eq!(refused().await, "eve: not Eve");
     room.join(advertises("ada", "2.3.0")).await.expect("the session listens");
-    common::live(telemetry.session(), "ada").await;
+    live(telemetry.session(), "ada").await;
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 }

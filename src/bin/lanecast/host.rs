@@ -6,8 +6,8 @@
 
 use std::time::Instant;
 
-use lanecast::room::Room;
-use lanecast::{Session, SessionStats};
+use lanecast::protocol::Frame;
+use lanecast::{SessionHandle, SessionStats};
 use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, DiskRefreshKind, Disks, MemoryRefreshKind, Networks, System};
 
@@ -39,7 +39,7 @@ fn readable(_files: &[&str]) -> Result<(), String> {
 }
 
 /// All sources. A source whose figures the system doesn't provide is left out, and the reason is returned.
-pub(crate) fn sources<R: Room>(session: &Session<R>) -> (Vec<Source>, Vec<String>) {
+pub(crate) fn sources(session: &SessionHandle<Frame>) -> (Vec<Source>, Vec<String>) {
     let mut missing = Vec::new();
     let found =
         [("/cpu", cpu()), ("/memory", memory()), ("/network", network()), ("/disks", disks()), ("/load", load())];
@@ -267,7 +267,7 @@ fn load() -> Result<Source, String> {
     })
 }
 
-fn session_figures<R: Room>(session: Session<R>) -> Source {
+fn session_figures(session: SessionHandle<Frame>) -> Source {
     Source {
         topic: "/session",
         name: "lanecast.Session",

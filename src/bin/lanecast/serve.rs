@@ -10,7 +10,7 @@ use lanecast::room::Room;
 #[cfg(feature = "server-livekit")]
 use lanecast::room::livekit::LiveKitRoom;
 use lanecast::room::websocket::{BindError, WebSocketRoom, WebSocketRoomBuilder};
-use lanecast::telemetry::{AdvertisedChannel, Channel, Inbox, Schema, StatusLevel, Telemetry};
+use lanecast::telemetry::{AdvertisedChannel, Channel, Inbound, Schema, StatusLevel, Telemetry};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -114,7 +114,7 @@ async fn show<R>(
     leave: impl Future<Output = ()>,
 ) -> Result<(), Failure>
 where
-    R: Room<Message = Frame, Incoming: Inbox>,
+    R: Room<Message = Frame, Incoming: Inbound>,
 {
     let host = host_name();
     let name = args.name.clone().unwrap_or_else(|| host.clone());
@@ -166,12 +166,7 @@ where
 
 /// Samples a source and publishes the samples, until publishing fails or the source panics. Each source has a task of
 /// its own, so that one that hangs delays no other.
-async fn sample<R: Room<Message = Frame>>(
-    source: Source,
-    channel: AdvertisedChannel<R>,
-    rate: Rate,
-    telemetry: Telemetry<R>,
-) {
+async fn sample(source: Source, channel: AdvertisedChannel, rate: Rate, telemetry: Telemetry) {
     let Source { topic, mut sample, .. } = source;
     let mut trouble = Trouble { telemetry, topic, told: None };
     let mut ticks = interval(rate.period());
@@ -212,13 +207,13 @@ async fn sample<R: Room<Message = Frame>>(
 }
 
 /// The status for viewers about a source that can't be read.
-struct Trouble<R: Room> {
-    telemetry: Telemetry<R>,
+struct Trouble {
+    telemetry: Telemetry,
     topic: &'static str,
     told: Option<String>,
 }
 
-impl<R: Room<Message = Frame>> Trouble<R> {
+impl Trouble {
     /// Id of the status.
     fn id(&self) -> String {
         format!("source {}", self.topic)

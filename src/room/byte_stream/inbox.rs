@@ -10,8 +10,8 @@ use livekit_data_stream::api::{ByteStreamReader, StreamError as ReadError};
 
 use crate::protocol::Frame;
 use crate::protocol::stream::StreamDecoder;
-use crate::room::PeerLimits;
 use crate::room::limits::{Claim, Deadline, SMALL_MESSAGE};
+use crate::room::{Inbound, PeerLimits};
 
 /// A participant's own stream to this host, as a sequence of frames. It ends with the participant's stream, or with the
 /// first bytes in it that are no frame; [`failure`](Self::failure) then says what was wrong.
@@ -74,13 +74,6 @@ impl ByteStreamInbox {
         // Nobody can use the rest, and the SDK needn't gather it.
         self.reader.closer().close();
         Poll::Ready(None)
-    }
-
-    /// Gives back the claim of the frame that was handed out last, which isn't needed any more.
-    pub(crate) fn release(&mut self) {
-        if let Claiming::HandedOut(_) = self.claim {
-            self.claim = Claiming::Nothing;
-        }
     }
 
     /// Waits until a long frame has its claim. `false` if the frame has been in progress for too long.
@@ -147,6 +140,23 @@ impl Stream for ByteStreamInbox {
                 None => return self.end(),
             }
         }
+    }
+}
+
+impl Inbound for ByteStreamInbox {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+        Pin::new(self).poll_next(cx)
+    }
+
+    /// Gives back the claim of the frame that was handed out last.
+    fn release(&mut self) {
+        if let Claiming::HandedOut(_) = self.claim {
+            self.claim = Claiming::Nothing;
+        }
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.failure.clone()
     }
 }
 

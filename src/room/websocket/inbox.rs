@@ -19,6 +19,7 @@ use futures_core::Stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::protocol::Frame;
+use crate::room::Inbound;
 use crate::room::limits::{Claim, PeerLimits, SMALL_MESSAGE};
 
 /// The bytes that the messages in one inbox may take before nothing more is read.
@@ -112,15 +113,6 @@ fn own_part(bytes: usize) -> u32 {
     if bytes > SMALL_MESSAGE { OWN_BYTES } else { (bytes as u32).max(OVERHEAD) }
 }
 
-impl WebSocketInbox {
-    /// Gives back the shared part of the message that was handed out last, once that isn't needed any more.
-    pub(crate) fn release(&mut self) {
-        if let Some(Permits(taken)) = &mut self.taken {
-            taken.shared = None;
-        }
-    }
-}
-
 impl Stream for WebSocketInbox {
     type Item = Frame;
 
@@ -131,5 +123,18 @@ impl Stream for WebSocketInbox {
         };
         self.taken = Some(permits);
         Poll::Ready(Some(frame))
+    }
+}
+
+impl Inbound for WebSocketInbox {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+        Pin::new(self).poll_next(cx)
+    }
+
+    /// Gives back the shared part of the message that was handed out last.
+    fn release(&mut self) {
+        if let Some(Permits(taken)) = &mut self.taken {
+            taken.shared = None;
+        }
     }
 }

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::channel::now_ns;
 use crate::protocol::client::{Ping, PingAck};
 use crate::protocol::server::Pong;
+use crate::telemetry::clock::now_ns;
 
 /// How many pongs may be open at once: more than a viewer that pings each second has open on a line with seconds of
 /// delay.

@@ -2,8 +2,6 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::viewer::Viewer;
-
 /// A kind of requests that are counted while they are in flight.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
@@ -16,14 +14,6 @@ pub(super) enum Kind {
 pub(super) struct InFlightLimit {
     in_flight: AtomicU32,
     limit: u32,
-}
-
-/// A permit for one request in flight. Dropping the permit releases it, also while a panic unwinds.
-#[derive(Debug)]
-#[must_use = "the permit is released when this is dropped"]
-pub struct Permit {
-    viewer: Viewer,
-    kind: Kind,
 }
 
 /// As many requests of this kind are in flight as the viewer may have. Answer the request with an error; the viewer may
@@ -44,22 +34,25 @@ impl InFlightLimit {
     pub(super) fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
-}
 
-impl Permit {
-    /// Takes one of the viewer's permits if one is free. Never blocks.
-    pub(super) fn try_acquire(viewer: &Viewer, kind: Kind) -> Result<Self, TooManyInFlight> {
-        let InFlightLimit { in_flight, limit } = viewer.in_flight(kind);
+    /// Counts one more request, unless the limit is reached. Never blocks.
+    pub(super) fn try_add(&self) -> Result<(), TooManyInFlight> {
         // Relaxed: the count limits a number and guards no data.
-        in_flight
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < *limit).then_some(n + 1))
-            .map(|_| Self { viewer: viewer.clone(), kind })
-            .map_err(|_| TooManyInFlight { limit: *limit })
+        self.in_flight
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < self.limit).then_some(n + 1))
+            .map(drop)
+            .map_err(|_| TooManyInFlight { limit: self.limit })
+    }
+
+    /// Counts one request less, which was added before.
+    pub(super) fn remove(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.viewer.in_flight(self.kind).in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
+/// How many requests of each kind one viewer may have in flight.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::telemetry) struct InFlightLimits {
+    pub(in crate::telemetry) service_calls: u32,
+    pub(in crate::telemetry) asset_fetches: u32,
 }

@@ -25,72 +25,51 @@
 //! positions of their own, so it does no harm that one form learns of a change a little later. A form without
 //! subscribers gets no entry in the log: every viewer that joins later finds the change in its snapshot.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Status;
-use super::channel::ChannelState;
-use super::error::AnnounceError;
-use super::state::{Form, State};
+use super::Catalog;
+use super::entry::ChannelEntry;
+use super::form::Form;
+use super::op::Op;
 use super::tables::Tables;
 use crate::contract::Message;
 use crate::contract::topic::Audience;
 use crate::fanout::{Position, Refused};
-use crate::protocol::server::{self, RemoveStatus, Unadvertise};
+use crate::protocol::server::{self, RemoveStatus, Status, Unadvertise};
 use crate::protocol::{Frame, ServerMessage};
-use crate::room::Room;
-use crate::session::Session;
-
-/// Receives an operation's outcome.
-type Done = oneshot::Sender<Result<(), AnnounceError>>;
-
-/// An operation on the tables.
-pub(super) enum Op {
-    Advertise {
-        channel: Arc<ChannelState>,
-        done: Done,
-    },
-    Unadvertise {
-        channel: Arc<ChannelState>,
-        /// `None` when the last handle of a channel was dropped: no caller waits for the outcome.
-        done: Option<Done>,
-    },
-    Status {
-        status: Status,
-        done: Done,
-    },
-    RemoveStatus {
-        ids: Vec<String>,
-        done: Done,
-    },
-}
+use crate::session::SessionHandle;
+use crate::telemetry::error::AnnounceError;
 
 /// The announcer's state; [`run`](Self::run) is its task. See the [module](self) for its promises.
-pub(super) struct Announcer<R: Room> {
-    pub(super) session: Session<R>,
-    pub(super) state: Arc<State>,
-    pub(super) ops: mpsc::UnboundedReceiver<Op>,
+pub(in crate::telemetry) struct Announcer {
+    pub(in crate::telemetry) session: SessionHandle<Frame>,
+    pub(in crate::telemetry) catalog: Arc<Catalog>,
+    pub(in crate::telemetry) ops: mpsc::UnboundedReceiver<Op>,
     /// Cancelled when every handle is gone: the announcer then no longer waits for capacity in the log.
-    pub(super) released: CancellationToken,
+    pub(in crate::telemetry) released: CancellationToken,
 }
 
-impl<R: Room<Message = Frame>> Announcer<R> {
+impl Announcer {
     /// Runs until the session has ended, or until every handle is gone and the operations sent before that are done.
-    pub(super) async fn run(mut self) {
+    pub(in crate::telemetry) async fn run(mut self) {
+        let session = self.session.clone();
+        let mut ended = pin!(session.ended());
         loop {
             let op = tokio::select! {
                 op = self.ops.recv() => op,
-                _ = self.session.ended() => None,
+                _ = &mut ended => None,
             };
             match op {
                 Some(op) => self.carry_out(op).await,
                 None => break,
             }
         }
-        self.state.end();
+        self.catalog.end();
         // Callers that still wait learn of the end when their replies are dropped, also those whose operation is still
         // in transit.
         self.ops.close();
@@ -116,7 +95,7 @@ impl<R: Room<Message = Frame>> Announcer<R> {
         }
     }
 
-    async fn advertise(&self, channel: &Arc<ChannelState>) -> Result<(), AnnounceError> {
+    async fn advertise(&self, channel: &Arc<ChannelEntry>) -> Result<(), AnnounceError> {
         if !channel.is_advertised() {
             // The caller has dropped the channel already. Its unadvertise follows and finds no entry.
             return Ok(());
@@ -124,14 +103,14 @@ impl<R: Room<Message = Frame>> Announcer<R> {
         let told = self.try_advertise(channel).await;
         if told.is_err() {
             channel.unadvertise();
-            self.state.tables().end_channel(channel.id());
+            self.catalog.tables().end_channel(channel.id());
         }
         told
     }
 
-    async fn try_advertise(&self, channel: &Arc<ChannelState>) -> Result<(), AnnounceError> {
+    async fn try_advertise(&self, channel: &Arc<ChannelEntry>) -> Result<(), AnnounceError> {
         let server::Channel { id, topic, .. } = &channel.described;
-        let prior = self.state.tables().by_topic(topic).cloned();
+        let prior = self.catalog.tables().by_topic(topic).cloned();
         match prior {
             Some(prior) if prior.is_advertised() => {
                 return Err(AnnounceError::DuplicateTopic { topic: topic.clone(), id: prior.id() });
@@ -142,26 +121,26 @@ impl<R: Room<Message = Frame>> Announcer<R> {
         }
         let mut frames = Vec::new();
         for form in Form::ALL {
-            let frame = self.state.tables().encode(form, channel);
+            let frame = self.catalog.tables().encode(form, channel);
             self.check(&frame, || format!("the announcement of channel {topic:?}"))?;
             frames.push(frame);
         }
-        self.state.tables().insert(channel);
+        self.catalog.tables().insert(channel);
         self.tell(|form| frames[form as usize].clone(), |tables, form, at| tables.note_advertised(*id, form, at))
             .await?;
         tracing::info!(channel = id, topic, "channel advertised");
         Ok(())
     }
 
-    async fn unadvertise(&self, channel: &ChannelState) -> Result<(), AnnounceError> {
+    async fn unadvertise(&self, channel: &ChannelEntry) -> Result<(), AnnounceError> {
         let server::Channel { id, topic, .. } = &channel.described;
-        if self.state.tables().channel(*id).is_none() {
+        if self.catalog.tables().channel(*id).is_none() {
             return Ok(());
         }
         let frame = ServerMessage::Unadvertise(Unadvertise { channel_ids: vec![*id] }).encode();
         let told = self.tell(|_| frame.clone(), |tables, form, at| tables.note_unadvertised(*id, form, at)).await;
-        self.state.tables().end_channel(*id);
-        self.state.note_removal();
+        self.catalog.tables().end_channel(*id);
+        self.catalog.note_removal();
         tracing::info!(channel = id, topic, "channel unadvertised");
         told
     }
@@ -172,9 +151,9 @@ impl<R: Room<Message = Frame>> Announcer<R> {
         let frame = ServerMessage::Status(status).encode();
         self.check(&frame, || "the status".to_owned())?;
         let Some(id) = id else { return self.tell(|_| frame.clone(), |_, _, _| {}).await };
-        let key = self.state.tables().insert_status(&id, frame.clone());
+        let key = self.catalog.tables().insert_status(&id, frame.clone());
         let told = self.tell(|_| frame.clone(), |tables, form, at| tables.note_status(&id, key, form, at)).await;
-        self.state.tables().end_statuses(&[id], Some(key));
+        self.catalog.tables().end_statuses(&[id], Some(key));
         told
     }
 
@@ -183,7 +162,7 @@ impl<R: Room<Message = Frame>> Announcer<R> {
         let frame = ServerMessage::RemoveStatus(RemoveStatus { status_ids: ids.clone() }).encode();
         self.check(&frame, || "the removal of statuses".to_owned())?;
         let told = self.tell(|_| frame.clone(), |tables, form, at| tables.note_removed(&ids, form, at)).await;
-        self.state.tables().end_statuses(&ids, None);
+        self.catalog.tables().end_statuses(&ids, None);
         told
     }
 
@@ -222,8 +201,8 @@ impl<R: Room<Message = Frame>> Announcer<R> {
         frame: impl Fn(Form) -> Frame,
         note: impl Fn(&mut Tables, Form, Position),
     ) -> Poll<Result<(), AnnounceError>> {
-        let topic = self.state.announcements(form);
-        let mut tables = self.state.tables();
+        let topic = self.catalog.announcements(form);
+        let mut tables = self.catalog.tables();
         if self.session.publisher().reaches_nobody(topic) {
             // A viewer that joins from now on counts as a subscriber before it asks for its snapshot, which needs this
             // lock.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::answer::answer_or;
-use super::in_flight::Permit;
+use super::instance::Permit;
 use crate::contract::Message;
 use crate::participant::{Participant, SendError};
 use crate::protocol::server::FetchAssetResponse;
@@ -20,7 +20,7 @@ use crate::protocol::{Frame, ServerMessage};
 type Fetched = Pin<Box<dyn Future<Output = Result<Bytes, String>> + Send>>;
 
 /// The embedder's handler of asset requests.
-pub(super) type AssetHandler = Arc<dyn Fn(AssetRequest) -> Fetched + Send + Sync>;
+pub(in crate::telemetry) type AssetHandler = Arc<dyn Fn(AssetRequest) -> Fetched + Send + Sync>;
 
 /// A viewer's request for an asset.
 #[derive(Clone, Debug)]

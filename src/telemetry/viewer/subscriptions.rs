@@ -16,13 +16,13 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-use super::channel::ChannelState;
-use super::state::State;
 use super::warnings::Warnings;
 use crate::contract::SubscriptionTag;
 use crate::participant::Participant;
 use crate::protocol::Frame;
 use crate::protocol::client::{ChannelRequest, Subscription};
+use crate::telemetry::catalog::Catalog;
+use crate::telemetry::catalog::entry::ChannelEntry;
 
 /// The subscriptions of one viewer's instance.
 #[derive(Default)]
@@ -32,7 +32,7 @@ pub(super) struct Subscriptions {
     /// The channel's number, by the viewer's own number of the subscription.
     by_id: HashMap<u32, u64>,
     /// Channels that are out of the maps above, but whose audience the viewer may not have left yet.
-    leaving: Vec<Arc<ChannelState>>,
+    leaving: Vec<Arc<ChannelEntry>>,
     ended: Ended,
 }
 
@@ -67,7 +67,7 @@ impl Ended {
 }
 
 struct Held {
-    channel: Arc<ChannelState>,
+    channel: Arc<ChannelEntry>,
     /// The viewer's own number of the subscription, if the viewer speaks v1.
     id: Option<u32>,
 }
@@ -132,16 +132,16 @@ impl Subscriptions {
     /// Subscribes to the wanted channels, and returns what is wrong with the request.
     ///
     /// All subscriptions are requested at once, so that they cost one turn of the shard together. If a channel is
-    /// unadvertised meanwhile, [`State::removals`] reports it afterwards.
+    /// unadvertised meanwhile, [`Catalog::removals`] reports it afterwards.
     pub(super) async fn subscribe(
         &mut self,
         participant: &Participant<Frame>,
-        state: &State,
+        catalog: &Catalog,
         wanted: impl Iterator<Item = Wanted>,
     ) -> Warnings {
         let (mut new, mut warnings) = (Vec::new(), Warnings::default());
         for wanted in wanted {
-            match self.check(state, wanted) {
+            match self.check(catalog, wanted) {
                 Ok(channel) => {
                     self.insert(Arc::clone(&channel), wanted.id);
                     new.push((wanted.id, channel));
@@ -166,11 +166,11 @@ impl Subscriptions {
     }
 
     /// The channel to subscribe to, or why the subscription is refused.
-    fn check(&mut self, state: &State, Wanted { channel: number, id }: Wanted) -> Result<Arc<ChannelState>, Unmet> {
-        let Some(channel) = state.channel(number) else {
+    fn check(&mut self, catalog: &Catalog, Wanted { channel: number, id }: Wanted) -> Result<Arc<ChannelEntry>, Unmet> {
+        let Some(channel) = catalog.channel(number) else {
             let other = id.and_then(|id| self.by_id.get(&id)).and_then(|other| self.held.get(other));
             let is_in_use = other.is_some_and(|held| held.channel.is_advertised());
-            return Err(match state.has_numbered(number) {
+            return Err(match catalog.has_numbered(number) {
                 true if !is_in_use => Unmet::JustEnded { number, id },
                 _ => Unmet::NoChannel { number, id },
             });
@@ -209,14 +209,14 @@ impl Subscriptions {
     pub(super) async fn unsubscribe_channels(
         &mut self,
         participant: &Participant<Frame>,
-        state: &State,
+        catalog: &Catalog,
         ids: &[u64],
     ) -> Warnings {
         let mut warnings = Warnings::default();
         for id in ids {
             if self.held.contains_key(id) {
                 self.remove(*id);
-            } else if state.channel(*id).is_some() || !state.has_numbered(*id) {
+            } else if catalog.channel(*id).is_some() || !catalog.has_numbered(*id) {
                 warnings.push(|| format!("channel {id} is not subscribed to"));
             }
         }
@@ -236,7 +236,7 @@ impl Subscriptions {
         self.leave(participant).await;
     }
 
-    fn insert(&mut self, channel: Arc<ChannelState>, id: Option<u32>) {
+    fn insert(&mut self, channel: Arc<ChannelEntry>, id: Option<u32>) {
         if let Some(id) = id {
             self.by_id.insert(id, channel.id());
             self.ended.take(id);

@@ -1,39 +1,24 @@
-//! What telemetry keeps of each instance of a viewer, and the handle to it.
-//!
-//! An instance is entered in [`Viewers`] by its join, in the closure for its initial messages: what looks an instance
-//! up learned of it later. It is removed by the flush shard that hands its sink back to the room. Handles outlive the
-//! entry.
-//!
-//! # Orderings
-//! An instance may end while it joins. The join then inserts its entry while a shard removes it:
-//! - The shard sets the instance's flag [`is_retired`](Participant::is_retired), then removes the entry.
-//! - The join inserts the entry, then reads the flag, and removes the entry again if the flag is set.
-//!
-//! Both hold the map's lock for the entry. If the insertion comes first, the shard finds the entry and removes it. If
-//! the removal comes first, the lock makes the flag that was set before it visible to the join, which removes the
-//! entry. So no entry stays behind.
+//! What telemetry keeps of one instance of a viewer, and the handle to it.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use dashmap::DashMap;
-use foldhash::fast::RandomState;
 use tokio::sync::Mutex;
 
-use super::in_flight::{InFlightLimit, Kind, Permit, TooManyInFlight};
+use super::in_flight::{InFlightLimit, InFlightLimits, Kind, TooManyInFlight};
+use super::pings::Pings;
 use super::pulse::Pulse;
-use super::requests::Asked;
-use super::version::Protocol;
-use crate::ids::ClientId;
+use super::subscriptions::Subscriptions;
 use crate::participant::Participant;
 use crate::protocol::Frame;
+use crate::telemetry::version::Protocol;
 
 /// A handle to what telemetry keeps of one instance of a viewer: its protocol, its requests in flight, its round trip.
 /// Clones are handles to the same instance.
 ///
-/// [`Telemetry::viewer`](super::Telemetry::viewer) returns it. The handle can be kept and used after the instance has
-/// ended. After a reset the viewer has a new instance, with limits and figures of its own.
+/// [`Telemetry::viewer`](crate::telemetry::Telemetry::viewer) returns it. The handle can be kept and used after the
+/// instance has ended. After a reset the viewer has a new instance, with limits and figures of its own.
 #[derive(Clone)]
 pub struct Viewer(Arc<Inner>);
 
@@ -47,6 +32,13 @@ struct Inner {
     pulse: Pulse,
     /// What the instance has asked for: belongs to the instance, not to its stream. Empty before its first request.
     asked: OnceLock<Box<Mutex<Asked>>>,
+}
+
+/// What an instance has asked for: its subscriptions, and the pongs to its pings.
+#[derive(Default)]
+pub(super) struct Asked {
+    pub(super) subscriptions: Subscriptions,
+    pub(super) pings: Pings,
 }
 
 /// Statistics of one viewer, read without blocking any other task.
@@ -66,6 +58,17 @@ pub struct ViewerStats {
 }
 
 impl Viewer {
+    pub(super) fn new(participant: &Participant<Frame>, protocol: Protocol, limits: InFlightLimits) -> Self {
+        Self(Arc::new(Inner {
+            participant: participant.clone(),
+            protocol,
+            service_calls: InFlightLimit::new(limits.service_calls),
+            asset_fetches: InFlightLimit::new(limits.asset_fetches),
+            pulse: Pulse::new(),
+            asked: OnceLock::new(),
+        }))
+    }
+
     /// The participant that the viewer is in the session.
     #[must_use]
     pub fn participant(&self) -> &Participant<Frame> {
@@ -105,7 +108,7 @@ impl Viewer {
         Permit::try_acquire(self, Kind::AssetFetch)
     }
 
-    pub(super) fn in_flight(&self, kind: Kind) -> &InFlightLimit {
+    fn in_flight(&self, kind: Kind) -> &InFlightLimit {
         match kind {
             Kind::ServiceCall => &self.0.service_calls,
             Kind::AssetFetch => &self.0.asset_fetches,
@@ -144,52 +147,24 @@ impl fmt::Debug for Viewer {
     }
 }
 
-/// How many requests of each kind one viewer may have in flight.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct InFlightLimits {
-    pub(super) service_calls: u32,
-    pub(super) asset_fetches: u32,
+/// A permit for one request in flight. Dropping the permit releases it, also while a panic unwinds.
+#[derive(Debug)]
+#[must_use = "the permit is released when this is dropped"]
+pub struct Permit {
+    viewer: Viewer,
+    kind: Kind,
 }
 
-/// The viewers' instances, from their joins until they are retired. See the [orderings](self#orderings).
-pub(super) struct Viewers {
-    instances: DashMap<ClientId, Viewer, RandomState>,
-    limits: InFlightLimits,
+impl Permit {
+    /// Takes one of the viewer's permits if one is free. Never blocks.
+    fn try_acquire(viewer: &Viewer, kind: Kind) -> Result<Self, TooManyInFlight> {
+        viewer.in_flight(kind).try_add()?;
+        Ok(Self { viewer: viewer.clone(), kind })
+    }
 }
 
-impl Viewers {
-    pub(super) fn new(limits: InFlightLimits) -> Self {
-        Self { instances: DashMap::default(), limits }
-    }
-
-    /// Enters an instance that joins.
-    pub(super) fn enter(&self, participant: &Participant<Frame>, protocol: Protocol) {
-        let viewer = Viewer(Arc::new(Inner {
-            participant: participant.clone(),
-            protocol,
-            service_calls: InFlightLimit::new(self.limits.service_calls),
-            asset_fetches: InFlightLimit::new(self.limits.asset_fetches),
-            pulse: Pulse::new(),
-            asked: OnceLock::new(),
-        }));
-        self.instances.insert(participant.client_id(), viewer);
-        if participant.is_retired() {
-            self.remove(participant.client_id());
-        }
-    }
-
-    /// Removes an instance that is retired, if it was entered.
-    pub(super) fn remove(&self, client_id: ClientId) {
-        // Dropped after the lock is released.
-        let _viewer = self.instances.remove(&client_id);
-    }
-
-    pub(super) fn get(&self, client_id: ClientId) -> Option<Viewer> {
-        self.instances.get(&client_id).map(|viewer| viewer.clone())
-    }
-
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.instances.len()
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.viewer.in_flight(self.kind).remove();
     }
 }

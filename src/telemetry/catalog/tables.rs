@@ -17,8 +17,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::channel::ChannelState;
-use super::state::Form;
+use super::entry::ChannelEntry;
+use super::form::Form;
 use crate::fanout::Position;
 use crate::protocol::server::Advertise;
 use crate::protocol::{Frame, SchemaTable};
@@ -26,7 +26,7 @@ use crate::protocol::{Frame, SchemaTable};
 /// The entries, and the positions from which on snapshots include them.
 #[derive(Default)]
 pub(super) struct Tables {
-    channels: BTreeMap<u64, (Arc<ChannelState>, Span)>,
+    channels: BTreeMap<u64, (Arc<ChannelEntry>, Span)>,
     /// Channel numbers, by topic.
     topics: HashMap<String, u64>,
     /// In the order of their first announcements.
@@ -73,7 +73,7 @@ struct Held {
 pub(super) struct StatusKey(u64);
 
 enum Ended {
-    Channel(Arc<ChannelState>, Span),
+    Channel(Arc<ChannelEntry>, Span),
     Status(Held),
 }
 
@@ -83,17 +83,17 @@ pub(super) struct Joining(u64);
 
 impl Tables {
     /// The channel with this number.
-    pub(super) fn channel(&self, id: u64) -> Option<&Arc<ChannelState>> {
+    pub(super) fn channel(&self, id: u64) -> Option<&Arc<ChannelEntry>> {
         self.channels.get(&id).map(|(channel, _)| channel)
     }
 
     /// The channel on this topic.
-    pub(super) fn by_topic(&self, topic: &str) -> Option<&Arc<ChannelState>> {
+    pub(super) fn by_topic(&self, topic: &str) -> Option<&Arc<ChannelEntry>> {
         self.topics.get(topic).and_then(|id| self.channel(*id))
     }
 
     /// The advertisement of this one channel in `form`.
-    pub(super) fn encode(&mut self, form: Form, channel: &ChannelState) -> Frame {
+    pub(super) fn encode(&mut self, form: Form, channel: &ChannelEntry) -> Frame {
         let advertise = Advertise { channels: vec![channel.described.clone()] };
         let mut frames = self.encode_all(form, &advertise);
         frames.pop().expect("one channel makes one piece")
@@ -107,7 +107,7 @@ impl Tables {
     }
 
     /// Adds a channel that was not announced yet.
-    pub(super) fn insert(&mut self, channel: &Arc<ChannelState>) {
+    pub(super) fn insert(&mut self, channel: &Arc<ChannelEntry>) {
         self.topics.insert(channel.described.topic.clone(), channel.id());
         self.channels.insert(channel.id(), (Arc::clone(channel), Span::default()));
     }
@@ -244,7 +244,7 @@ impl Tables {
     }
 
     /// Removes all channels, and returns them.
-    pub(super) fn take_channels(&mut self) -> impl Iterator<Item = Arc<ChannelState>> + use<> {
+    pub(super) fn take_channels(&mut self) -> impl Iterator<Item = Arc<ChannelEntry>> + use<> {
         self.topics.clear();
         self.advertised = Default::default();
         std::mem::take(&mut self.channels).into_values().map(|(channel, _)| channel)
@@ -255,9 +255,9 @@ impl Tables {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::super::channel::Channel;
     use super::*;
     use crate::protocol::{ServerMessage, WireFormat};
+    use crate::telemetry::channel::Channel;
 
     /// The position of the entry with this index in a world's log.
     fn at_index(index: usize) -> Position {
@@ -334,7 +334,8 @@ mod tests {
             self.change = match self.change.take() {
                 None if self.present.is_empty() || random.bool() => {
                     self.next += 1;
-                    let channel = Channel::new(format!("/{}", self.next), "json").numbered(self.next, false);
+                    let channel = Channel::new(format!("/{}", self.next), "json");
+                    let channel = ChannelEntry::new(channel, self.next, false);
                     self.tables.insert(&Arc::new(channel));
                     Some(Change::Came(self.next, 0))
                 }

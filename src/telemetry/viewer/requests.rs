@@ -29,23 +29,21 @@ use tokio::task::{spawn_blocking, yield_now};
 
 use super::answer::answer;
 use super::assets::{self, AssetRequest};
-use super::inbox::Inbox;
-use super::pings::Pings;
+use super::instance::{Asked, Viewer};
 use super::silence::Silence;
-use super::state::State;
-use super::subscriptions::{Subscriptions, Wanted};
-use super::viewer::Viewer;
+use super::stream::ViewerStream;
+use super::subscriptions::Wanted;
+use super::viewers::{Settings, Viewers};
 use super::warnings::Warnings;
-use super::{Status, StatusLevel};
 use crate::participant::Participant;
 use crate::protocol::client::{FetchAsset, ServiceCall, Subscribe};
-use crate::protocol::server::{Capability, ServiceCallFailure};
+use crate::protocol::server::{Capability, ServiceCallFailure, Status, StatusLevel};
 use crate::protocol::{ClientMessage, DecodeError, FAULTS, Frame, ServerMessage, WireFormat};
+use crate::room::Inbound;
 #[cfg(doc)]
 use crate::room::PeerLimits;
-use crate::room::Room;
 use crate::room::limits::Allowance;
-use crate::session::{ControlStream, InstanceId, SessionEvent};
+use crate::session::{InstanceId, SessionEvent};
 
 /// The capabilities for which requests are decoded. (A service call and an asset fetch are refused by their number,
 /// which has to be decoded for that.)
@@ -60,22 +58,20 @@ const AT_ONCE: usize = 256;
 type Fetches = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
 /// Handles the requests on a participant's stream until the connection is gone, when the session drops this future.
-pub(super) async fn serve<R>(state: Arc<State>, mut stream: ControlStream<R>)
-where
-    R: Room<Message = Frame, Incoming: Inbox>,
-{
-    let mut removals = state.removals();
+pub(in crate::telemetry) async fn serve(viewers: Arc<Viewers>, mut stream: Box<dyn ViewerStream>) {
+    let mut removals = viewers.catalog.removals();
     let mut viewer: Option<Viewer> = None;
     let mut fetches = Fetches::new();
-    let mut silence = Silence::new(state.settings.silence_timeout);
+    let mut silence = Silence::new(viewers.settings.silence_timeout);
     let mut allowance = Allowance::new();
     let mut open = true;
     loop {
         tokio::select! {
-            heard = hear(&mut stream.stream, open, &mut silence) => match heard {
+            heard = hear(stream.inbound(), open, &mut silence) => match heard {
                 Heard::Frame(frame) => {
-                    let Some(now) = viewer_now(&state, &stream, viewer.as_ref()) else {
-                        tracing::debug!(identity = %stream.identity, sid = %stream.sid, "request during a reset dropped");
+                    let Some(now) = viewer_now(&viewers, &*stream, viewer.as_ref()) else {
+                        let (identity, sid) = (stream.identity(), stream.sid());
+                        tracing::debug!(%identity, %sid, "request during a reset dropped");
                         continue;
                     };
                     let viewer = match &mut viewer {
@@ -89,13 +85,13 @@ where
                         }
                     };
                     silence.heard();
-                    viewer.report_heard(&stream);
+                    viewer.report_heard(&*stream);
                     // Boxed: this task lasts as long as the connection, and what it needs to handle a request is larger
                     // than the rest of it.
                     Box::pin(async {
-                        let decoded = decode(viewer.protocol().format(), &state, &mut allowance, frame).await;
-                        stream.stream.release();
-                        viewer.handle(&state, &mut fetches, &mut silence, decoded).await;
+                        let decoded = decode(viewer.protocol().format(), &viewers.settings, &mut allowance, frame).await;
+                        stream.inbound().release();
+                        viewer.handle(&viewers, &mut fetches, &mut silence, decoded).await;
                         yield_now().await;
                     })
                     .await;
@@ -104,14 +100,14 @@ where
                     // No more requests come; subscriptions and fetches go on.
                     open = false;
                     // While the viewer is being reset, there is no instance to tell.
-                    if let Some((participant, failure)) = stream.participant().zip(stream.stream.failure()) {
+                    if let Some((participant, failure)) = stream.participant().zip(stream.inbound().failure()) {
                         let message = format!("your stream has ended, you may open another: {failure}");
                         tell(&participant, StatusLevel::Error, message).await;
                     }
                 }
                 Heard::Nothing => {
                     if let Some(viewer) = &viewer {
-                        viewer.report_silent(&stream);
+                        viewer.report_silent(&*stream);
                     }
                 }
             },
@@ -131,14 +127,11 @@ where
 }
 
 /// The instance that the stream's connection has now: `known`, or another one. `None` while it is being reset.
-fn viewer_now<R>(state: &State, stream: &ControlStream<R>, known: Option<&Viewer>) -> Option<Viewer>
-where
-    R: Room<Message = Frame>,
-{
+fn viewer_now(viewers: &Viewers, stream: &dyn ViewerStream, known: Option<&Viewer>) -> Option<Viewer> {
     let participant = stream.participant()?;
     match known {
         Some(known) if *known.participant() == participant => Some(known.clone()),
-        _ => state.viewers.get(participant.client_id()),
+        _ => viewers.get(participant.client_id()),
     }
 }
 
@@ -153,9 +146,9 @@ enum Heard {
 
 /// Waits for the next frame, the end of the stream, or the end of the silence time-out. Safe to cancel. A frame that is
 /// waiting counts as heard, however late this task polls.
-async fn hear(inbox: &mut impl Inbox, open: bool, silence: &mut Silence) -> Heard {
+async fn hear(inbound: &mut dyn Inbound, open: bool, silence: &mut Silence) -> Heard {
     poll_fn(|cx| {
-        if open && let Poll::Ready(frame) = inbox.poll_frame(cx) {
+        if open && let Poll::Ready(frame) = inbound.poll_frame(cx) {
             return Poll::Ready(frame.map_or(Heard::End, Heard::Frame));
         }
         silence.poll_exceeded(cx).map(|()| Heard::Nothing)
@@ -173,17 +166,10 @@ async fn ended(viewer: Option<&Viewer>) {
     }
 }
 
-/// What an instance has asked for: its subscriptions, and the pongs to its pings.
-#[derive(Default)]
-pub(super) struct Asked {
-    subscriptions: Subscriptions,
-    pings: Pings,
-}
-
 impl Viewer {
     async fn handle(
         &self,
-        state: &State,
+        viewers: &Viewers,
         fetches: &mut Fetches,
         silence: &mut Silence,
         Decoded { message, faults }: Decoded,
@@ -196,14 +182,14 @@ impl Viewer {
             Ok(ClientMessage::Subscribe(Subscribe { subscriptions: wanted })) => {
                 for wanted in wanted.chunks(AT_ONCE) {
                     let wanted = wanted.iter().copied().map(Wanted::from);
-                    warnings.append(subscriptions.subscribe(participant, state, wanted).await);
+                    warnings.append(subscriptions.subscribe(participant, &viewers.catalog, wanted).await);
                     yield_now().await;
                 }
             }
             Ok(ClientMessage::SubscribeChannels(request)) => {
                 for wanted in request.channels.chunks(AT_ONCE) {
                     let wanted = wanted.iter().copied().map(Wanted::from);
-                    warnings.append(subscriptions.subscribe(participant, state, wanted).await);
+                    warnings.append(subscriptions.subscribe(participant, &viewers.catalog, wanted).await);
                     yield_now().await;
                 }
             }
@@ -215,7 +201,7 @@ impl Viewer {
             }
             Ok(ClientMessage::UnsubscribeChannels(request)) => {
                 for ids in request.channel_ids.chunks(AT_ONCE) {
-                    warnings.append(subscriptions.unsubscribe_channels(participant, state, ids).await);
+                    warnings.append(subscriptions.unsubscribe_channels(participant, &viewers.catalog, ids).await);
                     yield_now().await;
                 }
             }
@@ -226,7 +212,7 @@ impl Viewer {
                 Some(round_trip) => self.note_round_trip(round_trip),
                 None => tracing::debug!(%participant, ?ack, "acknowledges no pong that is open"),
             },
-            Ok(ClientMessage::FetchAsset(fetch)) => fetch_asset(self, state, fetches, fetch).await,
+            Ok(ClientMessage::FetchAsset(fetch)) => fetch_asset(self, &viewers.settings, fetches, fetch).await,
             Ok(ClientMessage::ServiceCallRequest(call)) => fail_call(participant, call).await,
             // The decoder has refused what needs a capability that isn't in `OFFERED`.
             Ok(_) => tell(participant, StatusLevel::Error, "this server doesn't offer that").await,
@@ -240,7 +226,7 @@ impl Viewer {
     }
 
     /// Tells the session's listeners that the viewer is responsive again, if it was unresponsive.
-    fn report_heard<R: Room<Message = Frame>>(&self, stream: &ControlStream<R>) {
+    fn report_heard(&self, stream: &dyn ViewerStream) {
         if self.note_heard() {
             self.participant().log(|| tracing::info!("responsive"));
             stream.emit(SessionEvent::Responsive(InstanceId::of(self.participant())));
@@ -248,7 +234,7 @@ impl Viewer {
     }
 
     /// Tells the session's listeners that the viewer is unresponsive, once.
-    fn report_silent<R: Room<Message = Frame>>(&self, stream: &ControlStream<R>) {
+    fn report_silent(&self, stream: &dyn ViewerStream) {
         if self.note_silent() {
             self.participant().log(|| tracing::info!("unresponsive"));
             stream.emit(SessionEvent::Unresponsive(InstanceId::of(self.participant())));
@@ -270,7 +256,7 @@ struct Decoded {
 
 /// Decodes a request in the viewer's format. A long request is decoded on a blocking thread, in turns with
 /// others. If this future is dropped before it is done, the turn lasts until that thread has done its work.
-async fn decode(format: WireFormat, state: &State, allowance: &mut Allowance, frame: Frame) -> Decoded {
+async fn decode(format: WireFormat, settings: &Settings, allowance: &mut Allowance, frame: Frame) -> Decoded {
     let (kind, data) = (frame.kind(), frame.to_bytes());
     let length = data.len();
     drop(frame);
@@ -285,7 +271,7 @@ async fn decode(format: WireFormat, state: &State, allowance: &mut Allowance, fr
     if length <= DECODED_HERE {
         return decode();
     }
-    let turn = state.settings.peer_limits.decoding().turn(allowance.is_left()).await;
+    let turn = settings.peer_limits.decoding().turn(allowance.is_left()).await;
     let decoding = spawn_blocking(move || {
         let begun = Instant::now();
         let decoded = decode();
@@ -309,9 +295,9 @@ async fn decode(format: WireFormat, state: &State, allowance: &mut Allowance, fr
 /// The longest URI of an asset that is accepted, in bytes: one URI is held for each fetch in flight.
 const LONGEST_URI: usize = 4096;
 
-async fn fetch_asset(viewer: &Viewer, state: &State, fetches: &mut Fetches, fetch: FetchAsset) {
+async fn fetch_asset(viewer: &Viewer, settings: &Settings, fetches: &mut Fetches, fetch: FetchAsset) {
     let (FetchAsset { request_id, uri }, participant) = (fetch, viewer.participant());
-    let refusal = match (&state.settings.assets, viewer.admit_asset_fetch()) {
+    let refusal = match (&settings.assets, viewer.admit_asset_fetch()) {
         _ if uri.len() > LONGEST_URI => format!("the URI is longer than {LONGEST_URI} bytes"),
         (Some(handler), Ok(permit)) => {
             let request = AssetRequest { participant: participant.clone(), uri };

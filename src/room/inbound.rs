@@ -7,16 +7,13 @@ use futures_core::Stream;
 use tokio::sync::mpsc;
 
 use crate::protocol::Frame;
-#[cfg(feature = "byte-stream")]
-use crate::room::byte_stream::ByteStreamInbox;
-#[cfg(feature = "websocket")]
-use crate::room::websocket::WebSocketInbox;
 
-/// What telemetry requires of a room's [`Incoming`](crate::room::Room::Incoming): the frames of one viewer, in order.
+/// The frames of one viewer, in order: what [telemetry](crate::telemetry) requires of a room's
+/// [`Incoming`](super::Room::Incoming).
 ///
 /// Implemented for tokio's channel receiver and for any boxed stream. A room with a type of its own implements it by
 /// forwarding to the stream that the type wraps.
-pub trait Inbox: Send + 'static {
+pub trait Inbound: Send + 'static {
     /// Polls for the next frame; `None` when the stream has ended.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>>;
 
@@ -36,47 +33,21 @@ pub trait Inbox: Send + 'static {
     }
 }
 
-impl Inbox for mpsc::Receiver<Frame> {
+impl Inbound for mpsc::Receiver<Frame> {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
         self.poll_recv(cx)
     }
 }
 
-impl<S: Stream<Item = Frame> + Send + ?Sized + 'static> Inbox for Pin<Box<S>> {
+#[cfg(feature = "websocket")]
+impl Inbound for futures_channel::mpsc::Receiver<Frame> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
+        Pin::new(self).poll_next(cx)
+    }
+}
+
+impl<S: Stream<Item = Frame> + Send + ?Sized + 'static> Inbound for Pin<Box<S>> {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
         self.as_mut().poll_next(cx)
-    }
-}
-
-#[cfg(feature = "byte-stream")]
-impl Inbox for ByteStreamInbox {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
-        Pin::new(self).poll_next(cx)
-    }
-
-    fn release(&mut self) {
-        self.release();
-    }
-
-    fn failure(&self) -> Option<String> {
-        self.failure().map(str::to_owned)
-    }
-}
-
-#[cfg(feature = "websocket")]
-impl Inbox for futures_channel::mpsc::Receiver<Frame> {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
-        Pin::new(self).poll_next(cx)
-    }
-}
-
-#[cfg(feature = "websocket")]
-impl Inbox for WebSocketInbox {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
-        Pin::new(self).poll_next(cx)
-    }
-
-    fn release(&mut self) {
-        self.release();
     }
 }
