@@ -22,4 +22,5 @@ pub use self::progress::Progress;
 pub use self::run::{BroadcastId, BroadcastRun};
 pub use self::run_sink::RunSink;
 pub use self::topic::{Subscribed, SubscriptionTag, Topic, Unsubscribed};
+pub(crate) use self::uplink::UplinkState;
 pub use self::uplink::{Uplink, UplinkWrite};

@@ -67,6 +67,13 @@ pub struct UplinkWrite {
     began: UplinkMs,
 }
 
+/// What the room says of the uplink that all its sinks share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UplinkState {
+    Stalled,
+    Flowing,
+}
+
 impl Uplink {
     /// Creates an uplink with no write under way.
     #[must_use]

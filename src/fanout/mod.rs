@@ -35,7 +35,7 @@ use self::shard::admission::Admission;
 use self::shard::budget::Gathering;
 use self::shard::delivery::{SHARD_CAPACITY, ShardSettings};
 use self::shard::shared::{OnTheWay, ShardControl, ShardStats};
-use crate::contract::{Account, Progress, Uplink};
+use crate::contract::{Account, Progress, Uplink, UplinkState};
 use crate::ids::ClientId;
 use crate::sync::bits::Bits;
 use crate::sync::signal::Signal;
@@ -84,13 +84,6 @@ struct ShardHandle<O: MemberHandle> {
     stats: Arc<ShardStats>,
     control: Arc<ShardControl>,
     newcomers: mpsc::Sender<Admission<O>>,
-}
-
-/// What the room says of the uplink that all its sinks share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum UplinkState {
-    Stalled,
-    Flowing,
 }
 
 impl<O: MemberHandle> Fanout<O> {

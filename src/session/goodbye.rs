@@ -15,7 +15,10 @@ impl<R: Room> Retire<R> for Core<R> {
         participant.note_retired(reason);
         // Telemetry counts on this order: see `telemetry::viewer`.
         #[cfg(any(feature = "telemetry", feature = "test-util"))]
-        self.hooks.on_retired.iter().for_each(|hook| hook(&participant, reason));
+        self.hooks.on_retired.iter().for_each(|hook| {
+            // What the hook drops may be foreign, and the shard goes on.
+            caught(|| hook(&participant, reason));
+        });
         let Some(Some(goodbye)) = goodbye else {
             if goodbye.is_none() {
                 participant.log(|| tracing::warn!("the room panicked while it released the sink"));

@@ -3,8 +3,7 @@
 use super::core::Core;
 use super::error::JoinError;
 use super::events::{InstanceId, SessionEvent};
-use crate::contract::{Account, EndReason};
-use crate::fanout::UplinkState;
+use crate::contract::{Account, EndReason, UplinkState};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::participant::Participant;
 use crate::room::{Presence, Room};

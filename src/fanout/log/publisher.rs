@@ -32,6 +32,10 @@ pub(crate) struct Publisher<M> {
     turnstile: Semaphore,
 }
 
+/// Writes a message into the log at once, and returns its position: see [`Publisher::claim`].
+#[cfg(feature = "telemetry")]
+type Place<'a, M> = dyn FnMut(&Audience, M) -> Result<Position, Refused<M>> + 'a;
+
 impl<M: Message> Publisher<M> {
     pub(in crate::fanout) fn new(log: Arc<BroadcastLog<M>>, largest: u64) -> Self {
         Self { log, largest, waiting: AtomicUsize::new(0), turnstile: Semaphore::new(1) }
@@ -69,11 +73,12 @@ impl<M: Message> Publisher<M> {
     }
 
     /// Calls `attempt` until it is ready: at once if no publisher waits, and otherwise in line with the waiting
-    /// publishers, each time the log has capacity. `attempt` calls [`place`](Self::place), and is pending if that finds
-    /// the log full. It may lock what has to change together with its claim, because nothing is held while this method
-    /// waits.
+    /// publishers, each time the log has capacity. `attempt` gets the function that writes a message into the log,
+    /// and is pending if that finds the log full. It may lock what has to change together with its claim, because
+    /// nothing is held while this method waits.
     #[cfg(feature = "telemetry")]
-    pub(crate) async fn claim<T>(&self, mut attempt: impl FnMut() -> Poll<T>) -> T {
+    pub(crate) async fn claim<T>(&self, mut attempt: impl FnMut(&mut Place<'_, M>) -> Poll<T>) -> T {
+        let mut attempt = || attempt(&mut |audience, message| self.place(audience, message));
         if !self.others_wait()
             && let Poll::Ready(claimed) = attempt()
         {
@@ -85,7 +90,7 @@ impl<M: Message> Publisher<M> {
     /// Writes a message that isn't too large into the log and returns its position, ahead of publishers that wait. Only
     /// for the first of them, or if there is none.
     #[inline]
-    pub(crate) fn place(&self, audience: &Audience, message: M) -> Result<Position, Refused<M>> {
+    fn place(&self, audience: &Audience, message: M) -> Result<Position, Refused<M>> {
         self.log.publish(audience, message)
     }
 

@@ -128,7 +128,7 @@ impl<M: Message> Outbox<M> {
         Some(EndReason::ALL[usize::from(reason)])
     }
 
-    /// Changes `New` to `Live`. Fails, with the reason, if the instance has ended in the meantime.
+    /// Changes `New` to `Live`; called once. Fails, with the reason, if the instance has ended in the meantime.
     pub(crate) fn go_live(&self) -> Result<(), EndReason> {
         let changed = self.state.compare_exchange(NEW, LIVE, Ordering::AcqRel, Ordering::Acquire);
         changed.map(drop).map_err(|_| self.end_reason().expect("an instance that isn't new goes live no more"))

@@ -45,6 +45,9 @@ use crate::protocol::{Frame, ServerMessage};
 use crate::session::SessionHandle;
 use crate::telemetry::error::AnnounceError;
 
+/// Writes a frame into the log at once, and returns its position.
+type Place<'a> = dyn FnMut(&Audience, Frame) -> Result<Position, Refused<Frame>> + 'a;
+
 /// The announcer's state; [`run`](Self::run) is its task. See the [module](self) for its promises.
 pub(in crate::telemetry) struct Announcer {
     pub(in crate::telemetry) session: SessionHandle<Frame>,
@@ -183,7 +186,7 @@ impl Announcer {
         note: impl Fn(&mut Tables, Form, Position),
     ) -> Result<(), AnnounceError> {
         for form in Form::ALL {
-            let told = self.session.publisher().claim(|| self.try_tell(form, &frame, &note));
+            let told = self.session.publisher().claim(|place| self.try_tell(place, form, &frame, &note));
             tokio::select! {
                 // Biased: what can be done without waiting is done, even after the release.
                 biased;
@@ -197,6 +200,7 @@ impl Announcer {
     /// Claims a position in the log under the tables' lock. Pending if the log is full.
     fn try_tell(
         &self,
+        place: &mut Place<'_>,
         form: Form,
         frame: impl Fn(Form) -> Frame,
         note: impl Fn(&mut Tables, Form, Position),
@@ -209,7 +213,7 @@ impl Announcer {
             note(&mut tables, form, Position::default());
             return Poll::Ready(Ok(()));
         }
-        match self.session.publisher().place(&Audience::Topic(topic.clone()), frame(form)) {
+        match place(&Audience::Topic(topic.clone()), frame(form)) {
             Ok(position) => {
                 note(&mut tables, form, position.after(1));
                 Poll::Ready(Ok(()))
