@@ -11,7 +11,7 @@ mod config;
 mod error;
 mod event_loop;
 mod events;
-mod handle;
+mod erased;
 mod join;
 mod stats;
 mod stream;
@@ -36,7 +36,7 @@ pub use self::close::CloseReport;
 pub use self::config::SessionBuilder;
 pub use self::error::{BroadcastError, BuildError, CloseError, JoinError, TryBroadcastError};
 pub use self::events::{Events, SessionEvent, Who};
-pub use self::handle::SessionHandle;
+pub use self::erased::SessionHandle;
 pub use self::stats::{Resets, SessionStats};
 pub use self::stream::ControlStream;
 
@@ -44,7 +44,7 @@ use self::backoff::Streaks;
 use self::config::Config;
 use self::event_loop::EventLoop;
 use self::events::{Listener, Outgoing};
-use self::handle::AnySession;
+use self::erased::AnySession;
 use self::stats::Counters;
 use self::tenant::Tenant;
 use crate::contract::Topic;
@@ -232,7 +232,7 @@ impl<R: Room> Session<R> {
     /// If the future is dropped before it completes, nothing has been sent. A future that waits keeps its place in the
     /// order for as long as it exists: don't keep it without polling it, because the other publishers wait behind it.
     pub async fn broadcast(&self, message: R::Message) -> Result<(), BroadcastError<R::Message>> {
-        handle::broadcast(self.publisher(), message).await
+        erased::broadcast(self.publisher(), message).await
     }
 
     /// Sends `message` to the subscribers of `topic`; otherwise like [`broadcast`](Self::broadcast). If the topic has
@@ -244,7 +244,7 @@ impl<R: Room> Session<R> {
     /// # Cancel safety
     /// If the future is dropped before it completes, nothing has been sent.
     pub async fn broadcast_to(&self, topic: &Topic, message: R::Message) -> Result<(), BroadcastError<R::Message>> {
-        handle::broadcast_to(self.publisher(), topic, message).await
+        erased::broadcast_to(self.publisher(), topic, message).await
     }
 
     /// Sends `message` to all participants at once, or not at all. Works from any thread, and doesn't overtake
@@ -253,7 +253,7 @@ impl<R: Room> Session<R> {
     /// # Errors
     /// [`TryBroadcastError`] returns the message.
     pub fn try_broadcast(&self, message: R::Message) -> Result<(), TryBroadcastError<R::Message>> {
-        handle::try_broadcast(self.publisher(), message)
+        erased::try_broadcast(self.publisher(), message)
     }
 
     /// Sends `message` to the subscribers of `topic` at once, or not at all; otherwise like
@@ -262,7 +262,7 @@ impl<R: Room> Session<R> {
     /// # Errors
     /// [`TryBroadcastError`] returns the message.
     pub fn try_broadcast_to(&self, topic: &Topic, message: R::Message) -> Result<(), TryBroadcastError<R::Message>> {
-        handle::try_broadcast_to(self.publisher(), topic, message)
+        erased::try_broadcast_to(self.publisher(), topic, message)
     }
 
     fn publisher(&self) -> &Arc<Publisher<R::Message>> {
@@ -457,7 +457,7 @@ impl<R: Room> AnySession<R::Message> for Session<R> {
         self.stats()
     }
 
-    fn close(&self, deadline: Duration) -> handle::BoxFuture<'_, Result<CloseReport, CloseError>> {
+    fn close(&self, deadline: Duration) -> erased::BoxFuture<'_, Result<CloseReport, CloseError>> {
         Box::pin(self.close(deadline))
     }
 
@@ -465,7 +465,7 @@ impl<R: Room> AnySession<R::Message> for Session<R> {
         self.cancel();
     }
 
-    fn ended(&self) -> handle::BoxFuture<'_, Result<CloseReport, CloseError>> {
+    fn ended(&self) -> erased::BoxFuture<'_, Result<CloseReport, CloseError>> {
         Box::pin(self.ended())
     }
 }
