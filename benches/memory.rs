@@ -123,7 +123,7 @@ async fn full_backlog(capacity: u32, lane: Lane, participants: usize) -> i64 {
             }
         }
     }
-    while !everybody.iter().all(|participant| participant.stats().backlog == u64::from(capacity)) {
+    while !everybody.iter().all(|participant| participant.stats().account.waiting() == u64::from(capacity)) {
         settle().await;
     }
     let each = (allocated() - before) / participants as i64;

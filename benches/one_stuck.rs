@@ -175,7 +175,7 @@ async fn what_becomes_of_it(session: SessionHandle<Frame>, begun: Instant) -> Se
                 Some(_) => {}
             },
             _ = looks.tick() => {
-                let waiting = session.participant(&stuck).map_or(0, |stuck| stuck.stats().backlog);
+                let waiting = session.participant(&stuck).map_or(0, |stuck| stuck.stats().account.waiting());
                 seen.waiting.push((begun.elapsed(), waiting));
             }
         }

@@ -1,6 +1,7 @@
-//! Calls to code of messages, sinks and rooms, which may panic.
+//! Calls to code of messages, sinks and rooms, which may panic, and locks that such a panic may have poisoned.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Runs `work` and returns its result, or `None` if it panics. The panic's payload is dropped in here as well, because
 /// its `drop` is foreign code, too.
@@ -14,4 +15,10 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
             None
         }
     }
+}
+
+/// Locks `mutex`, also after a thread that held the lock has panicked. For values that a panic leaves consistent: each
+/// change is complete before code is called that may panic.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -31,8 +31,9 @@
 //! - `livekit-token`: mints LiveKit tokens from an API key and its secret.
 //! - `server`: the command line, `lanecast serve` and `lanecast watch`; implies `websocket`.
 //! - `server-livekit`: the command line with `--livekit`; implies `server`, `livekit` and `livekit-token`.
-//! - `test-util`: scripts for an embedder's tests, in which a participant of a
-//!   [`MemoryRoom`](room::memory::MemoryRoom) is slow, fails or panics. Not for production.
+//! - `test-util`: for an embedder's tests. Scripts, in which a participant of a
+//!   [`MemoryRoom`](room::memory::MemoryRoom) is slow, fails or panics; and `SessionBuilder::on_retired`, a hook that
+//!   learns of every instance that is retired. Not for production.
 //!
 //! # Example
 //! ```
@@ -73,6 +74,7 @@ pub mod session;
 mod sync;
 #[cfg(feature = "telemetry")]
 pub mod telemetry;
+mod time;
 
 pub use self::contract::{
     Abandoned, Account, BroadcastId, BroadcastRun, Dropped, EndReason, Message, Progress, RunSink, Subscribed,
@@ -81,8 +83,8 @@ pub use self::contract::{
 pub use self::ids::{ClientId, IdError, ParticipantIdentity, ParticipantSid};
 pub use self::participant::{Participant, ParticipantStats, SendError, TrySendError};
 pub use self::session::{
-    BroadcastError, BuildError, CloseError, CloseReport, ControlStream, Events, JoinError, Refusal, Session,
-    SessionBuilder, SessionEvent, SessionHandle, SessionStats, TryBroadcastError, WeakSession,
+    BroadcastError, BuildError, CloseError, CloseReport, ControlStream, Events, InstanceId, JoinError, Refusal, Resets,
+    Session, SessionBuilder, SessionEvent, SessionHandle, SessionStats, TryBroadcastError, WeakSession,
 };
 
 /// Compiles the README's example as a doctest.

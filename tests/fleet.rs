@@ -277,7 +277,7 @@ async fn die_and_come_back(
 /// The participants with a backlog.
 fn waiting(telemetry: &Telemetry) -> String {
     let participants = telemetry.session().participants();
-    let waiting = participants.iter().filter(|participant| participant.stats().backlog > 0);
+    let waiting = participants.iter().filter(|participant| participant.stats().account.waiting() > 0);
     let waiting: Vec<_> = waiting.map(|participant| format!("{participant}: {:?}", participant.stats())).collect();
     format!("{:?}\nwaiting: {waiting:#?}", telemetry.session().stats())
 }

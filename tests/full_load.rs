@@ -139,7 +139,7 @@ async fn gathered_messages_do_not_count_against_the_queue_bound() {
         session.broadcast(msg(text.clone())).await.expect("the session is open");
         expected.push(text);
     }
-    until(|| ada.stats().backlog == 14).await;
+    until(|| ada.stats().account.waiting() == 14).await;
     assert_eq!(session.stats().half_full, 1);
     ada.try_send(msg("d0")).expect("a fourth may wait");
     expected.push("d0".to_owned());
@@ -150,7 +150,7 @@ async fn gathered_messages_do_not_count_against_the_queue_bound() {
         assert_eq!(ada.end_reason(), None);
     }
     assert!(valve.lock().flushed == expected);
-    until(|| ada.stats().backlog == 0).await;
+    until(|| ada.stats().account.waiting() == 0).await;
     for text in texts("d", 4) {
         ada.try_send(msg(text)).expect("nothing waits, so four may");
     }
@@ -271,15 +271,15 @@ async fn a_busy_viewer_survives_bursts_and_steady_load() {
     for text in burst {
         session.broadcast(msg(text.clone())).await.expect("the session is open");
     }
-    until(|| ada.stats().backlog == 1_200).await;
+    until(|| ada.stats().account.waiting() == 1_200).await;
     assert_eq!((ada.end_reason(), session.stats().half_full), (None, 0));
     for text in seconds {
         session.broadcast(msg(text.clone())).await.expect("the session is open");
     }
-    until(|| ada.stats().backlog == messages.len() as u64).await;
+    until(|| ada.stats().account.waiting() == messages.len() as u64).await;
     assert_eq!((ada.end_reason(), session.stats().half_full), (None, 1));
     valve.release();
-    until(|| ada.stats().backlog == 0).await;
+    until(|| ada.stats().account.waiting() == 0).await;
     assert_eq!(session.stats().half_full, 0);
     assert!(valve.lock().flushed == messages);
     close_settled(&session).await;

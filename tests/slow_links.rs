@@ -276,7 +276,7 @@ async fn fill() {
     let message = Bytes::from(vec![0; 64 << 10]);
     while !reading.is_finished() {
         let stats = session.stats();
-        if stats.backlog + stats.shard_lag < 100 {
+        if stats.account.waiting() + stats.shard_lag < 100 {
             session.broadcast(Frame::binary(message.clone())).await.unwrap();
         } else {
             // Paced by a figure that nothing announces.

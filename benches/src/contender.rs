@@ -89,7 +89,7 @@ impl<S: Sinks> Contender<S> for Lanecast<S> {
     }
 
     fn is_full(&self) -> bool {
-        self.0.participants().iter().all(|participant| participant.stats().backlog == Self::FILL as u64)
+        self.0.participants().iter().all(|participant| participant.stats().account.waiting() == Self::FILL as u64)
     }
 
     fn by_identity(&self, identity: &ParticipantIdentity) -> Option<Self::Participant> {

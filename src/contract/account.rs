@@ -78,7 +78,10 @@ pub struct Account {
 }
 
 impl Account {
-    /// Messages that were offered and have no outcome yet.
+    /// The number of messages that wait: those that were offered, less those that have an outcome.
+    ///
+    /// While messages move, the outcomes are read before the offers, so a message that got its outcome in between counts
+    /// as waiting. At rest the number is exact.
     #[must_use]
     pub fn waiting(&self) -> u64 {
         self.offered.saturating_sub(self.delivered + self.dropped.total() + self.abandoned.total())

@@ -1,7 +1,6 @@
 //! Runs of broadcasts: what a sink is offered at once.
 
 use std::fmt;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::contract::topic::SubscriptionTag;
@@ -53,22 +52,6 @@ impl<'a, M> BroadcastRun<'a, M> {
 
     pub(crate) fn with_ids(messages: &'a [M], first: BroadcastId, tag: Option<SubscriptionTag>) -> Self {
         Self { messages, first, tag }
-    }
-
-    /// A part of the run, for a room that wraps another one.
-    ///
-    /// # Panics
-    /// If `range` is empty, or isn't within the run.
-    #[must_use]
-    pub fn part(&self, range: Range<usize>) -> Self {
-        assert!(!range.is_empty(), "a run has a first message");
-        Self { messages: &self.messages[range.clone()], first: self.first.after(range.start), ..*self }
-    }
-
-    /// The same messages by another subscription, for a room that wraps another one.
-    #[must_use]
-    pub fn addressed(&self, tag: Option<SubscriptionTag>) -> Self {
-        Self { tag, ..*self }
     }
 
     /// The messages, in the order in which they are to arrive.

@@ -7,9 +7,9 @@
 //! - **A message's `drop` must not panic.** A panic there may end the session. If a second message's `drop` panics
 //!   while the first is unwinding, for instance because both waited for one participant, the process aborts: that is
 //!   Rust's rule for a panic within a panic.
-//! - **A broadcast is cloned once per shard, and once per participant unless the room's sinks are
-//!   [shown](crate::RunSink::start_send_run) what goes to many.** A message whose clones don't share their payload
-//!   makes that expensive.
+//! - **A broadcast is cloned once for each shard after the first, and once per participant unless the sinks
+//!   [take runs](crate::RunSink::start_send_run).** A message whose clones don't share their payload makes that
+//!   expensive.
 //! - **Concurrent messages have no order**, and two participants may see them in different orders.
 //! - **Delivered means taken by the transport**: the flush of the sink succeeded. What the network does with the
 //!   message afterwards is up to the transport.

@@ -6,8 +6,9 @@ use crate::contract::topic::{Counted, Subscribed, SubscriptionTag, TopicKey, Uns
 use crate::fanout::log::Position;
 use crate::fanout::slot::MemberRef;
 
-/// Capacity of each of a shard's command channels; further senders wait. A shard empties its channels in each turn, so
-/// this is what may arrive during one, and a small part of what the members themselves take.
+/// Capacity of each of a shard's command channels; further senders wait. A shard empties its channels in each turn,
+/// unless as many commands wait for their positions. So this is what may arrive during a turn, and a small part of what
+/// the members themselves take.
 pub(in crate::fanout) const COMMAND_CAPACITY: usize = 1024;
 
 /// A request that a shard carries out at a position of the log.

@@ -11,8 +11,9 @@ use crossbeam::utils::CachePadded;
 use crate::contract::{Account, EndReason};
 use crate::sync::{AtomicU64, Ordering};
 
-/// A counter that one task writes and any thread reads, without a read-modify-write. Only types that belong to a shard
-/// alone have a way to write it.
+/// A counter that one task writes and any thread reads, without a read-modify-write. That task is a member's shard: it
+/// writes through the [`Drain`](crate::fanout::outbox::drain::Drain) and in
+/// [`Delivery`](crate::fanout::shard::delivery::Delivery).
 #[derive(Debug)]
 pub(in crate::fanout) struct SingleWriterCounter(AtomicU64);
 

@@ -30,7 +30,7 @@ pub(in crate::fanout) struct Port<M> {
     pub(in crate::fanout) begins: mpsc::Sender<Begin<M>>,
 }
 
-/// What a shard that is about to sleep would do anyway, and so doesn't have to be woken for.
+/// The state of a shard that is about to sleep.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::fanout) struct SleepCheck {
     /// No member has a slot at or above this one.

@@ -11,8 +11,8 @@ pub enum TrySendError<M> {
     #[error("the participant's queue is full: try later, or reset it")]
     Full(M),
     /// The message is larger than [`queue_bytes`](crate::SessionBuilder::queue_bytes), or than the room can
-    /// [carry](crate::room::Room::largest_message). Make the message smaller, or the limit larger.
-    #[error("message exceeds the maximum size")]
+    /// [carry](crate::room::Room::largest_message). Make the message smaller, or the limit that it exceeds larger.
+    #[error("message exceeds the maximum size (queue_bytes, or the room's limit)")]
     TooLarge(M),
     /// The participant has ended. Drop the handle; the viewer's next instance starts with the initial messages.
     #[error("the participant has ended")]
@@ -38,8 +38,9 @@ pub enum SendError<M> {
     #[error("the participant's queue was full: it is being reset")]
     Overflow,
     /// The message is larger than [`queue_bytes`](crate::SessionBuilder::queue_bytes), or than the room can
-    /// [carry](crate::room::Room::largest_message). The message comes back. Make it smaller, or the limit larger.
-    #[error("message exceeds the maximum size")]
+    /// [carry](crate::room::Room::largest_message). The message comes back. Make it smaller, or the limit that it
+    /// exceeds larger.
+    #[error("message exceeds the maximum size (queue_bytes, or the room's limit)")]
     TooLarge(M),
     /// The participant's queue is full because the uplink that all participants share takes no more. Nothing has
     /// changed and the message comes back. Try later, or [wait](super::Participant::send_waiting).

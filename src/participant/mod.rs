@@ -29,6 +29,19 @@ use crate::sync::{AtomicBool, Ordering};
 ///
 /// The handle can be kept and used after the instance has ended: sends then fail as closed. After a reset the viewer
 /// has a new instance, with a new [`ClientId`], which the session finds.
+///
+/// # Sending
+/// The three ways to send a direct message differ in what they do while its queue is full. *Uplink full* means that the
+/// queue is full because the uplink that all participants of the room [share](crate::room::Room::uplink) takes no more.
+///
+/// | | queue full | uplink full | participant ended | message too large |
+/// |---|---|---|---|---|
+/// | [`try_send`](Self::try_send) | [`Full`](TrySendError::Full), the message comes back | the same | [`Closed`](TrySendError::Closed), the message comes back | [`TooLarge`](TrySendError::TooLarge), the message comes back |
+/// | [`send`](Self::send) | [`Overflow`](SendError::Overflow), the participant is reset | [`UplinkFull`](SendError::UplinkFull), the message comes back | [`Closed`](SendError::Closed) | [`TooLarge`](SendError::TooLarge), the message comes back |
+/// | [`send_waiting`](Self::send_waiting) | as `send` | waits until the uplink moves, then tries again | as `send` | as `send` |
+///
+/// The account counts a message that overflowed or came too late as dropped, and one that came back for any other reason
+/// not at all.
 pub struct Participant<M>(Arc<Inner<M>>);
 
 pub(crate) struct Inner<M> {
@@ -58,13 +71,12 @@ pub(crate) struct Home<M> {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct ParticipantStats {
-    /// Counts of the messages offered to the participant, and of their outcomes.
+    /// Counts of the messages offered to the participant, and of their outcomes. [`Account::waiting`] is the number of
+    /// messages that wait for the participant, over both lanes.
     pub account: Account,
-    /// The number of messages that wait for the participant, over both lanes.
-    pub backlog: u64,
     /// How long the oldest waiting message has waited since the participant's shard saw it (±1 ms). `None` if no
     /// message waits.
-    pub oldest: Option<Duration>,
+    pub oldest_waiting: Option<Duration>,
 }
 
 impl<M: Message> Participant<M> {
@@ -135,7 +147,7 @@ impl<M: Message> Participant<M> {
     ///
     /// # Errors
     /// [`TrySendError::Full`] if the queue is full: nothing has changed. [`TrySendError::TooLarge`] if the message
-    /// exceeds the session's byte limit or the largest that the room can carry. [`TrySendError::Closed`] if the
+    /// exceeds `queue_bytes` or the largest that the room can carry. [`TrySendError::Closed`] if the
     /// participant has ended: the message is counted as dropped.
     pub fn try_send(&self, message: M) -> Result<(), TrySendError<M>> {
         self.0.outbox.try_send(message).map_err(|refused| match refused {
@@ -249,8 +261,7 @@ impl<M: Message> Participant<M> {
     /// The participant's statistics, read without blocking any other task.
     #[must_use]
     pub fn stats(&self) -> ParticipantStats {
-        let account = self.0.outbox.account();
-        ParticipantStats { account, backlog: account.waiting(), oldest: self.0.outbox.oldest() }
+        ParticipantStats { account: self.0.outbox.account(), oldest_waiting: self.0.outbox.oldest() }
     }
 
     pub(crate) fn outbox(&self) -> &Outbox<M> {
@@ -349,12 +360,12 @@ impl<M: Message> Instance for Participant<M> {
         self.0.outbox.is_live()
     }
 
-    fn go_live(&self) -> bool {
-        self.0.outbox.go_live().is_ok()
+    fn go_live(&self) -> Result<(), EndReason> {
+        self.0.outbox.go_live()
     }
 
-    fn end(&self, reason: EndReason) -> bool {
-        self.0.outbox.end(reason) == Ending::ByThis
+    fn end(&self, reason: EndReason) -> Ending {
+        self.0.outbox.end(reason)
     }
 }
 

@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 
-use crate::contract::EndReason;
+use crate::contract::{EndReason, Ending};
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::sync::{ArcSwap, DashMap, Entry};
 
@@ -33,10 +33,10 @@ pub(crate) trait Instance: Clone {
     fn joined_at(&self) -> u64;
     fn client_id(&self) -> ClientId;
     fn is_live(&self) -> bool;
-    /// Makes the transition `New → Live`. False if the instance has ended.
-    fn go_live(&self) -> bool;
-    /// Ends the instance. True for the one caller whose `reason` is recorded.
-    fn end(&self, reason: EndReason) -> bool;
+    /// Makes the transition `New → Live`. Fails, with the reason, if the instance has ended.
+    fn go_live(&self) -> Result<(), EndReason>;
+    /// Ends the instance. [`Ending::ByThis`] for the one caller whose `reason` is recorded.
+    fn end(&self, reason: EndReason) -> Ending;
 }
 
 /// The participants of a session, by identity and by sid. See the [module](self).
@@ -63,6 +63,15 @@ pub(crate) enum Registration<P> {
     Ended(Option<P>),
 }
 
+/// The outcome of a removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// This call removed the instance.
+    Removed,
+    /// The instance had lost its slot before.
+    Gone,
+}
+
 impl<P: Instance> Registry<P> {
     pub(crate) fn new() -> Self {
         Self { slots: DashMap::default(), by_sid: DashMap::default() }
@@ -86,7 +95,7 @@ impl<P: Instance> Registry<P> {
             prior.end(EndReason::Replaced);
         }
         // Last, so that an instance found live is in both indexes.
-        if !new.go_live() {
+        if new.go_live().is_err() {
             self.remove(new);
             return Registration::Ended(prior);
         }
@@ -140,11 +149,14 @@ impl<P: Instance> Registry<P> {
         }
     }
 
-    /// Removes exactly this instance from both indexes. False if it had already lost its slot.
-    pub(crate) fn remove(&self, instance: &P) -> bool {
+    /// Removes exactly this instance from both indexes.
+    pub(crate) fn remove(&self, instance: &P) -> Removal {
         self.release_sid(instance);
         let is_it = |slot: &Slot<P>| Arc::ptr_eq(&slot.load(), instance.shared());
-        self.slots.remove_if(instance.identity(), |_, slot| is_it(slot)).is_some()
+        match self.slots.remove_if(instance.identity(), |_, slot| is_it(slot)) {
+            Some(_) => Removal::Removed,
+            None => Removal::Gone,
+        }
     }
 
     /// The live instance of `identity`.

@@ -25,6 +25,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::time::LONGEST;
+
 /// The default budget: 64 times the longest message that the WebSocket room allows by default, and 200 times a request
 /// for 10,000 channels.
 const DEFAULT_BYTES: usize = 64 << 20;
@@ -231,7 +233,7 @@ impl Deadline {
 
 /// Returns `from + time`, or a year after `from` if the clock can't represent that.
 fn later(from: Instant, time: Duration) -> Instant {
-    from.checked_add(time).unwrap_or_else(|| from + Duration::from_secs(365 * 24 * 3600))
+    from.checked_add(time).unwrap_or_else(|| from + LONGEST)
 }
 
 /// Counts a waiting peer for as long as this lives.

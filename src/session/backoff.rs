@@ -11,23 +11,12 @@ use foldhash::HashMap;
 use tokio::time::Instant;
 
 use crate::ids::ParticipantIdentity;
+use crate::time::Backoff;
 
-/// How long a participant that failed again waits before its next attempt.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Backoff {
-    pub(crate) first: Duration,
-    pub(crate) longest: Duration,
-}
-
-impl Backoff {
-    /// Returns the wait before the attempt that follows `failures` failures in a row. There is none after the first;
-    /// from the second on it doubles each time. Up to half of it is taken off at random, so that participants that
-    /// failed together don't return together.
-    pub(crate) fn delay(self, failures: u32) -> Duration {
-        let Some(doublings) = failures.checked_sub(2) else { return Duration::ZERO };
-        let full = self.first.saturating_mul(1 << doublings.min(20)).min(self.longest);
-        full.mul_f64(1.0 - fastrand::f64() / 2.0)
-    }
+/// Returns the wait before the attempt that follows `failures` failures in a row. There is none after the first; from the
+/// second on it doubles each time.
+pub(crate) fn wait_after(backoff: Backoff, failures: u32) -> Duration {
+    failures.checked_sub(2).map_or(Duration::ZERO, |doublings| backoff.wait(doublings))
 }
 
 /// The consecutive failures of one identity.
@@ -59,7 +48,7 @@ impl Streaks {
         let before = if age > self.backoff.longest { 0 } else { failures };
         let noted = self.of(identity).map_or(0, |streak| streak.failures);
         let failures = before.max(noted).saturating_add(1);
-        self.note(identity, failures, self.backoff.delay(failures))
+        self.note(identity, failures, wait_after(self.backoff, failures))
     }
 
     /// Records that a join of `identity` has failed, the last of `failures` failures that the join knows of. Returns
@@ -68,7 +57,7 @@ impl Streaks {
         let noted = self.of(identity).map_or(0, |streak| streak.failures);
         let failures = failures.max(noted.saturating_add(1));
         // Only the reset of an instance that worked may be followed by an attempt at once.
-        self.note(identity, failures, self.backoff.delay(failures.max(2))).until
+        self.note(identity, failures, wait_after(self.backoff, failures.max(2))).until
     }
 
     fn note(&mut self, identity: &ParticipantIdentity, failures: u32, wait: Duration) -> Streak {

@@ -1,18 +1,19 @@
 //! The end of a session: it delivers what it has, ends its tasks, and reports what became of the messages.
 
-use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Shared;
+use super::closing::Transition;
+use super::core::Core;
 use super::error::CloseError;
+use super::stats::CloseReport;
 use crate::contract::{Account, EndReason};
 use crate::participant::registry::Instance;
 use crate::room::{Room, RoomClosed};
-use crate::sync::Ordering;
+use crate::time::LONGEST;
 
 /// How long cancelled tasks may take to end before they are reported as stuck. None of them has anything to wait for.
 const GRACE: Duration = Duration::from_secs(5);
@@ -20,46 +21,13 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The minimum time for goodbyes, even past the deadline: a goodbye that can be said at once is said.
 const FAREWELL: Duration = Duration::from_millis(250);
 
-/// Deadlines are cut to this: longer ones could overflow the clock that they are added to.
-const LONGEST_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// What became of a session and its messages.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CloseReport {
-    /// The outcome of all messages. None is waiting any more.
-    pub account: Account,
-    /// How long closing took, from its start to this report.
-    pub took: Duration,
-    /// The reason of the room, if the session ended because its room closed.
-    pub room_closed: Option<RoomClosed>,
-}
-
-/// The tasks of a session: its shards, and last its event loop.
-#[derive(Debug, Default)]
-pub(crate) struct Running(Mutex<Vec<JoinHandle<()>>>);
-
-impl Running {
-    /// Starts the tasks, once. The lock is held meanwhile, so a close during the start waits for it and then gets all
-    /// tasks.
-    pub(crate) fn start(&self, tasks: impl FnOnce() -> Vec<JoinHandle<()>>) {
-        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *running = tasks();
-    }
-
-    fn take(&self) -> Vec<JoinHandle<()>> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl<R: Room> Shared<R> {
+impl<R: Room> Core<R> {
     /// Starts closing, unless closing has started already. When the call that starts it returns, the log is sealed and
     /// joins are stopped.
     pub(crate) fn start_close(self: &Arc<Self>, deadline: Duration, room_closed: Option<RoomClosed>) {
-        if self.closing.swap(true, Ordering::AcqRel) {
+        if self.closing.seal() == Transition::MadeBefore {
             return;
         }
-        self.stop.cancel();
         self.fanout.seal();
         tracing::info!(?deadline, room_closed = room_closed.as_ref().map(tracing::field::display), "session closing");
         // In a task of its own, so that closing goes on if its caller stops waiting.
@@ -72,28 +40,31 @@ impl<R: Room> Shared<R> {
 
     async fn close(self: Arc<Self>, deadline: Duration, room_closed: Option<RoomClosed>) {
         let begun = Instant::now();
-        let until = begun + deadline.min(LONGEST_DEADLINE);
-        let mut running = self.running.take();
+        let until = begun + deadline.min(LONGEST);
+        let mut running = self.closing.take_running();
         let mut panicked = false;
         // The event loop keeps the room's events, and with them perhaps the room's streams, until everything is
         // delivered.
         let mut event_loop: Vec<_> = running.pop().into_iter().collect();
         // The shards end on their own when everything is delivered.
-        if !self.in_time(until, join_all(&mut running, &mut panicked)).await {
+        if !self.closing.in_time(until, join_all(&mut running, &mut panicked)).await {
             self.fanout.abort();
             // Tasks that are left after this are counted below.
             let _ = timeout(GRACE, join_all(&mut running, &mut panicked)).await;
         }
-        self.tasks.close();
+        let closing = &self.closing;
+        closing.drained();
         let farewell = Instant::now() + FAREWELL;
-        if !self.in_time(until, self.tasks.wait()).await && timeout_at(farewell, self.tasks.wait()).await.is_err() {
-            self.abandoned.cancel();
-            let _ = timeout(GRACE, self.tasks.wait()).await;
+        if !closing.in_time(until, closing.until_goodbyes_end()).await
+            && timeout_at(farewell, closing.until_goodbyes_end()).await.is_err()
+        {
+            closing.cut_goodbyes_off();
+            let _ = timeout(GRACE, closing.until_goodbyes_end()).await;
         }
-        self.delivered.cancel();
+        closing.goodbyes_said();
         let _ = timeout(GRACE, join_all(&mut event_loop, &mut panicked)).await;
         running.append(&mut event_loop);
-        let left = running.iter().filter(|task| !task.is_finished()).count() + self.tasks.len();
+        let left = running.iter().filter(|task| !task.is_finished()).count() + closing.goodbyes_left();
         self.registry.for_each_live(|participant| {
             participant.end(EndReason::SessionClosed);
         });
@@ -105,19 +76,9 @@ impl<R: Room> Shared<R> {
             (0, true) => Err(CloseError::Panicked(report)),
             (tasks, _) => Err(CloseError::Stuck { tasks, report }),
         };
-        // Only the call that set `closing` gets here.
-        let _ = self.ended.set(outcome);
+        // Only the call that sealed the session gets here.
+        closing.ended(outcome);
         self.events.close();
-    }
-
-    /// Returns whether `work` is done before the deadline, and before the session is cancelled.
-    async fn in_time(&self, until: Instant, work: impl Future<Output = ()>) -> bool {
-        tokio::select! {
-            biased;
-            () = work => true,
-            () = sleep_until(until) => false,
-            () = self.hurry.cancelled() => false,
-        }
     }
 
     /// Returns the account once no send is in progress: a send that races with the end counts as offered a moment
@@ -146,12 +107,12 @@ async fn join_all(running: &mut Vec<JoinHandle<()>>, panicked: &mut bool) {
 
 /// Reports the end of the session if the closing task is dropped, with its runtime, before it has done so. Otherwise
 /// callers would wait forever.
-struct Unended<R: Room>(Arc<Shared<R>>);
+struct Unended<R: Room>(Arc<Core<R>>);
 
 impl<R: Room> Drop for Unended<R> {
     fn drop(&mut self) {
         // Fails if there is an outcome already, as there is after every complete close.
-        if self.0.ended.set(Err(CloseError::RuntimeEnded)).is_ok() {
+        if self.0.closing.ended(Err(CloseError::RuntimeEnded)) == Transition::Made {
             self.0.registry.clear();
             self.0.events.close();
         }
@@ -160,12 +121,12 @@ impl<R: Room> Drop for Unended<R> {
 
 /// Ends the session if the task that it watches dies.
 pub(crate) struct Watch<R: Room> {
-    session: Arc<Shared<R>>,
+    session: Arc<Core<R>>,
     well: bool,
 }
 
 impl<R: Room> Watch<R> {
-    pub(crate) fn new(session: Arc<Shared<R>>) -> Self {
+    pub(crate) fn new(session: Arc<Core<R>>) -> Self {
         Self { session, well: false }
     }
 

@@ -6,10 +6,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::close::CloseReport;
 use super::error::{BroadcastError, CloseError, TryBroadcastError};
 use super::events::Events;
-use super::stats::SessionStats;
+use super::stats::{CloseReport, SessionStats};
 use crate::contract::topic::Audience;
 use crate::contract::{Message, Topic};
 use crate::fanout::{Publisher, Refused};

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::close::CloseReport;
+use super::stats::CloseReport;
 use crate::contract::EndReason;
 use crate::ids::ClientId;
 use crate::runtime::Lacking;
@@ -144,8 +144,8 @@ pub enum BroadcastError<M> {
     #[error("the session is closed")]
     Closed(M),
     /// The message is longer than [`queue_bytes`](super::SessionBuilder::queue_bytes), or than the
-    /// [room](crate::room::Room::largest_message) can carry. Make it smaller, or raise the limit.
-    #[error("message exceeds the maximum size")]
+    /// [room](crate::room::Room::largest_message) can carry. Make it smaller, or raise the limit that it exceeds.
+    #[error("message exceeds the maximum size (queue_bytes, or the room's limit)")]
     TooLarge(M),
 }
 
@@ -161,8 +161,8 @@ pub enum TryBroadcastError<M> {
     #[error("the session is closed")]
     Closed(M),
     /// The message is longer than [`queue_bytes`](super::SessionBuilder::queue_bytes), or than the
-    /// [room](crate::room::Room::largest_message) can carry. Make it smaller, or raise the limit.
-    #[error("message exceeds the maximum size")]
+    /// [room](crate::room::Room::largest_message) can carry. Make it smaller, or raise the limit that it exceeds.
+    #[error("message exceeds the maximum size (queue_bytes, or the room's limit)")]
     TooLarge(M),
 }
 

@@ -2,7 +2,7 @@
 //! anything else.
 //!
 //! Work that takes time (opening a stream, computing initial messages, backing off) is a [`Join`] in a task of its own,
-//! at most one per identity. The join is entered in `under_way` before anything is opened. A disconnect of its
+//! at most one per identity. The join is entered in `pending_joins` before anything is opened. A disconnect of its
 //! connection cancels it, and a newer connection supersedes it. When it is done, the loop asks the room once more, so
 //! that a disconnect that arrived while the stream opened doesn't leave a registered participant without a connection.
 //!
@@ -12,7 +12,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use foldhash::HashMap;
@@ -22,23 +22,24 @@ use rustc_hash::FxHashMap;
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::core::Core;
 use super::error::JoinError;
-use super::join::{Declined, Join, Registered};
-use super::stream::ControlStream;
-use super::{INSIDE, Shared};
+use super::join::{Declined, Join};
+use super::report::Registered;
+use super::stream::{ControlStream, StreamHost};
 use crate::contract::EndReason;
 use crate::fanout::UplinkState;
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::participant::Participant;
-use crate::participant::registry::Instance;
+use crate::participant::registry::{Instance, Removal};
 use crate::room::{Presence, Room, RoomClosed, RoomEvent};
 
 type Joined<R> = Result<Registered<<R as Room>::Message>, Declined>;
 
 /// The state of the event loop.
 pub(crate) struct EventLoop<R: Room> {
-    session: Arc<Shared<R>>,
-    under_way: HashMap<ParticipantIdentity, UnderWay>,
+    session: Arc<Core<R>>,
+    pending_joins: HashMap<ParticipantIdentity, PendingJoin>,
     joins: JoinSet<Joined<R>>,
     identities: FxHashMap<Id, ParticipantIdentity>,
     connections: HashMap<ParticipantSid, Connection<R::Incoming>>,
@@ -63,7 +64,7 @@ enum Kept<S> {
 }
 
 /// A join that is in progress.
-struct UnderWay {
+struct PendingJoin {
     sid: ParticipantSid,
     joined_at: u64,
     cancel: AbortHandle,
@@ -73,15 +74,26 @@ struct UnderWay {
     /// A newer connection, to be joined once this join has ended.
     next: Option<Presence>,
     /// How many consecutive joins before this one were abandoned because the room's answer had changed.
-    detours: u32,
+    stale_retries: u32,
+}
+
+/// The outcome of removing an instance that may have failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FailedRemoval {
+    /// The instance had failed or vanished, and this call removed it.
+    Removed,
+    /// The instance had failed or vanished, and lost its place before.
+    Gone,
+    /// The instance has neither failed nor vanished.
+    NotFailed,
 }
 
 impl<R: Room> EventLoop<R> {
-    pub(crate) fn new(session: Arc<Shared<R>>, events: BoxStream<'static, RoomEvent<R::Incoming>>) -> Self {
+    pub(crate) fn new(session: Arc<Core<R>>, events: BoxStream<'static, RoomEvent<R::Incoming>>) -> Self {
         Self {
             session,
             events: Some(events),
-            under_way: HashMap::default(),
+            pending_joins: HashMap::default(),
             joins: JoinSet::new(),
             identities: FxHashMap::default(),
             connections: HashMap::default(),
@@ -106,7 +118,7 @@ impl<R: Room> EventLoop<R> {
                     None => self.end("the event stream of the room ended".into()),
                 },
                 // Taken out and handed to a task in the same poll.
-                (client_id, sid) = poll_fn(|cx| session.pending.poll_take(cx)) => self.on_reset(client_id, &sid),
+                (client_id, sid) = poll_fn(|cx| session.pending_resets.poll_take(cx)) => self.on_reset(client_id, &sid),
                 () = &mut outgoing => {}
                 Some(done) = self.joins.join_next_with_id() => match done {
                     Ok((id, joined)) => self.on_joined(id, joined),
@@ -117,18 +129,18 @@ impl<R: Room> EventLoop<R> {
                         self.on_joined(error.id(), Err(JoinError::Superseded.into()));
                     }
                 },
-                () = session.stop.cancelled() => break,
+                () = session.closing.until_sealed() => break,
             }
         }
         self.connections.clear();
-        for under_way in self.under_way.values() {
-            under_way.cancel.abort();
+        for pending in self.pending_joins.values() {
+            pending.cancel.abort();
         }
         while let Some(done) = self.joins.join_next().await {
             if let Ok(Ok(registered)) = done {
                 self.session.note_joined(&registered);
                 registered.participant.note_announced();
-                self.take_out(&registered.participant);
+                self.remove_failed(&registered.participant);
             }
         }
         loop {
@@ -137,14 +149,14 @@ impl<R: Room> EventLoop<R> {
                 // is delivered.
                 Some(_) = events.next() => {}
                 // A member that fails during the drain is counted and reported like any other, but not joined again.
-                (client_id, sid) = poll_fn(|cx| session.pending.poll_take(cx)) => drop(self.take_out_failed(client_id, &sid)),
+                (client_id, sid) = poll_fn(|cx| session.pending_resets.poll_take(cx)) => drop(self.remove_pending_reset(client_id, &sid)),
                 () = &mut outgoing => {}
-                () = session.delivered.cancelled() => break,
+                () = session.closing.until_goodbyes_said() => break,
             }
         }
         // No shard is left that could end a member.
-        while let Some((client_id, sid)) = session.pending.take() {
-            self.take_out_failed(client_id, &sid);
+        while let Some((client_id, sid)) = session.pending_resets.take() {
+            self.remove_pending_reset(client_id, &sid);
         }
     }
 
@@ -169,10 +181,10 @@ impl<R: Room> EventLoop<R> {
         if self.was_refused(&presence.sid) {
             return;
         }
-        if let Some(under_way) = self.under_way.get_mut(&presence.identity) {
+        if let Some(pending) = self.pending_joins.get_mut(&presence.identity) {
             // A join whose connection is gone competes with no other.
-            let first = Some((&under_way.sid, under_way.joined_at)).filter(|_| !under_way.gone);
-            if let Some((sid, joined_at)) = under_way.next.as_ref().map(|next| (&next.sid, next.joined_at)).or(first) {
+            let first = Some((&pending.sid, pending.joined_at)).filter(|_| !pending.gone);
+            if let Some((sid, joined_at)) = pending.next.as_ref().map(|next| (&next.sid, next.joined_at)).or(first) {
                 if *sid == presence.sid {
                     return;
                 }
@@ -181,17 +193,17 @@ impl<R: Room> EventLoop<R> {
                 }
             }
             tracing::debug!(
-                identity = %presence.identity, sid = %under_way.sid, by = %presence.sid, "join superseded"
+                identity = %presence.identity, sid = %pending.sid, by = %presence.sid, "join superseded"
             );
-            under_way.next = Some(presence.clone());
-            under_way.cancel.abort();
+            pending.next = Some(presence.clone());
+            pending.cancel.abort();
             return;
         }
         match session.registry.stored(&presence.identity) {
             // The connection was reported twice, or its reset is pending, which joins it again.
             Some(stored) if *stored.sid() == presence.sid => {}
             Some(stored) if stored.joined_at() > presence.joined_at => session.refuse(presence, &JoinError::Stale),
-            _ => self.begin(presence, None, 0),
+            _ => self.spawn_join(presence, None, 0),
         }
     }
 
@@ -204,26 +216,26 @@ impl<R: Room> EventLoop<R> {
             return;
         }
         self.connections.remove(sid);
-        if let Some(under_way) = self.under_way.get_mut(identity) {
-            under_way.next.take_if(|next| next.sid == *sid);
-            if under_way.sid == *sid {
+        if let Some(pending) = self.pending_joins.get_mut(identity) {
+            pending.next.take_if(|next| next.sid == *sid);
+            if pending.sid == *sid {
                 tracing::debug!(%identity, %sid, "left before it was registered");
-                under_way.gone = true;
-                under_way.cancel.abort();
+                pending.gone = true;
+                pending.cancel.abort();
             }
         }
         match stored {
             // Just registered: `on_joined`, which is due, asks the room.
             Some(participant) if !participant.is_announced() => {}
-            Some(participant) => self.dismiss(&participant, EndReason::Disconnected),
+            Some(participant) => self.remove_left(&participant, EndReason::Disconnected),
             None => tracing::debug!(%identity, %sid, "disconnect of a connection that isn't registered"),
         }
         self.reconcile(identity, 0);
     }
 
     /// Removes an instance whose connection is gone, or is no longer the one that the room has for the identity.
-    fn dismiss(&self, participant: &Participant<R::Message>, reason: EndReason) {
-        if self.session.registry.remove(participant) {
+    fn remove_left(&self, participant: &Participant<R::Message>, reason: EndReason) {
+        if self.session.registry.remove(participant) == Removal::Removed {
             // The instance may have failed before. Its reset then arrives later and finds nothing.
             participant.end(reason);
             self.session.note_end(participant);
@@ -231,75 +243,85 @@ impl<R: Room> EventLoop<R> {
     }
 
     fn on_reset(&mut self, client_id: ClientId, sid: &ParticipantSid) {
-        if let Some(participant) = self.take_out_failed(client_id, sid)
-            && !self.under_way.contains_key(participant.identity())
+        if let Some(participant) = self.remove_pending_reset(client_id, sid)
+            && !self.pending_joins.contains_key(participant.identity())
         {
-            self.begin_again(participant);
+            self.rejoin(participant);
         }
     }
 
     /// Removes an instance whose reset is pending. Returns `None` if the instance is gone already, because it left or
     /// was replaced; or if it has just been registered, as `on_joined`, which is due, then takes care of it.
-    fn take_out_failed(&self, client_id: ClientId, sid: &ParticipantSid) -> Option<Participant<R::Message>> {
+    fn remove_pending_reset(&self, client_id: ClientId, sid: &ParticipantSid) -> Option<Participant<R::Message>> {
         let stored = self.session.registry.stored_by_sid(sid).filter(|stored| stored.client_id() == client_id);
         let participant = stored.filter(Participant::is_announced)?;
-        self.take_out(&participant).then_some(participant)
+        (self.remove_failed(&participant) == FailedRemoval::Removed).then_some(participant)
     }
 
-    /// Removes an instance that has failed or vanished. Returns false if it has done neither, or is gone already.
-    fn take_out(&self, participant: &Participant<R::Message>) -> bool {
-        let removed =
-            participant.end_reason().is_some_and(EndReason::starts_afresh) && self.session.registry.remove(participant);
-        if removed {
-            self.session.note_end(participant);
+    /// Removes an instance if it has failed or vanished.
+    fn remove_failed(&self, participant: &Participant<R::Message>) -> FailedRemoval {
+        if !participant.end_reason().is_some_and(EndReason::starts_afresh) {
+            return FailedRemoval::NotFailed;
         }
-        removed
+        match self.session.registry.remove(participant) {
+            Removal::Removed => {
+                self.session.note_end(participant);
+                FailedRemoval::Removed
+            }
+            Removal::Gone => FailedRemoval::Gone,
+        }
     }
 
     /// Joins the connection that the room has now for the identity of an instance that failed and was removed.
-    fn begin_again(&mut self, participant: Participant<R::Message>) {
+    fn rejoin(&mut self, participant: Participant<R::Message>) {
         let now = self.session.room.present(participant.identity());
         if let Some(now) = now.filter(|now| !self.was_refused(&now.sid)) {
-            self.begin(&now, Some(participant), 0);
+            self.spawn_join(&now, Some(participant), 0);
         }
     }
 
-    fn begin(&mut self, presence: &Presence, after: Option<Participant<R::Message>>, detours: u32) {
+    fn spawn_join(&mut self, presence: &Presence, after: Option<Participant<R::Message>>, stale_retries: u32) {
         let identity = presence.identity.clone();
         // An older instance that has failed, and whose reset hasn't arrived yet, counts for this join's back-off.
-        let after = after.or_else(|| self.session.registry.stored(&identity).filter(|failed| self.take_out(failed)));
+        let after = after.or_else(|| {
+            self.session
+                .registry
+                .stored(&identity)
+                .filter(|failed| self.remove_failed(failed) == FailedRemoval::Removed)
+        });
         let join = Join {
             session: Arc::clone(&self.session),
             identity: identity.clone(),
             sid: presence.sid.clone(),
             after,
             streak: self.session.streaks().of(&identity),
-            detours,
+            stale_retries,
         };
         let cancel = self.joins.spawn(join.run());
         self.identities.insert(cancel.id(), identity.clone());
         let (sid, joined_at) = (presence.sid.clone(), presence.joined_at);
-        self.under_way.insert(identity, UnderWay { sid, joined_at, cancel, gone: false, next: None, detours });
+        self.pending_joins
+            .insert(identity, PendingJoin { sid, joined_at, cancel, gone: false, next: None, stale_retries });
     }
 
     fn on_joined(&mut self, id: Id, joined: Joined<R>) {
         let Some(identity) = self.identities.remove(&id) else { return };
-        let Some(under_way) = self.under_way.remove(&identity) else { return };
+        let Some(pending) = self.pending_joins.remove(&identity) else { return };
         let mut failed = false;
         if let Ok(registered) = &joined {
             let participant = &registered.participant;
             self.session.note_joined(registered);
             participant.note_announced();
             // The disconnect may have arrived while the stream opened, when there was nothing to remove.
-            let now = self.session.room.present(&identity).filter(|_| !under_way.gone);
+            let now = self.session.room.present(&identity).filter(|_| !pending.gone);
             if now.as_ref().is_none_or(|now| now.sid != *participant.sid()) {
                 let reason = if now.is_none() { EndReason::Disconnected } else { EndReason::Replaced };
-                self.dismiss(participant, reason);
+                self.remove_left(participant, reason);
             } else if let Some(stream) = self.take_held(participant.sid()) {
                 self.handle(identity.clone(), participant.sid().clone(), stream);
             }
             // The instance's reset may have arrived before this.
-            failed = self.take_out(participant);
+            failed = self.remove_failed(participant) == FailedRemoval::Removed;
         }
         if let Err(Declined { error: JoinError::NotAccepted { .. }, sid: Some(sid) }) = &joined
             && self.is_present(&identity, sid)
@@ -307,23 +329,23 @@ impl<R: Room> EventLoop<R> {
             // The disconnect of the connection removes this entry later.
             self.connections.insert(sid.clone(), Connection { identity: identity.clone(), kept: Kept::Refused });
         }
-        match (under_way.next, joined) {
+        match (pending.next, joined) {
             (Some(next), _) => self.on_active(&next),
-            (None, Ok(registered)) if failed => self.begin_again(registered.participant),
+            (None, Ok(registered)) if failed => self.rejoin(registered.participant),
             (None, Ok(_) | Err(Declined { error: JoinError::Superseded | JoinError::NotPresent, .. })) => {
-                self.reconcile(&identity, under_way.detours + 1);
+                self.reconcile(&identity, pending.stale_retries + 1);
             }
             // Refused: asking again would only be refused again.
             (None, Err(_)) => {
-                self.take_held(&under_way.sid);
+                self.take_held(&pending.sid);
             }
         }
     }
 
     /// Joins the connection that the room has for `identity` now, if it is neither registered nor being joined.
-    /// `detours`: see [`UnderWay::detours`].
-    fn reconcile(&mut self, identity: &ParticipantIdentity, detours: u32) {
-        if self.under_way.contains_key(identity) {
+    /// `stale_retries`: see [`PendingJoin::stale_retries`].
+    fn reconcile(&mut self, identity: &ParticipantIdentity, stale_retries: u32) {
+        if self.pending_joins.contains_key(identity) {
             return;
         }
         if let Some(now) = self.session.room.present(identity) {
@@ -332,7 +354,7 @@ impl<R: Room> EventLoop<R> {
                 return;
             }
             if stored.is_none_or(|stored| *stored.sid() != now.sid && stored.joined_at() <= now.joined_at) {
-                self.begin(&now, None, detours);
+                self.spawn_join(&now, None, stale_retries);
             }
         }
     }
@@ -348,8 +370,7 @@ impl<R: Room> EventLoop<R> {
             self.connections.insert(sid, Connection { identity, kept: Kept::Stream(Box::new(stream)) });
             return;
         }
-        tracing::debug!(%identity, %sid, "stream of a connection that isn't present, or was refused");
-        self.session.counters.stray_streams.add_one();
+        self.session.note_stray_stream(&identity, &sid);
     }
 
     fn is_present(&self, identity: &ParticipantIdentity, sid: &ParticipantSid) -> bool {
@@ -374,12 +395,12 @@ impl<R: Room> EventLoop<R> {
 
     fn handle(&mut self, identity: ParticipantIdentity, sid: ParticipantSid, stream: R::Incoming) {
         let (connection, owner) = (sid.clone(), identity.clone());
-        let session = Arc::downgrade(&self.session);
-        let on_stream = Arc::clone(&self.session.config.on_stream);
+        let session: Weak<dyn StreamHost<R::Message>> = Arc::downgrade(&self.session) as _;
+        let on_stream = Arc::clone(&self.session.hooks.on_stream);
         let control = ControlStream { identity, sid, stream, session };
         // The handler is called inside the task, so that a panic in the call ends only the task.
-        let handled = INSIDE.scope(self.session.id, async move { on_stream(control).await });
-        let task = AbortOnDropHandle::new(self.session.tasks.spawn_on(handled, &self.session.runtime));
+        let handled = self.session.inside(async move { on_stream(control).await });
+        let task = AbortOnDropHandle::new(self.session.closing.spawn(handled, &self.session.runtime));
         self.connections.insert(connection, Connection { identity: owner, kept: Kept::Handler { _task: task } });
     }
 }

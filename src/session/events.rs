@@ -1,11 +1,12 @@
 //! The events of a session, and their way to its listeners.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::{Notify, broadcast, oneshot};
 
 use super::error::JoinError;
+use crate::caught::lock;
 use crate::contract::{Account, EndReason, Message};
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::participant::Participant;
@@ -13,7 +14,7 @@ use crate::participant::Participant;
 /// The instance that an event is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Who {
+pub struct InstanceId {
     /// The identity of the participant.
     pub identity: ParticipantIdentity,
     /// The id of its connection.
@@ -22,7 +23,7 @@ pub struct Who {
     pub client_id: ClientId,
 }
 
-impl Who {
+impl InstanceId {
     pub(crate) fn of<M: Message>(participant: &Participant<M>) -> Self {
         Self {
             identity: participant.identity().clone(),
@@ -37,13 +38,13 @@ impl Who {
 #[non_exhaustive]
 pub enum SessionEvent {
     /// An instance was registered, and its identity had none before.
-    Joined(Who),
+    Joined(InstanceId),
     /// An instance took the place of an older one, which was ended by this.
     Replaced {
         /// The instance that is registered now.
-        who: Who,
+        who: InstanceId,
         /// The instance that was registered before.
-        prior: Who,
+        prior: InstanceId,
         /// The outcome of the messages for `prior`.
         account: Account,
     },
@@ -52,7 +53,7 @@ pub enum SessionEvent {
     /// instance will join.
     Left {
         /// The instance that left.
-        who: Who,
+        who: InstanceId,
         /// Which of the three applies: [`Disconnected`](EndReason::Disconnected), [`Replaced`](EndReason::Replaced) or
         /// [`Vanished`](EndReason::Vanished).
         reason: EndReason,
@@ -62,7 +63,7 @@ pub enum SessionEvent {
     /// An instance failed and was removed. If its connection is still there, a fresh instance will join.
     Reset {
         /// The instance that was removed.
-        who: Who,
+        who: InstanceId,
         /// The fault that ended the instance.
         reason: EndReason,
         /// The outcome of the messages for the instance.
@@ -90,10 +91,10 @@ pub enum SessionEvent {
     /// The code that handles the participant's stream reports that nothing was heard of the participant for too long.
     /// The participant isn't reset for that: the fate of its writes decides. Emitted once per silence. Telemetry
     /// reports this of a viewer that had pinged before; a session alone never does.
-    Unresponsive(Who),
+    Unresponsive(InstanceId),
     /// The code that handles the participant's stream reports that an unresponsive participant is heard again. Not
     /// emitted if the instance ends before.
-    Responsive(Who),
+    Responsive(InstanceId),
     /// The uplink is stalled. Publishers are held back until it flows.
     UplinkStalled,
     /// The uplink flows again.
@@ -282,7 +283,6 @@ impl<M: Message> Outgoing<M> {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Waiting<M>>> {
-        // A panic leaves no change half done: each is complete before other code is called.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
 }

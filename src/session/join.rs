@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::thread;
 use std::time::Duration;
@@ -18,12 +18,12 @@ use futures_util::{FutureExt, SinkExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::accept::Refusal;
-use super::backoff::Streak;
+use super::backoff::{Streak, wait_after};
+use super::core::Core;
 use super::error::JoinError;
-use super::events::{SessionEvent, Who};
-use super::tenant::Tenant;
-use super::{INSIDE, Shared};
-use crate::contract::{Account, EndReason, Message, Progress};
+use super::member::{Retire, SessionMember};
+use super::report::Registered;
+use crate::contract::{EndReason, Message, Progress};
 use crate::fanout::{NotAdmitted, Seat};
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::participant::registry::{Instance, Registration};
@@ -32,7 +32,7 @@ use crate::room::{Presence, Room};
 
 /// One join, from the first attempt to the last.
 pub(crate) struct Join<R: Room> {
-    pub(crate) session: Arc<Shared<R>>,
+    pub(crate) session: Arc<Core<R>>,
     pub(crate) identity: ParticipantIdentity,
     /// The connection to join. Its disconnect cancels the join.
     pub(crate) sid: ParticipantSid,
@@ -41,7 +41,7 @@ pub(crate) struct Join<R: Room> {
     /// The consecutive resets that led to this join.
     pub(crate) streak: Option<Streak>,
     /// How many consecutive joins before this one were abandoned because the room's answer had changed.
-    pub(crate) detours: u32,
+    pub(crate) stale_retries: u32,
 }
 
 impl<R: Room> Join<R> {
@@ -51,13 +51,13 @@ impl<R: Room> Join<R> {
     /// If the future is dropped before it completes, nothing has changed: an admitted participant ends as refused, and
     /// nothing is registered.
     pub(crate) fn run(self) -> impl Future<Output = Result<Registered<R::Message>, Declined>> + Send {
-        INSIDE.scope(self.session.id, self.attempt_all())
+        Arc::clone(&self.session).inside(self.attempt_all())
     }
 
     async fn attempt_all(mut self) -> Result<Registered<R::Message>, Declined> {
         let streak = self.streak_after_prior().await.or(self.streak);
         let mut failures = streak.map_or(0, |streak| streak.failures);
-        let mut until = Instant::now() + self.session.config.backoff.delay(self.detours);
+        let mut until = Instant::now() + wait_after(self.session.config.backoff, self.stale_retries);
         until = streak.map_or(until, |streak| until.max(streak.until));
         loop {
             if let Some(prior) = self.after.take() {
@@ -77,10 +77,7 @@ impl<R: Room> Join<R> {
             let attempt = AssertUnwindSafe(self.attempt(&presence, failures)).catch_unwind().await;
             match attempt.unwrap_or(Err(JoinError::Panicked)) {
                 Err(error) if error.may_pass() => {
-                    tracing::info!(identity = %self.identity, sid = %presence.sid, %error, "join failed");
-                    self.session.counters.failed_joins.add_one();
-                    let (identity, sid) = (presence.identity, presence.sid);
-                    self.session.emit(SessionEvent::JoinFailed { identity, sid, error });
+                    self.session.note_join_failed(presence, error);
                     failures = failures.saturating_add(1);
                     until = self.session.streaks().note_failure(&self.identity, failures);
                 }
@@ -108,7 +105,7 @@ impl<R: Room> Join<R> {
     async fn attempt(&mut self, presence: &Presence, failures: u32) -> Result<Registered<R::Message>, JoinError> {
         let session = &Arc::clone(&self.session);
         check_place(session, presence)?;
-        if let Err(Refusal { reason, message }) = (session.config.accept)(presence) {
+        if let Err(Refusal { reason, message }) = (session.hooks.accept)(presence) {
             if let Some(message) = message {
                 self.send_refusal(presence, message).await;
             }
@@ -136,11 +133,12 @@ impl<R: Room> Join<R> {
         &self,
         presence: &Presence,
         failures: u32,
-        seat: &Seat<'_, Tenant<R>>,
+        seat: &Seat<'_, SessionMember<R>>,
         progress: &Progress,
     ) -> Participant<R::Message> {
         let session = &self.session;
-        let home = Home { outbox: seat.outbox(ClientId::next(), progress), pending: Arc::clone(&session.pending) };
+        let home =
+            Home { outbox: seat.outbox(ClientId::next(), progress), pending: Arc::clone(&session.pending_resets) };
         Participant::new(presence.clone(), failures, home)
     }
 
@@ -148,11 +146,12 @@ impl<R: Room> Join<R> {
     async fn admit(
         &self,
         participant: &Participant<R::Message>,
-        seat: Seat<'_, Tenant<R>>,
+        seat: Seat<'_, SessionMember<R>>,
         sink: R::Sink,
         progress: Progress,
     ) -> Result<(), JoinError> {
-        let owner = Tenant { participant: participant.clone(), session: Arc::downgrade(&self.session) };
+        let session: Weak<dyn Retire<R>> = Arc::downgrade(&self.session) as _;
+        let owner = SessionMember::new(participant.clone(), session);
         match seat.admit(owner, sink, progress).await {
             Ok(position) => {
                 participant.log(|| tracing::debug!(%position, "admitted"));
@@ -170,7 +169,7 @@ impl<R: Room> Join<R> {
         participant: &Participant<R::Message>,
     ) -> Result<Vec<(R::Message, usize)>, JoinError> {
         let limit = self.session.config.open_timeout;
-        let computed = (self.session.config.initial)(participant.clone());
+        let computed = (self.session.hooks.initial)(participant.clone());
         let messages = tokio::select! {
             biased;
             messages = within(limit, computed) => messages.ok_or(JoinError::InitialTimedOut(limit))?,
@@ -200,13 +199,6 @@ impl<R: Room> Join<R> {
     }
 }
 
-/// A join that succeeded.
-pub(crate) struct Registered<M> {
-    pub(crate) participant: Participant<M>,
-    /// The instance whose place the participant took, if there was one.
-    pub(crate) prior: Option<Participant<M>>,
-}
-
 /// A join that failed.
 pub(crate) struct Declined {
     pub(crate) error: JoinError,
@@ -221,7 +213,7 @@ impl From<JoinError> for Declined {
 }
 
 /// Decides whether the registry has a place for the connection, before anything is opened.
-fn check_place<R: Room>(session: &Shared<R>, presence: &Presence) -> Result<(), JoinError> {
+fn check_place<R: Room>(session: &Core<R>, presence: &Presence) -> Result<(), JoinError> {
     if let Some(present) = session.registry.stored_by_sid(&presence.sid) {
         return Err(JoinError::Duplicate { by: present.client_id() });
     }
@@ -231,7 +223,7 @@ fn check_place<R: Room>(session: &Shared<R>, presence: &Presence) -> Result<(), 
     }
 }
 
-async fn open<R: Room>(session: &Shared<R>, presence: &Presence, progress: Progress) -> Result<R::Sink, JoinError> {
+async fn open<R: Room>(session: &Core<R>, presence: &Presence, progress: Progress) -> Result<R::Sink, JoinError> {
     let limit = session.config.open_timeout;
     match within(limit, session.room.open(presence, progress)).await {
         Some(Ok(sink)) => Ok(sink),
@@ -253,7 +245,7 @@ async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
 /// Registers the participant, which makes it findable and live. Returns the instance whose place it took, if there was
 /// one.
 fn register<R: Room>(
-    session: &Shared<R>,
+    session: &Core<R>,
     participant: &Participant<R::Message>,
 ) -> Result<Option<Participant<R::Message>>, JoinError> {
     // Checked before it takes the place of another instance: a failed attempt changes nothing.
@@ -267,14 +259,8 @@ fn register<R: Room>(
         Registration::Duplicate(present) => return Err(JoinError::Duplicate { by: present.client_id() }),
         Registration::Ended(prior) => {
             let Some(reason) = participant.end_reason() else { return Err(JoinError::SessionClosed) };
-            // The event loop doesn't learn of this, so everything about it is reported here.
-            match prior {
-                Some(_) if reason.is_fault() => {
-                    session.note_joined(&Registered { participant: participant.clone(), prior });
-                    session.note_reset(participant, reason);
-                }
-                Some(prior) => session.note_end(&prior),
-                None => {}
+            if let Some(prior) = prior {
+                session.note_short_lived(participant, prior, reason);
             }
             return Err(ended(session, participant));
         }
@@ -290,7 +276,7 @@ fn register<R: Room>(
 }
 
 /// Returns why a participant that has ended can't be registered.
-fn ended<R: Room>(session: &Shared<R>, participant: &Participant<R::Message>) -> JoinError {
+fn ended<R: Room>(session: &Core<R>, participant: &Participant<R::Message>) -> JoinError {
     match participant.end_reason() {
         None | Some(EndReason::SessionClosed) => JoinError::SessionClosed,
         Some(_) if participant.outbox().is_outpaced() => {
@@ -302,7 +288,7 @@ fn ended<R: Room>(session: &Shared<R>, participant: &Participant<R::Message>) ->
 
 /// A participant that isn't registered yet. If this is dropped before its registration, the participant ends.
 struct Provisional<'a, R: Room> {
-    session: &'a Shared<R>,
+    session: &'a Core<R>,
     participant: &'a Participant<R::Message>,
 }
 
@@ -319,7 +305,7 @@ impl<R: Room> Provisional<'_, R> {
 
 impl<R: Room> Drop for Provisional<'_, R> {
     fn drop(&mut self) {
-        let reason = if self.session.stop.is_cancelled() || self.session.fanout.is_sealed() {
+        let reason = if self.session.closing.is_sealed() || self.session.fanout.is_sealed() {
             EndReason::SessionClosed
         } else if thread::panicking() {
             // A closure of the embedder that panics once may not panic the next time.
@@ -328,71 +314,5 @@ impl<R: Room> Drop for Provisional<'_, R> {
             EndReason::Refused
         };
         self.participant.end(reason);
-    }
-}
-
-impl<R: Room> Shared<R> {
-    /// Counts and reports that a connection is refused.
-    pub(crate) fn refuse(&self, presence: &Presence, error: &JoinError) {
-        let quiet = matches!(error, JoinError::SessionClosed | JoinError::NotPresent | JoinError::Superseded);
-        if quiet {
-            tracing::debug!(identity = %presence.identity, sid = %presence.sid, %error, "join given up");
-            return;
-        }
-        tracing::info!(identity = %presence.identity, sid = %presence.sid, %error, "join refused");
-        match error {
-            JoinError::Stale => self.counters.stale_joins.add_one(),
-            _ => self.counters.refused.add_one(),
-        }
-        let (identity, sid) = (presence.identity.clone(), presence.sid.clone());
-        self.emit(SessionEvent::Refused { identity, sid, error: error.clone() });
-    }
-
-    /// Counts and reports how a registered instance ended. Called once for each instance, by the caller that took it
-    /// out of the registry. The end of an instance that stayed until the session ended isn't reported.
-    pub(crate) fn note_end(&self, participant: &Participant<R::Message>) {
-        let Some(reason) = participant.end_reason().filter(|reason| *reason != EndReason::SessionClosed) else {
-            return;
-        };
-        if reason.is_fault() {
-            self.streaks().note_reset(participant.identity(), participant.attempt(), participant.age());
-            return self.note_reset(participant, reason);
-        }
-        if reason == EndReason::Vanished {
-            self.counters.vanished.add_one();
-        }
-        participant.log(|| tracing::info!(%reason, "left"));
-        let left = SessionEvent::Left { who: Who::of(participant), reason, account: Account::default() };
-        self.events.send_end(participant.clone(), left);
-    }
-
-    /// Counts and reports that an instance was reset.
-    fn note_reset(&self, participant: &Participant<R::Message>, reason: EndReason) {
-        participant.log(|| tracing::info!(%reason, "reset"));
-        self.counters.resets[reason as usize].add_one();
-        let reset = SessionEvent::Reset { who: Who::of(participant), reason, account: Account::default() };
-        self.events.send_end(participant.clone(), reset);
-    }
-
-    /// Counts and reports that an instance was registered, and what became of the one whose place it took. The event
-    /// loop calls this, so that no other event of the instance is emitted before.
-    pub(crate) fn note_joined(&self, registered: &Registered<R::Message>) {
-        let Registered { participant, prior } = registered;
-        self.counters.joins.add_one();
-        let who = Who::of(participant);
-        let replaced = prior.as_ref().filter(|prior| prior.end_reason() == Some(EndReason::Replaced));
-        let Some(prior) = replaced else {
-            // The prior instance had ended before it lost its place, which has not been reported yet.
-            if let Some(prior) = prior {
-                self.note_end(prior);
-            }
-            participant.log(|| tracing::info!("joined"));
-            return self.emit(SessionEvent::Joined(who));
-        };
-        self.counters.replacements.add_one();
-        participant.log(|| tracing::info!(%prior, "joined in place of an older one"));
-        prior.log(|| tracing::info!(reason = %EndReason::Replaced, "replaced"));
-        let replaced = SessionEvent::Replaced { who, prior: Who::of(prior), account: Account::default() };
-        self.events.send_end(prior.clone(), replaced);
     }
 }

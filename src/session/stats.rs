@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::contract::{Account, EndReason};
+use crate::room::RoomClosed;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Statistics of a session.
@@ -29,18 +30,17 @@ pub struct SessionStats {
     /// How many instances ended because a write found their connection gone: see [`EndReason::Vanished`]. They don't
     /// count as reset.
     pub vanished: u64,
-    /// The outcome of all messages. `delivered` and `delivered_bytes` count what was sent.
+    /// The outcome of all messages. `delivered` and `delivered_bytes` count what was sent. [`Account::waiting`] is the
+    /// number of messages that wait, over all participants.
     pub account: Account,
-    /// How many messages wait, over all participants.
-    pub backlog: u64,
     /// How many participants have half of their [`queue_capacity`](crate::SessionBuilder::queue_capacity) or
     /// [`queue_bytes`](crate::SessionBuilder::queue_bytes) taken, and so may overflow next. If most participants do,
     /// the cause isn't a slow participant but the publisher, the machine or the network.
     pub half_full: usize,
     /// How long the oldest waiting message has waited since its shard saw it (±1 ms); `None` if none waits.
-    pub oldest: Option<Duration>,
+    pub oldest_waiting: Option<Duration>,
     /// How many broadcasts the shard furthest behind has yet to read. A broadcast that a shard has read and is handing
-    /// on counts neither here nor in the backlog: `account` says what is delivered.
+    /// on counts neither here nor as [waiting](Account::waiting): `account` says what is delivered.
     pub shard_lag: u64,
     /// Whether the uplink is stalled now.
     pub uplink_stalled: bool,
@@ -49,6 +49,18 @@ pub struct SessionStats {
     /// How many streams to this host were dropped, because they came from a connection that isn't present or was
     /// refused.
     pub stray_streams: u64,
+}
+
+/// What became of a session and its messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CloseReport {
+    /// The outcome of all messages. None is waiting any more.
+    pub account: Account,
+    /// How long closing took, from its start to this report.
+    pub took: Duration,
+    /// The reason of the room, if the session ended because its room closed.
+    pub room_closed: Option<RoomClosed>,
 }
 
 /// How many instances were reset, by reason.

@@ -3,10 +3,20 @@
 use std::fmt;
 use std::sync::Weak;
 
-use super::Shared;
+#[cfg(feature = "telemetry")]
+use super::events::SessionEvent;
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::participant::Participant;
 use crate::room::Room;
+
+/// What the stream of a connection uses of its session.
+pub(crate) trait StreamHost<M>: Send + Sync {
+    /// The instance that is registered under `sid` and hasn't ended.
+    fn participant(&self, sid: &ParticipantSid) -> Option<Participant<M>>;
+
+    #[cfg(feature = "telemetry")]
+    fn emit(&self, event: SessionEvent);
+}
 
 /// A stream that a participant has opened to this host. It lasts as long as the participant's connection: it survives
 /// resets, but not reconnects.
@@ -17,7 +27,7 @@ pub struct ControlStream<R: Room> {
     pub sid: ParticipantSid,
     /// The stream, as the room delivers it.
     pub stream: R::Incoming,
-    pub(crate) session: Weak<Shared<R>>,
+    pub(crate) session: Weak<dyn StreamHost<R::Message>>,
 }
 
 impl<R: Room> ControlStream<R> {
@@ -26,12 +36,12 @@ impl<R: Room> ControlStream<R> {
     /// Call this for each message: a reset changes the instance, and requests of the old instance ended with it.
     #[must_use]
     pub fn participant(&self) -> Option<Participant<R::Message>> {
-        self.session.upgrade()?.registry.by_sid(&self.sid)
+        self.session.upgrade()?.participant(&self.sid)
     }
 
     /// Emits an event to the session's listeners, on behalf of the stream handler.
     #[cfg(feature = "telemetry")]
-    pub(crate) fn emit(&self, event: super::SessionEvent) {
+    pub(crate) fn emit(&self, event: SessionEvent) {
         if let Some(session) = self.session.upgrade() {
             session.emit(event);
         }

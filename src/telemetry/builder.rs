@@ -191,7 +191,7 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
             })
             .on_stream(move |stream| requests::serve(Arc::clone(&asked), Box::new(stream)))
             .accept_first(|presence| Protocol::of(presence).map(drop).map_err(refusal))
-            .on_retired(move |client_id| retired.remove(client_id))
+            .add_retired_hook(move |participant, _| retired.remove(participant.client_id()))
             .build()?
             .handle();
         let (ops, operations) = mpsc::unbounded_channel();

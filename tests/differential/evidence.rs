@@ -47,8 +47,6 @@ pub(crate) fn initial(inst: Inst, state: &[AtomicU64]) -> Vec<Msg> {
 pub(crate) struct Evidence<'a> {
     pub(crate) views: BTreeMap<usize, View>,
     pub(crate) totals: Totals,
-    /// The number of instances that ended before they were known.
-    pub(crate) unseen: usize,
     /// What each producer did, in its order.
     pub(crate) logs: &'a [Vec<Entry>],
     pub(crate) subscriptions: Vec<Subscription>,
@@ -211,22 +209,13 @@ impl Evidence<'_> {
         self.logs.iter().flatten()
     }
 
-    /// The session's figures are the sum of its instances' figures. An instance that isn't known got nothing, and what
-    /// gathered for it is abandoned.
+    /// The session's figures are the sum of its instances' figures.
     fn examine_totals(&self, wrong: &mut Wrong) {
         let all = || self.views.values().flat_map(|view| &view.instances);
         let mut sum = Account::default();
         all().for_each(|figures| add(&mut sum, &figures.account));
-        let session = self.totals.account;
-        if self.unseen > 0 {
-            let (known, all) = (sum.abandoned, session.abandoned);
-            sum.offered += all.total().saturating_sub(known.total());
-            sum.abandoned.refused = known.refused.max(all.refused);
-            sum.abandoned.join_failed = known.join_failed.max(all.join_failed);
-            sum.abandoned.session_closed = known.session_closed.max(all.session_closed);
-        }
-        if sum != session {
-            wrong.push((None, format!("the session's account:\n  sum {sum:?}\n  is  {session:?}")));
+        if sum != self.totals.account {
+            wrong.push((None, format!("the session's account:\n  sum {sum:?}\n  is  {:?}", self.totals.account)));
         }
         let ended = |reason: EndReason| all().filter(|figures| figures.ended == Some(reason)).count() as u64;
         // An instance that failed before it was registered isn't counted as a reset.

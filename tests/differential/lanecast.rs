@@ -9,11 +9,10 @@ use std::time::Duration;
 use futures_util::{FutureExt, Sink, Stream as Events_};
 use lanecast::room::memory::{MemoryRoom, MemorySink, OpenBehavior};
 use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
-use lanecast::session::Who;
 use lanecast::{
-    Account, BroadcastError, BroadcastRun, EndReason, Events, JoinError, Message, Participant, ParticipantIdentity,
-    Progress, RunSink, SendError, Session, SessionEvent, Subscribed, SubscriptionTag, Topic, TryBroadcastError,
-    TrySendError, Unsubscribed,
+    Account, BroadcastError, BroadcastRun, EndReason, Events, InstanceId, JoinError, Message, Participant,
+    ParticipantIdentity, Progress, RunSink, SendError, Session, SessionEvent, Subscribed, SubscriptionTag, Topic,
+    TryBroadcastError, TrySendError, Unsubscribed,
 };
 use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 
@@ -38,7 +37,7 @@ impl Message for Msg {
 pub(crate) struct Lanecast(Arc<Inner>);
 
 struct Inner {
-    session: Session<Watched>,
+    session: Session<Halving>,
     viewers: Viewers<Msg>,
     topics: Vec<Topic>,
     gates: Vec<watch::Sender<Gate>>,
@@ -47,7 +46,7 @@ struct Inner {
     seen: Mutex<Vec<Event>>,
 }
 
-/// Every instance so far whose initial messages were asked for.
+/// Every instance so far: it is entered when its initial messages are asked for, or when it has ended before that.
 #[derive(Default)]
 struct Book(Mutex<Pages>);
 
@@ -55,8 +54,6 @@ struct Book(Mutex<Pages>);
 struct Pages {
     instances: HashMap<usize, Vec<Participant<Msg>>>,
     by_client: HashMap<u64, Inst>,
-    /// The number of instances that have ended, known or not.
-    retired: usize,
 }
 
 impl Book {
@@ -85,13 +82,6 @@ impl Book {
     fn participant(&self, inst: Inst) -> Participant<Msg> {
         self.pages().instances[&inst.who][inst.nth].clone()
     }
-}
-
-/// A memory room that counts the participants that have ended: also those whose join was cancelled before anybody
-/// learned of them.
-struct Watched {
-    room: MemoryRoom<Msg>,
-    book: Arc<Book>,
 }
 
 /// A sink that takes half of each run, as far as it is ready.
@@ -135,36 +125,38 @@ impl Sink<Msg> for HalfOfEachRun {
     }
 }
 
-impl Room for Watched {
+/// A memory room whose sinks take half of each run.
+struct Halving(MemoryRoom<Msg>);
+
+impl Room for Halving {
     type Message = Msg;
     type Sink = HalfOfEachRun;
     type Incoming = mpsc::Receiver<Msg>;
 
     fn events(&self) -> Option<impl Events_<Item = RoomEvent<Self::Incoming>> + Send + 'static> {
-        self.room.events()
+        self.0.events()
     }
 
     fn participants(&self) -> Vec<Presence> {
-        self.room.participants()
+        self.0.participants()
     }
 
     fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
-        self.room.present(identity)
+        self.0.present(identity)
     }
 
     async fn open(&self, to: &Presence, progress: Progress) -> Result<HalfOfEachRun, OpenError> {
-        self.room.open(to, progress).await.map(HalfOfEachRun)
+        self.0.open(to, progress).await.map(HalfOfEachRun)
     }
 
     fn retire(&self, sink: Self::Sink, reason: EndReason) -> Option<Goodbye> {
-        self.book.pages().retired += 1;
-        self.room.retire(sink.0, reason)
+        self.0.retire(sink.0, reason)
     }
 }
 
 impl Lanecast {
     fn event(&self, event: &SessionEvent) -> Event {
-        let inst = |who: &Who| {
+        let inst = |who: &InstanceId| {
             let inst = self.0.book.inst(who.client_id.get());
             assert_eq!(inst.who, who_is(&who.identity), "an event names an instance and another one's identity");
             inst
@@ -222,7 +214,8 @@ impl Subject for Lanecast {
         let book = Arc::new(Book::default());
         let gates: Vec<_> = (0..setup.identities).map(|_| watch::Sender::new(Gate::Ready)).collect();
         let (initial, entered, handles) = (Arc::clone(&setup.initial), Arc::clone(&book), gates.clone());
-        let session = Session::builder(Watched { room: viewers.room().clone(), book: Arc::clone(&book) })
+        let retired = Arc::clone(&book);
+        let session = Session::builder(Halving(viewers.room().clone()))
             .queue_capacity(setup.queue_capacity)
             .queue_bytes(setup.queue_bytes)
             .log_capacity(setup.log_capacity)
@@ -242,6 +235,9 @@ impl Subject for Lanecast {
                     }
                     initial(inst)
                 }
+            })
+            .on_retired(move |participant, _| {
+                retired.enter(participant);
             })
             .build()
             .expect("the settings make sense");
@@ -350,12 +346,11 @@ impl Subject for Lanecast {
         });
         let figures = |participant: &Participant<Msg>| {
             let stats = participant.stats();
-            assert_eq!(stats.backlog, stats.account.waiting());
             Figures {
                 sid: sid_of(participant.sid()),
                 ended: participant.end_reason(),
                 account: stats.account,
-                has_oldest: stats.oldest.is_some(),
+                has_oldest: stats.oldest_waiting.is_some(),
             }
         };
         let pages = self.0.book.pages();
@@ -370,15 +365,8 @@ impl Subject for Lanecast {
         }
     }
 
-    fn unseen(&self) -> usize {
-        let there = self.0.session.stats().participants;
-        let pages = self.0.book.pages();
-        (pages.retired + there).checked_sub(pages.by_client.len()).expect("each instance is there or has ended")
-    }
-
     fn totals(&self) -> Totals {
         let stats = self.0.session.stats();
-        assert_eq!(stats.backlog, stats.account.waiting());
         let resets = stats.resets;
         Totals {
             participants: stats.participants,

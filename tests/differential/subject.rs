@@ -275,11 +275,6 @@ pub(crate) trait Subject: Clone + Send + Sync + 'static {
     fn registered(&self, who: usize) -> Option<Inst>;
     /// A viewer, its instances from `first` on, and what the look-ups by `sids` find.
     fn view(&self, who: usize, sids: &[u32], first: usize) -> View;
-    /// The number of instances that ended before their initial messages were asked for, and so aren't known. Only at
-    /// rest.
-    fn unseen(&self) -> usize {
-        0
-    }
     fn totals(&self) -> Totals;
     /// The events since the last call. None was missed.
     fn events(&self) -> impl Future<Output = Vec<Event>> + Send;

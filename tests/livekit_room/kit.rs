@@ -11,8 +11,7 @@ use futures_util::future::join_all;
 use lanecast::protocol::stream::StreamDecoder;
 use lanecast::protocol::{ClientMessage, Frame, ServerMessage, WireFormat};
 use lanecast::room::livekit::{LiveKitRoom, LiveKitRoomBuilder, TokenRequest};
-use lanecast::session::Who;
-use lanecast::{EndReason, Events, ParticipantIdentity, Session, SessionEvent, SessionHandle};
+use lanecast::{EndReason, Events, InstanceId, ParticipantIdentity, Session, SessionEvent, SessionHandle};
 use livekit::data_stream::api::{ByteStreamReader, ByteStreamWriter, StreamByteOptions, StreamWriter};
 use livekit::{Room, RoomEvent, RoomOptions};
 use livekit_api::access_token::{AccessToken, VideoGrants};
@@ -388,7 +387,7 @@ pub(crate) async fn settled<R: lanecast::room::Room>(session: &Session<R>) {
 }
 
 /// Waits for the next reset.
-pub(crate) async fn reset_of(events: &mut Events) -> (Who, EndReason) {
+pub(crate) async fn reset_of(events: &mut Events) -> (InstanceId, EndReason) {
     loop {
         if let SessionEvent::Reset { who, reason, .. } = events.next().await.expect("the session is open") {
             return (who, reason);

@@ -33,7 +33,7 @@ async fn a_stalled_participant_delays_nobody_else() {
     assert!(quick.lock().flushed == expected);
     let valve = streams.nth("stuck", 0).await;
     assert_eq!(valve.lock().flushed.len(), 0);
-    assert_eq!(stuck.stats().backlog, count as u64);
+    assert_eq!(stuck.stats().account.waiting(), count as u64);
     valve.release();
     valve.wait_for(|seen| seen.flushed.len() == count).await;
     assert!(valve.lock().flushed == expected);
@@ -211,7 +211,7 @@ async fn publishing_costs_the_same_for_one_participant_and_for_a_hundred() {
         let before = alive.load(Ordering::SeqCst);
         session.try_broadcast(Trap::new(0, &alive)).expect("the log has capacity");
         assert_eq!(alive.load(Ordering::SeqCst) - before, 2, "the copies the log holds, with {count} participants");
-        until(|| session.stats().backlog == 0 && session.stats().shard_lag == 0).await;
+        until(|| session.stats().account.waiting() == 0 && session.stats().shard_lag == 0).await;
     }
     until(|| session.stats().account.delivered == 101).await;
     // A message lives until the last shard has handed it on, not until its slot in the log is reused.
@@ -331,7 +331,7 @@ async fn a_backlog_is_handed_on_by_quarters_of_the_capacity() {
     let valve = streams.nth("ada", 0).await;
     for (n, text) in texts("m", 24).into_iter().enumerate() {
         session.broadcast(msg(text)).await.expect("the session is open");
-        until(|| ada.stats().backlog == n as u64 + 1).await;
+        until(|| ada.stats().account.waiting() == n as u64 + 1).await;
     }
     valve.release();
     valve.wait_for(|seen| seen.flushed.len() == 24).await;

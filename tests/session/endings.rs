@@ -148,7 +148,7 @@ async fn a_message_that_panics_in_the_teardown_leaves_nobody_waiting() {
             stuck.send(bomb.clone()).expect("there is capacity");
             session.broadcast(bomb.clone()).await.expect("the session is open");
         }
-        until(|| stuck.stats().backlog == 9).await;
+        until(|| stuck.stats().account.waiting() == 9).await;
         armed.store(true, Ordering::SeqCst);
         match how {
             0 => stage.leave("stuck", "PA_stuck"),
@@ -348,4 +348,32 @@ async fn messages_that_panic_on_every_drop_end_only_the_session() {
     let Err(CloseError::Panicked(report)) = within(session.ended()).await else { panic!("no panic is reported") };
     assert_settled(&report.account);
     assert_eq!(report.account.offered, 20);
+}
+
+// 1. Two shards have a member each. One of the two has subscribed to the topic.
+// 2. The other shard takes its copy of a message to the topic, and drops it, since it is for none of its members.
+// 3. The drop panics. The shard reads on at its end, and must not take the same position again: its copy is gone, and
+//    the next copy is the first shard's.
+#[tokio::test]
+async fn a_message_for_nobody_that_panics_on_its_drop_ends_only_the_session() {
+    let stage = Stage::<Mine>::new(|_, _| async {
+        Ok(StageSink::new(|call, _| {
+            if let Call::Send(message) = call {
+                std::mem::forget(message);
+            }
+            Poll::Ready(Ok(()))
+        }))
+    });
+    let session = stage.session(|builder| builder.shards(2));
+    stage.join(presence("ada", "PA_1", 1));
+    let ada = live(&session, "ada").await;
+    stage.join(presence("bob", "PA_2", 1));
+    let bob = live(&session, "bob").await;
+    let topic = Topic::new();
+    ada.subscribe(&topic, SubscriptionTag(1)).await;
+    assert!(session.try_broadcast_to(&topic, Mine).is_ok());
+    within(ada.closed()).await;
+    within(bob.closed()).await;
+    let Err(CloseError::Panicked(report)) = within(session.ended()).await else { panic!("no panic is reported") };
+    assert_settled(&report.account);
 }

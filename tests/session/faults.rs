@@ -156,7 +156,7 @@ async fn a_panic_in_a_message_that_waited_is_counted() {
         trap.explosive = number == 2;
         session.broadcast_to(&topic, trap).await.expect("the session is open");
     }
-    until(|| ada.stats().backlog == 4).await;
+    until(|| ada.stats().account.waiting() == 4).await;
     valve.release();
     assert_eq!(reset(&mut events).await, EndReason::WritePanicked);
     assert_eq!(within(ada.closed()).await, EndReason::WritePanicked);
@@ -213,7 +213,7 @@ async fn a_slow_write_with_progress_does_not_time_out() {
         settle().await;
         assert_eq!(ada.end_reason(), None);
         valve.let_through(1);
-        until(|| ada.stats().backlog == 0).await;
+        until(|| ada.stats().account.waiting() == 0).await;
     }
     assert_eq!(ada.stats().account.delivered, 20);
 }
@@ -328,7 +328,7 @@ async fn a_flush_that_completes_at_the_second_poll_needs_no_wake_up() {
     session.broadcast(Trap::new(0, &alive)).await.expect("the session is open");
     until(|| waker.lock().expect("the lock isn't poisoned").is_some()).await;
     session.broadcast(Trap::new(1, &alive)).await.expect("the session is open");
-    until(|| ada.stats().backlog == 2).await;
+    until(|| ada.stats().account.waiting() == 2).await;
     // 2. The sink is writable for the first and not for the second. In the same visit a third message goes into the
     // backlog, and while it is cloned the sink becomes writable again: the visit's last poll flushes the second.
     let mut third = Trap::new(2, &alive);
@@ -342,7 +342,7 @@ async fn a_flush_that_completes_at_the_second_poll_needs_no_wake_up() {
     writable.store(100, Ordering::SeqCst);
     reactor();
     settle().await;
-    assert_eq!(ada.stats().backlog, 0, "the third message is stuck although the sink would take it");
+    assert_eq!(ada.stats().account.waiting(), 0, "the third message is stuck although the sink would take it");
     advance(Duration::from_secs(5)).await;
     settle().await;
     assert_eq!(ada.end_reason(), None, "a sink that takes everything isn't stuck");

@@ -42,7 +42,7 @@ async fn overflow_in_mid_write_resets_only_the_slow_participant() {
     }
     settle().await;
     assert_eq!(slow.end_reason(), None, "eight may wait");
-    assert_eq!(slow.stats().backlog, 9, "and the initial message doesn't count");
+    assert_eq!(slow.stats().account.waiting(), 9, "and the initial message doesn't count");
 
     session.broadcast(msg(expected[8].clone())).await.expect("the session is open");
     assert_eq!(reset(&mut events).await, EndReason::Overflow);
@@ -146,7 +146,7 @@ async fn delivered_messages_free_capacity() {
             assert_eq!(ada.end_reason(), None, "in round {round}");
         }
     }
-    until(|| ada.stats().backlog == 0).await;
+    until(|| ada.stats().account.waiting() == 0).await;
     assert_eq!(session.stats().resets.total(), 0);
 }
 
@@ -318,7 +318,7 @@ async fn an_end_in_mid_visit_stops_the_visit() {
     for text in texts("m", 6) {
         session.broadcast(msg(text)).await.expect("the session is open");
     }
-    until(|| instance.stats().backlog == 6).await;
+    until(|| instance.stats().account.waiting() == 6).await;
     *ada.lock().expect("the lock isn't poisoned") = Some(instance.clone());
     waker.lock().expect("the lock isn't poisoned").take().expect("it was polled").wake();
     assert_eq!(within(instance.closed()).await, EndReason::Overflow);

@@ -34,7 +34,7 @@ async fn a_full_queue_returns_the_message_and_changes_nothing() {
     let valve = streams.nth("ada", 0).await;
     valve.release();
     valve.wait_for(|seen| seen.flushed.len() == 4).await;
-    until(|| ada.stats().backlog == 0).await;
+    until(|| ada.stats().account.waiting() == 0).await;
     ada.try_send(msg("e")).expect("the queue has capacity again");
     valve.wait_for(|seen| seen.flushed == ["a", "b", "c", "d", "e"]).await;
 }

@@ -91,7 +91,7 @@ async fn replacing_an_instance_cancels_its_flush() {
     let valve = streams.nth("ada", 0).await;
     valve.wait_for(|seen| seen.taken.len() == 1).await;
     session.broadcast(msg("b")).await.expect("the session is open");
-    until(|| prior.stats().backlog == 2).await;
+    until(|| prior.stats().account.waiting() == 2).await;
     stage.join(presence("ada", "PA_2", 2));
     assert_eq!(within(prior.closed()).await, EndReason::Replaced);
     assert!(valve.lock().dropped);

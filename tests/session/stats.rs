@@ -37,7 +37,7 @@ async fn at_rest_every_offered_message_has_one_outcome_or_waits() {
         session.broadcast_to(&topic, msg("topic")).await.expect("the session is open");
         participant.send(msg("direct")).expect("there is capacity");
     }
-    until(|| session.stats().backlog == 43).await;
+    until(|| session.stats().account.waiting() == 43).await;
     // Its next stream opens only once writes succeed again.
     room.recorder(&id("fails")).set_open_behavior(OpenBehavior::Held);
     room.recorder(&id("fails")).set_behavior(Behavior::Fail);
@@ -57,7 +57,7 @@ async fn at_rest_every_offered_message_has_one_outcome_or_waits() {
     let account = |participant: &lanecast::Participant<Bytes>| participant.stats().account;
     assert_eq!((account(well).delivered, account(well).delivered_bytes), (14, 2 + 2 + 5 * 9 + 6 + 4));
     assert_waiting(&account(stuck), 12);
-    assert_eq!(stuck.stats().backlog, 12);
+    assert_eq!(stuck.stats().account.waiting(), 12);
     assert_eq!((account(leaves).abandoned.disconnected, account(leaves).abandoned.total()), (11, 11));
     assert_eq!((account(fails).delivered, account(fails).dropped.write_failed), (13, 1));
     assert_eq!(account(slow).dropped.overflow, account(slow).dropped.total());
@@ -65,9 +65,9 @@ async fn at_rest_every_offered_message_has_one_outcome_or_waits() {
     for ended in [leaves, fails, slow, back] {
         assert_settled(&account(ended));
     }
-    let now: u64 = session.participants().iter().map(|participant| participant.stats().backlog).sum();
+    let now: u64 = session.participants().iter().map(|participant| participant.stats().account.waiting()).sum();
     assert_waiting(&session.stats().account, now);
-    assert_eq!(session.stats().backlog, now);
+    assert_eq!(session.stats().account.waiting(), now);
     let offered: u64 = all.iter().map(|participant| account(participant).offered).sum();
     let fresh = session
         .participants()
@@ -185,7 +185,10 @@ async fn a_backlogs_depth_and_age_are_reported() {
     stage.join(presence("ada", "PA_1", 1));
     let ada = live(&session, "ada").await;
     settle().await;
-    assert_eq!((ada.stats().backlog, ada.stats().oldest, session.stats().oldest), (0, None, None));
+    assert_eq!(
+        (ada.stats().account.waiting(), ada.stats().oldest_waiting, session.stats().oldest_waiting),
+        (0, None, None)
+    );
     // A single message is stuck in the sink.
     session.broadcast(msg("a")).await.expect("the session is open");
     let valve = streams.nth("ada", 0).await;
@@ -195,22 +198,22 @@ async fn a_backlogs_depth_and_age_are_reported() {
     let close_to = |age: Option<Duration>, seconds: u64| {
         age.is_some_and(|age| age.abs_diff(Duration::from_secs(seconds)) <= Duration::from_millis(2))
     };
-    assert!(close_to(ada.stats().oldest, 3), "{:?}", ada.stats());
+    assert!(close_to(ada.stats().oldest_waiting, 3), "{:?}", ada.stats());
     // A second message waits behind it.
     session.broadcast(msg("b")).await.expect("the session is open");
     settle().await;
     advance(Duration::from_secs(2)).await;
-    assert_eq!(ada.stats().backlog, 2);
-    assert!(close_to(ada.stats().oldest, 5), "{:?}", ada.stats());
-    assert!(close_to(session.stats().oldest, 5), "{:?}", session.stats());
+    assert_eq!(ada.stats().account.waiting(), 2);
+    assert!(close_to(ada.stats().oldest_waiting, 5), "{:?}", ada.stats());
+    assert!(close_to(session.stats().oldest_waiting, 5), "{:?}", session.stats());
     // The first message goes: the second is now the oldest.
     valve.let_through(1);
     valve.wait_for(|seen| seen.flushed.len() == 1).await;
     settle().await;
-    assert!(close_to(ada.stats().oldest, 2), "{:?}", ada.stats());
+    assert!(close_to(ada.stats().oldest_waiting, 2), "{:?}", ada.stats());
     valve.release();
-    until(|| ada.stats().backlog == 0).await;
-    assert_eq!((ada.stats().oldest, session.stats().oldest), (None, None));
+    until(|| ada.stats().account.waiting() == 0).await;
+    assert_eq!((ada.stats().oldest_waiting, session.stats().oldest_waiting), (None, None));
 }
 
 #[tokio::test]

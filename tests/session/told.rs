@@ -251,7 +251,7 @@ async fn an_end_event_counts_the_lost_messages() {
         stuck.waits().await;
         session.broadcast(msg("two")).await.expect("the session is open");
         ada.send(msg("three")).expect("there is capacity");
-        until(|| ada.stats().backlog == 3).await;
+        until(|| ada.stats().account.waiting() == 3).await;
         match reason {
             EndReason::WriteFailed => stuck.answers(Err("no")),
             EndReason::Vanished => stuck.answers(Err(GONE)),

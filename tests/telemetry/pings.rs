@@ -4,9 +4,8 @@ use std::time::SystemTime;
 
 use lanecast::protocol::client::{Ping, PingAck};
 use lanecast::protocol::server::Pong;
-use lanecast::session::Who;
 use lanecast::telemetry::Viewer as Instance;
-use lanecast::{Events, Participant};
+use lanecast::{Events, InstanceId, Participant};
 use tokio::time::{Instant, advance, timeout};
 
 use super::*;
@@ -60,7 +59,7 @@ async fn joined(telemetry: &Telemetry, name: &str) -> Instance {
 }
 
 /// The next event, which has to be about silence.
-async fn silence(events: &mut Events) -> (bool, Who) {
+async fn silence(events: &mut Events) -> (bool, InstanceId) {
     match timeout(LONG, events.next()).await.expect("nothing happens") {
         Some(SessionEvent::Unresponsive(who)) => (true, who),
         Some(SessionEvent::Responsive(who)) => (false, who),

@@ -304,8 +304,8 @@ fn figures(stats: &SessionStats) -> Value {
         "delivered_bytes": stats.account.delivered_bytes,
         "dropped": stats.account.dropped.total(),
         "abandoned": stats.account.abandoned.total(),
-        "backlog": stats.backlog,
-        "oldest_ms": stats.oldest.map_or(0, |oldest| u64::try_from(oldest.as_millis()).unwrap_or(u64::MAX)),
+        "backlog": stats.account.waiting(),
+        "oldest_ms": stats.oldest_waiting.map_or(0, |oldest| u64::try_from(oldest.as_millis()).unwrap_or(u64::MAX)),
         "shard_lag": stats.shard_lag,
     })
 }

@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 
-use lanecast::session::Resets;
-use lanecast::{CloseReport, SessionStats};
+use lanecast::{CloseReport, Resets, SessionStats};
 
 use crate::text;
 

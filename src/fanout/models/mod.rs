@@ -75,8 +75,8 @@ fn slot() -> Slot {
     Slot::new(0)
 }
 
-/// What the model's shard would do anyway if it slept: nothing.
-const AWAKE: SleepCheck = SleepCheck { extent: 1, holds_back: false, is_draining: false };
+/// A shard with one slot that neither holds back nor drains.
+const ONE_SLOT: SleepCheck = SleepCheck { extent: 1, holds_back: false, is_draining: false };
 
 /// How the shard goes to sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +124,7 @@ fn poll_work_broken<S: Shard<Note, ()>>(
         if found != Found::Nothing {
             return Poll::Ready(found);
         }
-        let has_work = || port.has_work(reader.position(), AWAKE);
+        let has_work = || port.has_work(reader.position(), ONE_SLOT);
         let sleeps = if sleeping == Sleeping::LooksAtTail {
             let reads = || port.log.tail().position() != reader.position() || has_work();
             port.signal.sleeps_unless(cx.waker(), reads)
@@ -152,10 +152,10 @@ struct Watch {
 impl Shard<Note, ()> for Watch {
     fn turn(&mut self, reader: &mut Reader<Note, ()>, cx: &mut Context<'_>) -> Found {
         let before = (self.mail, self.ready);
-        let turn = reader.turn(cx, self);
-        if turn.tail.is_sealed() && reader.position() == turn.tail.position() {
+        let looked = reader.turn(cx, self);
+        if looked.tail.is_sealed() && reader.position() == looked.tail.position() {
             Found::End
-        } else if turn.has_read || before != (self.mail, self.ready) {
+        } else if looked.has_read || before != (self.mail, self.ready) {
             Found::Work
         } else {
             Found::Nothing
@@ -167,7 +167,7 @@ impl Shard<Note, ()> for Watch {
     }
 
     fn extent(&self) -> usize {
-        AWAKE.extent
+        ONE_SLOT.extent
     }
 
     fn on_mail(&mut self, _: Slot) {
@@ -178,7 +178,7 @@ impl Shard<Note, ()> for Watch {
         self.ready += 1;
     }
 
-    fn may_read_to(&mut self, _: Position, _: Tail) -> Position {
+    fn begin_reading(&mut self, _: Position, _: Tail) -> Position {
         Position::END
     }
 
@@ -188,7 +188,7 @@ impl Shard<Note, ()> for Watch {
     }
 
     fn sleep_check(&self) -> SleepCheck {
-        AWAKE
+        ONE_SLOT
     }
 }
 

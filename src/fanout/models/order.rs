@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use futures_sink::Sink;
 use loom::thread;
 
-use super::{AWAKE, Note, Sleeping, Watch, port, reader, run, slot};
+use super::{Note, ONE_SLOT, Sleeping, Watch, port, reader, run, slot};
 use crate::contract::topic::Audience;
 use crate::contract::{EndReason, Progress, RunSink};
 use crate::fanout::clock::SessionMs;
@@ -174,7 +174,7 @@ impl Serving {
     fn read_broken(&mut self, reader: &mut Reader<Note, ()>) {
         let port = Arc::clone(&self.port);
         // The horizon of the early look is thrown away.
-        let _ = Look::new(&port).take_mail(AWAKE.extent, |slot| self.on_mail(slot));
+        let _ = Look::new(&port).take_mail(ONE_SLOT.extent, |slot| self.on_mail(slot));
         let end = if self.order == Turn::QueuesFirst { port.log.tail().position() } else { Position::END };
         reader.read(&Horizon::at(&port.log, end), Position::END, self);
     }
@@ -198,7 +198,7 @@ impl Shard<Note, ()> for Serving {
     }
 
     fn extent(&self) -> usize {
-        AWAKE.extent
+        ONE_SLOT.extent
     }
 
     fn on_mail(&mut self, _: Slot) {
@@ -211,7 +211,7 @@ impl Shard<Note, ()> for Serving {
 
     fn on_ready(&mut self, _: Slot) {}
 
-    fn may_read_to(&mut self, _: Position, _: Tail) -> Position {
+    fn begin_reading(&mut self, _: Position, _: Tail) -> Position {
         Position::END
     }
 
@@ -221,7 +221,7 @@ impl Shard<Note, ()> for Serving {
     }
 
     fn sleep_check(&self) -> SleepCheck {
-        AWAKE
+        ONE_SLOT
     }
 }
 

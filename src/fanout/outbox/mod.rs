@@ -292,7 +292,7 @@ impl<M: Message> Outbox<M> {
 
 /// The owner's line to the shard.
 impl<M: Message> Outbox<M> {
-    /// Subscribes the member to `topic`; also says from which position of the log on. `None` for a member that has
+    /// Subscribes the member to `topic`; also says from which position of the log on. `None` if the shard has
     /// ended.
     pub(crate) async fn subscribe(&self, topic: &Topic, tag: SubscriptionTag) -> Option<(Subscribed, Position)> {
         let (reply, answer) = oneshot::channel();

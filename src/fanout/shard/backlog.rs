@@ -186,7 +186,7 @@ impl<M: Message> Backlog<M> {
         Some(Popped { is_exempt, message, bytes, tag: (kind == Kind::Topic).then_some(SubscriptionTag(item.more)) })
     }
 
-    /// The time since which the first message waits, in the session's milliseconds.
+    /// The time since which the first message waits.
     pub(super) fn oldest(&self, retained: &Retained<M>) -> Option<SessionMs> {
         let first = self.order.front()?;
         match first.kind() {
@@ -195,7 +195,7 @@ impl<M: Message> Backlog<M> {
         }
     }
 
-    /// Releases everything that the backlog needs on the retained.
+    /// Releases everything that the backlog needs retained.
     pub(super) fn release(self, retained: &mut Retained<M>) {
         for item in self.order {
             match item.kind() {

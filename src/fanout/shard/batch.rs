@@ -9,29 +9,29 @@ use crate::fanout::log::Position;
 /// Messages in the order of the log, and the runs they form. A run is a sequence of adjacent messages with one
 /// audience. A member is told of a whole run, whatever its length.
 pub(in crate::fanout) struct ReadBatch<M> {
-    pub(in crate::fanout) messages: Vec<M>,
+    pub(super) messages: Vec<M>,
     /// One for each message.
-    pub(in crate::fanout) entries: Vec<EntryMeta>,
+    pub(super) entries: Vec<EntryMeta>,
     runs: Vec<Range<usize>>,
     /// The runs that are for everybody, ascending.
     to_all: Vec<u32>,
     /// The audience of the last run: a topic, or everybody (`None`).
     last: Option<TopicKey>,
     /// The id of the first message.
-    pub(in crate::fanout) first_id: BroadcastId,
+    pub(super) first_id: BroadcastId,
     /// The most messages that a turn reads.
     most: u32,
 }
 
 /// What a turn knows of a broadcast besides the message.
 #[derive(Debug)]
-pub(in crate::fanout) struct EntryMeta {
-    pub(in crate::fanout) position: Position,
-    pub(in crate::fanout) bytes: usize,
+pub(super) struct EntryMeta {
+    pub(super) position: Position,
+    pub(super) bytes: usize,
     /// Bytes of the messages before it in the batch.
-    pub(in crate::fanout) before: usize,
+    pub(super) before: usize,
     /// The broadcast's key among the retained ones, once a busy member needs it.
-    pub(in crate::fanout) retained: Option<usize>,
+    pub(super) retained: Option<usize>,
 }
 
 impl<M> ReadBatch<M> {
@@ -47,7 +47,8 @@ impl<M> ReadBatch<M> {
         }
     }
 
-    /// Adds the message at `position`, for `topic` or for everybody. If a run begins with it, returns the index of the run.
+    /// Adds the message at `position`, for `topic` or for everybody. If a run begins with it, returns the index of the
+    /// run.
     pub(in crate::fanout) fn push(
         &mut self,
         position: Position,
@@ -81,20 +82,20 @@ impl<M> ReadBatch<M> {
     }
 
     /// The messages of a run.
-    pub(in crate::fanout) fn run(&self, index: u32) -> Range<usize> {
+    pub(super) fn run(&self, index: u32) -> Range<usize> {
         self.runs[index as usize].clone()
     }
 
-    pub(in crate::fanout) fn to_all(&self) -> &[u32] {
+    pub(super) fn to_all(&self) -> &[u32] {
         &self.to_all
     }
 
     /// Whether some of the messages are for topics.
-    pub(in crate::fanout) fn is_addressed(&self) -> bool {
+    pub(super) fn is_addressed(&self) -> bool {
         self.runs.len() > self.to_all.len()
     }
 
-    pub(in crate::fanout) fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.messages.clear();
         self.entries.clear();
         self.runs.clear();
@@ -105,7 +106,7 @@ impl<M> ReadBatch<M> {
 /// The runs of a turn that reach one member by a topic: index and tag, ascending. The first is stored inline: a turn
 /// usually has only one, so thousands of members need no memory of their own for it, and a walk has none to load.
 #[derive(Debug, Default)]
-pub(in crate::fanout) struct TopicRuns {
+pub(super) struct TopicRuns {
     first: Option<(u32, SubscriptionTag)>,
     others: Vec<(u32, SubscriptionTag)>,
 }
@@ -118,11 +119,11 @@ impl TopicRuns {
         }
     }
 
-    pub(in crate::fanout) fn get(&self, at: usize) -> Option<(u32, SubscriptionTag)> {
+    pub(super) fn get(&self, at: usize) -> Option<(u32, SubscriptionTag)> {
         if at == 0 { self.first } else { self.others.get(at - 1).copied() }
     }
 
-    pub(in crate::fanout) fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.first = None;
         self.others.clear();
     }

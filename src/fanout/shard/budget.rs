@@ -58,10 +58,10 @@ pub(in crate::fanout) struct Quota {
 
 impl Quota {
     /// No quota at all.
-    pub(in crate::fanout) const UNBOUNDED: Self = Self { messages: u32::MAX, bytes: u64::MAX };
+    pub(super) const UNBOUNDED: Self = Self { messages: u32::MAX, bytes: u64::MAX };
 
     /// What `load` leaves of the quota: at least one message.
-    pub(in crate::fanout) fn after(self, load: Load) -> Self {
+    pub(super) fn after(self, load: Load) -> Self {
         Self {
             messages: self.messages.saturating_sub(load.messages).max(1),
             bytes: self.bytes.saturating_sub(load.bytes as u64).max(1),
@@ -80,12 +80,12 @@ pub(in crate::fanout) struct Gathering {
 impl Gathering {
     /// What each message counts as in addition to its own bytes: what retaining it takes, so that empty messages are
     /// bounded as well.
-    pub(in crate::fanout) const PER_MESSAGE: u64 = 64;
+    pub(super) const PER_MESSAGE: u64 = 64;
 }
 
 /// What a shard may read, and what it has read since the reactor last ran.
 #[derive(Debug)]
-pub(in crate::fanout) struct ReadBudget {
+pub(super) struct ReadBudget {
     /// The quota while all members keep up, and the quota while some don't.
     free: Quota,
     careful: Quota,
@@ -112,7 +112,7 @@ impl ReadBudget {
         let free = if limits.messages >= 2 * BATCH { BATCH } else { limits.messages / RUNS_BEFORE_OVERFLOW };
         let free = Quota { messages: free.max(1), bytes };
         // A member becomes busy in a turn that may read `free`; the turns of the other runs are careful. Together they
-        // stay within the bound: free + (RUNS_BEFORE_OVERFLOW - 1) * careful <= limits.messages.
+        // stay within the bound: free + (RUNS_BEFORE_OVERFLOW - 1) * careful <= limits.messages, if that is at least 4.
         let careful = ((limits.messages - free.messages) / (RUNS_BEFORE_OVERFLOW - 1)).min(CAREFUL);
         Self {
             free,

@@ -68,6 +68,13 @@ pub(super) enum Request<O: MemberHandle> {
     Command(Command),
 }
 
+/// When in a turn senders are told of the uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    BeforeReading,
+    AfterTurn,
+}
+
 /// How far a walk over the members came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Walk {
@@ -240,7 +247,7 @@ impl<O: MemberHandle> Delivery<O> {
         self.turn.noted.clear();
         self.retained.end_turn(&mut self.turn.batch);
         self.publish_counts();
-        self.tell_senders(position, Told::Change);
+        self.tell_senders(position, When::AfterTurn);
         if std::mem::take(&mut self.turn.is_ticked) {
             self.end_stuck();
         }
@@ -254,13 +261,13 @@ impl<O: MemberHandle> Delivery<O> {
         }
     }
 
-    /// Wakes the senders that wait for the uplink if [`Port::behind`] has changed, or if `delivered` says that
-    /// something else has that concerns them.
-    fn tell_senders(&mut self, position: Position, delivered: Told) {
+    /// Wakes the senders that wait for the uplink if [`Port::behind`] has changed, or after a turn, which may have
+    /// delivered something.
+    fn tell_senders(&mut self, position: Position, when: When) {
         let Some(uplink) = &self.settings.uplink else { return };
         let port = &self.settings.port;
         let told = self.backpressure.tell(port, position, port.log.tail().position());
-        if told == Told::Change || delivered == Told::Change {
+        if told == Told::Change || when == When::AfterTurn {
             uplink.note_room();
         }
     }
@@ -462,18 +469,18 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
         }
         let is_ticked = self.tick.is_due(cx);
         self.turn.is_ticked |= is_ticked;
-        let turn = reader.turn(cx, self);
-        if turn.has_read {
+        let looked = reader.turn(cx, self);
+        if looked.has_read {
             for slot in self.awaiting_entry.drain() {
                 self.turn.noted.insert(slot);
             }
         }
         let has_work = is_ticked
-            || turn.has_due_command
-            || turn.has_read
+            || looked.has_due_command
+            || looked.has_read
             || self.budget.defers_to_yield()
             || !self.turn.noted.is_empty()
-            || (self.turn.is_sealed && !self.draining && reader.position() == turn.tail.position());
+            || (self.turn.is_sealed && !self.draining && reader.position() == looked.tail.position());
         self.turn.is_open = has_work;
         match has_work {
             true => Found::Work,
@@ -513,7 +520,7 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
         }
     }
 
-    fn may_read_to(&mut self, position: Position, tail: Tail) -> Position {
+    fn begin_reading(&mut self, position: Position, tail: Tail) -> Position {
         self.turn.is_sealed = tail.is_sealed();
         for slot in self.requeued.drain() {
             self.turn.noted.insert(slot);
@@ -524,7 +531,7 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
             MayRead::Trickle if self.turn.is_ticked => position.after(1),
             MayRead::Trickle | MayRead::Nothing => position,
         };
-        self.tell_senders(position, Told::Nothing);
+        self.tell_senders(position, When::BeforeReading);
         until.min(position.after(u64::from(self.budget.begin())))
     }
 

@@ -270,7 +270,7 @@ impl<O: MemberHandle> Member<O> {
         }
     }
 
-    /// Ends the member: counts what it leaves undelivered and gives the sink back to its owner.
+    /// Ends the member: counts what it leaves undelivered and gives the sink back to the session.
     pub(in crate::fanout) fn retire(self, retained: &mut Retained<O::Message>, reason: EndReason) {
         let waits = self.backlog.as_ref().map_or(0, |backlog| backlog.len() as u64);
         self.drain.lose(u64::from(self.in_hand) + u64::from(self.in_sink().messages) + waits);
@@ -290,13 +290,13 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Whether the member has made no progress for `timeout` (ms), or for the time-out that its transport has set. The
-    /// time doesn't run while `paused`, or while the member waits for `uplink`.
-    pub(super) fn is_stuck(&mut self, now: SessionMs, timeout: u64, paused: bool, uplink: Option<&Uplink>) -> bool {
+    /// time doesn't run while it is `spared`, or while the member waits for `uplink`.
+    pub(super) fn is_stuck(&mut self, now: SessionMs, timeout: u64, spared: bool, uplink: Option<&Uplink>) -> bool {
         if self.state != MemberState::Blocked {
             return false;
         }
         let reported = self.progress.total();
-        if paused || self.is_held_up(uplink) || reported != self.progress_seen {
+        if spared || self.is_held_up(uplink) || reported != self.progress_seen {
             self.progress_seen = reported;
             self.moved = now;
         }
@@ -322,7 +322,7 @@ impl<O: MemberHandle> Member<O> {
         let is_addressed = visit.batch.is_addressed();
         loop {
             let all = visit.batch.to_all().get(by_all).copied();
-            // Not read without need: the inbox is on another cache line.
+            // Not read without need: the topic runs are on another cache line.
             let topic = if is_addressed { self.topic_runs.get(by_topic) } else { None };
             let (run, tag) = match (all, topic) {
                 (Some(all), Some((run, _))) if all < run => (all, None),

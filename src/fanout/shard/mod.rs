@@ -28,13 +28,13 @@
 //!
 //! # Turns
 //! A turn visits all members if it carries a broadcast to everybody. Otherwise it visits only those that were noted:
-//! with mail, woken by their sink, addressed by a topic, or not finished last time. A visit hands on at most the quota,
-//! flushes, and leaves the rest for a turn after the reactor has run. The shard reads the log in the same way
-//! ([`budget`](crate::fanout::shard::budget)): a healthy sink that is blocked would overflow if nothing could tell it that
-//! its socket is writable again. Adjacent messages of the log with one audience are handed on as a run
-//! ([`run`](crate::contract::run)). A walk over many members yields after [`SLICE`] and continues where it was; a
-//! member that has ended in the meantime gets nothing more. The task runs outside tokio's cooperative budget, which
-//! would make every sink look busy after about 170 writes.
+//! with mail, woken by their sink, addressed by a topic, given their initial messages, or not finished last time. A
+//! visit hands on at most the quota, flushes, and leaves the rest for a turn after the reactor has run. The shard reads
+//! the log in the same way ([`budget`](crate::fanout::shard::budget)): a healthy sink that is blocked would overflow if
+//! nothing could tell it that its socket is writable again. Adjacent messages of the log with one audience are handed
+//! on as a run ([`run`](crate::contract::run)). A walk over many members yields after [`SLICE`] and continues where it
+//! was; a member that has ended in the meantime gets nothing more. The task runs outside tokio's cooperative budget,
+//! which would make every sink look busy after about 170 writes.
 //!
 //! # A shared uplink
 //! Where all sinks share one uplink ([`uplink`](crate::contract::uplink)), a member whose bound is half taken because
@@ -164,6 +164,9 @@ impl<O: MemberHandle> Drop for FlushShard<O> {
         }
         for command in empty(&mut delivery.settings.commands) {
             caught(|| drop(command));
+        }
+        for begin in empty(&mut delivery.settings.begins) {
+            caught(|| drop(begin));
         }
         while let Some(request) = reader.next_deferred() {
             if let Request::Admit(admission) = request {

@@ -47,14 +47,14 @@ pub(in crate::fanout) trait Shard<M, C> {
     /// The member in `slot` was woken by its sink.
     fn on_ready(&mut self, slot: Slot);
 
-    /// The position up to which the turn may read, not including it, as far as the shard is concerned. The reader is
-    /// at `position`.
-    fn may_read_to(&mut self, position: Position, tail: Tail) -> Position;
+    /// Begins to read at `position`, as far as the shard is concerned up to, and not including, the position that this
+    /// returns. The log's tail was `tail` when the turn began.
+    fn begin_reading(&mut self, position: Position, tail: Tail) -> Position;
 
     /// Gets the entry at `position`.
     fn on_entry(&mut self, position: Position, entry: Entry<M>) -> Reading<M>;
 
-    /// What the shard would do anyway if it slept now.
+    /// The state in which the shard is about to sleep.
     fn sleep_check(&self) -> SleepCheck;
 
     /// Whether something else than the log, mail and sinks has work for the shard.
@@ -83,7 +83,7 @@ pub(in crate::fanout) enum Found {
 }
 
 /// What a turn has read.
-pub(in crate::fanout) struct Turn {
+pub(in crate::fanout) struct Looked {
     /// The tail as it stood when the turn began.
     pub(in crate::fanout) tail: Tail,
     /// A command waited for a position that the reader had reached when the turn began.
@@ -119,7 +119,7 @@ impl<M: Message, C> Reader<M, C> {
     }
 
     /// Hands the shard what there is, in the order that the module promises.
-    pub(in crate::fanout) fn turn(&mut self, cx: &mut Context<'_>, shard: &mut impl Shard<M, C>) -> Turn {
+    pub(in crate::fanout) fn turn(&mut self, cx: &mut Context<'_>, shard: &mut impl Shard<M, C>) -> Looked {
         let port = Arc::clone(&self.port);
         let look = Look::new(&port);
         let tail = look.tail();
@@ -128,9 +128,9 @@ impl<M: Message, C> Reader<M, C> {
         let horizon = look.take_mail(shard.extent(), |slot| shard.on_mail(slot));
         port.ready.take(shard.extent(), |index| shard.on_ready(Slot::new(index)));
         let begun = self.position;
-        let until = shard.may_read_to(begun, tail);
+        let until = shard.begin_reading(begun, tail);
         self.read(&horizon, until, shard);
-        Turn { tail, has_due_command, has_read: self.position > begun }
+        Looked { tail, has_due_command, has_read: self.position > begun }
     }
 
     fn take_commands(&mut self, cx: &mut Context<'_>, shard: &mut impl Shard<M, C>) {
@@ -145,15 +145,16 @@ impl<M: Message, C> Reader<M, C> {
         let until = self.deferred.front().map_or(until, |(due, _)| until.min(*due));
         let begun = self.position;
         while self.position < until {
-            let Some(entry) = self.put_back.take().or_else(|| horizon.take(self.position)) else { break };
-            match shard.on_entry(self.position, entry) {
-                Reading::More => self.position = self.position.after(1),
-                Reading::Enough => {
-                    self.position = self.position.after(1);
-                    break;
-                }
+            let at = self.position;
+            let Some(entry) = self.put_back.take().or_else(|| horizon.take(at)) else { break };
+            // Before the call, which may panic where it drops the message: no position is taken twice.
+            self.position = at.after(1);
+            match shard.on_entry(at, entry) {
+                Reading::More => {}
+                Reading::Enough => break,
                 Reading::Later(entry) => {
                     self.put_back = Some(entry);
+                    self.position = at;
                     break;
                 }
             }
@@ -164,18 +165,18 @@ impl<M: Message, C> Reader<M, C> {
     }
 
     /// Takes out the next command whose position is reached.
-    pub(in crate::fanout) fn next_due(&mut self) -> Option<C> {
+    pub(super) fn next_due(&mut self) -> Option<C> {
         let due = self.deferred.pop_front_if(|(due, _)| *due <= self.position)?;
         Some(due.1)
     }
 
     /// Takes out the next command, whether its position is reached or not: for a shard that ends.
-    pub(in crate::fanout) fn next_deferred(&mut self) -> Option<C> {
+    pub(super) fn next_deferred(&mut self) -> Option<C> {
         self.deferred.pop_front().map(|(_, command)| command)
     }
 
     /// Reads every filled entry, wherever the tail was: for a shard that ends, and delivers none of them.
-    pub(in crate::fanout) fn read_to_the_end(&mut self, mut each: impl FnMut(Entry<M>)) {
+    pub(super) fn read_to_the_end(&mut self, mut each: impl FnMut(Entry<M>)) {
         while let Some(entry) = self.put_back.take().or_else(|| self.port.log.take(self.position)) {
             self.position = self.position.after(1);
             each(entry);

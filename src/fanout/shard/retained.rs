@@ -30,7 +30,7 @@ struct Kept<M> {
 }
 
 /// A message on its way from the backlog to the sink.
-pub(in crate::fanout) enum Handed<'a, M> {
+pub(super) enum Handed<'a, M> {
     /// No other member needs the message.
     Own(M),
     /// Others need the message as well.
@@ -51,7 +51,7 @@ impl<M: Message> Retained<M> {
     }
 
     /// Keeps the message `at` for one more member, and returns its key.
-    pub(in crate::fanout) fn keep(&mut self, batch: &mut ReadBatch<M>, at: usize, now: SessionMs) -> usize {
+    pub(super) fn keep(&mut self, batch: &mut ReadBatch<M>, at: usize, now: SessionMs) -> usize {
         let (entry, message) = (&mut batch.entries[at], &batch.messages[at]);
         let key = *entry.retained.get_or_insert_with(|| {
             let id = batch.first_id.after(at);
@@ -83,7 +83,7 @@ impl<M: Message> Retained<M> {
     }
 
     /// Gives a member the message at `key`, with its length. The last member takes the message away.
-    pub(in crate::fanout) fn take(&mut self, key: usize) -> (Handed<'_, M>, usize) {
+    pub(super) fn take(&mut self, key: usize) -> (Handed<'_, M>, usize) {
         self.needed_by[key] -= 1;
         if self.needed_by[key] == 0 {
             self.taken -= 1;
@@ -94,12 +94,12 @@ impl<M: Message> Retained<M> {
         (Handed::Shared(&kept.message, kept.id), kept.bytes)
     }
 
-    pub(in crate::fanout) fn since(&self, key: usize) -> SessionMs {
+    pub(super) fn since(&self, key: usize) -> SessionMs {
         self.places[key].as_ref().expect(THERE).since
     }
 
     /// Releases `count` messages from `first` on, which one member, or the turn, no longer needs.
-    pub(in crate::fanout) fn release(&mut self, first: usize, count: usize) {
+    pub(super) fn release(&mut self, first: usize, count: usize) {
         let run = first..first + count;
         let mut fewest = u32::MAX;
         for needed_by in &mut self.needed_by[run.clone()] {

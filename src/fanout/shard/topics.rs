@@ -8,16 +8,16 @@ use crate::fanout::slot::Slot;
 
 /// The subscriptions of a shard's members, by topic and by member.
 #[derive(Default)]
-pub(in crate::fanout) struct TopicIndex {
+pub(super) struct TopicIndex {
     topics: FxHashMap<TopicKey, Vec<Subscriber>>,
     members: FxHashMap<Slot, FxHashMap<TopicKey, SubscriberIndex>>,
 }
 
 /// A member in a topic's list.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::fanout) struct Subscriber {
-    pub(in crate::fanout) slot: Slot,
-    pub(in crate::fanout) tag: SubscriptionTag,
+pub(super) struct Subscriber {
+    pub(super) slot: Slot,
+    pub(super) tag: SubscriptionTag,
 }
 
 /// A member's index in a topic's list, and its share of the topic's count.
@@ -28,11 +28,11 @@ struct SubscriberIndex {
 
 impl TopicIndex {
     /// The subscribers of `topic` in this shard.
-    pub(in crate::fanout) fn subscribers(&self, topic: TopicKey) -> &[Subscriber] {
+    pub(super) fn subscribers(&self, topic: TopicKey) -> &[Subscriber] {
         self.topics.get(&topic).map_or(&[], Vec::as_slice)
     }
 
-    pub(in crate::fanout) fn subscribe(&mut self, slot: Slot, counted: Counted, tag: SubscriptionTag) -> Subscribed {
+    pub(super) fn subscribe(&mut self, slot: Slot, counted: Counted, tag: SubscriptionTag) -> Subscribed {
         let topic = counted.topic();
         let subscribers = self.topics.entry(topic).or_default();
         let places = self.members.entry(slot).or_default();
@@ -45,7 +45,7 @@ impl TopicIndex {
         Subscribed::New
     }
 
-    pub(in crate::fanout) fn unsubscribe(&mut self, slot: Slot, topic: TopicKey) -> Unsubscribed {
+    pub(super) fn unsubscribe(&mut self, slot: Slot, topic: TopicKey) -> Unsubscribed {
         let place = self.members.get_mut(&slot).and_then(|places| places.remove(&topic));
         let Some(place) = place else { return Unsubscribed::NotSubscribed };
         self.vacate(topic, place.index);
@@ -56,7 +56,7 @@ impl TopicIndex {
     }
 
     /// Ends all subscriptions of a member that leaves.
-    pub(in crate::fanout) fn remove(&mut self, slot: Slot) {
+    pub(super) fn remove(&mut self, slot: Slot) {
         for (topic, place) in self.members.remove(&slot).into_iter().flatten() {
             self.vacate(topic, place.index);
         }

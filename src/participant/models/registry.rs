@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use loom::thread;
 
-use crate::contract::EndReason;
+use crate::contract::{EndReason, Ending};
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::participant::registry::{Instance, Registration, Registry};
 use crate::sync::kit::{Weaken, holds, must_fail};
@@ -82,12 +82,14 @@ impl Instance for Visitor {
         self.0.state.load(Ordering::Acquire) == LIVE
     }
 
-    fn go_live(&self) -> bool {
-        self.0.state.compare_exchange(NEW, LIVE, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    fn go_live(&self) -> Result<(), EndReason> {
+        let changed = self.0.state.compare_exchange(NEW, LIVE, Ordering::AcqRel, Ordering::Acquire);
+        // A visitor keeps no reason. The registry doesn't look at it.
+        changed.map(drop).map_err(|_| EndReason::Disconnected)
     }
 
-    fn end(&self, _: EndReason) -> bool {
-        self.0.state.swap(GONE, Ordering::AcqRel) != GONE
+    fn end(&self, _: EndReason) -> Ending {
+        if self.0.state.swap(GONE, Ordering::AcqRel) == GONE { Ending::Before } else { Ending::ByThis }
     }
 }
 

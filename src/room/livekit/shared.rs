@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::error::LiveKitError;
+use crate::caught::lock;
 use crate::contract::Uplink;
 use crate::ids::ParticipantIdentity;
 use crate::room::byte_stream::ByteStreamInbox;
@@ -116,12 +117,12 @@ impl Shared {
 
     /// The receiver of events, for the first caller only.
     pub(super) fn take_listener(&self) -> Option<mpsc::Receiver<Event>> {
-        self.listener.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.listener).take()
     }
 
     pub(super) fn present(&self) -> MutexGuard<'_, HashMap<ParticipantIdentity, Presence>> {
         // Nothing panics under the lock.
-        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.present)
     }
 
     /// Whether this very connection of the participant can receive.

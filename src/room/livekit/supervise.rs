@@ -13,12 +13,11 @@ use super::error::LiveKitError;
 use super::link::Link;
 use super::shared::{Config, Connection};
 use crate::room::RoomClosed;
+use crate::time::Backoff;
 
-/// The first back-off, before up to half of it is subtracted at random.
-const FIRST: Duration = Duration::from_millis(500);
-
-/// The longest back-off. After a connection that lasted longer than this, the back-off starts again with the first.
-const LONGEST: Duration = Duration::from_secs(30);
+/// The back-off of a room whose connection is lost. After a connection that lasted longer than the longest wait, it starts
+/// again with the first.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 
 type Token = Pin<Box<dyn Future<Output = Result<String, Box<dyn Error + Send + Sync>>> + Send>>;
 
@@ -69,7 +68,7 @@ pub(super) async fn run(mut driver: Driver, mut link: Link, tokens: Option<Token
             driver.leave(&link).await;
             break;
         };
-        if since.elapsed() > LONGEST {
+        if since.elapsed() > BACKOFF.longest {
             attempts = 0;
         }
         shared.connection.send_replace(Connection::Down { attempts, error: Arc::new(lost) });
@@ -77,7 +76,7 @@ pub(super) async fn run(mut driver: Driver, mut link: Link, tokens: Option<Token
         driver.leave(&link).await;
         let again = async {
             loop {
-                sleep(delay(attempts)).await;
+                sleep(BACKOFF.wait(attempts)).await;
                 attempts += 1;
                 match tokens.connect(&shared.config).await {
                     Ok(link) => return link,
@@ -96,25 +95,4 @@ pub(super) async fn run(mut driver: Driver, mut link: Link, tokens: Option<Token
     }
     shared.link.store(None);
     shared.connection.send_replace(Connection::Closed);
-}
-
-/// The back-off doubles with each attempt, less up to half at random, so that clients that lost a server together don't
-/// come back together.
-fn delay(attempts: u32) -> Duration {
-    let full = FIRST.saturating_mul(1 << attempts.min(16)).min(LONGEST);
-    full.mul_f64(1.0 - fastrand::f64() / 2.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_double_up_to_the_longest_less_up_to_half() {
-        for attempts in 0..40 {
-            let full = (FIRST * 2_u32.pow(attempts.min(10))).min(LONGEST);
-            let waited = delay(attempts);
-            assert!(waited >= full / 2 && waited <= full, "{attempts}: {waited:?}");
-        }
-    }
 }

@@ -5,7 +5,7 @@
 //! If it arrives, the uplink moves, and the writes that still wait are stuck in their own streams. With one
 //! participant, a stall counts as the uplink's.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use livekit::data_stream::api::{ByteStreamWriter, StreamResult, StreamWriter};
@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::link;
 use super::shared::Shared;
+use crate::caught::lock;
 use crate::contract::Uplink;
 
 /// How long nothing may move before the room sends a probe.
@@ -106,7 +107,7 @@ impl OwnStream {
                 }
             }
         });
-        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(AbortOnDropHandle::new(task));
+        *lock(&self.task) = Some(AbortOnDropHandle::new(task));
     }
 }
 

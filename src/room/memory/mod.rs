@@ -22,7 +22,7 @@ mod unscripted;
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
@@ -30,6 +30,7 @@ use futures_sink::Sink;
 use tokio::sync::{Notify, mpsc};
 
 use super::{OpenError, Presence, Room, RoomEvent};
+use crate::caught::lock;
 use crate::contract::{Message, Progress, RunSink};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 
@@ -330,9 +331,4 @@ impl<M> Drop for MemorySink<M> {
         drop(state);
         self.recorder.shared.changed.notify_waiters();
     }
-}
-
-/// Locks `mutex`. A scripted panic may poison it; the state behind it is consistent all the same.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -294,6 +294,8 @@ pub(super) fn frame_len(bytes: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
 
     #[test]
@@ -342,6 +344,15 @@ mod tests {
     }
 
     /// A batch equals one made in a fresh buffer, and ends where it is full, whatever the viewers before have got.
+    /// A part of a run, as a participant gets it by the subscription with `tag`.
+    fn part<'a>(
+        run: &BroadcastRun<'a, Frame>,
+        range: Range<usize>,
+        tag: Option<SubscriptionTag>,
+    ) -> BroadcastRun<'a, Frame> {
+        BroadcastRun::with_ids(&run.messages()[range.clone()], run.first_id().after(range.start), tag)
+    }
+
     #[test]
     fn what_the_last_batch_left_never_shows() {
         let mut frames: Vec<Frame> = (0..6).map(shared).collect();
@@ -361,7 +372,7 @@ mod tests {
                 let end = fastrand::usize(at + 1..=frames.len());
                 let kind = fastrand::usize(..20);
                 let tag = (kind % 2 == 1).then_some(SubscriptionTag(viewer));
-                let run = runs[kind % 2].part(at..end).addressed(tag);
+                let run = part(&runs[kind % 2], at..end, tag);
                 let [ours, theirs] = &mut clocks;
                 let taken = [(&mut batch, ours), (&mut fresh, theirs)].map(|(batch, clock)| match kind {
                     0 => {
@@ -395,7 +406,7 @@ mod tests {
         let run = BroadcastRun::new(&frames, Some(SubscriptionTag(1)));
         for viewer in 0..3 {
             let (mut batch, mut fresh) = (Batch::default(), Batch(Some(Box::default())));
-            let run = run.addressed(Some(SubscriptionTag(viewer)));
+            let run = part(&run, 0..frames.len(), Some(SubscriptionTag(viewer)));
             let [taken, anew] = [&mut batch, &mut fresh].map(|batch| batch.push_run(&run, &mut Clock::default()));
             assert_eq!((taken, anew), (frames.len(), frames.len()));
             assert_eq!(batch.bytes(), fresh.bytes());
@@ -411,7 +422,7 @@ mod tests {
         let mut batch = Batch::default();
         assert_eq!(batch.push_run(&run, &mut Clock::default()), 3);
         batch.recycle();
-        let part = run.part(0..1).addressed(Some(SubscriptionTag(6)));
+        let part = part(&run, 0..1, Some(SubscriptionTag(6)));
         assert_eq!(batch.push_run(&part, &mut Clock::default()), 1);
         let buffer = batch.0.as_ref().expect("it isn't empty");
         assert_eq!((buffer.in_batch, buffer.cached.len()), (1, 3));
@@ -427,7 +438,7 @@ mod tests {
         batch.push_run(&run, &mut Clock::default());
         batch.recycle();
         let mut clock = Clock(Some(0));
-        batch.push_run(&run.addressed(Some(SubscriptionTag(6))), &mut clock);
+        batch.push_run(&part(&run, 0..3, Some(SubscriptionTag(6))), &mut clock);
         let buffer = batch.0.as_ref().expect("it isn't empty");
         assert_eq!((buffer.in_batch, buffer.cached.len(), clock.0), (3, 3, Some(3 * TICK_NS)));
         // A time message, in_batch by its message.

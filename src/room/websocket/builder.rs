@@ -16,9 +16,7 @@ use super::upgrade::{Admission, UpgradeRequest};
 use super::{bind, listen};
 use crate::room::PeerLimits;
 use crate::runtime::{self, Lacking};
-
-/// A year, the cap on all times: they are added to a clock, which would overflow with longer ones.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+use crate::time::LONGEST;
 
 /// Sets up a [`WebSocketRoom`].
 #[derive(Debug)]

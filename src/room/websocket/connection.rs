@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
 use std::task::Context;
 
 use futures_util::task::AtomicWaker;
@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::close_reason::CloseReason;
 use super::writer::Writer;
+use crate::caught::lock;
 use crate::room::Presence;
 
 /// One connection: the state that its sink and its reading task share.
@@ -94,7 +95,7 @@ impl Connection {
 
     /// Locks the writer, for the reading task and for opening. Waits for the one system call that the holder may be in.
     pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.writer)
     }
 
     /// Locks the writer for the sink, which never waits. If the reading task is writing at the moment, `cx` is woken

@@ -1,11 +1,12 @@
 //! The connections of a room.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::close_reason::CloseReason;
 use super::connection::Connection;
+use crate::caught::lock;
 use crate::contract::EndReason;
 use crate::ids::ParticipantIdentity;
 use crate::room::Presence;
@@ -97,7 +98,7 @@ impl Directory {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

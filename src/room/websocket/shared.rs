@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
@@ -17,6 +17,7 @@ use super::origin::Policy;
 use super::places::Places;
 use super::rejection::Rejection;
 use super::upgrade::{Admission, UpgradeRequest};
+use crate::caught::lock;
 use crate::ids::ParticipantIdentity;
 use crate::room::{PeerLimits, RoomEvent};
 
@@ -120,6 +121,6 @@ impl Shared {
 
     /// The receiver of events, for the first caller only.
     pub(super) fn take_listener(&self) -> Option<mpsc::Receiver<Event>> {
-        self.listener.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.listener).take()
     }
 }

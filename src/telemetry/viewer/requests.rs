@@ -43,7 +43,7 @@ use crate::room::Inbound;
 #[cfg(doc)]
 use crate::room::PeerLimits;
 use crate::room::limits::Allowance;
-use crate::session::{SessionEvent, Who};
+use crate::session::{InstanceId, SessionEvent};
 
 /// The capabilities for which requests are decoded. (A service call and an asset fetch are refused by their number,
 /// which has to be decoded for that.)
@@ -229,7 +229,7 @@ impl Viewer {
     fn report_heard(&self, stream: &dyn ViewerStream) {
         if self.note_heard() {
             self.participant().log(|| tracing::info!("responsive"));
-            stream.emit(SessionEvent::Responsive(Who::of(self.participant())));
+            stream.emit(SessionEvent::Responsive(InstanceId::of(self.participant())));
         }
     }
 
@@ -237,7 +237,7 @@ impl Viewer {
     fn report_silent(&self, stream: &dyn ViewerStream) {
         if self.note_silent() {
             self.participant().log(|| tracing::info!("unresponsive"));
-            stream.emit(SessionEvent::Unresponsive(Who::of(self.participant())));
+            stream.emit(SessionEvent::Unresponsive(InstanceId::of(self.participant())));
         }
     }
 

@@ -1,107 +1,57 @@
-//! The builder of a session, and its settings.
+//! The builder of a session.
 
+use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::accept::{Accept, Refusal};
-use super::backoff::Backoff;
+use futures_util::stream::BoxStream;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::accept::Refusal;
+use super::backoff::Streaks;
+use super::close::Watch;
+use super::closing::Closing;
+use super::core::Core;
 use super::error::BuildError;
-use super::events::{Events, Listener};
+use super::event_loop::EventLoop;
+use super::events::{Events, Listener, Outgoing};
+use super::handle::Session;
+use super::settings::{Config, Hooks, Options};
+use super::stats::Counters;
 use super::stream::ControlStream;
-use super::{Session, start};
-use crate::fanout::Limits;
-#[cfg(feature = "telemetry")]
-use crate::ids::ClientId;
+#[cfg(any(feature = "telemetry", feature = "test-util"))]
+use crate::contract::EndReason;
+use crate::fanout::{Fanout, Settings};
 use crate::participant::Participant;
-use crate::room::{Presence, Room};
+use crate::participant::pending::PendingResets;
+use crate::participant::registry::Registry;
+use crate::room::{Presence, Room, RoomEvent};
 use crate::runtime;
-
-type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-pub(crate) type Initial<M> = Arc<dyn Fn(Participant<M>) -> BoxFuture<Vec<M>> + Send + Sync>;
-pub(crate) type OnStream<R> = Arc<dyn Fn(ControlStream<R>) -> BoxFuture<()> + Send + Sync>;
-#[cfg(feature = "telemetry")]
-pub(crate) type OnRetired = Arc<dyn Fn(ClientId) + Send + Sync>;
-
-/// The settings of a session, which [`SessionBuilder::build`] has checked.
-pub(crate) struct Config<R: Room> {
-    pub(crate) limits: Limits,
-    /// How many bytes of broadcasts may gather for a participant that joins.
-    pub(crate) joining_bytes: u64,
-    /// The longest message the room can carry, in bytes.
-    pub(crate) largest_carried: usize,
-    pub(crate) log_capacity: usize,
-    pub(crate) shards: usize,
-    pub(crate) write_timeout: Duration,
-    pub(crate) uplink_patience: Duration,
-    pub(crate) open_timeout: Duration,
-    pub(crate) retire_timeout: Duration,
-    pub(crate) concurrent_joins: usize,
-    pub(crate) backoff: Backoff,
-    pub(crate) event_capacity: usize,
-    pub(crate) initial: Initial<R::Message>,
-    pub(crate) accept: Accept<R::Message>,
-    pub(crate) on_stream: OnStream<R>,
-    /// Called once for each instance, after its sink is back with the room.
-    #[cfg(feature = "telemetry")]
-    pub(crate) on_retired: OnRetired,
-}
-
-impl<R: Room> Config<R> {
-    /// How long the first broadcast that gathers for a joining participant may wait: longer than computing its initial
-    /// messages may take.
-    pub(crate) fn joining_age(&self) -> Duration {
-        self.open_timeout.saturating_mul(2)
-    }
-}
+use crate::sync::Ordering;
+use crate::time::Backoff;
 
 /// Builds a [`Session`]. Every setting has a default that suits thousands of viewers.
 #[must_use = "a builder does nothing until it builds"]
 pub struct SessionBuilder<R: Room> {
     room: R,
-    config: Config<R>,
-    shards: Option<usize>,
+    options: Options,
+    hooks: Hooks<R>,
     listeners: Vec<Listener>,
 }
 
-/// Longer times are cut to this: added to a clock, they could overflow it.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// The maximum of log capacity times shards, as each shard has its own copy of the log. Some 2 GB, allocated at once.
-const MOST_PLACES: usize = 1 << 22;
-
-const MOST_SHARDS: usize = 1024;
-
-/// The maximum event capacity: some 250 bytes per event, allocated at once.
-const MOST_EVENTS: usize = 1 << 20;
+impl<R: Room> Session<R> {
+    /// Creates the builder of a session in `room`.
+    pub fn builder(room: R) -> SessionBuilder<R> {
+        SessionBuilder::new(room)
+    }
+}
 
 impl<R: Room> SessionBuilder<R> {
-    pub(crate) fn new(room: R) -> Self {
-        let config = Config {
-            limits: Limits { messages: 16_384, bytes: 64 << 20, largest: 0 },
-            joining_bytes: 256 << 20,
-            largest_carried: room.largest_message(),
-            log_capacity: 1024,
-            shards: 1,
-            write_timeout: Duration::from_secs(5),
-            uplink_patience: Duration::from_secs(30),
-            open_timeout: Duration::from_secs(5),
-            retire_timeout: Duration::from_secs(6),
-            concurrent_joins: 64,
-            backoff: Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(30) },
-            event_capacity: 1024,
-            initial: Arc::new(|_| Box::pin(std::future::ready(Vec::new()))),
-            accept: Arc::new(|_| Ok(())),
-            on_stream: Arc::new(|stream| {
-                drop(stream);
-                Box::pin(std::future::ready(()))
-            }),
-            #[cfg(feature = "telemetry")]
-            on_retired: Arc::new(|_| {}),
-        };
-        Self { room, config, shards: None, listeners: Vec::new() }
+    fn new(room: R) -> Self {
+        Self { room, options: Options::default(), hooks: Hooks::default(), listeners: Vec::new() }
     }
 
     /// Sets how many messages may wait for one participant, over both lanes, before it is reset. Default 16,384: nine
@@ -112,14 +62,14 @@ impl<R: Room> SessionBuilder<R> {
     /// to topics costs eight bytes per message (131 kB). The messages themselves are kept once for all participants.
     /// Direct messages belong to one participant, whose queue grows with the most that has waited at once.
     pub fn queue_capacity(mut self, messages: u32) -> Self {
-        self.config.limits.messages = messages;
+        self.options.queue_capacity = messages;
         self
     }
 
     /// Sets how many bytes may wait for one participant, over both lanes, before it is reset. A message larger than
     /// this is refused. Default 64 MiB: four of the largest frames of the wire formats. Less than 512 GiB.
     pub fn queue_bytes(mut self, bytes: u64) -> Self {
-        self.config.limits.bytes = bytes;
+        self.options.queue_bytes = bytes;
         self
     }
 
@@ -136,7 +86,7 @@ impl<R: Room> SessionBuilder<R> {
     /// [back-off](Self::reset_backoff). What gathers is kept once for all newcomers of a shard. It costs each of them
     /// eight bytes per message to a topic, and next to nothing for messages to everybody.
     pub fn joining_bytes(mut self, bytes: u64) -> Self {
-        self.config.joining_bytes = bytes;
+        self.options.joining_bytes = bytes;
         self
     }
 
@@ -144,14 +94,14 @@ impl<R: Room> SessionBuilder<R> {
     /// that length doesn't wait. Each place costs some 600 bytes, and the memory of its message. At most 4,194,304
     /// divided by the number of [shards](Self::shards), each of which has a copy.
     pub fn log_capacity(mut self, broadcasts: usize) -> Self {
-        self.config.log_capacity = broadcasts;
+        self.options.log_capacity = broadcasts;
         self
     }
 
     /// Sets how many flush shards carry messages to the participants. Default: one less than the runtime has workers,
     /// but at least one. This leaves a worker for everything else. At most 1,024.
     pub fn shards(mut self, shards: usize) -> Self {
-        self.shards = Some(shards);
+        self.options.shards = Some(shards);
         self
     }
 
@@ -161,7 +111,7 @@ impl<R: Room> SessionBuilder<R> {
     /// A room may set [a write time-out of its own](crate::Progress::set_write_timeout) for its participants, which
     /// replaces this one. The WebSocket room does: the bytes that a kernel accepts are no measure of a slow link.
     pub fn write_timeout(mut self, timeout: Duration) -> Self {
-        self.config.write_timeout = timeout;
+        self.options.write_timeout = timeout;
         self
     }
 
@@ -171,13 +121,13 @@ impl<R: Room> SessionBuilder<R> {
     /// a mobile network takes to change its cell or a server takes to restart, and short enough that a frozen view
     /// doesn't go unnoticed.
     pub fn uplink_patience(mut self, patience: Duration) -> Self {
-        self.config.uplink_patience = patience;
+        self.options.uplink_patience = patience;
         self
     }
 
     /// Sets how long opening a stream may take, and how long computing the initial messages may take. Default 5 s each.
     pub fn open_timeout(mut self, timeout: Duration) -> Self {
-        self.config.open_timeout = timeout;
+        self.options.open_timeout = timeout;
         self
     }
 
@@ -186,14 +136,14 @@ impl<R: Room> SessionBuilder<R> {
     /// [goodbye](Room::retire) and doesn't wait for it any longer. The WebSocket room still completes a close handshake
     /// that takes longer.
     pub fn retire_timeout(mut self, timeout: Duration) -> Self {
-        self.config.retire_timeout = timeout;
+        self.options.retire_timeout = timeout;
         self
     }
 
     /// Sets how many participants may be joining at once, for the first time or after a reset. Default 64: a join
     /// spends most of its time waiting for its stream to open.
     pub fn concurrent_joins(mut self, joins: usize) -> Self {
-        self.config.concurrent_joins = joins;
+        self.options.concurrent_joins = joins;
         self
     }
 
@@ -202,14 +152,14 @@ impl<R: Room> SessionBuilder<R> {
     /// back-off belongs to the identity and runs from its last reset: reconnecting doesn't change it. It starts anew
     /// after an instance that lasted longer than `longest`, or once the last reset is older than that.
     pub fn reset_backoff(mut self, first: Duration, longest: Duration) -> Self {
-        self.config.backoff = Backoff { first, longest };
+        self.options.reset_backoff = Backoff { first, longest };
         self
     }
 
     /// Sets how many events wait for a slow listener, at least, before it misses the oldest. Default 1,024. At most
     /// 1,048,576.
     pub fn event_capacity(mut self, events: usize) -> Self {
-        self.config.event_capacity = events;
+        self.options.event_capacity = events;
         self
     }
 
@@ -252,7 +202,7 @@ impl<R: Room> SessionBuilder<R> {
         F: Fn(Participant<R::Message>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Vec<R::Message>> + Send + 'static,
     {
-        self.config.initial = Arc::new(move |participant| Box::pin(initial(participant)));
+        self.hooks.initial = Arc::new(move |participant| Box::pin(initial(participant)));
         self
     }
 
@@ -267,7 +217,7 @@ impl<R: Room> SessionBuilder<R> {
     where
         F: Fn(&Presence) -> Result<(), Refusal<R::Message>> + Send + Sync + 'static,
     {
-        self.config.accept = Arc::new(accept);
+        self.hooks.accept = Arc::new(accept);
         self
     }
 
@@ -277,16 +227,31 @@ impl<R: Room> SessionBuilder<R> {
     where
         F: Fn(&Presence) -> Result<(), Refusal<R::Message>> + Send + Sync + 'static,
     {
-        let then = self.config.accept;
-        self.config.accept = Arc::new(move |presence| first(presence).and_then(|()| then(presence)));
+        let then = self.hooks.accept;
+        self.hooks.accept = Arc::new(move |presence| first(presence).and_then(|()| then(presence)));
         self
     }
 
-    /// Sets the hook that learns of each instance that is retired: once, on a flush shard, after
+    /// Adds a hook, for tests, that is called once for every instance whose sink has been handed back to the room, with
+    /// the reason of the instance's end. That includes the instances whose join failed or was cancelled, so the accounts
+    /// of all of them add up to the account of the session.
+    ///
+    /// All messages of the instance are counted by then, except one that is being sent to it at that very moment. The
+    /// hook runs on a flush shard: it must be quick, and must neither block nor panic. It isn't called for an instance
+    /// whose session is gone by then.
+    #[cfg(feature = "test-util")]
+    pub fn on_retired(self, hook: impl Fn(&Participant<R::Message>, EndReason) + Send + Sync + 'static) -> Self {
+        self.add_retired_hook(hook)
+    }
+
+    /// Adds a hook that learns of each instance that is retired: once, on a flush shard, after
     /// [`Participant::is_retired`] has become true. Not called if the session is gone by then.
-    #[cfg(feature = "telemetry")]
-    pub(crate) fn on_retired(mut self, retired: impl Fn(ClientId) + Send + Sync + 'static) -> Self {
-        self.config.on_retired = Arc::new(retired);
+    #[cfg(any(feature = "telemetry", feature = "test-util"))]
+    pub(crate) fn add_retired_hook(
+        mut self,
+        hook: impl Fn(&Participant<R::Message>, EndReason) + Send + Sync + 'static,
+    ) -> Self {
+        self.hooks.on_retired.push(Box::new(hook));
         self
     }
 
@@ -297,7 +262,7 @@ impl<R: Room> SessionBuilder<R> {
         F: Fn(ControlStream<R>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        self.config.on_stream = Arc::new(move |stream| Box::pin(handler(stream)));
+        self.hooks.on_stream = Arc::new(move |stream| Box::pin(handler(stream)));
         self
     }
 
@@ -306,79 +271,84 @@ impl<R: Room> SessionBuilder<R> {
     /// # Errors
     /// [`BuildError`] outside a tokio runtime or in one without timers, if a setting is out of range, or if the room
     /// has a session already. Nothing has been started then.
-    pub fn build(mut self) -> Result<Session<R>, BuildError> {
+    pub fn build(self) -> Result<Session<R>, BuildError> {
         let runtime = runtime::current()?;
-        // One less than the number of workers, within the allowed range.
-        let spare = runtime.metrics().num_workers().saturating_sub(1).clamp(1, MOST_SHARDS);
-        self.config.shards = self.shards.unwrap_or(spare);
-        self.check()?;
-        let config = &mut self.config;
-        config.limits.largest = config.limits.bytes.min(config.largest_carried as u64);
-        let Backoff { first, longest } = config.backoff;
-        config.backoff = Backoff { first: first.min(LONGEST), longest: longest.min(LONGEST) };
+        let config = self.options.check(runtime.metrics().num_workers(), self.room.largest_message())?;
         // Last, because a room takes the session for ended when its events are dropped.
-        let events = Box::pin(self.room.events().ok_or(BuildError::RoomTaken)?);
-        Ok(start(self.room, self.config, &runtime, events, self.listeners))
-    }
-
-    fn check(&self) -> Result<(), BuildError> {
-        let config = &self.config;
-        // What is allocated at once, or counted by a semaphore, has to stay within what those support.
-        let (sane, within) = (1..=1 << 24, "from 1 to 16,777,216");
-        let longer = "longer than zero";
-        let places = config.log_capacity.saturating_mul(config.shards);
-        let checks: [(&'static str, String, bool, &'static str); 11] = [
-            (
-                "queue_capacity",
-                config.limits.messages.to_string(),
-                (1..=Limits::LARGEST.messages).contains(&config.limits.messages),
-                "from 1 to 8,388,607",
-            ),
-            (
-                "queue_bytes",
-                config.limits.bytes.to_string(),
-                (1..=Limits::LARGEST.bytes).contains(&config.limits.bytes),
-                "from 1 to 512 GiB less 1",
-            ),
-            ("joining_bytes", config.joining_bytes.to_string(), config.joining_bytes > 0, "at least 1"),
-            (
-                "log_capacity",
-                config.log_capacity.to_string(),
-                (1..=MOST_PLACES).contains(&config.log_capacity),
-                "from 1 to 4,194,304",
-            ),
-            ("shards", config.shards.to_string(), (1..=MOST_SHARDS).contains(&config.shards), "from 1 to 1,024"),
-            (
-                "log_capacity × shards",
-                format!("{} × {}", config.log_capacity, config.shards),
-                (1..=MOST_PLACES).contains(&places),
-                "at most 4,194,304, as each shard has its own copy of the log",
-            ),
-            ("concurrent_joins", config.concurrent_joins.to_string(), sane.contains(&config.concurrent_joins), within),
-            (
-                "event_capacity",
-                config.event_capacity.to_string(),
-                (1..=MOST_EVENTS).contains(&config.event_capacity),
-                "from 1 to 1,048,576",
-            ),
-            ("write_timeout", format!("{:?}", config.write_timeout), !config.write_timeout.is_zero(), longer),
-            ("open_timeout", format!("{:?}", config.open_timeout), !config.open_timeout.is_zero(), longer),
-            (
-                "reset_backoff",
-                format!("{:?} to {:?}", config.backoff.first, config.backoff.longest),
-                !config.backoff.first.is_zero() && config.backoff.first <= config.backoff.longest,
-                "longer than zero, and the longest at least the first",
-            ),
-        ];
-        match checks.into_iter().find(|(_, _, fine, _)| !fine) {
-            Some((setting, value, _, must)) => Err(BuildError::InvalidSetting { setting, value, must }),
-            None => Ok(()),
-        }
+        let room_events = Box::pin(self.room.events().ok_or(BuildError::RoomTaken)?);
+        let parts =
+            Parts { room: self.room, config, hooks: self.hooks, runtime, room_events, listeners: self.listeners };
+        Ok(parts.start())
     }
 }
 
-impl<R: Room> std::fmt::Debug for SessionBuilder<R> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SessionBuilder").field("limits", &self.config.limits).finish_non_exhaustive()
+impl<R: Room> fmt::Debug for SessionBuilder<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionBuilder").field("options", &self.options).finish_non_exhaustive()
     }
+}
+
+/// What a session is started with.
+struct Parts<R: Room> {
+    room: R,
+    config: Config,
+    hooks: Hooks<R>,
+    runtime: Handle,
+    room_events: BoxStream<'static, RoomEvent<R::Incoming>>,
+    listeners: Vec<Listener>,
+}
+
+impl<R: Room> Parts<R> {
+    fn start(self) -> Session<R> {
+        let Self { room, config, hooks, runtime, room_events, listeners } = self;
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        let (fanout, shards) = Fanout::new(Settings {
+            shards: config.shards,
+            log_capacity: config.log_capacity,
+            limits: config.limits,
+            joining_bytes: config.joining_bytes,
+            joining_age: config.joining_age(),
+            batch_bytes: room.batch_bytes(),
+            write_timeout: config.write_timeout,
+            uplink: room.uplink(),
+        });
+        let events = Outgoing::new(config.event_capacity);
+        for listener in listeners {
+            // A listener that was dropped in the meantime doesn't listen any more.
+            let _ = listener.send(events.subscribe());
+        }
+        let core = Arc::new(Core {
+            // Relaxed: only the value has to be unique.
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            fanout,
+            registry: Registry::new(),
+            pending_resets: Arc::new(PendingResets::new()),
+            counters: Counters::default(),
+            streaks: Mutex::new(Streaks::new(config.backoff)),
+            permits: Semaphore::new(config.concurrent_joins),
+            events,
+            closing: Closing::new(),
+            room,
+            config,
+            hooks,
+            runtime,
+        });
+        core.closing.start(|| {
+            let shards = shards.into_iter().map(tokio::task::unconstrained);
+            let mut tasks: Vec<_> = shards.map(|shard| spawn_watched(&core, shard)).collect();
+            tasks.push(spawn_watched(&core, EventLoop::new(Arc::clone(&core), room_events).run()));
+            tasks
+        });
+        Session::new(core)
+    }
+}
+
+/// Spawns a task without which the session can't go on: if the task dies, the session ends.
+fn spawn_watched<R: Room>(core: &Arc<Core<R>>, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    let watch = Watch::new(Arc::clone(core));
+    let watched = async move {
+        task.await;
+        watch.ended_well();
+    };
+    core.runtime.spawn(core.inside(watched))
 }

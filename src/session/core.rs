@@ -1,0 +1,104 @@
+//! The core of a session: the state that its handles, its event loop, its joins and its shards share.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use super::backoff::Streaks;
+use super::closing::Closing;
+use super::events::{Outgoing, SessionEvent};
+use super::member::SessionMember;
+use super::settings::{Config, Hooks};
+use super::stats::{Counters, Resets, SessionStats};
+use super::stream::StreamHost;
+use crate::caught::lock;
+use crate::fanout::Fanout;
+use crate::ids::ParticipantSid;
+use crate::participant::Participant;
+use crate::participant::pending::PendingResets;
+use crate::participant::registry::Registry;
+use crate::room::Room;
+
+tokio::task_local! {
+    /// The id of the session that the current task or callback belongs to.
+    static INSIDE: u64;
+}
+
+/// The state that the handles, the event loop, the joins and the shards share.
+pub(crate) struct Core<R: Room> {
+    pub(crate) id: u64,
+    pub(crate) room: R,
+    pub(crate) config: Config,
+    pub(crate) hooks: Hooks<R>,
+    pub(crate) runtime: Handle,
+    pub(crate) fanout: Fanout<SessionMember<R>>,
+    pub(crate) registry: Registry<Participant<R::Message>>,
+    pub(crate) pending_resets: Arc<PendingResets>,
+    pub(crate) counters: Counters,
+    /// Locked when a participant joins or fails.
+    pub(crate) streaks: Mutex<Streaks>,
+    pub(crate) permits: Semaphore,
+    pub(crate) events: Outgoing<R::Message>,
+    pub(crate) closing: Closing,
+}
+
+impl<R: Room> Core<R> {
+    /// Marks what `task` does as done within the session, where closing it would wait for itself.
+    pub(crate) fn inside<F: Future>(&self, task: F) -> impl Future<Output = F::Output> + use<R, F> {
+        INSIDE.scope(self.id, task)
+    }
+
+    /// Whether the caller is within the session.
+    pub(crate) fn is_inside(&self) -> bool {
+        INSIDE.try_with(|id| *id == self.id).unwrap_or(false)
+    }
+
+    pub(crate) fn emit(&self, event: SessionEvent) {
+        self.events.send(event);
+    }
+
+    pub(crate) fn streaks(&self) -> MutexGuard<'_, Streaks> {
+        lock(&self.streaks)
+    }
+
+    pub(crate) fn stats(&self) -> SessionStats {
+        let account = self.fanout.account();
+        let mut oldest_waiting: Option<Duration> = None;
+        let mut half_full = 0;
+        self.registry.for_each_live(|participant| {
+            oldest_waiting = oldest_waiting.max(participant.outbox().oldest());
+            half_full += usize::from(participant.outbox().is_half_full());
+        });
+        SessionStats {
+            participants: self.registry.len(),
+            joins: self.counters.joins.get(),
+            replacements: self.counters.replacements.get(),
+            stale_joins: self.counters.stale_joins.get(),
+            refused: self.counters.refused.get(),
+            failed_joins: self.counters.failed_joins.get(),
+            resets: Resets::of(&self.counters),
+            vanished: self.counters.vanished.get(),
+            account,
+            half_full,
+            oldest_waiting,
+            shard_lag: self.fanout.lag(),
+            uplink_stalled: self.fanout.is_held(),
+            uplink_stalls: self.counters.uplink_stalls.get(),
+            stray_streams: self.counters.stray_streams.get(),
+        }
+    }
+}
+
+impl<R: Room> StreamHost<R::Message> for Core<R> {
+    fn participant(&self, sid: &ParticipantSid) -> Option<Participant<R::Message>> {
+        self.registry.by_sid(sid)
+    }
+
+    #[cfg(feature = "telemetry")]
+    fn emit(&self, event: SessionEvent) {
+        self.events.send(event);
+    }
+}
