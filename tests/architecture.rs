@@ -536,3 +536,27 @@ fn the_page_names_files_that_are_there() {
         assert!(root().join(name).exists(), "there is no {name}");
     }
 }
+
+/// The names that `src/fanout/mod.rs` lets the rest of the crate use, apart from those for tests.
+#[test]
+fn the_fan_out_shows_at_most_ten_names() {
+    let code = code(&root().join("src/fanout/mod.rs"));
+    let mut names = BTreeSet::new();
+    let mut is_for_tests = false;
+    for line in code.lines() {
+        // Items of the file begin at its margin; their methods and fields don't.
+        if let Some(item) = line.strip_prefix("pub(crate) ").filter(|_| !is_for_tests) {
+            let item = item.trim_end_matches(';');
+            match item.strip_prefix("use ").and_then(|path| path.rsplit_once("::")) {
+                Some((_, group)) => {
+                    let group = group.trim_matches(['{', '}']);
+                    names.extend(group.split(',').map(|name| name.trim().to_owned()));
+                }
+                None => names.extend(item.split([' ', '<', '(']).nth(1).map(str::to_owned)),
+            }
+        }
+        is_for_tests = line == "#[cfg(test)]";
+    }
+    assert!(names.contains("Fanout") && names.contains("Outbox"), "{names:?}");
+    assert!(names.len() <= 10, "{} names: {names:?}", names.len());
+}

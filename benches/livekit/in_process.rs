@@ -1,7 +1,6 @@
 //! Measurements in process: the SDK's own writers on a transport that acknowledges at once. They show our own cost,
 //! without network and server.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,9 +10,9 @@ use futures_util::future::join_all;
 use futures_util::{Stream, stream};
 use lanecast::protocol::Frame;
 use lanecast::protocol::stream::MAX_STREAM_FRAME;
-use lanecast::room::byte_stream::{ByteStreamSink, ByteStreamSinkError, StreamLimits};
+use lanecast::room::byte_stream::{ByteStreamSink, StreamLimits};
 use lanecast::room::{OpenError, Presence, Room, RoomEvent};
-use lanecast::{BroadcastRun, ParticipantIdentity, Progress, Session, Uplink};
+use lanecast::{ParticipantIdentity, Progress, Session, Uplink};
 use lanecast_benches::counter::Counter;
 use livekit_data_stream::api::{ByteStreamWriter, StreamByteOptions, StreamResult};
 use livekit_data_stream::backend::outgoing;

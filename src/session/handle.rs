@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::core::Core;
-use super::erased::{self, AnySession, SessionHandle};
+use super::erased::{self, AnySession, BoxFuture, SessionHandle};
 use super::error::{BroadcastError, CloseError, TryBroadcastError};
 use super::events::Events;
 use super::stats::{CloseReport, SessionStats};
@@ -258,7 +258,7 @@ impl<R: Room> AnySession<R::Message> for Session<R> {
         self.stats()
     }
 
-    fn close(&self, deadline: Duration) -> erased::BoxFuture<'_, Result<CloseReport, CloseError>> {
+    fn close(&self, deadline: Duration) -> BoxFuture<'_, Result<CloseReport, CloseError>> {
         Box::pin(self.close(deadline))
     }
 
@@ -266,7 +266,7 @@ impl<R: Room> AnySession<R::Message> for Session<R> {
         self.cancel();
     }
 
-    fn ended(&self) -> erased::BoxFuture<'_, Result<CloseReport, CloseError>> {
+    fn ended(&self) -> BoxFuture<'_, Result<CloseReport, CloseError>> {
         Box::pin(self.ended())
     }
 }

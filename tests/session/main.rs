@@ -8,6 +8,7 @@ mod broadcast;
 mod close;
 mod endings;
 mod faults;
+mod handle;
 mod ids;
 mod join;
 mod order;

@@ -12,7 +12,7 @@ pub(super) mod op;
 mod tables;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
 
@@ -21,6 +21,7 @@ use self::form::Form;
 use self::tables::{Joining, Tables};
 use super::channel::Channel;
 use super::version::Protocol;
+use crate::caught::lock;
 use crate::contract::{Subscribed, SubscriptionTag, Topic};
 use crate::participant::Participant;
 use crate::protocol::server::{Capability, ServerInfo};
@@ -115,7 +116,7 @@ impl Catalog {
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
         // Encoding doesn't panic, and every change is complete before other code is called.
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tables)
     }
 }
 
