@@ -17,7 +17,7 @@ pub(crate) struct Column {
     pub(crate) start: Start,
 }
 
-/// One load and the columns to be measured. See the [module](self).
+/// One load and the columns to be measured.
 pub(crate) struct Case {
     pub(crate) group: &'static str,
     /// The name within the group, such as `n=16000/burst=1`.

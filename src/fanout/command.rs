@@ -1,4 +1,4 @@
-//! What a member's owner asks of the member's shard.
+//! What the session asks of a member's shard.
 
 use tokio::sync::oneshot;
 

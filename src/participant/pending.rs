@@ -16,7 +16,7 @@ use crate::ids::{ClientId, ParticipantSid};
 use crate::sync::SkipSet;
 use crate::sync::signal::Signal;
 
-/// The set of instances that wait to be reset. See the [module](self).
+/// The set of instances that wait to be reset, and the signal that wakes the event loop for them.
 #[derive(Debug)]
 pub(crate) struct PendingResets {
     set: SkipSet<(ClientId, ParticipantSid)>,

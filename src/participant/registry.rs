@@ -39,7 +39,7 @@ pub(crate) trait Instance: Clone {
     fn end(&self, reason: EndReason) -> Ending;
 }
 
-/// The participants of a session, by identity and by sid. See the [module](self).
+/// The participants of a session, by identity and by sid. The module says what holds whatever the interleaving.
 pub(crate) struct Registry<P: Instance> {
     slots: DashMap<ParticipantIdentity, Slot<P>>,
     by_sid: DashMap<ParticipantSid, P>,

@@ -27,6 +27,9 @@ tokio::task_local! {
     static INSIDE: u64;
 }
 
+/// A member of a shard of this session.
+pub(crate) type Member<R> = SessionMember<R, Core<R>>;
+
 /// The state that the handles, the event loop, the joins and the shards share.
 pub(crate) struct Core<R: Room> {
     pub(crate) id: u64,
@@ -34,7 +37,7 @@ pub(crate) struct Core<R: Room> {
     pub(crate) config: Config,
     pub(crate) hooks: Hooks<R>,
     pub(crate) runtime: Handle,
-    pub(crate) fanout: Fanout<SessionMember<R>>,
+    pub(crate) fanout: Fanout<Member<R>>,
     pub(crate) registry: Registry<Participant<R::Message>>,
     pub(crate) pending_resets: Arc<PendingResets>,
     pub(crate) counters: Counters,

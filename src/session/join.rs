@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::Poll;
 use std::thread;
 use std::time::Duration;
@@ -19,9 +19,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::accept::Refusal;
 use super::backoff::{Streak, wait_after};
-use super::core::Core;
+use super::core::{Core, Member};
 use super::error::JoinError;
-use super::member::{Retire, SessionMember};
+use super::member::SessionMember;
 use super::report::Registered;
 use crate::contract::{EndReason, Message, Progress};
 use crate::fanout::{NotAdmitted, Seat};
@@ -133,7 +133,7 @@ impl<R: Room> Join<R> {
         &self,
         presence: &Presence,
         failures: u32,
-        seat: &Seat<'_, SessionMember<R>>,
+        seat: &Seat<'_, Member<R>>,
         progress: &Progress,
     ) -> Participant<R::Message> {
         let session = &self.session;
@@ -146,13 +146,12 @@ impl<R: Room> Join<R> {
     async fn admit(
         &self,
         participant: &Participant<R::Message>,
-        seat: Seat<'_, SessionMember<R>>,
+        seat: Seat<'_, Member<R>>,
         sink: R::Sink,
         progress: Progress,
     ) -> Result<(), JoinError> {
-        let session: Weak<dyn Retire<R>> = Arc::downgrade(&self.session) as _;
-        let owner = SessionMember::new(participant.clone(), session);
-        match seat.admit(owner, sink, progress).await {
+        let member = SessionMember::new(participant.clone(), Arc::downgrade(&self.session));
+        match seat.admit(member, sink, progress).await {
             Ok(position) => {
                 participant.log(|| tracing::debug!(%position, "admitted"));
                 Ok(())

@@ -9,26 +9,27 @@ use crate::fanout::{MemberHandle, Outbox};
 use crate::participant::Participant;
 use crate::room::{Room, SinkError};
 
-/// The session's side of a member: where its bytes go, and what happens when it ends.
-pub(crate) struct SessionMember<R: Room> {
+/// The session's side of a member: where its bytes go, and what happens when it ends. `S` is the session: its
+/// [core](super::core::Core), which names this type.
+pub(crate) struct SessionMember<R: Room, S> {
     participant: Participant<R::Message>,
     /// Weak: a member that is stranded on its way to a shard that has ended keeps only itself alive.
-    session: Weak<dyn Retire<R>>,
+    session: Weak<S>,
 }
 
 /// What a member that has ended needs of its session.
-pub(crate) trait Retire<R: Room>: Send + Sync {
+pub(crate) trait Retire<R: Room>: Send + Sync + 'static {
     /// Hands the sink back to the room, and notes at the participant when it is retired, and when the sink is gone.
     fn retire(&self, participant: Participant<R::Message>, sink: R::Sink, reason: EndReason);
 }
 
-impl<R: Room> SessionMember<R> {
-    pub(crate) fn new(participant: Participant<R::Message>, session: Weak<dyn Retire<R>>) -> Self {
+impl<R: Room, S> SessionMember<R, S> {
+    pub(crate) fn new(participant: Participant<R::Message>, session: Weak<S>) -> Self {
         Self { participant, session }
     }
 }
 
-impl<R: Room> MemberHandle for SessionMember<R> {
+impl<R: Room, S: Retire<R>> MemberHandle for SessionMember<R, S> {
     type Message = R::Message;
     type Sink = R::Sink;
 

@@ -16,7 +16,7 @@ use super::Shared;
 use super::participant::{Participant, Writer};
 use super::registry::Registration;
 
-/// The event loop of a session. See the [module](self).
+/// The event loop of a session of the baseline.
 pub(super) struct EventLoop<R: Room<Message = Bytes>> {
     session: Arc<Shared<R>>,
     under_way: HashMap<ParticipantIdentity, UnderWay>,

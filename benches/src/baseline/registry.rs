@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::participant::Participant;
 
-/// The registered participants and their tasks. See the [module](self).
+/// The registered participants and their tasks.
 #[derive(Default)]
 pub(super) struct Registry {
     by_identity: HashMap<ParticipantIdentity, Participant>,

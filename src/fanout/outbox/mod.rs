@@ -52,7 +52,7 @@ const LIVE: u8 = 1;
 const GONE: u8 = 2;
 const NO_SLOT: u32 = u32::MAX;
 
-/// The senders' half of a participant's outbox, and its owner's line to the shard. The shard's half is
+/// The senders' half of a participant's outbox, and the session's line to the shard. The shard's half is
 /// [`Drain`](drain::Drain).
 #[derive(Debug)]
 pub(crate) struct Outbox<M> {
@@ -290,7 +290,7 @@ impl<M: Message> Outbox<M> {
     }
 }
 
-/// The owner's line to the shard.
+/// The session's line to the member's shard.
 impl<M: Message> Outbox<M> {
     /// Subscribes the member to `topic`; also says from which position of the log on. `None` if the shard has
     /// ended.

@@ -48,7 +48,7 @@ use crate::telemetry::error::AnnounceError;
 /// Writes a frame into the log at once, and returns its position.
 type Place<'a> = dyn FnMut(&Audience, Frame) -> Result<Position, Refused<Frame>> + 'a;
 
-/// The announcer's state; [`run`](Self::run) is its task. See the [module](self) for its promises.
+/// The announcer's state; [`run`](Self::run) is its task.
 pub(in crate::telemetry) struct Announcer {
     pub(in crate::telemetry) session: SessionHandle<Frame>,
     pub(in crate::telemetry) catalog: Arc<Catalog>,
