@@ -85,6 +85,7 @@ pub use self::participant::{Participant, ParticipantStats, SendError, TrySendErr
 pub use self::session::{
     BroadcastError, BuildError, CloseError, CloseReport, ControlStream, Events, InstanceId, JoinError, Refusal, Resets,
     Session, SessionBuilder, SessionEvent, SessionHandle, SessionStats, TryBroadcastError, WeakSession,
+    WeakSessionHandle,
 };
 
 /// Compiles the README's example as a doctest.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// A year, and as good as forever. Settings and deadlines are cut to this: a longer time could overflow the clock that it
-/// is added to.
+/// A year, and as good as forever. Settings and deadlines are cut to this: a longer time could overflow the clock that
+/// it is added to.
 pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How long to wait before the next attempt, after attempts that failed.
@@ -14,8 +14,8 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Returns the first wait, doubled so many times, up to the longest. Up to half of it is taken off at random, so that
-    /// those who failed together don't return together.
+    /// Returns the first wait, doubled so many times, up to the longest. Up to half of it is taken off at random, so
+    /// that those who failed together don't return together.
     pub(crate) fn wait(self, doublings: u32) -> Duration {
         let full = self.first.saturating_mul(1 << doublings.min(20)).min(self.longest);
         full.mul_f64(1.0 - fastrand::f64() / 2.0)

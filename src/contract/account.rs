@@ -80,8 +80,8 @@ pub struct Account {
 impl Account {
     /// The number of messages that wait: those that were offered, less those that have an outcome.
     ///
-    /// While messages move, the outcomes are read before the offers, so a message that got its outcome in between counts
-    /// as waiting. At rest the number is exact.
+    /// While messages move, the outcomes are read before the offers, so a message that got its outcome in between
+    /// counts as waiting. At rest the number is exact.
     #[must_use]
     pub fn waiting(&self) -> u64 {
         self.offered.saturating_sub(self.delivered + self.dropped.total() + self.abandoned.total())

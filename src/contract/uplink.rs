@@ -53,7 +53,7 @@ struct Inner {
     /// Notified when a write has ended or was given up, and when the first has begun.
     movement: Arc<Notify>,
     /// Notified when a queue may have capacity again.
-    room: Arc<Notify>,
+    capacity: Arc<Notify>,
 }
 
 /// A write that is in the pipe. Dropped without [`done`](Self::done), the write was given up, which says nothing about
@@ -84,7 +84,7 @@ impl Uplink {
             passed: AtomicU64::new(0),
             moved: AtomicU64::new(0),
             movement: Arc::default(),
-            room: Arc::default(),
+            capacity: Arc::default(),
         }))
     }
 
@@ -150,13 +150,13 @@ impl Uplink {
     }
 
     /// Waits until a queue may have capacity again, counted from this call on.
-    pub(crate) fn room(&self) -> impl Future<Output = ()> + Send + use<> {
-        Arc::clone(&self.0.room).notified_owned()
+    pub(crate) fn capacity(&self) -> impl Future<Output = ()> + Send + use<> {
+        Arc::clone(&self.0.capacity).notified_owned()
     }
 
     /// Notes that a queue may have capacity again.
-    pub(crate) fn note_room(&self) {
-        self.0.room.notify_waiters();
+    pub(crate) fn note_capacity(&self) {
+        self.0.capacity.notify_waiters();
     }
 
     /// Whether the participant has a write under way that wasn't passed. What waits for the participant then waits for

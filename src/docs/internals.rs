@@ -80,9 +80,9 @@
 //! that a broadcast happens before a direct message. Then it lies below the stamp, and the message waits until the
 //! broadcast has its place.
 //!
-//! The types of `shard/reader.rs` fix the order of the steps. A `Look` reads the tail, taking the mail turns the look
-//! into a `Horizon`, and only a horizon gives out entries to deliver. Each of these variants looks right, and a model
-//! catches it:
+//! The types of `src/fanout/shard/reader.rs` fix the order of the steps. A `Look` reads the tail, taking the mail turns
+//! the look into a `Horizon`, and only a horizon gives out entries to deliver. Each of these variants looks right, and
+//! a model catches it:
 //!
 //! | variant | what goes wrong |
 //! |---|---|
@@ -168,8 +168,8 @@
 //! alone: they are counted only if the sink's flush doesn't complete at once.
 //!
 //! A busy sink can finish its flush only once tokio's reactor has run. If a shard read the whole log without a pause,
-//! healthy members would overflow. `ReadBudget` therefore limits what a turn reads, and has the shard yield when it has read
-//! half of that. The limit depends on the bound, so that a member that becomes busy gets a [guaranteed
+//! healthy members would overflow. `ReadBudget` therefore limits what a turn reads, and has the shard yield when it has
+//! read half of that. The limit depends on the bound, so that a member that becomes busy gets a [guaranteed
 //! number](crate::docs::guarantees#bound) of reactor runs before it can overflow. With the default settings a turn
 //! reads up to 512 messages while all members keep up, up to 256 while some are behind, and in either case no more than
 //! the message that completes 16 MiB. A turn ends earlier with a [full batch](crate::room::Room::batch_bytes) if the

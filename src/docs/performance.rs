@@ -42,8 +42,8 @@
 //!   to back, or as one message. Under load this happens without help: from 1,000 broadcasts a second on, a shard takes
 //!   several at once, and 10,000 a second to 1,000 participants take 5 % of a core (without a network). On LiveKit, a
 //!   burst of 64 small frames is one packet to each viewer, and a packet costs 10 to 15 µs.
-//! - **Sinks that take runs.** A sink that overrides [`start_send_run`](crate::RunSink::start_send_run) needs no clone of
-//!   each message. To 1,000 participants, a delivery then takes 45 ns instead of 52, and 2.8 instead of 14 in bursts
+//! - **Sinks that take runs.** A sink that overrides [`start_send_run`](crate::RunSink::start_send_run) needs no clone
+//!   of each message. To 1,000 participants, a delivery then takes 45 ns instead of 52, and 2.8 instead of 14 in bursts
 //!   (`perf/results/comparison.md`). Those of the WebSocket room and of the LiveKit room do so.
 //! - **Payloads that clones share**, as [`bytes::Bytes`] does. Without a network their length then costs nothing.
 //! - **Topics without subscribers.** [`broadcast_to`](crate::Session::broadcast_to) writes nothing to the log then, and

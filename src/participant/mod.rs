@@ -40,8 +40,8 @@ use crate::sync::{AtomicBool, Ordering};
 /// | [`send`](Self::send) | [`Overflow`](SendError::Overflow), the participant is reset | [`UplinkFull`](SendError::UplinkFull), the message comes back | [`Closed`](SendError::Closed) | [`TooLarge`](SendError::TooLarge), the message comes back |
 /// | [`send_waiting`](Self::send_waiting) | as `send` | waits until the uplink moves, then tries again | as `send` | as `send` |
 ///
-/// The account counts a message that overflowed or came too late as dropped, and one that came back for any other reason
-/// not at all.
+/// The account counts a message that overflowed or came too late as dropped, and one that came back for any other
+/// reason not at all.
 pub struct Participant<M>(Arc<Inner<M>>);
 
 pub(crate) struct Inner<M> {

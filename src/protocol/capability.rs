@@ -1,5 +1,5 @@
-//! What a server can do beyond sending messages. A viewer learns it from the server's description, and an error names it
-//! when a message needs what the server doesn't offer.
+//! What a server can do beyond sending messages. A viewer learns it from the server's description, and an error names
+//! it when a message needs what the server doesn't offer.
 
 use serde::{Deserialize, Serialize};
 

@@ -87,8 +87,8 @@ pub use self::limits::PeerLimits;
 pub trait Room: Send + Sync + 'static {
     /// The type of the messages that the room carries to its participants.
     type Message: Message;
-    /// The reliable, ordered stream to one participant. Wrap it in `Pin<Box<_>>` if its type can't be named or moved, or
-    /// isn't yours: see [`RunSink`].
+    /// The reliable, ordered stream to one participant. Wrap it in `Pin<Box<_>>` if its type can't be named or moved,
+    /// or isn't yours: see [`RunSink`].
     ///
     /// A flush shard polls the sink, so the sink must not block. Code that runs in the sink may publish only with
     /// [`try_broadcast`](crate::Session::try_broadcast).

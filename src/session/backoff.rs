@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use crate::ids::ParticipantIdentity;
 use crate::time::Backoff;
 
-/// Returns the wait before the attempt that follows `failures` failures in a row. There is none after the first; from the
-/// second on it doubles each time.
+/// Returns the wait before the attempt that follows `failures` failures in a row. There is none after the first; from
+/// the second on it doubles each time.
 pub(crate) fn wait_after(backoff: Backoff, failures: u32) -> Duration {
     failures.checked_sub(2).map_or(Duration::ZERO, |doublings| backoff.wait(doublings))
 }

@@ -233,8 +233,8 @@ impl<R: Room> SessionBuilder<R> {
     }
 
     /// Adds a hook, for tests, that is called once for every instance whose sink has been handed back to the room, with
-    /// the reason of the instance's end. That includes the instances whose join failed or was cancelled, so the accounts
-    /// of all of them add up to the account of the session.
+    /// the reason of the instance's end. That includes the instances whose join failed or was cancelled, so the
+    /// accounts of all of them add up to the account of the session.
     ///
     /// All messages of the instance are counted by then, except one that is being sent to it at that very moment. The
     /// hook runs on a flush shard: it must be quick, and must neither block nor panic. It isn't called for an instance

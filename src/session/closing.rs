@@ -23,7 +23,7 @@ use crate::sync::{AtomicBool, Ordering};
 /// | state | what is true | marked by | who makes the transition to it |
 /// |---|---|---|---|
 /// | Open | messages are accepted and connections are joined | none of the below | [`new`](Self::new) |
-/// | Sealed | no message is accepted and no join begins; the shards deliver what was accepted | `claimed`, `sealed` | the first caller of [`seal`](Self::seal): a handle, the event loop when its room is gone, a task that dies |
+/// | Sealed | no join begins and, once [`start_close`](super::core::Core::start_close) has sealed the log as well, no message is accepted; the shards deliver what was accepted | `claimed`, `sealed` | the first caller of [`seal`](Self::seal): a handle, the event loop when its room is gone, a task that dies |
 /// | Drained | the shards have ended: everything is delivered, or was cut off at the deadline | `tasks` is closed | the closing task: [`drained`](Self::drained) |
 /// | GoodbyesSaid | all goodbyes are said or cut off; nobody needs the room any more | `goodbyes_said` | the closing task: [`goodbyes_said`](Self::goodbyes_said) |
 /// | Ended | all tasks have ended, or are given up; what became of the session is known | `outcome` | the closing task, or its drop if the runtime ends first: [`ended`](Self::ended) |

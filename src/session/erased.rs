@@ -19,7 +19,7 @@ use crate::participant::Participant;
 ///
 /// [`Session::handle`](super::Session::handle) returns it. It keeps the session open like a clone of the
 /// [`Session`](super::Session): dropping the last handle of either kind without [`close`](Self::close) cancels the
-/// session. Don't hold it in a closure that the session itself keeps; use a [`WeakSession`](super::WeakSession) there.
+/// session. Don't hold it in a closure that the session itself keeps; hold a [weak one](Self::downgrade) there.
 ///
 /// Broadcasting costs the same as through a `Session`. The other methods cost a virtual call, and those that wait for
 /// the end an allocation as well.
@@ -47,10 +47,15 @@ pub struct SessionHandle<M: Message> {
     session: Arc<dyn AnySession<M>>,
 }
 
+/// A [`SessionHandle`] that doesn't keep the session open. Use it in the closures that the session itself keeps, such
+/// as the asset handler of telemetry.
+pub struct WeakSessionHandle<M: Message>(Arc<dyn AnyWeakSession<M>>);
+
 pub(super) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A session of any room, as [`SessionHandle`] uses it. Dropping the last one cancels the session.
 pub(super) trait AnySession<M: Message>: fmt::Debug + Send + Sync {
+    fn downgrade(&self) -> Arc<dyn AnyWeakSession<M>>;
     fn participant(&self, identity: &ParticipantIdentity) -> Option<Participant<M>>;
     fn participant_by_sid(&self, sid: &ParticipantSid) -> Option<Participant<M>>;
     fn participants(&self) -> Vec<Participant<M>>;
@@ -61,9 +66,40 @@ pub(super) trait AnySession<M: Message>: fmt::Debug + Send + Sync {
     fn ended(&self) -> BoxFuture<'_, Result<CloseReport, CloseError>>;
 }
 
+/// A weak handle to a session of any room.
+pub(super) trait AnyWeakSession<M: Message>: Send + Sync {
+    fn upgrade(&self) -> Option<SessionHandle<M>>;
+}
+
+impl<M: Message> WeakSessionHandle<M> {
+    /// Returns a handle to the session, unless the last one has been dropped.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<SessionHandle<M>> {
+        self.0.upgrade()
+    }
+}
+
+impl<M: Message> Clone for WeakSessionHandle<M> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<M: Message> fmt::Debug for WeakSessionHandle<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakSessionHandle")
+    }
+}
+
 impl<M: Message> SessionHandle<M> {
     pub(super) fn new(publisher: Arc<Publisher<M>>, session: Arc<dyn AnySession<M>>) -> Self {
         Self { publisher, session }
+    }
+
+    /// Returns a handle that doesn't keep the session open.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakSessionHandle<M> {
+        WeakSessionHandle(self.session.downgrade())
     }
 
     /// Sends `message` to all participants, as [`Session::broadcast`](super::Session::broadcast) does.

@@ -393,13 +393,13 @@ impl<R: Room> EventLoop<R> {
     }
 
     fn handle(&mut self, identity: ParticipantIdentity, sid: ParticipantSid, stream: R::Incoming) {
-        let (connection, owner) = (sid.clone(), identity.clone());
+        let (connection, of) = (sid.clone(), identity.clone());
         let session: Weak<dyn StreamHost<R::Message>> = Arc::downgrade(&self.session) as _;
         let on_stream = Arc::clone(&self.session.hooks.on_stream);
         let control = ControlStream { identity, sid, stream, session };
         // The handler is called inside the task, so that a panic in the call ends only the task.
         let handled = self.session.inside(async move { on_stream(control).await });
         let task = AbortOnDropHandle::new(self.session.closing.spawn(handled, &self.session.runtime));
-        self.connections.insert(connection, Connection { identity: owner, kept: Kept::Handler { _task: task } });
+        self.connections.insert(connection, Connection { identity: of, kept: Kept::Handler { _task: task } });
     }
 }

@@ -13,7 +13,7 @@ impl<R: Room> Retire<R> for Core<R> {
     fn retire(&self, participant: Participant<R::Message>, sink: R::Sink, reason: EndReason) {
         let goodbye = caught(|| self.room.retire(sink, reason));
         participant.note_retired(reason);
-        // Telemetry counts on this order: see `telemetry::viewer`.
+        // Telemetry counts on this order: see `telemetry::viewer::viewers`.
         #[cfg(any(feature = "telemetry", feature = "test-util"))]
         self.hooks.on_retired.iter().for_each(|hook| {
             // What the hook drops may be foreign, and the shard goes on.
@@ -30,7 +30,9 @@ impl<R: Room> Retire<R> for Core<R> {
         let goodbye = self.closing.until_cut_off(async move { timeout(limit, goodbye).await });
         let gone = Gone { participant, reason };
         let said = async move {
-            // Moved into the task and dropped last, even if the goodbye panics or the runtime has ended.
+            // Named first, so that it is dropped first if the runtime has ended and the task never runs.
+            let goodbye = goodbye;
+            // Dropped last, even if the goodbye panics.
             let _gone = gone;
             // A goodbye that takes too long is dropped, with all it holds.
             let _ = goodbye.await;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::core::Core;
-use super::erased::{self, AnySession, BoxFuture, SessionHandle};
+use super::erased::{self, AnySession, AnyWeakSession, BoxFuture, SessionHandle};
 use super::error::{BroadcastError, CloseError, TryBroadcastError};
 use super::events::Events;
 use super::stats::{CloseReport, SessionStats};
@@ -148,8 +148,8 @@ impl<R: Room> Session<R> {
     }
 
     /// Returns a listener for the events from now on. If the session has ended, the listener has no events.
-    /// Participants may have joined before this call: a listener created [on the builder](super::SessionBuilder::events) gets
-    /// every event.
+    /// Participants may have joined before this call: a listener created [on the
+    /// builder](super::SessionBuilder::events) gets every event.
     #[must_use]
     pub fn events(&self) -> Events {
         let receiver = self.core().events.subscribe();
@@ -238,6 +238,10 @@ impl<R: Room> Drop for Owned<R> {
 
 /// What a handle does that doesn't name the room is what the session does.
 impl<R: Room> AnySession<R::Message> for Session<R> {
+    fn downgrade(&self) -> Arc<dyn AnyWeakSession<R::Message>> {
+        Arc::new(self.downgrade())
+    }
+
     fn participant(&self, identity: &ParticipantIdentity) -> Option<Participant<R::Message>> {
         self.participant(identity)
     }
@@ -268,5 +272,11 @@ impl<R: Room> AnySession<R::Message> for Session<R> {
 
     fn ended(&self) -> BoxFuture<'_, Result<CloseReport, CloseError>> {
         Box::pin(self.ended())
+    }
+}
+
+impl<R: Room> AnyWeakSession<R::Message> for WeakSession<R> {
+    fn upgrade(&self) -> Option<SessionHandle<R::Message>> {
+        self.upgrade().map(|session| session.handle())
     }
 }

@@ -27,7 +27,7 @@ mod tests;
 
 pub use self::accept::Refusal;
 pub use self::builder::SessionBuilder;
-pub use self::erased::SessionHandle;
+pub use self::erased::{SessionHandle, WeakSessionHandle};
 pub use self::error::{BroadcastError, BuildError, CloseError, JoinError, TryBroadcastError};
 pub use self::events::{Events, InstanceId, SessionEvent};
 pub use self::handle::{Session, WeakSession};

@@ -112,7 +112,7 @@ impl Options {
         let log_capacity = within("log_capacity", self.log_capacity, 1..=MOST_PLACES, "from 1 to 4,194,304")?;
         let spare = workers.saturating_sub(1).clamp(1, MOST_SHARDS);
         let shards = within("shards", self.shards.unwrap_or(spare), 1..=MOST_SHARDS, "from 1 to 1,024")?;
-        if log_capacity * shards > MOST_PLACES {
+        if log_capacity.saturating_mul(shards) > MOST_PLACES {
             return Err(invalid(
                 "log_capacity × shards",
                 format_args!("{log_capacity} × {shards}"),

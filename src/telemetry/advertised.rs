@@ -172,8 +172,8 @@ impl AdvertisedChannel {
         self.try_publish_with(|| Sample { log_time_ns, payload })
     }
 
-    /// Calls `sample` if the channel has subscribers, and publishes what it returns, at once or not at all; otherwise as
-    /// [`publish_with`](Self::publish_with).
+    /// Calls `sample` if the channel has subscribers, and publishes what it returns, at once or not at all; otherwise
+    /// as [`publish_with`](Self::publish_with).
     ///
     /// # Errors
     /// As [`try_publish`](Self::try_publish).

@@ -89,7 +89,9 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
     /// the viewer is told.
     ///
     /// The handler runs beside the viewer's other requests, on the task that handles them: blocking work belongs in
-    /// `spawn_blocking`. Its future is dropped when the viewer's instance ends, so it must be safe to cancel.
+    /// `spawn_blocking`. Its future is dropped when the viewer's instance ends, so it must be safe to cancel. The
+    /// session keeps the handler: let it hold the session [weakly](crate::SessionHandle::downgrade), or the session
+    /// never ends by the drop of its last handle.
     pub fn assets<F, Fut>(mut self, handler: F) -> Self
     where
         F: Fn(AssetRequest) -> Fut + Send + Sync + 'static,

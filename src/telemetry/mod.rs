@@ -1,7 +1,8 @@
 //! Telemetry for viewers: channels, subscriptions, statuses and assets.
 //!
-//! [`Telemetry`] is a [session](SessionHandle) whose messages are frames of the wire formats that viewers speak. The room
-//! is named only when telemetry is [built](Telemetry::builder): neither `Telemetry` nor its channels are generic over it.
+//! [`Telemetry`] is a [session](SessionHandle) whose messages are frames of the wire formats that viewers speak. The
+//! room is named only when telemetry is [built](Telemetry::builder): neither `Telemetry` nor its channels are generic
+//! over it.
 //!
 //! A viewer that joins is told the server's name and capabilities, the channels and the current statuses. It then
 //! subscribes to channels, and gets their messages. A message is encoded once, whatever formats its viewers speak. Only
@@ -75,7 +76,6 @@ pub use self::version::{IncompatibleVersion, Protocol};
 pub use self::viewer::{AssetRequest, Permit, TooManyInFlight, Viewer, ViewerStats};
 pub use crate::protocol::Schema;
 pub use crate::protocol::server::{Status, StatusLevel};
-pub use crate::room::Inbound;
 
 #[cfg(doc)]
 use crate::{ids::ClientId, session::SessionHandle};

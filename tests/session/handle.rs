@@ -24,6 +24,21 @@ async fn the_last_handle_cancels_the_session() {
     assert_eq!(within(ada.closed()).await, EndReason::SessionClosed);
 }
 
+// A weak handle is a handle for as long as there is another one, and doesn't keep the session open.
+#[tokio::test]
+async fn a_weak_handle_does_not_keep_the_session_open() {
+    let (room, session) = memory(|builder| builder);
+    let ada = joined(&room, &session, "ada").await;
+    let handle = session.handle();
+    let weak = handle.downgrade();
+    drop(handle);
+    let again = weak.upgrade().expect("the session's own handle is there");
+    again.broadcast(msg("to all")).await.expect("the session is open");
+    drop((session, again));
+    assert_eq!(within(ada.closed()).await, EndReason::SessionClosed);
+    assert!(weak.clone().upgrade().is_none());
+}
+
 #[tokio::test]
 async fn a_handle_shows_what_the_session_shows() {
     let (room, session) = memory(|builder| builder);

@@ -5,9 +5,9 @@ use std::task::{Context, Poll, ready};
 use futures_util::{Stream, StreamExt};
 use lanecast::ParticipantIdentity;
 use lanecast::Progress;
+use lanecast::room::Inbound;
 use lanecast::room::OpenError;
 use lanecast::room::memory::MemorySink;
-use lanecast::telemetry::Inbound;
 
 use super::*;
 

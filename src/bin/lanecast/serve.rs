@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use lanecast::CloseError;
 use lanecast::protocol::Frame;
-use lanecast::room::Room;
 #[cfg(feature = "server-livekit")]
 use lanecast::room::livekit::LiveKitRoom;
 use lanecast::room::websocket::{BindError, WebSocketRoom, WebSocketRoomBuilder};
-use lanecast::telemetry::{AdvertisedChannel, Channel, Inbound, Schema, StatusLevel, Telemetry};
+use lanecast::room::{Inbound, Room};
+use lanecast::telemetry::{AdvertisedChannel, Channel, Schema, StatusLevel, Telemetry};
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 

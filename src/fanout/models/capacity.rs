@@ -1,4 +1,5 @@
-//! Models of the wait for capacity: a task that waits for capacity in a participant's bound is woken when there is some.
+//! Models of the wait for capacity: a task that waits for capacity in a participant's bound is woken when there is
+//! some.
 
 use std::future::Future;
 use std::pin::pin;

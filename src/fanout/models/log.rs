@@ -422,7 +422,7 @@ fn a_publisher_that_waits_is_not_overtaken() {
 #[test]
 fn broken_a_publish_that_ignores_a_publisher_that_waits_overtakes() {
     must_fail(Weaken::Nothing, OVERTAKEN, || {
-        publish_past_who_waits(|_, log, note| log.publish(&Audience::All, note).map(drop))
+        publish_past_who_waits(|_, log, note| log.publish(&Audience::All, note).map(drop));
     });
 }
 

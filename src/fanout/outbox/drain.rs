@@ -70,7 +70,7 @@ impl<O: MemberHandle> Drain<O> {
 
     /// Counts `count` messages as offered to the participant by its shard.
     pub(in crate::fanout) fn offer(&self, count: u64) {
-        self.outbox().lane_offered.add(count);
+        self.outbox().shard_offered.add(count);
     }
 
     pub(in crate::fanout) fn deliver(&self, messages: u64, bytes: u64) {

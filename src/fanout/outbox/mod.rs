@@ -66,7 +66,7 @@ pub(crate) struct Outbox<M> {
     bound: Bound,
     queue: ControlQueue<M>,
     direct_offered: AtomicU64,
-    lane_offered: SingleWriterCounter,
+    shard_offered: SingleWriterCounter,
     delivered: SingleWriterCounter,
     delivered_bytes: SingleWriterCounter,
     lost: AtomicU64,
@@ -103,7 +103,7 @@ impl<M: Message> Outbox<M> {
             bound: Bound::new(limits),
             queue: ControlQueue::new(limits.messages),
             direct_offered: AtomicU64::new(0),
-            lane_offered: SingleWriterCounter::new(),
+            shard_offered: SingleWriterCounter::new(),
             delivered: SingleWriterCounter::new(),
             delivered_bytes: SingleWriterCounter::new(),
             lost: AtomicU64::new(0),
@@ -195,7 +195,7 @@ impl<M: Message> Outbox<M> {
     /// Waits until a shard has delivered something over the shared uplink, counted from this call on. `None` if there
     /// is no shared uplink.
     pub(crate) fn uplink_moves(&self) -> Option<impl Future<Output = ()> + Send + use<M>> {
-        self.uplink.as_ref().map(|(uplink, _)| uplink.room())
+        self.uplink.as_ref().map(|(uplink, _)| uplink.capacity())
     }
 
     /// Ends the instance because of a direct message that exceeds its bound, and counts that message as offered and
@@ -285,7 +285,7 @@ impl<M: Message> Outbox<M> {
         if let Some(reason) = self.end_reason() {
             account.add_lost(reason, lost);
         }
-        account.offered = self.lane_offered.get() + self.direct_offered.load(Ordering::Acquire);
+        account.offered = self.shard_offered.get() + self.direct_offered.load(Ordering::Acquire);
         account
     }
 }

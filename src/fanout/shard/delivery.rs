@@ -268,7 +268,7 @@ impl<O: MemberHandle> Delivery<O> {
         let port = &self.settings.port;
         let told = self.backpressure.tell(port, position, port.log.tail().position());
         if told == Told::Change || when == When::AfterTurn {
-            uplink.note_room();
+            uplink.note_capacity();
         }
     }
 

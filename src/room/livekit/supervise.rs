@@ -15,8 +15,8 @@ use super::shared::{Config, Connection};
 use crate::room::RoomClosed;
 use crate::time::Backoff;
 
-/// The back-off of a room whose connection is lost. After a connection that lasted longer than the longest wait, it starts
-/// again with the first.
+/// The back-off of a room whose connection is lost. After a connection that lasted longer than the longest wait, it
+/// starts again with the first.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 
 type Token = Pin<Box<dyn Future<Output = Result<String, Box<dyn Error + Send + Sync>>> + Send>>;

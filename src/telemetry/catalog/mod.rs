@@ -1,9 +1,9 @@
 //! What viewers are told of: the server info, the [tables] of channels and statuses, and the subscribers to changes of
 //! the tables. The announcer, joins and requests share it.
 //!
-//! Only the [announcer] changes the entries of the tables. Their lock is held for a change and the claim of its position
-//! in the log, for a look-up, or for the encoding of a snapshot. It is never held across an await, and publishers never
-//! take it.
+//! Only the [announcer] changes the entries of the tables. Their lock is held for a change and the claim of its
+//! position in the log, for a look-up, or for the encoding of a snapshot. It is never held across an await, and
+//! publishers never take it.
 
 pub(super) mod announcer;
 pub(super) mod entry;

@@ -147,7 +147,8 @@ impl fmt::Debug for Viewer {
     }
 }
 
-/// A permit for one request in flight. Dropping the permit releases it, also while a panic unwinds.
+/// A permit for one request in flight. Dropping the permit releases it, also while a panic unwinds. Until then, the
+/// permit keeps what the session has kept of the viewer's instance, also after that has ended.
 #[derive(Debug)]
 #[must_use = "the permit is released when this is dropped"]
 pub struct Permit {
