@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::catalog::entry::ChannelEntry;
+use super::catalog::entry::{ChannelEntry, Unadvertised};
 use super::catalog::op::Op;
 use super::channel::Channel;
 use super::clock::now_ns;
@@ -214,7 +214,7 @@ impl AdvertisedChannel {
     /// If this future is dropped after its first poll, the channel is unadvertised all the same.
     pub async fn unadvertise(&self) -> Result<(), AnnounceError> {
         let Owned { channel, handle } = &*self.0;
-        if !channel.unadvertise() {
+        if channel.unadvertise() == Unadvertised::Before {
             return Ok(());
         }
         let channel = Arc::clone(channel);
@@ -224,7 +224,7 @@ impl AdvertisedChannel {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        if self.channel.unadvertise() {
+        if self.channel.unadvertise() == Unadvertised::ByThis {
             // A failed send means that the session has ended: there are no viewers to tell.
             let _ = self.handle.ops.send(Op::Unadvertise { channel: Arc::clone(&self.channel), done: None });
         }

@@ -41,6 +41,10 @@ pub(super) struct Connection {
     closed: OnceLock<oneshot::Sender<()>>,
 }
 
+/// The writing side of a connection belongs to another sink.
+#[derive(Debug)]
+pub(super) struct TakenBefore;
+
 impl Connection {
     pub(super) fn new(stream: TcpStream, peer: SocketAddr, presence: Presence) -> Self {
         Self {
@@ -56,32 +60,29 @@ impl Connection {
         }
     }
 
-    /// Takes the writing side. True for the first caller only.
+    /// Takes the writing side, once.
     ///
     /// Relaxed: the flag guards no data, and the caller holds the lock of the directory.
-    pub(super) fn take(&self) -> bool {
-        !self.opened.swap(true, Ordering::Relaxed)
+    pub(super) fn take(&self) -> Result<(), TakenBefore> {
+        if self.opened.swap(true, Ordering::Relaxed) { Err(TakenBefore) } else { Ok(()) }
     }
 
     pub(super) fn is_taken(&self) -> bool {
         self.opened.load(Ordering::Relaxed)
     }
 
-    /// Asks the reading task to close the connection. The first reason counts. Returns whether this was the first
-    /// request. Never blocks.
+    /// Asks the reading task to close the connection. The first reason counts. Never blocks.
     ///
     /// # Orderings
     /// The release here and the acquire in [`requested`](Self::requested) pair up. The request carries no data, but a
     /// thread that sees a participant as absent must not see it as present in anything that happened before. The waker
     /// does its own ordering: the reading task registers before it looks at the request, and this method stores the
     /// request before it wakes.
-    pub(super) fn request_close(&self, reason: CloseReason) -> bool {
-        let Some(request) = reason.to_request() else { return false };
-        let first = self.request.compare_exchange(0, request, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if first {
+    pub(super) fn request_close(&self, reason: CloseReason) {
+        let Some(request) = reason.to_request() else { return };
+        if self.request.compare_exchange(0, request, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             self.reader.wake();
         }
-        first
     }
 
     /// The reason of the first [request to close](Self::request_close).

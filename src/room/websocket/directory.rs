@@ -66,7 +66,7 @@ impl Directory {
     pub(super) fn take(&self, presence: &Presence) -> Option<Arc<Connection>> {
         let state = self.lock();
         let connection = state.connections.get(&key(presence))?;
-        if connection.presence.sid != presence.sid || connection.close_is_requested() || !connection.take() {
+        if connection.presence.sid != presence.sid || connection.close_is_requested() || connection.take().is_err() {
             return None;
         }
         let older = state.connections.range((presence.identity.clone(), 0)..key(presence));

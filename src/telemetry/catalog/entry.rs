@@ -51,17 +51,30 @@ impl ChannelEntry {
         self.stage().is_ok()
     }
 
-    /// `Advertised → Unadvertised`. True for the one caller that makes the transition.
-    pub(in crate::telemetry) fn unadvertise(&self) -> bool {
-        self.leave(UNADVERTISED)
+    /// `Advertised → Unadvertised`.
+    pub(in crate::telemetry) fn unadvertise(&self) -> Unadvertised {
+        match self.leave(UNADVERTISED) {
+            Ok(_) => Unadvertised::ByThis,
+            Err(_) => Unadvertised::Before,
+        }
     }
 
     /// `Advertised → SessionEnded`.
     pub(in crate::telemetry) fn end(&self) {
-        self.leave(SESSION_ENDED);
+        // A channel that was unadvertised before stays so.
+        let _ = self.leave(SESSION_ENDED);
     }
 
-    fn leave(&self, stage: u8) -> bool {
-        self.stage.compare_exchange(ADVERTISED, stage, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    fn leave(&self, stage: u8) -> Result<u8, u8> {
+        self.stage.compare_exchange(ADVERTISED, stage, Ordering::AcqRel, Ordering::Acquire)
     }
+}
+
+/// What a call to unadvertise a channel did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::telemetry) enum Unadvertised {
+    /// The channel is no longer advertised by this call.
+    ByThis,
+    /// It was not advertised any more.
+    Before,
 }

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 
 use super::in_flight::{InFlightLimit, InFlightLimits, Kind, TooManyInFlight};
 use super::pings::Pings;
-use super::pulse::Pulse;
+use super::pulse::{Change, Pulse};
 use super::subscriptions::Subscriptions;
 use crate::participant::Participant;
 use crate::protocol::Frame;
@@ -125,15 +125,17 @@ impl Viewer {
         self.0.pulse.set_round_trip(round_trip);
     }
 
-    /// Notes that something was heard of the viewer. True if the viewer was unresponsive.
-    pub(super) fn note_heard(&self) -> bool {
+    /// Notes that something was heard of the viewer.
+    pub(super) fn note_heard(&self) -> Change {
         self.0.pulse.set_unresponsive(false)
     }
 
-    /// Notes that nothing was heard of the viewer for too long. True if the viewer becomes unresponsive by this; false
-    /// if it was unresponsive already or the instance has ended.
-    pub(super) fn note_silent(&self) -> bool {
-        self.participant().end_reason().is_none() && self.0.pulse.set_unresponsive(true)
+    /// Notes that nothing was heard of the viewer for too long. An instance that has ended stays as it was.
+    pub(super) fn note_silent(&self) -> Change {
+        match self.participant().end_reason() {
+            Some(_) => Change::Nothing,
+            None => self.0.pulse.set_unresponsive(true),
+        }
     }
 }
 

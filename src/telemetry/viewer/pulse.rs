@@ -6,6 +6,16 @@ use std::time::Duration;
 /// The value of `round_trip` before the first measurement.
 const NONE: u64 = u64::MAX;
 
+/// Whether a viewer has become unresponsive, or responsive again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Nothing,
+    /// It was responsive.
+    Silent,
+    /// It was unresponsive.
+    Heard,
+}
+
 /// The responsiveness of one viewer. Every access is relaxed: the values only serve statistics, and no other data is
 /// ordered by them.
 #[derive(Debug)]
@@ -35,10 +45,14 @@ impl Pulse {
         self.round_trip.store(nanos, Ordering::Relaxed);
     }
 
-    /// Sets the flag. True if this changed its value.
-    pub(super) fn set_unresponsive(&self, unresponsive: bool) -> bool {
+    /// Sets the flag.
+    pub(super) fn set_unresponsive(&self, unresponsive: bool) -> Change {
         // The value usually stays the same, and then nothing is written.
-        self.is_unresponsive() != unresponsive
-            && self.unresponsive.swap(unresponsive, Ordering::Relaxed) != unresponsive
+        if self.is_unresponsive() == unresponsive
+            || self.unresponsive.swap(unresponsive, Ordering::Relaxed) == unresponsive
+        {
+            return Change::Nothing;
+        }
+        if unresponsive { Change::Silent } else { Change::Heard }
     }
 }

@@ -30,6 +30,7 @@ use tokio::task::{spawn_blocking, yield_now};
 use super::answer::answer;
 use super::assets::{self, AssetRequest};
 use super::instance::{Asked, Viewer};
+use super::pulse::Change;
 use super::silence::Silence;
 use super::stream::ViewerStream;
 use super::subscriptions::Wanted;
@@ -227,7 +228,7 @@ impl Viewer {
 
     /// Tells the session's listeners that the viewer is responsive again, if it was unresponsive.
     fn report_heard(&self, stream: &dyn ViewerStream) {
-        if self.note_heard() {
+        if self.note_heard() == Change::Heard {
             self.participant().log(|| tracing::info!("responsive"));
             stream.emit(SessionEvent::Responsive(InstanceId::of(self.participant())));
         }
@@ -235,7 +236,7 @@ impl Viewer {
 
     /// Tells the session's listeners that the viewer is unresponsive, once.
     fn report_silent(&self, stream: &dyn ViewerStream) {
-        if self.note_silent() {
+        if self.note_silent() == Change::Silent {
             self.participant().log(|| tracing::info!("unresponsive"));
             stream.emit(SessionEvent::Unresponsive(InstanceId::of(self.participant())));
         }
