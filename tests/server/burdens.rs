@@ -30,17 +30,17 @@ fn wait(mut child: Child) -> ExitStatus {
 }
 
 async fn subscribe_to_all(client: &mut Client) -> BTreeMap<u32, String> {
-    let channels = loop {
-        if let ServerMessage::Advertise(Advertise { channels }) = next(client).await {
-            break channels;
-        }
-    };
     let mut topics = BTreeMap::new();
-    for channel in channels {
-        let id = u32::try_from(channel.id).unwrap();
+    // `serve` advertises its channels one after the other, `/session` last, while viewers may connect already.
+    while !topics.values().any(|topic| topic == "/session") {
+        let ServerMessage::Advertise(Advertise { channels }) = next(client).await else { continue };
+        for channel in channels {
+            topics.insert(u32::try_from(channel.id).unwrap(), channel.topic);
+        }
+    }
+    for id in topics.keys() {
         let request = format!(r#"{{"op":"subscribe","subscriptions":[{{"id":{id},"channelId":{id}}}]}}"#);
         client.send(Message::text(request)).await.unwrap();
-        topics.insert(id, channel.topic);
     }
     topics
 }
