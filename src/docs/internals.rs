@@ -178,13 +178,13 @@
 //!
 //! # Reset
 //! Several threads may want to end a participant at once: a sender that exceeds the bound, the shard whose write fails,
-//! the event loop on a disconnect. One of them must act. An `Outbox` has a state word that goes `New → Live → Gone`,
+//! the event loop on a disconnect. One of them must act. An `Outbox` has a state word that goes `New → Live → Ended`,
 //! the last with a reason, and `Outbox::end` succeeds for one caller. If the reason is a fault, or the viewer has
 //! vanished, this caller adds the instance to the `PendingResets`, a skip list of crossbeam. The event loop takes the
 //! oldest instance first, so that none starves. The state word makes a reset happen once, not the set.
 //!
 //! A message may be on its way meanwhile. Its sender pushes, passes a `SeqCst` fence and reads the state. The end
-//! stores `Gone` and passes a fence before the shard drains the queue. These are Dekker's flags again: at least one of
+//! stores `Ended` and passes a fence before the shard drains the queue. These are Dekker's flags again: at least one of
 //! the two sees the other's write, and the message is delivered or counted as lost.
 //!
 //! The event loop takes the instance out of the registry and asks the room for the connection that the identity has

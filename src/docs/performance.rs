@@ -1,9 +1,9 @@
 //! Where the time goes, what pays, where the crate loses, and how to choose settings.
 //!
 //! All figures were measured on two cores of a shared virtual machine and are recorded under `perf/`, with the commands
-//! that repeat them. Compare figures of one table only: machines differ, and one machine differs from hour to hour. The
-//! *baseline* is the usual design, a bounded queue and a task per viewer (see
-//! [`internals`](crate::docs::internals#the-first-idea-a-queue-and-a-task-per-viewer)).
+//! that repeat them; a page there says so where no command repeats a figure. Compare figures of one table only:
+//! machines differ, and one machine differs from hour to hour. The *baseline* is the usual design, a bounded queue and
+//! a task per viewer (see [`internals`](crate::docs::internals#the-first-idea-a-queue-and-a-task-per-viewer)).
 //!
 //! # Where the time goes
 //! ## Per delivery
@@ -18,7 +18,7 @@
 //! | 64,000 | 1,200 | 136 | 886 | 8.0 |
 //!
 //! A burst is cheaper because a visit to a participant hands over everything that waits, and flushes once. Counted in
-//! instructions, a delivery is 441, or 33 in a burst (`perf/results/instructions.md`). At 64,000, the participants'
+//! instructions, a delivery is 434, or 32 in a burst (`perf/results/instructions.md`). At 64,000, the participants'
 //! state no longer fits the caches.
 //!
 //! In a profile of single broadcasts to 16,000 participants, the sinks' flush (here one locked addition) is 29 % of the
@@ -108,5 +108,5 @@
 //!   50 ms is filled with it as without it. A lower limit lets the kernel take bytes for slow viewers in longer steps;
 //!   a higher one only holds more (`perf/slow-links.md`).
 //! - **Batching** has no setting: the crate never delays a message to gather more. A room of your own says in
-//!   [`batch_bytes`](crate::room::Room::batch_bytes) how much one write carries best. Against loopback sockets, writes
-//!   of a full segment (65,483 bytes) cost 17.8 ns per 146 bytes, and writes of 37 kB 24.8 ns.
+//!   [`batch_bytes`](crate::room::Room::batch_bytes) how much one write carries best. Against loopback sockets, a
+//!   full segment (65,483 bytes) is the cheapest write per byte.
