@@ -5,7 +5,7 @@
 //! initial messages. So no participant silently misses a message.
 //!
 //! # The parts
-//! - A [`Session`] serves one room: it has the room's participants, their lanes and the event loop. It is built on a
+//! - A [`Session`] serves one room: it has the room's participants, the shards that deliver to them, and the event loop. It is built on a
 //!   [`room::Room`], the transport: [`MemoryRoom`](room::memory::MemoryRoom) in process, a WebSocket server with the
 //!   feature `websocket`, a LiveKit room with the feature `livekit`, or a room of your own in [thirty
 //!   lines](room::Room#a-room-in-thirty-lines). A [`SessionHandle`] is a handle to a session whose type doesn't name the

@@ -8,6 +8,7 @@
 pub(crate) mod bits;
 pub(crate) mod capacity;
 pub(crate) mod signal;
+pub(crate) mod waiting;
 
 #[cfg(not(lanecast_loom))]
 mod real {

@@ -1,10 +1,15 @@
-//! Times that several modules share: the longest one, and the waits of a back-off.
+//! What several modules need of times: the longest one, whole milliseconds, and the waits of a back-off.
 
 use std::time::Duration;
 
 /// A year, and as good as forever. Settings and deadlines are cut to this: a longer time could overflow the clock that
 /// it is added to.
 pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Whole milliseconds; `u64::MAX` for a span that is longer than that.
+pub(crate) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// How long to wait before the next attempt, after attempts that failed.
 #[derive(Clone, Copy, Debug)]

@@ -4,9 +4,7 @@
 //! session. While messages are moving, a reader takes the outcomes first and the offered messages last, so that no
 //! difference is negative.
 //!
-//! # Orderings
-//! An outcome is written with `Release`, after its message was counted as offered. A reader loads the outcomes with
-//! `Acquire`, before it loads the offered messages: a reader that sees an outcome also sees the offer it belongs to.
+//! The orderings are those of the fan-out's counters (`fanout::counters`).
 
 use super::end_reason::EndReason;
 

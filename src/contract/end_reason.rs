@@ -80,7 +80,7 @@ impl EndReason {
     }
 }
 
-/// What a call to end an instance did.
+/// The effect of a call that ends an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     /// The instance ended by this call, whose reason is on record.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::sync::{AtomicU64, Ordering};
+use crate::time::millis;
 
 /// A handle by which a sink reports that bytes have gone out, so that a long write isn't mistaken for a stuck one.
 ///
@@ -83,8 +84,7 @@ impl Progress {
     /// A room calls this before [`open`](crate::room::Room::open) returns, or at any later time. A shard reads the
     /// value when it looks for stuck participants, which is at least every two seconds while one of them is blocked.
     pub fn set_write_timeout(&self, timeout: Duration) {
-        let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        self.0.write_timeout.store(millis.max(1), Ordering::Relaxed);
+        self.0.write_timeout.store(millis(timeout).max(1), Ordering::Relaxed);
     }
 
     /// The time-out that was [set](Self::set_write_timeout), in milliseconds.

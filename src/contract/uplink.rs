@@ -67,7 +67,7 @@ pub struct UplinkWrite {
     began: UplinkMs,
 }
 
-/// What the room says of the uplink that all its sinks share.
+/// The state of the uplink that all sinks of a room share, as the room reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UplinkState {
     Stalled,

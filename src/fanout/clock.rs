@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::time::millis;
+
 /// A time by the fan-out's clock, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::fanout) struct SessionMs(pub(in crate::fanout) u64);
@@ -35,9 +37,4 @@ impl Clock {
     pub(in crate::fanout) fn now(self) -> SessionMs {
         SessionMs(millis(self.zero.elapsed()))
     }
-}
-
-/// Whole milliseconds; `u64::MAX` for a span that is longer than that.
-pub(in crate::fanout) fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! What the session asks of a member's shard.
+//! The requests of the session to a member's shard.
 
 use tokio::sync::oneshot;
 

@@ -23,6 +23,7 @@ impl SingleWriterCounter {
     }
 
     pub(in crate::fanout) fn add(&self, n: u64) {
+        // Relaxed: only this task writes the counter.
         self.0.store(self.0.load(Ordering::Relaxed) + n, Ordering::Release);
     }
 
@@ -61,6 +62,7 @@ fn stripe() -> usize {
     // The cell of a thread that is being torn down is gone: that thread uses the first stripe.
     MINE.try_with(|mine| {
         if mine.get() == usize::MAX {
+            // Relaxed: the number only spreads threads over stripes.
             mine.set(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % STRIPES);
         }
         mine.get()

@@ -1,4 +1,4 @@
-//! What a shard asks of the session about a member.
+//! The session's side of a member, as the member's shard uses it.
 
 use std::fmt;
 

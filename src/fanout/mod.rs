@@ -25,21 +25,22 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use self::clock::{Clock, millis};
+use self::clock::Clock;
 use self::command::COMMAND_CAPACITY;
 use self::counters::SessionCounters;
 use self::log::BroadcastLog;
 use self::port::{Mail, Port};
 use self::shard::FlushShard;
-use self::shard::admission::Admission;
 use self::shard::budget::Gathering;
 use self::shard::delivery::{SHARD_CAPACITY, ShardSettings};
+use self::shard::newcomer::Newcomer;
 use self::shard::shared::{OnTheWay, ShardControl, ShardStats};
 use crate::contract::{Account, Progress, Uplink, UplinkState};
 use crate::ids::ClientId;
+use crate::sync::AtomicBool;
 use crate::sync::bits::Bits;
 use crate::sync::signal::Signal;
-use crate::sync::{AtomicBool, Ordering};
+use crate::time::millis;
 
 #[cfg(test)]
 pub(crate) use self::command::Command as ShardCommand;
@@ -73,8 +74,6 @@ pub(crate) struct Fanout<O: MemberHandle> {
     counters: Arc<SessionCounters>,
     limits: Limits,
     uplink: Option<Uplink>,
-    /// Whether the uplink is stalled, as the room says.
-    stalled: AtomicBool,
     clock: Clock,
 }
 
@@ -83,7 +82,7 @@ struct ShardHandle<O: MemberHandle> {
     port: Arc<Port<O::Message>>,
     stats: Arc<ShardStats>,
     control: Arc<ShardControl>,
-    newcomers: mpsc::Sender<Admission<O>>,
+    newcomers: mpsc::Sender<Newcomer<O>>,
 }
 
 impl<O: MemberHandle> Fanout<O> {
@@ -130,8 +129,7 @@ impl<O: MemberHandle> Fanout<O> {
             shards.push(ShardHandle { port, stats, control, newcomers });
         }
         let publisher = Arc::new(Publisher::new(Arc::clone(&log), limits.largest));
-        let stalled = AtomicBool::new(false);
-        (Self { log, publisher, shards: shards.into(), counters, limits, uplink, stalled, clock }, tasks)
+        (Self { log, publisher, shards: shards.into(), counters, limits, uplink, clock }, tasks)
     }
 
     /// The way into the log.
@@ -150,22 +148,21 @@ impl<O: MemberHandle> Fanout<O> {
     /// Holds publishers back while the uplink is stalled, and spares the members for `patience`. Returns the state
     /// before.
     pub(crate) fn set_uplink(&self, state: UplinkState, patience: Duration) -> UplinkState {
-        let is_stalled = state == UplinkState::Stalled;
-        // Relaxed: the event loop alone stores this flag and the times; shards compare the times with their clock.
-        let was_stalled = self.stalled.swap(is_stalled, Ordering::Relaxed);
-        if was_stalled != is_stalled {
-            let until = is_stalled.then(|| self.clock.now().after(patience));
+        // The event loop alone calls this: nothing changes between the look and `hold`.
+        let before = if self.is_held() { UplinkState::Stalled } else { UplinkState::Flowing };
+        if before != state {
+            let until = (state == UplinkState::Stalled).then(|| self.clock.now().after(patience));
             for shard in &self.shards {
                 shard.control.set_stalled_until(until);
             }
-            self.log.hold(is_stalled);
+            self.log.hold(state);
         }
-        if was_stalled { UplinkState::Stalled } else { UplinkState::Flowing }
+        before
     }
 
     /// Whether publishers are held back.
     pub(crate) fn is_held(&self) -> bool {
-        self.stalled.load(Ordering::Relaxed)
+        self.log.is_held()
     }
 
     /// Closes the log to publishers: the shards deliver what there is, and end with their last member.
@@ -234,7 +231,7 @@ impl<O: MemberHandle> Seat<'_, O> {
     pub(crate) async fn admit(self, handle: O, sink: O::Sink, progress: Progress) -> Result<Position, NotAdmitted> {
         let Self { shard, on_the_way, .. } = self;
         let (reply, answer) = oneshot::channel();
-        if shard.newcomers.send(Admission { handle, sink, progress, reply, on_the_way }).await.is_err() {
+        if shard.newcomers.send(Newcomer { handle, sink, progress, reply, on_the_way }).await.is_err() {
             return Err(NotAdmitted::Closed);
         }
         // If the shard admits no more members, the answer may never arrive: the session aborts all joins then.

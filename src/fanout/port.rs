@@ -1,4 +1,4 @@
-//! What a shard shares with the senders to its members, and with their sinks: how they reach it, and how they wake it.
+//! The state that a shard shares with the senders to its members and with their sinks: they reach it and wake it here.
 
 use std::sync::Arc;
 

@@ -29,7 +29,7 @@ impl Slot {
     }
 }
 
-/// Names one member of a shard, and no other that has its slot later.
+/// Identifies one member of a shard, and not a later member in the same slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MemberRef {
     pub(in crate::fanout) slot: Slot,

@@ -69,7 +69,7 @@ pub(crate) enum Removal {
     /// This call removed the instance.
     Removed,
     /// The instance had lost its slot before.
-    Gone,
+    RemovedBefore,
 }
 
 impl<P: Instance> Registry<P> {
@@ -155,7 +155,7 @@ impl<P: Instance> Registry<P> {
         let is_it = |slot: &Slot<P>| Arc::ptr_eq(&slot.load(), instance.shared());
         match self.slots.remove_if(instance.identity(), |_, slot| is_it(slot)) {
             Some(_) => Removal::Removed,
-            None => Removal::Gone,
+            None => Removal::RemovedBefore,
         }
     }
 

@@ -12,12 +12,12 @@ use tokio::task::JoinHandle;
 
 use super::accept::Refusal;
 use super::backoff::Streaks;
-use super::close::Watch;
+use super::close::TaskGuard;
 use super::closing::Closing;
 use super::core::Core;
 use super::error::BuildError;
 use super::event_loop::EventLoop;
-use super::events::{Events, Listener, Outgoing};
+use super::events::{EventQueue, Events, Listener};
 use super::handle::Session;
 use super::settings::{Config, Hooks, Options};
 use super::stats::Counters;
@@ -312,7 +312,7 @@ impl<R: Room> Parts<R> {
             write_timeout: config.write_timeout,
             uplink: room.uplink(),
         });
-        let events = Outgoing::new(config.event_capacity);
+        let events = EventQueue::new(config.event_capacity);
         for listener in listeners {
             // A listener that was dropped in the meantime doesn't listen any more.
             let _ = listener.send(events.subscribe());
@@ -345,10 +345,10 @@ impl<R: Room> Parts<R> {
 
 /// Spawns a task without which the session can't go on: if the task dies, the session ends.
 fn spawn_watched<R: Room>(core: &Arc<Core<R>>, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-    let watch = Watch::new(Arc::clone(core));
+    let guard = TaskGuard::new(Arc::clone(core));
     let watched = async move {
         task.await;
-        watch.ended_well();
+        guard.ended_well();
     };
     core.runtime.spawn(core.inside(watched))
 }

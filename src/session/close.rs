@@ -19,7 +19,10 @@ use crate::time::LONGEST;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// The minimum time for goodbyes, even past the deadline: a goodbye that can be said at once is said.
-const FAREWELL: Duration = Duration::from_millis(250);
+const GOODBYE_TIME: Duration = Duration::from_millis(250);
+
+/// How long to wait for sends that race with the end to be counted.
+const SETTLE: Duration = Duration::from_millis(250);
 
 impl<R: Room> Core<R> {
     /// Starts closing, unless closing has started already. When the call that starts it returns, the log is sealed and
@@ -54,9 +57,9 @@ impl<R: Room> Core<R> {
         }
         let closing = &self.closing;
         closing.drained();
-        let farewell = Instant::now() + FAREWELL;
+        let latest = Instant::now() + GOODBYE_TIME;
         if !closing.in_time(until, closing.until_goodbyes_end()).await
-            && timeout_at(farewell, closing.until_goodbyes_end()).await.is_err()
+            && timeout_at(latest, closing.until_goodbyes_end()).await.is_err()
         {
             closing.cut_goodbyes_off();
             let _ = timeout(GRACE, closing.until_goodbyes_end()).await;
@@ -88,7 +91,7 @@ impl<R: Room> Core<R> {
         let begun = std::time::Instant::now();
         loop {
             let account = self.fanout.account();
-            if account.waiting() == 0 || begun.elapsed() >= FAREWELL {
+            if account.waiting() == 0 || begun.elapsed() >= SETTLE {
                 return account;
             }
             tokio::task::yield_now().await;
@@ -119,13 +122,13 @@ impl<R: Room> Drop for Unended<R> {
     }
 }
 
-/// Ends the session if the task that it watches dies.
-pub(crate) struct Watch<R: Room> {
+/// Closes the session when dropped, unless its task has ended well.
+pub(crate) struct TaskGuard<R: Room> {
     session: Arc<Core<R>>,
     well: bool,
 }
 
-impl<R: Room> Watch<R> {
+impl<R: Room> TaskGuard<R> {
     pub(crate) fn new(session: Arc<Core<R>>) -> Self {
         Self { session, well: false }
     }
@@ -135,7 +138,7 @@ impl<R: Room> Watch<R> {
     }
 }
 
-impl<R: Room> Drop for Watch<R> {
+impl<R: Room> Drop for TaskGuard<R> {
     fn drop(&mut self) {
         if !self.well {
             tracing::error!("a task of the session died; the session ends");

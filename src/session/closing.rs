@@ -83,6 +83,7 @@ impl Closing {
 
     /// Open → Sealed.
     pub(crate) fn seal(&self) -> Transition {
+        // AcqRel: a caller that comes second sees what the first did before its claim.
         if self.claimed.swap(true, Ordering::AcqRel) {
             return Transition::MadeBefore;
         }

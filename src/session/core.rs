@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::backoff::Streaks;
 use super::closing::Closing;
-use super::events::{Outgoing, SessionEvent};
+use super::events::{EventQueue, SessionEvent};
 use super::member::SessionMember;
 use super::settings::{Config, Hooks};
 use super::stats::{Counters, Resets, SessionStats};
@@ -44,7 +44,7 @@ pub(crate) struct Core<R: Room> {
     /// Locked when a participant joins or fails.
     pub(crate) streaks: Mutex<Streaks>,
     pub(crate) permits: Semaphore,
-    pub(crate) events: Outgoing<R::Message>,
+    pub(crate) events: EventQueue<R::Message>,
     pub(crate) closing: Closing,
 }
 

@@ -82,7 +82,7 @@ enum FailedRemoval {
     /// The instance had failed or vanished, and this call removed it.
     Removed,
     /// The instance had failed or vanished, and lost its place before.
-    Gone,
+    RemovedBefore,
     /// The instance has neither failed nor vanished.
     NotFailed,
 }
@@ -267,7 +267,7 @@ impl<R: Room> EventLoop<R> {
                 self.session.note_end(participant);
                 FailedRemoval::Removed
             }
-            Removal::Gone => FailedRemoval::Gone,
+            Removal::RemovedBefore => FailedRemoval::RemovedBefore,
         }
     }
 

@@ -192,7 +192,7 @@ type Waiting<M> = (SessionEvent, Option<Participant<M>>);
 ///
 /// An event that reports the end of an instance waits until the instance's sink is back with the room, because its
 /// messages are counted by then. This always happens: every shard hands back every sink, however the shard ends.
-pub(crate) struct Outgoing<M> {
+pub(crate) struct EventQueue<M> {
     listeners: broadcast::Sender<SessionEvent>,
     waiting: Mutex<VecDeque<Waiting<M>>>,
     capacity: usize,
@@ -200,7 +200,7 @@ pub(crate) struct Outgoing<M> {
     changed: Notify,
 }
 
-impl<M: Message> Outgoing<M> {
+impl<M: Message> EventQueue<M> {
     pub(crate) fn new(capacity: usize) -> Self {
         let listeners = broadcast::channel(capacity).0;
         Self { listeners, waiting: Mutex::default(), capacity, changed: Notify::new() }

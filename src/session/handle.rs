@@ -15,7 +15,8 @@ use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::participant::Participant;
 use crate::room::Room;
 
-/// A session: the participants of one room, their lanes and the event loop. Clones are handles to the same session.
+/// A session: the participants of one room, the shards that deliver to them, and the event loop. Clones are handles to
+/// the same session.
 /// Dropping the last handle without [`close`](Self::close) cancels the session.
 ///
 /// ```

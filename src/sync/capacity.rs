@@ -7,6 +7,7 @@
 //! checks whether any task is counted. A `SeqCst` fence stands between the two steps on either side, as in
 //! [`signal`](crate::sync::signal): at least one side sees the other.
 
+use crate::sync::waiting::Waiting;
 use crate::sync::{AtomicUsize, Notify, Ordering, fence};
 
 /// Wakes the tasks that wait for a participant's free capacity.
@@ -34,7 +35,8 @@ impl CapacityNotify {
         if is_there() {
             return;
         }
-        let _counted = Counted::new(&self.waiting);
+        // The fence in the loop orders the count.
+        let _waits = Waiting::begin(&self.waiting);
         loop {
             let mut made = std::pin::pin!(self.made.notified());
             made.as_mut().enable();
@@ -44,22 +46,5 @@ impl CapacityNotify {
             }
             made.await;
         }
-    }
-}
-
-/// Counts a waiting task for as long as it waits.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn new(waiting: &'a AtomicUsize) -> Self {
-        // Relaxed: ordered by the fence that follows.
-        waiting.fetch_add(1, Ordering::Relaxed);
-        Self(waiting)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

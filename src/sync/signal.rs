@@ -8,7 +8,8 @@
 //! The sleeper stores the flag, then checks for work. A waker stores the work, then checks the flag. Each side writes
 //! one place and reads the other. Only a `SeqCst` fence between the write and the read, on both sides, rules out that
 //! both read the old value, which would leave a sleeper that nobody wakes. The fences do the ordering. The accesses
-//! themselves are relaxed, except for the swap that claims the wake-up.
+//! themselves are relaxed, except for the swap that claims the wake-up, which is `AcqRel`: of several wakers, each sees
+//! what the ones before it did.
 
 use std::task::Waker;
 

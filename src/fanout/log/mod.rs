@@ -22,7 +22,11 @@
 //!   (`Acquire`): a shard that sees the position sees the copies. A slot that still names the previous lap isn't
 //!   filled.
 //! - A shard stores its head with `Release` after it has read up to it. A publisher loads the heads with `Acquire`
-//!   before a slot is claimed again. `free_until` caches the smallest head plus the capacity; it only rises.
+//!   before a slot is claimed again. `free_until` caches the smallest head plus the capacity; it only rises. It is
+//!   raised with `AcqRel` and read with `Acquire`: a publisher that relies on the cached value has acquired the heads
+//!   that another publisher read for it.
+//! - `held` is stored with `Release` and loaded with `Acquire`: a publisher that finds the log released sees what
+//!   happened before the release. A publisher that races with the store may see either value.
 
 pub(in crate::fanout) mod publisher;
 
@@ -31,8 +35,8 @@ use std::sync::Arc;
 
 use crossbeam::utils::CachePadded;
 
-use crate::contract::Message;
 use crate::contract::topic::Audience;
+use crate::contract::{Message, UplinkState};
 use crate::sync::signal::Signal;
 use crate::sync::{ArrayQueue, AtomicBool, AtomicU64, Ordering, fence};
 
@@ -49,7 +53,7 @@ pub(in crate::fanout) struct BroadcastLog<M> {
     held: AtomicBool,
     /// For each shard, the first position that it hasn't read.
     heads: Box<[CachePadded<AtomicU64>]>,
-    slots: Box<[Slot<M>]>,
+    slots: Box<[LogSlot<M>]>,
     /// For each shard, the signal that wakes it.
     readers: Box<[Arc<Signal>]>,
     /// Wakes the publisher that waits for capacity.
@@ -57,7 +61,7 @@ pub(in crate::fanout) struct BroadcastLog<M> {
 }
 
 #[derive(Debug)]
-struct Slot<M> {
+struct LogSlot<M> {
     /// The position whose entry the slot holds or held last.
     filled: AtomicU64,
     /// One copy for each shard that hasn't read the entry.
@@ -127,7 +131,7 @@ impl<M: Message> BroadcastLog<M> {
             free_until: CachePadded::new(AtomicU64::new(capacity as u64)),
             held: AtomicBool::new(false),
             heads: readers.iter().map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
-            slots: (0..capacity).map(|_| Slot::new(readers.len())).collect(),
+            slots: (0..capacity).map(|_| LogSlot::new(readers.len())).collect(),
             readers,
             space_freed: Signal::new(),
         }
@@ -186,7 +190,7 @@ impl<M: Message> BroadcastLog<M> {
 
     /// Whether the position at `tail` may be claimed.
     pub(in crate::fanout) fn has_space(&self, tail: Tail) -> bool {
-        if self.held.load(Ordering::Acquire) {
+        if self.is_held() {
             return false;
         }
         let Position(position) = tail.position();
@@ -232,13 +236,18 @@ impl<M: Message> BroadcastLog<M> {
         tail.position()
     }
 
-    /// Holds publishers back while the uplink is stalled (`true`), or lets them continue (`false`).
-    pub(in crate::fanout) fn hold(&self, held: bool) {
-        self.held.store(held, Ordering::Release);
+    /// Holds publishers back while the uplink is stalled, and lets them continue when it flows.
+    pub(in crate::fanout) fn hold(&self, uplink: UplinkState) {
+        self.held.store(uplink == UplinkState::Stalled, Ordering::Release);
         self.space_freed.wake();
     }
 
-    fn slot(&self, position: Position) -> &Slot<M> {
+    /// Whether publishers are held back.
+    pub(in crate::fanout) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
+    }
+
+    fn slot(&self, position: Position) -> &LogSlot<M> {
         let index = position.0 % self.slots.len() as u64;
         &self.slots[usize::try_from(index).expect("an index below a length")]
     }
@@ -251,7 +260,7 @@ enum Unclaimed {
     Sealed,
 }
 
-impl<M> Slot<M> {
+impl<M> LogSlot<M> {
     fn new(shards: usize) -> Self {
         Self { filled: AtomicU64::new(u64::MAX), copies: ArrayQueue::new(shards) }
     }

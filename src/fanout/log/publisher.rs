@@ -5,10 +5,10 @@
 //!
 //! # Orderings
 //! The count of waiting publishers is relaxed. A caller that has learned that another publisher waits, through anything
-//! that orders the two, reads a count that includes that publisher. A caller that reads the count after its fall claims
-//! its position behind the publisher that has waited: that publisher claims before it leaves the count, and all claims
-//! have one order (see [`log`](crate::fanout::log)). If the caller's claim came first in that order, it would happen
-//! before the fall that the caller has read.
+//! that orders the two, reads a count that includes that publisher. A caller that reads the count after it has fallen
+//! claims its position behind the publisher that has waited: that publisher claims before it leaves the count, and all
+//! claims have one order (see [`log`](crate::fanout::log)). If the caller's claim came first in that order, it would
+//! happen before the decrement that the caller has read.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 use crate::contract::Message;
 use crate::contract::topic::{Audience, Topic};
 use crate::fanout::log::{BroadcastLog, Position, Refused};
+use crate::sync::waiting::Waiting;
 use crate::sync::{AtomicUsize, Ordering};
 
 /// Publishes into the log, and queues the publishers that have to wait.
@@ -55,14 +56,14 @@ impl<M: Message> Publisher<M> {
     /// Publishes as soon as the log has capacity. Never [`Refused::Full`].
     pub(crate) async fn publish(&self, audience: &Audience, message: M) -> Result<(), Refused<M>> {
         match self.try_publish(audience, message) {
-            Err(Refused::Full(message)) => self.publish_in_turn(audience, message).await,
+            Err(Refused::Full(message)) => self.publish_in_line(audience, message).await,
             done => done,
         }
     }
 
-    async fn publish_in_turn(&self, audience: &Audience, message: M) -> Result<(), Refused<M>> {
+    async fn publish_in_line(&self, audience: &Audience, message: M) -> Result<(), Refused<M>> {
         let mut message = Some(message);
-        self.in_turn(|| match self.place(audience, message.take().expect("taken once, put back below")) {
+        self.in_line(|| match self.place(audience, message.take().expect("taken once, put back below")) {
             Err(Refused::Full(back)) => {
                 message = Some(back);
                 Poll::Pending
@@ -84,7 +85,7 @@ impl<M: Message> Publisher<M> {
         {
             return claimed;
         }
-        self.in_turn(attempt).await
+        self.in_line(attempt).await
     }
 
     /// Writes a message that isn't too large into the log and returns its position, ahead of publishers that wait. Only
@@ -110,9 +111,9 @@ impl<M: Message> Publisher<M> {
         self.waiting.load(Ordering::Relaxed) > 0 && !self.log.tail().is_sealed()
     }
 
-    async fn in_turn<T>(&self, mut attempt: impl FnMut() -> Poll<T>) -> T {
-        let _waits = Waits::new(&self.waiting);
-        let _turn = self.turnstile.acquire().await.expect("the turnstile is never closed");
+    async fn in_line<T>(&self, mut attempt: impl FnMut() -> Poll<T>) -> T {
+        let _waits = Waiting::begin(&self.waiting);
+        let _permit = self.turnstile.acquire().await.expect("the turnstile is never closed");
         poll_fn(|cx| {
             loop {
                 if let Poll::Ready(claimed) = attempt() {
@@ -128,21 +129,5 @@ impl<M: Message> Publisher<M> {
             }
         })
         .await
-    }
-}
-
-/// Counts a waiting publisher for as long as it waits.
-struct Waits<'a>(&'a AtomicUsize);
-
-impl<'a> Waits<'a> {
-    fn new(waiting: &'a AtomicUsize) -> Self {
-        waiting.fetch_add(1, Ordering::Relaxed);
-        Self(waiting)
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

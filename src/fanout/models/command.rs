@@ -28,7 +28,7 @@ fn tail_first(log: &BroadcastLog<Note>, commands: &ArrayQueue<()>) -> Option<Pos
 const ABOVE: &str = "a message published before the command was given isn't below the command's position";
 
 fn publish(log: &BroadcastLog<Note>) {
-    log.publish(&Audience::All, Note("before")).expect("there is room");
+    log.publish(&Audience::All, Note("before")).expect("the log has capacity");
 }
 
 /// One thread publishes, then gives the shard a command.

@@ -329,7 +329,7 @@ fn publish_and_wait_broken(log: &BroadcastLog<Note>, note: Note) {
 /// The log is full and its reader is awake, so only the publisher can sleep for ever.
 fn wait_for_room(publish: impl FnOnce(&Publisher<Note>, &BroadcastLog<Note>) + Send + 'static) {
     let port = port(1);
-    port.log.publish(&Audience::All, Note("a")).expect("there is room");
+    port.log.publish(&Audience::All, Note("a")).expect("the log has capacity");
     let waiting = thread::spawn({
         let log = Arc::clone(&port.log);
         move || publish(&Publisher::new(Arc::clone(&log), u64::MAX), &log)
@@ -363,7 +363,7 @@ fn two_publishers_that_wait_are_both_served() {
     holds(|| {
         let port = port(2);
         for name in ["a", "b"] {
-            port.log.publish(&Audience::All, Note(name)).expect("there is room");
+            port.log.publish(&Audience::All, Note(name)).expect("the log has capacity");
         }
         let publisher = Arc::new(Publisher::new(Arc::clone(&port.log), u64::MAX));
         let waiting = ["c", "d"].map(|name| {
@@ -386,7 +386,7 @@ type TryPublish = fn(&Publisher<Note>, &BroadcastLog<Note>, Note) -> Result<(), 
 /// capacity.
 fn publish_past_who_waits(try_publish: TryPublish) {
     let port = port(1);
-    port.log.publish(&Audience::All, Note("a")).expect("there is room");
+    port.log.publish(&Audience::All, Note("a")).expect("the log has capacity");
     let publisher = Arc::new(Publisher::new(Arc::clone(&port.log), u64::MAX));
     let waits = Arc::new(AtomicU64::new(0));
     let waiting = thread::spawn({
@@ -439,7 +439,7 @@ fn broken_without_fences_the_seal_leaves_a_publisher_that_waits_asleep() {
 
 fn seal_under_who_waits() {
     let port = port(1);
-    port.log.publish(&Audience::All, Note("a")).expect("there is room");
+    port.log.publish(&Audience::All, Note("a")).expect("the log has capacity");
     let waiting = thread::spawn({
         let publisher = Publisher::new(Arc::clone(&port.log), u64::MAX);
         move || publish_and_wait(&publisher, Note("b"))

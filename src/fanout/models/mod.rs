@@ -2,7 +2,8 @@
 //!
 //! The models run the production types on the stand-ins of [`sync`](crate::sync). A model's shard works and sleeps by
 //! the production [`Reader`], as [`FlushShard`](crate::fanout::shard::FlushShard) does; only broken variants put a turn
-//! together by themselves, or go to sleep in another way.
+//! together by themselves, or go to sleep in another way. Models of one part alone (the log, the mail bits) read
+//! without a shard.
 //!
 //! The shard always runs on a thread of its own. On a model's main thread, where loom begins, it would hide
 //! interleavings.
@@ -120,7 +121,7 @@ fn poll_work_broken<S: Shard<Note, ()>>(
     sleeping: Sleeping,
 ) -> Poll<Found> {
     loop {
-        let found = shard.turn(reader, cx);
+        let found = shard.take_turn(reader, cx);
         if found != Found::Nothing {
             return Poll::Ready(found);
         }
@@ -150,12 +151,12 @@ struct Watch {
 }
 
 impl Shard<Note, ()> for Watch {
-    fn turn(&mut self, reader: &mut Reader<Note, ()>, cx: &mut Context<'_>) -> Found {
+    fn take_turn(&mut self, reader: &mut Reader<Note, ()>, cx: &mut Context<'_>) -> Found {
         let before = (self.mail, self.ready);
-        let looked = reader.turn(cx, self);
-        if looked.tail.is_sealed() && reader.position() == looked.tail.position() {
+        let input = reader.turn(cx, self);
+        if input.tail.is_sealed() && reader.position() == input.tail.position() {
             Found::End
-        } else if looked.has_read || before != (self.mail, self.ready) {
+        } else if input.has_read || before != (self.mail, self.ready) {
             Found::Work
         } else {
             Found::Nothing

@@ -181,7 +181,7 @@ impl Serving {
 }
 
 impl Shard<Note, ()> for Serving {
-    fn turn(&mut self, reader: &mut Reader<Note, ()>, cx: &mut Context<'_>) -> Found {
+    fn take_turn(&mut self, reader: &mut Reader<Note, ()>, cx: &mut Context<'_>) -> Found {
         let before = reader.position();
         match self.order {
             Turn::Right | Turn::IgnoresStamps => drop(reader.turn(cx, self)),
@@ -247,7 +247,7 @@ fn assert_order(delivered: &[Note], before: &'static str, after: &'static str) {
 }
 
 fn publish(port: &Port<Note>, name: &'static str) {
-    port.log.publish(&Audience::All, Note(name)).expect("there is room");
+    port.log.publish(&Audience::All, Note(name)).expect("the log has capacity");
 }
 
 /// A direct message, then a broadcast, while a second sender sends to the same participant.

@@ -22,7 +22,7 @@ fn publisher_and_sender(sleeping: Sleeping) {
             port.signal.wake();
         }
     });
-    port.log.publish(&Audience::All, Note("b")).expect("there is room");
+    port.log.publish(&Audience::All, Note("b")).expect("the log has capacity");
     sender.join().expect("the sender doesn't panic");
     shard.join().expect("the shard doesn't panic");
 }
@@ -41,7 +41,7 @@ fn sink_and_publisher(sleeping: Sleeping) {
             port.signal.wake();
         }
     });
-    port.log.publish(&Audience::All, Note("b")).expect("there is room");
+    port.log.publish(&Audience::All, Note("b")).expect("the log has capacity");
     sink.join().expect("the sink doesn't panic");
     shard.join().expect("the shard doesn't panic");
 }
@@ -58,9 +58,9 @@ fn publishers_and_seal(sleeping: Sleeping) {
     });
     let publisher = thread::spawn({
         let port = Arc::clone(&port);
-        move || port.log.publish(&Audience::All, Note("a")).expect("there is room")
+        move || port.log.publish(&Audience::All, Note("a")).expect("the log has capacity")
     });
-    port.log.publish(&Audience::All, Note("b")).expect("there is room");
+    port.log.publish(&Audience::All, Note("b")).expect("the log has capacity");
     publisher.join().expect("the publisher doesn't panic");
     port.log.seal();
     shard.join().expect("the shard doesn't panic");

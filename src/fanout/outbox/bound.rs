@@ -33,7 +33,7 @@ impl Limits {
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::fanout) struct Exceeded;
 
-/// What waits for one participant, and how much may.
+/// The capacity that messages for one participant take, and its limits.
 #[derive(Debug)]
 pub(super) struct Bound {
     limits: Limits,
@@ -99,6 +99,7 @@ impl Bound {
 
     /// The waiting messages and their bytes.
     fn taken(&self) -> (u64, u64) {
+        // Relaxed: a hint that may be outdated at once; `reserve` decides.
         let word = self.taken.load(Ordering::Relaxed);
         (word >> BYTE_BITS, word & BYTES)
     }

@@ -9,8 +9,8 @@ use crate::fanout::outbox::control_queue::Direct;
 use crate::fanout::slot::{MemberRef, Slot};
 use crate::sync::{Ordering, fence};
 
-/// What a member's shard, and nobody else, may do with the member's outbox: take messages out, count what became of
-/// them, and give capacity back. Can't be cloned: the counters behind it have one writer.
+/// The operations on a member's outbox that belong to the member's shard alone: taking messages out, counting what
+/// became of them, and giving capacity back. Can't be cloned: the counters behind it have one writer.
 pub(in crate::fanout) struct Drain<O: MemberHandle> {
     handle: O,
 }

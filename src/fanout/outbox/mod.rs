@@ -8,18 +8,20 @@
 //!   holds up. A send that is refused as full or too large changes nothing.
 //!
 //! # States
-//! `New → Live → Gone(reason)`, or `New → Gone(reason)`. Sends are accepted in `New` (the closure that computes the
+//! `New → Live → Ended(reason)`, or `New → Ended(reason)`. Sends are accepted in `New` (the closure that computes the
 //! initial messages may send) and in `Live`.
 //!
 //! # Orderings
 //! - A sender reads the stamp (the log's tail, `Acquire`) before it pushes: see the order across the lanes in
 //!   [`shard`](crate::fanout::shard).
-//! - A sender pushes, passes a `SeqCst` fence and reads the state. The teardown writes `Gone`, passes a `SeqCst` fence
+//! - A sender pushes, passes a `SeqCst` fence and reads the state. The teardown writes `Ended`, passes a `SeqCst` fence
 //!   and drains. Each side writes one place and reads the other, so at least one of them sees the message that would
 //!   otherwise be lost in between.
 //! - The sender's fence also stands between the push and the check whether the shard sleeps.
-//! - An end writes `Gone`, passes the fence and reads the slot. An admission stores the slot, passes the fence and
+//! - An end writes `Ended`, passes the fence and reads the slot. An admission stores the slot, passes the fence and
 //!   reads the state. So the shard either learns of the end through its mail bit or finds it at admission.
+//! - The state is changed with `AcqRel` and read with `Acquire`: a reader that sees an end sees what the ending caller
+//!   wrote before it, such as `outpaced`. The counters have the orderings of [`counters`](crate::fanout::counters).
 
 pub(in crate::fanout) mod bound;
 pub(in crate::fanout) mod control_queue;
@@ -48,8 +50,8 @@ use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 
 const NEW: u8 = 0;
 const LIVE: u8 = 1;
-/// Plus the number of the reason.
-const GONE: u8 = 2;
+/// The state of an ended instance is this plus the number of the reason.
+const ENDED: u8 = 2;
 const NO_SLOT: u32 = u32::MAX;
 
 /// The senders' half of a participant's outbox, and the session's line to the shard. The shard's half is
@@ -119,26 +121,28 @@ impl<M: Message> Outbox<M> {
     }
 
     pub(crate) fn has_ended(&self) -> bool {
-        self.state.load(Ordering::Acquire) >= GONE
+        self.state.load(Ordering::Acquire) >= ENDED
     }
 
     /// Why the instance ended, if it has.
     pub(crate) fn end_reason(&self) -> Option<EndReason> {
-        let reason = self.state.load(Ordering::Acquire).checked_sub(GONE)?;
+        let reason = self.state.load(Ordering::Acquire).checked_sub(ENDED)?;
         Some(EndReason::ALL[usize::from(reason)])
     }
 
     /// Changes `New` to `Live`; called once. Fails, with the reason, if the instance has ended in the meantime.
     pub(crate) fn go_live(&self) -> Result<(), EndReason> {
         let changed = self.state.compare_exchange(NEW, LIVE, Ordering::AcqRel, Ordering::Acquire);
-        changed.map(drop).map_err(|_| self.end_reason().expect("an instance that isn't new goes live no more"))
+        changed
+            .map(drop)
+            .map_err(|_| self.end_reason().expect("go_live is called once, so an instance that isn't new has ended"))
     }
 
     /// Ends the instance, and has its shard tear it down.
     pub(crate) fn end(&self, reason: EndReason) -> Ending {
         let ended = self
             .state
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| (state < GONE).then_some(GONE + reason as u8));
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| (state < ENDED).then_some(ENDED + reason as u8));
         if ended.is_err() {
             return Ending::Before;
         }
@@ -189,6 +193,7 @@ impl<M: Message> Outbox<M> {
     /// uplink, or the uplink keeps the shard from reading the log.
     pub(crate) fn is_held_up(&self) -> bool {
         let uplink = self.uplink.as_ref();
+        // Relaxed: a sender that races with the shard's store may see either value.
         uplink.is_some_and(|(uplink, progress)| self.port.behind.load(Ordering::Relaxed) || uplink.has_held(progress))
     }
 
@@ -269,6 +274,7 @@ impl<M: Message> Outbox<M> {
 
     /// For how long the oldest waiting message has waited.
     pub(crate) fn oldest(&self) -> Option<Duration> {
+        // Relaxed: only used for statistics.
         let since = self.oldest.load(Ordering::Relaxed).checked_sub(1)?;
         Some(Duration::from_millis(self.port.clock.now().since(SessionMs(since))))
     }

@@ -35,11 +35,11 @@ pub(super) enum MayRead {
     Nothing,
 }
 
-/// Whether the flag that senders look at has changed.
+/// What became of [`Port::behind`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    Change,
-    Nothing,
+pub(super) enum BehindFlag {
+    Changed,
+    Unchanged,
 }
 
 impl Backpressure {
@@ -55,7 +55,7 @@ impl Backpressure {
     }
 
     /// Updates [`Port::behind`], with the shard at `position` and the log at `tail`.
-    pub(super) fn tell<M>(&mut self, port: &Port<M>, position: Position, tail: Position) -> Told {
+    pub(super) fn update_behind<M>(&mut self, port: &Port<M>, position: Position, tail: Position) -> BehindFlag {
         if self.holds_back {
             self.tail = tail;
         }
@@ -63,10 +63,10 @@ impl Backpressure {
         let was_behind = port.behind.load(Ordering::Relaxed);
         let is_behind = self.holds_back || (was_behind && position < self.tail);
         if is_behind == was_behind {
-            return Told::Nothing;
+            return BehindFlag::Unchanged;
         }
         port.behind.store(is_behind, Ordering::Relaxed);
-        Told::Change
+        BehindFlag::Changed
     }
 
     /// Decides how much may be read now. No member is waited for if `uplink` is `None`: there is none, or it was given

@@ -1,4 +1,4 @@
-//! What a turn of a shard has read from the log.
+//! The broadcasts that a turn of a shard has read from the log.
 
 use std::ops::Range;
 
@@ -23,7 +23,7 @@ pub(in crate::fanout) struct ReadBatch<M> {
     most: u32,
 }
 
-/// What a turn knows of a broadcast besides the message.
+/// The facts about a broadcast that a turn needs besides the message.
 #[derive(Debug)]
 pub(super) struct EntryMeta {
     pub(super) position: Position,

@@ -60,7 +60,7 @@ impl Quota {
     /// No quota at all.
     pub(super) const UNBOUNDED: Self = Self { messages: u32::MAX, bytes: u64::MAX };
 
-    /// What `load` leaves of the quota: at least one message.
+    /// The rest of the quota after `load`: at least one message.
     pub(super) fn after(self, load: Load) -> Self {
         Self {
             messages: self.messages.saturating_sub(load.messages).max(1),
@@ -78,12 +78,12 @@ pub(in crate::fanout) struct Gathering {
 }
 
 impl Gathering {
-    /// What each message counts as in addition to its own bytes: what retaining it takes, so that empty messages are
-    /// bounded as well.
+    /// The bytes that each message counts in addition to its own: about what it takes to retain a message. So empty
+    /// messages are bounded as well.
     pub(super) const PER_MESSAGE: u64 = 64;
 }
 
-/// What a shard may read, and what it has read since the reactor last ran.
+/// How much of the log a shard may read, and how much it has read since the reactor last ran.
 #[derive(Debug)]
 pub(super) struct ReadBudget {
     /// The quota while all members keep up, and the quota while some don't.
@@ -94,11 +94,11 @@ pub(super) struct ReadBudget {
     bound: u64,
     /// Members that wait for their sinks, or have more to deliver. Joining members aren't counted.
     behind: usize,
-    /// What was read since the reactor last ran.
+    /// Read since the reactor last ran.
     since_yield: Load,
-    /// What this turn has read of it.
+    /// Read by this turn, which `since_yield` includes.
     this_turn: Load,
-    /// What this turn may read.
+    /// The limit of this turn.
     turn_budget: Quota,
     /// How many bytes the turn has read when its next batch is full.
     next_batch_boundary: usize,

@@ -11,18 +11,18 @@ use crate::caught::caught;
 use crate::contract::topic::Audience;
 use crate::contract::uplink::CLEARLY;
 use crate::contract::{EndReason, Ending, Subscribed, Unsubscribed, Uplink};
-use crate::fanout::clock::{SessionMs, millis};
+use crate::fanout::clock::SessionMs;
 use crate::fanout::command::{Begin, Command};
 use crate::fanout::log::{Entry, Position, Tail};
 use crate::fanout::member_handle::{MemberHandle, SinkError};
 use crate::fanout::outbox::bound::Limits;
 use crate::fanout::outbox::drain::{Admitted, Drain};
 use crate::fanout::port::{Port, SleepCheck};
-use crate::fanout::shard::admission::Admission;
-use crate::fanout::shard::backpressure::{Backpressure, MayRead, Told};
+use crate::fanout::shard::backpressure::{Backpressure, BehindFlag, MayRead};
 use crate::fanout::shard::batch::ReadBatch;
 use crate::fanout::shard::budget::{Gathering, ReadBudget};
 use crate::fanout::shard::member::{Fault, Member, MemberState, PassCounts, VisitContext};
+use crate::fanout::shard::newcomer::Newcomer;
 use crate::fanout::shard::occupied::{Occupied, Word};
 use crate::fanout::shard::reader::{Found, Reader, Reading, Shard};
 use crate::fanout::shard::retained::Retained;
@@ -30,6 +30,7 @@ use crate::fanout::shard::shared::{ShardControl, ShardStats};
 use crate::fanout::shard::tick::Tick;
 use crate::fanout::shard::topics::TopicIndex;
 use crate::fanout::slot::{MemberRef, Slot, SlotSet};
+use crate::time::millis;
 
 /// The largest number of members in a shard.
 pub(in crate::fanout) const SHARD_CAPACITY: usize = 1 << 18;
@@ -37,13 +38,13 @@ pub(in crate::fanout) const SHARD_CAPACITY: usize = 1 << 18;
 /// Members visited between two reads of the clock.
 const STRIDE: usize = 64;
 
-/// What a shard is made from.
+/// The parts that a shard is made from.
 pub(in crate::fanout) struct ShardSettings<O: MemberHandle> {
     pub(in crate::fanout) index: usize,
     pub(in crate::fanout) port: Arc<Port<O::Message>>,
     pub(in crate::fanout) stats: Arc<ShardStats>,
     pub(in crate::fanout) control: Arc<ShardControl>,
-    pub(in crate::fanout) newcomers: mpsc::Receiver<Admission<O>>,
+    pub(in crate::fanout) newcomers: mpsc::Receiver<Newcomer<O>>,
     pub(in crate::fanout) commands: mpsc::Receiver<Command>,
     pub(in crate::fanout) begins: mpsc::Receiver<Begin<O::Message>>,
     pub(in crate::fanout) limits: Limits,
@@ -64,7 +65,7 @@ impl<O: MemberHandle> ShardSettings<O> {
 
 /// A request that takes effect at a position of the log.
 pub(super) enum Request<O: MemberHandle> {
-    Admit(Admission<O>),
+    Admit(Newcomer<O>),
     Command(Command),
 }
 
@@ -92,7 +93,7 @@ pub(super) struct Delivery<O: MemberHandle> {
     extent: usize,
     topics: TopicIndex,
     retained: Retained<O::Message>,
-    pub(super) turn: Turn<O::Message>,
+    pub(super) turn: TurnWork<O::Message>,
     /// Members that aren't finished, for the next turn.
     requeued: SlotSet,
     /// Members whose direct messages wait for a broadcast to be filled in, for the next turn that reads one.
@@ -105,7 +106,7 @@ pub(super) struct Delivery<O: MemberHandle> {
 }
 
 /// The work of the current turn.
-pub(super) struct Turn<M> {
+pub(super) struct TurnWork<M> {
     /// The turn has work, and not all of it is done.
     pub(super) is_open: bool,
     is_sealed: bool,
@@ -122,7 +123,7 @@ pub(super) struct Turn<M> {
 impl<O: MemberHandle> Delivery<O> {
     pub(super) fn new(settings: ShardSettings<O>) -> Self {
         let budget = ReadBudget::new(settings.limits, settings.batch_bytes);
-        let turn = Turn {
+        let turn = TurnWork {
             is_open: false,
             is_sealed: false,
             is_ticked: false,
@@ -266,8 +267,8 @@ impl<O: MemberHandle> Delivery<O> {
     fn tell_senders(&mut self, position: Position, when: When) {
         let Some(uplink) = &self.settings.uplink else { return };
         let port = &self.settings.port;
-        let told = self.backpressure.tell(port, position, port.log.tail().position());
-        if told == Told::Change || when == When::AfterTurn {
+        let flag = self.backpressure.update_behind(port, position, port.log.tail().position());
+        if flag == BehindFlag::Changed || when == When::AfterTurn {
             uplink.note_capacity();
         }
     }
@@ -287,13 +288,13 @@ impl<O: MemberHandle> Delivery<O> {
     /// Carries out a request, whose position the shard has reached.
     pub(super) fn carry_out(&mut self, request: Request<O>, position: Position) {
         match request {
-            Request::Admit(admission) => self.admit(admission, position),
+            Request::Admit(newcomer) => self.admit(newcomer, position),
             Request::Command(command) => self.apply(command, position),
         }
     }
 
-    fn admit(&mut self, admission: Admission<O>, position: Position) {
-        let Admission { handle, sink, progress, reply, on_the_way } = admission;
+    fn admit(&mut self, newcomer: Newcomer<O>, position: Position) {
+        let Newcomer { handle, sink, progress, reply, on_the_way } = newcomer;
         let drain = Drain::new(handle);
         if self.draining {
             drain.end(EndReason::SessionClosed);
@@ -320,9 +321,9 @@ impl<O: MemberHandle> Delivery<O> {
     }
 
     /// Admits a newcomer that came too late, which hands its sink straight back.
-    pub(super) fn admit_to_end(&mut self, admission: Admission<O>, position: Position) {
+    pub(super) fn admit_to_end(&mut self, newcomer: Newcomer<O>, position: Position) {
         self.draining = true;
-        self.admit(admission, position);
+        self.admit(newcomer, position);
     }
 
     fn apply(&mut self, command: Command, position: Position) {
@@ -460,7 +461,7 @@ impl<O: MemberHandle> Delivery<O> {
 }
 
 impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
-    fn turn(&mut self, reader: &mut Reader<O::Message, Request<O>>, cx: &mut Context<'_>) -> Found {
+    fn take_turn(&mut self, reader: &mut Reader<O::Message, Request<O>>, cx: &mut Context<'_>) -> Found {
         self.turn.now = self.settings.port.clock.now();
         self.turn.cursor = 0;
         self.take_begins(cx);
@@ -469,18 +470,18 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
         }
         let is_ticked = self.tick.is_due(cx);
         self.turn.is_ticked |= is_ticked;
-        let looked = reader.turn(cx, self);
-        if looked.has_read {
+        let input = reader.turn(cx, self);
+        if input.has_read {
             for slot in self.awaiting_entry.drain() {
                 self.turn.noted.insert(slot);
             }
         }
         let has_work = is_ticked
-            || looked.has_due_command
-            || looked.has_read
+            || input.has_due_command
+            || input.has_read
             || self.budget.defers_to_yield()
             || !self.turn.noted.is_empty()
-            || (self.turn.is_sealed && !self.draining && reader.position() == looked.tail.position());
+            || (self.turn.is_sealed && !self.draining && reader.position() == input.tail.position());
         self.turn.is_open = has_work;
         match has_work {
             true => Found::Work,
@@ -491,8 +492,8 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
 
     fn next_command(&mut self, cx: &mut Context<'_>) -> Option<Request<O>> {
         let ShardSettings { newcomers, commands, .. } = &mut self.settings;
-        if let Poll::Ready(Some(admission)) = newcomers.poll_recv(cx) {
-            return Some(Request::Admit(admission));
+        if let Poll::Ready(Some(newcomer)) = newcomers.poll_recv(cx) {
+            return Some(Request::Admit(newcomer));
         }
         match commands.poll_recv(cx) {
             Poll::Ready(Some(command)) => Some(Request::Command(command)),

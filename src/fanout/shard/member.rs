@@ -152,7 +152,7 @@ pub(in crate::fanout) struct VisitContext<'a, M> {
     pub(in crate::fanout) counts: PassCounts,
 }
 
-/// A message that is to go into the sink by itself.
+/// A single message on its way into the sink.
 struct Outgoing<'a, M> {
     message: Handed<'a, M>,
     tag: Option<SubscriptionTag>,

@@ -46,13 +46,13 @@
 //! See [`signal`](crate::sync::signal), and [`Port::has_work`](crate::fanout::port::Port::has_work) for what the
 //! shard checks once more before it sleeps.
 
-pub(in crate::fanout) mod admission;
 pub(in crate::fanout) mod backlog;
 mod backpressure;
 pub(in crate::fanout) mod batch;
 pub(in crate::fanout) mod budget;
 pub(in crate::fanout) mod delivery;
 pub(in crate::fanout) mod member;
+pub(in crate::fanout) mod newcomer;
 mod occupied;
 pub(in crate::fanout) mod reader;
 pub(in crate::fanout) mod retained;
@@ -65,15 +65,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
+
 use crate::caught::caught;
 use crate::fanout::command::COMMAND_CAPACITY;
 use crate::fanout::member_handle::MemberHandle;
-use crate::fanout::shard::admission::{LAST_COMMANDS, empty};
 use crate::fanout::shard::delivery::{Delivery, Request, ShardSettings, Walk};
 use crate::fanout::shard::reader::{Found, Reader};
 
 /// How long a shard works before it lets other tasks of its thread run.
 const SLICE: Duration = Duration::from_millis(1);
+
+/// How long a shard that ends waits for commands that are still being sent, which takes a few instructions.
+const LAST_COMMANDS: Duration = Duration::from_millis(100);
 
 /// A flush shard; [`run`](Self::run) is its task.
 pub(in crate::fanout) struct FlushShard<O: MemberHandle> {
@@ -137,8 +141,8 @@ impl<O: MemberHandle> FlushShard<O> {
         // A join that is under way already holds a permit of the channel, and may use it after a check that finds
         // nothing. The shard waits for it. The wait is short, because every join has been told to end.
         delivery.settings.newcomers.close();
-        while let Some(admission) = delivery.settings.newcomers.recv().await {
-            delivery.admit_to_end(admission, reader.position());
+        while let Some(newcomer) = delivery.settings.newcomers.recv().await {
+            delivery.admit_to_end(newcomer, reader.position());
         }
         // A subscription left in the channel would count in its topic for as long as anybody has a handle of the
         // participant. A sender that holds a permit and isn't polled is waited for no longer than `LAST_COMMANDS`.
@@ -159,8 +163,8 @@ impl<O: MemberHandle> Drop for FlushShard<O> {
     fn drop(&mut self) {
         let Self { reader, delivery } = self;
         delivery.end_all(reader);
-        for admission in empty(&mut delivery.settings.newcomers) {
-            delivery.admit_to_end(admission, reader.position());
+        for newcomer in empty(&mut delivery.settings.newcomers) {
+            delivery.admit_to_end(newcomer, reader.position());
         }
         for command in empty(&mut delivery.settings.commands) {
             caught(|| drop(command));
@@ -169,10 +173,26 @@ impl<O: MemberHandle> Drop for FlushShard<O> {
             caught(|| drop(begin));
         }
         while let Some(request) = reader.next_deferred() {
-            if let Request::Admit(admission) = request {
-                delivery.admit_to_end(admission, reader.position());
+            if let Request::Admit(newcomer) = request {
+                delivery.admit_to_end(newcomer, reader.position());
             }
         }
         delivery.publish_counts();
+    }
+}
+
+/// Closes a channel and takes everything that is in it or still being sent. This can't wait for the task of a sender,
+/// only for another thread, and for at most [`LAST_COMMANDS`].
+fn empty<T>(channel: &mut mpsc::Receiver<T>) -> Vec<T> {
+    channel.close();
+    let begun = Instant::now();
+    let mut taken = Vec::new();
+    loop {
+        taken.extend(std::iter::from_fn(|| channel.try_recv().ok()));
+        let nobody_has_a_place = channel.capacity() == channel.max_capacity();
+        if nobody_has_a_place || begun.elapsed() >= LAST_COMMANDS {
+            return taken;
+        }
+        std::thread::yield_now();
     }
 }

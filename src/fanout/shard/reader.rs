@@ -1,5 +1,6 @@
-//! What a shard looks at, in which order, and when it may sleep. No I/O: what is found goes to a [`Shard`], which is
-//! the delivery in production and a few counters in a model. The loom models run this very code.
+//! The order in which a shard looks for work, and when it may sleep. There is no I/O here: the reader hands what it
+//! finds to a [`Shard`], which is the delivery in production and a few counters in a model. The loom models run this
+//! very code.
 //!
 //! A turn reads the tail first, takes the commands and the mail second, and then reads the log below that tail. The
 //! order across the lanes requires these steps in this order (see [`shard`](crate::fanout::shard)), so they are types:
@@ -33,7 +34,7 @@ pub(in crate::fanout) struct Reader<M, C> {
 /// The shard that a reader reads for.
 pub(in crate::fanout) trait Shard<M, C> {
     /// Takes a turn with [`Reader::turn`].
-    fn turn(&mut self, reader: &mut Reader<M, C>, cx: &mut Context<'_>) -> Found;
+    fn take_turn(&mut self, reader: &mut Reader<M, C>, cx: &mut Context<'_>) -> Found;
 
     /// The next command that waits in the shard's channels, if there is one.
     fn next_command(&mut self, cx: &mut Context<'_>) -> Option<C>;
@@ -83,7 +84,7 @@ pub(in crate::fanout) enum Found {
 }
 
 /// What a turn has read.
-pub(in crate::fanout) struct Looked {
+pub(in crate::fanout) struct TurnInput {
     /// The tail as it stood when the turn began.
     pub(in crate::fanout) tail: Tail,
     /// A command waited for a position that the reader had reached when the turn began.
@@ -104,7 +105,7 @@ impl<M: Message, C> Reader<M, C> {
     /// [`rise`](crate::sync::signal::Signal::rise) that the shard is awake.
     pub(in crate::fanout) fn poll_work(&mut self, cx: &mut Context<'_>, shard: &mut impl Shard<M, C>) -> Poll<Found> {
         loop {
-            match shard.turn(self, cx) {
+            match shard.take_turn(self, cx) {
                 Found::Nothing if self.sleeps(cx, shard) => return Poll::Pending,
                 Found::Nothing => {}
                 found => return Poll::Ready(found),
@@ -112,14 +113,14 @@ impl<M: Message, C> Reader<M, C> {
         }
     }
 
-    /// Announces that the shard sleeps, then checks once more for work. True if there is none.
+    /// Announces that the shard sleeps, then checks once more for work. Whether it may sleep.
     fn sleeps(&self, cx: &Context<'_>, shard: &impl Shard<M, C>) -> bool {
         let has_work = || self.port.has_work(self.position, shard.sleep_check()) || shard.is_called();
         self.port.signal.sleeps_unless(cx.waker(), has_work)
     }
 
     /// Hands the shard what there is, in the order that the module promises.
-    pub(in crate::fanout) fn turn(&mut self, cx: &mut Context<'_>, shard: &mut impl Shard<M, C>) -> Looked {
+    pub(in crate::fanout) fn turn(&mut self, cx: &mut Context<'_>, shard: &mut impl Shard<M, C>) -> TurnInput {
         let port = Arc::clone(&self.port);
         let look = Look::new(&port);
         let tail = look.tail();
@@ -130,7 +131,7 @@ impl<M: Message, C> Reader<M, C> {
         let begun = self.position;
         let until = shard.begin_reading(begun, tail);
         self.read(&horizon, until, shard);
-        Looked { tail, has_due_command, has_read: self.position > begun }
+        TurnInput { tail, has_due_command, has_read: self.position > begun }
     }
 
     fn take_commands(&mut self, cx: &mut Context<'_>, shard: &mut impl Shard<M, C>) {

@@ -40,6 +40,15 @@ enum Claiming {
     HandedOut(#[expect(dead_code, reason = "held for its drop")] Claim),
 }
 
+/// Whether a frame may be gathered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FrameClaim {
+    /// The frame is short, or has its claim.
+    Granted,
+    /// The frame has been in progress for too long.
+    Late,
+}
+
 impl ByteStreamInbox {
     /// Creates an inbox that reads frames from `reader`.
     #[must_use]
@@ -76,11 +85,11 @@ impl ByteStreamInbox {
         Poll::Ready(None)
     }
 
-    /// Waits until a long frame has its claim. `false` if the frame has been in progress for too long.
-    fn poll_claim(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+    /// Waits until a long frame has its claim.
+    fn poll_claim(&mut self, cx: &mut Context<'_>) -> Poll<FrameClaim> {
         if let Claiming::Nothing = self.claim {
             let Some(bytes) = self.decoder.announced().filter(|bytes| *bytes > SMALL_MESSAGE) else {
-                return Poll::Ready(true);
+                return Poll::Ready(FrameClaim::Granted);
             };
             let limits = self.limits.clone();
             self.claim = Claiming::Waiting(Box::pin(async move { limits.claim(bytes, true).await }));
@@ -89,10 +98,12 @@ impl ByteStreamInbox {
             let claim = ready!(claim.as_mut().poll(cx));
             self.claim = Claiming::Granted(claim, Deadline::new(&self.limits));
         }
-        match &mut self.claim {
-            Claiming::Granted(_, deadline) => Poll::Ready(deadline.poll_late(cx).is_pending()),
-            _ => Poll::Ready(true),
+        if let Claiming::Granted(_, deadline) = &mut self.claim
+            && deadline.poll_late(cx).is_ready()
+        {
+            return Poll::Ready(FrameClaim::Late);
         }
+        Poll::Ready(FrameClaim::Granted)
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, ReadError>>> {
@@ -122,7 +133,7 @@ impl Stream for ByteStreamInbox {
                     return self.end();
                 }
             }
-            if !ready!(self.poll_claim(cx)) {
+            if ready!(self.poll_claim(cx)) == FrameClaim::Late {
                 self.failure = Some("a long frame took too long while others waited for the memory".to_owned());
                 return self.end();
             }

@@ -14,7 +14,7 @@ use super::error::LiveKitError;
 use super::link::{self, CONTROL, Link};
 use super::shared::{Connection, Event, Shared};
 use super::uplink_probe::UplinkProbe;
-use crate::contract::Attributes;
+use crate::contract::{Attributes, UplinkState};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::room::byte_stream::ByteStreamInbox;
 use crate::room::{Presence, RoomClosed, RoomEvent};
@@ -68,8 +68,8 @@ impl Driver {
         loop {
             let event = tokio::select! {
                 () = stop.cancelled() => return Ended::Stopped,
-                quiet = probe.changed() => {
-                    self.quiet = quiet.then(Instant::now);
+                uplink = probe.changed() => {
+                    self.quiet = (uplink == UplinkState::Stalled).then(Instant::now);
                     self.tell_uplink().await;
                     continue;
                 }

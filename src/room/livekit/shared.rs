@@ -14,7 +14,7 @@ use super::error::LiveKitError;
 use crate::caught::lock;
 use crate::contract::Uplink;
 use crate::ids::ParticipantIdentity;
-use crate::room::byte_stream::ByteStreamInbox;
+use crate::room::byte_stream::{ByteStreamInbox, StreamLimits};
 use crate::room::{PeerLimits, Presence, RoomEvent};
 
 pub(super) type Event = RoomEvent<ByteStreamInbox>;
@@ -43,7 +43,7 @@ impl Default for Config {
             close_timeout: Duration::from_secs(5),
             stall_after: Duration::from_secs(1),
             lost_after: Duration::from_secs(30),
-            stream_bytes: 4_000_000_000,
+            stream_bytes: StreamLimits::default().bytes,
             limits: PeerLimits::default(),
             configure: None,
         }

@@ -16,20 +16,20 @@ use tokio_util::task::AbortOnDropHandle;
 use super::link;
 use super::shared::Shared;
 use crate::caught::lock;
-use crate::contract::Uplink;
+use crate::contract::{Uplink, UplinkState};
 
 /// How long nothing may move before the room sends a probe.
 const PROBE_AFTER: Duration = Duration::from_millis(250);
 
 /// Tells whether the uplink of one connection is stalled, for as long as this lives.
 pub(super) struct UplinkProbe {
-    stalled: watch::Receiver<bool>,
+    stalled: watch::Receiver<UplinkState>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl UplinkProbe {
     pub(super) fn start(shared: Arc<Shared>, room: Arc<livekit::Room>) -> Self {
-        let (tell, stalled) = watch::channel(false);
+        let (tell, stalled) = watch::channel(UplinkState::Flowing);
         let own = OwnStream { room, stream: Arc::default(), task: Mutex::new(None) };
         let task = tokio::spawn(async move {
             let alone = || shared.present().len() <= 1;
@@ -38,8 +38,8 @@ impl UplinkProbe {
         Self { stalled, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// Waits until the uplink is found stalled (true), or flowing again (false). Safe to cancel.
-    pub(super) async fn changed(&mut self) -> bool {
+    /// Waits until the uplink is found stalled, or flowing again. Safe to cancel.
+    pub(super) async fn changed(&mut self) -> UplinkState {
         if self.stalled.changed().await.is_err() {
             // The task has ended because the runtime is shutting down.
             std::future::pending::<()>().await;
@@ -54,7 +54,7 @@ async fn run(
     after: Duration,
     alone: impl Fn() -> bool,
     probe: impl Fn(&Uplink),
-    stalled: &watch::Sender<bool>,
+    stalled: &watch::Sender<UplinkState>,
 ) {
     loop {
         uplink.quiet(PROBE_AFTER).await;
@@ -63,9 +63,9 @@ async fn run(
         }
         tokio::select! {
             () = uplink.quiet(after) => {
-                stalled.send_replace(true);
+                stalled.send_replace(UplinkState::Stalled);
                 moves(uplink, after).await;
-                stalled.send_replace(false);
+                stalled.send_replace(UplinkState::Flowing);
             }
             () = moves(uplink, PROBE_AFTER) => {}
         }
@@ -147,7 +147,7 @@ mod tests {
             let write = uplink.begin(&progress);
             pipe.borrow_mut().push_back((Some(progress), write));
         }
-        let (tell, mut stalled) = watch::channel(false);
+        let (tell, mut stalled) = watch::channel(UplinkState::Flowing);
         let probe = |uplink: &Uplink| {
             if pipe.borrow().iter().all(|(who, _)| who.is_some()) {
                 pipe.borrow_mut().push_back((None, uplink.probe()));
@@ -172,7 +172,7 @@ mod tests {
             () = drive => {}
         }
         assert!(!stalled.has_changed().expect("it is told"));
-        assert!(!*stalled.borrow_and_update());
+        assert_eq!(*stalled.borrow_and_update(), UplinkState::Flowing);
     }
 
     // 1. The only participant's write doesn't end: stalled. 2. That write is given up, and another takes its place:
@@ -181,19 +181,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_given_up_doesnt_flow() {
         let uplink = Uplink::new();
-        let (tell, mut stalled) = watch::channel(false);
+        let (tell, mut stalled) = watch::channel(UplinkState::Flowing);
         let progress = Progress::default();
         let first = uplink.begin(&progress);
         let drive = async {
             stalled.changed().await.expect("it is told");
-            assert!(*stalled.borrow_and_update());
+            assert_eq!(*stalled.borrow_and_update(), UplinkState::Stalled);
             let second = uplink.begin(&progress);
             drop(first);
             settle().await;
             assert!(!stalled.has_changed().expect("it is told"));
             second.done();
             stalled.changed().await.expect("it is told");
-            assert!(!*stalled.borrow_and_update());
+            assert_eq!(*stalled.borrow_and_update(), UplinkState::Flowing);
         };
         tokio::select! {
             () = run(&uplink, AFTER, || true, |_| panic!("nobody to tell apart"), &tell) => {}
@@ -205,7 +205,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_probe_that_arrives_is_movement() {
         let uplink = Uplink::new();
-        let (tell, stalled) = watch::channel(false);
+        let (tell, stalled) = watch::channel(UplinkState::Flowing);
         let (ada, bob) = (Progress::default(), Progress::default());
         let _stuck = [uplink.begin(&ada), uplink.begin(&bob)];
         let drive = async {

@@ -55,7 +55,7 @@ pub(super) struct Batch(Option<Box<ReusableBuffer>>);
 /// ```
 ///
 /// The id of each message of a run is compared with that of the next cached frame. From the first one that differs, or
-/// that needs a [time](Clock) for one of the two viewers only, the old bytes are cut off; what follows is encoded, and
+/// that needs a [time](LastTime) for one of the two viewers only, the old bytes are cut off; what follows is encoded, and
 /// cached for the viewer after this one.
 #[derive(Debug, Default)]
 struct ReusableBuffer {
@@ -87,13 +87,13 @@ struct CachedFrame {
 /// timestamp than that. Viewers that keep up are sent the same times, so that a batch framed for one usually serves the
 /// next.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Clock(Option<u64>);
+pub(super) struct LastTime(Option<u64>);
 
 /// One millisecond: finer than anything that a viewer draws. Live messages that follow each other faster share a time
 /// message, which has eleven bytes and costs a viewer as much as any other message.
 const TICK_NS: u64 = 1_000_000;
 
-impl Clock {
+impl LastTime {
     fn is_due(self, time: u64) -> bool {
         self.0.is_none_or(|told| time >= told.saturating_add(TICK_NS) && time > told)
     }
@@ -134,13 +134,13 @@ impl Batch {
     }
 
     /// Appends `frame`, which is for this viewer only.
-    pub(super) fn push(&mut self, frame: &Frame, clock: &mut Clock) {
-        self.buffer().push(frame, None, clock);
+    pub(super) fn push(&mut self, frame: &Frame, last_time: &mut LastTime) {
+        self.buffer().push(frame, None, last_time);
     }
 
     /// Appends at least one broadcast of `run`, and more until the batch is full. Returns how many.
-    pub(super) fn push_run(&mut self, run: &BroadcastRun<'_, Frame>, clock: &mut Clock) -> usize {
-        self.buffer().push_run(run, clock)
+    pub(super) fn push_run(&mut self, run: &BroadcastRun<'_, Frame>, last_time: &mut LastTime) -> usize {
+        self.buffer().push_run(run, last_time)
     }
 
     fn buffer(&mut self) -> &mut ReusableBuffer {
@@ -163,13 +163,13 @@ impl ReusableBuffer {
         !self.tail.is_empty() || self.len >= BATCH_BYTES
     }
 
-    fn push_run(&mut self, run: &BroadcastRun<'_, Frame>, clock: &mut Clock) -> usize {
-        let mut taken = self.reuse(run, clock);
+    fn push_run(&mut self, run: &BroadcastRun<'_, Frame>, last_time: &mut LastTime) -> usize {
+        let mut taken = self.reuse(run, last_time);
         for frame in &run.messages()[taken..] {
             if taken > 0 && self.is_full() {
                 break;
             }
-            self.push_cached(run.first_id().after(taken), frame, run.tag(), clock);
+            self.push_cached(run.first_id().after(taken), frame, run.tag(), last_time);
             taken += 1;
         }
         taken
@@ -177,7 +177,7 @@ impl ReusableBuffer {
 
     /// Takes over the messages of `run` whose frames are cached, and writes this viewer's tag into them. Returns how
     /// many.
-    fn reuse(&mut self, run: &BroadcastRun<'_, Frame>, clock: &mut Clock) -> usize {
+    fn reuse(&mut self, run: &BroadcastRun<'_, Frame>, last_time: &mut LastTime) -> usize {
         if !self.is_all_cached() {
             return 0;
         }
@@ -189,7 +189,7 @@ impl ReusableBuffer {
             }
             // This viewer may already know a time that the last viewer had to be sent.
             let told = match cached.time {
-                Some((time, is_told)) if clock.is_due(time) == is_told => is_told.then_some(time),
+                Some((time, is_told)) if last_time.is_due(time) == is_told => is_told.then_some(time),
                 Some(_) => break,
                 None => None,
             };
@@ -198,7 +198,7 @@ impl ReusableBuffer {
                 (TagSlot::At(at), Some(tag)) => self.bytes[at..at + 4].copy_from_slice(&tag.0.to_le_bytes()),
                 (TagSlot::Untagged, Some(_)) | (TagSlot::None | TagSlot::At(_), None) => break,
             }
-            clock.0 = told.or(clock.0);
+            last_time.0 = told.or(last_time.0);
             self.len = cached.end;
             taken += 1;
         }
@@ -212,9 +212,9 @@ impl ReusableBuffer {
         cached == self.len && self.tail.is_empty()
     }
 
-    fn push_cached(&mut self, id: BroadcastId, frame: &Frame, tag: Option<SubscriptionTag>, clock: &mut Clock) {
+    fn push_cached(&mut self, id: BroadcastId, frame: &Frame, tag: Option<SubscriptionTag>, last_time: &mut LastTime) {
         let is_all_cached = self.is_all_cached();
-        let time = self.push(frame, tag, clock);
+        let time = self.push(frame, tag, last_time);
         if is_all_cached && self.tail.is_empty() && self.cached.len() < CACHED_FRAMES {
             let head = self.len - frame.len();
             let tag = match tag {
@@ -227,18 +227,18 @@ impl ReusableBuffer {
     }
 
     /// Appends a frame, preceded by its time if that is due. Returns the frame's time, and whether it was due.
-    fn push(&mut self, frame: &Frame, tag: Option<SubscriptionTag>, clock: &mut Clock) -> Option<(u64, bool)> {
+    fn push(&mut self, frame: &Frame, tag: Option<SubscriptionTag>, last_time: &mut LastTime) -> Option<(u64, bool)> {
         self.cached.truncate(self.in_batch);
         self.bytes.truncate(self.len);
         // Only a sink that is fed without `poll_ready` gets here with a tail.
         let tail = std::mem::take(&mut self.tail);
         self.bytes.extend_from_slice(&tail);
-        let time = frame.live_time_ns().map(|time| (time, clock.is_due(time)));
+        let time = frame.live_time_ns().map(|time| (time, last_time.is_due(time)));
         if let Some((timestamp_ns, true)) = time {
             let message = ServerMessage::Time(Time { timestamp_ns }).encode();
             put_header(&mut self.bytes, BINARY, message.len());
             self.bytes.extend_from_slice(message.head());
-            clock.0 = Some(timestamp_ns);
+            last_time.0 = Some(timestamp_ns);
         }
         let opcode = match frame.kind() {
             FrameKind::Text => TEXT,
@@ -313,37 +313,36 @@ mod tests {
 
     fn push_shared(batch: &mut Batch, frame: &Frame, tag: Option<u32>) {
         let run = BroadcastRun::new(std::slice::from_ref(frame), tag.map(SubscriptionTag));
-        batch.push_run(&run, &mut Clock::default());
+        batch.push_run(&run, &mut LastTime::default());
     }
 
     #[test]
     fn a_large_payload_is_shared_and_a_small_one_joins_the_others() {
         let large = Bytes::from(vec![7; SHARED_PAYLOAD]);
         let mut batch = Batch::default();
-        batch.push(&Frame::text("ab"), &mut Clock::default());
+        batch.push(&Frame::text("ab"), &mut LastTime::default());
         push_shared(&mut batch, &Frame::message_data(1, 2, Bytes::from_static(b"cd")), Some(0x0304));
         assert_eq!(batch.bytes(), b"\x81\x02ab\x82\x0f\x01\x04\x03\0\0\x02\0\0\0\0\0\0\0cd");
         assert!(!batch.is_full());
         push_shared(&mut batch, &Frame::binary(large.clone()), None);
         assert!(batch.is_full());
         assert_eq!(batch.tail().as_ptr(), large.as_ptr());
-        batch.push(&Frame::text("e"), &mut Clock::default());
+        batch.push(&Frame::text("e"), &mut LastTime::default());
         assert!(batch.tail().is_empty() && batch.bytes().ends_with(b"\x07\x07\x81\x01e"));
     }
 
     #[test]
     fn one_buffer_serves_the_thread() {
         let mut first = Batch::default();
-        first.push(&Frame::text("one"), &mut Clock::default());
+        first.push(&Frame::text("one"), &mut LastTime::default());
         let address = first.bytes().as_ptr();
         first.recycle();
         assert!(first.0.is_none());
         let mut second = Batch::default();
-        second.push(&Frame::text("two"), &mut Clock::default());
+        second.push(&Frame::text("two"), &mut LastTime::default());
         assert_eq!(second.bytes().as_ptr(), address);
     }
 
-    /// A batch equals one made in a fresh buffer, and ends where it is full, whatever the viewers before have got.
     /// A part of a run, as a participant gets it by the subscription with `tag`.
     fn part<'a>(
         run: &BroadcastRun<'a, Frame>,
@@ -353,6 +352,7 @@ mod tests {
         BroadcastRun::with_ids(&run.messages()[range.clone()], run.first_id().after(range.start), tag)
     }
 
+    /// A batch equals one made in a fresh buffer, and ends where it is full, whatever the viewers before have got.
     #[test]
     fn what_the_last_batch_left_never_shows() {
         let mut frames: Vec<Frame> = (0..6).map(shared).collect();
@@ -365,25 +365,25 @@ mod tests {
         for viewer in 0..5000_u32 {
             let (mut batch, mut fresh) = (Batch::default(), Batch(Some(Box::default())));
             let own = Frame::text(viewer.to_string());
-            let mut clocks = [Clock(Some(fastrand::u64(..6) * TICK_NS / 2).filter(|_| viewer % 5 > 0)); 2];
-            let before = clocks[0];
+            let mut last_times = [LastTime(Some(fastrand::u64(..6) * TICK_NS / 2).filter(|_| viewer % 5 > 0)); 2];
+            let before = last_times[0];
             let mut at = fastrand::usize(..3);
             while at < frames.len() {
                 let end = fastrand::usize(at + 1..=frames.len());
                 let kind = fastrand::usize(..20);
                 let tag = (kind % 2 == 1).then_some(SubscriptionTag(viewer));
                 let run = part(&runs[kind % 2], at..end, tag);
-                let [ours, theirs] = &mut clocks;
-                let taken = [(&mut batch, ours), (&mut fresh, theirs)].map(|(batch, clock)| match kind {
+                let [ours, theirs] = &mut last_times;
+                let taken = [(&mut batch, ours), (&mut fresh, theirs)].map(|(batch, last_time)| match kind {
                     0 => {
-                        batch.push(&own, clock);
+                        batch.push(&own, last_time);
                         0
                     }
                     1 => {
-                        batch.push(&frames[at], clock);
+                        batch.push(&frames[at], last_time);
                         1
                     }
-                    _ => batch.push_run(&run, clock),
+                    _ => batch.push_run(&run, last_time),
                 });
                 assert_eq!(taken[0], taken[1]);
                 at += taken[0];
@@ -393,8 +393,8 @@ mod tests {
             }
             assert_eq!((batch.bytes(), batch.tail()), (fresh.bytes(), fresh.tail()));
             assert_eq!(batch.is_empty(), fresh.is_empty());
-            assert_eq!(clocks[0].0, clocks[1].0);
-            assert!(clocks[0].0 >= before.0);
+            assert_eq!(last_times[0].0, last_times[1].0);
+            assert!(last_times[0].0 >= before.0);
             assert!(at == frames.len() || batch.len() < BATCH_BYTES + 2 * SHARED_PAYLOAD);
             batch.recycle();
         }
@@ -407,7 +407,7 @@ mod tests {
         for viewer in 0..3 {
             let (mut batch, mut fresh) = (Batch::default(), Batch(Some(Box::default())));
             let run = part(&run, 0..frames.len(), Some(SubscriptionTag(viewer)));
-            let [taken, anew] = [&mut batch, &mut fresh].map(|batch| batch.push_run(&run, &mut Clock::default()));
+            let [taken, anew] = [&mut batch, &mut fresh].map(|batch| batch.push_run(&run, &mut LastTime::default()));
             assert_eq!((taken, anew), (frames.len(), frames.len()));
             assert_eq!(batch.bytes(), fresh.bytes());
             assert_eq!(batch.0.as_ref().map(|buffer| buffer.cached.len()), Some(CACHED_FRAMES));
@@ -420,10 +420,10 @@ mod tests {
         let frames: Vec<Frame> = (0..3).map(shared).collect();
         let run = BroadcastRun::new(&frames, Some(SubscriptionTag(5)));
         let mut batch = Batch::default();
-        assert_eq!(batch.push_run(&run, &mut Clock::default()), 3);
+        assert_eq!(batch.push_run(&run, &mut LastTime::default()), 3);
         batch.recycle();
         let part = part(&run, 0..1, Some(SubscriptionTag(6)));
-        assert_eq!(batch.push_run(&part, &mut Clock::default()), 1);
+        assert_eq!(batch.push_run(&part, &mut LastTime::default()), 1);
         let buffer = batch.0.as_ref().expect("it isn't empty");
         assert_eq!((buffer.in_batch, buffer.cached.len()), (1, 3));
         assert!(batch.len() < buffer.bytes.len());
@@ -435,18 +435,18 @@ mod tests {
         let frames: Vec<Frame> = (1..4).map(|number| shared(number * TICK_NS).live()).collect();
         let run = BroadcastRun::new(&frames, Some(SubscriptionTag(5)));
         let mut batch = Batch::default();
-        batch.push_run(&run, &mut Clock::default());
+        batch.push_run(&run, &mut LastTime::default());
         batch.recycle();
-        let mut clock = Clock(Some(0));
-        batch.push_run(&part(&run, 0..3, Some(SubscriptionTag(6))), &mut clock);
+        let mut last_time = LastTime(Some(0));
+        batch.push_run(&part(&run, 0..3, Some(SubscriptionTag(6))), &mut last_time);
         let buffer = batch.0.as_ref().expect("it isn't empty");
-        assert_eq!((buffer.in_batch, buffer.cached.len(), clock.0), (3, 3, Some(3 * TICK_NS)));
-        // A time message, in_batch by its message.
+        assert_eq!((buffer.in_batch, buffer.cached.len(), last_time.0), (3, 3, Some(3 * TICK_NS)));
+        // A time message, followed by its message.
         assert_eq!(batch.bytes()[..11], *b"\x82\x09\x02\x40\x42\x0f\0\0\0\0\0");
         assert_eq!(batch.bytes()[11..18], *b"\x82\x0f\x01\x06\0\0\0");
         batch.recycle();
         // A viewer that knows a later time is sent none.
-        batch.push_run(&run, &mut Clock(Some(4 * TICK_NS)));
+        batch.push_run(&run, &mut LastTime(Some(4 * TICK_NS)));
         assert_eq!(batch.len(), 3 * 17);
     }
 }

@@ -14,7 +14,7 @@ use super::writer::Writer;
 use crate::caught::lock;
 use crate::room::Presence;
 
-/// One connection: the state that its sink and its reading task share.
+/// A connection to one client.
 ///
 /// A connection is *open* until [`request_close`](Self::request_close) is called, which counts once and comes from
 /// outside, or until the reading task finds a reason to close it. It is *closing* while the reading task performs the

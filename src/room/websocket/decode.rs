@@ -116,16 +116,29 @@ impl Decoder {
     }
 }
 
+/// Whether a part of a frame, its header or its payload, has arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Complete,
+    NeedsMore,
+}
+
+impl Payload {
+    fn progress(&self) -> Progress {
+        if self.missing == 0 { Progress::Complete } else { Progress::NeedsMore }
+    }
+}
+
 impl Begun {
     fn next(&mut self, input: &mut &[u8], max_message: usize, discards: bool) -> Result<Option<Item>, Violation> {
         loop {
-            if self.frame.is_none() && !self.begin_frame(input, max_message)? {
+            if self.frame.is_none() && self.begin_frame(input, max_message)? == Progress::NeedsMore {
                 return Ok(None);
             }
             if !discards && let Some(bytes) = self.becomes_long(max_message) {
                 return Ok(Some(Item::Long(bytes)));
             }
-            if !self.fill(input, max_message, discards) {
+            if self.fill(input, max_message, discards) == Progress::NeedsMore {
                 return Ok(None);
             }
             if let Some(item) = self.end_frame()? {
@@ -134,8 +147,8 @@ impl Begun {
         }
     }
 
-    /// Reads a header. Returns false if it isn't complete.
-    fn begin_frame(&mut self, input: &mut &[u8], max_message: usize) -> Result<bool, Violation> {
+    /// Reads a header.
+    fn begin_frame(&mut self, input: &mut &[u8], max_message: usize) -> Result<Progress, Violation> {
         let had = usize::from(self.header_len);
         let more = input.len().min(MAX_HEADER - had);
         self.header[had..had + more].copy_from_slice(&input[..more]);
@@ -144,12 +157,12 @@ impl Begun {
         let Some((header, length)) = FrameHeader::parse(&mut cursor).map_err(|_| Violation::Opcode)? else {
             self.header_len = (had + more) as u8;
             *input = &input[more..];
-            return Ok(false);
+            return Ok(Progress::NeedsMore);
         };
         *input = &input[cursor.position() as usize - had..];
         self.header_len = 0;
         self.frame = Some(self.admit(&header, length, max_message)?);
-        Ok(true)
+        Ok(Progress::Complete)
     }
 
     /// Checks a header against the protocol and the size limit.
@@ -191,15 +204,15 @@ impl Begun {
         self.is_long.then_some(most)
     }
 
-    /// Moves what has arrived of the frame's payload. Returns false if more is to come.
-    fn fill(&mut self, input: &mut &[u8], max_message: usize, discards: bool) -> bool {
-        let Some(frame) = &mut self.frame else { return false };
+    /// Moves what has arrived of the frame's payload.
+    fn fill(&mut self, input: &mut &[u8], max_message: usize, discards: bool) -> Progress {
+        let Some(frame) = &mut self.frame else { return Progress::NeedsMore };
         let (arrived, after) = input.split_at(input.len().min(frame.missing));
         *input = after;
         let (into, most) = match frame.opcode {
             OpCode::Data(_) if discards => {
                 frame.missing -= arrived.len();
-                return frame.missing == 0;
+                return frame.progress();
             }
             OpCode::Data(_) => {
                 let whole = self.message.len() + frame.missing;
@@ -216,7 +229,7 @@ impl Begun {
         unmask(&mut into[start..], frame.mask);
         frame.mask.rotate_left(arrived.len() % 4);
         frame.missing -= arrived.len();
-        frame.missing == 0
+        frame.progress()
     }
 
     /// Ends a complete frame. Returns `None` if its message isn't complete.

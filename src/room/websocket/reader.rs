@@ -554,7 +554,7 @@ impl Reader {
             }
             self.poll_close_handshake(cx, timer.as_mut(), &mut handshake)
         });
-        if begun.is_err() || ended.await {
+        if begun.is_err() || ended.await == HandshakeEnd::Completed {
             return socket::shut_down(&self.connection.stream);
         }
         self.reset_connection();
@@ -582,24 +582,24 @@ impl Reader {
         drains.max(refused)
     }
 
-    /// True when the client has completed the close handshake or is gone, false when the time is up.
+    /// Ready at the end of the close handshake.
     fn poll_close_handshake(
         &mut self,
         cx: &mut Context<'_>,
         mut timer: Pin<&mut Sleep>,
         handshake: &mut CloseHandshake,
-    ) -> Poll<bool> {
+    ) -> Poll<HandshakeEnd> {
         // The timer comes first: a client that sends without pause uses up the task's budget below.
         while timer.as_mut().poll(cx).is_ready() {
             let due = handshake.due(self.patience());
             if due <= Instant::now() {
-                return Poll::Ready(false);
+                return Poll::Ready(HandshakeEnd::TimeIsUp);
             }
             timer.as_mut().reset(due);
         }
         while self.poll_writable(cx).is_ready() {
             if self.write(Writer::write_unsent).is_err() {
-                return Poll::Ready(true);
+                return Poll::Ready(HandshakeEnd::Completed);
             }
         }
         if !self.awaits_writable() && !handshake.finished {
@@ -626,7 +626,7 @@ impl Reader {
                 return Poll::Pending;
             }
         }
-        Poll::Ready(true)
+        Poll::Ready(HandshakeEnd::Completed)
     }
 
     /// Discards what the client still sends, except for its close frame.
@@ -639,6 +639,14 @@ impl Reader {
             }
         }
     }
+}
+
+/// How a close handshake has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HandshakeEnd {
+    /// The client has answered, or is gone.
+    Completed,
+    TimeIsUp,
 }
 
 /// The progress of a close handshake.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use futures_sink::Sink;
 
-use super::batch::{Batch, Clock};
+use super::batch::{Batch, LastTime};
 use super::close_reason::CloseReason;
 use super::connection::Connection;
 use crate::contract::{BroadcastRun, EndReason, RunSink};
@@ -27,7 +27,7 @@ use crate::room::{Goodbye, is_disconnect};
 pub struct WebSocketSink {
     connection: Arc<Connection>,
     batch: Batch,
-    clock: Clock,
+    last_time: LastTime,
     /// Data of this sink may wait in the writer.
     stalled: bool,
 }
@@ -58,7 +58,7 @@ impl WebSocketSinkError {
 
 impl WebSocketSink {
     pub(super) fn new(connection: Arc<Connection>) -> Self {
-        Self { connection, batch: Batch::default(), clock: Clock::default(), stalled: false }
+        Self { connection, batch: Batch::default(), last_time: LastTime::default(), stalled: false }
     }
 
     /// Has the connection's task close it with `reason`. Resolves when the socket is closed.
@@ -83,8 +83,8 @@ impl WebSocketSink {
 impl RunSink<Frame> for WebSocketSink {
     /// Takes as many messages as one write should carry.
     fn start_send_run(self: Pin<&mut Self>, run: &BroadcastRun<'_, Frame>) -> Result<usize, WebSocketSinkError> {
-        let Self { batch, clock, .. } = self.get_mut();
-        Ok(batch.push_run(run, clock))
+        let Self { batch, last_time, .. } = self.get_mut();
+        Ok(batch.push_run(run, last_time))
     }
 }
 
@@ -97,8 +97,8 @@ impl Sink<Frame> for WebSocketSink {
     }
 
     fn start_send(self: Pin<&mut Self>, frame: Frame) -> Result<(), WebSocketSinkError> {
-        let Self { batch, clock, .. } = self.get_mut();
-        batch.push(&frame, clock);
+        let Self { batch, last_time, .. } = self.get_mut();
+        batch.push(&frame, last_time);
         Ok(())
     }
 

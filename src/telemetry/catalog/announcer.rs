@@ -17,7 +17,7 @@
 //! To every observer, the change of a table and the position of its announcement in the log are one step. The position
 //! is claimed under the tables' lock and recorded in the tables. A snapshot for a joining viewer, made for a position
 //! of its own, therefore leaves out what the log has yet to tell that viewer (see [`tables`](super::tables)). The claim
-//! under the lock never waits. When the log is full, the task releases the lock and waits in turn like every publisher,
+//! under the lock never waits. When the log is full, the task releases the lock and waits in line like every publisher,
 //! and joins go on meanwhile.
 //!
 //! # Forms

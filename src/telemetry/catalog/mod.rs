@@ -68,7 +68,7 @@ impl Catalog {
 
     /// Whether there is, or was, a channel with this number.
     pub(super) fn has_numbered(&self, id: u64) -> bool {
-        // Relaxed: a viewer that was told a number learned it from a message.
+        // Relaxed: a viewer learned the number from a message, which orders this read behind the increment.
         (FIRST_CHANNEL..self.next_channel.load(Ordering::Relaxed)).contains(&id)
     }
 

@@ -157,7 +157,7 @@ async fn hear(inbound: &mut dyn Inbound, open: bool, silence: &mut Silence) -> H
     .await
 }
 
-/// Waits until the viewer's instance has ended; without a viewer, for ever.
+/// Waits until the viewer's instance has ended; never returns if there is no viewer.
 async fn ended(viewer: Option<&Viewer>) {
     match viewer {
         Some(viewer) => {
