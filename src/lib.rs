@@ -77,8 +77,8 @@ pub mod telemetry;
 mod time;
 
 pub use self::contract::{
-    Abandoned, Account, BroadcastId, BroadcastRun, Dropped, EndReason, Message, Progress, RunSink, Subscribed,
-    SubscriptionTag, Topic, Unsubscribed, Uplink, UplinkWrite,
+    Abandoned, Account, BroadcastId, BroadcastRun, Class, Dropped, EndReason, Latest, Losses, Lossy, Message, Profile,
+    Progress, Rate, RunSink, Subscribed, SubscriptionTag, Topic, TopicStats, Unsubscribed, Uplink, UplinkWrite, Weight,
 };
 pub use self::ids::{ClientId, IdError, ParticipantIdentity, ParticipantSid};
 pub use self::participant::{Participant, ParticipantStats, SendError, TrySendError};

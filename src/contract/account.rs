@@ -22,13 +22,89 @@ pub struct Dropped {
     pub write_timed_out: u64,
     /// Sent to a participant that had ended.
     pub closed: u64,
+    /// Messages of lossy and latest topics that gave way to newer ones.
+    pub lossy: Losses,
+}
+
+/// Messages of lossy and latest topics that were dropped at a participant that was behind or has a [rate](crate::Rate),
+/// by reason. They cost the participant nothing but the messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Losses {
+    /// More waited than the topic, or the participant's [`lossy_bytes`](crate::SessionBuilder::lossy_bytes), allows.
+    pub overflowed: u64,
+    /// Waited for longer than the topic allows.
+    pub expired: u64,
+    /// A newer message took its place while it waited for the sink.
+    pub conflated: u64,
+    /// A newer message took its place while it waited for its time.
+    pub rate_limited: u64,
+}
+
+impl Losses {
+    /// The number of reasons.
+    pub(crate) const REASONS: usize = 4;
+
+    /// The sum over all reasons.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.counts().iter().sum()
+    }
+
+    pub(crate) fn counts(&self) -> [u64; Self::REASONS] {
+        [self.overflowed, self.expired, self.conflated, self.rate_limited]
+    }
+
+    pub(crate) fn from_counts([overflowed, expired, conflated, rate_limited]: [u64; Self::REASONS]) -> Self {
+        Self { overflowed, expired, conflated, rate_limited }
+    }
+
+    /// What was lost since `before`, an earlier state of the same count.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        let mut counts = self.counts();
+        counts.iter_mut().zip(before.counts()).for_each(|(count, before)| *count -= before);
+        Self::from_counts(counts)
+    }
+
+    pub(crate) fn add(&mut self, more: &Self) {
+        self.overflowed += more.overflowed;
+        self.expired += more.expired;
+        self.conflated += more.conflated;
+        self.rate_limited += more.rate_limited;
+    }
+}
+
+/// What became of the messages of a topic, over all of its subscribers.
+///
+/// `offered` is `handed_on`, `lost`, `ended` and what waits: at rest exactly. A message to many subscribers counts once
+/// for each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TopicStats {
+    /// Messages that a shard has read for a subscriber.
+    pub offered: u64,
+    /// Messages given to a subscriber's sink, whose [`Account`] says what became of them.
+    pub handed_on: u64,
+    /// Messages that were dropped, by reason.
+    pub lost: Losses,
+    /// Messages that waited for a subscriber when it was reset, left or unsubscribed.
+    pub ended: u64,
+}
+
+impl TopicStats {
+    /// The number of messages that wait.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.offered.saturating_sub(self.handed_on + self.lost.total() + self.ended)
+    }
 }
 
 impl Dropped {
     /// The sum over all reasons.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.overflow + self.write_failed + self.write_panicked + self.write_timed_out + self.closed
+        let faults = self.overflow + self.write_failed + self.write_panicked + self.write_timed_out;
+        faults + self.closed + self.lossy.total()
     }
 }
 
@@ -48,13 +124,16 @@ pub struct Abandoned {
     pub join_failed: u64,
     /// The session ended.
     pub session_closed: u64,
+    /// The participant unsubscribed, or the topic ended, before a message that may be lost was handed on.
+    pub unsubscribed: u64,
 }
 
 impl Abandoned {
     /// The sum over all reasons.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.replaced + self.disconnected + self.vanished + self.refused + self.join_failed + self.session_closed
+        let ends = self.replaced + self.disconnected + self.vanished + self.refused;
+        ends + self.join_failed + self.session_closed + self.unsubscribed
     }
 }
 

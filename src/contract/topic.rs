@@ -1,17 +1,42 @@
 //! Topics: the audience of a broadcast that isn't for everybody.
+//!
+//! # The profile
+//! A topic's [`Profile`] may change at any time. Shards keep a copy, and compare its version with the topic's at each
+//! entry that they read. The version is raised with `Release` after the profile is written, and read with `Acquire`. A
+//! shard that reads an entry has acquired its claim: it sees the profile that was set before the message was published,
+//! or a later one. Version 0 is the default profile, so a topic that never had another costs one load.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
-use crate::sync::{AtomicUsize, Ordering};
+use crate::caught::lock;
+use crate::contract::account::{Losses, TopicStats};
+use crate::contract::profile::Profile;
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, OnceBox, Ordering};
 
-/// A set of subscribers that a broadcast can be addressed to. Clones name the same topic; topics are compared by
-/// identity.
+/// A set of subscribers that a broadcast can be addressed to, and [how](Profile) its messages are handed on. Clones name
+/// the same topic; topics are compared by identity.
 #[derive(Clone)]
-pub struct Topic(Arc<Subscribers>);
+pub struct Topic(Arc<Inner>);
 
-struct Subscribers {
+struct Inner {
+    key: TopicKey,
     count: AtomicUsize,
+    /// How often the profile was set. 0: it is the default.
+    version: AtomicU32,
+    /// The topic's messages go to the log also while nobody is subscribed.
+    retains: AtomicBool,
+    profile: Mutex<Profile>,
+    /// Made when the first message is counted.
+    figures: OnceBox<Figures>,
+}
+
+/// What became of the messages of a topic that isn't reliable.
+struct Figures {
+    offered: AtomicU64,
+    handed_on: AtomicU64,
+    ended: AtomicU64,
+    lost: [AtomicU64; Losses::REASONS],
 }
 
 /// The tag that a subscriber chooses for its subscription, passed to [`Message::address`](crate::Message::address).
@@ -19,10 +44,122 @@ struct Subscribers {
 pub struct SubscriptionTag(pub u32);
 
 impl Topic {
-    /// Creates a topic without subscribers.
+    /// Creates a reliable topic without subscribers.
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::new(Subscribers { count: AtomicUsize::new(0) }))
+        Self::of(Profile::default(), 0)
+    }
+
+    /// Creates a topic with this profile, without subscribers.
+    #[must_use]
+    pub fn with(profile: Profile) -> Self {
+        Self::of(profile, u32::from(profile != Profile::default()))
+    }
+
+    fn of(profile: Profile, version: u32) -> Self {
+        Self(Arc::new(Inner {
+            key: TopicKey::next(),
+            count: AtomicUsize::new(0),
+            version: AtomicU32::new(version),
+            retains: AtomicBool::new(profile.retain > 0),
+            profile: Mutex::new(profile),
+            figures: OnceBox::new(),
+        }))
+    }
+
+    /// Returns how the topic's messages are handed on.
+    #[must_use]
+    pub fn profile(&self) -> Profile {
+        *lock(&self.0.profile)
+    }
+
+    /// Changes how the topic's messages are handed on, from the next broadcast on. Works from any thread.
+    ///
+    /// Messages that were broadcast before and that a shard hasn't read yet may be handed on either way. What waits for
+    /// a subscriber keeps its order: if the topic becomes reliable, the messages that wait become reliable before the
+    /// next one, without counting against the subscriber's bound.
+    pub fn set_profile(&self, profile: Profile) {
+        let mut current = lock(&self.0.profile);
+        *current = profile;
+        // Relaxed: a publisher that has learned of the change in any way that orders the two finds it.
+        self.0.retains.store(profile.retain > 0, Ordering::Relaxed);
+        self.0.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often the profile was set; 0 if it is the default.
+    #[inline]
+    pub(crate) fn version(&self) -> u32 {
+        self.0.version.load(Ordering::Acquire)
+    }
+
+    /// The profile, with its version.
+    pub(crate) fn versioned(&self) -> (Profile, u32) {
+        let profile = lock(&self.0.profile);
+        // Relaxed: the lock orders it with the change of the profile.
+        (*profile, self.0.version.load(Ordering::Relaxed))
+    }
+
+    /// Whether a broadcast to the topic would reach nobody, now or later.
+    #[inline]
+    pub(crate) fn reaches_nobody(&self) -> bool {
+        self.subscribers() == 0 && !self.0.retains.load(Ordering::Relaxed)
+    }
+
+    /// Returns what became of the topic's messages, over all sessions in which it is used. Counted are those that
+    /// weren't reliable when a shard read them.
+    #[must_use]
+    pub fn stats(&self) -> TopicStats {
+        let mut stats = TopicStats::default();
+        if let Some(figures) = self.0.figures.get() {
+            // The outcomes first and the offers last, so that no difference is negative.
+            let read = |figure: &AtomicU64| figure.load(Ordering::Acquire);
+            stats.lost = Losses::from_counts(figures.lost.each_ref().map(read));
+            stats.handed_on = read(&figures.handed_on);
+            stats.ended = read(&figures.ended);
+            stats.offered = read(&figures.offered);
+        }
+        stats
+    }
+
+    fn figures(&self) -> &Figures {
+        self.0.figures.get_or_init(|| {
+            Box::new(Figures {
+                offered: AtomicU64::new(0),
+                handed_on: AtomicU64::new(0),
+                ended: AtomicU64::new(0),
+                lost: std::array::from_fn(|_| AtomicU64::new(0)),
+            })
+        })
+    }
+
+    /// Counts messages as offered to subscribers, and those of them that went straight into sinks as handed on.
+    pub(crate) fn count(&self, offered: u64, handed_on: u64) {
+        let figures = self.figures();
+        figures.offered.fetch_add(offered, Ordering::Release);
+        figures.handed_on.fetch_add(handed_on, Ordering::Release);
+    }
+
+    /// Counts a message that has waited as handed on.
+    pub(crate) fn count_handed_on(&self) {
+        self.figures().handed_on.fetch_add(1, Ordering::Release);
+    }
+
+    /// Counts messages that waited for a subscriber when it ended, or ended its subscription.
+    pub(crate) fn count_ended(&self, messages: u64) {
+        self.figures().ended.fetch_add(messages, Ordering::Release);
+    }
+
+    /// Counts messages that were lost.
+    pub(crate) fn count_lost(&self, lost: &Losses) {
+        for (figure, count) in self.figures().lost.iter().zip(lost.counts()) {
+            if count > 0 {
+                figure.fetch_add(count, Ordering::Release);
+            }
+        }
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakTopic {
+        WeakTopic(Arc::downgrade(&self.0))
     }
 
     /// The number of subscribers, over all sessions in which this topic is used.
@@ -45,21 +182,40 @@ impl Topic {
     }
 
     /// The identity of this topic.
+    #[inline]
     pub(crate) fn key(&self) -> TopicKey {
-        TopicKey(Arc::as_ptr(&self.0) as usize)
+        self.0.key
     }
 }
 
-/// A topic's address: unique for as long as the topic, or any subscriber [`Counted`] in it, lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct TopicKey(usize);
+/// A topic's number, which no other topic of the process ever has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct TopicKey(u64);
+
+impl TopicKey {
+    fn next() -> Self {
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        // Relaxed: only the value has to be unique.
+        Self(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+    }
+}
+
+/// Tells whether a topic still lives: nothing is published to one that doesn't.
+#[derive(Debug)]
+pub(crate) struct WeakTopic(Weak<Inner>);
+
+impl WeakTopic {
+    pub(crate) fn is_alive(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}
 
 /// One subscriber in its topic's count.
 pub(crate) struct Counted(Topic);
 
 impl Counted {
-    pub(crate) fn topic(&self) -> TopicKey {
-        self.0.key()
+    pub(crate) fn topic(&self) -> &Topic {
+        &self.0
     }
 }
 
@@ -86,7 +242,10 @@ impl Eq for Topic {}
 
 impl fmt::Debug for Topic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Topic").field("subscribers", &self.subscribers()).finish_non_exhaustive()
+        f.debug_struct("Topic")
+            .field("key", &self.0.key.0)
+            .field("subscribers", &self.subscribers())
+            .finish_non_exhaustive()
     }
 }
 
@@ -94,8 +253,11 @@ impl fmt::Debug for Topic {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Subscribed {
-    /// The participant gets the topic's messages from here on.
+    /// The participant gets the topic's messages from here on, after those that the topic [retains](Profile::retain).
     New,
+    /// The participant gets the topic's messages from here on, but not those that the topic retains: too many bytes of
+    /// retained messages wait for it already.
+    WithoutRetained,
     /// The participant was subscribed already: from here on, its messages carry the new tag.
     Retagged,
     /// The participant has ended, and gets nothing.

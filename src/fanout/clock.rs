@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::time::millis;
+use crate::time::{LONGEST, millis};
 
 /// A time by the fan-out's clock, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +32,13 @@ impl Clock {
     /// A clock that begins at zero now.
     pub(in crate::fanout) fn new() -> Self {
         Self { zero: Instant::now() }
+    }
+
+    /// The moment at which the clock reaches `time`. A time beyond what the runtime's clock can tell is cut to a year
+    /// from now.
+    pub(in crate::fanout) fn at(self, SessionMs(ms): SessionMs) -> Instant {
+        let longest = Instant::now() + LONGEST;
+        self.zero.checked_add(Duration::from_millis(ms)).map_or(longest, |at| at.min(longest))
     }
 
     pub(in crate::fanout) fn now(self) -> SessionMs {

@@ -2,6 +2,7 @@
 
 use tokio::sync::oneshot;
 
+use crate::contract::Rate;
 use crate::contract::topic::{Counted, Subscribed, SubscriptionTag, TopicKey, Unsubscribed};
 use crate::fanout::log::Position;
 use crate::fanout::slot::MemberRef;
@@ -17,6 +18,8 @@ pub(crate) enum Command {
         member: MemberRef,
         counted: Counted,
         tag: SubscriptionTag,
+        /// The subscriber's own rate, if it has one.
+        wish: Option<Rate>,
         /// The outcome, and the first position at which it holds.
         reply: oneshot::Sender<(Subscribed, Position)>,
     },

@@ -8,8 +8,8 @@ use std::cell::Cell;
 
 use crossbeam::utils::CachePadded;
 
-use crate::contract::{Account, EndReason};
-use crate::sync::{AtomicU64, Ordering};
+use crate::contract::{Account, EndReason, Losses};
+use crate::sync::{AtomicBool, AtomicU64, Notify, Ordering};
 
 /// A counter that one task writes and any thread reads, without a read-modify-write. That task is a member's shard: it
 /// writes through the [`Drain`](crate::fanout::outbox::drain::Drain) and in
@@ -76,7 +76,12 @@ pub(in crate::fanout) struct SessionCounters {
     /// Direct messages, counted when they are sent.
     pub(in crate::fanout) direct_offered: Striped,
     lost: [AtomicU64; EndReason::ALL.len()],
+    lossy: [AtomicU64; Losses::REASONS],
+    unsubscribed: AtomicU64,
     rejected: AtomicU64,
+    /// Messages were lost since the session's event loop last looked.
+    has_losses: AtomicBool,
+    losses: Notify,
 }
 
 impl SessionCounters {
@@ -84,13 +89,50 @@ impl SessionCounters {
         Self {
             direct_offered: Striped::new(),
             lost: std::array::from_fn(|_| AtomicU64::new(0)),
+            lossy: std::array::from_fn(|_| AtomicU64::new(0)),
+            unsubscribed: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
+            has_losses: AtomicBool::new(false),
+            losses: Notify::new(),
         }
     }
 
     /// Counts `count` messages as lost with a participant that ended for `reason`.
     pub(in crate::fanout) fn lose(&self, reason: EndReason, count: u64) {
         self.lost[reason as usize].fetch_add(count, Ordering::Release);
+    }
+
+    /// Counts messages that gave way to newer ones, and those that were dropped with a subscription.
+    pub(in crate::fanout) fn lose_lossy(&self, lost: &Losses, unsubscribed: u64) {
+        if unsubscribed > 0 {
+            self.unsubscribed.fetch_add(unsubscribed, Ordering::Release);
+        }
+        for (counter, count) in self.lossy.iter().zip(lost.counts()) {
+            if count > 0 {
+                counter.fetch_add(count, Ordering::Release);
+            }
+        }
+        // Only the first loss since the last look notifies. The load keeps the cache line shared; both are ordered by
+        // the swap in `until_lost`.
+        if lost.total() > 0 && !self.has_losses.load(Ordering::Relaxed) && !self.has_losses.swap(true, Ordering::AcqRel)
+        {
+            self.losses.notify_one();
+        }
+    }
+
+    /// Waits until messages of lossy topics were lost that the last call hasn't reported. For one task.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, no loss goes unreported.
+    pub(in crate::fanout) async fn until_lost(&self) {
+        while !self.has_losses.swap(false, Ordering::AcqRel) {
+            self.losses.notified().await;
+        }
+    }
+
+    /// The messages that gave way to newer ones.
+    pub(in crate::fanout) fn losses(&self) -> Losses {
+        Losses::from_counts(self.lossy.each_ref().map(|counter| counter.load(Ordering::Acquire)))
     }
 
     /// Counts a message sent to a participant that had ended.
@@ -104,5 +146,7 @@ impl SessionCounters {
         for reason in EndReason::ALL {
             account.add_lost(reason, self.lost[reason as usize].load(Ordering::Acquire));
         }
+        account.dropped.lossy = self.losses();
+        account.abandoned.unsubscribed = self.unsubscribed.load(Ordering::Acquire);
     }
 }

@@ -35,7 +35,7 @@ use self::shard::budget::Gathering;
 use self::shard::delivery::{SHARD_CAPACITY, ShardSettings};
 use self::shard::newcomer::Newcomer;
 use self::shard::shared::{OnTheWay, ShardControl, ShardStats};
-use crate::contract::{Account, Progress, Uplink, UplinkState};
+use crate::contract::{Account, Losses, Progress, Uplink, UplinkState};
 use crate::ids::ClientId;
 use crate::sync::AtomicBool;
 use crate::sync::bits::Bits;
@@ -59,6 +59,8 @@ pub(crate) struct Settings {
     /// How many bytes of broadcasts may gather for a member that joins, and how long the first of them may wait.
     pub(crate) joining_bytes: u64,
     pub(crate) joining_age: Duration,
+    /// How many bytes of messages that may be lost may wait for one member.
+    pub(crate) lossy_bytes: u64,
     /// How many bytes of messages one flush of a sink carries best.
     pub(crate) batch_bytes: usize,
     pub(crate) write_timeout: Duration,
@@ -121,6 +123,7 @@ impl<O: MemberHandle> Fanout<O> {
                 begins: begins_taken,
                 limits,
                 gathering,
+                lossy_bytes: settings.lossy_bytes,
                 batch_bytes: settings.batch_bytes,
                 write_timeout: settings.write_timeout,
                 uplink: uplink.clone(),
@@ -194,6 +197,13 @@ impl<O: MemberHandle> Fanout<O> {
         account.offered = self.counters.direct_offered.get();
         account.offered += self.shards.iter().map(|shard| shard.stats.offered.get()).sum::<u64>();
         account
+    }
+
+    /// Waits until messages of lossy topics were lost that the last call hasn't reported, and returns the sum of all.
+    /// For one task. If the future is dropped, no loss goes unreported.
+    pub(crate) async fn until_lost(&self) -> Losses {
+        self.counters.until_lost().await;
+        self.counters.losses()
     }
 
     /// How many broadcasts the slowest shard has yet to read.

@@ -7,6 +7,7 @@ pub(crate) mod pending;
 pub(crate) mod registry;
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ use self::pending::PendingResets;
 use self::registry::Instance;
 use crate::caught::caught;
 use crate::contract::{
-    Account, Attributes, EndReason, Ending, Message, Presence, Subscribed, SubscriptionTag, Topic, Unsubscribed,
+    Account, Attributes, EndReason, Ending, Losses, Message, Presence, Rate, Subscribed, SubscriptionTag, Topic,
+    Unsubscribed,
 };
 use crate::fanout::{Outbox, Position, Refused};
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
@@ -238,10 +240,37 @@ impl<M: Message> Participant<M> {
         self.subscribe_from(topic, tag).await.map_or(Subscribed::Closed, |(subscribed, _)| subscribed)
     }
 
+    /// Subscribes like [`subscribe`](Self::subscribe), to the newest message only, at most at this rate: whatever the
+    /// topic's [class](crate::Class), a newer message takes the place of one that waits. If the topic has a rate as
+    /// well, the lower one applies. A later call of either method replaces the rate.
+    ///
+    /// # Cancel safety
+    /// As [`subscribe`](Self::subscribe).
+    pub async fn subscribe_at(&self, topic: &Topic, tag: SubscriptionTag, rate: Rate) -> Subscribed {
+        let subscribed = self.0.outbox.subscribe(topic, tag, Some(rate)).await;
+        subscribed.map_or(Subscribed::Closed, |(subscribed, _)| subscribed)
+    }
+
     /// Subscribes like [`subscribe`](Self::subscribe), and also returns the log position from which the participant
     /// gets the topic's messages. `None` if the participant has ended.
     pub(crate) async fn subscribe_from(&self, topic: &Topic, tag: SubscriptionTag) -> Option<(Subscribed, Position)> {
-        self.0.outbox.subscribe(topic, tag).await
+        self.0.outbox.subscribe(topic, tag, None).await
+    }
+
+    /// Sets how many bytes per second the participant gets in all, or no limit, which is the default.
+    ///
+    /// Every message is charged, but only messages of [lossy and latest](crate::Class) topics wait for the rate:
+    /// reliable messages and direct ones never do. What waits is subject to the topic's bounds. The participant may
+    /// save up for a tenth of a second. Takes effect at the shard's next turn.
+    pub fn set_rate(&self, bytes_per_second: Option<NonZeroU64>) {
+        self.0.outbox.set_rate(bytes_per_second.map(NonZeroU64::get));
+    }
+
+    /// Returns what the participant has lost of a topic that isn't reliable. The sum over all topics is in its
+    /// [account](ParticipantStats::account).
+    #[must_use]
+    pub fn losses(&self, topic: &Topic) -> Losses {
+        self.0.outbox.losses_of(topic.key())
     }
 
     /// Ends the participant's subscription to `topic`. The participant gets nothing that is published there after this

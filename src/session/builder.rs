@@ -90,6 +90,18 @@ impl<R: Room> SessionBuilder<R> {
         self
     }
 
+    /// Sets how many bytes of [lossy and latest](crate::Class) topics may wait for one participant, over all topics.
+    /// Default 16 MiB. At least 1. Beyond that, the oldest message of the topic with most bytes is dropped; one message
+    /// may always wait. As many bytes of [retained](crate::Profile::retain) messages may wait for a participant: beyond
+    /// that, a subscription begins [without them](crate::Subscribed::WithoutRetained).
+    ///
+    /// The messages themselves are kept once for all participants of a shard, and each costs a participant eight bytes.
+    /// They don't count against [`queue_bytes`](Self::queue_bytes).
+    pub fn lossy_bytes(mut self, bytes: u64) -> Self {
+        self.options.lossy_bytes = bytes;
+        self
+    }
+
     /// Sets the capacity of the broadcast log, in broadcasts that some shard has yet to read. Default 1,024: a burst of
     /// that length doesn't wait. Each place costs some 600 bytes, and the memory of its message. At most 4,194,304
     /// divided by the number of [shards](Self::shards), each of which has a copy.
@@ -308,6 +320,7 @@ impl<R: Room> Parts<R> {
             limits: config.limits,
             joining_bytes: config.joining_bytes,
             joining_age: config.joining_age(),
+            lossy_bytes: config.lossy_bytes,
             batch_bytes: room.batch_bytes(),
             write_timeout: config.write_timeout,
             uplink: room.uplink(),

@@ -105,6 +105,7 @@ impl<R: Room> EventLoop<R> {
         // between the two.
         let mut events = self.events.take().expect("it runs once").fuse();
         let mut outgoing = pin!(session.events.run());
+        let mut losses = pin!(session.report_losses());
         for presence in session.room.participants() {
             self.on_active(&presence);
         }
@@ -119,6 +120,7 @@ impl<R: Room> EventLoop<R> {
                 // Taken out and handed to a task in the same poll.
                 (client_id, sid) = poll_fn(|cx| session.pending_resets.poll_take(cx)) => self.on_reset(client_id, &sid),
                 () = &mut outgoing => {}
+                () = &mut losses => {}
                 Some(done) = self.joins.join_next_with_id() => match done {
                     Ok((id, joined)) => self.on_joined(id, joined),
                     Err(error) => {
@@ -150,6 +152,7 @@ impl<R: Room> EventLoop<R> {
                 // A member that fails during the drain is counted and reported like any other, but not joined again.
                 (client_id, sid) = poll_fn(|cx| session.pending_resets.poll_take(cx)) => drop(self.remove_pending_reset(client_id, &sid)),
                 () = &mut outgoing => {}
+                () = &mut losses => {}
                 () = session.closing.until_goodbyes_said() => break,
             }
         }

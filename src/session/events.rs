@@ -7,7 +7,7 @@ use tokio::sync::{Notify, broadcast, oneshot};
 
 use super::error::JoinError;
 use crate::caught::lock;
-use crate::contract::{Account, EndReason, Message};
+use crate::contract::{Account, EndReason, Losses, Message};
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
 use crate::participant::Participant;
 
@@ -95,6 +95,12 @@ pub enum SessionEvent {
     /// The code that handles the participant's stream reports that an unresponsive participant is heard again. Not
     /// emitted if the instance ends before.
     Responsive(InstanceId),
+    /// Messages of lossy and latest topics were dropped at participants that are behind or have a rate. Emitted at most
+    /// once a second. [`Participant::losses`] and [`Topic::stats`](crate::Topic::stats) tell whose and which.
+    Lost {
+        /// What was dropped since the last event of this kind.
+        lost: Losses,
+    },
     /// The uplink is stalled. Publishers are held back until it flows.
     UplinkStalled,
     /// The uplink flows again.

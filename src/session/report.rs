@@ -1,12 +1,17 @@
 //! What the session counts, logs and tells its listeners: each thing that happens to an instance, once, in one place.
 
+use std::time::Duration;
+
 use super::core::Core;
 use super::error::JoinError;
 use super::events::{InstanceId, SessionEvent};
-use crate::contract::{Account, EndReason, UplinkState};
+use crate::contract::{Account, EndReason, Losses, UplinkState};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::participant::Participant;
 use crate::room::{Presence, Room};
+
+/// How often losses are reported, at most.
+const LOSSES_EVERY: Duration = Duration::from_secs(1);
 
 /// A join that succeeded.
 pub(crate) struct Registered<M> {
@@ -38,6 +43,17 @@ impl<R: Room> Core<R> {
         tracing::info!(%identity, %sid, %error, "join failed");
         self.counters.failed_joins.add_one();
         self.emit(SessionEvent::JoinFailed { identity, sid, error });
+    }
+
+    /// Reports what lossy and latest topics lose, for as long as it is polled, and at most once in each [`LOSSES_EVERY`].
+    pub(crate) async fn report_losses(&self) {
+        let mut reported = Losses::default();
+        loop {
+            let lost = self.fanout.until_lost().await;
+            self.emit(SessionEvent::Lost { lost: lost.since(&reported) });
+            reported = lost;
+            tokio::time::sleep(LOSSES_EVERY).await;
+        }
     }
 
     /// Counts a stream of a connection that isn't present or was refused.

@@ -41,6 +41,7 @@ pub(crate) struct Options {
     pub(crate) queue_capacity: u32,
     pub(crate) queue_bytes: u64,
     pub(crate) joining_bytes: u64,
+    pub(crate) lossy_bytes: u64,
     pub(crate) log_capacity: usize,
     /// By default, one less than the runtime has workers.
     pub(crate) shards: Option<usize>,
@@ -58,6 +59,8 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     /// How many bytes of broadcasts may gather for a participant that joins.
     pub(crate) joining_bytes: u64,
+    /// How many bytes of messages that may be lost may wait for a participant.
+    pub(crate) lossy_bytes: u64,
     /// The longest message the room can carry, in bytes.
     pub(crate) largest_carried: usize,
     pub(crate) log_capacity: usize,
@@ -87,6 +90,7 @@ impl Default for Options {
             queue_capacity: 16_384,
             queue_bytes: 64 << 20,
             joining_bytes: 256 << 20,
+            lossy_bytes: 16 << 20,
             log_capacity: 1024,
             shards: None,
             write_timeout: Duration::from_secs(5),
@@ -109,6 +113,7 @@ impl Options {
             within("queue_capacity", self.queue_capacity, 1..=Limits::LARGEST.messages, "from 1 to 8,388,607")?;
         let bytes = within("queue_bytes", self.queue_bytes, 1..=Limits::LARGEST.bytes, "from 1 to 512 GiB less 1")?;
         let joining_bytes = within("joining_bytes", self.joining_bytes, 1..=u64::MAX, "at least 1")?;
+        let lossy_bytes = within("lossy_bytes", self.lossy_bytes, 1..=u64::MAX, "at least 1")?;
         let log_capacity = within("log_capacity", self.log_capacity, 1..=MOST_PLACES, "from 1 to 4,194,304")?;
         let spare = workers.saturating_sub(1).clamp(1, MOST_SHARDS);
         let shards = within("shards", self.shards.unwrap_or(spare), 1..=MOST_SHARDS, "from 1 to 1,024")?;
@@ -132,6 +137,7 @@ impl Options {
         Ok(Config {
             limits: Limits { messages, bytes, largest: bytes.min(largest_carried as u64) },
             joining_bytes,
+            lossy_bytes,
             largest_carried,
             log_capacity,
             shards,

@@ -5,6 +5,7 @@ mod common;
 
 mod accept;
 mod broadcast;
+mod classes;
 mod close;
 mod endings;
 mod faults;

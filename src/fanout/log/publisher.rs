@@ -97,7 +97,7 @@ impl<M: Message> Publisher<M> {
 
     /// Whether a message for `topic` would reach nobody, though the log is open.
     pub(crate) fn reaches_nobody(&self, topic: &Topic) -> bool {
-        topic.subscribers() == 0 && !self.log.tail().is_sealed()
+        topic.reaches_nobody() && !self.log.tail().is_sealed()
     }
 
     /// The length of the longest message that isn't refused, in bytes.

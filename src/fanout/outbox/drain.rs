@@ -1,11 +1,13 @@
 //! The shard's half of an outbox.
 
-use crate::contract::{EndReason, Ending};
+use crate::contract::topic::TopicKey;
+use crate::contract::{EndReason, Ending, Losses};
 use crate::fanout::clock::SessionMs;
 use crate::fanout::member_handle::MemberHandle;
 use crate::fanout::outbox::Outbox;
 use crate::fanout::outbox::bound::Exceeded;
 use crate::fanout::outbox::control_queue::Direct;
+use crate::fanout::outbox::rare::Rare;
 use crate::fanout::slot::{MemberRef, Slot};
 use crate::sync::{Ordering, fence};
 
@@ -76,6 +78,30 @@ impl<O: MemberHandle> Drain<O> {
     pub(in crate::fanout) fn deliver(&self, messages: u64, bytes: u64) {
         self.outbox().delivered.add(messages);
         self.outbox().delivered_bytes.add(bytes);
+    }
+
+    /// Counts messages that gave way to newer ones, by topic, and those that were dropped with a subscription.
+    pub(in crate::fanout) fn lose_lossy(
+        &self,
+        lost: impl ExactSizeIterator<Item = (TopicKey, Losses)>,
+        unsubscribed: u64,
+    ) {
+        let rare = self.outbox().rare();
+        let lost = rare.lose(lost);
+        rare.unsubscribe(unsubscribed);
+        self.outbox().port.counters.lose_lossy(&lost, unsubscribed);
+    }
+
+    /// Forgets what was lost of a topic that has ended.
+    pub(in crate::fanout) fn forget_losses(&self, topic: TopicKey) {
+        if let Some(rare) = self.outbox().rare.get() {
+            rare.forget(topic);
+        }
+    }
+
+    /// The participant's total rate in bytes per second, if it has one.
+    pub(in crate::fanout) fn rate(&self) -> Option<u64> {
+        self.outbox().rare.get().and_then(Rare::rate)
     }
 
     /// Counts `count` messages as lost, with the reason for which the instance ended, and all that are in the control

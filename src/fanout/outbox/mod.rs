@@ -26,6 +26,7 @@
 pub(in crate::fanout) mod bound;
 pub(in crate::fanout) mod control_queue;
 pub(in crate::fanout) mod drain;
+mod rare;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +34,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::caught::caught;
+use crate::contract::topic::TopicKey;
 use crate::contract::{
-    Account, EndReason, Ending, Message, Progress, Subscribed, SubscriptionTag, Topic, Unsubscribed, Uplink,
+    Account, EndReason, Ending, Losses, Message, Progress, Rate, Subscribed, SubscriptionTag, Topic, Unsubscribed,
+    Uplink,
 };
 use crate::fanout::clock::SessionMs;
 use crate::fanout::command::{Begin, Command};
@@ -42,11 +45,12 @@ use crate::fanout::counters::SingleWriterCounter;
 use crate::fanout::log::{Position, Refused};
 use crate::fanout::outbox::bound::{Bound, Limits};
 use crate::fanout::outbox::control_queue::{ControlQueue, Direct};
+use crate::fanout::outbox::rare::Rare;
 use crate::fanout::port::Port;
 use crate::fanout::slot::{MemberRef, Slot};
 use crate::ids::ClientId;
 use crate::sync::capacity::CapacityNotify;
-use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, OnceBox, Ordering, fence};
 
 const NEW: u8 = 0;
 const LIVE: u8 = 1;
@@ -77,6 +81,7 @@ pub(crate) struct Outbox<M> {
     capacity: CapacityNotify,
     /// When the oldest waiting message arrived, by the fan-out's clock, plus one; 0 while none waits.
     oldest: AtomicU64,
+    rare: OnceBox<Rare>,
     /// The uplink that all participants of the room share, if there is one, and the progress of this participant's
     /// writes.
     uplink: Option<(Uplink, Progress)>,
@@ -112,7 +117,12 @@ impl<M: Message> Outbox<M> {
             rejected: AtomicU64::new(0),
             capacity: CapacityNotify::new(),
             oldest: AtomicU64::new(0),
+            rare: OnceBox::new(),
         }
+    }
+
+    fn rare(&self) -> &Rare {
+        self.rare.get_or_init(Rare::new)
     }
 
     /// Whether the instance is in the state `Live`.
@@ -272,6 +282,18 @@ impl<M: Message> Outbox<M> {
         self.capacity.until(|| self.has_ended() || fits()).await;
     }
 
+    /// Limits the messages that may be lost to what this total rate leaves to them.
+    pub(crate) fn set_rate(&self, bytes_per_second: Option<u64>) {
+        self.rare().set_rate(bytes_per_second);
+        self.port.mail.set(self.slot());
+        self.port.signal.wake();
+    }
+
+    /// What the participant has lost of `topic`.
+    pub(crate) fn losses_of(&self, topic: TopicKey) -> Losses {
+        self.rare.get().map_or_else(Losses::default, |rare| rare.losses_of(topic))
+    }
+
     /// For how long the oldest waiting message has waited.
     pub(crate) fn oldest(&self) -> Option<Duration> {
         // Relaxed: only used for statistics.
@@ -291,6 +313,10 @@ impl<M: Message> Outbox<M> {
         if let Some(reason) = self.end_reason() {
             account.add_lost(reason, lost);
         }
+        if let Some(rare) = self.rare.get() {
+            account.dropped.lossy = rare.losses();
+            account.abandoned.unsubscribed = rare.unsubscribed();
+        }
         account.offered = self.shard_offered.get() + self.direct_offered.load(Ordering::Acquire);
         account
     }
@@ -300,9 +326,14 @@ impl<M: Message> Outbox<M> {
 impl<M: Message> Outbox<M> {
     /// Subscribes the member to `topic`; also says from which position of the log on. `None` if the shard has
     /// ended.
-    pub(crate) async fn subscribe(&self, topic: &Topic, tag: SubscriptionTag) -> Option<(Subscribed, Position)> {
+    pub(crate) async fn subscribe(
+        &self,
+        topic: &Topic,
+        tag: SubscriptionTag,
+        wish: Option<Rate>,
+    ) -> Option<(Subscribed, Position)> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Command::Subscribe { member: self.member(), counted: topic.raise(), tag, reply }, answer).await
+        self.ask(Command::Subscribe { member: self.member(), counted: topic.raise(), tag, wish, reply }, answer).await
     }
 
     /// Ends the member's subscription to `topic`.

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::contract::Topic;
+use crate::contract::profile::Profile;
 use crate::contract::run::BroadcastId;
 use crate::contract::topic::{SubscriptionTag, TopicKey};
 use crate::fanout::log::Position;
@@ -12,7 +14,9 @@ pub(in crate::fanout) struct ReadBatch<M> {
     pub(super) messages: Vec<M>,
     /// One for each message.
     pub(super) entries: Vec<EntryMeta>,
-    runs: Vec<Range<usize>>,
+    runs: Vec<Run>,
+    /// The topics of this turn that aren't plain.
+    special: Vec<SpecialTopic>,
     /// The runs that are for everybody, ascending.
     to_all: Vec<u32>,
     /// The audience of the last run: a topic, or everybody (`None`).
@@ -21,6 +25,25 @@ pub(in crate::fanout) struct ReadBatch<M> {
     pub(super) first_id: BroadcastId,
     /// The most messages that a turn reads.
     most: u32,
+}
+
+#[derive(Debug)]
+struct Run {
+    messages: Range<usize>,
+    /// The index of its topic among the special ones.
+    special: Option<u32>,
+}
+
+/// A topic of a run that needs more than to be handed on in order: it has, or had, another profile than the default, or
+/// some subscriber has a rate of its own.
+#[derive(Debug)]
+pub(super) struct SpecialTopic {
+    pub(super) topic: Topic,
+    pub(super) profile: Profile,
+    version: u32,
+    /// Messages offered to subscribers in this turn, and those that went straight into sinks.
+    pub(super) offered: u64,
+    pub(super) handed_on: u64,
 }
 
 /// The facts about a broadcast that a turn needs besides the message.
@@ -40,6 +63,7 @@ impl<M> ReadBatch<M> {
             messages: Vec::new(),
             entries: Vec::new(),
             runs: Vec::new(),
+            special: Vec::new(),
             to_all: Vec::new(),
             last: None,
             first_id: BroadcastId::reserve(0),
@@ -47,14 +71,15 @@ impl<M> ReadBatch<M> {
         }
     }
 
-    /// Adds the message at `position`, for `topic` or for everybody. If a run begins with it, returns the index of the
-    /// run.
+    /// Adds the message at `position`, for `topic` or for everybody. A topic that isn't plain comes with its profile and
+    /// the version of that. If a run begins with the message, returns the index of the run.
     pub(in crate::fanout) fn push(
         &mut self,
         position: Position,
         bytes: usize,
         message: M,
         topic: Option<TopicKey>,
+        special: Option<(&Topic, &Profile, u32)>,
     ) -> Option<u32> {
         let at = self.messages.len();
         assert!(at < self.most as usize, "a turn reads at most the quota, and has ids for no more");
@@ -65,13 +90,17 @@ impl<M> ReadBatch<M> {
         self.messages.push(message);
         self.entries.push(EntryMeta { position, bytes, before, retained: None });
         match self.runs.last_mut() {
-            Some(last) if self.last == topic => {
-                last.end += 1;
+            Some(last) if self.last == topic && is_same(last.special.map(|at| &self.special[at as usize]), special) => {
+                last.messages.end += 1;
                 None
             }
             _ => {
                 let run = u32::try_from(self.runs.len()).expect("there are no more than messages");
-                self.runs.push(at..at + 1);
+                let special = special.map(|(topic, profile, version)| {
+                    self.special.push(SpecialTopic::new(topic.clone(), *profile, version));
+                    u32::try_from(self.special.len() - 1).expect("there are no more than messages")
+                });
+                self.runs.push(Run { messages: at..at + 1, special });
                 self.last = topic;
                 if topic.is_none() {
                     self.to_all.push(run);
@@ -81,9 +110,15 @@ impl<M> ReadBatch<M> {
         }
     }
 
-    /// The messages of a run.
-    pub(super) fn run(&self, index: u32) -> Range<usize> {
-        self.runs[index as usize].clone()
+    /// The messages of a run, and the index of its topic among the special ones.
+    #[inline]
+    pub(super) fn run(&self, index: u32) -> (Range<usize>, Option<u32>) {
+        let run = &self.runs[index as usize];
+        (run.messages.clone(), run.special)
+    }
+
+    pub(super) fn special(&mut self, index: u32) -> &mut SpecialTopic {
+        &mut self.special[index as usize]
     }
 
     pub(super) fn to_all(&self) -> &[u32] {
@@ -100,26 +135,57 @@ impl<M> ReadBatch<M> {
         self.entries.clear();
         self.runs.clear();
         self.to_all.clear();
+        for special in self.special.drain(..) {
+            if special.offered > 0 {
+                special.topic.count(special.offered, special.handed_on);
+            }
+        }
     }
 }
 
-/// The runs of a turn that reach one member by a topic: index and tag, ascending. The first is stored inline: a turn
-/// usually has only one, so thousands of members need no memory of their own for it, and a walk has none to load.
+/// Whether a message with the `special` state of its topic continues the run of the same topic with the state `last`.
+#[inline]
+fn is_same(last: Option<&SpecialTopic>, special: Option<(&Topic, &Profile, u32)>) -> bool {
+    match (last, special) {
+        (None, None) => true,
+        (Some(last), Some((_, _, version))) => last.version == version,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
+impl SpecialTopic {
+    fn new(topic: Topic, profile: Profile, version: u32) -> Self {
+        Self { topic, profile, version, offered: 0, handed_on: 0 }
+    }
+}
+
+/// A run that reaches a member by a topic.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TopicRun {
+    /// The index of the run in the batch.
+    pub(super) run: u32,
+    pub(super) tag: SubscriptionTag,
+    /// The subscription has a rate of its own.
+    pub(super) has_wish: bool,
+}
+
+/// The runs of a turn that reach one member by a topic, ascending. The first is stored inline: a turn usually has only
+/// one, so thousands of members need no memory of their own for it, and a walk has none to load.
 #[derive(Debug, Default)]
 pub(super) struct TopicRuns {
-    first: Option<(u32, SubscriptionTag)>,
-    others: Vec<(u32, SubscriptionTag)>,
+    first: Option<TopicRun>,
+    others: Vec<TopicRun>,
 }
 
 impl TopicRuns {
-    pub(in crate::fanout) fn push(&mut self, index: u32, tag: SubscriptionTag) {
+    pub(in crate::fanout) fn push(&mut self, run: TopicRun) {
         match self.first {
-            None => self.first = Some((index, tag)),
-            Some(_) => self.others.push((index, tag)),
+            None => self.first = Some(run),
+            Some(_) => self.others.push(run),
         }
     }
 
-    pub(super) fn get(&self, at: usize) -> Option<(u32, SubscriptionTag)> {
+    pub(super) fn get(&self, at: usize) -> Option<TopicRun> {
         if at == 0 { self.first } else { self.others.get(at - 1).copied() }
     }
 

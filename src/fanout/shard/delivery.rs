@@ -8,9 +8,9 @@ use slab::Slab;
 use tokio::sync::mpsc;
 
 use crate::caught::caught;
-use crate::contract::topic::Audience;
+use crate::contract::topic::{Audience, Counted, TopicKey};
 use crate::contract::uplink::CLEARLY;
-use crate::contract::{EndReason, Ending, Subscribed, Unsubscribed, Uplink};
+use crate::contract::{EndReason, Ending, Rate, Subscribed, SubscriptionTag, Topic, Unsubscribed, Uplink};
 use crate::fanout::clock::SessionMs;
 use crate::fanout::command::{Begin, Command};
 use crate::fanout::log::{Entry, Position, Tail};
@@ -18,8 +18,9 @@ use crate::fanout::member_handle::{MemberHandle, SinkError};
 use crate::fanout::outbox::bound::Limits;
 use crate::fanout::outbox::drain::{Admitted, Drain};
 use crate::fanout::port::{Port, SleepCheck};
+use crate::fanout::shard::backlog::SnapshotTaken;
 use crate::fanout::shard::backpressure::{Backpressure, BehindFlag, MayRead};
-use crate::fanout::shard::batch::ReadBatch;
+use crate::fanout::shard::batch::{ReadBatch, TopicRun};
 use crate::fanout::shard::budget::{Gathering, ReadBudget};
 use crate::fanout::shard::member::{Fault, Member, MemberState, PassCounts, VisitContext};
 use crate::fanout::shard::newcomer::Newcomer;
@@ -28,7 +29,8 @@ use crate::fanout::shard::reader::{Found, Reader, Reading, Shard};
 use crate::fanout::shard::retained::Retained;
 use crate::fanout::shard::shared::{ShardControl, ShardStats};
 use crate::fanout::shard::tick::Tick;
-use crate::fanout::shard::topics::TopicIndex;
+use crate::fanout::shard::timers::Timers;
+use crate::fanout::shard::topics::{TopicAudience, TopicIndex};
 use crate::fanout::slot::{MemberRef, Slot, SlotSet};
 use crate::time::millis;
 
@@ -49,6 +51,8 @@ pub(in crate::fanout) struct ShardSettings<O: MemberHandle> {
     pub(in crate::fanout) begins: mpsc::Receiver<Begin<O::Message>>,
     pub(in crate::fanout) limits: Limits,
     pub(in crate::fanout) gathering: Gathering,
+    /// How many bytes of messages that may be lost may wait for one member, and how many of retained ones.
+    pub(in crate::fanout) lossy_bytes: u64,
     /// How many bytes one flush of the shard's sinks carries best.
     pub(in crate::fanout) batch_bytes: usize,
     pub(in crate::fanout) write_timeout: Duration,
@@ -91,7 +95,7 @@ pub(super) struct Delivery<O: MemberHandle> {
     occupied: Occupied,
     /// No member has a slot at or above this one.
     extent: usize,
-    topics: TopicIndex,
+    topics: TopicIndex<O::Message>,
     retained: Retained<O::Message>,
     pub(super) turn: TurnWork<O::Message>,
     /// Members that aren't finished, for the next turn.
@@ -103,6 +107,8 @@ pub(super) struct Delivery<O: MemberHandle> {
     /// The log is sealed and read to its end: members with nothing left to deliver go.
     draining: bool,
     tick: Tick,
+    /// When members have to be visited whose messages wait for their time.
+    timers: Timers,
 }
 
 /// The work of the current turn.
@@ -116,6 +122,10 @@ pub(super) struct TurnWork<M> {
     /// The members to visit, unless there is something for all of them.
     noted: SlotSet,
     cursor: usize,
+    /// The members with a backlog, which are visited last: what they are handed would keep a sink from using again what
+    /// it has encoded for the member before.
+    late: SlotSet,
+    late_cursor: usize,
     now: SessionMs,
     counts: PassCounts,
 }
@@ -130,6 +140,8 @@ impl<O: MemberHandle> Delivery<O> {
             batch: ReadBatch::new(budget.quota().messages),
             noted: SlotSet::default(),
             cursor: 0,
+            late: SlotSet::default(),
+            late_cursor: 0,
             now: SessionMs::default(),
             counts: PassCounts::default(),
         };
@@ -138,7 +150,7 @@ impl<O: MemberHandle> Delivery<O> {
             members: Slab::new(),
             occupied: Occupied::default(),
             extent: 0,
-            topics: TopicIndex::default(),
+            topics: TopicIndex::new(),
             retained: Retained::new(),
             turn,
             requeued: SlotSet::default(),
@@ -147,6 +159,7 @@ impl<O: MemberHandle> Delivery<O> {
             budget,
             draining: false,
             tick: Tick::for_timeout(settings.write_timeout, span),
+            timers: Timers::default(),
             settings,
         }
     }
@@ -187,14 +200,30 @@ impl<O: MemberHandle> Delivery<O> {
                 } else {
                     self.turn.noted.get(at)
                 };
-                let Some(slot) = slot else { return Walk::Done };
+                let Some(slot) = slot else { return self.walk_late(position, until) };
                 self.turn.cursor = if everybody { slot.index() } else { at } + 1;
-                self.visit(slot, position);
+                if self.members.get(slot.index()).is_some_and(|member| member.state.is_behind()) {
+                    self.turn.late.insert(slot);
+                } else {
+                    self.visit(slot, position);
+                }
             }
             if Instant::now() >= until {
                 return Walk::TimeIsUp;
             }
         }
+    }
+
+    /// Visits the members that the walk has left for last.
+    fn walk_late(&mut self, position: Position, until: Instant) -> Walk {
+        while let Some(slot) = self.turn.late.get(self.turn.late_cursor) {
+            if self.turn.late_cursor % STRIDE == STRIDE - 1 && Instant::now() >= until {
+                return Walk::TimeIsUp;
+            }
+            self.turn.late_cursor += 1;
+            self.visit(slot, position);
+        }
+        Walk::Done
     }
 
     #[inline]
@@ -206,6 +235,8 @@ impl<O: MemberHandle> Delivery<O> {
             end: position,
             quota: self.budget.quota(),
             gathering: &self.settings.gathering,
+            lossy_bytes: self.settings.lossy_bytes,
+            drains: self.draining,
             uplink: self.settings.uplink(self.turn.now),
             now: self.turn.now,
             counts: PassCounts::default(),
@@ -217,6 +248,9 @@ impl<O: MemberHandle> Delivery<O> {
         member.settle(&counts);
         self.turn.counts.add(&counts);
         self.budget.note(was.is_behind(), member.state.is_behind());
+        if member.has_lossy_queues() {
+            self.timers.follow_up(slot, member, self.turn.now);
+        }
         if let Err(fault) = visited {
             return self.fail(slot, fault);
         }
@@ -246,6 +280,8 @@ impl<O: MemberHandle> Delivery<O> {
     pub(super) fn close_turn(&mut self, position: Position) {
         self.turn.is_open = false;
         self.turn.noted.clear();
+        self.turn.late.clear();
+        self.turn.late_cursor = 0;
         self.retained.end_turn(&mut self.turn.batch);
         self.publish_counts();
         self.tell_senders(position, When::AfterTurn);
@@ -259,6 +295,12 @@ impl<O: MemberHandle> Delivery<O> {
         if self.turn.is_sealed && !self.draining && position == self.settings.port.log.tail().position() {
             self.draining = true;
             self.for_each_slot(Self::end_if_done);
+            // Nothing waits for its time any more.
+            self.for_each_slot(|delivery, slot| {
+                if delivery.members[slot.index()].has_lossy_queues() {
+                    delivery.requeued.insert(slot);
+                }
+            });
         }
     }
 
@@ -329,9 +371,9 @@ impl<O: MemberHandle> Delivery<O> {
     fn apply(&mut self, command: Command, position: Position) {
         // It is not an error if the caller has stopped waiting: what it asked for stands.
         match command {
-            Command::Subscribe { member, counted, tag, reply } => {
+            Command::Subscribe { member, counted, tag, wish, reply } => {
                 let outcome = match self.member(member) {
-                    Some(_) => self.topics.subscribe(member.slot, counted, tag),
+                    Some(_) => self.subscribe(member.slot, counted, tag, wish),
                     None => Subscribed::Closed,
                 };
                 let _ = reply.send((outcome, position));
@@ -341,8 +383,46 @@ impl<O: MemberHandle> Delivery<O> {
                     Some(_) => self.topics.unsubscribe(member.slot, topic),
                     None => Unsubscribed::NotSubscribed,
                 };
+                if outcome == Unsubscribed::Removed {
+                    self.drop_topic(member.slot, topic);
+                }
                 let _ = reply.send(outcome);
             }
+        }
+    }
+
+    fn subscribe(&mut self, slot: Slot, counted: Counted, tag: SubscriptionTag, wish: Option<Rate>) -> Subscribed {
+        let topic = counted.topic().clone();
+        let subscribed = self.topics.subscribe(slot, counted, tag, wish);
+        let (profile, last) = self.topics.snapshot(&topic);
+        let (now, most) = (self.turn.now, self.settings.lossy_bytes);
+        let member = &mut self.members[slot.index()];
+        member.set_wish(&topic, &profile, wish);
+        if subscribed != Subscribed::New || last.is_empty() {
+            return subscribed;
+        }
+        let (was, count) = (member.state, last.len() as u64);
+        if member.push_snapshot((&topic, &profile), tag, last, most, now) == SnapshotTaken::TooLarge {
+            return Subscribed::WithoutRetained;
+        }
+        self.turn.counts.offered += count;
+        self.budget.note(was.is_behind(), member.state.is_behind());
+        if member.state == MemberState::More {
+            self.requeued.insert(slot);
+        }
+        subscribed
+    }
+
+    /// Drops what waits of a topic that a member has unsubscribed from.
+    fn drop_topic(&mut self, slot: Slot, topic: TopicKey) {
+        let member = &mut self.members[slot.index()];
+        // The drop of a message may panic.
+        if caught(|| member.drop_topic(topic, &mut self.retained)).is_none() {
+            return self.fail(slot, Fault::Panicked);
+        }
+        self.timers.follow_up(slot, member, self.turn.now);
+        if self.draining {
+            self.end_if_done(slot);
         }
     }
 
@@ -379,7 +459,7 @@ impl<O: MemberHandle> Delivery<O> {
     fn end_if_done(&mut self, slot: Slot) {
         let Some(member) = self.members.get(slot.index()) else { return };
         let done = match member.state {
-            MemberState::Clear => !member.has_unordered(),
+            MemberState::Clear => !member.has_unordered() && !member.has_lossy(),
             MemberState::Joining => true,
             MemberState::Blocked | MemberState::More => false,
         };
@@ -417,7 +497,7 @@ impl<O: MemberHandle> Delivery<O> {
             match &entry.audience {
                 Audience::All => to_all = to_all.saturating_add(1),
                 Audience::Topic(topic) => {
-                    for subscriber in self.topics.subscribers(topic.key()) {
+                    for subscriber in self.topics.audience(topic).subscribers {
                         self.members[subscriber.slot.index()].miss(1);
                         self.turn.counts.offered += 1;
                     }
@@ -445,6 +525,11 @@ impl<O: MemberHandle> Delivery<O> {
         while let Some(slot) = self.occupied.next(from) {
             from = slot.index() + 1;
             let member = &mut self.members[slot.index()];
+            if member.has_lossy() {
+                // The drop of a message may panic. What is kept stays as it is then.
+                caught(|| member.sweep(&mut self.retained, now));
+                self.timers.follow_up(slot, member, now);
+            }
             if member.is_stuck(now, timeout, spared, uplink) {
                 stuck.push(slot);
             } else {
@@ -470,6 +555,7 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
         }
         let is_ticked = self.tick.is_due(cx);
         self.turn.is_ticked |= is_ticked;
+        self.timers.take_due(cx, self.settings.port.clock, self.turn.now, |slot| self.turn.noted.insert(slot));
         let input = reader.turn(cx, self);
         if input.has_read {
             for slot in self.awaiting_entry.drain() {
@@ -511,6 +597,9 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
             return self.retire(slot, reason);
         }
         member.collect_mail();
+        let was = member.state;
+        member.update_budget(self.turn.now);
+        self.budget.note(was.is_behind(), member.state.is_behind());
         self.turn.noted.insert(slot);
     }
 
@@ -538,21 +627,32 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
 
     /// Notes the members that the entry is for. An entry that is for no member of this shard counts no bytes.
     fn on_entry(&mut self, position: Position, entry: Entry<O::Message>) -> Reading<O::Message> {
-        let topic = match &entry.audience {
-            Audience::All => None,
-            Audience::Topic(topic) => Some(topic.key()),
+        let (topic, audience) = match &entry.audience {
+            Audience::All => (None, TopicAudience::NOBODY),
+            Audience::Topic(topic) => (Some(topic), self.topics.audience(topic)),
         };
-        let subscribers = topic.map_or(&[][..], |topic| self.topics.subscribers(topic));
+        let TopicAudience { mut subscribers, special } = audience;
         let is_for_nobody = topic.is_some() && subscribers.is_empty();
         if !is_for_nobody && !self.budget.fits(entry.bytes) {
             return Reading::Later(entry);
         }
         self.budget.add(if is_for_nobody { 0 } else { entry.bytes });
-        if !is_for_nobody && let Some(run) = self.turn.batch.push(position, entry.bytes, entry.message, topic) {
+        if let (Some(topic), Some((profile, _))) = (topic, &special)
+            && profile.retained() > 0
+        {
+            self.topics.retain(topic.key(), &entry.message, entry.bytes);
+            subscribers = self.topics.audience(topic).subscribers;
+        }
+        if is_for_nobody {
+            return if self.budget.goes_on() { Reading::More } else { Reading::Enough };
+        }
+        let key = topic.map(Topic::key);
+        let special = topic.zip(special.as_ref()).map(|(topic, (profile, version))| (topic, profile, *version));
+        if let Some(run) = self.turn.batch.push(position, entry.bytes, entry.message, key, special) {
             for subscriber in subscribers {
                 let member = self.members.get_mut(subscriber.slot.index());
                 let member = member.expect("a member that leaves gives up its subscriptions");
-                member.note_run(run, subscriber.tag);
+                member.note_run(TopicRun { run, tag: subscriber.tag, has_wish: subscriber.has_wish });
                 self.turn.noted.insert(subscriber.slot);
             }
         }

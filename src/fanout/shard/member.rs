@@ -2,8 +2,16 @@
 //!
 //! A member whose sink is idle stores nothing: its messages are handed straight to the sink. The backlog of a busy
 //! member keeps, in delivery order, references to the broadcasts that the shard [retains](Retained), which all busy
-//! members share, and to the member's own messages.
+//! members share, and to the member's own messages. Messages that may be lost wait beside it, in
+//! [queues](crate::fanout::shard::lossy) of their own.
+//!
+//! # The order of the classes
+//! A visit hands on the reliable messages that wait, then places what the turn has read, and last hands on messages
+//! that may be lost. A reliable message goes straight into a ready sink if no reliable message waits. One that may be
+//! lost does so only if nothing waits for its turn in any class: otherwise the topic that is read first would pass all
+//! others by in each turn.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
@@ -13,9 +21,11 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures_sink::Sink;
 
 use crate::caught::caught;
+use crate::contract::profile::Profile;
 use crate::contract::run::BroadcastRun;
+use crate::contract::topic::TopicKey;
 use crate::contract::uplink::Uplink;
-use crate::contract::{EndReason, Message, Progress, RunSink, SubscriptionTag};
+use crate::contract::{EndReason, Message, Progress, Rate, RunSink, SubscriptionTag, Topic};
 use crate::fanout::clock::SessionMs;
 use crate::fanout::log::Position;
 use crate::fanout::member_handle::{MemberHandle, SinkError};
@@ -23,9 +33,10 @@ use crate::fanout::outbox::bound::Exceeded;
 use crate::fanout::outbox::control_queue::Direct;
 use crate::fanout::outbox::drain::Drain;
 use crate::fanout::port::Port;
-use crate::fanout::shard::backlog::{Backlog, Kind, Popped};
-use crate::fanout::shard::batch::{EntryMeta, ReadBatch, TopicRuns};
+use crate::fanout::shard::backlog::{Backlog, Kind, Popped, SnapshotTaken};
+use crate::fanout::shard::batch::{EntryMeta, ReadBatch, SpecialTopic, TopicRun, TopicRuns};
 use crate::fanout::shard::budget::{Gathering, Load, Quota};
+use crate::fanout::shard::lossy::{Change, LossyQueues, Taken};
 use crate::fanout::shard::retained::{Handed, Retained};
 use crate::fanout::slot::Slot;
 
@@ -111,6 +122,11 @@ pub(in crate::fanout) struct Member<O: MemberHandle> {
     /// The next completed flush must also give back what the bound counts, or note the time: something else than
     /// broadcasts has gone into the sink, or the member wasn't clear.
     needs_bookkeeping: bool,
+    /// What `uncounted` counts are messages that may be lost, which the bound never counts. Outdated while it counts
+    /// none.
+    uncounted_is_lossy: bool,
+    /// The member has a total rate, which everything that goes into the sink is charged to.
+    has_budget: bool,
     /// Messages between two places: offered, and neither in the sink nor in the backlog.
     in_hand: u32,
     /// Handed to the sink in this visit.
@@ -145,11 +161,23 @@ pub(in crate::fanout) struct VisitContext<'a, M> {
     pub(in crate::fanout) quota: Quota,
     /// How much may gather for a joining member.
     pub(in crate::fanout) gathering: &'a Gathering,
+    /// How many bytes of messages that may be lost may wait for one member.
+    pub(in crate::fanout) lossy_bytes: u64,
+    /// The session ends, and nothing waits for its time any more.
+    pub(in crate::fanout) drains: bool,
     /// The uplink that all members share; `None` if there is none, or it was given up.
     pub(in crate::fanout) uplink: Option<&'a Uplink>,
     pub(in crate::fanout) now: SessionMs,
     /// What this visit has done so far.
     pub(in crate::fanout) counts: PassCounts,
+}
+
+/// Which messages are handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Classes {
+    Reliable,
+    /// Those that may be lost as well.
+    All,
 }
 
 /// A single message on its way into the sink.
@@ -178,6 +206,8 @@ impl<O: MemberHandle> Member<O> {
             progress,
             state: MemberState::Joining,
             needs_bookkeeping: false,
+            uncounted_is_lossy: false,
+            has_budget: false,
             in_hand: 0,
             handed_now: Load::default(),
             uncounted: Load::default(),
@@ -205,8 +235,8 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Notes a run of this turn's batch that reaches the member by the subscription with this tag.
-    pub(super) fn note_run(&mut self, run: u32, tag: SubscriptionTag) {
-        self.topic_runs.push(run, tag);
+    pub(super) fn note_run(&mut self, run: TopicRun) {
+        self.topic_runs.push(run);
     }
 
     /// Whether the member has direct messages that wait for a broadcast to be filled in.
@@ -243,11 +273,16 @@ impl<O: MemberHandle> Member<O> {
         let was = self.state;
         self.handed_now = Load::default();
         self.needs_bookkeeping |= was != MemberState::Clear;
+        if let Some(backlog) = &mut self.backlog
+            && let Some(lossy) = &mut backlog.lossy
+        {
+            lossy.release_due(visit.now, visit.drains);
+        }
         if was == MemberState::More {
-            self.drive(visit)?;
+            self.drive(Classes::Reliable, visit)?;
         }
         self.place_all(visit)?;
-        self.drive(visit)?;
+        self.drive(Classes::All, visit)?;
         // A member that was woken and is blocked again has made progress only if a flush completed, and the flush
         // records that.
         if self.state == MemberState::Blocked && was == MemberState::Clear {
@@ -324,15 +359,19 @@ impl<O: MemberHandle> Member<O> {
             let all = visit.batch.to_all().get(by_all).copied();
             // Not read without need: the topic runs are on another cache line.
             let topic = if is_addressed { self.topic_runs.get(by_topic) } else { None };
-            let (run, tag) = match (all, topic) {
-                (Some(all), Some((run, _))) if all < run => (all, None),
-                (_, Some((run, tag))) => (run, Some(tag)),
+            let (run, topic) = match (all, topic) {
+                (Some(all), Some(topic)) if all < topic.run => (all, None),
+                (_, Some(topic)) => (topic.run, Some(topic)),
                 (Some(all), None) => (all, None),
                 (None, None) => break,
             };
-            by_all += usize::from(tag.is_none());
-            by_topic += usize::from(tag.is_some());
-            self.place_run(visit.batch.run(run), tag, visit)?;
+            by_all += usize::from(topic.is_none());
+            by_topic += usize::from(topic.is_some());
+            let (run, special) = visit.batch.run(run);
+            match (topic, special) {
+                (Some(topic), Some(special)) => self.place_special(run, special, topic, visit)?,
+                (topic, _) => self.place_run(run, topic.map(|topic| topic.tag), visit)?,
+            }
         }
         if by_topic > 0 {
             self.topic_runs.clear();
@@ -357,6 +396,87 @@ impl<O: MemberHandle> Member<O> {
         Ok(())
     }
 
+    /// Places a run of a topic that isn't plain.
+    fn place_special(
+        &mut self,
+        run: Range<usize>,
+        special: u32,
+        topic: TopicRun,
+        visit: &mut VisitContext<'_, O::Message>,
+    ) -> Outcome<(), O> {
+        let SpecialTopic { topic: of, profile, .. } = visit.batch.special(special);
+        if profile.is_reliable() && !topic.has_wish {
+            if let Some(backlog) = &mut self.backlog {
+                backlog.make_reliable(of.key());
+            }
+            return self.place_run(run, Some(topic.tag), visit);
+        }
+        let is_rated = topic.has_wish || profile.rate().is_some();
+        let mut at = run.start;
+        while at < run.end {
+            if self.has_unordered() {
+                self.place_directs_before(&(at..run.end), visit)?;
+            }
+            visit.counts.offered += 1;
+            visit.batch.special(special).offered += 1;
+            self.in_hand = 1;
+            if self.is_open_for_lossy(special, is_rated, visit)? {
+                let end = if is_rated { at + 1 } else { run.end };
+                let offered = visit.counts.offered;
+                at += self.start_send_run::<true>(at..end, Some(topic.tag), visit, Some(special))?;
+                visit.batch.special(special).offered += visit.counts.offered - offered;
+                if is_rated {
+                    self.start_rate(special, visit.batch.entries[at - 1].bytes, visit);
+                }
+            } else {
+                self.queue_lossy(at, special, topic.tag, visit);
+                at += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a broadcast that is in hand, and may be lost, in its topic's queue.
+    #[cold]
+    fn queue_lossy(&mut self, at: usize, special: u32, tag: SubscriptionTag, visit: &mut VisitContext<'_, O::Message>) {
+        let key = visit.retained.keep(visit.batch, at, visit.now);
+        let SpecialTopic { topic, profile, .. } = visit.batch.special(special);
+        let lossy = self.lossy();
+        lossy.push((topic, profile), (key, tag), visit.lossy_bytes, visit.retained, visit.now);
+        self.in_hand = 0;
+    }
+
+    /// Has the next message of a topic with a rate wait for its time, after one of `bytes` went straight into the sink.
+    #[cold]
+    fn start_rate(&mut self, special: u32, bytes: usize, visit: &mut VisitContext<'_, O::Message>) {
+        let now = visit.now;
+        let SpecialTopic { topic, profile, .. } = visit.batch.special(special);
+        self.lossy().note_handed_on(topic, profile, bytes, now);
+    }
+
+    /// The member's queues of messages that may be lost.
+    fn lossy(&mut self) -> &mut LossyQueues {
+        self.backlog.get_or_insert_with(Backlog::new).lossy.get_or_insert_with(LossyQueues::new)
+    }
+
+    /// Whether a message that may be lost may go straight into the sink.
+    fn is_open_for_lossy(
+        &mut self,
+        special: u32,
+        is_rated: bool,
+        visit: &mut VisitContext<'_, O::Message>,
+    ) -> Outcome<bool, O> {
+        if let Some(backlog) = &self.backlog
+            && let Some(lossy) = &backlog.lossy
+        {
+            let topic = visit.batch.special(special).topic.key();
+            if lossy.has_ready() || ((is_rated || self.has_budget) && !lossy.is_due(topic, visit.now)) {
+                return Ok(false);
+            }
+        }
+        self.is_open(visit.quota)
+    }
+
     /// Places the direct messages that come before the first broadcast of a run. Returns the index of the broadcast
     /// before which the next direct message comes, or the end of the run if there is none.
     #[cold]
@@ -375,7 +495,8 @@ impl<O: MemberHandle> Member<O> {
             if self.is_open(visit.quota)? {
                 let Direct { message, bytes, .. } = direct;
                 let message = Handed::Own(message);
-                self.start_send(Outgoing { message, tag: None, bytes, is_exempt: false, waits_since: visit.now })?;
+                let waits_since = visit.now;
+                self.start_send(Outgoing { message, tag: None, bytes, is_exempt: false, waits_since }, visit.now)?;
             } else {
                 let backlog = self.backlog.get_or_insert_with(Backlog::new);
                 backlog.push_own(Kind::Direct, direct.message, direct.bytes, visit.now);
@@ -396,7 +517,7 @@ impl<O: MemberHandle> Member<O> {
         visit.counts.offered += 1;
         self.in_hand = 1;
         if self.is_open(visit.quota)? {
-            return self.start_send_run(range, tag, visit);
+            return self.start_send_run::<false>(range, tag, visit, None);
         }
         if self.state == MemberState::Joining {
             return self.gather(range.start, tag, visit);
@@ -410,9 +531,9 @@ impl<O: MemberHandle> Member<O> {
         if fits.is_err() && matches!(self.state, MemberState::Clear | MemberState::More) {
             // The member isn't busy: exceeding the quota of a visit is better than an overflow.
             visit.quota = Quota::UNBOUNDED;
-            self.drive(visit)?;
+            self.drive(Classes::Reliable, visit)?;
             if self.is_open(visit.quota)? {
-                return self.start_send_run(range, tag, visit);
+                return self.start_send_run::<false>(range, tag, visit, None);
             }
             fits = self.reserve(1, bytes, visit.uplink);
         }
@@ -444,15 +565,20 @@ impl<O: MemberHandle> Member<O> {
     /// Gives the sink as many of the first of these broadcasts as it takes and the quota allows. One of them is in
     /// hand.
     #[inline]
-    fn start_send_run(
+    fn start_send_run<const LOSSY: bool>(
         &mut self,
         range: Range<usize>,
         tag: Option<SubscriptionTag>,
         visit: &mut VisitContext<'_, O::Message>,
+        special: Option<u32>,
     ) -> Outcome<usize, O> {
+        let count = self.allowed(&visit.batch.entries[range.clone()], visit.quota);
+        if LOSSY && let Some(special) = special {
+            // Before the call, which may fail or panic: the participant's account has what becomes of them.
+            visit.batch.special(special).handed_on += count as u64;
+        }
         let batch = &*visit.batch;
         let entries = &batch.entries[range.clone()];
-        let count = self.allowed(entries, visit.quota);
         let messages = &batch.messages[range.start..range.start + count];
         let run = BroadcastRun::with_ids(messages, batch.first_id.after(range.start), tag);
         visit.counts.offered += count as u64 - 1;
@@ -465,8 +591,38 @@ impl<O: MemberHandle> Member<O> {
         let load = Load { messages: taken as u32, bytes: last.before + last.bytes - entries[0].before };
         self.note_handed(visit.now);
         self.handed_now.add(load);
-        self.uncounted.add(load);
+        if self.uncounted_is_lossy == LOSSY {
+            self.uncounted.add(load);
+        } else {
+            self.add_other(load, LOSSY);
+        }
+        if self.has_budget {
+            self.charge(load.bytes, visit.now);
+        }
+        if LOSSY && let Some(special) = special {
+            visit.batch.special(special).handed_on -= (count - taken) as u64;
+        }
         Ok(taken)
+    }
+
+    /// Adds messages that went straight into the sink, of the other kind than those in `uncounted`.
+    #[cold]
+    fn add_other(&mut self, load: Load, is_lossy: bool) {
+        if self.uncounted.messages > 0 {
+            self.needs_bookkeeping = true;
+            if is_lossy {
+                return self.exempt.add(load);
+            }
+            self.exempt.add(std::mem::take(&mut self.uncounted));
+        }
+        self.uncounted_is_lossy = is_lossy;
+        self.uncounted.add(load);
+    }
+
+    /// Charges the member's total rate.
+    #[cold]
+    fn charge(&mut self, bytes: usize, now: SessionMs) {
+        self.lossy().charge(bytes, now);
     }
 
     /// How many of the first of these broadcasts the quota allows. The quota must not be reached yet.
@@ -482,13 +638,15 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Flushes, and hands on the backlog as far as the quota and the sink allow.
-    fn drive(&mut self, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
+    fn drive(&mut self, classes: Classes, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
         if self.state == MemberState::Joining || (self.state == MemberState::Blocked && self.handed_now.messages == 0) {
             return Ok(());
         }
         self.flush(visit)?;
         loop {
-            let waits = self.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty());
+            let waits = self.backlog.as_ref().is_some_and(|backlog| {
+                !backlog.is_empty() || (classes == Classes::All && backlog.may_go_lossy(visit.now))
+            });
             if self.state == MemberState::Blocked {
                 return Ok(());
             }
@@ -503,13 +661,13 @@ impl<O: MemberHandle> Member<O> {
                 self.moved = visit.now;
                 return Ok(());
             }
-            self.hand_on(visit)?;
+            self.hand_on(classes, visit)?;
             self.flush(visit)?;
         }
     }
 
     /// Hands on from the backlog until it is empty, the quota is used up, or the sink isn't ready.
-    fn hand_on(&mut self, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
+    fn hand_on(&mut self, classes: Classes, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
         while !self.handed_now.reaches(visit.quota)
             && self.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty())
             && self.poll_ready()?
@@ -518,7 +676,23 @@ impl<O: MemberHandle> Member<O> {
             let backlog = self.backlog.as_mut().expect("it was just looked at");
             let since = backlog.oldest(visit.retained).unwrap_or(visit.now);
             let Popped { is_exempt, message, bytes, tag } = backlog.pop(visit.retained).expect("it isn't empty");
-            self.start_send(Outgoing { message, tag, bytes, is_exempt, waits_since: since })?;
+            self.start_send(Outgoing { message, tag, bytes, is_exempt, waits_since: since }, visit.now)?;
+        }
+        if classes == Classes::All { self.hand_on_lossy(visit) } else { Ok(()) }
+    }
+
+    /// Hands on messages that may be lost, in their turns, unless a reliable message waits.
+    fn hand_on_lossy(&mut self, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
+        while !self.handed_now.reaches(visit.quota)
+            && self.backlog.as_ref().is_some_and(|backlog| backlog.is_empty() && backlog.may_go_lossy(visit.now))
+            && self.poll_ready()?
+        {
+            let waits_since = visit.now;
+            let lossy = self.backlog.as_mut().and_then(|backlog| backlog.lossy.as_mut());
+            let taken = lossy.expect("it was just looked at").pop(visit.retained, visit.now);
+            let Some(Taken { message, bytes, tag }) = taken else { break };
+            self.in_hand += 1;
+            self.start_send(Outgoing { message, tag: Some(tag), bytes, is_exempt: true, waits_since }, visit.now)?;
         }
         Ok(())
     }
@@ -554,6 +728,7 @@ impl<O: MemberHandle> Member<O> {
     fn start_send(
         &mut self,
         Outgoing { message, tag, bytes, is_exempt, waits_since }: Outgoing<'_, O::Message>,
+        now: SessionMs,
     ) -> Outcome<(), O> {
         let sink = Pin::new(&mut self.sink);
         let taken = match message {
@@ -576,6 +751,9 @@ impl<O: MemberHandle> Member<O> {
         let part = if is_exempt { &mut self.exempt } else { &mut self.counted };
         part.add(load);
         self.needs_bookkeeping = true;
+        if self.has_budget {
+            self.charge(bytes, now);
+        }
         Ok(())
     }
 
@@ -627,6 +805,10 @@ impl<O: MemberHandle> Member<O> {
             Poll::Pending => {
                 self.state = MemberState::Blocked;
                 self.needs_bookkeeping = true;
+                if self.uncounted_is_lossy {
+                    self.exempt.add(std::mem::take(&mut self.uncounted));
+                    return Ok(());
+                }
                 self.reserve(self.uncounted.messages, self.uncounted.bytes, visit.uplink)?;
                 self.counted.add(std::mem::take(&mut self.uncounted));
                 Ok(())
@@ -657,11 +839,107 @@ impl<O: MemberHandle> Member<O> {
             self.backlog.as_ref().and_then(|backlog| backlog.oldest(retained))
         };
         self.drain.set_oldest(oldest);
-        if self.state == MemberState::Clear
-            && !self.has_unordered()
-            && self.backlog.as_ref().is_some_and(|b| b.is_large())
-        {
-            self.backlog = None;
+        if let Some(backlog) = &mut self.backlog {
+            backlog.lossy.take_if(|lossy| lossy.is_idle());
+            if self.state == MemberState::Clear
+                && backlog.unordered.is_empty()
+                && backlog.lossy.is_none()
+                && backlog.is_large()
+            {
+                self.backlog = None;
+            }
+        }
+    }
+
+    /// Whether the member has queues of messages that may be lost, or rates.
+    #[inline]
+    pub(super) fn has_lossy_queues(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| backlog.lossy.is_some())
+    }
+
+    /// Whether a message that may be lost waits, be it for its time.
+    pub(super) fn has_lossy(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| backlog.has_lossy())
+    }
+
+    /// Adds to the accounts what the member's queues have lost. Returns when the shard has to visit the member again,
+    /// if nothing else has it do so before.
+    pub(super) fn follow_up(&mut self, now: SessionMs) -> Option<SessionMs> {
+        let lossy = self.backlog.as_mut()?.lossy.as_mut()?;
+        let (lost, unsubscribed) = lossy.take_losses();
+        if lost.len() > 0 || unsubscribed > 0 {
+            self.drain.lose_lossy(lost, unsubscribed);
+        }
+        if self.state == MemberState::Joining { None } else { lossy.arm(now) }
+    }
+
+    /// Drops the messages that are too old.
+    pub(super) fn sweep(&mut self, retained: &mut Retained<O::Message>, now: SessionMs) {
+        if let Some(lossy) = self.backlog.as_mut().and_then(|backlog| backlog.lossy.as_mut()) {
+            lossy.sweep(retained, now);
+        }
+    }
+
+    /// Takes over the total rate that the participant was given.
+    pub(super) fn update_budget(&mut self, now: SessionMs) {
+        let rate = self.drain.rate();
+        if (rate.is_some() || self.has_budget) && self.lossy().set_budget(rate, now) == Change::Made {
+            self.has_budget = rate.is_some();
+            self.revisit(now);
+        }
+    }
+
+    /// Gives the member's subscription to `topic` a rate of its own, or takes it away.
+    pub(super) fn set_wish(&mut self, topic: &Topic, profile: &Profile, wish: Option<Rate>) {
+        if wish.is_some() || self.has_lossy_queues() {
+            self.lossy().set_wish(topic, profile, wish);
+        }
+    }
+
+    /// Adds the last messages of a topic for a new subscription.
+    pub(super) fn push_snapshot(
+        &mut self,
+        (topic, profile): (&Topic, &Profile),
+        tag: SubscriptionTag,
+        messages: VecDeque<(O::Message, usize)>,
+        most: u64,
+        now: SessionMs,
+    ) -> SnapshotTaken {
+        let count = messages.len() as u64;
+        let last = messages.back().map_or(0, |(_, bytes)| *bytes);
+        let backlog = self.backlog.get_or_insert_with(Backlog::new);
+        let taken = backlog.push_snapshot(topic.key(), tag, messages, most, now);
+        if taken == SnapshotTaken::Waits {
+            self.drain.offer(count);
+            self.revisit(now);
+            if profile.rate().is_some() || self.has_wish(topic.key()) {
+                self.lossy().note_handed_on(topic, profile, last, now);
+            }
+        }
+        taken
+    }
+
+    fn has_wish(&self, topic: TopicKey) -> bool {
+        self.backlog.as_ref().and_then(|backlog| backlog.lossy.as_ref()).is_some_and(|lossy| lossy.is_rated(topic))
+    }
+
+    /// Has the next visit hand on what waits.
+    fn revisit(&mut self, now: SessionMs) {
+        if self.state == MemberState::Clear {
+            self.state = MemberState::More;
+            self.moved = now;
+        }
+    }
+
+    /// Drops what waits of a topic that the member has unsubscribed from: what may be lost, and retained messages.
+    pub(super) fn drop_topic(&mut self, topic: TopicKey, retained: &mut Retained<O::Message>) {
+        let Some(backlog) = &mut self.backlog else { return };
+        let dropped = backlog.drop_snapshot(topic);
+        if let Some(lossy) = &mut backlog.lossy {
+            lossy.unsubscribe(topic, retained);
+        }
+        if dropped > 0 {
+            self.drain.lose_lossy(std::iter::empty(), dropped);
         }
     }
 }

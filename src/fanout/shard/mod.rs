@@ -51,6 +51,7 @@ mod backpressure;
 pub(in crate::fanout) mod batch;
 pub(in crate::fanout) mod budget;
 pub(in crate::fanout) mod delivery;
+pub(in crate::fanout) mod lossy;
 pub(in crate::fanout) mod member;
 pub(in crate::fanout) mod newcomer;
 mod occupied;
@@ -58,6 +59,7 @@ pub(in crate::fanout) mod reader;
 pub(in crate::fanout) mod retained;
 pub(in crate::fanout) mod shared;
 mod tick;
+mod timers;
 mod topics;
 
 use std::future::poll_fn;

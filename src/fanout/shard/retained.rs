@@ -94,6 +94,11 @@ impl<M: Message> Retained<M> {
         (Handed::Shared(&kept.message, kept.id), kept.bytes)
     }
 
+    /// The length of the message at `key`.
+    pub(super) fn bytes(&self, key: usize) -> usize {
+        self.places[key].as_ref().expect(THERE).bytes
+    }
+
     pub(super) fn since(&self, key: usize) -> SessionMs {
         self.places[key].as_ref().expect(THERE).since
     }

@@ -1,16 +1,37 @@
-//! The topic subscriptions of the members of one shard.
+//! The topic subscriptions of the members of one shard, and what the shard keeps of topics.
+
+use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
-use crate::contract::topic::{Counted, TopicKey};
-use crate::contract::{Subscribed, SubscriptionTag, Unsubscribed};
+use crate::contract::profile::Profile;
+use crate::contract::topic::{Counted, TopicKey, WeakTopic};
+use crate::contract::{Message, Rate, Subscribed, SubscriptionTag, Topic, Unsubscribed};
 use crate::fanout::slot::Slot;
 
 /// The subscriptions of a shard's members, by topic and by member.
-#[derive(Default)]
-pub(super) struct TopicIndex {
-    topics: FxHashMap<TopicKey, Vec<Subscriber>>,
+pub(super) struct TopicIndex<M> {
+    topics: FxHashMap<TopicKey, TopicEntry<M>>,
     members: FxHashMap<Slot, FxHashMap<TopicKey, SubscriberIndex>>,
+    /// How many topics there may be before the shard looks for those that have ended.
+    sweep_at: usize,
+}
+
+/// What the shard knows of a topic.
+pub(super) struct TopicEntry<M> {
+    subscribers: Vec<Subscriber>,
+    /// How many of the subscribers have a rate of their own.
+    wishes: u32,
+    /// For a topic that has, or had, another profile than the default.
+    special: Option<Box<Special<M>>>,
+}
+
+/// A copy of a topic's profile, and the messages that the shard keeps for late subscribers.
+pub(super) struct Special<M> {
+    topic: WeakTopic,
+    version: u32,
+    profile: Profile,
+    last: VecDeque<(M, usize)>,
 }
 
 /// A member in a topic's list.
@@ -18,37 +39,143 @@ pub(super) struct TopicIndex {
 pub(super) struct Subscriber {
     pub(super) slot: Slot,
     pub(super) tag: SubscriptionTag,
+    /// The subscriber has a rate of its own, which its queues know.
+    pub(super) has_wish: bool,
 }
 
 /// A member's index in a topic's list, and its share of the topic's count.
 struct SubscriberIndex {
     index: usize,
-    _counted: Counted,
+    counted: Counted,
 }
 
-impl TopicIndex {
-    /// The subscribers of `topic` in this shard.
-    pub(super) fn subscribers(&self, topic: TopicKey) -> &[Subscriber] {
-        self.topics.get(&topic).map_or(&[], Vec::as_slice)
+/// What a shard has to know of a topic to hand on its message.
+pub(super) struct TopicAudience<'a> {
+    pub(super) subscribers: &'a [Subscriber],
+    /// The topic's profile and its version, unless the topic is plain: reliable ever since, and nobody has a rate.
+    pub(super) special: Option<(Profile, u32)>,
+}
+
+impl TopicAudience<'_> {
+    pub(super) const NOBODY: Self = Self { subscribers: &[], special: None };
+}
+
+/// How many topics a shard keeps, at least, before it looks for those that have ended.
+const FEWEST: usize = 64;
+
+impl<M> Default for TopicEntry<M> {
+    fn default() -> Self {
+        Self { subscribers: Vec::new(), wishes: 0, special: None }
+    }
+}
+
+impl<M> TopicEntry<M> {
+    /// Whether nothing is lost if the shard forgets the topic.
+    fn is_idle(&self) -> bool {
+        self.subscribers.is_empty() && self.special.as_ref().is_none_or(|special| special.last.is_empty())
+    }
+}
+
+impl<M: Message> TopicIndex<M> {
+    pub(super) fn new() -> Self {
+        Self { topics: FxHashMap::default(), members: FxHashMap::default(), sweep_at: FEWEST }
     }
 
-    pub(super) fn subscribe(&mut self, slot: Slot, counted: Counted, tag: SubscriptionTag) -> Subscribed {
-        let topic = counted.topic();
-        let subscribers = self.topics.entry(topic).or_default();
+    /// The audience of a message for `topic`.
+    #[inline]
+    pub(super) fn audience(&mut self, topic: &Topic) -> TopicAudience<'_> {
+        let key = topic.key();
+        if topic.version() > 0 {
+            return self.special_audience(topic);
+        }
+        let Some(entry) = self.topics.get(&key) else { return TopicAudience::NOBODY };
+        let special = (entry.wishes > 0).then(|| (Profile::default(), 0));
+        TopicAudience { subscribers: &entry.subscribers, special }
+    }
+
+    #[cold]
+    fn special_audience(&mut self, topic: &Topic) -> TopicAudience<'_> {
+        self.update(topic);
+        let Some(entry) = self.topics.get(&topic.key()) else { return TopicAudience::NOBODY };
+        let special = entry.special.as_ref().map(|special| (special.profile, special.version));
+        TopicAudience { subscribers: &entry.subscribers, special }
+    }
+
+    /// Takes over the topic's profile, if it has changed.
+    fn update(&mut self, topic: &Topic) {
+        let entry = self.topics.entry(topic.key()).or_default();
+        let version = topic.version();
+        if version == 0 || entry.special.as_ref().is_some_and(|special| special.version == version) {
+            return;
+        }
+        let (profile, version) = topic.versioned();
+        match &mut entry.special {
+            Some(special) => {
+                (special.profile, special.version) = (profile, version);
+                let excess = special.last.len().saturating_sub(profile.retained());
+                special.last.drain(..excess);
+            }
+            none => {
+                *none = Some(Box::new(Special { topic: topic.downgrade(), version, profile, last: VecDeque::new() }));
+            }
+        }
+        self.sweep();
+    }
+
+    /// Keeps a message of `topic` for late subscribers, if the topic retains any.
+    pub(super) fn retain(&mut self, topic: TopicKey, message: &M, bytes: usize) {
+        let special = self.topics.get_mut(&topic).and_then(|entry| entry.special.as_mut());
+        let Some(special) = special.filter(|special| special.profile.retained() > 0) else { return };
+        while special.last.len() >= special.profile.retained() {
+            special.last.pop_front();
+        }
+        special.last.push_back((message.clone(), bytes));
+    }
+
+    /// The profile of `topic`, and the messages that a late subscriber gets, with their lengths.
+    pub(super) fn snapshot(&mut self, topic: &Topic) -> (Profile, VecDeque<(M, usize)>) {
+        self.update(topic);
+        let special = self.topics.get(&topic.key()).and_then(|entry| entry.special.as_ref());
+        special.map_or_else(Default::default, |special| (special.profile, special.last.clone()))
+    }
+
+    /// Looks for topics that have ended, each time the number of topics has doubled.
+    fn sweep(&mut self) {
+        if self.topics.len() < self.sweep_at {
+            return;
+        }
+        let is_alive = |entry: &TopicEntry<M>| entry.special.as_ref().is_some_and(|special| special.topic.is_alive());
+        self.topics.retain(|_, entry| !entry.subscribers.is_empty() || is_alive(entry));
+        self.sweep_at = (self.topics.len() * 2).max(FEWEST);
+    }
+
+    /// Subscribes a member, with a rate of its own if it has one.
+    pub(super) fn subscribe(
+        &mut self,
+        slot: Slot,
+        counted: Counted,
+        tag: SubscriptionTag,
+        wish: Option<Rate>,
+    ) -> Subscribed {
+        let (topic, has_wish) = (counted.topic().key(), wish.is_some());
+        let entry = self.topics.entry(topic).or_default();
         let places = self.members.entry(slot).or_default();
         if let Some(place) = places.get(&topic) {
-            subscribers[place.index].tag = tag;
+            let subscriber = &mut entry.subscribers[place.index];
+            entry.wishes = entry.wishes + u32::from(has_wish) - u32::from(subscriber.has_wish);
+            (subscriber.tag, subscriber.has_wish) = (tag, has_wish);
             return Subscribed::Retagged;
         }
-        places.insert(topic, SubscriberIndex { index: subscribers.len(), _counted: counted });
-        subscribers.push(Subscriber { slot, tag });
+        places.insert(topic, SubscriberIndex { index: entry.subscribers.len(), counted });
+        entry.subscribers.push(Subscriber { slot, tag, has_wish });
+        entry.wishes += u32::from(has_wish);
         Subscribed::New
     }
 
     pub(super) fn unsubscribe(&mut self, slot: Slot, topic: TopicKey) -> Unsubscribed {
         let place = self.members.get_mut(&slot).and_then(|places| places.remove(&topic));
         let Some(place) = place else { return Unsubscribed::NotSubscribed };
-        self.vacate(topic, place.index);
+        self.vacate(topic, place);
         if self.members.get(&slot).is_some_and(FxHashMap::is_empty) {
             self.members.remove(&slot);
         }
@@ -58,23 +185,25 @@ impl TopicIndex {
     /// Ends all subscriptions of a member that leaves.
     pub(super) fn remove(&mut self, slot: Slot) {
         for (topic, place) in self.members.remove(&slot).into_iter().flatten() {
-            self.vacate(topic, place.index);
+            self.vacate(topic, place);
         }
     }
 
-    fn vacate(&mut self, topic: TopicKey, index: usize) {
-        let subscribers = self.topics.get_mut(&topic).expect("a topic with a place has a list");
-        subscribers.swap_remove(index);
-        match subscribers.get(index).copied() {
+    fn vacate(&mut self, topic: TopicKey, SubscriberIndex { index, counted }: SubscriberIndex) {
+        let entry = self.topics.get_mut(&topic).expect("a topic with a place has a list");
+        let gone = entry.subscribers.swap_remove(index);
+        entry.wishes -= u32::from(gone.has_wish);
+        match entry.subscribers.get(index).copied() {
             Some(moved) => {
                 let places = self.members.get_mut(&moved.slot);
                 let place = places.and_then(|places| places.get_mut(&topic));
                 place.expect("a subscriber belongs to a member with a place").index = index;
             }
-            None if subscribers.is_empty() => {
+            None if entry.is_idle() => {
                 self.topics.remove(&topic);
             }
             None => {}
         }
+        drop(counted);
     }
 }

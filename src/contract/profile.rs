@@ -1,0 +1,257 @@
+//! Delivery classes: what of a topic's messages may be lost, and how they are handed on.
+
+use std::num::{NonZeroU32, NonZeroU64};
+use std::time::Duration;
+
+/// How a topic's messages reach a subscriber: the class, and what else holds for the topic.
+///
+/// ```
+/// use lanecast::{Latest, Lossy, Profile, Rate, Topic};
+/// use std::time::Duration;
+///
+/// // Camera images: at most 250 ms old, and the last one for whoever subscribes late.
+/// let images = Topic::with(Profile::lossy(Lossy::default().max_age(Duration::from_millis(250))).retain(1));
+/// // A pose of which only the newest counts, twenty times a second.
+/// let pose = Topic::with(Profile::latest(Latest::default().rate(Rate::every(Duration::from_millis(50)))));
+/// // Alarms: every one, in order.
+/// let alarms = Topic::new();
+/// # let _ = (images, pose, alarms);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Profile {
+    /// What may be lost.
+    pub class: Class,
+    /// How many of the topic's last messages a late subscriber gets first.
+    pub retain: u32,
+}
+
+/// What of a topic's messages may be lost at a subscriber that is behind. One that keeps up gets every message in each
+/// class, unless a [`Rate`] says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Class {
+    /// Nothing: a subscriber that falls too far behind is reset.
+    #[default]
+    Reliable,
+    /// The oldest: a subscriber that is behind gets the newest messages, within bounds.
+    Lossy(Lossy),
+    /// All but the newest message.
+    Latest(Latest),
+}
+
+/// The bounds of a lossy topic: how much may wait for one subscriber that is behind. What exceeds them is dropped, the
+/// oldest first, and [counted](crate::Losses).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lossy {
+    /// How many messages may wait; at least 1. Default 64.
+    pub max_messages: NonZeroU32,
+    /// How many bytes may wait. One message may always wait, however long it is. Default 4 MiB.
+    pub max_bytes: u64,
+    /// How long a message may wait, counted from when the subscriber's shard read it. Default 1 s. A message whose
+    /// hand-over has begun isn't dropped any more.
+    pub max_age: Duration,
+    /// The topic's share of a slow link, beside other lossy topics. Default 1.
+    pub weight: Weight,
+    /// The most that a subscriber gets of the topic. By default there is no limit. With a rate, at most one message
+    /// waits, however many [`max_messages`](Self::max_messages) allows, and it doesn't grow too old.
+    pub rate: Option<Rate>,
+}
+
+/// How the newest message of a topic is handed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Latest {
+    /// The topic's share of a slow link, beside other lossy topics. Default 1.
+    pub weight: Weight,
+    /// The most that a subscriber gets of the topic. By default there is no limit.
+    pub rate: Option<Rate>,
+}
+
+/// A topic's share of a slow link, relative to the other lossy topics that wait for the same subscriber.
+pub type Weight = std::num::NonZeroU16;
+
+/// A limit for messages, or for bytes, per second. A newer message takes the place of one that waits for its time, so
+/// the last message always arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate(Limit);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    /// At most one message in so many microseconds.
+    Interval(u64),
+    BytesPerSecond(NonZeroU64),
+}
+
+const MICROS: u64 = 1_000_000;
+
+/// One, the weight of a topic that sets none.
+const ONE: Weight = Weight::MIN;
+
+impl Profile {
+    /// Every message in order; a subscriber that falls too far behind is reset. This is the default.
+    #[must_use]
+    pub fn reliable() -> Self {
+        Self::default()
+    }
+
+    /// A subscriber that is behind gets the newest messages, within the bounds of `lossy`.
+    #[must_use]
+    pub fn lossy(lossy: Lossy) -> Self {
+        Self { class: Class::Lossy(lossy), ..Self::default() }
+    }
+
+    /// A subscriber that is behind gets the newest message only.
+    #[must_use]
+    pub fn latest(latest: Latest) -> Self {
+        Self { class: Class::Latest(latest), ..Self::default() }
+    }
+
+    /// Gives a late subscriber the topic's last `messages` first, then the live ones: no gap and no duplicate between.
+    /// Of a [`Latest`] topic it gets one at most.
+    ///
+    /// Each shard keeps the messages, with their payloads, for as long as the topic lives. A broadcast to such a topic
+    /// goes to the log also while nobody is subscribed.
+    #[must_use]
+    pub fn retain(mut self, messages: u32) -> Self {
+        self.retain = messages;
+        self
+    }
+
+    /// How many messages are retained.
+    pub(crate) fn retained(&self) -> usize {
+        let most = if matches!(self.class, Class::Latest(_)) { 1 } else { u32::MAX };
+        self.retain.min(most) as usize
+    }
+
+    pub(crate) fn rate(&self) -> Option<Rate> {
+        match self.class {
+            Class::Reliable => None,
+            Class::Lossy(Lossy { rate, .. }) | Class::Latest(Latest { rate, .. }) => rate,
+        }
+    }
+
+    pub(crate) fn is_reliable(&self) -> bool {
+        self.class == Class::Reliable
+    }
+}
+
+impl Default for Lossy {
+    fn default() -> Self {
+        Self {
+            max_messages: NonZeroU32::MIN.saturating_add(63),
+            max_bytes: 4 << 20,
+            max_age: Duration::from_secs(1),
+            weight: ONE,
+            rate: None,
+        }
+    }
+}
+
+impl Lossy {
+    /// Sets how many messages may wait.
+    #[must_use]
+    pub fn max_messages(mut self, messages: NonZeroU32) -> Self {
+        self.max_messages = messages;
+        self
+    }
+
+    /// Sets how many bytes may wait.
+    #[must_use]
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = bytes;
+        self
+    }
+
+    /// Sets how long a message may wait, to the millisecond.
+    #[must_use]
+    pub fn max_age(mut self, age: Duration) -> Self {
+        self.max_age = age;
+        self
+    }
+
+    /// Sets the topic's share of a slow link.
+    #[must_use]
+    pub fn weight(mut self, weight: Weight) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// Sets the most that a subscriber gets of the topic.
+    #[must_use]
+    pub fn rate(mut self, rate: Rate) -> Self {
+        self.rate = Some(rate);
+        self
+    }
+}
+
+impl Default for Latest {
+    fn default() -> Self {
+        Self { weight: ONE, rate: None }
+    }
+}
+
+impl Latest {
+    /// Sets the topic's share of a slow link.
+    #[must_use]
+    pub fn weight(mut self, weight: Weight) -> Self {
+        self.weight = weight;
+        self
+    }
+
+    /// Sets the most that a subscriber gets of the topic.
+    #[must_use]
+    pub fn rate(mut self, rate: Rate) -> Self {
+        self.rate = Some(rate);
+        self
+    }
+}
+
+impl Rate {
+    /// At most one message in each `interval`, to the microsecond. An interval of zero is no limit.
+    #[must_use]
+    pub fn every(interval: Duration) -> Self {
+        Self(Limit::Interval(u64::try_from(interval.as_micros()).unwrap_or(u64::MAX)))
+    }
+
+    /// At most so many messages per second.
+    #[must_use]
+    pub fn messages_per_second(messages: NonZeroU32) -> Self {
+        Self(Limit::Interval(MICROS.div_ceil(u64::from(messages.get()))))
+    }
+
+    /// At most so many bytes per second: after a message, the next one waits for as long as the rate gives to the bytes
+    /// of the first.
+    #[must_use]
+    pub fn bytes_per_second(bytes: NonZeroU64) -> Self {
+        Self(Limit::BytesPerSecond(bytes))
+    }
+
+    /// For how many microseconds a message of `bytes` keeps the next one waiting.
+    pub(crate) fn wait_after(self, bytes: usize) -> u64 {
+        match self.0 {
+            Limit::Interval(micros) => micros,
+            Limit::BytesPerSecond(rate) => {
+                let micros = (bytes as u128 * u128::from(MICROS)).div_ceil(u128::from(rate.get()));
+                u64::try_from(micros).unwrap_or(u64::MAX)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_says_how_long_the_next_message_waits() {
+        let each = |count| Rate::messages_per_second(NonZeroU32::new(count).expect("not zero")).wait_after(1);
+        assert_eq!((each(1), each(3), each(1000)), (1_000_000, 333_334, 1000));
+        let bytes = |rate| Rate::bytes_per_second(NonZeroU64::new(rate).expect("not zero"));
+        assert_eq!((bytes(1000).wait_after(500), bytes(3).wait_after(1)), (500_000, 333_334));
+        assert_eq!(bytes(1).wait_after(usize::MAX), u64::MAX);
+        assert_eq!(Rate::every(Duration::ZERO).wait_after(9), 0);
+        assert_eq!(Rate::every(Duration::MAX).wait_after(9), u64::MAX);
+    }
+}

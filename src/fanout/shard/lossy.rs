@@ -1,0 +1,549 @@
+//! What waits for one member of topics whose messages may be lost: a queue for each such topic, and whose turn it is.
+//!
+//! A member that keeps up has none of this. The queues hold references to broadcasts that the shard
+//! [retains](Retained), as a backlog does.
+//!
+//! # Whose turn it is
+//! Queues with a message that may go take turns by deficit round robin (Shreedhar and Varghese, *Efficient fair queuing
+//! using deficit round robin*, 1995). At each turn a queue's deficit grows by [`QUANTUM`] bytes times its weight, and
+//! the queue hands on messages for as long as the deficit covers them. A message longer than that goes when the
+//! deficit has grown to it, and the others go on meanwhile. A queue that has nothing left loses its deficit: it can't
+//! save up for a burst.
+//!
+//! # Rates
+//! A queue with a rate holds at most one message, the newest. While that waits for its time, it takes no part in the
+//! turns. `held` orders these queues by their time.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+use rustc_hash::FxHashMap;
+use slab::Slab;
+
+use crate::contract::profile::{Class, Latest, Lossy, Profile, Rate, Weight};
+use crate::contract::topic::TopicKey;
+use crate::contract::{Losses, Message, SubscriptionTag, Topic};
+use crate::fanout::clock::SessionMs;
+use crate::fanout::shard::retained::{Handed, Retained};
+use crate::time::millis;
+
+/// How many bytes a topic of weight 1 may hand on at each of its turns. Small, so that topics of small messages alternate
+/// often.
+pub(in crate::fanout) const QUANTUM: u64 = 512;
+
+/// A time by the fan-out's clock, in microseconds: rates are finer than the clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Micros(u64);
+
+impl Micros {
+    fn of(SessionMs(ms): SessionMs) -> Self {
+        Self(ms.saturating_mul(1000))
+    }
+
+    /// The first tick of the clock at or behind this time.
+    fn tick(self) -> SessionMs {
+        SessionMs(self.0.div_ceil(1000))
+    }
+}
+
+/// The queues of one member.
+#[derive(Debug, Default)]
+pub(super) struct LossyQueues {
+    queues: Slab<Queue>,
+    by_topic: FxHashMap<TopicKey, usize>,
+    /// The queues with a message that may go, the one whose turn it is first.
+    ready: VecDeque<usize>,
+    /// The first of `ready` has the quantum of this turn.
+    has_quantum: bool,
+    /// The queues whose message waits for its time. An entry is outdated if its queue isn't held until that time.
+    held: BinaryHeap<Reverse<(Micros, usize)>>,
+    messages: usize,
+    bytes: u64,
+    budget: Option<Budget>,
+    /// When the shard's timers have the member visited, if they do.
+    armed: Option<SessionMs>,
+    /// What was lost since the shard last took it, by topic.
+    lost: FxHashMap<TopicKey, Losses>,
+    /// What was dropped with a subscription since the shard last took it.
+    unsubscribed: u64,
+}
+
+/// What waits of one topic.
+#[derive(Debug)]
+struct Queue {
+    topic: Topic,
+    profile: Profile,
+    items: VecDeque<Item>,
+    bytes: u64,
+    deficit: u64,
+    state: QueueState,
+    /// With a rate: no message may go before this.
+    due: Micros,
+    /// The subscriber's own rate. It makes the subscription one to the newest message only.
+    wish: Option<Rate>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum QueueState {
+    Empty,
+    /// In the round robin.
+    Ready,
+    /// The message waits for its time.
+    Held,
+}
+
+/// A message that waits: its key among the retained ones, and the tag of the subscription.
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    key: u32,
+    tag: SubscriptionTag,
+}
+
+/// The total rate of a member: a token bucket, which holds what [`Budget::SPAN`] gives. All messages are charged, and
+/// only those that may be lost wait for it.
+#[derive(Debug)]
+struct Budget {
+    bytes_per_second: u64,
+    /// In bytes times 1,000; may be negative.
+    tokens: i128,
+    filled: SessionMs,
+}
+
+/// Why a message gives way to a newer one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    Overflowed,
+    Expired,
+    Conflated,
+    RateLimited,
+}
+
+/// Whether a call has changed anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Made,
+    None,
+}
+
+/// A message that was taken out of the queues.
+pub(super) struct Taken<'a, M> {
+    pub(super) message: Handed<'a, M>,
+    pub(super) bytes: usize,
+    pub(super) tag: SubscriptionTag,
+}
+
+impl Queue {
+    fn new(topic: Topic, profile: Profile) -> Self {
+        let (items, wish) = (VecDeque::new(), None);
+        Self { topic, profile, items, bytes: 0, deficit: 0, state: QueueState::Empty, due: Micros(0), wish }
+    }
+
+    /// Whether a message has to keep to a rate.
+    fn is_rated(&self) -> bool {
+        self.wish.is_some() || self.profile.rate().is_some()
+    }
+
+    /// Whether only the newest message waits.
+    fn is_conflating(&self) -> bool {
+        self.is_rated() || !matches!(self.profile.class, Class::Lossy(_))
+    }
+
+    /// How many messages, how many bytes and for how long (in milliseconds) they may wait.
+    fn bounds(&self) -> (usize, u64, u64) {
+        match self.profile.class {
+            Class::Lossy(Lossy { max_messages, max_bytes, max_age, .. }) if !self.is_rated() => {
+                (max_messages.get() as usize, max_bytes, millis(max_age))
+            }
+            _ => (1, u64::MAX, u64::MAX),
+        }
+    }
+
+    fn weight(&self) -> Weight {
+        match self.profile.class {
+            Class::Reliable => Weight::MIN,
+            Class::Lossy(Lossy { weight, .. }) | Class::Latest(Latest { weight, .. }) => weight,
+        }
+    }
+
+    fn quantum(&self) -> u64 {
+        QUANTUM * u64::from(self.weight().get())
+    }
+
+    /// Notes that a message of `bytes` is handed on now. The next one waits from here on. A message that the clock's
+    /// tick has delayed counts from its time, so that a rate above the clock's isn't cut.
+    fn start_wait(&mut self, bytes: usize, now: Micros) {
+        let waits = [self.wish, self.profile.rate()].into_iter().flatten().map(|rate| rate.wait_after(bytes));
+        let Some(wait) = waits.max() else { return };
+        let from = if now.0.saturating_sub(self.due.0) < 1000 { self.due } else { now };
+        self.due = Micros(from.0.saturating_add(wait));
+    }
+
+    fn why_replaced(&self) -> Loss {
+        match (self.is_conflating(), self.state) {
+            (false, _) => Loss::Overflowed,
+            (true, QueueState::Held) => Loss::RateLimited,
+            (true, _) => Loss::Conflated,
+        }
+    }
+}
+
+impl LossyQueues {
+    pub(super) fn new() -> Box<Self> {
+        Box::default()
+    }
+
+    /// Whether nothing is kept that a member without queues would lose: no message, no rate, nothing to report.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queues.is_empty() && self.budget.is_none() && self.lost.is_empty() && self.unsubscribed == 0
+    }
+
+    /// How many messages wait, those included that wait for their time.
+    pub(super) fn len(&self) -> usize {
+        self.messages
+    }
+
+    /// Whether a message of any topic may go now.
+    pub(super) fn is_ready(&self, now: SessionMs) -> bool {
+        !self.ready.is_empty() && self.budget.as_ref().is_none_or(|budget| budget.allows(now))
+    }
+
+    /// Whether a message waits for nothing but the sink, or for the member's total rate.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Whether a message for `topic` may go straight into the sink, as far as rates are concerned.
+    pub(super) fn is_due(&self, topic: TopicKey, now: SessionMs) -> bool {
+        let in_time = |at: &usize| self.queues[*at].due <= Micros::of(now);
+        self.by_topic.get(&topic).is_none_or(in_time) && self.budget.as_ref().is_none_or(|budget| budget.allows(now))
+    }
+
+    /// Whether messages of `topic` have to keep to a rate.
+    pub(super) fn is_rated(&self, topic: TopicKey) -> bool {
+        self.by_topic.get(&topic).is_some_and(|at| self.queues[*at].is_rated())
+    }
+
+    /// Notes that a message of `bytes` for `topic` went straight into the sink.
+    pub(super) fn note_handed_on(&mut self, topic: &Topic, profile: &Profile, bytes: usize, now: SessionMs) {
+        let at = self.queue(topic, profile);
+        self.queues[at].start_wait(bytes, Micros::of(now));
+    }
+
+    fn queue(&mut self, topic: &Topic, profile: &Profile) -> usize {
+        let at = *self
+            .by_topic
+            .entry(topic.key())
+            .or_insert_with(|| self.queues.insert(Queue::new(topic.clone(), *profile)));
+        self.queues[at].profile = *profile;
+        at
+    }
+
+    /// Gives the subscriber's own rate to its subscription, or takes it away.
+    pub(super) fn set_wish(&mut self, topic: &Topic, profile: &Profile, wish: Option<Rate>) {
+        if wish.is_some() || self.by_topic.contains_key(&topic.key()) {
+            let at = self.queue(topic, profile);
+            self.queues[at].wish = wish;
+            self.remove_if_done(at);
+        }
+    }
+
+    /// Sets the member's total rate, in bytes per second.
+    pub(super) fn set_budget(&mut self, bytes_per_second: Option<u64>, now: SessionMs) -> Change {
+        if self.budget.as_ref().map(|budget| budget.bytes_per_second) == bytes_per_second {
+            return Change::None;
+        }
+        self.budget = bytes_per_second.map(|bytes_per_second| Budget::new(bytes_per_second, now));
+        Change::Made
+    }
+
+    /// Charges the member's total rate.
+    pub(super) fn charge(&mut self, bytes: usize, now: SessionMs) {
+        if let Some(budget) = &mut self.budget {
+            budget.charge(bytes, now);
+        }
+    }
+
+    /// Adds the message at `key`. Drops what exceeds the bounds of the topic, or `most_bytes` over all topics.
+    pub(super) fn push<M: Message>(
+        &mut self,
+        (topic, profile): (&Topic, &Profile),
+        (key, tag): (usize, SubscriptionTag),
+        most_bytes: u64,
+        retained: &mut Retained<M>,
+        now: SessionMs,
+    ) {
+        let at = self.queue(topic, profile);
+        let bytes = retained.bytes(key) as u64;
+        let (max_messages, max_bytes, _) = self.queues[at].bounds();
+        loop {
+            let queue = &self.queues[at];
+            let fits = queue.items.len() < max_messages && queue.bytes.saturating_add(bytes) <= max_bytes;
+            if queue.items.is_empty() || fits {
+                break;
+            }
+            self.drop_oldest(at, self.queues[at].why_replaced(), retained);
+        }
+        while self.messages > 0 && self.bytes.saturating_add(bytes) > most_bytes {
+            let largest = self.queues.iter().max_by_key(|(_, queue)| queue.bytes).map(|(largest, _)| largest);
+            self.drop_oldest(largest.expect("a message waits in some queue"), Loss::Overflowed, retained);
+        }
+        let queue = &mut self.queues[at];
+        let key = u32::try_from(key).expect("no shard retains four billion messages");
+        queue.items.push_back(Item { key, tag });
+        queue.bytes += bytes;
+        self.messages += 1;
+        self.bytes += bytes;
+        if queue.state != QueueState::Empty {
+            return;
+        }
+        if queue.is_rated() && queue.due > Micros::of(now) {
+            queue.state = QueueState::Held;
+            self.held.push(Reverse((queue.due, at)));
+        } else {
+            queue.state = QueueState::Ready;
+            self.ready.push_back(at);
+        }
+    }
+
+    /// Drops the first message of a queue. The queue keeps its place in the round robin, also if it is empty now: the
+    /// caller adds a message, or looks for empty queues there.
+    fn drop_oldest<M: Message>(&mut self, at: usize, loss: Loss, retained: &mut Retained<M>) {
+        let queue = &mut self.queues[at];
+        let Some(item) = queue.items.pop_front() else { return };
+        let bytes = retained.bytes(item.key as usize) as u64;
+        queue.bytes -= bytes;
+        self.messages -= 1;
+        self.bytes -= bytes;
+        let lost = self.lost.entry(queue.topic.key()).or_default();
+        let mut one = Losses::default();
+        *match loss {
+            Loss::Overflowed => &mut one.overflowed,
+            Loss::Expired => &mut one.expired,
+            Loss::Conflated => &mut one.conflated,
+            Loss::RateLimited => &mut one.rate_limited,
+        } += 1;
+        lost.add(&one);
+        queue.topic.count_lost(&one);
+        // Last, because the drop of a message may panic.
+        retained.release(item.key as usize, 1);
+    }
+
+    /// Lets the messages go whose time has come. If the session `drains`, that is all messages, without a total rate.
+    pub(super) fn release_due(&mut self, now: SessionMs, drains: bool) {
+        if drains {
+            self.budget = None;
+        }
+        while let Some(Reverse((due, at))) = self.held.peek().copied() {
+            if due > Micros::of(now) && !drains {
+                return;
+            }
+            self.held.pop();
+            if let Some(queue) = self.queues.get_mut(at)
+                && queue.state == QueueState::Held
+                && queue.due == due
+            {
+                queue.state = QueueState::Ready;
+                self.ready.push_back(at);
+            }
+        }
+    }
+
+    /// When the shard has to look at the member again: a message's time comes, or the total rate allows more.
+    fn next_due(&self, now: SessionMs) -> Option<SessionMs> {
+        let held = self.held.peek().map(|Reverse((due, _))| due.tick());
+        let paused = self.budget.as_ref().filter(|budget| !self.ready.is_empty() && !budget.allows(now));
+        [held, paused.map(Budget::allows_at)].into_iter().flatten().min()
+    }
+
+    /// Returns [when](Self::next_due) the shard has to look at the member again, unless its timers see to it already.
+    pub(super) fn arm(&mut self, now: SessionMs) -> Option<SessionMs> {
+        let due = self.next_due(now)?;
+        let is_armed = self.armed.is_some_and(|armed| armed > now && armed <= due);
+        (!is_armed).then(|| *self.armed.insert(due))
+    }
+
+    /// Takes out the message whose turn it is. Drops those that are too old. The caller has made sure that the
+    /// [total rate](Self::is_ready) allows one.
+    pub(super) fn pop<'a, M: Message>(
+        &mut self,
+        retained: &'a mut Retained<M>,
+        now: SessionMs,
+    ) -> Option<Taken<'a, M>> {
+        let mut passed = 0;
+        loop {
+            let at = *self.ready.front()?;
+            self.drop_expired(at, retained, now);
+            let Some(item) = self.queues[at].items.front().copied() else {
+                self.leave_ready();
+                passed = 0;
+                continue;
+            };
+            let bytes = retained.bytes(item.key as usize);
+            let alone = self.ready.len() == 1;
+            let queue = &mut self.queues[at];
+            if !self.has_quantum {
+                self.has_quantum = true;
+                queue.deficit = queue.deficit.saturating_add(queue.quantum());
+            }
+            if queue.deficit < bytes as u64 && !alone {
+                self.has_quantum = false;
+                self.ready.rotate_left(1);
+                passed += 1;
+                if passed == self.ready.len() {
+                    self.skip_rounds(retained);
+                    passed = 0;
+                }
+                continue;
+            }
+            queue.deficit = queue.deficit.saturating_sub(bytes as u64);
+            queue.items.pop_front();
+            queue.bytes -= bytes as u64;
+            queue.topic.count_handed_on();
+            queue.start_wait(bytes, Micros::of(now));
+            self.messages -= 1;
+            self.bytes -= bytes as u64;
+            if self.queues[at].items.is_empty() {
+                self.leave_ready();
+            }
+            let (message, bytes) = retained.take(item.key as usize);
+            return Some(Taken { message, bytes, tag: item.tag });
+        }
+    }
+
+    /// Gives all ready queues the quanta of the rounds in which none could hand on its first message.
+    fn skip_rounds<M: Message>(&mut self, retained: &Retained<M>) {
+        let rounds = |at: &usize| {
+            let queue = &self.queues[*at];
+            let wanted = queue.items.front().map_or(0, |item| retained.bytes(item.key as usize) as u64);
+            wanted.saturating_sub(queue.deficit).div_ceil(queue.quantum())
+        };
+        let fewest = self.ready.iter().map(rounds).min().unwrap_or(0).saturating_sub(1);
+        for at in &self.ready {
+            let queue = &mut self.queues[*at];
+            queue.deficit = queue.deficit.saturating_add(queue.quantum().saturating_mul(fewest));
+        }
+    }
+
+    /// Takes the first queue out of the round robin, because nothing of it may go.
+    fn leave_ready(&mut self) {
+        let Some(at) = self.ready.pop_front() else { return };
+        self.has_quantum = false;
+        let queue = &mut self.queues[at];
+        (queue.state, queue.deficit) = (QueueState::Empty, 0);
+        self.remove_if_done(at);
+    }
+
+    /// Forgets a queue that is empty and has no rate to keep to.
+    fn remove_if_done(&mut self, at: usize) {
+        let queue = &self.queues[at];
+        if queue.state == QueueState::Empty && !queue.is_rated() {
+            self.by_topic.remove(&queue.topic.key());
+            self.queues.remove(at);
+        }
+    }
+
+    fn drop_expired<M: Message>(&mut self, at: usize, retained: &mut Retained<M>, now: SessionMs) {
+        let (.., max_age) = self.queues[at].bounds();
+        while let Some(item) = self.queues[at].items.front()
+            && now.since(retained.since(item.key as usize)) > max_age
+        {
+            self.drop_oldest(at, Loss::Expired, retained);
+        }
+    }
+
+    /// Drops all messages that are too old.
+    pub(super) fn sweep<M: Message>(&mut self, retained: &mut Retained<M>, now: SessionMs) {
+        for _ in 0..self.ready.len() {
+            let at = self.ready[0];
+            self.drop_expired(at, retained, now);
+            if self.queues[at].items.is_empty() {
+                self.leave_ready();
+            } else {
+                self.ready.rotate_left(1);
+            }
+        }
+    }
+
+    /// Ends a subscription: drops what waits for it.
+    pub(super) fn unsubscribe<M: Message>(&mut self, topic: TopicKey, retained: &mut Retained<M>) {
+        let Some(queue) = self.take_queue(topic) else { return };
+        self.unsubscribed += queue.items.len() as u64;
+        queue.topic.count_ended(queue.items.len() as u64);
+        for item in queue.items {
+            retained.release(item.key as usize, 1);
+        }
+    }
+
+    /// Takes out what waits of a topic that has become reliable, with the tags, in order.
+    pub(super) fn take_all(&mut self, topic: TopicKey) -> impl Iterator<Item = (usize, SubscriptionTag)> + use<> {
+        let queue = self.take_queue(topic);
+        if let Some(queue) = &queue {
+            // From here on they count as reliable messages.
+            queue.items.iter().for_each(|_| queue.topic.count_handed_on());
+        }
+        queue.into_iter().flat_map(|queue| queue.items).map(|item| (item.key as usize, item.tag))
+    }
+
+    fn take_queue(&mut self, topic: TopicKey) -> Option<Queue> {
+        let at = self.by_topic.remove(&topic)?;
+        let queue = self.queues.remove(at);
+        if queue.state == QueueState::Ready {
+            self.has_quantum &= self.ready.front() != Some(&at);
+            self.ready.retain(|ready| *ready != at);
+        }
+        self.messages -= queue.items.len();
+        self.bytes -= queue.bytes;
+        Some(queue)
+    }
+
+    /// What was lost, by topic, and what was dropped with a subscription, since this was last called.
+    pub(super) fn take_losses(&mut self) -> (impl ExactSizeIterator<Item = (TopicKey, Losses)> + use<>, u64) {
+        (std::mem::take(&mut self.lost).into_iter(), std::mem::take(&mut self.unsubscribed))
+    }
+
+    /// Releases everything that the queues need retained, because the member has ended.
+    pub(super) fn release<M: Message>(self, retained: &mut Retained<M>) {
+        for (_, queue) in self.queues {
+            queue.topic.count_ended(queue.items.len() as u64);
+            for item in queue.items {
+                retained.release(item.key as usize, 1);
+            }
+        }
+    }
+}
+
+impl Budget {
+    /// For how long the member may save up, in milliseconds.
+    const SPAN: u64 = 100;
+
+    fn new(bytes_per_second: u64, now: SessionMs) -> Self {
+        let mut budget = Self { bytes_per_second, tokens: 0, filled: now };
+        budget.tokens = budget.most();
+        budget
+    }
+
+    fn most(&self) -> i128 {
+        i128::from(self.bytes_per_second) * i128::from(Self::SPAN)
+    }
+
+    fn tokens_at(&self, now: SessionMs) -> i128 {
+        let more = i128::from(self.bytes_per_second) * i128::from(now.since(self.filled));
+        (self.tokens + more).min(self.most())
+    }
+
+    fn allows(&self, now: SessionMs) -> bool {
+        self.tokens_at(now) > 0
+    }
+
+    /// When it allows a message again.
+    fn allows_at(&self) -> SessionMs {
+        let missing = 1_i128.saturating_sub(self.tokens).max(0) as u128;
+        let wait = missing.div_ceil(u128::from(self.bytes_per_second));
+        SessionMs(self.filled.0.saturating_add(u64::try_from(wait).unwrap_or(u64::MAX)))
+    }
+
+    fn charge(&mut self, bytes: usize, now: SessionMs) {
+        self.tokens = self.tokens_at(now) - bytes as i128 * 1000;
+        self.filled = now;
+    }
+}

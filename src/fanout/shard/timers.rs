@@ -1,0 +1,66 @@
+//! The times at which a shard has to visit members whose messages wait for their time.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::Context;
+
+use tokio::time::{Sleep, sleep_until};
+
+use crate::fanout::clock::{Clock, SessionMs};
+use crate::fanout::member_handle::MemberHandle;
+use crate::fanout::shard::member::Member;
+use crate::fanout::slot::Slot;
+
+/// Members by the time at which they are to be visited. A shard whose members have no rates has no timer.
+#[derive(Default)]
+pub(super) struct Timers {
+    due: BinaryHeap<Reverse<(SessionMs, Slot)>>,
+    sleep: Option<Alarm>,
+}
+
+/// A timer of the runtime, and the time that it is set for.
+struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+    set_for: SessionMs,
+}
+
+impl Timers {
+    /// Takes note of what the queues of the member in `slot` have lost, and has it visited when its next message is due.
+    #[cold]
+    pub(super) fn follow_up<O: MemberHandle>(&mut self, slot: Slot, member: &mut Member<O>, now: SessionMs) {
+        if let Some(due) = member.follow_up(now) {
+            self.due.push(Reverse((due, slot)));
+        }
+    }
+
+    /// Hands every slot whose time has come to `each`. If a time is still to come, the task of `cx` is woken then.
+    pub(super) fn take_due(
+        &mut self,
+        cx: &mut Context<'_>,
+        clock: Clock,
+        mut now: SessionMs,
+        mut each: impl FnMut(Slot),
+    ) {
+        loop {
+            while let Some(Reverse((due, slot))) = self.due.peek().copied()
+                && due <= now
+            {
+                self.due.pop();
+                each(slot);
+            }
+            let Some(Reverse((due, _))) = self.due.peek().copied() else { return };
+            let alarm =
+                self.sleep.get_or_insert_with(|| Alarm { sleep: Box::pin(sleep_until(clock.at(due))), set_for: due });
+            if alarm.set_for != due {
+                alarm.sleep.as_mut().reset(clock.at(due));
+                alarm.set_for = due;
+            }
+            if alarm.sleep.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            now = now.max(due);
+        }
+    }
+}
