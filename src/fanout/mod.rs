@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::clock::Clock;
 use self::command::COMMAND_CAPACITY;
 use self::counters::SessionCounters;
-use self::log::BroadcastLog;
+use self::log::{BroadcastLog, Dimensions, FEW};
 use self::port::{Mail, Port};
 use self::shard::FlushShard;
 use self::shard::budget::Gathering;
@@ -94,7 +94,13 @@ impl<O: MemberHandle> Fanout<O> {
         let clock = Clock::new();
         let counters = Arc::new(SessionCounters::new());
         let signals: Box<[_]> = (0..settings.shards).map(|_| Arc::new(Signal::new())).collect();
-        let log = Arc::new(BroadcastLog::new(settings.log_capacity, signals.clone()));
+        let dimensions = Dimensions {
+            first_slots: FEW.min(settings.log_capacity),
+            capacity: settings.log_capacity,
+            first_readers: settings.shards,
+            most_readers: settings.shards,
+        };
+        let log = Arc::new(BroadcastLog::new(dimensions, signals.iter().cloned()));
         let gathering = Gathering { bytes: settings.joining_bytes, age: millis(settings.joining_age) };
         let (mut shards, mut tasks) = (Vec::new(), Vec::new());
         for (index, signal) in signals.into_iter().enumerate() {
@@ -208,7 +214,7 @@ impl<O: MemberHandle> Fanout<O> {
 
     /// How many broadcasts the slowest shard has yet to read.
     pub(crate) fn lag(&self) -> u64 {
-        (0..self.shards.len()).map(|shard| self.log.lag(shard)).max().unwrap_or(0)
+        self.log.lag()
     }
 }
 

@@ -8,7 +8,7 @@ use crate::contract::Message;
 use crate::fanout::clock::Clock;
 use crate::fanout::command::{Begin, Command};
 use crate::fanout::counters::SessionCounters;
-use crate::fanout::log::{BroadcastLog, Position};
+use crate::fanout::log::{BroadcastLog, Cursor, Position};
 use crate::fanout::slot::Slot;
 use crate::sync::AtomicBool;
 use crate::sync::bits::Bits;
@@ -45,8 +45,8 @@ impl<M: Message> Port<M> {
     /// Whether there is work for a shard that has read everything below `position`, apart from its commands. The shard
     /// checks this once more before it sleeps. It checks the slot and not the tail, because the tail would make it spin
     /// behind a slot that is claimed and empty.
-    pub(in crate::fanout) fn has_work(&self, position: Position, shard: SleepCheck) -> bool {
-        (self.log.is_filled(position) && !shard.holds_back)
+    pub(in crate::fanout) fn has_work(&self, cursor: &Cursor, position: Position, shard: SleepCheck) -> bool {
+        (self.log.is_filled(cursor, position) && !shard.holds_back)
             || self.mail.any(shard.extent)
             || self.ready.any(shard.extent)
             || (!shard.is_draining && self.log.tail().is_sealed() && self.log.tail().position() == position)

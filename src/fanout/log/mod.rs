@@ -5,6 +5,7 @@
 //! - A publish claims the next position and fills its slot, or returns [`Refused`] with the message. A
 //!   failed publish leaves no trace, in particular no hole in the log.
 //! - Each shard takes its own copy of each entry once. A slot is written again only after all shards have read it.
+//! - A shard that is added later reads every entry from the position on at which it was added, and none below.
 //! - After [`seal`](BroadcastLog::seal), which returns the final tail, no publish succeeds.
 //!
 //! A claim is a compare-exchange after the capacity check, so that a full log can refuse a message without leaving a
@@ -15,65 +16,114 @@
 //! second and further shards. Shards take the copies out, so a payload lives until the last shard has read it, not
 //! until the ring wraps around.
 //!
+//! # Growth
+//! An idle session has a log of a few slots with one reader. The log grows in two directions, and never shrinks:
+//! - A publisher that finds all slots taken makes more of them, up to the capacity. So the memory is in proportion to
+//!   how far the slowest shard has been behind, and the log is full only when its whole capacity is taken.
+//! - A shard [adds readers](BroadcastLog::add_readers) for shards that are made later.
+//!
+//! How far it has grown is the log's *shape*, which is a part of the claimed word ([`tail`]). Each shape has a ring of
+//! its own: as many slots as the shape says, with room for a copy for each of its readers. A position is claimed in the
+//! ring of the shape that the word had at that moment. The ring exists before the compare-exchange, which fails if the
+//! shape has changed; the publisher then looks the ring up again, and makes the copies that are missing. If it kept the
+//! first ring, it would write to a place where no shard looks. If the readers weren't in the word, a publisher that has
+//! seen one of them would make one copy, and a second reader that begins below its claim would find none.
+//!
+//! A shard looks for an entry in the ring where it found the last one. If the entry isn't there, and the word has
+//! another shape, it looks in the rings of the shapes between the two. A position is written in one ring only, and a
+//! slot names its position, so an entry can't be mistaken. The rings of shapes that are past stay allocated. The slots
+//! grow fourfold and the readers twofold, so all of the past rings together take about as much as the last.
+//!
 //! # Orderings
 //! - `tail` is claimed with `AcqRel` and read with `Acquire`: claims and the stamps of direct messages are ordered with
-//!   what happened before them (the order across the lanes, see [`shard`](crate::fanout::shard)).
+//!   what happened before them (the order across the lanes, see [`shard`](crate::fanout::shard)). The word's shape is
+//!   changed in the same way: a publisher that sees a shape sees its ring, and the heads and signals of its readers.
 //! - A slot is filled by storing its position (`Release`) after the copies are pushed, and checked with a load
 //!   (`Acquire`): a shard that sees the position sees the copies. A slot that still names the previous lap isn't
 //!   filled.
 //! - A shard stores its head with `Release` after it has read up to it. A publisher loads the heads with `Acquire`
-//!   before a slot is claimed again. `free_until` caches the smallest head plus the capacity; it only rises. It is
-//!   raised with `AcqRel` and read with `Acquire`: a publisher that relies on the cached value has acquired the heads
-//!   that another publisher read for it.
+//!   before a slot is claimed again. A ring's `free_until` caches the smallest head plus the number of slots; it only
+//!   rises. It is raised with `AcqRel` and read with `Acquire`: a publisher that relies on the cached value has
+//!   acquired the heads that another publisher read for it.
+//! - A shard that is about to sleep looks for its entry, and then perhaps at the word, behind its fence; a publisher
+//!   has claimed, and filled, before its own fence. So a shard that isn't woken has seen the new shape
+//!   (see [`signal`](crate::sync::signal)).
 //! - `held` is stored with `Release` and loaded with `Acquire`: a publisher that finds the log released sees what
 //!   happened before the release. A publisher that races with the store may see either value.
 
 pub(in crate::fanout) mod publisher;
+mod ring;
+mod tail;
 
-use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam::utils::CachePadded;
 
+pub(in crate::fanout) use self::ring::Entry;
+use self::ring::Ring;
+pub(crate) use self::tail::Position;
+pub(in crate::fanout) use self::tail::Tail;
+use self::tail::{SHAPES, STEPS, Shape};
 use crate::contract::topic::Audience;
 use crate::contract::{Message, UplinkState};
 use crate::sync::signal::Signal;
-use crate::sync::{ArrayQueue, AtomicBool, AtomicU64, Ordering, fence};
+use crate::sync::{AtomicBool, AtomicU64, OnceBox, Ordering, fence};
 
-/// The bit of the tail that is set once the log takes no more messages.
-const SEALED: u64 = 1 << 63;
+/// Slots of a log that hasn't grown, unless its capacity is less: a few kilobytes.
+pub(in crate::fanout) const FEW: usize = 16;
+
+/// How many times as many slots a log has as before, when it has grown by a step.
+const GROWTH: usize = 4;
 
 /// A bounded ring of broadcasts, each of which every shard reads.
 #[derive(Debug)]
 pub(in crate::fanout) struct BroadcastLog<M> {
     tail: CachePadded<AtomicU64>,
-    /// No position at or above this one may be claimed before the heads are read again.
-    free_until: CachePadded<AtomicU64>,
     /// True while the uplink is stalled: no position may be claimed for now.
     held: AtomicBool,
-    /// For each shard, the first position that it hasn't read.
-    heads: Box<[CachePadded<AtomicU64>]>,
-    slots: Box<[LogSlot<M>]>,
-    /// For each shard, the signal that wakes it.
-    readers: Box<[Arc<Signal>]>,
+    dimensions: Dimensions,
+    /// By shape; a shape that the log doesn't get has no ring.
+    rings: Box<[OnceBox<Ring<M>>; SHAPES]>,
+    /// As many as there may be. Those of the log's shape are there.
+    readers: Box<[OnceBox<LogReader>]>,
     /// Wakes the publisher that waits for capacity.
     pub(in crate::fanout) space_freed: Signal,
 }
 
-#[derive(Debug)]
-struct LogSlot<M> {
-    /// The position whose entry the slot holds or held last.
-    filled: AtomicU64,
-    /// One copy for each shard that hasn't read the entry.
-    copies: ArrayQueue<Entry<M>>,
+/// The bounds of a log. None of them is 0.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::fanout) struct Dimensions {
+    /// How many slots the log has at first, and the most that it may get.
+    pub(in crate::fanout) first_slots: usize,
+    pub(in crate::fanout) capacity: usize,
+    /// How many readers the log has at first, and the most that it may get.
+    pub(in crate::fanout) first_readers: usize,
+    pub(in crate::fanout) most_readers: usize,
 }
 
-/// One shard's copy of a broadcast.
+/// What the log has of a shard that reads it.
 #[derive(Debug)]
-pub(in crate::fanout) struct Entry<M> {
-    pub(in crate::fanout) audience: Audience,
-    pub(in crate::fanout) bytes: usize,
-    pub(in crate::fanout) message: M,
+struct LogReader {
+    /// The first position that the shard hasn't read.
+    head: CachePadded<AtomicU64>,
+    /// Wakes the shard.
+    signal: Arc<Signal>,
+}
+
+/// A shard's place among the readers. Only the shard has it.
+#[derive(Debug)]
+pub(in crate::fanout) struct Cursor {
+    /// The number of the shard among the readers.
+    reader: usize,
+    /// The shape in whose ring the shard has found its last entry.
+    shape: Shape,
+}
+
+impl Cursor {
+    pub(in crate::fanout) fn new(reader: usize) -> Self {
+        Self { reader, shape: Shape::default() }
+    }
 }
 
 /// Why a message was not accepted; the message comes back.
@@ -87,151 +137,247 @@ pub(crate) enum Refused<M> {
     Closed(M),
 }
 
-/// The number of a broadcast in the log: the first has 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Position(u64);
-
-impl Position {
-    /// Behind every broadcast.
-    pub(in crate::fanout) const END: Self = Self(u64::MAX);
-
-    /// The position that lies `count` broadcasts behind this one.
-    pub(crate) fn after(self, count: u64) -> Self {
-        Self(self.0.saturating_add(count))
-    }
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
-
-/// A value of the tail at the time it was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::fanout) struct Tail(u64);
-
-impl Tail {
-    /// The next position to be claimed.
-    pub(in crate::fanout) fn position(self) -> Position {
-        Position(self.0 & !SEALED)
+impl Dimensions {
+    /// The slots of a log of this shape.
+    fn slots(self, shape: Shape) -> usize {
+        let factor = GROWTH.saturating_pow(u32::try_from(shape.slots_step()).expect("there are few steps"));
+        self.first_slots.saturating_mul(factor).min(self.capacity)
     }
 
-    pub(in crate::fanout) fn is_sealed(self) -> bool {
-        self.0 & SEALED != 0
+    /// The readers of a log of this shape.
+    fn readers(self, shape: Shape) -> usize {
+        self.first_readers.saturating_mul(1 << shape.readers_step()).min(self.most_readers)
+    }
+
+    /// The shape with more slots, if there may be more.
+    fn with_more_slots(self, shape: Shape) -> Option<Shape> {
+        (self.slots(shape) < self.capacity).then(|| Shape::new(shape.slots_step() + 1, shape.readers_step()))
+    }
+
+    /// The shape with more readers, if there may be more.
+    fn with_more_readers(self, shape: Shape) -> Option<Shape> {
+        (self.readers(shape) < self.most_readers).then(|| Shape::new(shape.slots_step(), shape.readers_step() + 1))
+    }
+
+    /// Whether the word can name every shape that the log may get.
+    fn can_be_named(self) -> bool {
+        let last = Shape::new(STEPS - 1, STEPS - 1);
+        self.slots(last) == self.capacity && self.readers(last) == self.most_readers
     }
 }
 
 impl<M: Message> BroadcastLog<M> {
-    /// Creates a log of `capacity` slots (at least 1), read by the shards that `readers` wake.
-    pub(in crate::fanout) fn new(capacity: usize, readers: Box<[Arc<Signal>]>) -> Self {
-        assert!(capacity > 0 && !readers.is_empty(), "the builder checks both");
-        Self {
+    /// Creates a log that is read by the shards that `signals` wake: as many as `dimensions` says for the first.
+    pub(in crate::fanout) fn new(dimensions: Dimensions, signals: impl IntoIterator<Item = Arc<Signal>>) -> Self {
+        let Dimensions { first_slots, first_readers, most_readers, .. } = dimensions;
+        assert!(first_slots > 0 && first_readers > 0 && dimensions.can_be_named(), "the builder checks the bounds");
+        let log = Self {
             tail: CachePadded::new(AtomicU64::new(0)),
-            free_until: CachePadded::new(AtomicU64::new(capacity as u64)),
             held: AtomicBool::new(false),
-            heads: readers.iter().map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
-            slots: (0..capacity).map(|_| LogSlot::new(readers.len())).collect(),
-            readers,
+            dimensions,
+            rings: Box::new(std::array::from_fn(|_| OnceBox::new())),
+            readers: (0..most_readers).map(|_| OnceBox::new()).collect(),
             space_freed: Signal::new(),
-        }
+        };
+        log.ring(Shape::default());
+        let signals: Vec<_> = signals.into_iter().collect();
+        assert_eq!(signals.len(), first_readers, "each reader has a signal");
+        signals.into_iter().enumerate().for_each(|(reader, signal)| log.prepare_reader(reader, signal));
+        log
     }
 
     /// The claim counter. A direct message is stamped with it.
+    #[inline]
     pub(in crate::fanout) fn tail(&self) -> Tail {
-        Tail(self.tail.load(Ordering::Acquire))
+        Tail::from_word(self.tail.load(Ordering::Acquire))
     }
 
     /// Writes `message` for `audience` at the next position, and returns that position.
     pub(in crate::fanout) fn publish(&self, audience: &Audience, message: M) -> Result<Position, Refused<M>> {
         // An early check spares a full log the allocations below.
-        let first = self.tail();
-        if first.is_sealed() {
+        let mut tail = self.tail();
+        if tail.is_sealed() {
             return Err(Refused::Closed(message));
         }
-        if !self.has_space(first) {
+        if !self.has_space(tail) {
             return Err(Refused::Full(message));
         }
         let bytes = message.byte_len();
         let entry = |message| Entry { audience: audience.clone(), bytes, message };
-        let mut others: Vec<_> = (1..self.readers.len()).map(|_| entry(message.clone())).collect();
-        let position = match self.claim(first) {
-            Ok(position) => position,
-            Err(Unclaimed::Sealed) => return Err(Refused::Closed(message)),
-            Err(Unclaimed::Full) => return Err(Refused::Full(message)),
+        let mut others = Vec::new();
+        let (position, ring) = loop {
+            let ring = self.ring(tail.shape());
+            while others.len() + 1 < ring.readers {
+                others.push(entry(message.clone()));
+            }
+            match self.claim(tail, ring) {
+                Ok(position) => break (position, ring),
+                Err(Unclaimed::Reshaped(now)) => tail = now,
+                Err(Unclaimed::Sealed) => return Err(Refused::Closed(message)),
+                Err(Unclaimed::Full) => return Err(Refused::Full(message)),
+            }
         };
-        let slot = self.slot(position);
+        let slot = ring.slot(position);
         // Drained, not consumed: the list's own memory is freed only when the function returns.
         others.drain(..).for_each(|other| slot.put(other));
         slot.put(entry(message));
-        slot.filled.store(position.0, Ordering::Release);
+        slot.fill(position);
         // The fence of the wake-up protocol, one for all shards: see `signal`.
         fence(Ordering::SeqCst);
-        for reader in &self.readers {
-            reader.wake_after_fence();
+        for reader in self.first_readers(ring.readers) {
+            reader.signal.wake_after_fence();
         }
         Ok(position)
     }
 
-    fn claim(&self, mut tail: Tail) -> Result<Position, Unclaimed> {
+    /// Claims the next position in `ring`, which is that of the shape of `tail`.
+    #[inline]
+    fn claim(&self, mut tail: Tail, ring: &Ring<M>) -> Result<Position, Unclaimed> {
+        let shape = tail.shape();
         loop {
             if tail.is_sealed() {
                 return Err(Unclaimed::Sealed);
             }
-            if !self.has_space(tail) {
+            if tail.shape() != shape {
+                return Err(Unclaimed::Reshaped(tail));
+            }
+            if self.is_held() {
                 return Err(Unclaimed::Full);
             }
-            match self.tail.compare_exchange_weak(tail.0, tail.0 + 1, Ordering::AcqRel, Ordering::Acquire) {
+            if !self.fits(tail, ring) {
+                return Err(self.grow(tail));
+            }
+            let claimed = tail.claimed().word();
+            match self.tail.compare_exchange_weak(tail.word(), claimed, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(tail.position()),
-                Err(now) => tail = Tail(now),
+                Err(now) => tail = Tail::from_word(now),
             }
         }
     }
 
-    /// Whether the position at `tail` may be claimed.
+    /// Gives the log more slots, because those of the shape of `tail` are taken, if there may be more.
+    #[cold]
+    fn grow(&self, tail: Tail) -> Unclaimed {
+        let Some(shape) = self.dimensions.with_more_slots(tail.shape()) else { return Unclaimed::Full };
+        // Before the exchange: whoever sees the shape finds its ring.
+        self.ring(shape);
+        let grown = tail.with_shape(shape);
+        match self.tail.compare_exchange(tail.word(), grown.word(), Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Unclaimed::Reshaped(grown),
+            Err(now) => Unclaimed::Reshaped(Tail::from_word(now)),
+        }
+    }
+
+    /// Whether the position at `tail` may be claimed, perhaps after the log has grown.
     pub(in crate::fanout) fn has_space(&self, tail: Tail) -> bool {
         if self.is_held() {
             return false;
         }
-        let Position(position) = tail.position();
-        position < self.free_until.load(Ordering::Acquire) || position < self.measure_space()
+        self.fits(tail, self.ring(tail.shape())) || self.dimensions.with_more_slots(tail.shape()).is_some()
     }
 
-    fn measure_space(&self) -> u64 {
-        let slowest = self.heads.iter().map(|head| head.load(Ordering::Acquire)).min().unwrap_or(0);
-        let until = slowest + self.slots.len() as u64;
-        self.free_until.fetch_max(until, Ordering::AcqRel);
+    /// Whether `ring`, that of the shape of `tail`, has a slot for the position at `tail`.
+    #[inline]
+    fn fits(&self, tail: Tail, ring: &Ring<M>) -> bool {
+        let position = tail.position().number();
+        position < ring.free_until.load(Ordering::Acquire) || position < self.measure_space(ring)
+    }
+
+    fn measure_space(&self, ring: &Ring<M>) -> u64 {
+        let slowest = self.first_readers(ring.readers).map(|reader| reader.head.load(Ordering::Acquire)).min();
+        let until = slowest.unwrap_or(0) + ring.len();
+        ring.free_until.fetch_max(until, Ordering::AcqRel);
         until
     }
 
-    /// Whether the entry at `position` is ready to be taken.
-    pub(in crate::fanout) fn is_filled(&self, position: Position) -> bool {
-        self.slot(position).filled.load(Ordering::Acquire) == position.0
+    /// Whether the entry at `position` is ready to be taken by the reader of `cursor`.
+    pub(in crate::fanout) fn is_filled(&self, cursor: &Cursor, position: Position) -> bool {
+        self.find(cursor.shape, position).is_some()
     }
 
     /// Takes the entry at `position`, if it is filled. A shard takes each position once.
-    pub(in crate::fanout) fn take(&self, position: Position) -> Option<Entry<M>> {
-        let filled = self.is_filled(position);
-        filled.then(|| self.slot(position).copies.pop().expect("it holds a copy for each shard, and each takes one"))
+    pub(in crate::fanout) fn take(&self, cursor: &mut Cursor, position: Position) -> Option<Entry<M>> {
+        let shape = self.find(cursor.shape, position)?;
+        cursor.shape = shape;
+        Some(self.ring(shape).slot(position).take())
     }
 
-    /// Notes that `shard` has read everything below `position`, and wakes a waiting publisher.
-    pub(in crate::fanout) fn advance(&self, shard: usize, position: Position) {
-        self.heads[shard].store(position.0, Ordering::Release);
+    /// The shape in whose ring the entry at `position` is, if it is filled. Entries below `position` were found at
+    /// `shape`.
+    #[inline]
+    fn find(&self, shape: Shape, position: Position) -> Option<Shape> {
+        if self.ring(shape).slot(position).is_filled(position) { Some(shape) } else { self.find_grown(shape, position) }
+    }
+
+    /// Looks in the rings of all shapes above `shape`, up to that of the tail. There are none, unless the log has grown
+    /// since the entry before `position` was published.
+    fn find_grown(&self, shape: Shape, position: Position) -> Option<Shape> {
+        let now = self.tail().shape();
+        if now == shape {
+            return None;
+        }
+        let steps = (shape.readers_step()..=now.readers_step())
+            .flat_map(|readers| (shape.slots_step()..=now.slots_step()).map(move |slots| Shape::new(slots, readers)));
+        let mut grown = steps.filter(|shape| {
+            self.rings[shape.index()].get().is_some_and(|ring| ring.slot(position).is_filled(position))
+        });
+        grown.next()
+    }
+
+    /// Notes that the reader of `cursor` has read everything below `position`, and wakes a waiting publisher.
+    pub(in crate::fanout) fn advance(&self, cursor: &Cursor, position: Position) {
+        self.reader(cursor.reader).head.store(position.number(), Ordering::Release);
         self.space_freed.wake();
     }
 
-    /// How far `shard` is behind the tail, in entries.
-    pub(in crate::fanout) fn lag(&self, shard: usize) -> u64 {
-        let head = self.heads[shard].load(Ordering::Acquire);
-        self.tail().position().0.saturating_sub(head)
+    /// How far the slowest shard is behind the tail, in entries.
+    pub(in crate::fanout) fn lag(&self) -> u64 {
+        let tail = self.tail();
+        let readers = self.first_readers(self.dimensions.readers(tail.shape()));
+        let slowest = readers.map(|reader| reader.head.load(Ordering::Acquire)).min();
+        // The heads are read after the tail, and may have passed it.
+        tail.position().number().saturating_sub(slowest.unwrap_or(0))
+    }
+
+    /// Prepares the next readers, in ascending order, before they are added.
+    pub(in crate::fanout) fn prepare_reader(&self, reader: usize, signal: Arc<Signal>) {
+        let head = CachePadded::new(AtomicU64::new(0));
+        self.readers[reader].get_or_init(|| Box::new(LogReader { head, signal }));
+    }
+
+    /// How many readers the log has after the next call of [`add_readers`](Self::add_readers) if it has `count` now.
+    pub(in crate::fanout) fn next_count(&self, count: usize) -> usize {
+        count.saturating_mul(2).min(self.dimensions.most_readers)
+    }
+
+    /// Adds the next readers, which were [prepared](Self::prepare_reader). They read from the returned position on.
+    /// `None` if the log is sealed, or has all the readers it may have.
+    pub(in crate::fanout) fn add_readers(&self) -> Option<Position> {
+        let mut tail = self.tail();
+        loop {
+            let shape = self.dimensions.with_more_readers(tail.shape()).filter(|_| !tail.is_sealed())?;
+            self.ring(shape);
+            for reader in self.new_readers(tail.shape(), shape) {
+                // Relaxed: nobody reads the head before the exchange, which releases it.
+                self.reader(reader).head.store(tail.position().number(), Ordering::Relaxed);
+            }
+            let grown = tail.with_shape(shape).word();
+            match self.tail.compare_exchange(tail.word(), grown, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(tail.position()),
+                Err(now) => tail = Tail::from_word(now),
+            }
+        }
+    }
+
+    fn new_readers(&self, before: Shape, after: Shape) -> Range<usize> {
+        self.dimensions.readers(before)..self.dimensions.readers(after)
     }
 
     /// Closes the log for publishers, wakes all tasks that have to know, and returns the final tail. It is safe to
     /// repeat.
     pub(in crate::fanout) fn seal(&self) -> Position {
-        let tail = Tail(self.tail.fetch_or(SEALED, Ordering::AcqRel));
-        self.readers.iter().for_each(|reader| reader.wake());
+        let tail = Tail::from_word(self.tail.fetch_or(Tail::SEAL, Ordering::AcqRel));
+        self.first_readers(self.dimensions.readers(tail.shape())).for_each(|reader| reader.signal.wake());
         self.space_freed.wake();
         tail.position()
     }
@@ -247,25 +393,31 @@ impl<M: Message> BroadcastLog<M> {
         self.held.load(Ordering::Acquire)
     }
 
-    fn slot(&self, position: Position) -> &LogSlot<M> {
-        let index = position.0 % self.slots.len() as u64;
-        &self.slots[usize::try_from(index).expect("an index below a length")]
+    /// The ring of `shape`, which is made if it isn't there.
+    #[inline]
+    fn ring(&self, shape: Shape) -> &Ring<M> {
+        self.rings[shape.index()]
+            .get_or_init(|| Box::new(Ring::new(self.dimensions.slots(shape), self.dimensions.readers(shape))))
+    }
+
+    /// The first `count` readers, which were added.
+    #[inline]
+    fn first_readers(&self, count: usize) -> impl Iterator<Item = &LogReader> {
+        self.readers[..count].iter().map(|reader| reader.get().expect(PREPARED))
+    }
+
+    fn reader(&self, reader: usize) -> &LogReader {
+        self.readers[reader].get().expect(PREPARED)
     }
 }
+
+const PREPARED: &str = "a reader is prepared before it is added";
 
 /// Why no position was claimed.
 enum Unclaimed {
     /// Some shard hasn't read the slot yet, or the uplink is stalled.
     Full,
     Sealed,
-}
-
-impl<M> LogSlot<M> {
-    fn new(shards: usize) -> Self {
-        Self { filled: AtomicU64::new(u64::MAX), copies: ArrayQueue::new(shards) }
-    }
-
-    fn put(&self, copy: Entry<M>) {
-        assert!(self.copies.push(copy).is_ok(), "every shard has read what was here");
-    }
+    /// The log has grown: this is its tail now.
+    Reshaped(Tail),
 }

@@ -10,10 +10,10 @@ use std::task::Poll;
 
 use loom::thread;
 
-use super::{Note, port, position, read_first};
+use super::{Note, dimensions, port, position, read_first};
 use crate::contract::topic::Audience;
 use crate::fanout::log::publisher::Publisher;
-use crate::fanout::log::{BroadcastLog, Position, Refused};
+use crate::fanout::log::{BroadcastLog, Cursor, Position, Refused};
 use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, block_on, holds, holds_narrowly, must_fail};
 use crate::sync::signal::Signal;
 use crate::sync::{ArrayQueue, AtomicBool, AtomicU64, Ordering, fence};
@@ -26,9 +26,9 @@ fn count(position: Position) -> u64 {
 /// The operations of a log that the models use. The production type and the sketch have them.
 trait Log: Send + Sync + 'static {
     fn publish(&self, note: Note) -> Result<(), Refused<Note>>;
-    fn is_filled(&self, position: u64) -> bool;
-    fn take(&self, position: u64) -> Option<Note>;
-    fn advance(&self, position: u64);
+    fn is_filled(&self, cursor: &Cursor, position: u64) -> bool;
+    fn take(&self, cursor: &mut Cursor, position: u64) -> Option<Note>;
+    fn advance(&self, cursor: &Cursor, position: u64);
     /// Seals the log and returns the final tail.
     fn seal(&self) -> u64;
     /// The final tail; `None` until the log is sealed.
@@ -44,7 +44,7 @@ struct Production {
 impl Production {
     fn new(capacity: usize) -> Self {
         let signal = Arc::new(Signal::new());
-        Self { log: BroadcastLog::new(capacity, Box::new([Arc::clone(&signal)])), signal }
+        Self { log: BroadcastLog::new(dimensions(capacity), [Arc::clone(&signal)]), signal }
     }
 }
 
@@ -53,16 +53,16 @@ impl Log for Production {
         self.log.publish(&Audience::All, note).map(drop)
     }
 
-    fn is_filled(&self, position: u64) -> bool {
-        self.log.is_filled(super::position(position))
+    fn is_filled(&self, cursor: &Cursor, position: u64) -> bool {
+        self.log.is_filled(cursor, super::position(position))
     }
 
-    fn take(&self, position: u64) -> Option<Note> {
-        self.log.take(super::position(position)).map(|taken| taken.message)
+    fn take(&self, cursor: &mut Cursor, position: u64) -> Option<Note> {
+        self.log.take(cursor, super::position(position)).map(|taken| taken.message)
     }
 
-    fn advance(&self, position: u64) {
-        self.log.advance(0, super::position(position));
+    fn advance(&self, cursor: &Cursor, position: u64) {
+        self.log.advance(cursor, super::position(position));
     }
 
     fn seal(&self) -> u64 {
@@ -158,15 +158,15 @@ impl Log for Sketch {
         Ok(())
     }
 
-    fn is_filled(&self, position: u64) -> bool {
+    fn is_filled(&self, _: &Cursor, position: u64) -> bool {
         self.slot(position).0.load(Ordering::Acquire) == position
     }
 
-    fn take(&self, position: u64) -> Option<Note> {
-        self.is_filled(position).then(|| self.slot(position).1.pop().expect("it is filled"))
+    fn take(&self, cursor: &mut Cursor, position: u64) -> Option<Note> {
+        self.is_filled(cursor, position).then(|| self.slot(position).1.pop().expect("it is filled"))
     }
 
-    fn advance(&self, position: u64) {
+    fn advance(&self, _: &Cursor, position: u64) {
         self.head.store(position, Ordering::Release);
     }
 
@@ -199,23 +199,23 @@ impl Log for Sketch {
 
 /// Reads in order up to the end that the seal fixes. Sleeps whenever the next slot isn't filled.
 fn read_to_the_end(log: &impl Log) -> Vec<Note> {
-    let (mut position, mut read) = (0, Vec::new());
+    let (mut cursor, mut position, mut read) = (Cursor::new(0), 0, Vec::new());
     block_on(|cx| {
         log.signal().rise();
         loop {
             let end = log.end();
             while end.is_none_or(|end| position < end)
-                && let Some(note) = log.take(position)
+                && let Some(note) = log.take(&mut cursor, position)
             {
                 read.push(note);
                 position += 1;
-                log.advance(position);
+                log.advance(&cursor, position);
             }
             if end == Some(position) {
                 return Poll::Ready(());
             }
             log.signal().doze(cx.waker());
-            if !log.is_filled(position) && log.end() != Some(position) {
+            if !log.is_filled(&cursor, position) && log.end() != Some(position) {
                 return Poll::Pending;
             }
             log.signal().rise();
@@ -336,7 +336,7 @@ fn wait_for_room(publish: impl FnOnce(&Publisher<Note>, &BroadcastLog<Note>) + S
     });
     read_first(&port, 1);
     waiting.join().expect("the publisher doesn't panic");
-    assert!(port.log.is_filled(position(1)));
+    assert!(port.log.is_filled(&Cursor::new(0), position(1)));
 }
 
 #[test]

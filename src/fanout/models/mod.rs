@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use crate::contract::Message;
 use crate::fanout::clock::Clock;
 use crate::fanout::counters::SessionCounters;
-use crate::fanout::log::{BroadcastLog, Entry, Position, Tail};
+use crate::fanout::log::{BroadcastLog, Dimensions, Entry, Position, Tail};
 use crate::fanout::port::{Mail, Port, SleepCheck};
 use crate::fanout::shard::reader::{Found, Horizon, Reader, Reading, Shard};
 use crate::fanout::slot::Slot;
@@ -44,10 +44,15 @@ impl Message for Note {
     }
 }
 
+/// A log of `capacity` slots and one reader that doesn't grow.
+fn dimensions(capacity: usize) -> Dimensions {
+    Dimensions { first_slots: capacity, capacity, first_readers: 1, most_readers: 1 }
+}
+
 /// One shard's port, with capacity for one member, on a log of `capacity` slots.
 fn port(capacity: usize) -> Arc<Port<Note>> {
     let signal = Arc::new(Signal::new());
-    let log = Arc::new(BroadcastLog::new(capacity, Box::new([Arc::clone(&signal)])));
+    let log = Arc::new(BroadcastLog::new(dimensions(capacity), [Arc::clone(&signal)]));
     Arc::new(Port {
         log,
         signal,
@@ -125,7 +130,7 @@ fn poll_work_broken<S: Shard<Note, ()>>(
         if found != Found::Nothing {
             return Poll::Ready(found);
         }
-        let has_work = || port.has_work(reader.position(), ONE_SLOT);
+        let has_work = || port.has_work(reader.cursor(), reader.position(), ONE_SLOT);
         let sleeps = if sleeping == Sleeping::LooksAtTail {
             let reads = || port.log.tail().position() != reader.position() || has_work();
             port.signal.sleeps_unless(cx.waker(), reads)

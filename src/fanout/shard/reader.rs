@@ -12,15 +12,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::contract::Message;
-use crate::fanout::log::{BroadcastLog, Entry, Position, Tail};
+use crate::fanout::log::{BroadcastLog, Cursor, Entry, Position, Tail};
 use crate::fanout::port::{Port, SleepCheck};
 use crate::fanout::slot::Slot;
 
 /// A shard's place in the log, and the commands that wait for it.
 pub(in crate::fanout) struct Reader<M, C> {
     port: Arc<Port<M>>,
-    /// The number of the shard among the log's readers.
-    index: usize,
+    /// The shard's place among the log's readers.
+    cursor: Cursor,
     /// The first position that the shard hasn't read.
     position: Position,
     /// The entry at `position`, if it was taken and has to wait until the reactor has run.
@@ -94,11 +94,18 @@ pub(in crate::fanout) struct TurnInput {
 
 impl<M: Message, C> Reader<M, C> {
     pub(in crate::fanout) fn new(port: Arc<Port<M>>, index: usize, most_deferred: usize) -> Self {
-        Self { port, index, position: Position::default(), put_back: None, deferred: VecDeque::new(), most_deferred }
+        let cursor = Cursor::new(index);
+        Self { port, cursor, position: Position::default(), put_back: None, deferred: VecDeque::new(), most_deferred }
     }
 
     pub(in crate::fanout) fn position(&self) -> Position {
         self.position
+    }
+
+    /// The shard's place among the log's readers, for broken variants.
+    #[cfg(all(test, lanecast_loom))]
+    pub(in crate::fanout) fn cursor(&self) -> &Cursor {
+        &self.cursor
     }
 
     /// Takes turns until one finds work, or says that there will be none. Sleeps in between. The caller has noted by
@@ -115,7 +122,7 @@ impl<M: Message, C> Reader<M, C> {
 
     /// Announces that the shard sleeps, then checks once more for work. Whether it may sleep.
     fn sleeps(&self, cx: &Context<'_>, shard: &impl Shard<M, C>) -> bool {
-        let has_work = || self.port.has_work(self.position, shard.sleep_check()) || shard.is_called();
+        let has_work = || self.port.has_work(&self.cursor, self.position, shard.sleep_check()) || shard.is_called();
         self.port.signal.sleeps_unless(cx.waker(), has_work)
     }
 
@@ -147,7 +154,7 @@ impl<M: Message, C> Reader<M, C> {
         let begun = self.position;
         while self.position < until {
             let at = self.position;
-            let Some(entry) = self.put_back.take().or_else(|| horizon.take(at)) else { break };
+            let Some(entry) = self.put_back.take().or_else(|| horizon.take(&mut self.cursor, at)) else { break };
             // Before the call, which may panic where it drops the message: no position is taken twice.
             self.position = at.after(1);
             match shard.on_entry(at, entry) {
@@ -161,7 +168,7 @@ impl<M: Message, C> Reader<M, C> {
             }
         }
         if self.position > begun {
-            self.port.log.advance(self.index, self.position);
+            self.port.log.advance(&self.cursor, self.position);
         }
     }
 
@@ -178,11 +185,11 @@ impl<M: Message, C> Reader<M, C> {
 
     /// Reads every filled entry, wherever the tail was: for a shard that ends, and delivers none of them.
     pub(super) fn read_to_the_end(&mut self, mut each: impl FnMut(Entry<M>)) {
-        while let Some(entry) = self.put_back.take().or_else(|| self.port.log.take(self.position)) {
+        while let Some(entry) = self.put_back.take().or_else(|| self.port.log.take(&mut self.cursor, self.position)) {
             self.position = self.position.after(1);
             each(entry);
         }
-        self.port.log.advance(self.index, self.position);
+        self.port.log.advance(&self.cursor, self.position);
     }
 }
 
@@ -222,8 +229,8 @@ impl<'a, M: Message> Horizon<'a, M> {
     }
 
     /// Takes the entry at `position`, if it is filled and below the horizon. A shard takes each position once.
-    fn take(&self, position: Position) -> Option<Entry<M>> {
-        if position < self.end { self.log.take(position) } else { None }
+    fn take(&self, cursor: &mut Cursor, position: Position) -> Option<Entry<M>> {
+        if position < self.end { self.log.take(cursor, position) } else { None }
     }
 }
 
