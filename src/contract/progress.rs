@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::time::millis;
 
 /// A handle by which a sink reports that bytes have gone out, so that a long write isn't mistaken for a stuck one.
@@ -17,12 +17,17 @@ pub struct Progress(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     total: AtomicU64,
-    /// The participant's own write time-out, in milliseconds; 0 if it has none.
-    write_timeout: AtomicU64,
+    /// The participant's own write time-out, in milliseconds; 0 if it has none, and [`FOR_EVER`].
+    write_timeout: AtomicU32,
+    /// What the participant's link carries, in bytes per second; 0 while that isn't known.
+    link_rate: AtomicU32,
     /// The last write into a shared [uplink](crate::contract::uplink), as [`LastWrite`] packs it. It is one word, so
     /// that no reader sees half of a change.
     last_write: AtomicU64,
 }
+
+/// A write time-out that never ends: any that is longer than 49 days.
+const FOR_EVER: u32 = u32::MAX;
 
 /// A time by the clock of a shared uplink, in milliseconds; never 0. It isn't the time of the fan-out's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,7 +69,12 @@ impl LastWrite {
 
 impl Default for Inner {
     fn default() -> Self {
-        Self { total: AtomicU64::new(0), write_timeout: AtomicU64::new(0), last_write: AtomicU64::new(0) }
+        Self {
+            total: AtomicU64::new(0),
+            write_timeout: AtomicU32::new(0),
+            link_rate: AtomicU32::new(0),
+            last_write: AtomicU64::new(0),
+        }
     }
 }
 
@@ -84,12 +94,32 @@ impl Progress {
     /// A room calls this before [`open`](crate::room::Room::open) returns, or at any later time. A shard reads the
     /// value when it looks for stuck participants, which is at least every two seconds while one of them is blocked.
     pub fn set_write_timeout(&self, timeout: Duration) {
-        self.0.write_timeout.store(millis(timeout).max(1), Ordering::Relaxed);
+        let millis = u32::try_from(millis(timeout)).unwrap_or(FOR_EVER).max(1);
+        self.0.write_timeout.store(millis, Ordering::Relaxed);
     }
 
     /// The time-out that was [set](Self::set_write_timeout), in milliseconds.
     pub(crate) fn write_timeout(&self) -> Option<u64> {
-        Some(self.0.write_timeout.load(Ordering::Relaxed)).filter(|millis| *millis > 0)
+        match self.0.write_timeout.load(Ordering::Relaxed) {
+            0 => None,
+            FOR_EVER => Some(u64::MAX),
+            millis => Some(millis.into()),
+        }
+    }
+
+    /// Returns what the participant's link carries, in bytes per second. `None` until the participant's sink has been
+    /// busy, and where all participants share an [uplink](crate::contract::uplink).
+    ///
+    /// The participant's shard measures it while the sink is busy, and renews it about ten times a second. A sink may
+    /// use it to decide how much it buffers.
+    #[must_use]
+    pub fn link_rate(&self) -> Option<u64> {
+        Some(self.0.link_rate.load(Ordering::Relaxed).into()).filter(|rate| *rate > 0)
+    }
+
+    /// Records the rate, of which a link of more than 34 Gbit/s isn't told apart.
+    pub(crate) fn set_link_rate(&self, rate: u64) {
+        self.0.link_rate.store(u32::try_from(rate).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     pub(crate) fn total(&self) -> u64 {

@@ -238,8 +238,7 @@ impl<O: MemberHandle> Seat<'_, O> {
     /// The sending side of the newcomer, whose writes report to `progress`, and its line to the shard.
     pub(crate) fn outbox(&self, client_id: ClientId, progress: &Progress) -> Outbox<O::Message> {
         let Fanout { limits, uplink, .. } = self.fanout;
-        let uplink = uplink.clone().map(|uplink| (uplink, progress.clone()));
-        Outbox::new(Arc::clone(&self.shard.port), client_id, *limits, uplink)
+        Outbox::new(Arc::clone(&self.shard.port), client_id, *limits, uplink.clone(), progress.clone())
     }
 
     /// Has the shard take the newcomer in. Returns the newcomer's position in the log: what is published from there on

@@ -79,6 +79,11 @@ pub struct ParticipantStats {
     /// How long the oldest waiting message has waited since the participant's shard saw it (±1 ms). `None` if no
     /// message waits.
     pub oldest_waiting: Option<Duration>,
+    /// What the participant's link carries, in bytes of messages per second. The shard measures it while the sink is
+    /// busy, over at least 100 ms, and smooths it over about half a second. A participant that was slow and keeps up
+    /// now has the last rate that was measured. `None` if the sink was never busy, or if all participants of the room
+    /// share an [uplink](crate::room::Room::uplink), which then is what they wait for.
+    pub link_rate: Option<u64>,
 }
 
 impl<M: Message> Participant<M> {
@@ -290,7 +295,8 @@ impl<M: Message> Participant<M> {
     /// The participant's statistics, read without blocking any other task.
     #[must_use]
     pub fn stats(&self) -> ParticipantStats {
-        ParticipantStats { account: self.0.outbox.account(), oldest_waiting: self.0.outbox.oldest() }
+        let outbox = &self.0.outbox;
+        ParticipantStats { account: outbox.account(), oldest_waiting: outbox.oldest(), link_rate: outbox.link_rate() }
     }
 
     pub(crate) fn outbox(&self) -> &Outbox<M> {

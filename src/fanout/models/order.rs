@@ -55,7 +55,7 @@ impl Viewer {
     /// A participant for which at most `messages` messages may wait.
     pub(super) fn new(port: &Arc<Port<Note>>, messages: u32) -> Self {
         let limits = Limits { messages, bytes: u64::from(messages), largest: u64::MAX };
-        let outbox = Arc::new(Outbox::new(Arc::clone(port), ClientId::next(), limits, None));
+        let outbox = Arc::new(Outbox::new(Arc::clone(port), ClientId::next(), limits, None, Progress::default()));
         Self { outbox, delivered: Arc::default() }
     }
 

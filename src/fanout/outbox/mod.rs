@@ -82,9 +82,10 @@ pub(crate) struct Outbox<M> {
     /// When the oldest waiting message arrived, by the fan-out's clock, plus one; 0 while none waits.
     oldest: AtomicU64,
     rare: OnceBox<Rare>,
-    /// The uplink that all participants of the room share, if there is one, and the progress of this participant's
-    /// writes.
-    uplink: Option<(Uplink, Progress)>,
+    /// The uplink that all participants of the room share, if there is one.
+    uplink: Option<Uplink>,
+    /// The progress of this participant's writes, and what its link carries.
+    progress: Progress,
 }
 
 impl<M> Outbox<M> {
@@ -98,12 +99,14 @@ impl<M: Message> Outbox<M> {
         port: Arc<Port<M>>,
         client_id: ClientId,
         limits: Limits,
-        uplink: Option<(Uplink, Progress)>,
+        uplink: Option<Uplink>,
+        progress: Progress,
     ) -> Self {
         Self {
             port,
             client_id,
             uplink,
+            progress,
             state: AtomicU8::new(NEW),
             outpaced: AtomicBool::new(false),
             slot: AtomicU32::new(NO_SLOT),
@@ -204,13 +207,13 @@ impl<M: Message> Outbox<M> {
     pub(crate) fn is_held_up(&self) -> bool {
         let uplink = self.uplink.as_ref();
         // Relaxed: a sender that races with the shard's store may see either value.
-        uplink.is_some_and(|(uplink, progress)| self.port.behind.load(Ordering::Relaxed) || uplink.has_held(progress))
+        uplink.is_some_and(|uplink| self.port.behind.load(Ordering::Relaxed) || uplink.has_held(&self.progress))
     }
 
     /// Waits until a shard has delivered something over the shared uplink, counted from this call on. `None` if there
     /// is no shared uplink.
     pub(crate) fn uplink_moves(&self) -> Option<impl Future<Output = ()> + Send + use<M>> {
-        self.uplink.as_ref().map(|(uplink, _)| uplink.capacity())
+        self.uplink.as_ref().map(Uplink::capacity)
     }
 
     /// Ends the instance because of a direct message that exceeds its bound, and counts that message as offered and
@@ -299,6 +302,11 @@ impl<M: Message> Outbox<M> {
         // Relaxed: only used for statistics.
         let since = self.oldest.load(Ordering::Relaxed).checked_sub(1)?;
         Some(Duration::from_millis(self.port.clock.now().since(SessionMs(since))))
+    }
+
+    /// What the participant's link carries, in bytes per second, if its sink was ever busy.
+    pub(crate) fn link_rate(&self) -> Option<u64> {
+        self.progress.link_rate()
     }
 
     /// What became of the participant's messages so far.

@@ -36,6 +36,7 @@ use crate::fanout::port::Port;
 use crate::fanout::shard::backlog::{Backlog, Kind, Popped, SnapshotTaken};
 use crate::fanout::shard::batch::{EntryMeta, ReadBatch, SpecialTopic, TopicRun, TopicRuns};
 use crate::fanout::shard::budget::{Gathering, Load, Quota};
+use crate::fanout::shard::link::LinkRate;
 use crate::fanout::shard::lossy::{Change, LossyQueues, Taken};
 use crate::fanout::shard::retained::{Handed, Retained};
 use crate::fanout::slot::Slot;
@@ -120,7 +121,7 @@ impl<E: fmt::Debug> Fault<E> {
 pub(in crate::fanout) struct Member<O: MemberHandle> {
     pub(super) state: MemberState,
     /// The next completed flush must also give back what the bound counts, or note the time: something else than
-    /// broadcasts has gone into the sink, or the member wasn't clear.
+    /// broadcasts has gone into the sink, or the member wasn't clear, or it has a `link`.
     needs_bookkeeping: bool,
     /// What `uncounted` counts are messages that may be lost, which the bound never counts. Outdated while it counts
     /// none.
@@ -147,6 +148,8 @@ pub(in crate::fanout) struct Member<O: MemberHandle> {
     handed_since: SessionMs,
     progress: Progress,
     progress_seen: u64,
+    /// What the link carries, if the sink was busy lately. Nothing, unless the member `needs_bookkeeping`.
+    link: Option<Box<LinkRate>>,
     /// When the member last made progress; maintained only while the member isn't clear.
     moved: SessionMs,
 }
@@ -217,6 +220,7 @@ impl<O: MemberHandle> Member<O> {
             exempt: Load::default(),
             handed_since: SessionMs::default(),
             progress_seen: 0,
+            link: None,
             moved: SessionMs::default(),
         }
     }
@@ -627,11 +631,16 @@ impl<O: MemberHandle> Member<O> {
 
     /// How many of the first of these broadcasts the quota allows. The quota must not be reached yet.
     fn allowed(&self, entries: &[EntryMeta], quota: Quota) -> usize {
-        if self.handed_now.messages == 0 {
+        let mut left = quota.after(self.handed_now);
+        if self.needs_bookkeeping
+            && let Some(link) = &self.link
+        {
+            let batch = link.quota(quota).after(self.in_sink());
+            left.bytes = left.bytes.min(batch.bytes);
+        } else if self.handed_now.messages == 0 {
             // A turn reads no more than the quota, so all are allowed.
             return entries.len();
         }
-        let left = quota.after(self.handed_now);
         let messages = entries.len().min(left.messages as usize);
         let begins_below = |entry: &EntryMeta| ((entry.before - entries[0].before) as u64) < left.bytes;
         if begins_below(&entries[messages - 1]) { messages } else { entries.partition_point(begins_below) }
@@ -669,6 +678,7 @@ impl<O: MemberHandle> Member<O> {
     /// Hands on from the backlog until it is empty, the quota is used up, or the sink isn't ready.
     fn hand_on(&mut self, classes: Classes, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
         while !self.handed_now.reaches(visit.quota)
+            && !self.is_batch_full(visit.quota)
             && self.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty())
             && self.poll_ready()?
         {
@@ -684,6 +694,7 @@ impl<O: MemberHandle> Member<O> {
     /// Hands on messages that may be lost, in their turns, unless a reliable message waits.
     fn hand_on_lossy(&mut self, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
         while !self.handed_now.reaches(visit.quota)
+            && !self.is_batch_full(visit.quota)
             && self.backlog.as_ref().is_some_and(|backlog| backlog.is_empty() && backlog.may_go_lossy(visit.now))
             && self.poll_ready()?
         {
@@ -702,6 +713,7 @@ impl<O: MemberHandle> Member<O> {
     fn is_open(&mut self, quota: Quota) -> Outcome<bool, O> {
         let first = matches!(self.state, MemberState::Clear)
             && !self.handed_now.reaches(quota)
+            && !self.is_batch_full(quota)
             && self.backlog.as_ref().is_none_or(|backlog| backlog.is_empty());
         Ok(first && self.poll_ready()?)
     }
@@ -791,6 +803,7 @@ impl<O: MemberHandle> Member<O> {
                 let mut flushed = std::mem::take(&mut self.uncounted);
                 if self.needs_bookkeeping {
                     flushed.add(self.keep_books(visit.now));
+                    self.note_drained(flushed.bytes, visit.now);
                 }
                 visit.counts.delivered += u64::from(flushed.messages);
                 visit.counts.delivered_bytes += flushed.bytes as u64;
@@ -805,6 +818,7 @@ impl<O: MemberHandle> Member<O> {
             Poll::Pending => {
                 self.state = MemberState::Blocked;
                 self.needs_bookkeeping = true;
+                self.note_busy(visit);
                 if self.uncounted_is_lossy {
                     self.exempt.add(std::mem::take(&mut self.uncounted));
                     return Ok(());
@@ -829,6 +843,34 @@ impl<O: MemberHandle> Member<O> {
         let mut flushed = std::mem::take(&mut self.exempt);
         flushed.add(counted);
         flushed
+    }
+
+    /// Whether the sink of a slow member holds as much as its link carries in one batch.
+    fn is_batch_full(&self, quota: Quota) -> bool {
+        // Not read without need: the link is on another cache line.
+        self.needs_bookkeeping && self.link.as_ref().is_some_and(|link| self.in_sink().reaches(link.quota(quota)))
+    }
+
+    /// Measures a member whose sink is busy, unless what it waits for is an uplink that all share.
+    #[cold]
+    fn note_busy(&mut self, visit: &VisitContext<'_, O::Message>) {
+        if visit.uplink.is_none() {
+            let measured = self.progress.link_rate();
+            self.link.get_or_insert_with(|| Box::new(LinkRate::resume(measured))).busy(visit.now);
+        }
+    }
+
+    /// Measures a member that has a link by what its sink has flushed.
+    fn note_drained(&mut self, bytes: usize, now: SessionMs) {
+        let Some(link) = &mut self.link else { return };
+        link.flushed(bytes, now);
+        if let Some(rate) = link.rate() {
+            self.progress.set_link_rate(rate);
+        }
+        if link.is_over(now) {
+            self.link = None;
+        }
+        self.needs_bookkeeping = self.link.is_some();
     }
 
     /// Records the age of the oldest message, and frees a large backlog once it is empty.

@@ -51,6 +51,7 @@ mod backpressure;
 pub(in crate::fanout) mod batch;
 pub(in crate::fanout) mod budget;
 pub(in crate::fanout) mod delivery;
+mod link;
 pub(in crate::fanout) mod lossy;
 pub(in crate::fanout) mod member;
 pub(in crate::fanout) mod newcomer;

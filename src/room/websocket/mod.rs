@@ -87,6 +87,7 @@ mod sink;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod unsent;
 mod upgrade;
 mod writer;
 

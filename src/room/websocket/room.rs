@@ -100,9 +100,10 @@ impl Room for WebSocketRoom {
 
     async fn open(&self, to: &Presence, progress: Progress) -> Result<WebSocketSink, OpenError> {
         let connection = self.0.shared.directory.take(to).ok_or(OpenError::NotPresent)?;
-        progress.set_write_timeout(self.0.shared.config.stall_timeout);
+        let config = &self.0.shared.config;
+        progress.set_write_timeout(config.stall_timeout);
         connection.writer().report_to(progress);
-        Ok(WebSocketSink::new(connection))
+        Ok(WebSocketSink::new(connection, config.unsent_bytes))
     }
 
     fn batch_bytes(&self) -> usize {

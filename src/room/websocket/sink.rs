@@ -10,6 +10,8 @@ use futures_sink::Sink;
 use super::batch::{Batch, LastTime};
 use super::close_reason::CloseReason;
 use super::connection::Connection;
+use super::socket;
+use super::unsent::UnsentWindow;
 use crate::contract::{BroadcastRun, EndReason, RunSink};
 use crate::protocol::Frame;
 use crate::room::{Goodbye, is_disconnect};
@@ -30,6 +32,7 @@ pub struct WebSocketSink {
     last_time: LastTime,
     /// Data of this sink may wait in the writer.
     stalled: bool,
+    window: UnsentWindow,
 }
 
 /// The reason why a [`WebSocketSink`] takes nothing any more. The error is permanent: drop the sink.
@@ -57,8 +60,10 @@ impl WebSocketSinkError {
 }
 
 impl WebSocketSink {
-    pub(super) fn new(connection: Arc<Connection>) -> Self {
-        Self { connection, batch: Batch::default(), last_time: LastTime::default(), stalled: false }
+    /// A sink of a connection for which the kernel may hold at most `unsent_bytes` unsent.
+    pub(super) fn new(connection: Arc<Connection>, unsent_bytes: u32) -> Self {
+        let window = UnsentWindow::new(unsent_bytes);
+        Self { connection, batch: Batch::default(), last_time: LastTime::default(), stalled: false, window }
     }
 
     /// Has the connection's task close it with `reason`. Resolves when the socket is closed.
@@ -103,7 +108,7 @@ impl Sink<Frame> for WebSocketSink {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), WebSocketSinkError>> {
-        let Self { connection, batch, stalled, .. } = self.get_mut();
+        let Self { connection, batch, stalled, window, .. } = self.get_mut();
         if batch.is_empty() && !*stalled {
             return Poll::Ready(Ok(()));
         }
@@ -119,7 +124,11 @@ impl Sink<Frame> for WebSocketSink {
             }
             // Registered before the lock is released: the reading task may write the rest and then wakes this one.
             connection.sink.register(cx.waker());
+            let rate = writer.link_rate();
             drop(writer);
+            if let Some(bytes) = rate.and_then(|rate| window.follow(rate)) {
+                socket::limit_unsent(&connection.stream, bytes);
+            }
             match connection.stream.poll_write_ready(cx) {
                 Poll::Ready(ready) => ready?,
                 Poll::Pending => return Poll::Pending,

@@ -90,6 +90,11 @@ impl Writer {
         self.progress = progress;
     }
 
+    /// What the client's link carries, in bytes per second, if that is known.
+    pub(super) fn link_rate(&self) -> Option<u64> {
+        self.progress.link_rate()
+    }
+
     /// Whether nothing waits for the socket.
     pub(super) fn is_idle(&self) -> bool {
         self.unsent.is_none()
