@@ -143,6 +143,14 @@ impl<M: Message> SessionHandle<M> {
         try_broadcast_to(&self.publisher, topic, message)
     }
 
+    /// Ends `topic` in this session, as [`Session::end_topic`](super::Session::end_topic) does.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped before it completes, the topic hasn't ended.
+    pub async fn end_topic(&self, topic: &Topic) {
+        self.publisher.end_topic(topic).await;
+    }
+
     /// The way into the log, in which telemetry also claims the places of its announcements.
     #[cfg(feature = "telemetry")]
     pub(crate) fn publisher(&self) -> &Publisher<M> {

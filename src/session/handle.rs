@@ -124,6 +124,18 @@ impl<R: Room> Session<R> {
         erased::try_broadcast_to(self.publisher(), topic, message)
     }
 
+    /// Ends `topic` in this session: behind every message that was broadcast to it before, all of its subscriptions end,
+    /// and what waits of a lossy or latest topic and what is retained is dropped. A topic that is no longer used and
+    /// isn't ended costs each shard some hundred bytes, and its retained messages, until its last handle is dropped.
+    ///
+    /// Waits like [`broadcast`](Self::broadcast). Whoever subscribes after this has returned begins anew.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped before it completes, the topic hasn't ended.
+    pub async fn end_topic(&self, topic: &Topic) {
+        self.publisher().end_topic(topic).await;
+    }
+
     fn publisher(&self) -> &Arc<Publisher<R::Message>> {
         self.core().fanout.publisher()
     }

@@ -537,3 +537,53 @@ async fn a_joining_participant_is_not_failed_by_lossy_messages() {
     assert_eq!(ada.losses(topic).overflowed, 8);
     close_settled(&session).await;
 }
+
+// 1. A lossy message is handed on, one waits, one is retained. 2. The topic ends, behind a last message. 3. The last
+// message of a participant that keeps up has arrived, what waits is dropped, and nothing is left for who subscribes
+// later.
+#[tokio::test(start_paused = true)]
+async fn a_topic_ends_at_one_position_with_all_that_is_kept_for_it() {
+    let (room, session, ada, topic) = subscribed(Profile::lossy(lossy(8)).retain(4)).await;
+    let bob = joined(&room, &session, "bob").await;
+    bob.subscribe(&topic, TAG).await;
+    behave(&room, STALLED);
+    for text in texts("m", 10) {
+        session.try_broadcast_to(&topic, msg(text)).expect("the log has capacity");
+    }
+    within(session.end_topic(&topic)).await;
+    session.broadcast(msg("unadvertised")).await.expect("the session is open");
+    settle().await;
+    assert_eq!(topic.subscribers(), 0);
+    assert_eq!((topic.stats().handed_on, topic.stats().ended, topic.stats().waiting()), (10, 8, 0));
+    assert_eq!(ada.stats().account.abandoned.unsubscribed, 8);
+    assert_eq!(ada.losses(&topic), Losses::default(), "what was lost of it is forgotten");
+    behave(&room, Behavior::Flow);
+    let mut expected = texts("m", 10);
+    expected.push("unadvertised".to_owned());
+    receives(&room, "bob", &expected.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    settle().await;
+    assert_eq!(received(&room), ["unadvertised"]);
+    assert_eq!(bob.subscribe(&topic, TAG).await, Subscribed::New, "it begins anew");
+    settle().await;
+    receives(&room, "bob", &expected.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!(bob.unsubscribe(&topic).await, Unsubscribed::Removed);
+    close_settled(&session).await;
+    within(session.end_topic(&topic)).await;
+}
+
+// A process that makes a retained topic for each of its jobs, and drops it, doesn't grow.
+#[tokio::test]
+async fn retained_messages_go_with_the_last_handle_of_their_topic() {
+    let (room, session) = memory(|builder| builder.shards(1));
+    joined(&room, &session, "ada").await;
+    let messages: Vec<_> = (0..1000).map(|n| msg(format!("message {n}"))).collect();
+    for message in &messages {
+        let topic = Topic::with(Profile::lossy(lossy(4)).retain(1));
+        within(session.broadcast_to(&topic, message.clone())).await.expect("the session is open");
+        drop(topic);
+        settle().await;
+    }
+    let kept = messages.iter().filter(|message| !message.is_unique()).count();
+    assert!(kept <= 128, "the messages of {kept} of 1,000 topics are kept");
+    close_settled(&session).await;
+}

@@ -66,7 +66,7 @@ pub(crate) use self::tail::Position;
 pub(in crate::fanout) use self::tail::Tail;
 use self::tail::{SHAPES, STEPS, Shape};
 use crate::contract::topic::Audience;
-use crate::contract::{Message, UplinkState};
+use crate::contract::{Message, Topic, UplinkState};
 use crate::sync::signal::Signal;
 use crate::sync::{AtomicBool, AtomicU64, OnceBox, Ordering, fence};
 
@@ -137,6 +137,16 @@ pub(crate) enum Refused<M> {
     Closed(M),
 }
 
+impl<M> Refused<M> {
+    pub(crate) fn map<T>(self, map: impl FnOnce(M) -> T) -> Refused<T> {
+        match self {
+            Self::Full(message) => Refused::Full(map(message)),
+            Self::TooLarge(message) => Refused::TooLarge(map(message)),
+            Self::Closed(message) => Refused::Closed(map(message)),
+        }
+    }
+}
+
 impl Dimensions {
     /// The slots of a log of this shape.
     fn slots(self, shape: Shape) -> usize {
@@ -194,6 +204,17 @@ impl<M: Message> BroadcastLog<M> {
 
     /// Writes `message` for `audience` at the next position, and returns that position.
     pub(in crate::fanout) fn publish(&self, audience: &Audience, message: M) -> Result<Position, Refused<M>> {
+        let bytes = message.byte_len();
+        self.write(audience, bytes, Some(message)).map_err(|refused| refused.map(|back| back.expect("it was given")))
+    }
+
+    /// Writes the end of a topic at the next position: there the shards forget what they keep for it.
+    pub(in crate::fanout) fn end_topic(&self, topic: &Topic) -> Result<Position, Refused<()>> {
+        self.write(&Audience::Topic(topic.clone()), 0, None).map_err(|refused| refused.map(drop))
+    }
+
+    #[inline]
+    fn write(&self, audience: &Audience, bytes: usize, message: Option<M>) -> Result<Position, Refused<Option<M>>> {
         // An early check spares a full log the allocations below.
         let mut tail = self.tail();
         if tail.is_sealed() {
@@ -202,7 +223,6 @@ impl<M: Message> BroadcastLog<M> {
         if !self.has_space(tail) {
             return Err(Refused::Full(message));
         }
-        let bytes = message.byte_len();
         let entry = |message| Entry { audience: audience.clone(), bytes, message };
         let mut others = Vec::new();
         let (position, ring) = loop {

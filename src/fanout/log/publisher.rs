@@ -73,6 +73,18 @@ impl<M: Message> Publisher<M> {
         .await
     }
 
+    /// Ends a topic as soon as the log has capacity, behind every message that was published to it before. If the log
+    /// is sealed, everything ends anyway.
+    pub(crate) async fn end_topic(&self, topic: &Topic) {
+        let attempt = || match self.log.end_topic(topic) {
+            Err(Refused::Full(())) => Poll::Pending,
+            Ok(_) | Err(Refused::Closed(()) | Refused::TooLarge(())) => Poll::Ready(()),
+        };
+        if self.others_wait() || attempt().is_pending() {
+            self.in_line(attempt).await;
+        }
+    }
+
     /// Calls `attempt` until it is ready: at once if no publisher waits, and otherwise in line with the waiting
     /// publishers, each time the log has capacity. `attempt` gets the function that writes a message into the log,
     /// and is pending if that finds the log full. It may lock what has to change together with its claim, because

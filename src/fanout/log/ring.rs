@@ -26,12 +26,13 @@ pub(super) struct LogSlot<M> {
     copies: ArrayQueue<Entry<M>>,
 }
 
-/// One shard's copy of a broadcast.
+/// One shard's copy of a broadcast, or of the end of a topic.
 #[derive(Debug)]
 pub(in crate::fanout) struct Entry<M> {
     pub(in crate::fanout) audience: Audience,
     pub(in crate::fanout) bytes: usize,
-    pub(in crate::fanout) message: M,
+    /// `None`: the topic of the audience ends here.
+    pub(in crate::fanout) message: Option<M>,
 }
 
 impl<M> Ring<M> {

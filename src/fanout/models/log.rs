@@ -58,7 +58,7 @@ impl Log for Production {
     }
 
     fn take(&self, cursor: &mut Cursor, position: u64) -> Option<Note> {
-        self.log.take(cursor, super::position(position)).map(|taken| taken.message)
+        self.log.take(cursor, super::position(position)).map(|taken| taken.message.expect("a message"))
     }
 
     fn advance(&self, cursor: &Cursor, position: u64) {

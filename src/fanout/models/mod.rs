@@ -189,7 +189,7 @@ impl Shard<Note, ()> for Watch {
     }
 
     fn on_entry(&mut self, _: Position, entry: Entry<Note>) -> Reading<Note> {
-        self.read.push(entry.message);
+        self.read.push(entry.message.expect("a message"));
         Reading::More
     }
 

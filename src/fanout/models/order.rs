@@ -216,7 +216,7 @@ impl Shard<Note, ()> for Serving {
     }
 
     fn on_entry(&mut self, position: Position, entry: Entry<Note>) -> Reading<Note> {
-        self.batch.push(position, entry.bytes, entry.message, None);
+        self.batch.push(position, entry.bytes, entry.message.expect("a message"), None, None);
         Reading::More
     }
 

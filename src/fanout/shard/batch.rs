@@ -110,6 +110,10 @@ impl<M> ReadBatch<M> {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
     /// The messages of a run, and the index of its topic among the special ones.
     #[inline]
     pub(super) fn run(&self, index: u32) -> (Range<usize>, Option<u32>) {

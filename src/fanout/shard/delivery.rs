@@ -413,6 +413,25 @@ impl<O: MemberHandle> Delivery<O> {
         subscribed
     }
 
+    /// Forgets a topic that ends: its subscriptions, what waits for them, and what is kept for late subscribers.
+    ///
+    /// What the turn has read of it has to be handed on, or to wait, before that. So an end is the first entry of its
+    /// turn.
+    fn on_topic_end(&mut self, entry: Entry<O::Message>) -> Reading<O::Message> {
+        if !self.turn.batch.is_empty() {
+            return Reading::Later(entry);
+        }
+        self.budget.add(0);
+        if let Audience::Topic(topic) = entry.audience {
+            let key = topic.key();
+            for slot in self.topics.end(key) {
+                self.members[slot.index()].drain().forget_losses(key);
+                self.drop_topic(slot, key);
+            }
+        }
+        if self.budget.goes_on() { Reading::More } else { Reading::Enough }
+    }
+
     /// Drops what waits of a topic that a member has unsubscribed from.
     fn drop_topic(&mut self, slot: Slot, topic: TopicKey) {
         let member = &mut self.members[slot.index()];
@@ -495,6 +514,7 @@ impl<O: MemberHandle> Delivery<O> {
         let mut to_all: u32 = 0;
         reader.read_to_the_end(|entry| {
             match &entry.audience {
+                _ if entry.message.is_none() => {}
                 Audience::All => to_all = to_all.saturating_add(1),
                 Audience::Topic(topic) => {
                     for subscriber in self.topics.audience(topic).subscribers {
@@ -627,20 +647,20 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
 
     /// Notes the members that the entry is for. An entry that is for no member of this shard counts no bytes.
     fn on_entry(&mut self, position: Position, entry: Entry<O::Message>) -> Reading<O::Message> {
-        let (topic, audience) = match &entry.audience {
+        let Entry { audience, bytes, message: Some(message) } = entry else { return self.on_topic_end(entry) };
+        let (topic, TopicAudience { mut subscribers, special }) = match &audience {
             Audience::All => (None, TopicAudience::NOBODY),
             Audience::Topic(topic) => (Some(topic), self.topics.audience(topic)),
         };
-        let TopicAudience { mut subscribers, special } = audience;
         let is_for_nobody = topic.is_some() && subscribers.is_empty();
-        if !is_for_nobody && !self.budget.fits(entry.bytes) {
-            return Reading::Later(entry);
+        if !is_for_nobody && !self.budget.fits(bytes) {
+            return Reading::Later(Entry { audience, bytes, message: Some(message) });
         }
-        self.budget.add(if is_for_nobody { 0 } else { entry.bytes });
+        self.budget.add(if is_for_nobody { 0 } else { bytes });
         if let (Some(topic), Some((profile, _))) = (topic, &special)
             && profile.retained() > 0
         {
-            self.topics.retain(topic.key(), &entry.message, entry.bytes);
+            self.topics.retain(topic.key(), &message, bytes);
             subscribers = self.topics.audience(topic).subscribers;
         }
         if is_for_nobody {
@@ -648,7 +668,7 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
         }
         let key = topic.map(Topic::key);
         let special = topic.zip(special.as_ref()).map(|(topic, (profile, version))| (topic, profile, *version));
-        if let Some(run) = self.turn.batch.push(position, entry.bytes, entry.message, key, special) {
+        if let Some(run) = self.turn.batch.push(position, bytes, message, key, special) {
             for subscriber in subscribers {
                 let member = self.members.get_mut(subscriber.slot.index());
                 let member = member.expect("a member that leaves gives up its subscriptions");

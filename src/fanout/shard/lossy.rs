@@ -547,3 +547,120 @@ impl Budget {
         self.filled = now;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::fanout::shard::batch::ReadBatch;
+
+    const NOW: SessionMs = SessionMs(1_000_000);
+    const TAG: SubscriptionTag = SubscriptionTag(1);
+
+    /// One member's queues, and the messages that they name.
+    struct Stage {
+        queues: Box<LossyQueues>,
+        retained: Retained<Bytes>,
+        topics: Vec<(Topic, Profile)>,
+    }
+
+    impl Stage {
+        /// One topic for each of these weights.
+        fn new(weights: &[u16]) -> Self {
+            let profile = |weight: &u16| {
+                let lossy = Lossy::default().weight(Weight::new(*weight).expect("not zero")).max_bytes(u64::MAX);
+                Profile::lossy(lossy.max_messages(std::num::NonZeroU32::MAX))
+            };
+            let topics = weights.iter().map(|weight| (Topic::new(), profile(weight))).collect();
+            Self { queues: LossyQueues::new(), retained: Retained::new(), topics }
+        }
+
+        fn push(&mut self, at: usize, bytes: usize) {
+            let mut batch = ReadBatch::new(1);
+            // The first byte says of which topic the message is.
+            let message = Bytes::from(vec![u8::try_from(at).expect("few topics"); bytes]);
+            batch.push(Default::default(), bytes, message, None, None);
+            let key = self.retained.keep(&mut batch, 0, NOW);
+            let (topic, profile) = &self.topics[at];
+            self.queues.push((topic, profile), (key, TAG), u64::MAX, &mut self.retained, NOW);
+            self.retained.end_turn(&mut batch);
+        }
+
+        /// The topic and the length of the message whose turn it is.
+        fn pop(&mut self) -> Option<(usize, usize)> {
+            let taken = self.queues.pop(&mut self.retained, NOW)?;
+            let Handed::Own(message) = taken.message else { panic!("no other member needs it") };
+            Some((usize::from(message[0]), taken.bytes))
+        }
+    }
+
+    // Whatever the lengths and weights, for as long as all topics have messages, what each was given per weight differs
+    // by no more than a quantum and one message of either.
+    #[test]
+    fn topics_share_by_their_weights_within_a_message() {
+        fastrand::seed(3);
+        for round in 0..60 {
+            let weights: Vec<u16> = (0..fastrand::usize(2..6)).map(|_| fastrand::u16(1..5)).collect();
+            let longest: Vec<usize> =
+                weights.iter().map(|_| fastrand::choice([20, 700, 9000, 300_000]).unwrap()).collect();
+            let mut stage = Stage::new(&weights);
+            let mut given = vec![0; weights.len()];
+            (0..weights.len()).for_each(|at| (0..3).for_each(|_| stage.push(at, fastrand::usize(1..=longest[at]))));
+            for _ in 0..2000 {
+                let (at, bytes) = stage.pop().expect("each topic has messages");
+                given[at] += bytes;
+                stage.push(at, fastrand::usize(1..=longest[at]));
+                // In the middle of its turn a topic is ahead by what its turn gives it.
+                let share = |at: usize| given[at] as f64 / f64::from(weights[at]);
+                let slack = |at: usize| QUANTUM as f64 + longest[at] as f64 / f64::from(weights[at]);
+                for other in 0..weights.len() {
+                    let ahead = share(at) - share(other);
+                    assert!(ahead <= slack(at) + slack(other), "round {round}: {ahead} of {weights:?}, {longest:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_topic_that_was_silent_has_saved_nothing_up() {
+        let mut stage = Stage::new(&[1, 1]);
+        (0..400).for_each(|_| stage.push(0, 100));
+        (0..100).for_each(|_| assert_eq!(stage.pop(), Some((0, 100))));
+        (0..200).for_each(|_| stage.push(1, 100));
+        let of_second = (0..100).filter(|_| stage.pop() == Some((1, 100))).count();
+        assert!((45..=55).contains(&of_second), "{of_second} of 100");
+    }
+
+    #[test]
+    fn every_message_is_handed_on_once_or_counted() {
+        fastrand::seed(9);
+        let mut stage = Stage::new(&[1, 2, 3]);
+        for (_, profile) in &mut stage.topics {
+            let Class::Lossy(lossy) = &mut profile.class else { unreachable!("all are lossy") };
+            lossy.max_messages = std::num::NonZeroU32::new(5).expect("not zero");
+        }
+        let (mut pushed, mut popped, mut lost, mut unsubscribed) = (0, 0, 0, 0);
+        for _ in 0..20_000 {
+            match fastrand::u8(..20) {
+                0..12 => {
+                    stage.push(fastrand::usize(..3), fastrand::usize(1..3000));
+                    pushed += 1;
+                }
+                12..18 => popped += u64::from(stage.pop().is_some()),
+                18 => {
+                    let topic = stage.topics[fastrand::usize(..3)].0.key();
+                    stage.queues.unsubscribe(topic, &mut stage.retained);
+                }
+                _ => stage.queues.sweep(&mut stage.retained, NOW),
+            }
+            let (losses, dropped) = stage.queues.take_losses();
+            lost += losses.map(|(_, losses)| losses.total()).sum::<u64>();
+            unsubscribed += dropped;
+            assert_eq!(pushed, popped + lost + unsubscribed + stage.queues.len() as u64);
+        }
+        while stage.pop().is_some() {}
+        assert_eq!((stage.queues.len(), stage.queues.bytes), (0, 0));
+        assert!(stage.queues.is_idle() && stage.queues.by_topic.is_empty());
+    }
+}

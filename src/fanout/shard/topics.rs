@@ -182,6 +182,21 @@ impl<M: Message> TopicIndex<M> {
         Unsubscribed::Removed
     }
 
+    /// Ends a topic, and returns the slots of its subscribers.
+    pub(super) fn end(&mut self, topic: TopicKey) -> Vec<Slot> {
+        let entry = self.topics.get_mut(&topic).map(|entry| std::mem::take(&mut entry.subscribers));
+        let slots: Vec<_> = entry.unwrap_or_default().into_iter().map(|subscriber| subscriber.slot).collect();
+        for slot in &slots {
+            let places = self.members.get_mut(slot).expect("a subscriber belongs to a member with a place");
+            places.remove(&topic);
+            if places.is_empty() {
+                self.members.remove(slot);
+            }
+        }
+        self.topics.remove(&topic);
+        slots
+    }
+
     /// Ends all subscriptions of a member that leaves.
     pub(super) fn remove(&mut self, slot: Slot) {
         for (topic, place) in self.members.remove(&slot).into_iter().flatten() {
