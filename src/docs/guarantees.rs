@@ -1,13 +1,43 @@
 //! What a session promises, however its threads interleave.
 //!
 //! # Order
-//! If one send or broadcast *happens before* another (the same thread did both, or one thread learned of the first
-//! before it did the second), every participant that gets both gets them in that order. This holds across the lanes:
-//! between direct messages, broadcasts to everybody and broadcasts to topics. Two concurrent messages may arrive in
+//! A message is *reliable* unless it was broadcast to a topic of another [class](crate::Class). If one send or broadcast
+//! of a reliable message *happens before* another (the same thread did both, or one thread learned of the first before
+//! it did the second), every participant that gets both gets them in that order. This holds across the lanes: between
+//! direct messages, broadcasts to everybody and broadcasts to reliable topics. Two concurrent messages may arrive in
 //! either order. If one of them is direct, the order may differ between participants.
 //!
-//! A participant gets its initial messages before anything else. Between two resets it gets every message exactly once:
-//! no gap, no duplicate.
+//! The messages of one lossy or latest topic arrive in the same order, as far as they arrive. Between two such topics,
+//! and between them and reliable messages, no order is promised: a participant that is behind gets reliable messages
+//! first.
+//!
+//! A participant gets its initial messages before anything else. Between two resets it gets every reliable message
+//! exactly once: no gap, no duplicate. It gets each other message at most once.
+//!
+//! # Classes
+//! A topic has a [`Profile`](crate::Profile), which may change at any time. It says what may be lost at a participant
+//! that is behind. A participant that keeps up gets every message of every class, unless a rate says otherwise.
+//!
+//! | class | a participant that is behind gets | what may wait for it |
+//! |---|---|---|
+//! | reliable | every message in order, until it overflows | the session's bound, see [below](#bound) |
+//! | [lossy](crate::Lossy) | the newest messages | by default 64 messages, 4 MiB, for 1 s |
+//! | [latest](crate::Latest) | the newest message | one message, for any time |
+//!
+//! - **No reset.** A message that may be lost never counts against a participant's bound, and never resets it.
+//! - **Age.** It counts from when the participant's shard read the message, and to when it is handed to the sink. What
+//!   the sink, the kernel and the network hold comes on top: the WebSocket room keeps that small for a slow viewer.
+//! - **Shares.** Reliable messages go first. After them, topics take turns, and each gets bytes in proportion to its
+//!   weight, within the length of a message and 512 bytes times its weight.
+//! - **Rates.** A topic may have a [`Rate`](crate::Rate), and [a subscription](crate::Participant::subscribe_at) one of
+//!   its own. The newest message waits for its time, so the last one always arrives. A participant may have a [total
+//!   rate](crate::Participant::set_rate), for which only messages wait that may be lost.
+//! - **Retained messages.** A late subscriber first gets the [last messages](crate::Profile::retain) of the topic, then
+//!   those that are broadcast, with no gap and no duplicate between them.
+//! - **Losses.** Whatever is dropped is counted with its [reason](crate::Losses): for each participant, for each
+//!   participant and topic, for each topic and for the session. Listeners are told [once a
+//!   second](crate::SessionEvent::Lost) at most. [Unsubscribing](crate::Participant::unsubscribe) drops what waits of
+//!   the topic, and so does [ending](crate::Session::end_topic) it.
 //!
 //! # Bound
 //! The backlog of one participant, over both lanes, never exceeds the session's
@@ -101,9 +131,10 @@
 //!
 //! # Accounting
 //! Every message is *offered* (a direct message when it is sent, a broadcast when its shard reaches it for that
-//! participant) and then either *delivered* (the flush after it succeeded), *dropped* (overflow, failure, or sent to a
-//! participant that had ended), *abandoned* (disconnect, vanishing, replacement, refusal, a failed join, close) or
-//! *waiting*. At rest the sum is exact, for each participant and for the session.
+//! participant) and then either *delivered* (the flush after it succeeded), *dropped* (overflow, failure, sent to a
+//! participant that had ended, or lost by a topic that may lose messages), *abandoned* (disconnect, vanishing,
+//! replacement, refusal, a failed join, close, an end of the subscription) or *waiting*. At rest the sum is exact, for
+//! each participant and for the session, and for [each topic](crate::Topic::stats) that may lose messages.
 //!
 //! # Ends
 //! [`close`](crate::Session::close) accepts no more messages, delivers what it has until the deadline, and ends every

@@ -160,6 +160,25 @@
 //! message takes it away. If 1,024 messages wait for each of 2,000 participants, a participant takes 2,063 bytes in
 //! all, and 34,270 in the baseline.
 //!
+//! # Messages that may be lost
+//! A topic's class makes no difference to a member that keeps up: the run goes from the log into its sink. If the
+//! member is behind, messages of lossy and latest topics wait beside its backlog, in `LossyQueues`: a queue per topic,
+//! of references to retained entries. So they can be dropped one by one, without touching the reliable order, and topics
+//! can share a slow link by [deficit round robin]. Three details look optional and aren't:
+//! - A message that may be lost goes straight into the sink only if no other waits, of whatever topic. Otherwise the
+//!   topic that a turn reads first would pass the others by in each turn.
+//! - What a flush holds of such messages is counted apart from the rest, so that a slow flush doesn't take the bound.
+//! - Members that are behind are visited at the end of a walk. Their odd batch would overwrite the bytes that the sinks
+//!   of all others reuse.
+//!
+//! What a late subscriber gets of a topic's last messages comes from its shard, which keeps them as it reads the log. A
+//! ring that publishers write beside the log would race with it: written after the claim, it misses a message that the
+//! subscription's position is above; written before, it has one that the log brings again.
+//!
+//! A topic is known by a number that is never used again. Its address would do as long as it lives, but a shard keeps
+//! queues and messages of a topic longer than that. The end of a topic is an entry of the log, with the same place
+//! among its messages for every shard.
+//!
 //! # The bound and the read budget
 //! The bound of a participant covers both lanes: its control queue, its backlog and what its busy sink holds. Messages
 //! and bytes are counted in one atomic word, so one compare-exchange checks and reserves both. (If a sender added first
@@ -207,6 +226,7 @@
 //! [`guarantees`](crate::docs::guarantees#how-it-is-checked) lists what the models cover, and what they take for
 //! granted.
 //!
+//! [deficit round robin]: https://doi.org/10.1109/90.502236
 //! [LMAX Disruptor]: https://lmax-exchange.github.io/disruptor/disruptor.html
 //! [Vyukov's bounded queue]: http://www.1024cores.net/home/lock-free-algorithms/queues/bounded-mpmc-queue
 //! [Dekker's algorithm]: https://www.cs.utexas.edu/~EWD/transcriptions/EWD01xx/EWD123.html

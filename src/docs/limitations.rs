@@ -91,6 +91,14 @@
 //!   Desktop viewers send `file://`.
 //! - **Connections are limited by address, and by nothing else.** One address can't take every place, but two can, and
 //!   so can a trusted proxy: the viewers behind a proxy aren't distinguished.
-//! - **All channels are reliable.** There is no lossy mode in which a slow viewer gets only the latest value.
+//! - **All channels of telemetry are reliable.** [Classes](crate::Class) are for topics of a session; channels don't have
+//!   them yet.
+//! - **A retained topic costs memory without subscribers**: each shard keeps its last messages. It is forgotten with its
+//!   [end](crate::Session::end_topic), or some time after its last handle is dropped, when the shard next looks for such
+//!   topics.
+//! - **A change of a topic's profile has no place in the log.** Messages that were broadcast before it, and that a shard
+//!   hasn't read, may be handled either way.
+//! - **Times are kept to the millisecond**: ages, and when a message that waits for its time is handed on. A rate of
+//!   more than a thousand messages a second hands on several in one millisecond only if they are broadcast then.
 //! - **Broadcasts with few participants gain little.** With some dozens of viewers a task per viewer is as fast; the
 //!   advantage of the log grows with the number of viewers.

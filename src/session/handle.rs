@@ -128,7 +128,7 @@ impl<R: Room> Session<R> {
     /// and what waits of a lossy or latest topic and what is retained is dropped. A topic that is no longer used and
     /// isn't ended costs each shard some hundred bytes, and its retained messages, until its last handle is dropped.
     ///
-    /// Waits like [`broadcast`](Self::broadcast). Whoever subscribes after this has returned begins anew.
+    /// Waits like [`broadcast`](Self::broadcast). A subscription that begins after this has returned begins anew.
     ///
     /// # Cancel safety
     /// If the future is dropped before it completes, the topic hasn't ended.
