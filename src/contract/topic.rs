@@ -132,16 +132,14 @@ impl Topic {
         })
     }
 
-    /// Counts messages as offered to subscribers, and those of them that went straight into sinks as handed on.
-    pub(crate) fn count(&self, offered: u64, handed_on: u64) {
-        let figures = self.figures();
-        figures.offered.fetch_add(offered, Ordering::Release);
-        figures.handed_on.fetch_add(handed_on, Ordering::Release);
+    /// Counts messages as offered to subscribers.
+    pub(crate) fn count_offered(&self, messages: u64) {
+        self.figures().offered.fetch_add(messages, Ordering::Release);
     }
 
-    /// Counts a message that has waited as handed on.
-    pub(crate) fn count_handed_on(&self) {
-        self.figures().handed_on.fetch_add(1, Ordering::Release);
+    /// Counts messages that were offered before as handed on.
+    pub(crate) fn count_handed_on(&self, messages: u64) {
+        self.figures().handed_on.fetch_add(messages, Ordering::Release);
     }
 
     /// Counts messages that waited for a subscriber when it ended, or ended its subscription.

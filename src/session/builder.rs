@@ -92,10 +92,10 @@ impl<R: Room> SessionBuilder<R> {
 
     /// Sets how many bytes of [lossy and latest](crate::Class) topics may wait for one participant, over all topics.
     /// Default 16 MiB. At least 1. Beyond that, the oldest message of the topic with most bytes is dropped; one message
-    /// may always wait. As many bytes of [retained](crate::Profile::retain) messages may wait for a participant: beyond
-    /// that, a subscription begins [without them](crate::Subscribed::WithoutRetained).
+    /// may always wait. As many bytes of [retained](crate::Profile::retain) messages, or those of one topic, may wait for a
+    /// participant: beyond that, a subscription begins [without them](crate::Subscribed::WithoutRetained).
     ///
-    /// The messages themselves are kept once for all participants of a shard, and each costs a participant eight bytes.
+    /// The messages themselves are kept once for all participants of a shard, and each costs a participant sixteen bytes.
     /// They don't count against [`queue_bytes`](Self::queue_bytes).
     pub fn lossy_bytes(mut self, bytes: u64) -> Self {
         self.options.lossy_bytes = bytes;

@@ -50,9 +50,12 @@ impl<R: Room> Core<R> {
         let mut reported = Losses::default();
         loop {
             let lost = self.fanout.until_lost().await;
-            self.emit(SessionEvent::Lost { lost: lost.since(&reported) });
-            reported = lost;
-            tokio::time::sleep(LOSSES_EVERY).await;
+            // The counts rise before the notice, so the last report may have had these already.
+            if lost != reported {
+                self.emit(SessionEvent::Lost { lost: lost.since(&reported) });
+                reported = lost;
+                tokio::time::sleep(LOSSES_EVERY).await;
+            }
         }
     }
 

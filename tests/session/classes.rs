@@ -587,3 +587,140 @@ async fn retained_messages_go_with_the_last_handle_of_their_topic() {
     assert!(kept <= 128, "the messages of {kept} of 1,000 topics are kept");
     close_settled(&session).await;
 }
+
+// A message waits for its time, and the rate goes: the message comes at once, before the next one.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_its_time_comes_first_when_the_rate_goes() {
+    let hourly = Rate::every(Duration::from_secs(3600));
+    // The topic's own rate.
+    let (room, session, _ada, topic) = subscribed(Profile::lossy(lossy(8).rate(hourly))).await;
+    publish(&session, &topic, &texts("m", 2)).await;
+    topic.set_profile(Profile::lossy(lossy(8)));
+    publish(&session, &topic, &["m2".into()]).await;
+    assert_eq!(received(&room), texts("m", 3));
+    close_settled(&session).await;
+    // The subscriber's rate, on topics of each class.
+    for profile in [Profile::reliable(), Profile::lossy(lossy(8)), Profile::latest(Latest::default())] {
+        let (room, session) = memory(|builder| builder.shards(1));
+        let ada = joined(&room, &session, "ada").await;
+        let topic = Topic::with(profile);
+        ada.subscribe_at(&topic, TAG, hourly).await;
+        publish(&session, &topic, &texts("m", 2)).await;
+        assert_eq!(received(&room), ["m0"]);
+        assert_eq!(ada.subscribe(&topic, TAG).await, Subscribed::Retagged);
+        settle().await;
+        publish(&session, &topic, &["m2".into()]).await;
+        assert_eq!(received(&room), texts("m", 3), "{profile:?}");
+        close_settled(&session).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_rate_applies_at_once() {
+    let (room, session) = memory(|builder| builder.shards(1));
+    let ada = joined(&room, &session, "ada").await;
+    let topic = Topic::new();
+    ada.subscribe_at(&topic, TAG, Rate::every(Duration::MAX)).await;
+    publish(&session, &topic, &texts("m", 2)).await;
+    ada.subscribe_at(&topic, TAG, Rate::every(Duration::from_millis(50))).await;
+    pass(60).await;
+    assert_eq!(received(&room), texts("m", 2));
+    // Of several that wait, a rate leaves the newest.
+    let lossy_topic = Topic::with(Profile::lossy(lossy(8)));
+    ada.subscribe(&lossy_topic, TAG).await;
+    behave(&room, STALLED);
+    publish(&session, &lossy_topic, &texts("l", 5)).await;
+    ada.subscribe_at(&lossy_topic, TAG, Rate::every(Duration::from_secs(1))).await;
+    behave(&room, Behavior::Flow);
+    settle().await;
+    assert_eq!(received(&room)[2..], ["l4"]);
+    assert_eq!(ada.losses(&lossy_topic).total(), 4);
+    close_settled(&session).await;
+}
+
+// Timers that wait for hours and messages that come and go leave nothing behind.
+#[tokio::test(start_paused = true)]
+async fn a_slow_rate_does_not_disturb_a_fast_one() {
+    let (room, session) = memory(|builder| builder.shards(1));
+    let ada = joined(&room, &session, "ada").await;
+    let (slow, fast) = (Topic::new(), Topic::new());
+    ada.subscribe_at(&slow, TAG, Rate::every(Duration::from_secs(10))).await;
+    ada.subscribe_at(&fast, TAG, Rate::every(Duration::from_millis(10))).await;
+    publish(&session, &slow, &texts("slow", 2)).await;
+    for n in 0..500 {
+        publish(&session, &fast, &[format!("fast{n}.0"), format!("fast{n}.1")]).await;
+        pass(25).await;
+    }
+    let received = received(&room);
+    assert_eq!(received.iter().filter(|text| text.starts_with("fast")).count(), 1000);
+    assert_eq!(received.iter().filter(|text| text.starts_with("slow")).count(), 2);
+    close_settled(&session).await;
+}
+
+// A burst that a turn reads at once is charged message by message.
+#[tokio::test(start_paused = true)]
+async fn a_total_rate_is_not_passed_by_in_a_burst() {
+    let (room, session, ada, topic) = subscribed(Profile::lossy(lossy(64))).await;
+    ada.set_rate(NonZeroU64::new(10_000));
+    settle().await;
+    for _ in 0..100 {
+        session.try_broadcast_to(&topic, msg("x".repeat(1000))).expect("the log has capacity");
+    }
+    settle().await;
+    assert!(received(&room).len() <= 2, "{} kB of one saved up", received(&room).len());
+    // Another rate neither forgives what is owed nor gives anything.
+    let before = received(&room).len();
+    for rate in [10_001, 10_002, 10_003] {
+        ada.set_rate(NonZeroU64::new(rate));
+        settle().await;
+    }
+    assert!(received(&room).len() <= before + 1);
+    // What waits for the total rate grows too old as well.
+    ada.set_rate(NonZeroU64::new(1));
+    pass(2000).await;
+    assert_eq!(ada.stats().account.waiting(), 0, "{:?}", ada.stats());
+    close_settled(&session).await;
+}
+
+// A write fails, or panics, in each of its steps: the topic's figures add up nevertheless.
+#[tokio::test(start_paused = true)]
+async fn the_figures_of_a_topic_add_up_after_a_fault() {
+    for behavior in [Behavior::Fail, Behavior::Panic] {
+        let (room, session, ada, topic) = subscribed(Profile::lossy(lossy(8))).await;
+        publish(&session, &topic, &texts("m", 3)).await;
+        behave(&room, behavior);
+        for text in texts("n", 5) {
+            session.try_broadcast_to(&topic, msg(text)).expect("the log has capacity");
+        }
+        within(ada.closed()).await;
+        let stats = topic.stats();
+        assert_eq!((stats.offered, stats.waiting()), (stats.handed_on + stats.ended, 0), "{stats:?}");
+        assert_settled(&ada.stats().account);
+        session.cancel();
+    }
+}
+
+// What waits is counted as it is dropped, whatever waits in the sink.
+#[tokio::test(start_paused = true)]
+async fn what_the_sink_has_taken_is_not_dropped_with_its_subscription() {
+    let (stage, streams) =
+        Streams::<Note>::stage(|to| if to.identity == id("ada") { Valve::shut() } else { Valve::open() });
+    let session = stage.session(|builder| builder.shards(1));
+    for name in ["ada", "bob"] {
+        stage.join(presence(name, &format!("PA_{name}"), 1));
+    }
+    let (ada, bob) = (live(&session, "ada").await, live(&session, "bob").await);
+    let topic = Topic::with(Profile::lossy(lossy(2)));
+    ada.subscribe(&topic, TAG).await;
+    for n in 0..5 {
+        session.broadcast_to(&topic, Note::new(&format!("m{n}"))).await.expect("the session is open");
+        settle().await;
+    }
+    assert_eq!(ada.unsubscribe(&topic).await, Unsubscribed::Removed);
+    let account = ada.stats().account;
+    assert_eq!((account.dropped.lossy.overflowed, account.abandoned.unsubscribed), (2, 2), "one is in the sink");
+    assert_waiting(&account, 1);
+    assert_eq!(bob.end_reason(), None);
+    assert_eq!(streams.nth("bob", 0).await.lock().flushed.len(), 0);
+    session.cancel();
+}

@@ -1,7 +1,7 @@
 //! The shard's half of an outbox.
 
 use crate::contract::topic::TopicKey;
-use crate::contract::{EndReason, Ending, Losses};
+use crate::contract::{EndReason, Ending, Losses, Topic};
 use crate::fanout::clock::SessionMs;
 use crate::fanout::member_handle::MemberHandle;
 use crate::fanout::outbox::Outbox;
@@ -81,11 +81,7 @@ impl<O: MemberHandle> Drain<O> {
     }
 
     /// Counts messages that gave way to newer ones, by topic, and those that were dropped with a subscription.
-    pub(in crate::fanout) fn lose_lossy(
-        &self,
-        lost: impl ExactSizeIterator<Item = (TopicKey, Losses)>,
-        unsubscribed: u64,
-    ) {
+    pub(in crate::fanout) fn lose_lossy(&self, lost: impl Iterator<Item = (Topic, Losses)>, unsubscribed: u64) {
         let rare = self.outbox().rare();
         let lost = rare.lose(lost);
         rare.unsubscribe(unsubscribed);

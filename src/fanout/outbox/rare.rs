@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use rustc_hash::FxHashMap;
 
 use crate::caught::lock;
-use crate::contract::Losses;
-use crate::contract::topic::TopicKey;
+use crate::contract::topic::{TopicKey, WeakTopic};
+use crate::contract::{Losses, Topic};
 use crate::fanout::counters::SingleWriterCounter;
 use crate::sync::{AtomicU64, Ordering};
 
@@ -17,10 +17,32 @@ pub(super) struct Rare {
     lost: [SingleWriterCounter; Losses::REASONS],
     unsubscribed: SingleWriterCounter,
     /// Locked by the shard only when something is lost.
-    by_topic: Mutex<FxHashMap<TopicKey, Losses>>,
+    by_topic: Mutex<ByTopic>,
     /// The total rate in bytes per second; 0 if there is none. Relaxed: the mail bit that follows a change orders it.
     rate: AtomicU64,
 }
+
+/// Losses by topic.
+#[derive(Debug, Default)]
+struct ByTopic {
+    losses: FxHashMap<TopicKey, (WeakTopic, Losses)>,
+    /// How many there may be before those of topics that nobody has any more are removed.
+    sweep_at: usize,
+}
+
+impl ByTopic {
+    fn add(&mut self, topic: &Topic, lost: &Losses) {
+        let entry = self.losses.entry(topic.key());
+        entry.or_insert_with(|| (topic.downgrade(), Losses::default())).1.add(lost);
+        if self.losses.len() > self.sweep_at {
+            self.losses.retain(|_, (topic, _)| topic.is_alive());
+            self.sweep_at = self.losses.len() * 2 + FEW;
+        }
+    }
+}
+
+/// So many losses of topics that nobody has any more may stay.
+const FEW: usize = 16;
 
 impl Rare {
     pub(super) fn new() -> Box<Self> {
@@ -41,14 +63,11 @@ impl Rare {
     }
 
     /// Counts what the participant has lost, by topic. Returns the sum.
-    pub(super) fn lose(&self, lost: impl ExactSizeIterator<Item = (TopicKey, Losses)>) -> Losses {
+    pub(super) fn lose(&self, lost: impl Iterator<Item = (Topic, Losses)>) -> Losses {
         let mut sum = Losses::default();
-        if lost.len() > 0 {
-            let mut by_topic = lock(&self.by_topic);
-            for (topic, losses) in lost {
-                by_topic.entry(topic).or_default().add(&losses);
-                sum.add(&losses);
-            }
+        for (topic, losses) in lost {
+            lock(&self.by_topic).add(&topic, &losses);
+            sum.add(&losses);
         }
         for (counter, count) in self.lost.iter().zip(sum.counts()) {
             counter.add(count);
@@ -69,11 +88,11 @@ impl Rare {
     }
 
     pub(super) fn losses_of(&self, topic: TopicKey) -> Losses {
-        lock(&self.by_topic).get(&topic).copied().unwrap_or_default()
+        lock(&self.by_topic).losses.get(&topic).map(|(_, losses)| *losses).unwrap_or_default()
     }
 
     /// Forgets the losses of a topic that has ended.
     pub(super) fn forget(&self, topic: TopicKey) {
-        lock(&self.by_topic).remove(&topic);
+        lock(&self.by_topic).losses.remove(&topic);
     }
 }

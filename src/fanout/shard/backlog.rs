@@ -163,7 +163,7 @@ impl<M: Message> Backlog<M> {
 
     /// Whether a message of a topic may go now that may be lost.
     pub(super) fn may_go_lossy(&self, now: SessionMs) -> bool {
-        self.lossy.as_ref().is_some_and(|lossy| lossy.is_ready(now))
+        self.lossy.as_ref().is_some_and(|lossy| lossy.may_go(now))
     }
 
     /// Whether a message that may be lost waits, be it for its time.
@@ -179,13 +179,15 @@ impl<M: Message> Backlog<M> {
         }
     }
 
-    /// Puts what waits of a topic that has become reliable behind the reliable messages.
-    pub(super) fn make_reliable(&mut self, topic: TopicKey) {
-        let Some(lossy) = &mut self.lossy else { return };
+    /// Puts what waits of a topic that has become reliable behind the reliable messages. Whether anything waits.
+    pub(super) fn make_reliable(&mut self, topic: TopicKey) -> bool {
+        let Some(lossy) = &mut self.lossy else { return false };
+        let before = self.placed;
         for (key, tag) in lossy.take_all(topic) {
             self.placed += 1;
             self.order.push_back(Item::new(Kind::Exempt, key, tag.0));
         }
+        self.placed > before
     }
 
     /// Adds the last messages of a topic, given with their lengths, for a new subscriber. No more than `most` bytes of
@@ -211,17 +213,17 @@ impl<M: Message> Backlog<M> {
         SnapshotTaken::Waits
     }
 
-    /// Drops what waits of a topic's snapshot. Returns how many messages that was.
-    pub(super) fn drop_snapshot(&mut self, topic: TopicKey) -> u64 {
-        let Some(snapshots) = &mut self.snapshots else { return 0 };
+    /// Takes out what waits of a topic's snapshot.
+    pub(super) fn take_snapshot(&mut self, topic: TopicKey) -> VecDeque<(M, usize)> {
+        let Some(snapshots) = &mut self.snapshots else { return VecDeque::new() };
         let found = snapshots.waiting.iter().find(|(_, snapshot)| snapshot.topic == topic);
-        let Some(key) = found.map(|(key, _)| key) else { return 0 };
+        let Some(key) = found.map(|(key, _)| key) else { return VecDeque::new() };
         let place = self.order.iter().position(|item| item.kind() == Kind::Snapshot && item.key() == key);
         self.order.remove(place.expect("each snapshot has a place in the order"));
         let snapshot = snapshots.waiting.remove(key);
         snapshots.bytes -= snapshot.messages.iter().map(|(_, bytes)| *bytes as u64).sum::<u64>();
         self.placed -= snapshot.messages.len();
-        snapshot.messages.len() as u64
+        snapshot.messages
     }
 
     /// Whether a broadcast of `bytes` may gather for a joining member. If so, the caller then
@@ -325,7 +327,7 @@ impl<M: Message> Backlog<M> {
             }
         }
         if let Some(lossy) = self.lossy {
-            lossy.release(retained);
+            lossy.end().for_each(|key| retained.release(key, 1));
         }
     }
 

@@ -41,8 +41,7 @@ pub(super) struct SpecialTopic {
     pub(super) topic: Topic,
     pub(super) profile: Profile,
     version: u32,
-    /// Messages offered to subscribers in this turn, and those that went straight into sinks.
-    pub(super) offered: u64,
+    /// Messages that went straight into sinks in this turn. (Those that wait are counted at once.)
     pub(super) handed_on: u64,
 }
 
@@ -140,8 +139,9 @@ impl<M> ReadBatch<M> {
         self.runs.clear();
         self.to_all.clear();
         for special in self.special.drain(..) {
-            if special.offered > 0 {
-                special.topic.count(special.offered, special.handed_on);
+            if special.handed_on > 0 {
+                special.topic.count_offered(special.handed_on);
+                special.topic.count_handed_on(special.handed_on);
             }
         }
     }
@@ -159,7 +159,7 @@ fn is_same(last: Option<&SpecialTopic>, special: Option<(&Topic, &Profile, u32)>
 
 impl SpecialTopic {
     fn new(topic: Topic, profile: Profile, version: u32) -> Self {
-        Self { topic, profile, version, offered: 0, handed_on: 0 }
+        Self { topic, profile, version, handed_on: 0 }
     }
 }
 

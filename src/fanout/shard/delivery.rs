@@ -250,6 +250,9 @@ impl<O: MemberHandle> Delivery<O> {
         self.budget.note(was.is_behind(), member.state.is_behind());
         if member.has_lossy_queues() {
             self.timers.follow_up(slot, member, self.turn.now);
+            if member.has_ready_lossy() {
+                self.tick.arm();
+            }
         }
         if let Err(fault) = visited {
             return self.fail(slot, fault);
@@ -393,19 +396,20 @@ impl<O: MemberHandle> Delivery<O> {
 
     fn subscribe(&mut self, slot: Slot, counted: Counted, tag: SubscriptionTag, wish: Option<Rate>) -> Subscribed {
         let topic = counted.topic().clone();
-        let subscribed = self.topics.subscribe(slot, counted, tag, wish);
-        let (profile, last) = self.topics.snapshot(&topic);
+        let mut subscribed = self.topics.subscribe(slot, counted, tag, wish);
+        // A message's clone may panic. Then nothing is retained.
+        let snapshot = caught(|| self.topics.snapshot(&topic, subscribed == Subscribed::New));
+        let (profile, last) = snapshot.unwrap_or_default();
         let (now, most) = (self.turn.now, self.settings.lossy_bytes);
         let member = &mut self.members[slot.index()];
-        member.set_wish(&topic, &profile, wish);
-        if subscribed != Subscribed::New || last.is_empty() {
-            return subscribed;
-        }
         let (was, count) = (member.state, last.len() as u64);
-        if member.push_snapshot((&topic, &profile), tag, last, most, now) == SnapshotTaken::TooLarge {
-            return Subscribed::WithoutRetained;
+        member.set_wish(&topic, &profile, wish, now);
+        if count > 0 {
+            match caught(|| member.push_snapshot((&topic, &profile), tag, last, most, now)) {
+                Some(SnapshotTaken::Waits) => self.turn.counts.offered += count,
+                Some(SnapshotTaken::TooLarge) | None => subscribed = Subscribed::WithoutRetained,
+            }
         }
-        self.turn.counts.offered += count;
         self.budget.note(was.is_behind(), member.state.is_behind());
         if member.state == MemberState::More {
             self.requeued.insert(slot);
@@ -425,8 +429,10 @@ impl<O: MemberHandle> Delivery<O> {
         if let Audience::Topic(topic) = entry.audience {
             let key = topic.key();
             for slot in self.topics.end(key) {
-                self.members[slot.index()].drain().forget_losses(key);
                 self.drop_topic(slot, key);
+            }
+            if topic.version() > 0 {
+                self.members.iter().for_each(|(_, member)| member.drain().forget_losses(key));
             }
         }
         if self.budget.goes_on() { Reading::More } else { Reading::Enough }
@@ -439,7 +445,6 @@ impl<O: MemberHandle> Delivery<O> {
         if caught(|| member.drop_topic(topic, &mut self.retained)).is_none() {
             return self.fail(slot, Fault::Panicked);
         }
-        self.timers.follow_up(slot, member, self.turn.now);
         if self.draining {
             self.end_if_done(slot);
         }
@@ -470,6 +475,12 @@ impl<O: MemberHandle> Delivery<O> {
             self.extent = self.occupied.extent();
         }
         self.settings.stats.set_members(self.members.len());
+        if !member.armed().is_empty() {
+            let members = &self.members;
+            self.timers.forget(member.armed().len(), |due, slot| {
+                members.get(slot.index()).is_some_and(|member| member.armed().contains(&due))
+            });
+        }
         self.budget.note(member.state.is_behind(), false);
         member.retire(&mut self.retained, reason);
     }
@@ -545,15 +556,15 @@ impl<O: MemberHandle> Delivery<O> {
         while let Some(slot) = self.occupied.next(from) {
             from = slot.index() + 1;
             let member = &mut self.members[slot.index()];
-            if member.has_lossy() {
-                // The drop of a message may panic. What is kept stays as it is then.
+            if member.has_ready_lossy() {
+                // The drop of a message may panic. Everything is counted by then.
                 caught(|| member.sweep(&mut self.retained, now));
                 self.timers.follow_up(slot, member, now);
             }
             if member.is_stuck(now, timeout, spared, uplink) {
                 stuck.push(slot);
             } else {
-                blocked |= member.state == MemberState::Blocked;
+                blocked |= member.state == MemberState::Blocked || member.has_ready_lossy();
             }
         }
         for slot in stuck {
@@ -575,7 +586,8 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
         }
         let is_ticked = self.tick.is_due(cx);
         self.turn.is_ticked |= is_ticked;
-        self.timers.take_due(cx, self.settings.port.clock, self.turn.now, |slot| self.turn.noted.insert(slot));
+        let (clock, now, noted) = (self.settings.port.clock, self.turn.now, &mut self.turn.noted);
+        self.turn.now = self.timers.take_due(cx, clock, now, |slot| noted.insert(slot));
         let input = reader.turn(cx, self);
         if input.has_read {
             for slot in self.awaiting_entry.drain() {
@@ -660,7 +672,8 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
         if let (Some(topic), Some((profile, _))) = (topic, &special)
             && profile.retained() > 0
         {
-            self.topics.retain(topic.key(), &message, bytes);
+            // The clone or the drop of a message may panic. Then one less is retained.
+            caught(|| self.topics.retain(topic.key(), &message, bytes));
             subscribers = self.topics.audience(topic).subscribers;
         }
         if is_for_nobody {

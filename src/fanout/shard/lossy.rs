@@ -12,7 +12,12 @@
 //!
 //! # Rates
 //! A queue with a rate holds at most one message, the newest. While that waits for its time, it takes no part in the
-//! turns. `held` orders these queues by their time.
+//! turns. `held` orders these queues by their time. A queue knows when it last handed on a message, so that another rate
+//! applies at once.
+//!
+//! # Drops
+//! The drop of a message is foreign code, and may panic. So everything is counted first, and the keys of what is dropped
+//! are kept in `dropped` until [`free`](LossyQueues::free) releases them.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -29,11 +34,11 @@ use crate::time::millis;
 
 /// How many bytes a topic of weight 1 may hand on at each of its turns. Small, so that topics of small messages alternate
 /// often.
-pub(in crate::fanout) const QUANTUM: u64 = 512;
+const QUANTUM: u64 = 512;
 
 /// A time by the fan-out's clock, in microseconds: rates are finer than the clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Micros(u64);
+struct Micros(u64);
 
 impl Micros {
     fn of(SessionMs(ms): SessionMs) -> Self {
@@ -59,13 +64,17 @@ pub(super) struct LossyQueues {
     held: BinaryHeap<Reverse<(Micros, usize)>>,
     messages: usize,
     bytes: u64,
+    /// The queues by the bytes that wait in them, while the bound over all topics is reached. Entries may be outdated.
+    largest: BinaryHeap<(u64, usize)>,
     budget: Option<Budget>,
-    /// When the shard's timers have the member visited, if they do.
-    armed: Option<SessionMs>,
+    /// When the shard's timers have the member visited, each earlier than the one before.
+    armed: Vec<SessionMs>,
     /// What was lost since the shard last took it, by topic.
-    lost: FxHashMap<TopicKey, Losses>,
+    lost: FxHashMap<TopicKey, (Topic, Losses)>,
     /// What was dropped with a subscription since the shard last took it.
     unsubscribed: u64,
+    /// Keys of messages that are counted as lost and not released yet.
+    dropped: Vec<u32>,
 }
 
 /// What waits of one topic.
@@ -77,7 +86,9 @@ struct Queue {
     bytes: u64,
     deficit: u64,
     state: QueueState,
-    /// With a rate: no message may go before this.
+    /// When the last message was handed on, and its length, if the queue had a rate then.
+    last: Option<(Micros, usize)>,
+    /// No message may go before this. Zero without a rate.
     due: Micros,
     /// The subscriber's own rate. It makes the subscription one to the newest message only.
     wish: Option<Rate>,
@@ -85,18 +96,20 @@ struct Queue {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum QueueState {
+    /// Nothing waits.
     Empty,
-    /// In the round robin.
+    /// In the round robin. What waited there may have been dropped.
     Ready,
     /// The message waits for its time.
     Held,
 }
 
-/// A message that waits: its key among the retained ones, and the tag of the subscription.
+/// A message that waits: its key among the retained ones, the tag of the subscription, and its length.
 #[derive(Clone, Copy, Debug)]
 struct Item {
     key: u32,
     tag: SubscriptionTag,
+    bytes: u64,
 }
 
 /// The total rate of a member: a token bucket, which holds what [`Budget::SPAN`] gives. All messages are charged, and
@@ -134,13 +147,26 @@ pub(super) struct Taken<'a, M> {
 
 impl Queue {
     fn new(topic: Topic, profile: Profile) -> Self {
-        let (items, wish) = (VecDeque::new(), None);
-        Self { topic, profile, items, bytes: 0, deficit: 0, state: QueueState::Empty, due: Micros(0), wish }
+        Self {
+            topic,
+            profile,
+            items: VecDeque::new(),
+            bytes: 0,
+            deficit: 0,
+            state: QueueState::Empty,
+            last: None,
+            due: Micros::default(),
+            wish: None,
+        }
+    }
+
+    fn rates(&self) -> impl Iterator<Item = Rate> + use<> {
+        [self.wish, self.profile.rate()].into_iter().flatten()
     }
 
     /// Whether a message has to keep to a rate.
     fn is_rated(&self) -> bool {
-        self.wish.is_some() || self.profile.rate().is_some()
+        self.rates().next().is_some()
     }
 
     /// Whether only the newest message waits.
@@ -158,24 +184,30 @@ impl Queue {
         }
     }
 
-    fn weight(&self) -> Weight {
-        match self.profile.class {
+    fn quantum(&self) -> u64 {
+        let weight = match self.profile.class {
             Class::Reliable => Weight::MIN,
             Class::Lossy(Lossy { weight, .. }) | Class::Latest(Latest { weight, .. }) => weight,
-        }
-    }
-
-    fn quantum(&self) -> u64 {
-        QUANTUM * u64::from(self.weight().get())
+        };
+        QUANTUM * u64::from(weight.get())
     }
 
     /// Notes that a message of `bytes` is handed on now. The next one waits from here on. A message that the clock's
-    /// tick has delayed counts from its time, so that a rate above the clock's isn't cut.
+    /// tick has delayed counts from its time, so that a rate that isn't whole milliseconds is kept on average.
     fn start_wait(&mut self, bytes: usize, now: Micros) {
-        let waits = [self.wish, self.profile.rate()].into_iter().flatten().map(|rate| rate.wait_after(bytes));
-        let Some(wait) = waits.max() else { return };
+        if !self.is_rated() {
+            return;
+        }
         let from = if now.0.saturating_sub(self.due.0) < 1000 { self.due } else { now };
-        self.due = Micros(from.0.saturating_add(wait));
+        self.last = Some((from, bytes));
+        self.due = self.due_by_rates();
+    }
+
+    /// When the rates, as they are now, allow the next message.
+    fn due_by_rates(&self) -> Micros {
+        let Some((Micros(from), bytes)) = self.last else { return Micros::default() };
+        let wait = self.rates().map(|rate| rate.wait_after(bytes)).max();
+        wait.map_or(Micros::default(), |wait| Micros(from.saturating_add(wait)))
     }
 
     fn why_replaced(&self) -> Loss {
@@ -194,7 +226,12 @@ impl LossyQueues {
 
     /// Whether nothing is kept that a member without queues would lose: no message, no rate, nothing to report.
     pub(super) fn is_idle(&self) -> bool {
-        self.queues.is_empty() && self.budget.is_none() && self.lost.is_empty() && self.unsubscribed == 0
+        self.queues.is_empty()
+            && self.budget.is_none()
+            && self.lost.is_empty()
+            && self.unsubscribed == 0
+            && self.dropped.is_empty()
+            && self.armed.is_empty()
     }
 
     /// How many messages wait, those included that wait for their time.
@@ -203,8 +240,8 @@ impl LossyQueues {
     }
 
     /// Whether a message of any topic may go now.
-    pub(super) fn is_ready(&self, now: SessionMs) -> bool {
-        !self.ready.is_empty() && self.budget.as_ref().is_none_or(|budget| budget.allows(now))
+    pub(super) fn may_go(&self, now: SessionMs) -> bool {
+        self.has_ready() && self.is_within_budget(now)
     }
 
     /// Whether a message waits for nothing but the sink, or for the member's total rate.
@@ -212,10 +249,29 @@ impl LossyQueues {
         !self.ready.is_empty()
     }
 
-    /// Whether a message for `topic` may go straight into the sink, as far as rates are concerned.
-    pub(super) fn is_due(&self, topic: TopicKey, now: SessionMs) -> bool {
-        let in_time = |at: &usize| self.queues[*at].due <= Micros::of(now);
-        self.by_topic.get(&topic).is_none_or(in_time) && self.budget.as_ref().is_none_or(|budget| budget.allows(now))
+    fn is_within_budget(&self, now: SessionMs) -> bool {
+        self.budget.as_ref().is_none_or(|budget| budget.allows(now))
+    }
+
+    /// Whether a message for `topic` may go straight into the sink: none waits for its turn, or of the topic itself,
+    /// and the rates allow it.
+    pub(super) fn is_open(&mut self, topic: &Topic, profile: &Profile, now: SessionMs) -> bool {
+        if let Some(at) = self.by_topic.get(&topic.key()).copied() {
+            self.set_profile(at, profile, now);
+            // It may be gone: without a rate, an empty queue isn't kept.
+            let queue = self.queues.get(at);
+            if queue.is_some_and(|queue| !queue.items.is_empty() || queue.due > Micros::of(now)) {
+                return false;
+            }
+        }
+        !self.has_ready() && self.is_within_budget(now)
+    }
+
+    /// Notes that a message of `bytes` for `topic` went straight into the sink.
+    pub(super) fn note_handed_on(&mut self, topic: &Topic, profile: &Profile, bytes: usize, now: SessionMs) {
+        let at = self.queue(topic, profile, now);
+        self.queues[at].start_wait(bytes, Micros::of(now));
+        self.remove_if_done(at);
     }
 
     /// Whether messages of `topic` have to keep to a rate.
@@ -223,36 +279,62 @@ impl LossyQueues {
         self.by_topic.get(&topic).is_some_and(|at| self.queues[*at].is_rated())
     }
 
-    /// Notes that a message of `bytes` for `topic` went straight into the sink.
-    pub(super) fn note_handed_on(&mut self, topic: &Topic, profile: &Profile, bytes: usize, now: SessionMs) {
-        let at = self.queue(topic, profile);
-        self.queues[at].start_wait(bytes, Micros::of(now));
+    /// The topic's queue, made if there is none, with the profile as it is now.
+    fn queue(&mut self, topic: &Topic, profile: &Profile, now: SessionMs) -> usize {
+        if let Some(at) = self.by_topic.get(&topic.key()).copied() {
+            self.set_profile(at, profile, now);
+        }
+        // Looked up again: the change may have emptied the queue.
+        let queues = &mut self.queues;
+        *self.by_topic.entry(topic.key()).or_insert_with(|| queues.insert(Queue::new(topic.clone(), *profile)))
     }
 
-    fn queue(&mut self, topic: &Topic, profile: &Profile) -> usize {
-        let at = *self
-            .by_topic
-            .entry(topic.key())
-            .or_insert_with(|| self.queues.insert(Queue::new(topic.clone(), *profile)));
-        self.queues[at].profile = *profile;
-        at
-    }
-
-    /// Gives the subscriber's own rate to its subscription, or takes it away.
-    pub(super) fn set_wish(&mut self, topic: &Topic, profile: &Profile, wish: Option<Rate>) {
-        if wish.is_some() || self.by_topic.contains_key(&topic.key()) {
-            let at = self.queue(topic, profile);
-            self.queues[at].wish = wish;
-            self.remove_if_done(at);
+    fn set_profile(&mut self, at: usize, profile: &Profile, now: SessionMs) {
+        if self.queues[at].profile != *profile {
+            self.queues[at].profile = *profile;
+            self.apply_rates(at, now);
         }
     }
 
-    /// Sets the member's total rate, in bytes per second.
+    /// Gives the subscriber's own rate to its subscription, or takes it away.
+    pub(super) fn set_wish(&mut self, topic: &Topic, profile: &Profile, wish: Option<Rate>, now: SessionMs) {
+        if wish.is_some() || self.by_topic.contains_key(&topic.key()) {
+            let at = self.queue(topic, profile, now);
+            self.queues[at].wish = wish;
+            self.apply_rates(at, now);
+        }
+    }
+
+    /// Has a queue keep to its rates and bounds as they are now. Forgets it if nothing is left to keep.
+    fn apply_rates(&mut self, at: usize, now: SessionMs) {
+        let queue = &mut self.queues[at];
+        queue.due = queue.due_by_rates();
+        let most = queue.bounds().0;
+        while self.queues[at].items.len() > most {
+            self.drop_oldest(at, self.queues[at].why_replaced());
+        }
+        let queue = &mut self.queues[at];
+        let waits = queue.due > Micros::of(now);
+        match queue.state {
+            QueueState::Empty => {}
+            QueueState::Held if waits => self.hold(at),
+            QueueState::Held => self.make_ready(at),
+            QueueState::Ready if waits => {
+                self.leave_ready(at);
+                self.hold(at);
+            }
+            QueueState::Ready => {}
+        }
+        self.remove_if_done(at);
+    }
+
+    /// Sets the member's total rate, in bytes per second. What the member has saved up, or owes, stays.
     pub(super) fn set_budget(&mut self, bytes_per_second: Option<u64>, now: SessionMs) -> Change {
         if self.budget.as_ref().map(|budget| budget.bytes_per_second) == bytes_per_second {
             return Change::None;
         }
-        self.budget = bytes_per_second.map(|bytes_per_second| Budget::new(bytes_per_second, now));
+        let before = self.budget.take();
+        self.budget = bytes_per_second.map(|bytes_per_second| Budget::new(bytes_per_second, before.as_ref(), now));
         Change::Made
     }
 
@@ -263,16 +345,17 @@ impl LossyQueues {
         }
     }
 
-    /// Adds the message at `key`. Drops what exceeds the bounds of the topic, or `most_bytes` over all topics.
+    /// Adds the message at `key`. Drops what exceeds the bounds of the topic, or `most_bytes` over all topics; the
+    /// caller then [frees](Self::free) it.
     pub(super) fn push<M: Message>(
         &mut self,
         (topic, profile): (&Topic, &Profile),
         (key, tag): (usize, SubscriptionTag),
         most_bytes: u64,
-        retained: &mut Retained<M>,
+        retained: &Retained<M>,
         now: SessionMs,
     ) {
-        let at = self.queue(topic, profile);
+        let at = self.queue(topic, profile, now);
         let bytes = retained.bytes(key) as u64;
         let (max_messages, max_bytes, _) = self.queues[at].bounds();
         loop {
@@ -281,40 +364,55 @@ impl LossyQueues {
             if queue.items.is_empty() || fits {
                 break;
             }
-            self.drop_oldest(at, self.queues[at].why_replaced(), retained);
+            self.drop_oldest(at, self.queues[at].why_replaced());
         }
-        while self.messages > 0 && self.bytes.saturating_add(bytes) > most_bytes {
-            let largest = self.queues.iter().max_by_key(|(_, queue)| queue.bytes).map(|(largest, _)| largest);
-            self.drop_oldest(largest.expect("a message waits in some queue"), Loss::Overflowed, retained);
+        if self.bytes.saturating_add(bytes) > most_bytes {
+            self.drop_from_largest(most_bytes.saturating_sub(bytes));
+        } else if self.bytes < most_bytes / 2 {
+            self.largest.clear();
         }
         let queue = &mut self.queues[at];
         let key = u32::try_from(key).expect("no shard retains four billion messages");
-        queue.items.push_back(Item { key, tag });
+        queue.items.push_back(Item { key, tag, bytes });
         queue.bytes += bytes;
         self.messages += 1;
         self.bytes += bytes;
+        if !self.largest.is_empty() {
+            self.largest.push((queue.bytes, at));
+        }
         if queue.state != QueueState::Empty {
             return;
         }
-        if queue.is_rated() && queue.due > Micros::of(now) {
-            queue.state = QueueState::Held;
-            self.held.push(Reverse((queue.due, at)));
-        } else {
-            queue.state = QueueState::Ready;
-            self.ready.push_back(at);
+        if queue.due > Micros::of(now) { self.hold(at) } else { self.make_ready(at) }
+    }
+
+    /// Drops the oldest messages of the topics with most bytes until no more than `most` bytes wait.
+    #[cold]
+    fn drop_from_largest(&mut self, most: u64) {
+        if self.largest.is_empty() || self.largest.len() > 2 * self.queues.len() + 16 {
+            self.largest = self.queues.iter().map(|(at, queue)| (queue.bytes, at)).collect();
+        }
+        while self.bytes > most {
+            let Some((bytes, at)) = self.largest.pop() else {
+                // Queues that have become shorter otherwise are missing.
+                self.largest = self.queues.iter().map(|(at, queue)| (queue.bytes, at)).collect();
+                continue;
+            };
+            if self.queues.get(at).is_some_and(|queue| queue.bytes == bytes) {
+                self.drop_oldest(at, Loss::Overflowed);
+                self.largest.push((self.queues[at].bytes, at));
+            }
         }
     }
 
-    /// Drops the first message of a queue. The queue keeps its place in the round robin, also if it is empty now: the
-    /// caller adds a message, or looks for empty queues there.
-    fn drop_oldest<M: Message>(&mut self, at: usize, loss: Loss, retained: &mut Retained<M>) {
+    /// Drops the first message of a queue. The queue keeps its place in the round robin, also if it is empty now.
+    fn drop_oldest(&mut self, at: usize, loss: Loss) {
         let queue = &mut self.queues[at];
         let Some(item) = queue.items.pop_front() else { return };
-        let bytes = retained.bytes(item.key as usize) as u64;
-        queue.bytes -= bytes;
+        queue.bytes -= item.bytes;
         self.messages -= 1;
-        self.bytes -= bytes;
-        let lost = self.lost.entry(queue.topic.key()).or_default();
+        self.bytes -= item.bytes;
+        self.dropped.push(item.key);
         let mut one = Losses::default();
         *match loss {
             Loss::Overflowed => &mut one.overflowed,
@@ -322,10 +420,33 @@ impl LossyQueues {
             Loss::Conflated => &mut one.conflated,
             Loss::RateLimited => &mut one.rate_limited,
         } += 1;
-        lost.add(&one);
         queue.topic.count_lost(&one);
-        // Last, because the drop of a message may panic.
-        retained.release(item.key as usize, 1);
+        let topic = &queue.topic;
+        self.lost.entry(topic.key()).or_insert_with(|| (topic.clone(), Losses::default())).1.add(&one);
+    }
+
+    /// Releases what was dropped. May panic with the drop of a message; what is left is released by the next call.
+    pub(super) fn free<M: Message>(&mut self, retained: &mut Retained<M>) {
+        while let Some(key) = self.dropped.pop() {
+            retained.release(key as usize, 1);
+        }
+    }
+
+    /// Has the message of a queue wait for its time.
+    fn hold(&mut self, at: usize) {
+        let queue = &mut self.queues[at];
+        queue.state = QueueState::Held;
+        self.held.push(Reverse((queue.due, at)));
+        // An outdated entry goes when its time comes, which may be far away.
+        if self.held.len() > 2 * self.queues.len() + 16 {
+            let queues = &self.queues;
+            self.held.retain(|Reverse((due, at))| is_held(queues, *at, *due));
+        }
+    }
+
+    fn make_ready(&mut self, at: usize) {
+        self.queues[at].state = QueueState::Ready;
+        self.ready.push_back(at);
     }
 
     /// Lets the messages go whose time has come. If the session `drains`, that is all messages, without a total rate.
@@ -338,12 +459,8 @@ impl LossyQueues {
                 return;
             }
             self.held.pop();
-            if let Some(queue) = self.queues.get_mut(at)
-                && queue.state == QueueState::Held
-                && queue.due == due
-            {
-                queue.state = QueueState::Ready;
-                self.ready.push_back(at);
+            if is_held(&self.queues, at, due) {
+                self.make_ready(at);
             }
         }
     }
@@ -351,19 +468,28 @@ impl LossyQueues {
     /// When the shard has to look at the member again: a message's time comes, or the total rate allows more.
     fn next_due(&self, now: SessionMs) -> Option<SessionMs> {
         let held = self.held.peek().map(|Reverse((due, _))| due.tick());
-        let paused = self.budget.as_ref().filter(|budget| !self.ready.is_empty() && !budget.allows(now));
+        let paused = self.budget.as_ref().filter(|budget| self.has_ready() && !budget.allows(now));
         [held, paused.map(Budget::allows_at)].into_iter().flatten().min()
     }
 
     /// Returns [when](Self::next_due) the shard has to look at the member again, unless its timers see to it already.
     pub(super) fn arm(&mut self, now: SessionMs) -> Option<SessionMs> {
+        while self.armed.pop_if(|armed| *armed <= now).is_some() {}
         let due = self.next_due(now)?;
-        let is_armed = self.armed.is_some_and(|armed| armed > now && armed <= due);
-        (!is_armed).then(|| *self.armed.insert(due))
+        let is_armed = self.armed.last().is_some_and(|armed| *armed <= due);
+        (!is_armed).then(|| {
+            self.armed.push(due);
+            due
+        })
     }
 
-    /// Takes out the message whose turn it is. Drops those that are too old. The caller has made sure that the
-    /// [total rate](Self::is_ready) allows one.
+    /// The times at which the shard's timers have the member visited.
+    pub(super) fn armed(&self) -> &[SessionMs] {
+        &self.armed
+    }
+
+    /// Takes out the message whose turn it is. Drops those that are too old; the caller [frees](Self::free) them. The
+    /// caller has made sure that the [total rate](Self::may_go) allows a message.
     pub(super) fn pop<'a, M: Message>(
         &mut self,
         retained: &'a mut Retained<M>,
@@ -374,36 +500,39 @@ impl LossyQueues {
             let at = *self.ready.front()?;
             self.drop_expired(at, retained, now);
             let Some(item) = self.queues[at].items.front().copied() else {
-                self.leave_ready();
+                self.leave_ready(at);
+                self.remove_if_done(at);
                 passed = 0;
                 continue;
             };
-            let bytes = retained.bytes(item.key as usize);
             let alone = self.ready.len() == 1;
             let queue = &mut self.queues[at];
             if !self.has_quantum {
                 self.has_quantum = true;
                 queue.deficit = queue.deficit.saturating_add(queue.quantum());
             }
-            if queue.deficit < bytes as u64 && !alone {
+            if queue.deficit < item.bytes && !alone {
                 self.has_quantum = false;
                 self.ready.rotate_left(1);
                 passed += 1;
                 if passed == self.ready.len() {
-                    self.skip_rounds(retained);
+                    self.skip_rounds();
                     passed = 0;
                 }
                 continue;
             }
-            queue.deficit = queue.deficit.saturating_sub(bytes as u64);
+            queue.deficit = queue.deficit.saturating_sub(item.bytes);
             queue.items.pop_front();
-            queue.bytes -= bytes as u64;
-            queue.topic.count_handed_on();
+            queue.bytes -= item.bytes;
+            queue.topic.count_handed_on(1);
+            let bytes = retained.bytes(item.key as usize);
             queue.start_wait(bytes, Micros::of(now));
+            let is_empty = queue.items.is_empty();
             self.messages -= 1;
-            self.bytes -= bytes as u64;
-            if self.queues[at].items.is_empty() {
-                self.leave_ready();
+            self.bytes -= item.bytes;
+            if is_empty {
+                self.leave_ready(at);
+                self.remove_if_done(at);
             }
             let (message, bytes) = retained.take(item.key as usize);
             return Some(Taken { message, bytes, tag: item.tag });
@@ -411,10 +540,10 @@ impl LossyQueues {
     }
 
     /// Gives all ready queues the quanta of the rounds in which none could hand on its first message.
-    fn skip_rounds<M: Message>(&mut self, retained: &Retained<M>) {
+    fn skip_rounds(&mut self) {
         let rounds = |at: &usize| {
             let queue = &self.queues[*at];
-            let wanted = queue.items.front().map_or(0, |item| retained.bytes(item.key as usize) as u64);
+            let wanted = queue.items.front().map_or(0, |item| item.bytes);
             wanted.saturating_sub(queue.deficit).div_ceil(queue.quantum())
         };
         let fewest = self.ready.iter().map(rounds).min().unwrap_or(0).saturating_sub(1);
@@ -424,13 +553,16 @@ impl LossyQueues {
         }
     }
 
-    /// Takes the first queue out of the round robin, because nothing of it may go.
-    fn leave_ready(&mut self) {
-        let Some(at) = self.ready.pop_front() else { return };
-        self.has_quantum = false;
+    /// Takes a queue out of the round robin, because nothing of it may go.
+    fn leave_ready(&mut self, at: usize) {
+        if self.ready.front() == Some(&at) {
+            self.ready.pop_front();
+            self.has_quantum = false;
+        } else {
+            self.ready.retain(|ready| *ready != at);
+        }
         let queue = &mut self.queues[at];
         (queue.state, queue.deficit) = (QueueState::Empty, 0);
-        self.remove_if_done(at);
     }
 
     /// Forgets a queue that is empty and has no rate to keep to.
@@ -442,36 +574,32 @@ impl LossyQueues {
         }
     }
 
-    fn drop_expired<M: Message>(&mut self, at: usize, retained: &mut Retained<M>, now: SessionMs) {
+    fn drop_expired<M: Message>(&mut self, at: usize, retained: &Retained<M>, now: SessionMs) {
         let (.., max_age) = self.queues[at].bounds();
         while let Some(item) = self.queues[at].items.front()
             && now.since(retained.since(item.key as usize)) > max_age
         {
-            self.drop_oldest(at, Loss::Expired, retained);
+            self.drop_oldest(at, Loss::Expired);
         }
     }
 
-    /// Drops all messages that are too old.
-    pub(super) fn sweep<M: Message>(&mut self, retained: &mut Retained<M>, now: SessionMs) {
-        for _ in 0..self.ready.len() {
-            let at = self.ready[0];
+    /// Drops all messages that are too old; the caller [frees](Self::free) them.
+    pub(super) fn sweep<M: Message>(&mut self, retained: &Retained<M>, now: SessionMs) {
+        for at in self.ready.clone() {
             self.drop_expired(at, retained, now);
             if self.queues[at].items.is_empty() {
-                self.leave_ready();
-            } else {
-                self.ready.rotate_left(1);
+                self.leave_ready(at);
+                self.remove_if_done(at);
             }
         }
     }
 
-    /// Ends a subscription: drops what waits for it.
-    pub(super) fn unsubscribe<M: Message>(&mut self, topic: TopicKey, retained: &mut Retained<M>) {
+    /// Ends a subscription: drops what waits for it; the caller [frees](Self::free) that.
+    pub(super) fn unsubscribe(&mut self, topic: TopicKey) {
         let Some(queue) = self.take_queue(topic) else { return };
         self.unsubscribed += queue.items.len() as u64;
         queue.topic.count_ended(queue.items.len() as u64);
-        for item in queue.items {
-            retained.release(item.key as usize, 1);
-        }
+        self.dropped.extend(queue.items.iter().map(|item| item.key));
     }
 
     /// Takes out what waits of a topic that has become reliable, with the tags, in order.
@@ -479,46 +607,55 @@ impl LossyQueues {
         let queue = self.take_queue(topic);
         if let Some(queue) = &queue {
             // From here on they count as reliable messages.
-            queue.items.iter().for_each(|_| queue.topic.count_handed_on());
+            queue.topic.count_handed_on(queue.items.len() as u64);
         }
         queue.into_iter().flat_map(|queue| queue.items).map(|item| (item.key as usize, item.tag))
     }
 
     fn take_queue(&mut self, topic: TopicKey) -> Option<Queue> {
-        let at = self.by_topic.remove(&topic)?;
-        let queue = self.queues.remove(at);
-        if queue.state == QueueState::Ready {
-            self.has_quantum &= self.ready.front() != Some(&at);
-            self.ready.retain(|ready| *ready != at);
+        let at = *self.by_topic.get(&topic)?;
+        if self.queues[at].state == QueueState::Ready {
+            self.leave_ready(at);
         }
+        self.by_topic.remove(&topic);
+        let queue = self.queues.remove(at);
         self.messages -= queue.items.len();
         self.bytes -= queue.bytes;
         Some(queue)
     }
 
-    /// What was lost, by topic, and what was dropped with a subscription, since this was last called.
-    pub(super) fn take_losses(&mut self) -> (impl ExactSizeIterator<Item = (TopicKey, Losses)> + use<>, u64) {
-        (std::mem::take(&mut self.lost).into_iter(), std::mem::take(&mut self.unsubscribed))
+    /// Whether something was lost that the shard hasn't taken note of.
+    pub(super) fn has_losses(&self) -> bool {
+        !self.lost.is_empty() || self.unsubscribed > 0
     }
 
-    /// Releases everything that the queues need retained, because the member has ended.
-    pub(super) fn release<M: Message>(self, retained: &mut Retained<M>) {
-        for (_, queue) in self.queues {
-            queue.topic.count_ended(queue.items.len() as u64);
-            for item in queue.items {
-                retained.release(item.key as usize, 1);
-            }
-        }
+    /// What was lost, by topic, and what was dropped with a subscription, since this was last called.
+    pub(super) fn take_losses(&mut self) -> (impl Iterator<Item = (Topic, Losses)> + use<>, u64) {
+        (std::mem::take(&mut self.lost).into_values(), std::mem::take(&mut self.unsubscribed))
     }
+
+    /// Counts what waits as ended with the member, and returns the keys of all that the queues need retained.
+    pub(super) fn end(self) -> impl Iterator<Item = usize> {
+        for (_, queue) in &self.queues {
+            queue.topic.count_ended(queue.items.len() as u64);
+        }
+        let waiting = self.queues.into_iter().flat_map(|(_, queue)| queue.items).map(|item| item.key);
+        self.dropped.into_iter().chain(waiting).map(|key| key as usize)
+    }
+}
+
+/// Whether the queue is held until `due`: an entry of the heap isn't outdated.
+fn is_held(queues: &Slab<Queue>, at: usize, due: Micros) -> bool {
+    queues.get(at).is_some_and(|queue| queue.state == QueueState::Held && queue.due == due)
 }
 
 impl Budget {
     /// For how long the member may save up, in milliseconds.
     const SPAN: u64 = 100;
 
-    fn new(bytes_per_second: u64, now: SessionMs) -> Self {
+    fn new(bytes_per_second: u64, before: Option<&Self>, now: SessionMs) -> Self {
         let mut budget = Self { bytes_per_second, tokens: 0, filled: now };
-        budget.tokens = budget.most();
+        budget.tokens = before.map_or(i128::MAX, |before| before.tokens_at(now)).min(budget.most());
         budget
     }
 
@@ -583,7 +720,8 @@ mod tests {
             batch.push(Default::default(), bytes, message, None, None);
             let key = self.retained.keep(&mut batch, 0, NOW);
             let (topic, profile) = &self.topics[at];
-            self.queues.push((topic, profile), (key, TAG), u64::MAX, &mut self.retained, NOW);
+            self.queues.push((topic, profile), (key, TAG), u64::MAX, &self.retained, NOW);
+            self.queues.free(&mut self.retained);
             self.retained.end_turn(&mut batch);
         }
 
@@ -650,9 +788,10 @@ mod tests {
                 12..18 => popped += u64::from(stage.pop().is_some()),
                 18 => {
                     let topic = stage.topics[fastrand::usize(..3)].0.key();
-                    stage.queues.unsubscribe(topic, &mut stage.retained);
+                    stage.queues.unsubscribe(topic);
+                    stage.queues.free(&mut stage.retained);
                 }
-                _ => stage.queues.sweep(&mut stage.retained, NOW),
+                _ => stage.queues.sweep(&stage.retained, NOW),
             }
             let (losses, dropped) = stage.queues.take_losses();
             lost += losses.map(|(_, losses)| losses.total()).sum::<u64>();

@@ -416,19 +416,18 @@ impl<O: MemberHandle> Member<O> {
             return self.place_run(run, Some(topic.tag), visit);
         }
         let is_rated = topic.has_wish || profile.rate().is_some();
+        // One at a time if a rate has to be asked for each.
+        let is_single = is_rated || self.has_budget;
         let mut at = run.start;
         while at < run.end {
             if self.has_unordered() {
                 self.place_directs_before(&(at..run.end), visit)?;
             }
             visit.counts.offered += 1;
-            visit.batch.special(special).offered += 1;
             self.in_hand = 1;
-            if self.is_open_for_lossy(special, is_rated, visit)? {
-                let end = if is_rated { at + 1 } else { run.end };
-                let offered = visit.counts.offered;
+            if self.is_open_for_lossy(special, visit)? {
+                let end = if is_single { at + 1 } else { run.end };
                 at += self.start_send_run::<true>(at..end, Some(topic.tag), visit, Some(special))?;
-                visit.batch.special(special).offered += visit.counts.offered - offered;
                 if is_rated {
                     self.start_rate(special, visit.batch.entries[at - 1].bytes, visit);
                 }
@@ -445,9 +444,11 @@ impl<O: MemberHandle> Member<O> {
     fn queue_lossy(&mut self, at: usize, special: u32, tag: SubscriptionTag, visit: &mut VisitContext<'_, O::Message>) {
         let key = visit.retained.keep(visit.batch, at, visit.now);
         let SpecialTopic { topic, profile, .. } = visit.batch.special(special);
+        topic.count_offered(1);
         let lossy = self.lossy();
         lossy.push((topic, profile), (key, tag), visit.lossy_bytes, visit.retained, visit.now);
         self.in_hand = 0;
+        self.lossy().free(visit.retained);
     }
 
     /// Has the next message of a topic with a rate wait for its time, after one of `bytes` went straight into the sink.
@@ -464,19 +465,18 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Whether a message that may be lost may go straight into the sink.
-    fn is_open_for_lossy(
-        &mut self,
-        special: u32,
-        is_rated: bool,
-        visit: &mut VisitContext<'_, O::Message>,
-    ) -> Outcome<bool, O> {
-        if let Some(backlog) = &self.backlog
-            && let Some(lossy) = &backlog.lossy
+    fn is_open_for_lossy(&mut self, special: u32, visit: &mut VisitContext<'_, O::Message>) -> Outcome<bool, O> {
+        if let Some(backlog) = &mut self.backlog
+            && let Some(lossy) = &mut backlog.lossy
         {
-            let topic = visit.batch.special(special).topic.key();
-            if lossy.has_ready() || ((is_rated || self.has_budget) && !lossy.is_due(topic, visit.now)) {
+            let SpecialTopic { topic, profile, .. } = visit.batch.special(special);
+            if !lossy.is_open(topic, profile, visit.now) {
                 return Ok(false);
             }
+        }
+        // Otherwise messages would be dropped though the sink takes them.
+        if self.state == MemberState::Clear && self.is_batch_full(visit.quota) {
+            self.flush(visit)?;
         }
         self.is_open(visit.quota)
     }
@@ -705,6 +705,9 @@ impl<O: MemberHandle> Member<O> {
             self.in_hand += 1;
             self.start_send(Outgoing { message, tag: Some(tag), bytes, is_exempt: true, waits_since }, visit.now)?;
         }
+        if let Some(lossy) = self.backlog.as_mut().and_then(|backlog| backlog.lossy.as_mut()) {
+            lossy.free(visit.retained);
+        }
         Ok(())
     }
 
@@ -908,8 +911,8 @@ impl<O: MemberHandle> Member<O> {
     /// if nothing else has it do so before.
     pub(super) fn follow_up(&mut self, now: SessionMs) -> Option<SessionMs> {
         let lossy = self.backlog.as_mut()?.lossy.as_mut()?;
-        let (lost, unsubscribed) = lossy.take_losses();
-        if lost.len() > 0 || unsubscribed > 0 {
+        if lossy.has_losses() {
+            let (lost, unsubscribed) = lossy.take_losses();
             self.drain.lose_lossy(lost, unsubscribed);
         }
         if self.state == MemberState::Joining { None } else { lossy.arm(now) }
@@ -919,7 +922,19 @@ impl<O: MemberHandle> Member<O> {
     pub(super) fn sweep(&mut self, retained: &mut Retained<O::Message>, now: SessionMs) {
         if let Some(lossy) = self.backlog.as_mut().and_then(|backlog| backlog.lossy.as_mut()) {
             lossy.sweep(retained, now);
+            lossy.free(retained);
         }
+    }
+
+    /// The times at which the shard's timers have the member visited.
+    pub(super) fn armed(&self) -> &[SessionMs] {
+        let lossy = self.backlog.as_ref().and_then(|backlog| backlog.lossy.as_ref());
+        lossy.map_or(&[], |lossy| lossy.armed())
+    }
+
+    /// Whether a message that may be lost waits for its turn, and may grow too old.
+    pub(super) fn has_ready_lossy(&self) -> bool {
+        self.backlog.as_ref().and_then(|backlog| backlog.lossy.as_ref()).is_some_and(|lossy| lossy.has_ready())
     }
 
     /// Takes over the total rate that the participant was given.
@@ -932,9 +947,17 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Gives the member's subscription to `topic` a rate of its own, or takes it away.
-    pub(super) fn set_wish(&mut self, topic: &Topic, profile: &Profile, wish: Option<Rate>) {
-        if wish.is_some() || self.has_lossy_queues() {
-            self.lossy().set_wish(topic, profile, wish);
+    pub(super) fn set_wish(&mut self, topic: &Topic, profile: &Profile, wish: Option<Rate>, now: SessionMs) {
+        if wish.is_none() && !self.has_lossy_queues() {
+            return;
+        }
+        self.lossy().set_wish(topic, profile, wish, now);
+        if let Some(backlog) = &mut self.backlog {
+            // What waited for its time comes before the next message.
+            let is_reliable = profile.is_reliable() && wish.is_none() && backlog.make_reliable(topic.key());
+            if is_reliable || backlog.has_lossy() {
+                self.revisit(now);
+            }
         }
     }
 
@@ -976,12 +999,19 @@ impl<O: MemberHandle> Member<O> {
     /// Drops what waits of a topic that the member has unsubscribed from: what may be lost, and retained messages.
     pub(super) fn drop_topic(&mut self, topic: TopicKey, retained: &mut Retained<O::Message>) {
         let Some(backlog) = &mut self.backlog else { return };
-        let dropped = backlog.drop_snapshot(topic);
+        let snapshot = backlog.take_snapshot(topic);
+        let mut dropped = snapshot.len() as u64;
+        let mut lost = None;
         if let Some(lossy) = &mut backlog.lossy {
-            lossy.unsubscribe(topic, retained);
+            lossy.unsubscribe(topic);
+            let (losses, unsubscribed) = lossy.take_losses();
+            (lost, dropped) = (Some(losses), dropped + unsubscribed);
         }
-        if dropped > 0 {
-            self.drain.lose_lossy(std::iter::empty(), dropped);
+        // Counted before anything is dropped.
+        self.drain.lose_lossy(lost.into_iter().flatten(), dropped);
+        drop(snapshot);
+        if let Some(lossy) = &mut backlog.lossy {
+            lossy.free(retained);
         }
     }
 }

@@ -18,7 +18,12 @@ use crate::fanout::slot::Slot;
 pub(super) struct Timers {
     due: BinaryHeap<Reverse<(SessionMs, Slot)>>,
     sleep: Option<Alarm>,
+    /// How many of the times belong to members that have left, at most.
+    outdated: usize,
 }
+
+/// So many outdated times may stay.
+const FEW: usize = 64;
 
 /// A timer of the runtime, and the time that it is set for.
 struct Alarm {
@@ -35,14 +40,25 @@ impl Timers {
         }
     }
 
+    /// Notes that a member has left that was to be visited `times` times. Once most times are of such members, `is_armed`
+    /// says which aren't.
+    pub(super) fn forget(&mut self, times: usize, mut is_armed: impl FnMut(SessionMs, Slot) -> bool) {
+        self.outdated += times;
+        if self.outdated > self.due.len() / 2 && self.outdated > FEW {
+            self.due.retain(|Reverse((due, slot))| is_armed(*due, *slot));
+            self.outdated = 0;
+        }
+    }
+
     /// Hands every slot whose time has come to `each`. If a time is still to come, the task of `cx` is woken then.
+    /// Returns the time, which may have gone on: a member that is visited for its time must not find it to come.
     pub(super) fn take_due(
         &mut self,
         cx: &mut Context<'_>,
         clock: Clock,
         mut now: SessionMs,
         mut each: impl FnMut(Slot),
-    ) {
+    ) -> SessionMs {
         loop {
             while let Some(Reverse((due, slot))) = self.due.peek().copied()
                 && due <= now
@@ -50,7 +66,7 @@ impl Timers {
                 self.due.pop();
                 each(slot);
             }
-            let Some(Reverse((due, _))) = self.due.peek().copied() else { return };
+            let Some(Reverse((due, _))) = self.due.peek().copied() else { return now };
             let alarm =
                 self.sleep.get_or_insert_with(|| Alarm { sleep: Box::pin(sleep_until(clock.at(due))), set_for: due });
             if alarm.set_for != due {
@@ -58,9 +74,9 @@ impl Timers {
                 alarm.set_for = due;
             }
             if alarm.sleep.as_mut().poll(cx).is_pending() {
-                return;
+                return now;
             }
-            now = now.max(due);
+            now = clock.now().max(due);
         }
     }
 }

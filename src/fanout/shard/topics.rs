@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
+use crate::caught::caught;
 use crate::contract::profile::Profile;
 use crate::contract::topic::{Counted, TopicKey, WeakTopic};
 use crate::contract::{Message, Rate, Subscribed, SubscriptionTag, Topic, Unsubscribed};
@@ -60,8 +61,8 @@ impl TopicAudience<'_> {
     pub(super) const NOBODY: Self = Self { subscribers: &[], special: None };
 }
 
-/// How many topics a shard keeps, at least, before it looks for those that have ended.
-const FEWEST: usize = 64;
+/// Up to so many topics, looking at all of them costs next to nothing.
+const FEW: usize = 64;
 
 impl<M> Default for TopicEntry<M> {
     fn default() -> Self {
@@ -78,7 +79,7 @@ impl<M> TopicEntry<M> {
 
 impl<M: Message> TopicIndex<M> {
     pub(super) fn new() -> Self {
-        Self { topics: FxHashMap::default(), members: FxHashMap::default(), sweep_at: FEWEST }
+        Self { topics: FxHashMap::default(), members: FxHashMap::default(), sweep_at: 0 }
     }
 
     /// The audience of a message for `topic`.
@@ -113,7 +114,8 @@ impl<M: Message> TopicIndex<M> {
             Some(special) => {
                 (special.profile, special.version) = (profile, version);
                 let excess = special.last.len().saturating_sub(profile.retained());
-                special.last.drain(..excess);
+                // The drop of a message may panic.
+                caught(|| drop(special.last.drain(..excess)));
             }
             none => {
                 *none = Some(Box::new(Special { topic: topic.downgrade(), version, profile, last: VecDeque::new() }));
@@ -126,27 +128,33 @@ impl<M: Message> TopicIndex<M> {
     pub(super) fn retain(&mut self, topic: TopicKey, message: &M, bytes: usize) {
         let special = self.topics.get_mut(&topic).and_then(|entry| entry.special.as_mut());
         let Some(special) = special.filter(|special| special.profile.retained() > 0) else { return };
-        while special.last.len() >= special.profile.retained() {
+        special.last.push_back((message.clone(), bytes));
+        while special.last.len() > special.profile.retained() {
             special.last.pop_front();
         }
-        special.last.push_back((message.clone(), bytes));
     }
 
-    /// The profile of `topic`, and the messages that a late subscriber gets, with their lengths.
-    pub(super) fn snapshot(&mut self, topic: &Topic) -> (Profile, VecDeque<(M, usize)>) {
+    /// The profile of `topic`, and the messages that a late subscriber gets, with their lengths, if it `is_late`.
+    pub(super) fn snapshot(&mut self, topic: &Topic, is_late: bool) -> (Profile, VecDeque<(M, usize)>) {
         self.update(topic);
         let special = self.topics.get(&topic.key()).and_then(|entry| entry.special.as_ref());
-        special.map_or_else(Default::default, |special| (special.profile, special.last.clone()))
+        let last = |special: &Special<M>| if is_late { special.last.clone() } else { VecDeque::new() };
+        special.map_or_else(Default::default, |special| (special.profile, last(special)))
     }
 
-    /// Looks for topics that have ended, each time the number of topics has doubled.
+    /// Looks for topics that have ended: each time a topic comes, while there are few, and later each time their number
+    /// has doubled.
     fn sweep(&mut self) {
-        if self.topics.len() < self.sweep_at {
+        if self.topics.len() > FEW && self.topics.len() < self.sweep_at {
             return;
         }
         let is_alive = |entry: &TopicEntry<M>| entry.special.as_ref().is_some_and(|special| special.topic.is_alive());
-        self.topics.retain(|_, entry| !entry.subscribers.is_empty() || is_alive(entry));
-        self.sweep_at = (self.topics.len() * 2).max(FEWEST);
+        let ended = self.topics.extract_if(|_, entry| entry.subscribers.is_empty() && !is_alive(entry));
+        // The drop of a message may panic.
+        for ended in ended {
+            caught(|| drop(ended));
+        }
+        self.sweep_at = self.topics.len() * 2;
     }
 
     /// Subscribes a member, with a rate of its own if it has one.
@@ -193,7 +201,9 @@ impl<M: Message> TopicIndex<M> {
                 self.members.remove(slot);
             }
         }
-        self.topics.remove(&topic);
+        let ended = self.topics.remove(&topic);
+        // The drop of a retained message may panic.
+        caught(|| drop(ended));
         slots
     }
 
