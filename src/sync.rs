@@ -24,6 +24,8 @@ mod real {
     pub(crate) type DashMap<K, V> = dashmap::DashMap<K, V, foldhash::fast::RandomState>;
 
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+    /// The state of a [`signal`](super::signal). The model checker replaces it in another way than the other numbers.
+    pub(crate) type AtomicWord = AtomicU64;
 }
 
 #[cfg(not(lanecast_loom))]

@@ -64,6 +64,8 @@ pub(crate) struct Settings {
     /// How many bytes of messages one flush of a sink carries best.
     pub(crate) batch_bytes: usize,
     pub(crate) write_timeout: Duration,
+    /// How long broadcasts may gather before a shard reads them.
+    pub(crate) linger: Duration,
     /// The uplink that all sinks share, if they do.
     pub(crate) uplink: Option<Uplink>,
 }
@@ -132,6 +134,7 @@ impl<O: MemberHandle> Fanout<O> {
                 lossy_bytes: settings.lossy_bytes,
                 batch_bytes: settings.batch_bytes,
                 write_timeout: settings.write_timeout,
+                linger: settings.linger,
                 uplink: uplink.clone(),
             };
             tasks.push(FlushShard::new(settings).run());

@@ -39,6 +39,9 @@ pub(in crate::fanout) struct SleepCheck {
     pub(in crate::fanout) holds_back: bool,
     /// The shard has taken note of the seal.
     pub(in crate::fanout) is_draining: bool,
+    /// The shard lets the log's entries gather until the one at this position is filled: see
+    /// [`linger`](crate::fanout::shard::linger).
+    pub(in crate::fanout) gathers_until: Option<Position>,
 }
 
 impl<M: Message> Port<M> {
@@ -46,7 +49,11 @@ impl<M: Message> Port<M> {
     /// checks this once more before it sleeps. It checks the slot and not the tail, because the tail would make it spin
     /// behind a slot that is claimed and empty.
     pub(in crate::fanout) fn has_work(&self, cursor: &Cursor, position: Position, shard: SleepCheck) -> bool {
-        (self.log.is_filled(cursor, position) && !shard.holds_back)
+        let may_read = match shard.gathers_until {
+            None => self.log.is_filled(cursor, position) && !shard.holds_back,
+            Some(until) => self.log.ends_gathering(cursor, until),
+        };
+        may_read
             || self.mail.any(shard.extent)
             || self.ready.any(shard.extent)
             || (!shard.is_draining && self.log.tail().is_sealed() && self.log.tail().position() == position)

@@ -117,6 +117,25 @@ impl<R: Room> SessionBuilder<R> {
         self
     }
 
+    /// Sets for how long broadcasts may gather before they are handed on. Default zero: each goes on at once. At most 1 s.
+    ///
+    /// Where broadcasts are frequent and participants many, most of the cost is that each participant has a write of its
+    /// own for each broadcast. With a linger, each has one write for all that have gathered. This delays every
+    /// broadcast by up to `time` and up to a millisecond of the timer's. The time begins with the first broadcast that
+    /// waits, so a stream without pause isn't delayed any longer. It ends early when as many broadcasts wait as are
+    /// handed on together (512, or a quarter of a small [`queue_capacity`](Self::queue_capacity)), when half of the
+    /// [log](Self::log_capacity) is taken, when a broadcast waits for capacity in the log, when a participant joins,
+    /// subscribes or unsubscribes, when a participant gets a direct message, and when the session closes.
+    ///
+    /// What gathers is delivered in the same order as without a linger. A direct message goes on at once, behind the
+    /// broadcasts before it. Direct messages to many participants, some hundred a second, therefore end the
+    /// gathering so often that a linger gains little. What gathers stands in the log: see
+    /// [`SessionStats::shard_lag`](crate::SessionStats::shard_lag).
+    pub fn linger(mut self, time: Duration) -> Self {
+        self.options.linger = time;
+        self
+    }
+
     /// Sets how long a write may make no progress before the participant is reset. Default 5 s: longer than a network
     /// takes to retransmit, shorter than a viewer's patience.
     ///
@@ -323,6 +342,7 @@ impl<R: Room> Parts<R> {
             lossy_bytes: config.lossy_bytes,
             batch_bytes: room.batch_bytes(),
             write_timeout: config.write_timeout,
+            linger: config.linger,
             uplink: room.uplink(),
         });
         let events = EventQueue::new(config.event_capacity);

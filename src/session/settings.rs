@@ -32,6 +32,9 @@ const MOST_SHARDS: usize = 1024;
 /// The maximum event capacity: some 250 bytes per event, allocated at once.
 const MOST_EVENTS: usize = 1 << 20;
 
+/// The longest time for which broadcasts may gather. Nothing is gained by more: a second's broadcasts fill a write.
+const LONGEST_LINGER: Duration = Duration::from_secs(1);
+
 /// A semaphore has to support the number of joins.
 const MOST_JOINS: usize = 1 << 24;
 
@@ -45,6 +48,7 @@ pub(crate) struct Options {
     pub(crate) log_capacity: usize,
     /// By default, one less than the runtime has workers.
     pub(crate) shards: Option<usize>,
+    pub(crate) linger: Duration,
     pub(crate) write_timeout: Duration,
     pub(crate) uplink_patience: Duration,
     pub(crate) open_timeout: Duration,
@@ -65,6 +69,7 @@ pub(crate) struct Config {
     pub(crate) largest_carried: usize,
     pub(crate) log_capacity: usize,
     pub(crate) shards: usize,
+    pub(crate) linger: Duration,
     pub(crate) write_timeout: Duration,
     pub(crate) uplink_patience: Duration,
     pub(crate) open_timeout: Duration,
@@ -93,6 +98,7 @@ impl Default for Options {
             lossy_bytes: 16 << 20,
             log_capacity: 1024,
             shards: None,
+            linger: Duration::ZERO,
             write_timeout: Duration::from_secs(5),
             uplink_patience: Duration::from_secs(30),
             open_timeout: Duration::from_secs(5),
@@ -127,6 +133,9 @@ impl Options {
         let concurrent_joins =
             within("concurrent_joins", self.concurrent_joins, 1..=MOST_JOINS, "from 1 to 16,777,216")?;
         let event_capacity = within("event_capacity", self.event_capacity, 1..=MOST_EVENTS, "from 1 to 1,048,576")?;
+        if self.linger > LONGEST_LINGER {
+            return Err(invalid("linger", format_args!("{:?}", self.linger), "at most 1 s"));
+        }
         let write_timeout = positive("write_timeout", self.write_timeout)?;
         let open_timeout = positive("open_timeout", self.open_timeout)?;
         let Backoff { first, longest } = self.reset_backoff;
@@ -141,6 +150,7 @@ impl Options {
             largest_carried,
             log_capacity,
             shards,
+            linger: self.linger,
             write_timeout,
             uplink_patience: self.uplink_patience,
             open_timeout,

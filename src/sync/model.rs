@@ -47,4 +47,4 @@ pub(crate) use self::queue::ArrayQueue;
 pub(crate) use self::set::SkipSet;
 pub(crate) use self::swap::ArcSwap;
 pub(crate) use self::waker::AtomicWaker;
-pub(crate) use self::weaken::{AtomicBool, AtomicU64, AtomicUsize, fence};
+pub(crate) use self::weaken::{AtomicBool, AtomicU64, AtomicUsize, AtomicWord, fence};

@@ -477,7 +477,7 @@ async fn invalid_settings_are_named() {
     type Builder = SessionBuilder<MemoryRoom<Bytes>>;
     type Case = (&'static str, Box<dyn Fn(Builder) -> Builder>);
     let zero = Duration::ZERO;
-    let cases: [Case; 19] = [
+    let cases: [Case; 21] = [
         ("queue_capacity", Box::new(|builder| builder.queue_capacity(0))),
         ("queue_capacity", Box::new(|builder| builder.queue_capacity(u32::MAX))),
         ("queue_bytes", Box::new(|builder| builder.queue_bytes(0))),
@@ -486,6 +486,7 @@ async fn invalid_settings_are_named() {
         ("log_capacity", Box::new(|builder| builder.log_capacity(usize::MAX))),
         ("shards", Box::new(|builder| builder.shards(0))),
         ("shards", Box::new(|builder| builder.shards(usize::MAX))),
+        ("linger", Box::new(|builder| builder.linger(Duration::from_secs(1) + Duration::from_nanos(1)))),
         ("concurrent_joins", Box::new(|builder| builder.concurrent_joins(0))),
         ("concurrent_joins", Box::new(|builder| builder.concurrent_joins(usize::MAX))),
         ("event_capacity", Box::new(|builder| builder.event_capacity(0))),
@@ -500,6 +501,7 @@ async fn invalid_settings_are_named() {
         ("", Box::new(|builder| builder.queue_capacity(1).queue_bytes(1).log_capacity(1).shards(1).event_capacity(1))),
         ("", Box::new(|builder| builder.write_timeout(Duration::MAX).open_timeout(Duration::MAX))),
         ("", Box::new(move |builder| builder.retire_timeout(zero))),
+        ("", Box::new(|builder| builder.linger(Duration::from_secs(1)))),
     ];
     for (n, (expected, set)) in cases.iter().enumerate() {
         let room = MemoryRoom::new();

@@ -12,6 +12,7 @@ mod faults;
 mod handle;
 mod ids;
 mod join;
+mod linger;
 mod order;
 mod overflow;
 mod queue;

@@ -245,7 +245,7 @@ impl<M: Message> BroadcastLog<M> {
         // The fence of the wake-up protocol, one for all shards: see `signal`.
         fence(Ordering::SeqCst);
         for reader in self.first_readers(ring.readers) {
-            reader.signal.wake_after_fence();
+            reader.signal.wake_for(position.number());
         }
         Ok(position)
     }
@@ -308,6 +308,24 @@ impl<M: Message> BroadcastLog<M> {
         let until = slowest.unwrap_or(0) + ring.len();
         ring.free_until.fetch_max(until, Ordering::AcqRel);
         until
+    }
+
+    /// How many entries take half of the log.
+    pub(in crate::fanout) fn half(&self) -> u64 {
+        self.dimensions.capacity as u64 / 2
+    }
+
+    /// Ends the gathering of all shards, for a publisher that is about to wait for capacity. The caller has announced
+    /// by [`space_freed`](Self::space_freed) that it waits, which puts a fence before this call.
+    pub(in crate::fanout) fn end_gathering(&self) {
+        self.first_readers(self.dimensions.readers(self.tail().shape()))
+            .for_each(|reader| reader.signal.wake_gathering());
+    }
+
+    /// Whether the reader of `cursor`, which lets entries gather, has to read them before its time is up: the entry at
+    /// `until` is filled, a publisher waits for capacity, or the log is sealed.
+    pub(in crate::fanout) fn ends_gathering(&self, cursor: &Cursor, until: Position) -> bool {
+        self.is_filled(cursor, until) || self.space_freed.is_asleep() || self.tail().is_sealed()
     }
 
     /// Whether the entry at `position` is ready to be taken by the reader of `cursor`.

@@ -132,6 +132,7 @@ impl<M: Message> Publisher<M> {
                     return Poll::Ready(claimed);
                 }
                 let may_go_on = || {
+                    self.log.end_gathering();
                     let tail = self.log.tail();
                     tail.is_sealed() || self.log.has_space(tail)
                 };

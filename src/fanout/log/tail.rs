@@ -38,7 +38,8 @@ impl Position {
         Self(self.0.saturating_add(count))
     }
 
-    pub(super) fn number(self) -> u64 {
+    /// How many broadcasts come before this one.
+    pub(in crate::fanout) fn number(self) -> u64 {
         self.0
     }
 }

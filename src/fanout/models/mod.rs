@@ -11,6 +11,7 @@
 mod capacity;
 mod command;
 mod control_queue;
+mod linger;
 mod log;
 mod order;
 mod outbox;
@@ -82,7 +83,7 @@ fn slot() -> Slot {
 }
 
 /// A shard with one slot that neither holds back nor drains.
-const ONE_SLOT: SleepCheck = SleepCheck { extent: 1, holds_back: false, is_draining: false };
+const ONE_SLOT: SleepCheck = SleepCheck { extent: 1, holds_back: false, is_draining: false, gathers_until: None };
 
 /// How the shard goes to sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use futures_sink::Sink;
 use loom::thread;
 
+use super::linger::NeverOver;
 use super::{Note, ONE_SLOT, Sleeping, Watch, port, reader, run, slot};
 use crate::contract::topic::Audience;
 use crate::contract::{EndReason, Progress, RunSink};
@@ -23,12 +24,13 @@ use crate::fanout::outbox::drain::{Admitted, Drain};
 use crate::fanout::port::{Port, SleepCheck};
 use crate::fanout::shard::batch::ReadBatch;
 use crate::fanout::shard::budget::{Gathering, Quota};
+use crate::fanout::shard::linger::Linger;
 use crate::fanout::shard::member::{Member, PassCounts, VisitContext};
-use crate::fanout::shard::reader::{Found, Horizon, Look, Reader, Reading, Shard};
+use crate::fanout::shard::reader::{Found, Horizon, Look, Reader, Reading, Shard, Unread};
 use crate::fanout::shard::retained::Retained;
 use crate::fanout::slot::Slot;
 use crate::ids::ClientId;
-use crate::sync::kit::{Weaken, holds, holds_narrowly, must_fail};
+use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, holds, holds_narrowly, must_fail};
 use crate::sync::{ArrayQueue, AtomicU64, Ordering};
 
 /// How the shard takes a turn.
@@ -136,6 +138,7 @@ pub(super) struct Serving {
     /// Why the member has ended, once its mail bit has said so.
     pub(super) ended: Option<EndReason>,
     order: Turn,
+    linger: Linger<NeverOver>,
 }
 
 const QUOTA: Quota = Quota { messages: 8, bytes: u64::MAX };
@@ -150,6 +153,7 @@ impl Serving {
             has_mail: false,
             ended: None,
             order: Turn::Right,
+            linger: Linger::new(None),
         }
     }
 
@@ -215,23 +219,38 @@ impl Shard<Note, ()> for Serving {
         Position::END
     }
 
+    fn lingers(&mut self, cx: &mut Context<'_>, unread: Unread<'_>) -> bool {
+        let is_called = self.member.has_unordered();
+        self.linger.holds(cx, &self.port.log, unread, QUOTA.messages, is_called)
+    }
+
     fn on_entry(&mut self, position: Position, entry: Entry<Note>) -> Reading<Note> {
         self.batch.push(position, entry.bytes, entry.message.expect("a message"), None, None);
         Reading::More
     }
 
     fn sleep_check(&self) -> SleepCheck {
-        ONE_SLOT
+        SleepCheck { gathers_until: self.linger.gathers_until(), ..ONE_SLOT }
     }
 }
 
 /// Runs `send` beside a shard that ends when it has delivered `count` messages. Returns what was delivered, in order.
 fn deliver(count: usize, turn: Turn, send: impl FnOnce(&Viewer, &Arc<Port<Note>>)) -> Vec<Note> {
-    let port = port(2);
+    deliver_lingering(count, turn, None, send)
+}
+
+/// The same with a shard that lets broadcasts gather, if it has a timer.
+fn deliver_lingering(
+    count: usize,
+    turn: Turn,
+    timer: Option<NeverOver>,
+    send: impl FnOnce(&Viewer, &Arc<Port<Note>>),
+) -> Vec<Note> {
+    let port = if timer.is_some() { port(4) } else { port(2) };
     let viewer = Viewer::admitted(&port, 2);
     let shard = thread::spawn({
         let (port, mut reader, viewer) = (Arc::clone(&port), reader(&port), viewer.clone());
-        let mut shard = Serving { order: turn, ..Serving::new(&viewer, &port) };
+        let mut shard = Serving { order: turn, linger: Linger::new(timer), ..Serving::new(&viewer, &port) };
         move || run(&port, &mut reader, &mut shard, Sleeping::Right, |_| viewer.delivered().len() == count)
     });
     send(&viewer, &port);
@@ -310,6 +329,35 @@ fn broadcast_handed_over(turn: Turn) {
     if delivered.contains(&Note("told")) {
         assert_order(&delivered, "broadcast", "told");
     }
+}
+
+/// A broadcast gathers and a direct message follows, to a shard whose gathering no time ends. Then another broadcast
+/// gathers, and its thread sends another direct message.
+fn direct_behind_gathered() {
+    let delivered = deliver_lingering(4, Turn::Right, Some(NeverOver), |viewer, port| {
+        let second = thread::spawn({
+            let (viewer, port) = (viewer.clone(), Arc::clone(port));
+            move || {
+                publish(&port, "b");
+                viewer.send("behind b");
+            }
+        });
+        publish(port, "a");
+        viewer.send("behind a");
+        second.join().expect("the publisher doesn't panic");
+    });
+    assert_order(&delivered, "a", "behind a");
+    assert_order(&delivered, "b", "behind b");
+}
+
+#[test]
+fn a_direct_message_ends_the_gathering_and_arrives_behind_it() {
+    holds_narrowly(direct_behind_gathered);
+}
+
+#[test]
+fn broken_without_fences_a_direct_message_waits_for_ever_behind_what_gathers() {
+    must_fail(Weaken::Fences, SLEEPS_FOR_EVER, direct_behind_gathered);
 }
 
 #[test]

@@ -22,10 +22,11 @@ use crate::fanout::shard::backlog::SnapshotTaken;
 use crate::fanout::shard::backpressure::{Backpressure, BehindFlag, MayRead};
 use crate::fanout::shard::batch::{ReadBatch, TopicRun};
 use crate::fanout::shard::budget::{Gathering, ReadBudget};
+use crate::fanout::shard::linger::{GatherSleep, Linger};
 use crate::fanout::shard::member::{Fault, Member, MemberState, PassCounts, VisitContext};
 use crate::fanout::shard::newcomer::Newcomer;
 use crate::fanout::shard::occupied::{Occupied, Word};
-use crate::fanout::shard::reader::{Found, Reader, Reading, Shard};
+use crate::fanout::shard::reader::{Found, Reader, Reading, Shard, Unread};
 use crate::fanout::shard::retained::Retained;
 use crate::fanout::shard::shared::{ShardControl, ShardStats};
 use crate::fanout::shard::tick::Tick;
@@ -56,6 +57,8 @@ pub(in crate::fanout) struct ShardSettings<O: MemberHandle> {
     /// How many bytes one flush of the shard's sinks carries best.
     pub(in crate::fanout) batch_bytes: usize,
     pub(in crate::fanout) write_timeout: Duration,
+    /// How long broadcasts may gather.
+    pub(in crate::fanout) linger: Duration,
     /// The uplink that all sinks share, if they do.
     pub(in crate::fanout) uplink: Option<Uplink>,
 }
@@ -109,6 +112,7 @@ pub(super) struct Delivery<O: MemberHandle> {
     tick: Tick,
     /// When members have to be visited whose messages wait for their time.
     timers: Timers,
+    linger: Linger<GatherSleep>,
 }
 
 /// The work of the current turn.
@@ -160,6 +164,7 @@ impl<O: MemberHandle> Delivery<O> {
             draining: false,
             tick: Tick::for_timeout(settings.write_timeout, span),
             timers: Timers::default(),
+            linger: Linger::new(GatherSleep::new(settings.linger)),
             settings,
         }
     }
@@ -657,6 +662,12 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
         until.min(position.after(u64::from(self.budget.begin())))
     }
 
+    #[inline]
+    fn lingers(&mut self, cx: &mut Context<'_>, unread: Unread<'_>) -> bool {
+        let is_called = self.backpressure.holds_back() || !self.awaiting_entry.is_empty();
+        self.linger.holds(cx, &self.settings.port.log, unread, self.budget.quota().messages, is_called)
+    }
+
     /// Notes the members that the entry is for. An entry that is for no member of this shard counts no bytes.
     fn on_entry(&mut self, position: Position, entry: Entry<O::Message>) -> Reading<O::Message> {
         let Entry { audience, bytes, message: Some(message) } = entry else { return self.on_topic_end(entry) };
@@ -694,7 +705,7 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
 
     fn sleep_check(&self) -> SleepCheck {
         let (holds_back, is_draining) = (self.backpressure.holds_back(), self.draining);
-        SleepCheck { extent: self.extent, holds_back, is_draining }
+        SleepCheck { extent: self.extent, holds_back, is_draining, gathers_until: self.linger.gathers_until() }
     }
 
     fn is_called(&self) -> bool {

@@ -244,7 +244,7 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Whether the member has direct messages that wait for a broadcast to be filled in.
-    pub(super) fn has_unordered(&self) -> bool {
+    pub(in crate::fanout) fn has_unordered(&self) -> bool {
         self.backlog.as_ref().is_some_and(|backlog| !backlog.unordered.is_empty())
     }
 

@@ -42,6 +42,10 @@
 //! placed beyond the bound. If no other write is under way, the shard reads one entry at each tick, which shows whether
 //! the uplink carries it past the members that wait.
 //!
+//! # Gathering
+//! A shard may leave the log's entries unread for a while, so that more are handed on together
+//! ([`linger`](crate::fanout::shard::linger)).
+//!
 //! # Sleep
 //! See [`signal`](crate::sync::signal), and [`Port::has_work`](crate::fanout::port::Port::has_work) for what the
 //! shard checks once more before it sleeps.
@@ -51,6 +55,7 @@ mod backpressure;
 pub(in crate::fanout) mod batch;
 pub(in crate::fanout) mod budget;
 pub(in crate::fanout) mod delivery;
+pub(in crate::fanout) mod linger;
 mod link;
 pub(in crate::fanout) mod lossy;
 pub(in crate::fanout) mod member;

@@ -52,6 +52,12 @@ pub(in crate::fanout) trait Shard<M, C> {
     /// returns. The log's tail was `tail` when the turn began.
     fn begin_reading(&mut self, position: Position, tail: Tail) -> Position;
 
+    /// Whether the shard reads nothing in this turn, because it lets entries gather. Called after
+    /// [`begin_reading`](Self::begin_reading).
+    fn lingers(&mut self, _: &mut Context<'_>, _: Unread<'_>) -> bool {
+        false
+    }
+
     /// Gets the entry at `position`.
     fn on_entry(&mut self, position: Position, entry: Entry<M>) -> Reading<M>;
 
@@ -62,6 +68,16 @@ pub(in crate::fanout) trait Shard<M, C> {
     fn is_called(&self) -> bool {
         false
     }
+}
+
+/// What a turn could read, if its shard didn't linger.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::fanout) struct Unread<'a> {
+    pub(in crate::fanout) cursor: &'a Cursor,
+    /// The first position that the shard hasn't read.
+    pub(in crate::fanout) from: Position,
+    /// A command waits for the shard to read up to a position.
+    pub(in crate::fanout) has_command: bool,
 }
 
 /// What a shard makes of an entry.
@@ -122,8 +138,12 @@ impl<M: Message, C> Reader<M, C> {
 
     /// Announces that the shard sleeps, then checks once more for work. Whether it may sleep.
     fn sleeps(&self, cx: &Context<'_>, shard: &impl Shard<M, C>) -> bool {
-        let has_work = || self.port.has_work(&self.cursor, self.position, shard.sleep_check()) || shard.is_called();
-        self.port.signal.sleeps_unless(cx.waker(), has_work)
+        let check = shard.sleep_check();
+        let has_work = || self.port.has_work(&self.cursor, self.position, check) || shard.is_called();
+        match check.gathers_until {
+            None => self.port.signal.sleeps_unless(cx.waker(), has_work),
+            Some(until) => self.port.signal.gathers_unless(cx.waker(), until.number(), has_work),
+        }
     }
 
     /// Hands the shard what there is, in the order that the module promises.
@@ -136,7 +156,10 @@ impl<M: Message, C> Reader<M, C> {
         let horizon = look.take_mail(shard.extent(), |slot| shard.on_mail(slot));
         port.ready.take(shard.extent(), |index| shard.on_ready(Slot::new(index)));
         let begun = self.position;
-        let until = shard.begin_reading(begun, tail);
+        let mut until = shard.begin_reading(begun, tail);
+        if shard.lingers(cx, Unread { cursor: &self.cursor, from: begun, has_command: !self.deferred.is_empty() }) {
+            until = begun;
+        }
         self.read(&horizon, until, shard);
         TurnInput { tail, has_due_command, has_read: self.position > begun }
     }

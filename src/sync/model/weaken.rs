@@ -149,3 +149,30 @@ impl Deref for AtomicBool {
         &self.0
     }
 }
+
+/// A number that some threads store and others swap. A store is a swap, and a swap is relaxed, for the reasons given at
+/// [`AtomicBool`].
+#[derive(Debug)]
+pub(crate) struct AtomicWord(loom::sync::atomic::AtomicU64);
+
+impl AtomicWord {
+    pub(crate) fn new(value: u64) -> Self {
+        Self(loom::sync::atomic::AtomicU64::new(value))
+    }
+
+    pub(crate) fn store(&self, value: u64, order: Ordering) {
+        self.0.swap(value, order);
+    }
+
+    pub(crate) fn swap(&self, value: u64, _: Ordering) -> u64 {
+        self.0.swap(value, Relaxed)
+    }
+}
+
+impl Deref for AtomicWord {
+    type Target = loom::sync::atomic::AtomicU64;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}

@@ -1,0 +1,127 @@
+//! Lets broadcasts gather for a while before a shard reads them.
+//!
+//! Most of what a delivery costs is the system call and the work of the kernel's network stack, whatever the message's
+//! length. A shard that lingers leaves the entries in the log, and hands on together what has gathered.
+//!
+//! The time begins when the shard first sees a filled entry that it hasn't read. While entries gather, the shard goes on
+//! with everything else: members with a backlog are visited, newcomers get their initial messages, and members that
+//! have ended go. Gathering ends
+//! - when the time is over,
+//! - when as many entries are filled as a turn reads, or half of the log,
+//! - when a publisher waits for capacity,
+//! - when a command waits for its position,
+//! - when a direct message waits for the broadcasts before it: the gathered entries go first,
+//! - when a shared uplink keeps the shard from reading, which then reads at the uplink's pace,
+//! - when the log is sealed.
+//!
+//! Then the shard reads what was published up to that moment, in as many turns as it takes. What comes later gathers
+//! anew.
+//!
+//! # Sleep
+//! A shard that lets entries gather isn't woken by each publish, which is part of what is saved. It names the position
+//! whose entry ends the gathering, and publishers wake it from that position on: see [`signal`](crate::sync::signal).
+//! Everything else that wakes a shard wakes it while entries gather as well. Before it sleeps, it looks once more for
+//! what ends the gathering: [`BroadcastLog::ends_gathering`].
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::Context;
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::contract::Message;
+use crate::fanout::log::{BroadcastLog, Position};
+use crate::fanout::shard::reader::Unread;
+
+/// What a shard lets gather, and until when.
+#[derive(Debug)]
+pub(in crate::fanout) struct Linger<T> {
+    /// `None` if nothing gathers.
+    timer: Option<T>,
+    /// Entries below this position don't gather: they have gathered already, or were there when gathering ended.
+    released: Position,
+    /// While entries gather: the position of the entry that ends it.
+    until: Option<Position>,
+}
+
+/// The time for which entries gather.
+pub(in crate::fanout) trait GatherTimer {
+    /// Begins the time.
+    fn begin(&mut self);
+
+    /// Whether the time is over. If not, its end wakes the task of `cx`.
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool;
+}
+
+impl<T: GatherTimer> Linger<T> {
+    pub(in crate::fanout) fn new(timer: Option<T>) -> Self {
+        Self { timer, released: Position::default(), until: None }
+    }
+
+    /// While entries gather: the position of the entry that ends it.
+    pub(in crate::fanout) fn gathers_until(&self) -> Option<Position> {
+        self.until
+    }
+
+    /// Whether the shard reads nothing in this turn, because entries of `log` gather, or there are none. At most `most`
+    /// gather, and none do if the shard `is_called` to read.
+    pub(in crate::fanout) fn holds<M: Message>(
+        &mut self,
+        cx: &mut Context<'_>,
+        log: &BroadcastLog<M>,
+        unread: Unread<'_>,
+        most: u32,
+        is_called: bool,
+    ) -> bool {
+        let Some(timer) = &mut self.timer else { return false };
+        let gathered = self.until.take();
+        if !is_called && !unread.has_command {
+            if unread.from < self.released {
+                return false;
+            }
+            if !log.is_filled(unread.cursor, unread.from) {
+                // If it is filled from now on, it isn't read by this turn: it is the first of those that gather.
+                return true;
+            }
+            let most = u64::from(most).min(log.half()).max(1);
+            let until = gathered.unwrap_or_else(|| unread.from.after(most - 1));
+            if !log.ends_gathering(unread.cursor, until) {
+                if gathered.is_none() {
+                    timer.begin();
+                }
+                if !timer.is_over(cx) {
+                    self.until = Some(until);
+                    return true;
+                }
+            }
+        }
+        // What this turn doesn't read of it, because it began with a lower tail or has had enough, the next one does.
+        self.released = log.tail().position();
+        false
+    }
+}
+
+/// The time by tokio's clock.
+#[derive(Debug)]
+pub(super) struct GatherSleep {
+    time: Duration,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl GatherSleep {
+    /// Creates a timer for `time`; `None` if that is zero.
+    pub(super) fn new(time: Duration) -> Option<Self> {
+        (!time.is_zero()).then(|| Self { time, sleep: Box::pin(sleep_until(Instant::now())) })
+    }
+}
+
+impl GatherTimer for GatherSleep {
+    fn begin(&mut self) {
+        self.sleep.as_mut().reset(Instant::now() + self.time);
+    }
+
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.sleep.as_mut().poll(cx).is_ready()
+    }
+}
