@@ -220,6 +220,7 @@ impl Subject for Lanecast {
             .queue_bytes(setup.queue_bytes)
             .log_capacity(setup.log_capacity)
             .shards(setup.shards)
+            .linger(setup.linger)
             .write_timeout(setup.write_timeout)
             .open_timeout(NEVER)
             .reset_backoff(Self::LONGEST_BACKOFF / 8, Self::LONGEST_BACKOFF)

@@ -2,10 +2,11 @@
 //!
 //! Viewers join, leave, reconnect, stall, resume and fail; the embedder sends, broadcasts, subscribes and closes. After
 //! every operation, what the runtime shows (what each stream received, look-ups, accounts, events, figures) has to be
-//! what the model says. The test has four parts:
+//! what the model says. The test has five parts:
 //! - [`one_operation_at_a_time`]: one long session. A paused clock tells when everything is at rest: tokio advances it
 //!   only when no task can run. So the model predicts exactly what can be observed, and time-outs cost no time.
 //! - [`short_lives`]: many short sessions, for their ends.
+//! - [`one_operation_at_a_time_with_a_linger`], [`short_lives_with_a_linger`]: the same where broadcasts gather.
 //! - [`burst_above_the_queue`]: the one input on which the two runtimes have to differ.
 //! - [`everything_at_once`]: producers and viewers run freely on several threads; the model says what happened before
 //!   what, and how the accounts come out at rest.
@@ -31,6 +32,7 @@ mod viewers;
 use std::fmt;
 use std::io::Write;
 use std::sync::Once;
+use std::time::Duration;
 
 use self::baseline::Queues;
 use self::lanecast::Lanecast;
@@ -41,6 +43,9 @@ const OPS: usize = 10_000;
 
 /// Operations of a short session.
 const SHORT: usize = 60;
+
+/// How long broadcasts gather in the runs with a linger.
+const LINGER: Duration = Duration::from_millis(20);
 
 /// The message of a panic that is part of the test.
 pub(crate) const ON_COMMAND: &str = "the closure was told to panic";
@@ -105,28 +110,38 @@ fn paused<T: Send + 'static>(seed: Seed, run: impl Future<Output = T> + Send + '
     runtime.expect("a runtime").block_on(run)
 }
 
-fn long_life<S: Subject>(seed: Seed) {
-    let reached = paused(seed, sequential::run::<S>(seed, seed.ops));
+fn long_life<S: Subject>(seed: Seed, linger: Duration) {
+    let reached = paused(seed, sequential::run::<S>(seed, seed.ops, linger));
     tell(&reached);
     // A run that never reaches the interesting states proves nothing.
     assert!(seed.ops < OPS || reached.is_everything::<S>(), "{seed}: the draw doesn't reach everything: {reached}");
 }
 
-fn many_lives<S: Subject>(seed: Seed) {
+fn many_lives<S: Subject>(seed: Seed, linger: Duration) {
     for life in 0..seed.ops.div_ceil(SHORT) as u64 {
         let seed = Seed { number: seed.number + life, ops: SHORT, ..seed };
-        paused(seed, sequential::run::<S>(seed, SHORT));
+        paused(seed, sequential::run::<S>(seed, SHORT, linger));
     }
 }
 
 #[test]
 fn one_operation_at_a_time() {
-    long_life::<Lanecast>(Seed::new("one_operation_at_a_time"));
+    long_life::<Lanecast>(Seed::new("one_operation_at_a_time"), Duration::ZERO);
+}
+
+#[test]
+fn one_operation_at_a_time_with_a_linger() {
+    long_life::<Lanecast>(Seed::new("one_operation_at_a_time_with_a_linger"), LINGER);
 }
 
 #[test]
 fn short_lives() {
-    many_lives::<Lanecast>(Seed::new("short_lives"));
+    many_lives::<Lanecast>(Seed::new("short_lives"), Duration::ZERO);
+}
+
+#[test]
+fn short_lives_with_a_linger() {
+    many_lives::<Lanecast>(Seed::new("short_lives_with_a_linger"), LINGER);
 }
 
 #[test]
@@ -138,12 +153,12 @@ fn burst_above_the_queue() {
 
 #[test]
 fn baseline_at_length() {
-    long_life::<Queues>(Seed::new("baseline_at_length"));
+    long_life::<Queues>(Seed::new("baseline_at_length"), Duration::ZERO);
 }
 
 #[test]
 fn baseline_in_short() {
-    many_lives::<Queues>(Seed::new("baseline_in_short"));
+    many_lives::<Queues>(Seed::new("baseline_in_short"), Duration::ZERO);
 }
 
 #[test]

@@ -88,11 +88,12 @@ impl Reached {
     }
 }
 
-/// Runs at least `ops` operations in a session drawn from `seed`, closes it, and returns what it came across.
-pub(crate) async fn run<S: Subject>(seed: Seed, ops: usize) -> Reached {
+/// Runs at least `ops` operations in a session drawn from `seed`, whose broadcasts gather for `linger`, closes it, and
+/// returns what it came across.
+pub(crate) async fn run<S: Subject>(seed: Seed, ops: usize, linger: Duration) -> Reached {
     let mut rng = Rng::with_seed(seed.number);
     let state = Arc::new(AtomicU64::new(0));
-    let setup = draw_setup::<S>(&mut rng, &state);
+    let setup = draw_setup::<S>(&mut rng, &state, linger);
     let (subject, model) = (S::start(&setup), Model::new(&setup));
     let (told, reached) = (VecDeque::new(), Reached::default());
     let mut drive = Drive { seed, subject, model, state, done: 0, told, reached };
@@ -114,7 +115,7 @@ pub(crate) async fn run<S: Subject>(seed: Seed, ops: usize) -> Reached {
 
 /// Broadcasts more in one go than may wait for a viewer, while all viewers keep up. The two runtimes differ in this.
 pub(crate) async fn burst_above_the_queue<S: Subject>(seed: Seed) {
-    let setup = draw_setup::<S>(&mut Rng::with_seed(seed.number), &Arc::default());
+    let setup = draw_setup::<S>(&mut Rng::with_seed(seed.number), &Arc::default(), Duration::ZERO);
     let subject = S::start(&setup);
     for who in 0..setup.identities {
         let sid = u32::try_from(who).expect("few");
@@ -135,7 +136,7 @@ pub(crate) async fn burst_above_the_queue<S: Subject>(seed: Seed) {
     }
 }
 
-fn draw_setup<S: Subject>(rng: &mut Rng, state: &Arc<AtomicU64>) -> Setup {
+fn draw_setup<S: Subject>(rng: &mut Rng, state: &Arc<AtomicU64>, linger: Duration) -> Setup {
     let queue_capacity = rng.u32(8..=64);
     let state = Arc::clone(state);
     Setup {
@@ -145,6 +146,7 @@ fn draw_setup<S: Subject>(rng: &mut Rng, state: &Arc<AtomicU64>) -> Setup {
         queue_bytes: u64::from(queue_capacity) * 40,
         log_capacity: rng.usize(4..=64),
         shards: rng.usize(1..=3),
+        linger,
         write_timeout: WRITE_TIMEOUT,
         accounts: S::ACCOUNTS,
         initial: Arc::new(move |inst| initial_of(inst.who, state.load(Ordering::Acquire))),
@@ -178,6 +180,10 @@ impl<S: Subject> Drive<S> {
         let Ok(answered) = timeout(NEVER, self.perform(&op, &stalled)).await else {
             return self.fail_if(&["the operation doesn't come to an end".to_owned()]);
         };
+        if !self.model.setup.linger.is_zero() {
+            // What gathers is handed on first, and may then lead to resets. The timer is late by up to a millisecond.
+            tokio::time::sleep(self.model.setup.linger + Duration::from_millis(1)).await;
+        }
         self.subject.settle().await;
         self.check(&expected, &answered).await;
     }

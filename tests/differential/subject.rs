@@ -203,6 +203,8 @@ pub(crate) struct Setup {
     pub(crate) queue_bytes: u64,
     pub(crate) log_capacity: usize,
     pub(crate) shards: usize,
+    /// How long broadcasts gather.
+    pub(crate) linger: Duration,
     pub(crate) write_timeout: Duration,
     /// Whether the runtime keeps accounts: its bound counts every waiting message, in messages and bytes, and it
     /// reports figures and events. Otherwise its bound counts messages without the one that is being written, it is
@@ -223,8 +225,14 @@ impl fmt::Debug for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} identities, {} topics, queue of {} messages and {} bytes, log of {}, {} shards",
-            self.identities, self.topics, self.queue_capacity, self.queue_bytes, self.log_capacity, self.shards
+            "{} identities, {} topics, queue of {} messages and {} bytes, log of {}, {} shards, linger {:?}",
+            self.identities,
+            self.topics,
+            self.queue_capacity,
+            self.queue_bytes,
+            self.log_capacity,
+            self.shards,
+            self.linger
         )
     }
 }
