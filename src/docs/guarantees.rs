@@ -66,6 +66,12 @@
 //! while the uplink is stalled or full. It never waits for a participant. Waiting publishers are served in the order in
 //! which they came, and [`try_broadcast`](crate::Session::try_broadcast) doesn't overtake them.
 //!
+//! # Linger
+//! Where the session [lingers](crate::SessionBuilder::linger), broadcasts gather for up to that time, counted from the
+//! first that waits, and a millisecond of the timer's. The order, the bound and the accounts are the same as without.
+//! Members that are behind are visited meanwhile. Joins, subscriptions, direct messages, a publisher that waits for the
+//! log, and the close end the gathering, so none of them waits for it.
+//!
 //! # Faults
 //! A participant is *reset* if it overflows, if its sink fails or panics, or if its sink makes no progress for the
 //! write time-out (the session's, or the one that [its transport sets](crate::Progress::set_write_timeout)). The

@@ -109,7 +109,7 @@
 //!
 //! | the shard | a publisher or a sender |
 //! |---|---|
-//! | stores the flag `asleep` | stores its work |
+//! | stores a flag, that it sleeps | stores its work |
 //! | passes a `SeqCst` fence | passes a `SeqCst` fence |
 //! | looks for work once more | loads the flag, and wakes the shard if it is set |
 //!
@@ -121,6 +121,11 @@
 //! The shard looks for work at the slot at its position, not at the tail. Behind a slot that is claimed and not filled,
 //! the tail would keep it spinning until the publisher's thread runs again. Models catch this variant, the one without
 //! fences, and a shard that looks for work before it stores its flag.
+//!
+//! The flag of a shard that lets broadcasts gather ([`linger`](crate::SessionBuilder::linger)) is a position: a publish
+//! below it leaves the shard asleep. The shard's last look is at the slot of that position, at the seal, and at
+//! publishers that wait. Models catch the variant without that look, and a direct message that wakes the shard only as
+//! a publish would.
 //!
 //! The same handshake serves publishers that wait for the log (where the shard is the waker), the event loop that waits
 //! for pending resets, and tasks that wait for a participant's capacity (`CapacityNotify`).

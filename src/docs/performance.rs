@@ -107,6 +107,8 @@
 //!   stalled viewer holds 69 kB in the kernel, and 4,235 kB without a limit. A link of 100 Mbit/s with a round trip of
 //!   50 ms is filled with it as without it. A lower limit lets the kernel take bytes for slow viewers in longer steps;
 //!   a higher one only holds more (`perf/slow-links.md`).
-//! - **Batching** has no setting: the crate never delays a message to gather more. A room of your own says in
+//! - **[`linger`](crate::SessionBuilder::linger)**: by default zero, so the crate delays no message to gather more. Set
+//!   it where broadcasts are frequent, viewers many, and some milliseconds don't matter. LINGERFIGURES
+//! - **Batching** has no other setting. A room of your own says in
 //!   [`batch_bytes`](crate::room::Room::batch_bytes) how much one write carries best. Against loopback sockets, a
 //!   full segment (65,483 bytes) is the cheapest write per byte.
