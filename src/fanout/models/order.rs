@@ -166,6 +166,8 @@ impl Serving {
             quota: QUOTA,
             gathering: &Gathering { bytes: u64::MAX, age: u64::MAX },
             uplink: None,
+            lossy_bytes: u64::MAX,
+            drains: false,
             now: SessionMs::default(),
             counts: PassCounts::default(),
         };

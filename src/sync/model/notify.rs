@@ -36,6 +36,10 @@ impl Notify {
         waiting.into_iter().for_each(Waker::wake);
     }
 
+    pub(crate) fn notify_one(&self) {
+        self.notify_waiters();
+    }
+
     pub(crate) fn notified(&self) -> Notified<'_> {
         Notified { notify: self, calls: self.calls() }
     }
