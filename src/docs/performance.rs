@@ -108,7 +108,9 @@
 //!   50 ms is filled with it as without it. A lower limit lets the kernel take bytes for slow viewers in longer steps;
 //!   a higher one only holds more (`perf/slow-links.md`).
 //! - **[`linger`](crate::SessionBuilder::linger)**: by default zero, so the crate delays no message to gather more. Set
-//!   it where broadcasts are frequent, viewers many, and some milliseconds don't matter. LINGERFIGURES
+//!   it where broadcasts are frequent, viewers many, and some milliseconds don't matter. With 1,000 viewers and
+//!   200 messages a second, 20 ms save three quarters of the processor time (`perf/README.md`, "With a linger"). Direct
+//!   messages end the gathering: with some hundred a second to whichever viewers, nothing is saved.
 //! - **Batching** has no other setting. A room of your own says in
 //!   [`batch_bytes`](crate::room::Room::batch_bytes) how much one write carries best. Against loopback sockets, a
 //!   full segment (65,483 bytes) is the cheapest write per byte.
