@@ -233,7 +233,7 @@ fn publish_without_a_call(log: &Arc<BroadcastLog<Note>>) {
 
 #[test]
 fn a_full_turn_ends_the_gathering() {
-    holds(|| a_full_turn(Gathers::Right));
+    holds_narrowly(|| a_full_turn(Gathers::Right));
 }
 
 #[test]
