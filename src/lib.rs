@@ -83,9 +83,9 @@ pub use self::contract::{
 pub use self::ids::{ClientId, IdError, ParticipantIdentity, ParticipantSid};
 pub use self::participant::{Participant, ParticipantStats, SendError, TrySendError};
 pub use self::session::{
-    BroadcastError, BuildError, CloseError, CloseReport, ControlStream, Events, InstanceId, JoinError, Refusal, Resets,
-    Session, SessionBuilder, SessionEvent, SessionHandle, SessionStats, TryBroadcastError, WeakSession,
-    WeakSessionHandle,
+    BroadcastError, BuildError, CloseError, CloseReport, ControlStream, Events, Hold, InstanceId, JoinError,
+    OverloadPolicy, Refusal, Resets, Session, SessionBuilder, SessionEvent, SessionHandle, SessionStats,
+    TryBroadcastError, WeakSession, WeakSessionHandle,
 };
 
 /// Compiles the README's example as a doctest.

@@ -21,6 +21,7 @@ mod shard;
 mod slot;
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -44,6 +45,7 @@ use crate::time::millis;
 
 #[cfg(test)]
 pub(crate) use self::command::Command as ShardCommand;
+pub(crate) use self::log::gate::{HoldSettings, HoldStats};
 pub(crate) use self::log::publisher::Publisher;
 pub(crate) use self::log::{Position, Refused};
 pub(crate) use self::member_handle::MemberHandle;
@@ -68,6 +70,8 @@ pub(crate) struct Settings {
     pub(crate) linger: Duration,
     /// The uplink that all sinks share, if they do.
     pub(crate) uplink: Option<Uplink>,
+    /// When publishers are held because most members are behind; `None` if they never are.
+    pub(crate) hold: Option<HoldSettings>,
 }
 
 /// The log, the shards that read it, and what they count.
@@ -102,7 +106,11 @@ impl<O: MemberHandle> Fanout<O> {
             first_readers: settings.shards,
             most_readers: settings.shards,
         };
-        let log = Arc::new(BroadcastLog::new(dimensions, signals.iter().cloned()));
+        let log = BroadcastLog::new(dimensions, signals.iter().cloned());
+        let log = Arc::new(match settings.hold {
+            Some(hold) => log.with_hold(hold, clock),
+            None => log,
+        });
         let gathering = Gathering { bytes: settings.joining_bytes, age: millis(settings.joining_age) };
         let (mut shards, mut tasks) = (Vec::new(), Vec::new());
         for (index, signal) in signals.into_iter().enumerate() {
@@ -160,21 +168,36 @@ impl<O: MemberHandle> Fanout<O> {
     /// Holds publishers back while the uplink is stalled, and spares the members for `patience`. Returns the state
     /// before.
     pub(crate) fn set_uplink(&self, state: UplinkState, patience: Duration) -> UplinkState {
-        // The event loop alone calls this: nothing changes between the look and `hold`.
-        let before = if self.is_held() { UplinkState::Stalled } else { UplinkState::Flowing };
+        // The event loop alone calls this: nothing changes between the look and the log's `set_uplink`.
+        let before = if self.is_uplink_stalled() { UplinkState::Stalled } else { UplinkState::Flowing };
         if before != state {
             let until = (state == UplinkState::Stalled).then(|| self.clock.now().after(patience));
             for shard in &self.shards {
                 shard.control.set_stalled_until(until);
             }
-            self.log.hold(state);
+            self.log.set_uplink(state);
         }
         before
     }
 
-    /// Whether publishers are held back.
-    pub(crate) fn is_held(&self) -> bool {
-        self.log.is_held()
+    /// Whether publishers are held back because the uplink is stalled.
+    pub(crate) fn is_uplink_stalled(&self) -> bool {
+        self.log.is_uplink_stalled()
+    }
+
+    /// How often and how long publishers were held because most members were behind.
+    pub(crate) fn hold_stats(&self) -> HoldStats {
+        self.log.hold_stats()
+    }
+
+    /// Waits until there have been more than `seen` holds because of members, and returns how many. For one task.
+    pub(crate) fn poll_holds(&self, seen: u64, cx: &mut Context<'_>) -> Poll<u64> {
+        self.log.poll_holds(seen, cx)
+    }
+
+    /// For how long no publisher was held because of members; `None` while publishers are held.
+    pub(crate) fn open_for(&self) -> Option<Duration> {
+        self.log.open_for()
     }
 
     /// Closes the log to publishers: the shards deliver what there is, and end with their last member.

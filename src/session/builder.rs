@@ -19,6 +19,7 @@ use super::error::BuildError;
 use super::event_loop::EventLoop;
 use super::events::{EventQueue, Events, Listener};
 use super::handle::Session;
+use super::overload::OverloadPolicy;
 use super::settings::{Config, Hooks, Options};
 use super::stats::Counters;
 use super::stream::ControlStream;
@@ -187,6 +188,17 @@ impl<R: Room> SessionBuilder<R> {
         self
     }
 
+    /// Sets what happens while most participants are behind. Default: [`OverloadPolicy::Reset`], so that a publisher
+    /// never waits for a participant.
+    ///
+    /// With a [`Hold`](super::Hold) the [log](Self::log_capacity) may have at most a quarter of the
+    /// [queue capacity](Self::queue_capacity), and holds at most an eighth of the [queue bytes](Self::queue_bytes), or
+    /// one message that is longer than that.
+    pub fn overload(mut self, policy: impl Into<OverloadPolicy>) -> Self {
+        self.options.overload = policy.into();
+        self
+    }
+
     /// Sets how many events wait for a slow listener, at least, before it misses the oldest. Default 1,024. At most
     /// 1,048,576.
     pub fn event_capacity(mut self, events: usize) -> Self {
@@ -344,6 +356,7 @@ impl<R: Room> Parts<R> {
             write_timeout: config.write_timeout,
             linger: config.linger,
             uplink: room.uplink(),
+            hold: config.hold,
         });
         let events = EventQueue::new(config.event_capacity);
         for listener in listeners {

@@ -69,6 +69,7 @@ impl<R: Room> Core<R> {
 
     pub(crate) fn stats(&self) -> SessionStats {
         let account = self.fanout.account();
+        let hold = self.fanout.hold_stats();
         let mut oldest_waiting: Option<Duration> = None;
         let mut half_full = 0;
         self.registry.for_each_live(|participant| {
@@ -88,8 +89,11 @@ impl<R: Room> Core<R> {
             half_full,
             oldest_waiting,
             shard_lag: self.fanout.lag(),
-            uplink_stalled: self.fanout.is_held(),
+            uplink_stalled: self.fanout.is_uplink_stalled(),
             uplink_stalls: self.counters.uplink_stalls.get(),
+            publishers_held: hold.is_held,
+            publisher_holds: hold.holds,
+            publishers_held_for: hold.held_for,
             stray_streams: self.counters.stray_streams.get(),
         }
     }

@@ -25,6 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::core::Core;
 use super::error::JoinError;
 use super::join::{Declined, Join};
+use super::overload::HoldWatch;
 use super::report::Registered;
 use super::stream::{ControlStream, StreamHost};
 use crate::contract::{EndReason, UplinkState};
@@ -106,6 +107,7 @@ impl<R: Room> EventLoop<R> {
         let mut events = self.events.take().expect("it runs once").fuse();
         let mut outgoing = pin!(session.events.run());
         let mut losses = pin!(session.report_losses());
+        let mut holds = HoldWatch::default();
         for presence in session.room.participants() {
             self.on_active(&presence);
         }
@@ -121,6 +123,7 @@ impl<R: Room> EventLoop<R> {
                 (client_id, sid) = poll_fn(|cx| session.pending_resets.poll_take(cx)) => self.on_reset(client_id, &sid),
                 () = &mut outgoing => {}
                 () = &mut losses => {}
+                change = holds.next(&session.fanout) => session.note_hold(change),
                 Some(done) = self.joins.join_next_with_id() => match done {
                     Ok((id, joined)) => self.on_joined(id, joined),
                     Err(error) => {

@@ -105,6 +105,12 @@ pub enum SessionEvent {
     UplinkStalled,
     /// The uplink flows again.
     UplinkFlowing,
+    /// Publishers are held because most participants are behind: see [`OverloadPolicy`](crate::OverloadPolicy). A
+    /// publisher that is too fast is held and released many times a second, and that is reported once: this event
+    /// follows the first hold.
+    PublishersHeld,
+    /// No publisher has been held for a second.
+    PublishersReleased,
     /// The session has ended. No event follows.
     Closed,
 }

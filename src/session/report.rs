@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::core::Core;
 use super::error::JoinError;
 use super::events::{InstanceId, SessionEvent};
+use super::overload::HoldChange;
 use crate::contract::{Account, EndReason, Losses, UplinkState};
 use crate::ids::{ParticipantIdentity, ParticipantSid};
 use crate::participant::Participant;
@@ -129,6 +130,21 @@ impl<R: Room> Core<R> {
         prior.log(|| tracing::info!(reason = %EndReason::Replaced, "replaced"));
         let replaced = SessionEvent::Replaced { who, prior: InstanceId::of(prior), account: Account::default() };
         self.events.send_end(prior.clone(), replaced);
+    }
+
+    /// Reports that publishers are held because most participants are behind, or no longer are.
+    pub(super) fn note_hold(&self, change: HoldChange) {
+        let holds = self.fanout.hold_stats().holds;
+        match change {
+            HoldChange::Held => {
+                tracing::warn!(holds, "publishers are held: most participants are behind");
+                self.emit(SessionEvent::PublishersHeld);
+            }
+            HoldChange::Released => {
+                tracing::info!(holds, "publishers are no longer held");
+                self.emit(SessionEvent::PublishersReleased);
+            }
+        }
     }
 
     /// Holds publishers back while the uplink is stalled, and spares the participants for the uplink patience.

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use super::accept::Accept;
 use super::error::BuildError;
+use super::overload::{Hold, OverloadPolicy};
 use super::stream::ControlStream;
 #[cfg(any(feature = "telemetry", feature = "test-util"))]
 use crate::contract::EndReason;
-use crate::fanout::Limits;
+use crate::fanout::{HoldSettings, Limits};
 use crate::participant::Participant;
 use crate::room::Room;
 use crate::time::{Backoff, LONGEST};
@@ -56,6 +57,7 @@ pub(crate) struct Options {
     pub(crate) concurrent_joins: usize,
     pub(crate) reset_backoff: Backoff,
     pub(crate) event_capacity: usize,
+    pub(crate) overload: OverloadPolicy,
 }
 
 /// The settings of a session, which [`Options::check`] has checked.
@@ -77,6 +79,7 @@ pub(crate) struct Config {
     pub(crate) concurrent_joins: usize,
     pub(crate) backoff: Backoff,
     pub(crate) event_capacity: usize,
+    pub(crate) hold: Option<HoldSettings>,
 }
 
 /// The closures that the embedder gives to a session.
@@ -106,6 +109,7 @@ impl Default for Options {
             concurrent_joins: 64,
             reset_backoff: Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(30) },
             event_capacity: 1024,
+            overload: OverloadPolicy::Reset,
         }
     }
 }
@@ -143,6 +147,10 @@ impl Options {
             let must = "longer than zero, and the longest at least the first";
             return Err(invalid("reset_backoff", format_args!("{first:?} to {longest:?}"), must));
         }
+        let hold = match self.overload {
+            OverloadPolicy::Reset => None,
+            OverloadPolicy::Hold(hold) => Some(self.check_hold(hold)?),
+        };
         Ok(Config {
             limits: Limits { messages, bytes, largest: bytes.min(largest_carried as u64) },
             joining_bytes,
@@ -158,7 +166,23 @@ impl Options {
             concurrent_joins,
             backoff: Backoff { first: first.min(LONGEST), longest: longest.min(LONGEST) },
             event_capacity,
+            hold,
         })
+    }
+
+    /// Checks the settings of a hold, and that the log fits beside them.
+    fn check_hold(&self, Hold { share_percent, at_least, patience }: Hold) -> Result<HoldSettings, BuildError> {
+        let share_percent = within("hold.share_percent", share_percent, 1..=99, "from 1 to 99")?;
+        let at_least = within("hold.at_least", at_least, 1..=u32::MAX, "at least 1")?;
+        let patience = positive("hold.patience", patience)?;
+        // A member whose backlog has reached half of its bound still gets what shards have in hand, at most a quarter,
+        // and what stands in the log.
+        if self.log_capacity > self.queue_capacity as usize / 4 {
+            let must = "at most a quarter of queue_capacity, for publishers to be held (overload)";
+            return Err(invalid("log_capacity", self.log_capacity, must));
+        }
+        // In hand is a quarter of the bytes and a message more. So messages of an eighth of the bytes fit as well.
+        Ok(HoldSettings { share_percent, at_least, patience, log_bytes: self.queue_bytes / 8 })
     }
 }
 

@@ -47,6 +47,14 @@ pub struct SessionStats {
     pub uplink_stalled: bool,
     /// How often the uplink has stalled.
     pub uplink_stalls: u64,
+    /// Whether publishers are held now because most participants are behind: see
+    /// [`OverloadPolicy`](crate::OverloadPolicy).
+    pub publishers_held: bool,
+    /// How often publishers were held for that reason. Each time counts, however short; listeners are told of many in a
+    /// row once.
+    pub publisher_holds: u64,
+    /// For how long publishers were held for that reason, in all (±1 ms each time).
+    pub publishers_held_for: Duration,
     /// How many streams to this host were dropped, because they came from a connection that isn't present or was
     /// refused.
     pub stray_streams: u64,

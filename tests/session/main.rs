@@ -10,6 +10,7 @@ mod close;
 mod endings;
 mod faults;
 mod handle;
+mod hold;
 mod ids;
 mod join;
 mod linger;

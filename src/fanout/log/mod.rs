@@ -48,27 +48,33 @@
 //! - A shard that is about to sleep looks for its entry, and then perhaps at the word, behind its fence; a publisher
 //!   has claimed, and filled, before its own fence. So a shard that isn't woken has seen the new shape
 //!   (see [`signal`](crate::sync::signal)).
-//! - `held` is stored with `Release` and loaded with `Acquire`: a publisher that finds the log released sees what
-//!   happened before the release. A publisher that races with the store may see either value.
+//! - The [gate](gate) and the bound in [bytes](bytes) have orderings of their own.
 
+mod bytes;
+pub(in crate::fanout) mod gate;
 pub(in crate::fanout) mod publisher;
 mod ring;
 mod tail;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 
 pub(in crate::fanout) use self::ring::Entry;
-use self::ring::Ring;
+use self::ring::{Left, Ring};
 pub(crate) use self::tail::Position;
 pub(in crate::fanout) use self::tail::Tail;
 use self::tail::{SHAPES, STEPS, Shape};
 use crate::contract::topic::Audience;
 use crate::contract::{Message, Topic, UplinkState};
+use crate::fanout::clock::{Clock, SessionMs};
+use crate::fanout::log::bytes::{ByteBound, NoBytes};
+use crate::fanout::log::gate::{Count, Gate, Gated, HoldSettings, HoldStats};
 use crate::sync::signal::Signal;
-use crate::sync::{AtomicBool, AtomicU64, OnceBox, Ordering, fence};
+use crate::sync::{AtomicU64, OnceBox, Ordering, fence};
 
 /// Slots of a log that hasn't grown, unless its capacity is less: a few kilobytes.
 pub(in crate::fanout) const FEW: usize = 16;
@@ -80,8 +86,10 @@ const GROWTH: usize = 4;
 #[derive(Debug)]
 pub(in crate::fanout) struct BroadcastLog<M> {
     tail: CachePadded<AtomicU64>,
-    /// True while the uplink is stalled: no position may be claimed for now.
-    held: AtomicBool,
+    /// Closed while no position may be claimed, whatever the capacity.
+    gate: Gate,
+    /// The bound in bytes. A log whose gate closes because of members has one.
+    bytes: Option<Box<ByteBound>>,
     dimensions: Dimensions,
     /// By shape; a shape that the log doesn't get has no ring.
     rings: Box<[OnceBox<Ring<M>>; SHAPES]>,
@@ -129,7 +137,8 @@ impl Cursor {
 /// Why a message was not accepted; the message comes back.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refused<M> {
-    /// The log: some shard hasn't read the slot yet, or the uplink is stalled. A participant: its bound is taken.
+    /// The log: some shard hasn't read the slot yet, or the uplink is stalled, or publishers are held because most
+    /// members are behind. A participant: its bound is taken.
     Full(M),
     /// The message is longer than the longest that may be sent. The log itself refuses no message for its length.
     TooLarge(M),
@@ -183,7 +192,8 @@ impl<M: Message> BroadcastLog<M> {
         assert!(first_slots > 0 && first_readers > 0 && dimensions.can_be_named(), "the builder checks the bounds");
         let log = Self {
             tail: CachePadded::new(AtomicU64::new(0)),
-            held: AtomicBool::new(false),
+            gate: Gate::new(),
+            bytes: None,
             dimensions,
             rings: Box::new(std::array::from_fn(|_| OnceBox::new())),
             readers: (0..most_readers).map(|_| OnceBox::new()).collect(),
@@ -194,6 +204,14 @@ impl<M: Message> BroadcastLog<M> {
         assert_eq!(signals.len(), first_readers, "each reader has a signal");
         signals.into_iter().enumerate().for_each(|(reader, signal)| log.prepare_reader(reader, signal));
         log
+    }
+
+    /// Has the log hold publishers while most members are behind, and bound the bytes that stand in it. For a log that
+    /// nobody uses yet.
+    pub(in crate::fanout) fn with_hold(mut self, settings: HoldSettings, clock: Clock) -> Self {
+        self.bytes = Some(Box::new(ByteBound::new(settings.log_bytes)));
+        self.gate = Gate::with_hold(settings, clock);
+        self
     }
 
     /// The claim counter. A direct message is stamped with it.
@@ -223,6 +241,9 @@ impl<M: Message> BroadcastLog<M> {
         if !self.has_space(tail) {
             return Err(Refused::Full(message));
         }
+        if !self.has_bytes(bytes) {
+            return Err(Refused::Full(message));
+        }
         let entry = |message| Entry { audience: audience.clone(), bytes, message };
         let mut others = Vec::new();
         let (position, ring) = loop {
@@ -230,7 +251,7 @@ impl<M: Message> BroadcastLog<M> {
             while others.len() + 1 < ring.readers {
                 others.push(entry(message.clone()));
             }
-            match self.claim(tail, ring) {
+            match self.claim(tail, ring, bytes) {
                 Ok(position) => break (position, ring),
                 Err(Unclaimed::Reshaped(now)) => tail = now,
                 Err(Unclaimed::Sealed) => return Err(Refused::Closed(message)),
@@ -241,7 +262,7 @@ impl<M: Message> BroadcastLog<M> {
         // Drained, not consumed: the list's own memory is freed only when the function returns.
         others.drain(..).for_each(|other| slot.put(other));
         slot.put(entry(message));
-        slot.fill(position);
+        slot.fill(position, ring.readers);
         // The fence of the wake-up protocol, one for all shards: see `signal`.
         fence(Ordering::SeqCst);
         for reader in self.first_readers(ring.readers) {
@@ -250,9 +271,32 @@ impl<M: Message> BroadcastLog<M> {
         Ok(position)
     }
 
-    /// Claims the next position in `ring`, which is that of the shape of `tail`.
+    /// Claims the next position in `ring`, which is that of the shape of `tail`, for a message of `bytes`.
     #[inline]
-    fn claim(&self, mut tail: Tail, ring: &Ring<M>) -> Result<Position, Unclaimed> {
+    fn claim(&self, tail: Tail, ring: &Ring<M>, bytes: usize) -> Result<Position, Unclaimed> {
+        match &self.bytes {
+            None => self.claim_position(tail, ring),
+            Some(bound) => self.claim_with_bytes(tail, ring, bound, bytes),
+        }
+    }
+
+    #[inline(never)]
+    fn claim_with_bytes(
+        &self,
+        tail: Tail,
+        ring: &Ring<M>,
+        bound: &ByteBound,
+        bytes: usize,
+    ) -> Result<Position, Unclaimed> {
+        bound.reserve(bytes).map_err(|NoBytes| Unclaimed::Full)?;
+        self.claim_position(tail, ring).inspect_err(|_| {
+            bound.give_back(bytes);
+            self.space_freed.wake();
+        })
+    }
+
+    #[inline]
+    fn claim_position(&self, mut tail: Tail, ring: &Ring<M>) -> Result<Position, Unclaimed> {
         let shape = tail.shape();
         loop {
             if tail.is_sealed() {
@@ -261,7 +305,7 @@ impl<M: Message> BroadcastLog<M> {
             if tail.shape() != shape {
                 return Err(Unclaimed::Reshaped(tail));
             }
-            if self.is_held() {
+            if self.gate.is_closed() {
                 return Err(Unclaimed::Full);
             }
             if !self.fits(tail, ring) {
@@ -290,10 +334,16 @@ impl<M: Message> BroadcastLog<M> {
 
     /// Whether the position at `tail` may be claimed, perhaps after the log has grown.
     pub(in crate::fanout) fn has_space(&self, tail: Tail) -> bool {
-        if self.is_held() {
+        if self.gate.is_closed() {
             return false;
         }
         self.fits(tail, self.ring(tail.shape())) || self.dimensions.with_more_slots(tail.shape()).is_some()
+    }
+
+    /// Whether the bound in bytes allows a message of `bytes`.
+    #[inline]
+    pub(in crate::fanout) fn has_bytes(&self, bytes: usize) -> bool {
+        self.bytes.as_ref().is_none_or(|bound| bound.fits(bytes))
     }
 
     /// Whether `ring`, that of the shape of `tail`, has a slot for the position at `tail`.
@@ -337,7 +387,15 @@ impl<M: Message> BroadcastLog<M> {
     pub(in crate::fanout) fn take(&self, cursor: &mut Cursor, position: Position) -> Option<Entry<M>> {
         let shape = self.find(cursor.shape, position)?;
         cursor.shape = shape;
-        Some(self.ring(shape).slot(position).take())
+        let ring = self.ring(shape);
+        let entry = ring.slot(position).take();
+        if let Some(bound) = &self.bytes
+            && (ring.readers == 1 || ring.slot(position).leave() == Left::Last)
+        {
+            // The shard wakes the publishers that wait when it advances.
+            bound.give_back(entry.bytes);
+        }
+        Some(entry)
     }
 
     /// The shape in whose ring the entry at `position` is, if it is filled. Entries below `position` were found at
@@ -421,14 +479,69 @@ impl<M: Message> BroadcastLog<M> {
     }
 
     /// Holds publishers back while the uplink is stalled, and lets them continue when it flows.
-    pub(in crate::fanout) fn hold(&self, uplink: UplinkState) {
-        self.held.store(uplink == UplinkState::Stalled, Ordering::Release);
-        self.space_freed.wake();
+    pub(in crate::fanout) fn set_uplink(&self, state: UplinkState) {
+        let gated = self.gate.set_uplink(state);
+        self.wake_if_opened(gated);
     }
 
-    /// Whether publishers are held back.
-    pub(in crate::fanout) fn is_held(&self) -> bool {
-        self.held.load(Ordering::Acquire)
+    /// Whether publishers are held back because the uplink is stalled.
+    pub(in crate::fanout) fn is_uplink_stalled(&self) -> bool {
+        self.gate.is_uplink_stalled()
+    }
+
+    /// Whether the log counts the members that are behind.
+    #[inline]
+    pub(in crate::fanout) fn counts_members(&self) -> bool {
+        self.gate.counts()
+    }
+
+    /// For how long publishers are held while no heavy member makes progress; `None` if they never are.
+    pub(in crate::fanout) fn patience(&self) -> Option<Duration> {
+        self.gate.patience()
+    }
+
+    /// Counts a change of a member. This may hold publishers, or let them continue.
+    pub(in crate::fanout) fn count(&self, change: Count) {
+        let gated = self.gate.count(change);
+        self.wake_if_opened(gated);
+    }
+
+    /// Notes that a heavy member has made progress.
+    pub(in crate::fanout) fn note_progress(&self, now: SessionMs) {
+        self.gate.note_progress(now);
+    }
+
+    /// Lets publishers continue if no heavy member has made progress for the patience.
+    pub(in crate::fanout) fn give_up_if_stuck(&self, now: SessionMs) {
+        let gated = self.gate.give_up_if_stuck(now);
+        self.wake_if_opened(gated);
+    }
+
+    /// How often and how long publishers were held because most members were behind.
+    pub(in crate::fanout) fn hold_stats(&self) -> HoldStats {
+        self.gate.stats()
+    }
+
+    /// For how long no publisher was held because of members; `None` while publishers are held.
+    pub(in crate::fanout) fn open_for(&self) -> Option<Duration> {
+        self.gate.open_for()
+    }
+
+    /// Waits until there have been more than `seen` holds because of members, and returns how many. For one task.
+    pub(in crate::fanout) fn poll_holds(&self, seen: u64, cx: &mut Context<'_>) -> Poll<u64> {
+        self.gate.poll_holds(seen, cx)
+    }
+
+    /// The members that the log counts, and how many of them are heavy.
+    #[cfg(all(test, lanecast_loom))]
+    pub(in crate::fanout) fn counted(&self) -> (u64, i64) {
+        self.gate.counted()
+    }
+
+    fn wake_if_opened(&self, gated: Gated) {
+        if gated == Gated::Opened {
+            self.space_freed.wake();
+        }
     }
 
     /// The ring of `shape`, which is made if it isn't there.
@@ -453,7 +566,7 @@ const PREPARED: &str = "a reader is prepared before it is added";
 
 /// Why no position was claimed.
 enum Unclaimed {
-    /// Some shard hasn't read the slot yet, or the uplink is stalled.
+    /// Some shard hasn't read the slot yet, or the gate is closed, or the bytes don't fit.
     Full,
     Sealed,
     /// The log has grown: this is its tail now.

@@ -33,6 +33,11 @@ pub(crate) struct Publisher<M> {
     turnstile: Semaphore,
 }
 
+/// The log had no place for a message of so many bytes.
+struct NoPlace {
+    bytes: usize,
+}
+
 /// Writes a message into the log at once, and returns its position: see [`Publisher::claim`].
 #[cfg(feature = "telemetry")]
 type Place<'a, M> = dyn FnMut(&Audience, M) -> Result<Position, Refused<M>> + 'a;
@@ -65,10 +70,11 @@ impl<M: Message> Publisher<M> {
         let mut message = Some(message);
         self.in_line(|| match self.place(audience, message.take().expect("taken once, put back below")) {
             Err(Refused::Full(back)) => {
+                let bytes = back.byte_len();
                 message = Some(back);
-                Poll::Pending
+                Err(NoPlace { bytes })
             }
-            done => Poll::Ready(done.map(drop)),
+            done => Ok(done.map(drop)),
         })
         .await
     }
@@ -77,10 +83,10 @@ impl<M: Message> Publisher<M> {
     /// is sealed, everything ends anyway.
     pub(crate) async fn end_topic(&self, topic: &Topic) {
         let attempt = || match self.log.end_topic(topic) {
-            Err(Refused::Full(())) => Poll::Pending,
-            Ok(_) | Err(Refused::Closed(()) | Refused::TooLarge(())) => Poll::Ready(()),
+            Err(Refused::Full(())) => Err(NoPlace { bytes: 0 }),
+            Ok(_) | Err(Refused::Closed(()) | Refused::TooLarge(())) => Ok(()),
         };
-        if self.others_wait() || attempt().is_pending() {
+        if self.others_wait() || attempt().is_err() {
             self.in_line(attempt).await;
         }
     }
@@ -91,9 +97,19 @@ impl<M: Message> Publisher<M> {
     /// nothing is held while this method waits.
     #[cfg(feature = "telemetry")]
     pub(crate) async fn claim<T>(&self, mut attempt: impl FnMut(&mut Place<'_, M>) -> Poll<T>) -> T {
-        let mut attempt = || attempt(&mut |audience, message| self.place(audience, message));
+        let mut attempt = || {
+            let mut bytes = 0;
+            let attempted = attempt(&mut |audience, message| {
+                bytes = message.byte_len();
+                self.place(audience, message)
+            });
+            match attempted {
+                Poll::Ready(claimed) => Ok(claimed),
+                Poll::Pending => Err(NoPlace { bytes }),
+            }
+        };
         if !self.others_wait()
-            && let Poll::Ready(claimed) = attempt()
+            && let Ok(claimed) = attempt()
         {
             return claimed;
         }
@@ -123,18 +139,19 @@ impl<M: Message> Publisher<M> {
         self.waiting.load(Ordering::Relaxed) > 0 && !self.log.tail().is_sealed()
     }
 
-    async fn in_line<T>(&self, mut attempt: impl FnMut() -> Poll<T>) -> T {
+    async fn in_line<T>(&self, mut attempt: impl FnMut() -> Result<T, NoPlace>) -> T {
         let _waits = Waiting::begin(&self.waiting);
         let _permit = self.turnstile.acquire().await.expect("the turnstile is never closed");
         poll_fn(|cx| {
             loop {
-                if let Poll::Ready(claimed) = attempt() {
-                    return Poll::Ready(claimed);
-                }
+                let NoPlace { bytes } = match attempt() {
+                    Ok(claimed) => return Poll::Ready(claimed),
+                    Err(refused) => refused,
+                };
                 let may_go_on = || {
                     self.log.end_gathering();
                     let tail = self.log.tail();
-                    tail.is_sealed() || self.log.has_space(tail)
+                    tail.is_sealed() || (self.log.has_space(tail) && self.log.has_bytes(bytes))
                 };
                 if self.log.space_freed.sleeps_unless(cx.waker(), may_go_on) {
                     return Poll::Pending;

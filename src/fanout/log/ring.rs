@@ -4,7 +4,7 @@ use crossbeam::utils::CachePadded;
 
 use crate::contract::topic::Audience;
 use crate::fanout::log::tail::Position;
-use crate::sync::{ArrayQueue, AtomicU64, Ordering};
+use crate::sync::{ArrayQueue, AtomicU32, AtomicU64, Ordering};
 
 /// The slots that positions are claimed in while the log has one shape.
 #[derive(Debug)]
@@ -24,6 +24,15 @@ pub(super) struct LogSlot<M> {
     filled: AtomicU64,
     /// One copy for each shard that hasn't read the entry.
     copies: ArrayQueue<Entry<M>>,
+    /// How many shards haven't said that they have their copy.
+    left: AtomicU32,
+}
+
+/// Whether a shard was the last to take its copy of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    Last,
+    OthersFollow,
 }
 
 /// One shard's copy of a broadcast, or of the end of a topic.
@@ -58,7 +67,7 @@ impl<M> Ring<M> {
 
 impl<M> LogSlot<M> {
     fn new(readers: usize) -> Self {
-        Self { filled: AtomicU64::new(u64::MAX), copies: ArrayQueue::new(readers) }
+        Self { filled: AtomicU64::new(u64::MAX), copies: ArrayQueue::new(readers), left: AtomicU32::new(0) }
     }
 
     #[inline]
@@ -66,15 +75,23 @@ impl<M> LogSlot<M> {
         assert!(self.copies.push(copy).is_ok(), "every shard has read what was here");
     }
 
-    /// Shows the copies of `position` to the readers.
+    /// Shows the copies of `position` to its readers.
     #[inline]
-    pub(super) fn fill(&self, position: Position) {
+    pub(super) fn fill(&self, position: Position, readers: usize) {
+        // Relaxed: the store below shows it.
+        self.left.store(readers as u32, Ordering::Relaxed);
         self.filled.store(position.number(), Ordering::Release);
     }
 
     #[inline]
     pub(super) fn is_filled(&self, position: Position) -> bool {
         self.filled.load(Ordering::Acquire) == position.number()
+    }
+
+    /// Notes that a shard has taken its copy. Each shard says so once, or none does.
+    pub(super) fn leave(&self) -> Left {
+        // AcqRel: what the others did before, the taking of their copies, is done for the last.
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 { Left::Last } else { Left::OthersFollow }
     }
 
     #[inline]

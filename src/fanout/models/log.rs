@@ -310,7 +310,7 @@ fn broken_a_seal_beside_the_tail_accepts_what_nobody_reads() {
 }
 
 /// Publishes, and waits while the log is full.
-fn publish_and_wait(publisher: &Publisher<Note>, note: Note) -> Result<(), Refused<Note>> {
+pub(super) fn publish_and_wait(publisher: &Publisher<Note>, note: Note) -> Result<(), Refused<Note>> {
     let mut publishing = pin!(publisher.publish(&Audience::All, note));
     block_on(|cx| publishing.as_mut().poll(cx))
 }

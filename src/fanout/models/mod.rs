@@ -11,6 +11,7 @@
 mod capacity;
 mod command;
 mod control_queue;
+mod hold;
 mod linger;
 mod log;
 mod order;
@@ -52,8 +53,16 @@ fn dimensions(capacity: usize) -> Dimensions {
 
 /// One shard's port, with capacity for one member, on a log of `capacity` slots.
 fn port(capacity: usize) -> Arc<Port<Note>> {
+    port_on(dimensions(capacity), |log| log)
+}
+
+/// A port on the log that `set` makes of a new one, which has one reader at first.
+fn port_on(
+    dimensions: Dimensions,
+    set: impl FnOnce(BroadcastLog<Note>) -> BroadcastLog<Note>,
+) -> Arc<Port<Note>> {
     let signal = Arc::new(Signal::new());
-    let log = Arc::new(BroadcastLog::new(dimensions(capacity), [Arc::clone(&signal)]));
+    let log = Arc::new(set(BroadcastLog::new(dimensions, [Arc::clone(&signal)])));
     Arc::new(Port {
         log,
         signal,

@@ -29,6 +29,32 @@ impl Limits {
     const COUNTABLE: Self = Self { messages: (1 << 24) - 1, bytes: BYTES, largest: u64::MAX };
 }
 
+/// How much of a bound is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Level {
+    /// Less than three eighths.
+    Low,
+    Between,
+    /// At least half, in messages or in bytes.
+    High,
+}
+
+/// What a reservation did to the level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rise {
+    /// It is high since this reservation.
+    ToHigh,
+    /// It isn't high, or was high before.
+    Other,
+}
+
+/// The level before and after capacity was given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fall {
+    pub(super) from: Level,
+    pub(super) to: Level,
+}
+
 /// The bound can't take that much more.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::fanout) struct Exceeded;
@@ -50,38 +76,70 @@ impl Bound {
     }
 
     /// Takes capacity for `messages` of `bytes` together.
-    pub(super) fn reserve(&self, messages: u32, bytes: usize) -> Result<(), Exceeded> {
+    pub(super) fn reserve(&self, messages: u32, bytes: usize) -> Result<Rise, Exceeded> {
         self.reserve_within(messages, bytes, self.limits)
     }
 
     /// Takes capacity beyond the limits, as far as the word can count.
-    pub(super) fn reserve_beyond(&self, messages: u32, bytes: usize) -> Result<(), Exceeded> {
+    pub(super) fn reserve_beyond(&self, messages: u32, bytes: usize) -> Result<Rise, Exceeded> {
         self.reserve_within(messages, bytes, Limits::COUNTABLE)
     }
 
     /// This is a compare-exchange rather than an addition that is undone on excess. Even a short excess could make
     /// another sender find the participant full that isn't.
-    fn reserve_within(&self, messages: u32, bytes: usize, limits: Limits) -> Result<(), Exceeded> {
+    fn reserve_within(&self, messages: u32, bytes: usize, limits: Limits) -> Result<Rise, Exceeded> {
         // Acquire, paired with the Release in `release`: a sender that takes the capacity sees the queue slot free.
-        self.taken
+        let before = self
+            .taken
             .fetch_update(Ordering::Acquire, Ordering::Relaxed, |word| {
                 let waiting = (word >> BYTE_BITS) + u64::from(messages);
                 let weight = (word & BYTES).saturating_add(bytes as u64);
                 let fits = waiting <= u64::from(limits.messages) && weight <= limits.bytes;
                 fits.then_some(waiting << BYTE_BITS | weight)
             })
-            .map_or(Err(Exceeded), |_| Ok(()))
+            .map_err(|_| Exceeded)?;
+        let after = before + (u64::from(messages) << BYTE_BITS | bytes as u64);
+        Ok(if self.is_high(after) && !self.is_high(before) { Rise::ToHigh } else { Rise::Other })
     }
 
     /// Gives back the capacity that messages took.
-    pub(super) fn release(&self, messages: u32, bytes: usize) {
-        self.taken.fetch_sub(u64::from(messages) << BYTE_BITS | bytes as u64, Ordering::Release);
+    pub(super) fn release(&self, messages: u32, bytes: usize) -> Fall {
+        let given_back = u64::from(messages) << BYTE_BITS | bytes as u64;
+        let before = self.taken.fetch_sub(given_back, Ordering::Release);
+        Fall { from: self.level_of(before), to: self.level_of(before - given_back) }
+    }
+
+    pub(super) fn level(&self) -> Level {
+        // Relaxed: the caller has an order of its own with those who take and give back.
+        self.level_of(self.taken.load(Ordering::Relaxed))
+    }
+
+    fn level_of(&self, word: u64) -> Level {
+        let low = |half: u64| half - half / 4;
+        let (messages, bytes) = self.halves();
+        if self.is_high(word) {
+            Level::High
+        } else if word >> BYTE_BITS < low(messages) && word & BYTES < low(bytes) {
+            Level::Low
+        } else {
+            Level::Between
+        }
+    }
+
+    #[inline]
+    fn is_high(&self, word: u64) -> bool {
+        let (messages, bytes) = self.halves();
+        word >> BYTE_BITS >= messages || word & BYTES >= bytes
+    }
+
+    #[inline]
+    fn halves(&self) -> (u64, u64) {
+        (u64::from(self.limits.messages.div_ceil(2)), self.limits.bytes.div_ceil(2))
     }
 
     /// Whether half of the bound is taken, in messages or in bytes.
     pub(super) fn is_half_full(&self) -> bool {
-        let (messages, bytes) = self.taken();
-        messages >= u64::from(self.limits.messages.div_ceil(2)) || bytes >= self.limits.bytes.div_ceil(2)
+        self.level() == Level::High
     }
 
     /// Whether the whole bound is taken, in messages or in bytes.

@@ -5,7 +5,7 @@ use crate::contract::{EndReason, Ending, Losses, Topic};
 use crate::fanout::clock::SessionMs;
 use crate::fanout::member_handle::MemberHandle;
 use crate::fanout::outbox::Outbox;
-use crate::fanout::outbox::bound::Exceeded;
+use crate::fanout::outbox::bound::{Exceeded, Fall, Level};
 use crate::fanout::outbox::control_queue::Direct;
 use crate::fanout::outbox::rare::Rare;
 use crate::fanout::slot::{MemberRef, Slot};
@@ -109,21 +109,45 @@ impl<O: MemberHandle> Drain<O> {
 
     /// Reserves capacity in the bound for messages from the log.
     pub(in crate::fanout) fn reserve(&self, messages: u32, bytes: usize) -> Result<(), Exceeded> {
-        self.outbox().bound.reserve(messages, bytes)
+        self.outbox().bound.reserve(messages, bytes).map(|rise| self.outbox().note_rise(rise))
     }
 
     /// Reserves capacity for messages from the log that the uplink holds up, beyond the bound if necessary: the shard
     /// reads no further while [half](Self::is_half_full) of the bound is taken.
     pub(in crate::fanout) fn reserve_beyond(&self, messages: u32, bytes: usize) -> Result<(), Exceeded> {
-        self.outbox().bound.reserve_beyond(messages, bytes)
+        self.outbox().bound.reserve_beyond(messages, bytes).map(|rise| self.outbox().note_rise(rise))
     }
 
     /// Gives back the capacity that messages took, and wakes those who wait for it.
-    pub(in crate::fanout) fn release(&self, messages: u32, bytes: usize) {
-        self.outbox().bound.release(messages, bytes);
-        if !self.is_half_full() {
+    pub(in crate::fanout) fn release(&self, messages: u32, bytes: usize, now: SessionMs) {
+        let Fall { from, to } = self.outbox().bound.release(messages, bytes);
+        if from != Level::Low {
+            self.note_progress(now);
+            if to == Level::Low {
+                self.outbox().weigh();
+            }
+        }
+        if to != Level::High {
             self.outbox().capacity.note();
         }
+    }
+
+    /// Tells the log that the member has made progress, if the member counts as heavy.
+    #[cold]
+    pub(in crate::fanout) fn note_progress(&self, now: SessionMs) {
+        if self.outbox().standing.is_counted_as_heavy() {
+            self.outbox().port.log.note_progress(now);
+        }
+    }
+
+    /// Has the log count the member from now on.
+    pub(in crate::fanout) fn count(&self) {
+        self.outbox().count();
+    }
+
+    /// Has the log count the member no longer.
+    pub(in crate::fanout) fn discount(&self) {
+        self.outbox().discount();
     }
 
     pub(in crate::fanout) fn is_half_full(&self) -> bool {

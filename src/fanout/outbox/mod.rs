@@ -27,6 +27,7 @@ pub(in crate::fanout) mod bound;
 pub(in crate::fanout) mod control_queue;
 pub(in crate::fanout) mod drain;
 mod rare;
+mod standing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,10 +43,12 @@ use crate::contract::{
 use crate::fanout::clock::SessionMs;
 use crate::fanout::command::{Begin, Command};
 use crate::fanout::counters::SingleWriterCounter;
+use crate::fanout::log::gate::Count;
 use crate::fanout::log::{Position, Refused};
-use crate::fanout::outbox::bound::{Bound, Limits};
+use crate::fanout::outbox::bound::{Bound, Exceeded, Level, Limits, Rise};
 use crate::fanout::outbox::control_queue::{ControlQueue, Direct};
 use crate::fanout::outbox::rare::Rare;
+use crate::fanout::outbox::standing::{Discounted, Reweighed, Standing};
 use crate::fanout::port::Port;
 use crate::fanout::slot::{MemberRef, Slot};
 use crate::ids::ClientId;
@@ -67,6 +70,8 @@ pub(crate) struct Outbox<M> {
     state: AtomicU8,
     /// The participant overflowed by what gathered while it joined. Set before the end, which orders it.
     outpaced: AtomicBool,
+    /// Whether the log counts the member, and as what. Not used unless the log counts members.
+    standing: Standing,
     /// The slot in which the shard keeps the member; written once, at admission.
     slot: AtomicU32,
     bound: Bound,
@@ -109,6 +114,7 @@ impl<M: Message> Outbox<M> {
             progress,
             state: AtomicU8::new(NEW),
             outpaced: AtomicBool::new(false),
+            standing: Standing::new(),
             slot: AtomicU32::new(NO_SLOT),
             bound: Bound::new(limits),
             queue: ControlQueue::new(limits.messages),
@@ -188,8 +194,9 @@ impl<M: Message> Outbox<M> {
         if bytes as u64 > self.bound.limits().largest {
             return Err(Refused::TooLarge(message));
         }
-        if self.bound.reserve(1, bytes).is_err() {
-            return Err(Refused::Full(message));
+        match self.bound.reserve(1, bytes) {
+            Ok(rise) => self.note_rise(rise),
+            Err(Exceeded) => return Err(Refused::Full(message)),
         }
         self.offer_direct();
         self.queue.push(Direct { stamp: tail.position(), bytes, message });
@@ -227,6 +234,56 @@ impl<M: Message> Outbox<M> {
             self.port.counters.lose(reason, 1);
         }
         ending
+    }
+
+    /// Has the log count the member as heavy, if a reservation has made it so.
+    #[inline]
+    fn note_rise(&self, rise: Rise) {
+        if rise == Rise::ToHigh {
+            self.weigh();
+        }
+    }
+
+    /// Has the log count the member by the weight that its bound shows: see [`standing`].
+    #[cold]
+    fn weigh(&self) {
+        if !self.port.log.counts_members() {
+            return;
+        }
+        loop {
+            let level = self.bound.level();
+            let is_heavy = match level {
+                Level::Low => false,
+                Level::Between => return,
+                Level::High => true,
+            };
+            if self.standing.weigh(is_heavy) == Reweighed::Changed {
+                self.port.log.count(if is_heavy { Count::Heavy } else { Count::Light });
+            }
+            if self.bound.level() == level {
+                return;
+            }
+        }
+    }
+
+    /// Has the log count the member, which begins.
+    fn count(&self) {
+        if self.port.log.counts_members() {
+            let is_heavy = self.standing.count();
+            self.port.log.count(Count::Begun { is_heavy });
+        }
+    }
+
+    /// Has the log count the member no longer, which retires.
+    fn discount(&self) {
+        if self.port.log.counts_members() {
+            let was_heavy = match self.standing.discount() {
+                Discounted::Heavy => true,
+                Discounted::Light => false,
+                Discounted::NeverCounted => return,
+            };
+            self.port.log.count(Count::Retired { was_heavy });
+        }
     }
 
     fn offer_direct(&self) {

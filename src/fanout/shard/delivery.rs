@@ -149,7 +149,9 @@ impl<O: MemberHandle> Delivery<O> {
             now: SessionMs::default(),
             counts: PassCounts::default(),
         };
-        let span = settings.uplink.as_ref().map_or(Duration::MAX, |_| CLEARLY);
+        // A hold ends at most a quarter of its patience late.
+        let patience = settings.port.log.patience().map_or(Duration::MAX, |patience| patience / 4);
+        let span = settings.uplink.as_ref().map_or(Duration::MAX, |_| CLEARLY).min(patience);
         Self {
             members: Slab::new(),
             occupied: Occupied::default(),
@@ -575,6 +577,8 @@ impl<O: MemberHandle> Delivery<O> {
         for slot in stuck {
             self.fail(slot, Fault::TimedOut);
         }
+        // Each member that stays heavy for long is blocked, so some shard ticks for as long as publishers are held.
+        self.settings.port.log.give_up_if_stuck(now);
         if blocked {
             self.tick.arm();
         }

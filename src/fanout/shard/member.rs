@@ -251,6 +251,7 @@ impl<O: MemberHandle> Member<O> {
     /// Gives the member its initial messages, ahead of everything that has gathered.
     pub(in crate::fanout) fn begin(&mut self, initial: Vec<(O::Message, usize)>, now: SessionMs) {
         self.drain.offer(initial.len() as u64);
+        self.drain.count();
         self.state = MemberState::More;
         self.moved = now;
         if !initial.is_empty() {
@@ -312,6 +313,7 @@ impl<O: MemberHandle> Member<O> {
     /// Ends the member: counts what it leaves undelivered and gives the sink back to the session.
     pub(in crate::fanout) fn retire(self, retained: &mut Retained<O::Message>, reason: EndReason) {
         let waits = self.backlog.as_ref().map_or(0, |backlog| backlog.len() as u64);
+        self.drain.discount();
         self.drain.lose(u64::from(self.in_hand) + u64::from(self.in_sink().messages) + waits);
         self.drain.set_oldest(None);
         self.drain.into_handle().retire(self.sink, reason);
@@ -338,6 +340,7 @@ impl<O: MemberHandle> Member<O> {
         if spared || self.is_held_up(uplink) || reported != self.progress_seen {
             self.progress_seen = reported;
             self.moved = now;
+            self.drain.note_progress(now);
         }
         now.since(self.moved) >= self.progress.write_timeout().unwrap_or(timeout)
     }
@@ -840,7 +843,7 @@ impl<O: MemberHandle> Member<O> {
         self.needs_bookkeeping = false;
         let counted = std::mem::take(&mut self.counted);
         if counted.messages > 0 {
-            self.drain.release(counted.messages, counted.bytes);
+            self.drain.release(counted.messages, counted.bytes, now);
         }
         self.moved = now;
         let mut flushed = std::mem::take(&mut self.exempt);
