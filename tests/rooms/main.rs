@@ -9,6 +9,8 @@ mod byte_stream;
 #[cfg(feature = "websocket")]
 mod websocket_broadcast;
 #[cfg(feature = "websocket")]
+mod websocket_hold;
+#[cfg(feature = "websocket")]
 mod websocket_room;
 #[cfg(feature = "websocket")]
 mod websocket_session;

@@ -42,7 +42,7 @@ fn take(member: &Drain<Viewer>) {
 }
 
 fn give_back(member: &Drain<Viewer>) {
-    member.release(1, 1, SessionMs::default());
+    member.release(1, 1);
 }
 
 fn is_open(port: &Port<Note>) -> bool {

@@ -119,13 +119,10 @@ impl<O: MemberHandle> Drain<O> {
     }
 
     /// Gives back the capacity that messages took, and wakes those who wait for it.
-    pub(in crate::fanout) fn release(&self, messages: u32, bytes: usize, now: SessionMs) {
+    pub(in crate::fanout) fn release(&self, messages: u32, bytes: usize) {
         let Fall { from, to } = self.outbox().bound.release(messages, bytes);
-        if from != Level::Low {
-            self.note_progress(now);
-            if to == Level::Low {
-                self.outbox().weigh();
-            }
+        if from != Level::Low && to == Level::Low {
+            self.outbox().weigh();
         }
         if to != Level::High {
             self.outbox().capacity.note();
@@ -133,7 +130,6 @@ impl<O: MemberHandle> Drain<O> {
     }
 
     /// Tells the log that the member has made progress, if the member counts as heavy.
-    #[cold]
     pub(in crate::fanout) fn note_progress(&self, now: SessionMs) {
         if self.outbox().standing.is_counted_as_heavy() {
             self.outbox().port.log.note_progress(now);

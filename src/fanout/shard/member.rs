@@ -842,8 +842,10 @@ impl<O: MemberHandle> Member<O> {
     fn keep_books(&mut self, now: SessionMs) -> Load {
         self.needs_bookkeeping = false;
         let counted = std::mem::take(&mut self.counted);
+        // First, because the member may be heavy no longer once it has given its capacity back.
+        self.drain.note_progress(now);
         if counted.messages > 0 {
-            self.drain.release(counted.messages, counted.bytes, now);
+            self.drain.release(counted.messages, counted.bytes);
         }
         self.moved = now;
         let mut flushed = std::mem::take(&mut self.exempt);
