@@ -63,8 +63,21 @@
 //!
 //! # Publishers
 //! [`broadcast`](crate::Session::broadcast) waits while a shard is a whole log behind (the machine is overloaded), or
-//! while the uplink is stalled or full. It never waits for a participant. Waiting publishers are served in the order in
-//! which they came, and [`try_broadcast`](crate::Session::try_broadcast) doesn't overtake them.
+//! while the uplink is stalled or full. By default it never waits for a participant. Waiting publishers are served in
+//! the order in which they came, and [`try_broadcast`](crate::Session::try_broadcast) doesn't overtake them.
+//!
+//! With [`OverloadPolicy::Hold`](crate::OverloadPolicy::Hold) publishers are also held while more than a share of the
+//! participants (half, and at least eight participants) are behind: that have reached half of their bound, and aren't
+//! down to less than three eighths since. Publishers then take the pace of the participants in the middle, and nobody
+//! in the majority overflows by messages of at most an eighth of `queue_bytes`: what shards have in hand and what
+//! stands in the log fits the free half of a bound. (With a `queue_capacity` of less than 1,024, each publisher that
+//! runs at the moment a hold begins may exceed that by one message.) `broadcast` waits,
+//! [`try_broadcast`](crate::Session::try_broadcast) returns the message, and announcements of telemetry wait;
+//! deliveries, direct messages, joins, subscriptions and the close go on. A minority that is behind is reset, and
+//! doesn't slow the others down. If none of those that are behind makes progress for the patience (2 s), publishers
+//! continue, and participants overflow, until one of them makes progress again. So a majority that has stalled delays
+//! publishers for the patience, and one of which only few make progress for a write time-out at most, after which the
+//! others are reset. Listeners are told of the first of several holds and of their end.
 //!
 //! # Linger
 //! Where the session [lingers](crate::SessionBuilder::linger), broadcasts gather for up to that time, counted from the
@@ -151,7 +164,7 @@
 //! The algorithms where threads meet are run through the model checker `loom`, each with a variant that must fail:
 //! `RUSTFLAGS="--cfg lanecast_loom" cargo test --lib --release models::`. They are the claim and seal of the log, sleep
 //! and wake of the shards, the order across the lanes and through a participant's chain of queues, the position of a
-//! command, the waits for free places in the log and for capacity in a queue, the count of a topic, the teardown of a
+//! command, the waits for free places in the log and for capacity in a queue, the hold of publishers, the log's bytes, the count of a topic, the teardown of a
 //! queue, the pending resets, and the registry. The models check the crate's own algorithms on top of what
 //! `ArrayQueue`, `ArcSwap`, `SkipSet`, `DashMap` and tokio's `Notify` promise; they don't look into those crates.
 //!

@@ -100,5 +100,12 @@
 //!   hasn't read, may be handled either way.
 //! - **Times are kept to the millisecond**: ages, and when a message that waits for its time is handed on. A rate of
 //!   more than a thousand messages a second hands on several in one millisecond only if they are broadcast then.
+//! - **Holding publishers does nothing with few participants**: with fewer than
+//!   [`at_least`](crate::Hold::at_least), eight by default, each participant that overflows is reset, as without it. It
+//!   goes by what counts against the bound, so not by lossy and latest messages, nor by participants that are joining.
+//! - **Held publishers take the pace of the participants in the middle.** A participant that is slower than that still
+//!   falls behind, and is reset. What a publisher doesn't hand over while it is held is up to the embedder: it gets the
+//!   message back from [`try_broadcast`](crate::Session::try_broadcast), and waits in
+//!   [`broadcast`](crate::Session::broadcast).
 //! - **Broadcasts with few participants gain little.** With some dozens of viewers a task per viewer is as fast; the
 //!   advantage of the log grows with the number of viewers.

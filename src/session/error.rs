@@ -153,7 +153,8 @@ pub enum BroadcastError<M> {
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TryBroadcastError<M> {
-    /// The log has no capacity left: the shards have to catch up, another publisher waits, or the uplink is stalled.
+    /// The log has no capacity left: the shards have to catch up, another publisher waits, the uplink is stalled, or
+    /// publishers are [held](crate::OverloadPolicy::Hold).
     /// Try later, or wait with [`broadcast`](super::Session::broadcast).
     #[error("the broadcast log is full: try later, or wait")]
     Full(M),

@@ -81,8 +81,8 @@ impl<R: Room> Session<R> {
     /// Sends `message` to all participants.
     ///
     /// Writes the message to the log once, whatever the number of participants, and returns. Waits only while the
-    /// shards are a whole log behind or the uplink is stalled, never for a single participant. Waiting publishers are
-    /// served in the order of their calls.
+    /// shards are a whole log behind, the uplink is stalled, or publishers are [held](crate::OverloadPolicy::Hold),
+    /// never for a single participant. Waiting publishers are served in the order of their calls.
     ///
     /// # Errors
     /// [`BroadcastError`] returns the message: the session is closed, or the message is too large.

@@ -215,9 +215,8 @@ const SHUT: [&str; 3] = ["shut0", "shut1", "shut2"];
 
 impl Held {
     async fn new(hold: Hold) -> Self {
-        let (stage, streams) = Streams::stage(|to| {
-            if to.identity.as_str().starts_with("shut") { Valve::shut() } else { Valve::open() }
-        });
+        let (stage, streams) =
+            Streams::stage(|to| if to.identity.as_str().starts_with("shut") { Valve::shut() } else { Valve::open() });
         let session = stage.session(|builder| {
             let builder = builder.queue_capacity(16).log_capacity(4).overload(hold);
             builder.initial(|_| async { vec![msg("state")] })
@@ -402,7 +401,8 @@ async fn the_log_is_bounded_in_bytes_if_publishers_may_be_held() {
     session.try_broadcast(sized(10)).expect("a hundred bytes fit");
     assert!(full(1));
     // A longer one waits until it is alone, and the one behind it until it has gone.
-    let (long, behind) = within(async { tokio::join!(session.broadcast(sized(700)), session.broadcast(sized(1))) }).await;
+    let (long, behind) =
+        within(async { tokio::join!(session.broadcast(sized(700)), session.broadcast(sized(1))) }).await;
     assert!(long.is_ok() && behind.is_ok());
     let lengths = |seen: &crate::common::State<Bytes>| seen.flushed.iter().map(Bytes::len).collect::<Vec<_>>();
     streams.nth("ada", 0).await.wait_for(|seen| lengths(seen) == [60, 30, 10, 700, 1]).await;
@@ -411,11 +411,13 @@ async fn the_log_is_bounded_in_bytes_if_publishers_may_be_held() {
 
 #[tokio::test]
 async fn settings_that_do_not_fit_a_hold_are_refused() {
-    let refused = |set: fn(SessionBuilder<MemoryRoom<Bytes>>) -> SessionBuilder<MemoryRoom<Bytes>>| {
-        match set(Session::builder(MemoryRoom::new())).build() {
-            Err(BuildError::InvalidSetting { setting, .. }) => setting,
-            other => panic!("{other:?}"),
-        }
+    let refused = |set: fn(SessionBuilder<MemoryRoom<Bytes>>) -> SessionBuilder<MemoryRoom<Bytes>>| match set(
+        Session::builder(MemoryRoom::new()),
+    )
+    .build()
+    {
+        Err(BuildError::InvalidSetting { setting, .. }) => setting,
+        other => panic!("{other:?}"),
     };
     assert_eq!(refused(|builder| builder.overload(Hold::default().share_percent(0))), "hold.share_percent");
     assert_eq!(refused(|builder| builder.overload(Hold::default().share_percent(100))), "hold.share_percent");

@@ -240,3 +240,50 @@ async fn a_schema_in_a_table_counts_once_for_a_message() {
     plain.settle().await;
     assert_eq!(advertisements(&plain.told()), 50);
 }
+
+// 1. Most viewers are behind, and publishers are held: an announcement waits, and a publisher gets its message back. 2.
+// Another viewer joins, is told of the channel that there is, subscribes, and is answered. 3. The others catch up: the
+// announcement reaches everybody.
+#[tokio::test]
+async fn an_announcement_waits_while_publishers_are_held_and_requests_go_on() {
+    let room = Room::new();
+    let hold = lanecast::Hold::default().at_least(3).patience(Duration::from_secs(3600));
+    let telemetry = Telemetry::builder(room.clone())
+        .configure(|session| session.queue_capacity(16).log_capacity(4).overload(hold))
+        .build()
+        .unwrap();
+    let channel = telemetry.advertise(json_channel("/one")).await.unwrap();
+    let mut behind = Vec::new();
+    for name in ["ada", "bob", "eve"] {
+        let viewer = Viewer::join(&room, name, SDK_V1).await;
+        viewer.subscribe(1, channel.id()).await;
+        viewer.settle().await;
+        viewer.recorder.set_behavior(Behavior::Stall { capacity: 1 });
+        behind.push(viewer);
+    }
+    while !telemetry.session().stats().publishers_held {
+        within(channel.publish(r#"{"n":1}"#)).await.unwrap();
+        common::settle().await;
+    }
+    assert!(matches!(channel.try_publish("late"), Err(TryPublishError::Full(back)) if back == "late"));
+    let announcing = tokio::spawn({
+        let telemetry = telemetry.clone();
+        async move { telemetry.advertise(json_channel("/two")).await }
+    });
+    common::settle().await;
+
+    let late = Viewer::join(&room, "late", SDK_V1).await;
+    late.until("the channel", |seen| believed(seen).len() == 1).await;
+    late.subscribe(1, channel.id()).await;
+    late.settle().await;
+    assert_eq!(channel.subscribers(), 4);
+    assert!(!announcing.is_finished());
+
+    behind.iter().for_each(|viewer| viewer.recorder.set_behavior(Behavior::Flow));
+    let _two = within(announcing).await.unwrap().unwrap();
+    for viewer in behind.iter().chain([&late]) {
+        let seen = viewer.until("both channels", |seen| believed(seen).len() == 2).await;
+        assert_eq!(contradictions(&seen), [""; 0]);
+    }
+    assert_eq!(telemetry.session().stats().resets.total(), 0);
+}

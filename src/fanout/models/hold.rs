@@ -202,11 +202,8 @@ impl Crossed for Sketch {
 
     fn gate(&self) -> (bool, i64) {
         let word = self.heavy.load(Ordering::Acquire);
-        let closed = if self.breakage == Breakage::GatesBeside {
-            self.held.load(Ordering::Acquire)
-        } else {
-            word & CLOSED != 0
-        };
+        let closed =
+            if self.breakage == Breakage::GatesBeside { self.held.load(Ordering::Acquire) } else { word & CLOSED != 0 };
         (!closed, (word & !CLOSED).cast_signed() - OFFSET.cast_signed() + 1)
     }
 }

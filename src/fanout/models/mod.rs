@@ -57,10 +57,7 @@ fn port(capacity: usize) -> Arc<Port<Note>> {
 }
 
 /// A port on the log that `set` makes of a new one, which has one reader at first.
-fn port_on(
-    dimensions: Dimensions,
-    set: impl FnOnce(BroadcastLog<Note>) -> BroadcastLog<Note>,
-) -> Arc<Port<Note>> {
+fn port_on(dimensions: Dimensions, set: impl FnOnce(BroadcastLog<Note>) -> BroadcastLog<Note>) -> Arc<Port<Note>> {
     let signal = Arc::new(Signal::new());
     let log = Arc::new(set(BroadcastLog::new(dimensions, [Arc::clone(&signal)])));
     Arc::new(Port {
