@@ -77,15 +77,16 @@ pub mod telemetry;
 mod time;
 
 pub use self::contract::{
-    Abandoned, Account, BroadcastId, BroadcastRun, Class, Dropped, EndReason, Latest, Losses, Lossy, Message, Profile,
-    Progress, Rate, RunSink, Subscribed, SubscriptionTag, Topic, TopicStats, Unsubscribed, Uplink, UplinkWrite, Weight,
+    Abandoned, Account, BroadcastId, BroadcastRun, Class, Dropped, EndReason, Hold, Latest, Losses, Lossy, Message,
+    Profile, Progress, Rate, RunSink, Subscribed, SubscriptionTag, Topic, TopicStats, Unsubscribed, Uplink,
+    UplinkWrite, Weight,
 };
 pub use self::ids::{ClientId, IdError, ParticipantIdentity, ParticipantSid};
 pub use self::participant::{Participant, ParticipantStats, SendError, TrySendError};
 pub use self::session::{
-    BroadcastError, BuildError, CloseError, CloseReport, ControlStream, Events, Hold, InstanceId, JoinError,
-    OverloadPolicy, Refusal, Resets, Session, SessionBuilder, SessionEvent, SessionHandle, SessionStats,
-    TryBroadcastError, WeakSession, WeakSessionHandle,
+    BroadcastError, BuildError, CloseError, CloseReport, ControlStream, Events, InstanceId, JoinError, OverloadPolicy,
+    Refusal, Resets, Session, SessionBuilder, SessionEvent, SessionHandle, SessionStats, TryBroadcastError,
+    WeakSession, WeakSessionHandle,
 };
 
 /// Compiles the README's example as a doctest.

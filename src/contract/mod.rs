@@ -5,6 +5,7 @@
 
 pub(crate) mod account;
 pub(crate) mod end_reason;
+pub(crate) mod hold;
 pub(crate) mod message;
 pub(crate) mod presence;
 pub(crate) mod profile;
@@ -17,6 +18,7 @@ pub(crate) mod uplink;
 pub use self::account::{Abandoned, Account, Dropped, Losses, TopicStats};
 pub use self::end_reason::EndReason;
 pub(crate) use self::end_reason::Ending;
+pub use self::hold::Hold;
 pub use self::message::Message;
 pub use self::presence::{Attributes, Presence};
 pub use self::profile::{Class, Latest, Lossy, Profile, Rate, Weight};

@@ -29,6 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::clock::Clock;
 use self::command::COMMAND_CAPACITY;
 use self::counters::SessionCounters;
+use self::log::gate::HoldStats;
 use self::log::{BroadcastLog, Dimensions, FEW};
 use self::port::{Mail, Port};
 use self::shard::FlushShard;
@@ -36,7 +37,7 @@ use self::shard::budget::Gathering;
 use self::shard::delivery::{SHARD_CAPACITY, ShardSettings};
 use self::shard::newcomer::Newcomer;
 use self::shard::shared::{OnTheWay, ShardControl, ShardStats};
-use crate::contract::{Account, Losses, Progress, Uplink, UplinkState};
+use crate::contract::{Account, Hold, Losses, Progress, Uplink, UplinkState};
 use crate::ids::ClientId;
 use crate::sync::AtomicBool;
 use crate::sync::bits::Bits;
@@ -45,7 +46,6 @@ use crate::time::millis;
 
 #[cfg(test)]
 pub(crate) use self::command::Command as ShardCommand;
-pub(crate) use self::log::gate::{HoldSettings, HoldStats};
 pub(crate) use self::log::publisher::Publisher;
 pub(crate) use self::log::{Position, Refused};
 pub(crate) use self::member_handle::MemberHandle;
@@ -71,7 +71,7 @@ pub(crate) struct Settings {
     /// The uplink that all sinks share, if they do.
     pub(crate) uplink: Option<Uplink>,
     /// When publishers are held because most members are behind; `None` if they never are.
-    pub(crate) hold: Option<HoldSettings>,
+    pub(crate) hold: Option<Hold>,
 }
 
 /// The log, the shards that read it, and what they count.
@@ -108,7 +108,8 @@ impl<O: MemberHandle> Fanout<O> {
         };
         let log = BroadcastLog::new(dimensions, signals.iter().cloned());
         let log = Arc::new(match settings.hold {
-            Some(hold) => log.with_hold(hold, clock),
+            // Half of a bound is free when a hold begins. Shards have in hand a quarter and a message more.
+            Some(hold) => log.with_hold(hold, limits.bytes / 8, clock),
             None => log,
         });
         let gathering = Gathering { bytes: settings.joining_bytes, age: millis(settings.joining_age) };

@@ -191,7 +191,7 @@ impl<R: Room> SessionBuilder<R> {
     /// Sets what happens while most participants are behind. Default: [`OverloadPolicy::Reset`], so that a publisher
     /// never waits for a participant.
     ///
-    /// With a [`Hold`](super::Hold) the [log](Self::log_capacity) may have at most a quarter of the
+    /// With a [`Hold`](crate::Hold) the [log](Self::log_capacity) may have at most a quarter of the
     /// [queue capacity](Self::queue_capacity), and holds at most an eighth of the [queue bytes](Self::queue_bytes), or
     /// one message that is longer than that.
     pub fn overload(mut self, policy: impl Into<OverloadPolicy>) -> Self {

@@ -32,6 +32,6 @@ pub use self::erased::{SessionHandle, WeakSessionHandle};
 pub use self::error::{BroadcastError, BuildError, CloseError, JoinError, TryBroadcastError};
 pub use self::events::{Events, InstanceId, SessionEvent};
 pub use self::handle::{Session, WeakSession};
-pub use self::overload::{Hold, OverloadPolicy};
+pub use self::overload::OverloadPolicy;
 pub use self::stats::{CloseReport, Resets, SessionStats};
 pub use self::stream::ControlStream;

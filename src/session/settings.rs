@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use super::accept::Accept;
 use super::error::BuildError;
-use super::overload::{Hold, OverloadPolicy};
+use super::overload::OverloadPolicy;
 use super::stream::ControlStream;
 #[cfg(any(feature = "telemetry", feature = "test-util"))]
 use crate::contract::EndReason;
-use crate::fanout::{HoldSettings, Limits};
+use crate::contract::Hold;
+use crate::fanout::Limits;
 use crate::participant::Participant;
 use crate::room::Room;
 use crate::time::{Backoff, LONGEST};
@@ -79,7 +80,7 @@ pub(crate) struct Config {
     pub(crate) concurrent_joins: usize,
     pub(crate) backoff: Backoff,
     pub(crate) event_capacity: usize,
-    pub(crate) hold: Option<HoldSettings>,
+    pub(crate) hold: Option<Hold>,
 }
 
 /// The closures that the embedder gives to a session.
@@ -171,7 +172,7 @@ impl Options {
     }
 
     /// Checks the settings of a hold, and that the log fits beside them.
-    fn check_hold(&self, Hold { share_percent, at_least, patience }: Hold) -> Result<HoldSettings, BuildError> {
+    fn check_hold(&self, Hold { share_percent, at_least, patience }: Hold) -> Result<Hold, BuildError> {
         let share_percent = within("hold.share_percent", share_percent, 1..=99, "from 1 to 99")?;
         let at_least = within("hold.at_least", at_least, 1..=u32::MAX, "at least 1")?;
         let patience = positive("hold.patience", patience)?;
@@ -181,8 +182,7 @@ impl Options {
             let must = "at most a quarter of queue_capacity, for publishers to be held (overload)";
             return Err(invalid("log_capacity", self.log_capacity, must));
         }
-        // In hand is a quarter of the bytes and a message more. So messages of an eighth of the bytes fit as well.
-        Ok(HoldSettings { share_percent, at_least, patience, log_bytes: self.queue_bytes / 8 })
+        Ok(Hold { share_percent, at_least, patience })
     }
 }
 

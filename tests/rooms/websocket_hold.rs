@@ -22,18 +22,20 @@ struct Outcome {
     present: usize,
 }
 
-/// Viewers that read all the time, and a publisher of 200,000 short messages a second, for so long.
+/// Viewers that read all the time, on a thread of their own, and a publisher of 200,000 short messages a second, for so long.
 async fn overload(policy: OverloadPolicy, viewers: usize, time: Duration) -> Outcome {
     let room = WebSocketRoom::builder().bind("127.0.0.1:0").await.unwrap();
     let session = Session::builder(room.clone()).overload(policy).build().unwrap();
+    let readers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let counters: Vec<Arc<AtomicU64>> = (0..viewers).map(|_| Arc::default()).collect();
     for counter in &counters {
-        let stream = TcpStream::connect(room.local_addr()).await.unwrap();
+        let address = room.local_addr();
         let mut request = format!("ws://{}/", room.local_addr()).into_client_request().unwrap();
         request.headers_mut().insert("sec-websocket-protocol", "foxglove.sdk.v1".parse().unwrap());
-        let (mut client, _) = client_async(request, stream).await.unwrap();
         let counter = Arc::clone(counter);
-        tokio::spawn(async move {
+        readers.spawn(async move {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let (mut client, _) = client_async(request, stream).await.unwrap();
             while let Some(Ok(_)) = client.next().await {
                 counter.fetch_add(1, Ordering::Relaxed);
             }
@@ -55,6 +57,7 @@ async fn overload(policy: OverloadPolicy, viewers: usize, time: Duration) -> Out
     let stats = session.stats();
     let per_second = |counter: &Arc<AtomicU64>| (counter.load(Ordering::Relaxed) as f64 / time.as_secs_f64()) as u64;
     session.cancel();
+    readers.shutdown_background();
     Outcome {
         received: counters.iter().map(per_second).collect(),
         published,

@@ -51,7 +51,7 @@ use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 
-use crate::contract::UplinkState;
+use crate::contract::{Hold, UplinkState};
 use crate::fanout::clock::{Clock, SessionMs};
 use crate::sync::signal::Signal;
 use crate::sync::{AtomicU64, Ordering, fence};
@@ -66,19 +66,6 @@ const MEMBERS: u64 = (1 << HEAVY_SHIFT) - 1;
 const OFFSET: u64 = 1 << 30;
 /// The word of an open gate without members.
 const EMPTY: u64 = OFFSET << HEAVY_SHIFT;
-
-/// When publishers are held because most members are behind.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct HoldSettings {
-    /// The percentage of the members that have to be exceeded by the heavy ones.
-    pub(crate) share_percent: u8,
-    /// With fewer members nobody is held.
-    pub(crate) at_least: u32,
-    /// For how long publishers are held while no heavy member makes progress.
-    pub(crate) patience: Duration,
-    /// How many bytes of messages may stand in the log.
-    pub(crate) log_bytes: u64,
-}
 
 /// How often and how long publishers were held because most members were behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,12 +102,12 @@ pub(super) enum Gated {
 pub(super) struct Gate {
     word: AtomicU64,
     /// `None` if publishers are never held because of members.
-    hold: Option<Box<Hold>>,
+    hold: Option<Box<Holding>>,
 }
 
 #[derive(Debug)]
-struct Hold {
-    settings: HoldSettings,
+struct Holding {
+    settings: Hold,
     patience: u64,
     clock: Clock,
     /// When a heavy member last made progress, or the hold began.
@@ -153,8 +140,8 @@ impl Gate {
     }
 
     /// A gate that also closes while most members are behind.
-    pub(super) fn with_hold(settings: HoldSettings, clock: Clock) -> Self {
-        let hold = Hold {
+    pub(super) fn with_hold(settings: Hold, clock: Clock) -> Self {
+        let hold = Holding {
             settings,
             patience: millis(settings.patience),
             clock,
@@ -230,7 +217,7 @@ impl Gate {
     }
 
     /// Changes the word, and what follows it.
-    fn change(&self, hold: &Hold, mut to: impl FnMut(u64) -> Option<u64>) -> Gated {
+    fn change(&self, hold: &Holding, mut to: impl FnMut(u64) -> Option<u64>) -> Gated {
         let mut after = 0;
         let changed = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
             let now = to(word)?;
@@ -280,7 +267,7 @@ impl Gate {
     }
 }
 
-impl Hold {
+impl Holding {
     /// The word with the state that its counts call for.
     fn judge(&self, word: u64) -> u64 {
         let members = word & MEMBERS;

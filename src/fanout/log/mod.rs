@@ -69,10 +69,10 @@ pub(crate) use self::tail::Position;
 pub(in crate::fanout) use self::tail::Tail;
 use self::tail::{SHAPES, STEPS, Shape};
 use crate::contract::topic::Audience;
-use crate::contract::{Message, Topic, UplinkState};
+use crate::contract::{Hold, Message, Topic, UplinkState};
 use crate::fanout::clock::{Clock, SessionMs};
 use crate::fanout::log::bytes::{ByteBound, NoBytes};
-use crate::fanout::log::gate::{Count, Gate, Gated, HoldSettings, HoldStats};
+use crate::fanout::log::gate::{Count, Gate, Gated, HoldStats};
 use crate::sync::signal::Signal;
 use crate::sync::{AtomicU64, OnceBox, Ordering, fence};
 
@@ -206,11 +206,11 @@ impl<M: Message> BroadcastLog<M> {
         log
     }
 
-    /// Has the log hold publishers while most members are behind, and bound the bytes that stand in it. For a log that
-    /// nobody uses yet.
-    pub(in crate::fanout) fn with_hold(mut self, settings: HoldSettings, clock: Clock) -> Self {
-        self.bytes = Some(Box::new(ByteBound::new(settings.log_bytes)));
-        self.gate = Gate::with_hold(settings, clock);
+    /// Has the log hold publishers while most members are behind, and bound the `bytes` that stand in it. For a log
+    /// that nobody uses yet.
+    pub(in crate::fanout) fn with_hold(mut self, hold: Hold, bytes: u64, clock: Clock) -> Self {
+        self.bytes = Some(Box::new(ByteBound::new(bytes)));
+        self.gate = Gate::with_hold(hold, clock);
         self
     }
 

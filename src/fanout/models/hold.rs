@@ -11,9 +11,9 @@ use loom::thread;
 use super::log::publish_and_wait;
 use super::order::Viewer;
 use super::{Note, dimensions, port_on, position};
+use crate::contract::Hold;
 use crate::contract::topic::Audience;
 use crate::fanout::clock::{Clock, SessionMs};
-use crate::fanout::log::gate::HoldSettings;
 use crate::fanout::log::publisher::Publisher;
 use crate::fanout::log::{BroadcastLog, Cursor, Dimensions};
 use crate::fanout::outbox::drain::Drain;
@@ -23,11 +23,10 @@ use crate::sync::signal::Signal;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// Publishers are held if both of two members are behind. A hold without progress is given up at the first look.
-const BOTH: HoldSettings =
-    HoldSettings { share_percent: 50, at_least: 2, patience: Duration::ZERO, log_bytes: u64::MAX };
+const BOTH: Hold = Hold { share_percent: 50, at_least: 2, patience: Duration::ZERO };
 
-fn held_port(capacity: usize, settings: HoldSettings) -> Arc<Port<Note>> {
-    port_on(dimensions(capacity), |log| log.with_hold(settings, Clock::new()))
+fn held_port(bytes: u64) -> Arc<Port<Note>> {
+    port_on(dimensions(1), |log| log.with_hold(BOTH, bytes, Clock::new()))
 }
 
 /// A member that has begun, whose bound one message takes. It is heavy with one message, and light with none.
@@ -80,7 +79,7 @@ struct Production {
 
 impl Production {
     fn new() -> Self {
-        let port = held_port(1, BOTH);
+        let port = held_port(u64::MAX);
         let (heavy, other) = (member(&port), member(&port));
         take(&heavy);
         Self { port, other, _heavy: heavy }
@@ -258,7 +257,7 @@ fn broken_a_weight_counted_beside_the_standing_is_counted_twice() {
 
 /// Two shards' members become heavy and light again at the same moment.
 fn two_cross() {
-    let port = held_port(1, BOTH);
+    let port = held_port(u64::MAX);
     let shards = [(); 2].map(|()| {
         let member = member(&port);
         thread::spawn(move || {
@@ -296,7 +295,7 @@ enum Ends {
 
 /// Publishers are held. One waits while the hold ends.
 fn wait_while_held(ends: Ends) {
-    let port = held_port(1, BOTH);
+    let port = held_port(u64::MAX);
     let members = [member(&port), member(&port)];
     members.iter().for_each(|member| take(member));
     assert!(!is_open(&port));
@@ -324,7 +323,7 @@ fn broken_without_fences_a_publisher_that_is_held_sleeps_for_ever() {
 }
 
 /// A log whose bound is one byte, that is one message.
-const ONE_BYTE: HoldSettings = HoldSettings { log_bytes: 1, ..BOTH };
+const ONE_BYTE: u64 = 1;
 
 const TOO_MANY_BYTES: &str = "more bytes stand in the log than its bound allows";
 
@@ -409,7 +408,7 @@ fn the_bytes_of_a_log_are_those_of_its_messages() {
     holds_narrowly(|| {
         let dimensions = Dimensions { first_slots: 2, capacity: 2, first_readers: 2, most_readers: 2 };
         let signals = [(); 2].map(|()| Arc::new(Signal::new()));
-        let log = Arc::new(BroadcastLog::new(dimensions, signals).with_hold(ONE_BYTE, Clock::new()));
+        let log = Arc::new(BroadcastLog::new(dimensions, signals).with_hold(BOTH, ONE_BYTE, Clock::new()));
         log.publish(&Audience::All, Note("a")).expect("the log has capacity");
         let shards = [0, 1].map(|shard| {
             let log = Arc::clone(&log);
@@ -434,7 +433,7 @@ fn the_bytes_of_a_log_are_those_of_its_messages() {
 /// A publisher waits while the shard reads, and another one that doesn't wait reserves bytes for which there is no
 /// slot. (The shard gives bytes back before it frees the slot.) The one that waits gets its place.
 fn give_bytes_back_to_a_publisher_that_waits() {
-    let port = held_port(1, ONE_BYTE);
+    let port = held_port(ONE_BYTE);
     port.log.publish(&Audience::All, Note("a")).expect("the log has capacity");
     let waiting = thread::spawn({
         let publisher = Publisher::new(Arc::clone(&port.log), u64::MAX);
