@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// When publishers are held because most participants are behind: [`OverloadPolicy::Hold`](crate::OverloadPolicy::Hold).
+/// When publishers are held because most participants are behind: see
+/// [`OverloadPolicy::Hold`](crate::OverloadPolicy::Hold).
 ///
 /// A participant counts as behind from the moment its backlog has reached half of its bound
 /// ([`queue_capacity`](crate::SessionBuilder::queue_capacity) or
