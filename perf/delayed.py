@@ -4,14 +4,15 @@
     unshare --net perf/delayed.py --rate 100 --delay 50 CMD...
 
 Runs CMD in a network in which 10.77.0.2 is this host behind the link: packets sent to that address come back from it, as if
-both ends were two hosts. The rate is in Mbit/s in each direction, the delay in ms for the round trip. The link queues 1 MB and
-drops what exceeds that.
+both ends were two hosts. The rate is in Mbit/s in each direction, the delay in ms for the round trip. The link queues --queue bytes
+(1 MB) and drops what exceeds that.
 """
 import argparse, collections, fcntl, heapq, os, select, struct, subprocess, sys, time
 
 arguments = argparse.ArgumentParser()
 arguments.add_argument("--rate", type=float, default=100)
 arguments.add_argument("--delay", type=float, default=50)
+arguments.add_argument("--queue", type=float, default=1_000_000)
 arguments.add_argument("command", nargs=argparse.REMAINDER)
 options = arguments.parse_args()
 
@@ -22,7 +23,7 @@ for words in ("link set lo up", "addr add 10.77.0.1/30 dev tun0", "link set tun0
     subprocess.run(["ip", *words.split()], check=True)
 
 child = subprocess.Popen(options.command)
-one_way, per_byte, longest = options.delay / 2000, 8 / (options.rate * 1e6), 1_000_000 * 8 / (options.rate * 1e6)
+one_way, per_byte, longest = options.delay / 2000, 8 / (options.rate * 1e6), options.queue * 8 / (options.rate * 1e6)
 # The ports tell the direction: the higher port of a connection is the client's.
 free = [0.0, 0.0]
 waiting = []

@@ -1,6 +1,6 @@
 //! Compares lanecast on real sockets with the servers that people use today and with floors. `peers run` is the load
-//! client and the runner, and `peers serve KIND` is one of the servers that it starts. See `README.md` beside this
-//! package's manifest.
+//! client and the runner, and `peers serve KIND` is one of the servers that it starts. `peers slow` measures them on a slow
+//! link. See `README.md` beside this package's manifest.
 
 mod load;
 mod memory;
@@ -10,6 +10,7 @@ mod report;
 mod runner;
 mod serve;
 mod server;
+mod slow;
 mod targets;
 mod wire;
 
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["serve", kind] => kind.parse().map_err(Error::from).and_then(serve::serve),
+        ["slow", kbit, seconds, servers @ ..] => slow(kbit, seconds, servers),
         ["run", rest @ ..] => options::parse(rest).and_then(|options| runner::run(&options)),
         _ => Err(Error::from(options::USAGE)),
     };
@@ -31,4 +33,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn slow(kbit: &str, seconds: &str, servers: &[&str]) -> Result<(), Error> {
+    let servers: Vec<_> = servers.iter().map(|name| name.parse()).collect::<Result<_, String>>()?;
+    slow::run(kbit.parse()?, seconds.parse()?, &servers)
 }

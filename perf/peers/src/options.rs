@@ -10,6 +10,7 @@ pub const USAGE: &str = "\
 usage: peers run [--quick] [--clients N,N…] [--servers NAME,NAME…] [--only PART,PART…] [--rounds N] [--rate N]
                  [--out FILE] [--any-congestion]
        peers serve NAME
+       peers slow KBIT SECONDS NAME…
 
   --quick            100 and 1,000 clients, short windows: some minutes
   --clients          numbers of clients (100,1000,4000,9000)

@@ -10,6 +10,7 @@ use super::batch::SEGMENT_BYTES;
 use super::inbox::WebSocketInbox;
 use super::shared::Shared;
 use super::sink::{WebSocketSink, WebSocketSinkError};
+use super::unsent::UnsentWindow;
 use crate::contract::{EndReason, Progress};
 use crate::ids::ParticipantIdentity;
 use crate::protocol::Frame;
@@ -102,8 +103,12 @@ impl Room for WebSocketRoom {
         let connection = self.0.shared.directory.take(to).ok_or(OpenError::NotPresent)?;
         let config = &self.0.shared.config;
         progress.set_write_timeout(config.stall_timeout);
-        connection.writer().report_to(progress);
-        Ok(WebSocketSink::new(connection, config.unsent_bytes))
+        let window = UnsentWindow::new(config.unsent_bytes);
+        let mut writer = connection.writer();
+        writer.report_to(progress);
+        writer.gather(window.gathering());
+        drop(writer);
+        Ok(WebSocketSink::new(connection, window))
     }
 
     fn batch_bytes(&self) -> usize {

@@ -60,9 +60,8 @@ impl WebSocketSinkError {
 }
 
 impl WebSocketSink {
-    /// A sink of a connection for which the kernel may hold at most `unsent_bytes` unsent.
-    pub(super) fn new(connection: Arc<Connection>, unsent_bytes: u32) -> Self {
-        let window = UnsentWindow::new(unsent_bytes);
+    /// A sink of a connection that has this window.
+    pub(super) fn new(connection: Arc<Connection>, window: UnsentWindow) -> Self {
         Self { connection, batch: Batch::default(), last_time: LastTime::default(), stalled: false, window }
     }
 
@@ -124,11 +123,11 @@ impl Sink<Frame> for WebSocketSink {
             }
             // Registered before the lock is released: the reading task may write the rest and then wakes this one.
             connection.sink.register(cx.waker());
-            let rate = writer.link_rate();
-            drop(writer);
-            if let Some(bytes) = rate.and_then(|rate| window.follow(rate)) {
+            if let Some(bytes) = writer.link_rate().and_then(|rate| window.follow(rate)) {
                 socket::limit_unsent(&connection.stream, bytes);
+                writer.gather(window.gathering());
             }
+            drop(writer);
             match connection.stream.poll_write_ready(cx) {
                 Poll::Ready(ready) => ready?,
                 Poll::Pending => return Poll::Pending,

@@ -15,6 +15,20 @@ const SHORT_IS_LAST: bool = cfg!(unix);
 /// systems where its number is known.
 const NO_SIGNAL: Option<i32> = if cfg!(any(target_os = "linux", target_os = "android")) { Some(0x4000) } else { None };
 
+/// The flag (`MSG_EOR`) with which Linux appends nothing to what a write has left unsent.
+const END_OF_RECORD: i32 = 0x80;
+
+/// How the kernel may gather the bytes of several writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Gathering {
+    /// It fills its last unsent segment, of up to 64 KiB, whatever [`limit_unsent`] says: it only applies the limit
+    /// before it begins another segment.
+    #[default]
+    Free,
+    /// Each write begins a segment of its own, so that the limit holds. It costs a packet that isn't full now and then.
+    Strict,
+}
+
 /// Has the kernel refuse further bytes while it holds `bytes` of unsent ones, on systems that support it.
 pub(super) fn limit_unsent(stream: &TcpStream, bytes: u32) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -31,14 +45,17 @@ pub(super) fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<u
 }
 
 /// Writes as much of `first` and `second` as the kernel takes, in one call. Returns how many bytes that was.
-pub(super) fn write(stream: &TcpStream, first: &[u8], second: &[u8]) -> io::Result<usize> {
+pub(super) fn write(stream: &TcpStream, first: &[u8], second: &[u8], gathering: Gathering) -> io::Result<usize> {
     let wanted = first.len() + second.len();
     if wanted == 0 {
         return Ok(0);
     }
-    let written = once(stream, Interest::WRITABLE, wanted, || match (first, second) {
-        (only, []) | ([], only) => stream.try_write(only),
-        (first, second) => stream.try_write_vectored(&[IoSlice::new(first), IoSlice::new(second)]),
+    let flags = NO_SIGNAL.filter(|_| gathering == Gathering::Strict).map(|no_signal| no_signal | END_OF_RECORD);
+    let pieces = &[IoSlice::new(first), IoSlice::new(second)];
+    let written = once(stream, Interest::WRITABLE, wanted, || match (first, second, flags) {
+        (only, [], None) | ([], only, None) => stream.try_write(only),
+        (_, _, None) => stream.try_write_vectored(pieces),
+        (_, _, Some(flags)) => SockRef::from(stream).send_vectored_with_flags(pieces, flags),
     })?;
     match written {
         Some(0) => Err(ErrorKind::WriteZero.into()),
@@ -54,13 +71,13 @@ pub(super) fn write(stream: &TcpStream, first: &[u8], second: &[u8]) -> io::Resu
 /// goes through the reactor, and thereby notes that the stream isn't ready, as [`once`] describes.
 pub(super) fn write_eagerly(stream: &TcpStream, first: &[u8], second: &[u8]) -> io::Result<usize> {
     let Some(no_signal) = NO_SIGNAL.filter(|_| second.is_empty() && !first.is_empty()) else {
-        return write(stream, first, second);
+        return write(stream, first, second, Gathering::Free);
     };
     match SockRef::from(stream).send_with_flags(first, no_signal) {
         Ok(count) if count == first.len() => Ok(count),
-        Ok(count) => Ok(count + write(stream, &first[count..], &[])?),
+        Ok(count) => Ok(count + write(stream, &first[count..], &[], Gathering::Free)?),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-            write(stream, first, &[])
+            write(stream, first, &[], Gathering::Free)
         }
         Err(error) => Err(error),
     }
@@ -105,7 +122,7 @@ pub(super) fn shut_down(stream: &TcpStream) {
 pub(super) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         stream.writable().await?;
-        let written = write(stream, bytes, &[])?;
+        let written = write(stream, bytes, &[], Gathering::Free)?;
         bytes = &bytes[written..];
     }
     Ok(())

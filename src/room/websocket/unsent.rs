@@ -5,12 +5,17 @@
 //! [`LEAST`]. It doesn't limit the rate: the link has what is sent and not acknowledged, and the writer has these 50 ms
 //! to write more. `perf/slow-links.md` has the throughput for each window.
 
+use super::socket::Gathering;
+
 /// The smallest window, in bytes: nearly three segments of an ordinary link.
 const LEAST: u32 = 4 << 10;
 
 /// The window is at least what the link carries in a second divided by this: in 50 ms. A busy server takes some
 /// milliseconds to write after the kernel has said that it takes more, which it says when half of the window is sent.
 const PER_SECOND: u64 = 20;
+
+/// The kernel fills a segment of this length before it looks at the window, unless it is told otherwise.
+const SEGMENT: u32 = 64 << 10;
 
 /// The window of one socket: the most that the room allows, halved some times.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +43,11 @@ impl UnsentWindow {
         let fits = |halved: &u8| u64::from(self.most >> halved) >= wanted;
         self.halved = (1..u32::BITS as u8).take_while(fits).last().unwrap_or(0);
         (self.halved != before).then(|| self.bytes())
+    }
+
+    /// How the kernel has to gather what is written, for the window to hold.
+    pub(super) fn gathering(self) -> Gathering {
+        if self.bytes() < SEGMENT { Gathering::Strict } else { Gathering::Free }
     }
 
     fn bytes(self) -> u32 {

@@ -28,7 +28,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::batch::{self, Batch};
-use super::socket;
+use super::socket::{self, Gathering};
 use crate::contract::Progress;
 
 /// The writing side of a connection: what waits for the socket, and how it drains.
@@ -38,6 +38,7 @@ pub(super) struct Writer {
     unsent: Option<Box<UnsentBytes>>,
     /// The close handshake has begun: no more data.
     closing: bool,
+    gathering: Gathering,
     /// When the kernel last took bytes after it had refused some, which it does because the client has acknowledged
     /// others.
     drained: Option<Instant>,
@@ -90,6 +91,11 @@ impl Writer {
         self.progress = progress;
     }
 
+    /// Has later writes be gathered by the kernel like this.
+    pub(super) fn gather(&mut self, gathering: Gathering) {
+        self.gathering = gathering;
+    }
+
     /// What the client's link carries, in bytes per second, if that is known.
     pub(super) fn link_rate(&self) -> Option<u64> {
         self.progress.link_rate()
@@ -109,7 +115,10 @@ impl Writer {
     /// is if another one still waits.
     pub(super) fn write_batch(&mut self, stream: &TcpStream, batch: &mut Batch) -> io::Result<()> {
         if self.unsent.is_none() {
-            let written = socket::write_eagerly(stream, batch.bytes(), batch.tail())?;
+            let written = match self.gathering {
+                Gathering::Free => socket::write_eagerly(stream, batch.bytes(), batch.tail())?,
+                Gathering::Strict => socket::write(stream, batch.bytes(), batch.tail(), self.gathering)?,
+            };
             if written < batch.len() {
                 // A batch that goes at once needs no report: the end of the flush is enough.
                 self.progress.report(written);
@@ -159,7 +168,7 @@ impl Writer {
     pub(super) fn write_unsent(&mut self, stream: &TcpStream) -> io::Result<()> {
         let Some(unsent) = &mut self.unsent else { return Ok(()) };
         let had_been_refused = unsent.refused.is_some();
-        let written = unsent.write(stream)?;
+        let written = unsent.write(stream, self.gathering)?;
         self.progress.report(written);
         if had_been_refused && written > 0 {
             self.drained = Some(Instant::now());
@@ -219,12 +228,12 @@ impl UnsentBytes {
     }
 
     /// Writes as much as the kernel takes. Returns how many bytes that was.
-    fn write(&mut self, stream: &TcpStream) -> io::Result<usize> {
+    fn write(&mut self, stream: &TcpStream, gathering: Gathering) -> io::Result<usize> {
         let before = self.control.len() + self.data_len();
         let mut encoded = 0;
         loop {
             if !self.control.is_empty() {
-                let written = socket::write(stream, &self.control, &[])?;
+                let written = socket::write(stream, &self.control, &[], gathering)?;
                 self.control.drain(..written);
                 if !self.control.is_empty() {
                     break;
@@ -240,7 +249,7 @@ impl UnsentBytes {
             if self.at == limit {
                 return Ok(before + encoded);
             }
-            self.write_data(stream, limit)?;
+            self.write_data(stream, limit, gathering)?;
             if self.at < limit {
                 break;
             }
@@ -249,11 +258,11 @@ impl UnsentBytes {
         Ok(before + encoded - self.control.len() - self.data_len())
     }
 
-    fn write_data(&mut self, stream: &TcpStream, limit: usize) -> io::Result<()> {
+    fn write_data(&mut self, stream: &TcpStream, limit: usize, gathering: Gathering) -> io::Result<()> {
         let own = self.bytes.len();
         let first = &self.bytes[self.at.min(own)..limit.min(own)];
         let second = &self.tail[self.at.saturating_sub(own)..limit.saturating_sub(own)];
-        self.at += socket::write(stream, first, second)?;
+        self.at += socket::write(stream, first, second, gathering)?;
         while self.frame_end < self.at {
             self.frame_end += batch::frame_len(&self.bytes[self.frame_end..]);
         }

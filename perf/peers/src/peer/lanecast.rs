@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use lanecast::protocol::{ClientMessage, Frame, WireFormat};
 use lanecast::room::websocket::WebSocketRoom;
-use lanecast::{ControlStream, Session, SubscriptionTag, Topic, TryBroadcastError};
+use lanecast::{ControlStream, Profile, Session, SubscriptionTag, Topic, TryBroadcastError};
 use tokio::runtime::Runtime;
 
 use super::Peer;
@@ -19,9 +19,10 @@ pub struct Lanecast {
 }
 
 impl Lanecast {
-    pub fn start() -> Result<Self, Error> {
+    /// Starts a server whose topic has this profile.
+    pub fn start(profile: Profile) -> Result<Self, Error> {
         let runtime = Runtime::new()?;
-        let topic = Topic::new();
+        let topic = Topic::with(profile);
         let session = runtime.block_on(async {
             let room = WebSocketRoom::builder().bind("127.0.0.1:0").await?;
             let on_stream = topic.clone();

@@ -10,6 +10,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use ::lanecast::{Lossy, Profile};
 use bytes::Bytes;
 
 use crate::Error;
@@ -18,6 +19,8 @@ use crate::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Lanecast,
+    /// Like `Lanecast`, with a lossy topic.
+    LanecastLossy,
     Foxglove,
     /// Axum and `tokio::sync::broadcast` with a task per client, as people write it.
     Axum,
@@ -32,11 +35,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::FloorSingle,
         Self::FloorGather,
         Self::FloorUring,
         Self::Lanecast,
+        Self::LanecastLossy,
         Self::AxumTuned,
         Self::Axum,
         Self::Foxglove,
@@ -44,12 +48,13 @@ impl Kind {
 
     /// The servers that are compared unless others are requested.
     pub fn usual() -> Vec<Self> {
-        Self::ALL.into_iter().filter(|kind| *kind != Self::FloorUring).collect()
+        Self::ALL.into_iter().filter(|kind| !matches!(kind, Self::FloorUring | Self::LanecastLossy)).collect()
     }
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Lanecast => "lanecast",
+            Self::LanecastLossy => "lanecast-lossy",
             Self::Foxglove => "foxglove",
             Self::Axum => "axum",
             Self::AxumTuned => "axum-tuned",
@@ -87,7 +92,8 @@ pub trait Peer: Send + Sync {
 
 pub fn start(kind: Kind) -> Result<Box<dyn Peer>, Error> {
     Ok(match kind {
-        Kind::Lanecast => Box::new(lanecast::Lanecast::start()?),
+        Kind::Lanecast => Box::new(lanecast::Lanecast::start(Profile::reliable())?),
+        Kind::LanecastLossy => Box::new(lanecast::Lanecast::start(Profile::lossy(Lossy::default()))?),
         Kind::Foxglove => Box::new(foxglove::Foxglove::start()?),
         Kind::Axum => Box::new(axum::Axum::start(false)?),
         Kind::AxumTuned => Box::new(axum::Axum::start(true)?),
