@@ -42,6 +42,11 @@
 //!   take bytes. On a WebSocket these are the data on the network, 64 KiB that the kernel hasn't sent (on Linux), and
 //!   the buffers of the viewer's own kernel or of a proxy, which may be megabytes. From then on the viewer has 34 s to
 //!   take something: a slow viewer looks the same for that long.
+//! - **A slow viewer isn't known as slow at once.** Its first batch and the kernel's window are those of a fast viewer:
+//!   together up to 128 KiB, which take 4 s at 256 kbit/s, and a lossy topic's messages wait behind them. Once the link
+//!   is measured, the sink is given what the link carries in 100 ms, and the kernel (on Linux) what it carries in 50 to
+//!   100 ms, at least 4 KiB. What a network queues, or has to send again, comes on top: the age limit of a topic ends
+//!   where the kernel takes the message. Behind a proxy the limit ends at the proxy.
 //! - **A viewer that falls silent is reported, and nothing else happens.** Telemetry notices silence only of a viewer
 //!   that has sent the protocol's pings, which WebSocket viewers never do. Telemetry doesn't reset it for its silence;
 //!   it is reset when its writes make no progress. An outage of this host's own network looks the same from here: all

@@ -105,8 +105,8 @@
 //!   A faster closure is better than a higher limit.
 //! - **[`unsent_bytes`](crate::room::websocket::WebSocketRoomBuilder::unsent_bytes)**: by default 64 KiB. With it a
 //!   stalled viewer holds 69 kB in the kernel, and 4,235 kB without a limit. A link of 100 Mbit/s with a round trip of
-//!   50 ms is filled with it as without it. A lower limit lets the kernel take bytes for slow viewers in longer steps;
-//!   a higher one only holds more (`perf/slow-links.md`).
+//!   50 ms is filled with it as without it. For a viewer whose link has proved slow it shrinks on its own
+//!   (`perf/slow-links.md`).
 //! - **[`linger`](crate::SessionBuilder::linger)**: by default zero, so the crate delays no message to gather more. Set
 //!   it where broadcasts are frequent, viewers many, and some milliseconds don't matter. With 1,000 viewers and
 //!   200 messages a second, 20 ms save three quarters of the processor time (`perf/README.md`, "With a linger"). Direct

@@ -80,7 +80,7 @@ pub struct ParticipantStats {
     /// message waits.
     pub oldest_waiting: Option<Duration>,
     /// What the participant's link carries, in bytes of messages per second. The shard measures it while the sink is
-    /// busy, over at least 100 ms, and smooths it over about half a second. A participant that was slow and keeps up
+    /// busy, over at least 100 ms, and smooths it over about a second. A participant that was slow and keeps up
     /// now has the last rate that was measured. `None` if the sink was never busy, or if all participants of the room
     /// share an [uplink](crate::room::Room::uplink), which then is what they wait for.
     pub link_rate: Option<u64>,

@@ -149,9 +149,13 @@ impl WebSocketRoomBuilder {
     /// and Android only; ignored on other systems.
     ///
     /// 64 KiB by default. Bytes that the kernel holds grow stale before they are sent, delay every answer to a ping,
-    /// and are what a stalled viewer costs. With a smaller value the kernel takes bytes for a slow viewer in longer
-    /// steps. Bytes that are sent and not acknowledged yet aren't limited by this, so the rate of a fast link with a
-    /// long delay isn't either.
+    /// and are what a stalled viewer costs. Bytes that are sent and not acknowledged yet aren't limited by this, so the
+    /// rate of a fast link with a long delay isn't either.
+    ///
+    /// For a viewer whose link has [proved slow](crate::ParticipantStats::link_rate) the room halves the value as often
+    /// as it can: what is left holds what the link carries in 50 to 100 ms, and at least 4 KiB. Below 64 KiB, each
+    /// write begins a segment of its own, because the kernel fills a segment of up to 64 KiB before it looks at the
+    /// value.
     pub fn unsent_bytes(mut self, bytes: u32) -> Self {
         self.config.unsent_bytes = bytes;
         self

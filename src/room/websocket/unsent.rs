@@ -65,7 +65,7 @@ mod tests {
             for rate in (0..40).map(|power| 1_u64 << power) {
                 let mut window = UnsentWindow::new(most);
                 window.follow(rate);
-                let (bytes, wanted) = (u64::from(window.bytes()), (rate / 20).max(4096));
+                let (bytes, wanted) = (u64::from(window.bytes()), (rate / 20).max(LEAST.into()));
                 assert!(bytes >= wanted.min(most.into()) && bytes < 2 * wanted, "{bytes} for {rate}, at most {most}");
             }
         }
