@@ -24,6 +24,8 @@ pub struct Profile {
     pub class: Class,
     /// How many of the topic's last messages a late subscriber gets first.
     pub retain: u32,
+    /// Whether a message of the topic ends a session's [linger](crate::SessionBuilder::linger).
+    pub urgent: bool,
 }
 
 /// What of a topic's messages may be lost at a subscriber that is behind. One that keeps up gets every message in each
@@ -119,6 +121,14 @@ impl Profile {
         self
     }
 
+    /// Has each message of the topic end a session's [linger](crate::SessionBuilder::linger): it goes on at once, with
+    /// what has gathered before it.
+    #[must_use]
+    pub fn urgent(mut self) -> Self {
+        self.urgent = true;
+        self
+    }
+
     /// How many messages are retained.
     pub(crate) fn retained(&self) -> usize {
         let most = if matches!(self.class, Class::Latest(_)) { 1 } else { u32::MAX };
@@ -129,6 +139,14 @@ impl Profile {
         match self.class {
             Class::Reliable => None,
             Class::Lossy(Lossy { rate, .. }) | Class::Latest(Latest { rate, .. }) => rate,
+        }
+    }
+
+    /// How long a message may wait.
+    pub(crate) fn max_age(&self) -> Duration {
+        match self.class {
+            Class::Lossy(Lossy { max_age, .. }) => max_age,
+            Class::Reliable | Class::Latest(_) => Duration::MAX,
         }
     }
 

@@ -26,6 +26,8 @@ struct Inner {
     version: AtomicU32,
     /// The topic's messages go to the log also while nobody is subscribed.
     retains: AtomicBool,
+    /// The topic's messages end a session's linger.
+    urgent: AtomicBool,
     profile: Mutex<Profile>,
     /// Made when the first message is counted.
     figures: OnceBox<Figures>,
@@ -62,6 +64,7 @@ impl Topic {
             count: AtomicUsize::new(0),
             version: AtomicU32::new(version),
             retains: AtomicBool::new(profile.retain > 0),
+            urgent: AtomicBool::new(profile.urgent),
             profile: Mutex::new(profile),
             figures: OnceBox::new(),
         }))
@@ -83,6 +86,7 @@ impl Topic {
         *current = profile;
         // Relaxed: a publisher that has learned of the change in any way that orders the two finds it.
         self.0.retains.store(profile.retain > 0, Ordering::Relaxed);
+        self.0.urgent.store(profile.urgent, Ordering::Relaxed);
         self.0.version.fetch_add(1, Ordering::Release);
     }
 
@@ -97,6 +101,12 @@ impl Topic {
         let profile = lock(&self.0.profile);
         // Relaxed: the lock orders it with the change of the profile.
         (*profile, self.0.version.load(Ordering::Relaxed))
+    }
+
+    /// Whether the topic's messages end a session's linger.
+    #[inline]
+    pub(crate) fn is_urgent(&self) -> bool {
+        self.0.urgent.load(Ordering::Relaxed)
     }
 
     /// Whether a broadcast to the topic would reach nobody, now or later.

@@ -51,7 +51,7 @@ impl<M: Message> Port<M> {
     pub(in crate::fanout) fn has_work(&self, cursor: &Cursor, position: Position, shard: SleepCheck) -> bool {
         let may_read = match shard.gathers_until {
             None => self.log.is_filled(cursor, position) && !shard.holds_back,
-            Some(until) => self.log.ends_gathering(cursor, until),
+            Some(until) => self.log.ends_gathering(cursor, position, until),
         };
         may_read
             || self.mail.any(shard.extent)

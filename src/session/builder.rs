@@ -126,7 +126,9 @@ impl<R: Room> SessionBuilder<R> {
     /// waits, so a stream without pause isn't delayed any longer. It ends early when as many broadcasts wait as are
     /// handed on together (512, or a quarter of a small [`queue_capacity`](Self::queue_capacity)), when half of the
     /// [log](Self::log_capacity) is taken, when a broadcast waits for capacity in the log, when a participant joins,
-    /// subscribes or unsubscribes, when a participant gets a direct message, and when the session closes.
+    /// subscribes or unsubscribes, when a participant gets a direct message or a message of an [urgent](crate::Profile::urgent)
+    /// topic comes, and when the session closes. It is never
+    /// more than a quarter of the shortest [age](crate::Lossy::max_age) of the topics in use.
     ///
     /// What gathers is delivered in the same order as without a linger. A direct message goes on at once, behind the
     /// broadcasts before it. Direct messages to many participants, some hundred a second, therefore end the

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lanecast::room::RoomEvent;
-use lanecast::{Participant, Session, SessionBuilder, SubscriptionTag, Topic};
+use lanecast::{Lossy, Participant, Profile, Session, SessionBuilder, SubscriptionTag, Topic};
 use tokio::time::{Instant, advance, sleep};
 
 use crate::common::{Stage, Streams, Valve, close_settled, live, msg, presence, settle, texts, until, within};
@@ -278,4 +278,43 @@ async fn a_member_that_is_behind_is_visited_while_others_gather() {
     let took = begun.elapsed();
     assert!((LINGER..=LINGER + TIMER).contains(&took), "{took:?}");
     close_settled(&session).await;
+}
+
+// A message of an urgent topic takes along what has gathered.
+#[tokio::test(start_paused = true)]
+async fn an_urgent_message_ends_the_gathering() {
+    let scene = Scene::new(|builder| builder).await;
+    let alarm = Topic::with(Profile::reliable().urgent());
+    scene.ada.subscribe(&alarm, SubscriptionTag(1)).await;
+    let begun = Instant::now();
+    scene.broadcast("a");
+    settle().await;
+    assert!(scene.flushed().is_empty());
+    scene.session.try_broadcast_to(&alarm, msg("alarm")).expect("the log has capacity");
+    settle().await;
+    assert_eq!(scene.flushed(), ["a", "alarm"]);
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    scene.broadcast("b");
+    settle().await;
+    assert_eq!(scene.flushed().len(), 2, "and what comes later gathers anew");
+    close_settled(&scene.session).await;
+}
+
+// What may wait for 20 ms only doesn't spend it in the log.
+#[tokio::test(start_paused = true)]
+async fn the_time_is_a_quarter_of_the_shortest_age_at_most() {
+    let scene = Scene::new(|builder| builder).await;
+    let topic = Topic::with(Profile::lossy(Lossy::default().max_age(LINGER)));
+    scene.ada.subscribe(&topic, SubscriptionTag(1)).await;
+    for (age, longest) in [(LINGER, LINGER / 4), (10 * LINGER, LINGER)] {
+        topic.set_profile(Profile::lossy(Lossy::default().max_age(age)));
+        // The shard learns of the age with a message.
+        scene.session.try_broadcast_to(&topic, msg("first")).expect("the log has capacity");
+        sleep(2 * LINGER).await;
+        let (before, begun) = (scene.flushed().len(), Instant::now());
+        scene.session.try_broadcast_to(&topic, msg("second")).expect("the log has capacity");
+        scene.valve.wait_for(|seen| seen.flushed.len() > before).await;
+        assert!((longest..=longest + TIMER).contains(&begun.elapsed()), "{:?} for {age:?}", begun.elapsed());
+    }
+    close_settled(&scene.session).await;
 }

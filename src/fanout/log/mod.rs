@@ -91,6 +91,8 @@ pub(in crate::fanout) struct BroadcastLog<M> {
     /// The bound in bytes. A log whose gate closes because of members has one.
     bytes: Option<Box<ByteBound>>,
     dimensions: Dimensions,
+    /// Some entry below this position is urgent, or none ever was.
+    urgent_below: AtomicU64,
     /// By shape; a shape that the log doesn't get has no ring.
     rings: Box<[OnceBox<Ring<M>>; SHAPES]>,
     /// As many as there may be. Those of the log's shape are there.
@@ -195,6 +197,7 @@ impl<M: Message> BroadcastLog<M> {
             gate: Gate::new(),
             bytes: None,
             dimensions,
+            urgent_below: AtomicU64::new(0),
             rings: Box::new(std::array::from_fn(|_| OnceBox::new())),
             readers: (0..most_readers).map(|_| OnceBox::new()).collect(),
             space_freed: Signal::new(),
@@ -223,7 +226,13 @@ impl<M: Message> BroadcastLog<M> {
     /// Writes `message` for `audience` at the next position, and returns that position.
     pub(in crate::fanout) fn publish(&self, audience: &Audience, message: M) -> Result<Position, Refused<M>> {
         let bytes = message.byte_len();
-        self.write(audience, bytes, Some(message)).map_err(|refused| refused.map(|back| back.expect("it was given")))
+        let written = self.write(audience, bytes, Some(message));
+        if let (Ok(position), Audience::Topic(topic)) = (&written, audience)
+            && topic.is_urgent()
+        {
+            self.hurry(*position);
+        }
+        written.map_err(|refused| refused.map(|back| back.expect("it was given")))
     }
 
     /// Writes the end of a topic at the next position: there the shards forget what they keep for it.
@@ -372,10 +381,22 @@ impl<M: Message> BroadcastLog<M> {
             .for_each(|reader| reader.signal.wake_gathering());
     }
 
-    /// Whether the reader of `cursor`, which lets entries gather, has to read them before its time is up: the entry at
-    /// `until` is filled, a publisher waits for capacity, or the log is sealed.
-    pub(in crate::fanout) fn ends_gathering(&self, cursor: &Cursor, until: Position) -> bool {
-        self.is_filled(cursor, until) || self.space_freed.is_asleep() || self.tail().is_sealed()
+    /// Ends the gathering of all shards that have yet to read `position`, an urgent message.
+    #[cold]
+    fn hurry(&self, position: Position) {
+        // Ordered with the shard's last look by the fence.
+        self.urgent_below.fetch_max(position.number() + 1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.end_gathering();
+    }
+
+    /// Whether the reader of `cursor`, which lets entries gather from `from` on, has to read them before its time is up:
+    /// the entry at `until` is filled, one of them is urgent, a publisher waits for capacity, or the log is sealed.
+    pub(in crate::fanout) fn ends_gathering(&self, cursor: &Cursor, from: Position, until: Position) -> bool {
+        self.is_filled(cursor, until)
+            || from.number() < self.urgent_below.load(Ordering::Relaxed)
+            || self.space_freed.is_asleep()
+            || self.tail().is_sealed()
     }
 
     /// Whether the entry at `position` is ready to be taken by the reader of `cursor`.

@@ -668,6 +668,9 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
 
     #[inline]
     fn lingers(&mut self, cx: &mut Context<'_>, unread: Unread<'_>) -> bool {
+        if let Some(timer) = self.linger.timer() {
+            timer.keep_below(self.topics.least_age());
+        }
         let is_called = self.backpressure.holds_back() || !self.awaiting_entry.is_empty();
         self.linger.holds(cx, &self.settings.port.log, unread, self.budget.quota().messages, is_called)
     }

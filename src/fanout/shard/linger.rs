@@ -9,6 +9,7 @@
 //! - when the time is over,
 //! - when as many entries are filled as a turn reads, or half of the log,
 //! - when a publisher waits for capacity,
+//! - when a message of an urgent topic is published,
 //! - when a command waits for its position,
 //! - when a direct message waits for the broadcasts before it: the gathered entries go first,
 //! - when a shared uplink keeps the shard from reading, which then reads at the uplink's pace,
@@ -64,6 +65,11 @@ impl<T: GatherTimer> Linger<T> {
         self.until
     }
 
+    /// The timer, if entries ever gather.
+    pub(super) fn timer(&mut self) -> Option<&mut T> {
+        self.timer.as_mut()
+    }
+
     /// Whether the shard reads nothing in this turn, because entries of `log` gather, or there are none. At most `most`
     /// gather, and none do if the shard `is_called` to read.
     pub(in crate::fanout) fn holds<M: Message>(
@@ -86,7 +92,7 @@ impl<T: GatherTimer> Linger<T> {
             }
             let most = u64::from(most).min(log.half()).max(1);
             let until = gathered.unwrap_or_else(|| unread.from.after(most - 1));
-            if !log.ends_gathering(unread.cursor, until) {
+            if !log.ends_gathering(unread.cursor, unread.from, until) {
                 if gathered.is_none() {
                     timer.begin();
                 }
@@ -106,13 +112,21 @@ impl<T: GatherTimer> Linger<T> {
 #[derive(Debug)]
 pub(super) struct GatherSleep {
     time: Duration,
+    /// The time that the session has set.
+    longest: Duration,
     sleep: Pin<Box<Sleep>>,
 }
 
 impl GatherSleep {
     /// Creates a timer for `time`; `None` if that is zero.
     pub(super) fn new(time: Duration) -> Option<Self> {
-        (!time.is_zero()).then(|| Self { time, sleep: Box::pin(sleep_until(Instant::now())) })
+        (!time.is_zero()).then(|| Self { time, longest: time, sleep: Box::pin(sleep_until(Instant::now())) })
+    }
+
+    /// Has the time be a quarter of `age` at most: a message that may wait for no longer must not spend its age in the
+    /// log.
+    pub(super) fn keep_below(&mut self, age: Duration) {
+        self.time = self.longest.min(age / 4);
     }
 }
 

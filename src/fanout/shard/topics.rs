@@ -1,6 +1,7 @@
 //! The topic subscriptions of the members of one shard, and what the shard keeps of topics.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
@@ -16,6 +17,8 @@ pub(super) struct TopicIndex<M> {
     members: FxHashMap<Slot, FxHashMap<TopicKey, SubscriberIndex>>,
     /// How many topics there may be before the shard looks for those that have ended.
     sweep_at: usize,
+    /// The shortest age limit of the topics that it knows, or of one that has ended.
+    least_age: Duration,
 }
 
 /// What the shard knows of a topic.
@@ -79,7 +82,7 @@ impl<M> TopicEntry<M> {
 
 impl<M: Message> TopicIndex<M> {
     pub(super) fn new() -> Self {
-        Self { topics: FxHashMap::default(), members: FxHashMap::default(), sweep_at: 0 }
+        Self { topics: FxHashMap::default(), members: FxHashMap::default(), sweep_at: 0, least_age: Duration::MAX }
     }
 
     /// The audience of a message for `topic`.
@@ -110,6 +113,7 @@ impl<M: Message> TopicIndex<M> {
             return;
         }
         let (profile, version) = topic.versioned();
+        let before = entry.special.as_ref().map_or(Duration::MAX, |special| special.profile.max_age());
         match &mut entry.special {
             Some(special) => {
                 (special.profile, special.version) = (profile, version);
@@ -122,6 +126,16 @@ impl<M: Message> TopicIndex<M> {
             }
         }
         self.sweep();
+        self.least_age = self.least_age.min(profile.max_age());
+        if before == self.least_age && profile.max_age() > before {
+            let special = self.topics.values().filter_map(|entry| entry.special.as_ref());
+            self.least_age = special.map(|special| special.profile.max_age()).min().unwrap_or(Duration::MAX);
+        }
+    }
+
+    /// The shortest time for which a topic lets its messages wait.
+    pub(super) fn least_age(&self) -> Duration {
+        self.least_age
     }
 
     /// Keeps a message of `topic` for late subscribers, if the topic retains any.
