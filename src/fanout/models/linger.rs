@@ -201,13 +201,13 @@ fn a_publisher_waits(publish_and_wait: fn(&Arc<BroadcastLog<Note>>)) {
     let port = port(4);
     let shard = gather(&port, 2, Gathers::Right, 1);
     publish(&port.log, "a");
-    port.log.hold(UplinkState::Stalled);
+    port.log.set_uplink(UplinkState::Stalled);
     let waiting = thread::spawn({
         let log = Arc::clone(&port.log);
         move || publish_and_wait(&log)
     });
     assert_eq!(shard.join().expect("the shard doesn't panic"), [Note("a")]);
-    port.log.hold(UplinkState::Flowing);
+    port.log.set_uplink(UplinkState::Flowing);
     waiting.join().expect("the publisher doesn't panic");
 }
 
