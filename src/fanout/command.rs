@@ -28,6 +28,21 @@ pub(crate) enum Command {
         topic: TopicKey,
         reply: oneshot::Sender<Unsubscribed>,
     },
+    /// Only for the first shard.
+    AddShards(LateShards),
+}
+
+/// Shards that were made later, and wait for the position from which they read.
+///
+/// The first shard adds them to the log's readers when it takes the command, which fixes the position, and starts them
+/// when it has read up to there. So what it keeps of the messages below that position can be handed over with the
+/// start.
+#[derive(Debug)]
+pub(crate) struct LateShards {
+    /// `None` until the position is fixed.
+    pub(in crate::fanout) from: Option<Position>,
+    /// One for each shard. If these are dropped, the shards end.
+    pub(in crate::fanout) starts: Vec<oneshot::Sender<Position>>,
 }
 
 /// Starts the delivery to a newcomer: the initial messages, given with their lengths, then everything that has

@@ -3,7 +3,7 @@
 //! Two lanes lead to a participant. A broadcast is written once to the [log](log::BroadcastLog), whatever the number of
 //! participants. A direct message goes to the participant's own control queue in its [outbox](outbox::Outbox). A [flush
 //! shard](shard::FlushShard) takes messages from both lanes, in one order, and hands them to the sinks of its share of
-//! the participants. This module knows bytes and positions, and nothing of rooms, formats or telemetry.
+//! the participants. There is one shard until more pay. This module knows bytes and positions, and nothing of rooms, formats or telemetry.
 //!
 //! [`Fanout`] is the face of the module: it has the log, the shards and their counters, and hands out [`Seat`]s. The
 //! tables of where bytes wait, and of who wakes whom, are in ARCHITECTURE.md.
@@ -27,7 +27,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use self::clock::Clock;
-use self::command::COMMAND_CAPACITY;
+use self::command::{COMMAND_CAPACITY, Command, LateShards};
 use self::counters::SessionCounters;
 use self::log::gate::HoldStats;
 use self::log::{BroadcastLog, Dimensions, FEW};
@@ -39,9 +39,9 @@ use self::shard::newcomer::Newcomer;
 use self::shard::shared::{OnTheWay, ShardControl, ShardStats};
 use crate::contract::{Account, Hold, Losses, Progress, Uplink, UplinkState};
 use crate::ids::ClientId;
-use crate::sync::AtomicBool;
 use crate::sync::bits::Bits;
 use crate::sync::signal::Signal;
+use crate::sync::{AtomicBool, OnceBox, Ordering};
 use crate::time::millis;
 
 #[cfg(test)]
@@ -54,7 +54,7 @@ pub(crate) use self::outbox::bound::Limits;
 
 /// The settings of a fan-out. The session's builder has checked them.
 pub(crate) struct Settings {
-    pub(crate) shards: usize,
+    pub(crate) shards: ShardCount,
     /// How many broadcasts the log holds.
     pub(crate) log_capacity: usize,
     pub(crate) limits: Limits,
@@ -74,14 +74,36 @@ pub(crate) struct Settings {
     pub(crate) hold: Option<Hold>,
 }
 
+/// How many shards a fan-out has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ShardCount {
+    /// How many it begins with, at least 1.
+    pub(crate) first: usize,
+    /// How many it may get.
+    pub(crate) most: usize,
+}
+
+/// How many members per shard make more shards pay. A shard costs each publish a wake-up and a copy of the message, and
+/// each delivery nothing; see `perf/README.md` for the measurement.
+const MEMBERS_THAT_PAY: usize = 256;
+
+/// How many members per shard make more shards pay if all shards are overloaded.
+const BUSY_MEMBERS_THAT_PAY: usize = 16;
+
+/// A shard is overloaded if it has had work for so many milliseconds without a pause.
+const OVERLOADED: u64 = 100;
+
 /// The log, the shards that read it, and what they count.
 pub(crate) struct Fanout<O: MemberHandle> {
     log: Arc<BroadcastLog<O::Message>>,
     publisher: Arc<Publisher<O::Message>>,
-    shards: Box<[ShardHandle<O>]>,
+    /// As many as there may be; those that are there come first.
+    shards: Box<[OnceBox<ShardHandle<O>>]>,
+    /// Claimed by the caller that makes shards.
+    is_growing: AtomicBool,
     counters: Arc<SessionCounters>,
-    limits: Limits,
-    uplink: Option<Uplink>,
+    control: Arc<ShardControl>,
+    settings: Settings,
     clock: Clock,
 }
 
@@ -89,68 +111,135 @@ pub(crate) struct Fanout<O: MemberHandle> {
 struct ShardHandle<O: MemberHandle> {
     port: Arc<Port<O::Message>>,
     stats: Arc<ShardStats>,
-    control: Arc<ShardControl>,
     newcomers: mpsc::Sender<Newcomer<O>>,
 }
 
 impl<O: MemberHandle> Fanout<O> {
-    /// A fan-out, and its shards, each of which runs until the log is sealed and its last member is gone.
+    /// A fan-out, and its first shards, each of which runs until the log is sealed and its last member is gone.
     pub(crate) fn new(settings: Settings) -> (Self, Vec<impl Future<Output = ()> + Send + use<O>>) {
-        let Settings { limits, uplink, .. } = settings;
-        let clock = Clock::new();
-        let counters = Arc::new(SessionCounters::new());
-        let signals: Box<[_]> = (0..settings.shards).map(|_| Arc::new(Signal::new())).collect();
+        let ShardCount { first, most } = settings.shards;
+        let signals: Vec<_> = (0..first).map(|_| Arc::new(Signal::new())).collect();
         let dimensions = Dimensions {
             first_slots: FEW.min(settings.log_capacity),
             capacity: settings.log_capacity,
-            first_readers: settings.shards,
-            most_readers: settings.shards,
+            first_readers: first,
+            most_readers: most,
         };
+        let clock = Clock::new();
         let log = BroadcastLog::new(dimensions, signals.iter().cloned());
         let log = Arc::new(match settings.hold {
             // Half of a bound is free when a hold begins. Shards have in hand a quarter and a message more.
-            Some(hold) => log.with_hold(hold, limits.bytes / 8, clock),
+            Some(hold) => log.with_hold(hold, settings.limits.bytes / 8, clock),
             None => log,
         });
-        let gathering = Gathering { bytes: settings.joining_bytes, age: millis(settings.joining_age) };
-        let (mut shards, mut tasks) = (Vec::new(), Vec::new());
-        for (index, signal) in signals.into_iter().enumerate() {
-            let (newcomers, newcomers_taken) = mpsc::channel(COMMAND_CAPACITY);
-            let (commands, commands_taken) = mpsc::channel(COMMAND_CAPACITY);
-            let (begins, begins_taken) = mpsc::channel(COMMAND_CAPACITY);
-            let port = Arc::new(Port {
-                log: Arc::clone(&log),
-                signal,
-                mail: Mail::new(SHARD_CAPACITY),
-                ready: Bits::new(SHARD_CAPACITY),
-                behind: AtomicBool::new(false),
-                counters: Arc::clone(&counters),
-                clock,
-                commands,
-                begins,
-            });
-            let (stats, control) = (Arc::new(ShardStats::new()), Arc::new(ShardControl::new()));
-            let settings = ShardSettings {
-                index,
-                port: Arc::clone(&port),
-                stats: Arc::clone(&stats),
-                control: Arc::clone(&control),
-                newcomers: newcomers_taken,
-                commands: commands_taken,
-                begins: begins_taken,
-                limits,
-                gathering,
-                lossy_bytes: settings.lossy_bytes,
-                batch_bytes: settings.batch_bytes,
-                write_timeout: settings.write_timeout,
-                linger: settings.linger,
-                uplink: uplink.clone(),
-            };
-            tasks.push(FlushShard::new(settings).run());
-            shards.push(ShardHandle { port, stats, control, newcomers });
+        let fanout = Self {
+            publisher: Arc::new(Publisher::new(Arc::clone(&log), settings.limits.largest)),
+            log,
+            shards: (0..most).map(|_| OnceBox::new()).collect(),
+            is_growing: AtomicBool::new(false),
+            counters: Arc::new(SessionCounters::new()),
+            control: Arc::new(ShardControl::new()),
+            settings,
+            clock,
+        };
+        let made = signals.into_iter().enumerate();
+        let tasks = made.map(|(index, signal)| FlushShard::new(fanout.make_shard(index, signal)).run()).collect();
+        (fanout, tasks)
+    }
+
+    /// Makes the shard's two ends: puts the fan-out's into its place, and returns the parts of the other.
+    fn make_shard(&self, index: usize, signal: Arc<Signal>) -> ShardSettings<O> {
+        let Settings { limits, batch_bytes, write_timeout, .. } = self.settings;
+        let (newcomers, newcomers_taken) = mpsc::channel(COMMAND_CAPACITY);
+        let (commands, commands_taken) = mpsc::channel(COMMAND_CAPACITY);
+        let (begins, begins_taken) = mpsc::channel(COMMAND_CAPACITY);
+        let port = Arc::new(Port {
+            log: Arc::clone(&self.log),
+            signal,
+            mail: Mail::new(SHARD_CAPACITY),
+            ready: Bits::new(SHARD_CAPACITY),
+            behind: AtomicBool::new(false),
+            counters: Arc::clone(&self.counters),
+            clock: self.clock,
+            commands,
+            begins,
+        });
+        let stats = Arc::new(ShardStats::new());
+        let handle = ShardHandle { port: Arc::clone(&port), stats: Arc::clone(&stats), newcomers };
+        self.shards[index].get_or_init(|| Box::new(handle));
+        ShardSettings {
+            index,
+            port,
+            stats,
+            control: Arc::clone(&self.control),
+            newcomers: newcomers_taken,
+            commands: commands_taken,
+            begins: begins_taken,
+            limits,
+            gathering: Gathering { bytes: self.settings.joining_bytes, age: millis(self.settings.joining_age) },
+            lossy_bytes: self.settings.lossy_bytes,
+            batch_bytes,
+            write_timeout,
+            linger: self.settings.linger,
+            uplink: self.settings.uplink.clone(),
         }
-        let publisher = Arc::new(Publisher::new(Arc::clone(&log), limits.largest));
-        (Self { log, publisher, shards: shards.into(), counters, limits, uplink, clock }, tasks)
+    }
+
+    /// The shards that there are.
+    fn shards(&self) -> impl Iterator<Item = &ShardHandle<O>> {
+        self.shards.iter().map_while(OnceBox::get)
+    }
+
+    /// How many shards there are.
+    pub(crate) fn shard_count(&self) -> usize {
+        self.shards().count()
+    }
+
+    /// Makes more shards if they pay now: as many as there are, or as there may be. Returns their tasks, which the
+    /// caller starts; a task that is dropped turns away whoever was sent to its shard.
+    ///
+    /// Members never change their shard. The new shards get all newcomers until they have as many members as the
+    /// others, which is when the next ones are made. So in a burst of joins, however large, no shard ever has more than
+    /// [`MEMBERS_THAT_PAY`] members more than another.
+    pub(crate) fn grow(&self) -> Option<Vec<impl Future<Output = ()> + Send + use<O>>> {
+        // Acquire and Release: the next caller finds the shards that this one has made.
+        if !self.more_shards_pay() || self.is_growing.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        // Another caller may have made shards since the first look.
+        let tasks = if self.more_shards_pay() { self.make_more_shards() } else { None };
+        self.is_growing.store(false, Ordering::Release);
+        tasks
+    }
+
+    fn more_shards_pay(&self) -> bool {
+        let count = self.shard_count();
+        if count == self.shards.len() {
+            return false;
+        }
+        let members: usize = self.shards().map(|shard| shard.stats.population()).sum();
+        let now = self.clock.now();
+        members >= count * MEMBERS_THAT_PAY
+            || (members >= count * BUSY_MEMBERS_THAT_PAY
+                && self.shards().all(|shard| shard.stats.awake_for(now) >= OVERLOADED))
+    }
+
+    /// `None` if too many commands wait for the first shard.
+    fn make_more_shards(&self) -> Option<Vec<impl Future<Output = ()> + Send + use<O>>> {
+        let first = self.shards().next().expect(FIRST_SHARD);
+        // Reserved before anything is made: a shard that isn't added to the log's readers never begins.
+        let place = first.port.commands.try_reserve().ok()?;
+        let count = self.shard_count();
+        let (mut starts, mut tasks) = (Vec::new(), Vec::new());
+        for index in count..self.log.next_count(count) {
+            let signal = Arc::new(Signal::new());
+            self.log.prepare_reader(index, Arc::clone(&signal));
+            let (start, position) = oneshot::channel();
+            tasks.push(FlushShard::late(self.make_shard(index, signal)).run_late(position));
+            starts.push(start);
+        }
+        place.send(Command::AddShards(LateShards { from: None, starts }));
+        Some(tasks)
     }
 
     /// The way into the log.
@@ -161,8 +250,8 @@ impl<O: MemberHandle> Fanout<O> {
     /// A seat for a newcomer, in the shard that has the fewest members and newcomers on their way. Joins that choose at
     /// the same moment, on several threads, may choose the same shard.
     pub(crate) fn seat(&self) -> Seat<'_, O> {
-        let emptiest = self.shards.iter().min_by_key(|shard| shard.stats.population());
-        let shard = emptiest.expect("the builder asks for at least one shard");
+        let emptiest = self.shards().min_by_key(|shard| shard.stats.population());
+        let shard = emptiest.expect(FIRST_SHARD);
         Seat { fanout: self, shard, on_the_way: OnTheWay::to(&shard.stats) }
     }
 
@@ -173,9 +262,7 @@ impl<O: MemberHandle> Fanout<O> {
         let before = if self.is_uplink_stalled() { UplinkState::Stalled } else { UplinkState::Flowing };
         if before != state {
             let until = (state == UplinkState::Stalled).then(|| self.clock.now().after(patience));
-            for shard in &self.shards {
-                shard.control.set_stalled_until(until);
-            }
+            self.control.set_stalled_until(until);
             self.log.set_uplink(state);
         }
         before
@@ -212,10 +299,9 @@ impl<O: MemberHandle> Fanout<O> {
 
     /// Makes every shard tear down all its members.
     pub(crate) fn abort(&self) {
-        for shard in &self.shards {
-            shard.control.abort();
-            shard.port.signal.wake();
-        }
+        self.control.abort();
+        // A shard that isn't there yet won't sleep before it has looked at the switch.
+        self.shards().for_each(|shard| shard.port.signal.wake());
     }
 
     /// Sums up what became of the messages of all participants. Outcomes are read before offers: see
@@ -223,12 +309,12 @@ impl<O: MemberHandle> Fanout<O> {
     pub(crate) fn account(&self) -> Account {
         let mut account = Account::default();
         self.counters.outcomes(&mut account);
-        for shard in &self.shards {
+        for shard in self.shards() {
             account.delivered += shard.stats.delivered.get();
             account.delivered_bytes += shard.stats.delivered_bytes.get();
         }
         account.offered = self.counters.direct_offered.get();
-        account.offered += self.shards.iter().map(|shard| shard.stats.offered.get()).sum::<u64>();
+        account.offered += self.shards().map(|shard| shard.stats.offered.get()).sum::<u64>();
         account
     }
 
@@ -244,6 +330,8 @@ impl<O: MemberHandle> Fanout<O> {
         self.log.lag()
     }
 }
+
+const FIRST_SHARD: &str = "a fan-out has a shard from the beginning";
 
 /// A place in a shard, chosen for a newcomer. Until the shard has admitted the newcomer, others see it as on its way.
 pub(crate) struct Seat<'a, O: MemberHandle> {
@@ -264,7 +352,7 @@ pub(crate) enum NotAdmitted {
 impl<O: MemberHandle> Seat<'_, O> {
     /// The sending side of the newcomer, whose writes report to `progress`, and its line to the shard.
     pub(crate) fn outbox(&self, client_id: ClientId, progress: &Progress) -> Outbox<O::Message> {
-        let Fanout { limits, uplink, .. } = self.fanout;
+        let Settings { limits, uplink, .. } = &self.fanout.settings;
         Outbox::new(Arc::clone(&self.shard.port), client_id, *limits, uplink.clone(), progress.clone())
     }
 

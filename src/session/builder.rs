@@ -8,11 +8,9 @@ use std::time::Duration;
 use futures_util::stream::BoxStream;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 
 use super::accept::Refusal;
 use super::backoff::Streaks;
-use super::close::TaskGuard;
 use super::closing::Closing;
 use super::core::Core;
 use super::error::BuildError;
@@ -362,8 +360,7 @@ impl<R: Room> Parts<R> {
         });
         let events = EventQueue::new(config.event_capacity);
         for listener in listeners {
-            // A listener that was dropped in the meantime doesn't listen any more.
-            let _ = listener.send(events.subscribe());
+            events.connect(listener);
         }
         let core = Arc::new(Core {
             // Relaxed: only the value has to be unique.
@@ -382,21 +379,10 @@ impl<R: Room> Parts<R> {
             runtime,
         });
         core.closing.start(|| {
-            let shards = shards.into_iter().map(tokio::task::unconstrained);
-            let mut tasks: Vec<_> = shards.map(|shard| spawn_watched(&core, shard)).collect();
-            tasks.push(spawn_watched(&core, EventLoop::new(Arc::clone(&core), room_events).run()));
+            let mut tasks = core.spawn_shards(shards);
+            tasks.push(core.spawn_watched(EventLoop::new(Arc::clone(&core), room_events).run()));
             tasks
         });
         Session::new(core)
     }
-}
-
-/// Spawns a task without which the session can't go on: if the task dies, the session ends.
-fn spawn_watched<R: Room>(core: &Arc<Core<R>>, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
-    let guard = TaskGuard::new(Arc::clone(core));
-    let watched = async move {
-        task.await;
-        guard.ended_well();
-    };
-    core.runtime.spawn(core.inside(watched))
 }

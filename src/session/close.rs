@@ -1,5 +1,6 @@
 //! The end of a session: it delivers what it has, ends its tasks, and reports what became of the messages.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,18 +123,41 @@ impl<R: Room> Drop for Unended<R> {
     }
 }
 
+impl<R: Room> Core<R> {
+    /// Starts more shards if they pay now, unless the session ends.
+    pub(crate) fn grow(self: &Arc<Self>) {
+        let Some(shards) = self.fanout.grow() else { return };
+        tracing::debug!(shards = self.fanout.shard_count(), "more shards");
+        self.closing.start(|| self.spawn_shards(shards));
+    }
+
+    /// Spawns shards. Outside tokio's cooperative budget: see [`shard`](crate::fanout).
+    pub(crate) fn spawn_shards(
+        self: &Arc<Self>,
+        shards: Vec<impl Future<Output = ()> + Send + 'static>,
+    ) -> Vec<JoinHandle<()>> {
+        shards.into_iter().map(|shard| self.spawn_watched(tokio::task::unconstrained(shard))).collect()
+    }
+
+    /// Spawns a task without which the session can't go on: if the task dies, the session ends.
+    pub(crate) fn spawn_watched(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        let guard = TaskGuard { session: Arc::clone(self), well: false };
+        let watched = async move {
+            task.await;
+            guard.ended_well();
+        };
+        self.runtime.spawn(self.inside(watched))
+    }
+}
+
 /// Closes the session when dropped, unless its task has ended well.
-pub(crate) struct TaskGuard<R: Room> {
+struct TaskGuard<R: Room> {
     session: Arc<Core<R>>,
     well: bool,
 }
 
 impl<R: Room> TaskGuard<R> {
-    pub(crate) fn new(session: Arc<Core<R>>) -> Self {
-        Self { session, well: false }
-    }
-
-    pub(crate) fn ended_well(mut self) {
+    fn ended_well(mut self) {
         self.well = true;
     }
 }

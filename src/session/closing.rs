@@ -41,10 +41,18 @@ pub(crate) struct Closing {
     outcome: SetOnce<Outcome>,
     hurried: CancellationToken,
     goodbyes_cut_off: CancellationToken,
-    /// The shards, and last the event loop.
-    running: Mutex<Vec<JoinHandle<()>>>,
+    running: Mutex<Running>,
     /// The goodbyes and the stream handlers.
     tasks: TaskTracker,
+}
+
+/// The tasks that the closing task joins.
+#[derive(Debug, Default)]
+struct Running {
+    /// The shards, and last the event loop.
+    tasks: Vec<JoinHandle<()>>,
+    /// The closing task has them: no more are started.
+    are_taken: bool,
 }
 
 /// What became of a session.
@@ -64,16 +72,25 @@ impl Closing {
         Self::default()
     }
 
-    /// Starts the tasks of the session, once: its shards, and last its event loop. The lock is held meanwhile, so a
-    /// close during the start waits for it and then gets all tasks.
+    /// Starts tasks of the session: first its shards, and last its event loop; later more shards. The lock is held
+    /// meanwhile, so a close during the start waits for it and then gets all tasks. Once it has them, nothing is
+    /// started.
     pub(crate) fn start(&self, tasks: impl FnOnce() -> Vec<JoinHandle<()>>) {
         let mut running = lock(&self.running);
-        *running = tasks();
+        if running.are_taken {
+            // The lock isn't held while what wasn't started is dropped, which may run foreign code.
+            drop(running);
+            return drop(tasks);
+        }
+        let started = tasks();
+        running.tasks.splice(0..0, started);
     }
 
     /// Takes the tasks that [`start`](Self::start) has started.
     pub(crate) fn take_running(&self) -> Vec<JoinHandle<()>> {
-        mem::take(&mut lock(&self.running))
+        let mut running = lock(&self.running);
+        running.are_taken = true;
+        mem::take(&mut running.tasks)
     }
 
     /// Spawns a goodbye or a stream handler.

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 
-use tokio::sync::{Notify, broadcast, oneshot};
+use tokio::sync::{Notify, oneshot};
 
 use super::error::JoinError;
+use super::feed::{Feed, Received, Subscription};
 use crate::caught::lock;
 use crate::contract::{Account, EndReason, Losses, Message};
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
@@ -142,20 +143,19 @@ pub struct Events {
 #[derive(Debug)]
 enum Source {
     /// The session isn't built yet.
-    Unbuilt(oneshot::Receiver<broadcast::Receiver<SessionEvent>>),
-    Built(broadcast::Receiver<SessionEvent>),
+    Unbuilt(oneshot::Receiver<Subscription<SessionEvent>>),
+    Built(Subscription<SessionEvent>),
 }
 
 impl Events {
-    pub(crate) fn new(receiver: broadcast::Receiver<SessionEvent>, ended: bool) -> Self {
-        Self { source: Source::Built(receiver), missed: 0, ended }
+    pub(super) fn new(subscription: Subscription<SessionEvent>, ended: bool) -> Self {
+        Self { source: Source::Built(subscription), missed: 0, ended }
     }
 
-    /// Creates a listener to a session that isn't built yet, and the sender of the channel that its events will arrive
-    /// by.
+    /// Creates a listener to a session that isn't built yet, and the sender of the subscription to its events.
     pub(crate) fn before_build() -> (Listener, Self) {
         let (listener, receiver) = oneshot::channel();
-        (listener, Self { source: Source::Unbuilt(receiver), missed: 0, ended: false })
+        (Listener(listener), Self { source: Source::Unbuilt(receiver), missed: 0, ended: false })
     }
 
     /// Returns the next event, or `None` after [`SessionEvent::Closed`], if the session had ended before, or if it was
@@ -165,23 +165,23 @@ impl Events {
     /// If the future is dropped before it completes, no event is lost.
     pub async fn next(&mut self) -> Option<SessionEvent> {
         while !self.ended {
-            let receiver = match &mut self.source {
-                Source::Built(receiver) => receiver,
+            let subscription = match &mut self.source {
+                Source::Built(subscription) => subscription,
                 Source::Unbuilt(built) => {
                     match built.await {
-                        Ok(receiver) => self.source = Source::Built(receiver),
+                        Ok(subscription) => self.source = Source::Built(subscription),
                         Err(_) => self.ended = true,
                     }
                     continue;
                 }
             };
-            match receiver.recv().await {
-                Ok(event) => {
+            match subscription.receive().await {
+                Received::Item(event) => {
                     self.ended = matches!(event, SessionEvent::Closed);
                     return Some(event);
                 }
-                Err(broadcast::error::RecvError::Closed) => self.ended = true,
-                Err(broadcast::error::RecvError::Lagged(missed)) => self.missed += missed,
+                Received::Missed(missed) => self.missed += missed,
+                Received::Ended => self.ended = true,
             }
         }
         None
@@ -194,8 +194,8 @@ impl Events {
     }
 }
 
-/// Hands a listener that was created before its session the receiver of its events.
-pub(crate) type Listener = oneshot::Sender<broadcast::Receiver<SessionEvent>>;
+/// Hands a listener that was created before its session the subscription to its events.
+pub(crate) struct Listener(oneshot::Sender<Subscription<SessionEvent>>);
 
 /// A waiting event, and the instance whose end it reports, if it reports one.
 type Waiting<M> = (SessionEvent, Option<Participant<M>>);
@@ -205,7 +205,7 @@ type Waiting<M> = (SessionEvent, Option<Participant<M>>);
 /// An event that reports the end of an instance waits until the instance's sink is back with the room, because its
 /// messages are counted by then. This always happens: every shard hands back every sink, however the shard ends.
 pub(crate) struct EventQueue<M> {
-    listeners: broadcast::Sender<SessionEvent>,
+    listeners: Feed<SessionEvent>,
     waiting: Mutex<VecDeque<Waiting<M>>>,
     capacity: usize,
     /// Notified when another event may have become the first that waits.
@@ -214,12 +214,16 @@ pub(crate) struct EventQueue<M> {
 
 impl<M: Message> EventQueue<M> {
     pub(crate) fn new(capacity: usize) -> Self {
-        let listeners = broadcast::channel(capacity).0;
-        Self { listeners, waiting: Mutex::default(), capacity, changed: Notify::new() }
+        Self { listeners: Feed::new(capacity), waiting: Mutex::default(), capacity, changed: Notify::new() }
     }
 
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<SessionEvent> {
+    pub(super) fn subscribe(&self) -> Subscription<SessionEvent> {
         self.listeners.subscribe()
+    }
+
+    /// Subscribes a listener that was created before the session. If it was dropped meanwhile, it listens no more.
+    pub(crate) fn connect(&self, listener: Listener) {
+        let _ = listener.0.send(self.listeners.subscribe());
     }
 
     pub(crate) fn send(&self, event: SessionEvent) {
@@ -283,8 +287,7 @@ impl<M: Message> EventQueue<M> {
             if let (Some(account), Some(ended)) = (event.account_mut(), &ended) {
                 *account = ended.outbox().account();
             }
-            // It is not an error to have no listeners.
-            let _ = self.listeners.send(event);
+            self.listeners.send(event);
             sent.extend(ended);
         }
         let waits = !waiting.is_empty();

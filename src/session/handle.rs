@@ -165,9 +165,9 @@ impl<R: Room> Session<R> {
     /// builder](super::SessionBuilder::events) gets every event.
     #[must_use]
     pub fn events(&self) -> Events {
-        let receiver = self.core().events.subscribe();
+        let subscription = self.core().events.subscribe();
         // In this order, because a session ends first and sends its last event second.
-        Events::new(receiver, self.core().closing.has_ended())
+        Events::new(subscription, self.core().closing.has_ended())
     }
 
     /// Returns the statistics of the session, read without stopping any of its tasks. Visits every participant once,

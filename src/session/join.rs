@@ -114,6 +114,7 @@ impl<R: Room> Join<R> {
         let permit = session.permits.acquire().await.map_err(|_| JoinError::SessionClosed)?;
         let progress = Progress::default();
         let sink = open(session, presence, progress.clone()).await?;
+        session.grow();
         let seat = session.fanout.seat();
         let participant = &self.participant(presence, failures, &seat, &progress);
         let provisional = Provisional { session, participant };

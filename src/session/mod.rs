@@ -14,6 +14,7 @@ mod erased;
 mod error;
 mod event_loop;
 mod events;
+mod feed;
 mod goodbye;
 mod handle;
 mod join;

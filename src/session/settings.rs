@@ -14,7 +14,7 @@ use super::stream::ControlStream;
 #[cfg(any(feature = "telemetry", feature = "test-util"))]
 use crate::contract::EndReason;
 use crate::contract::Hold;
-use crate::fanout::Limits;
+use crate::fanout::{Limits, ShardCount};
 use crate::participant::Participant;
 use crate::room::Room;
 use crate::time::{Backoff, LONGEST};
@@ -26,12 +26,13 @@ pub(crate) type OnStream<R> = Arc<dyn Fn(ControlStream<R>) -> BoxFuture<()> + Se
 #[cfg(any(feature = "telemetry", feature = "test-util"))]
 pub(crate) type OnRetired<M> = Box<dyn Fn(&Participant<M>, EndReason) + Send + Sync>;
 
-/// The maximum of log capacity times shards, as each shard has its own copy of the log. Some 2 GB, allocated at once.
+/// The maximum of log capacity times shards, as each shard has its own copy of the log. Some 2 GB, if the shards are
+/// ever that far behind.
 const MOST_PLACES: usize = 1 << 22;
 
 const MOST_SHARDS: usize = 1024;
 
-/// The maximum event capacity: some 250 bytes per event, allocated at once.
+/// The maximum event capacity: some 250 bytes for each event that waits.
 const MOST_EVENTS: usize = 1 << 20;
 
 /// The longest time for which broadcasts may gather. Nothing is gained by more: a second's broadcasts fill a write.
@@ -48,7 +49,7 @@ pub(crate) struct Options {
     pub(crate) joining_bytes: u64,
     pub(crate) lossy_bytes: u64,
     pub(crate) log_capacity: usize,
-    /// By default, one less than the runtime has workers.
+    /// By default one, and more as they pay, up to one less than the runtime has workers.
     pub(crate) shards: Option<usize>,
     pub(crate) linger: Duration,
     pub(crate) write_timeout: Duration,
@@ -71,7 +72,7 @@ pub(crate) struct Config {
     /// The longest message the room can carry, in bytes.
     pub(crate) largest_carried: usize,
     pub(crate) log_capacity: usize,
-    pub(crate) shards: usize,
+    pub(crate) shards: ShardCount,
     pub(crate) linger: Duration,
     pub(crate) write_timeout: Duration,
     pub(crate) uplink_patience: Duration,
@@ -119,7 +120,7 @@ impl Options {
     /// Checks the settings, in this order, for a runtime of so many `workers` and a room that carries messages up to
     /// `largest_carried` bytes.
     pub(crate) fn check(&self, workers: usize, largest_carried: usize) -> Result<Config, BuildError> {
-        // What is allocated at once, or counted by a semaphore, has to stay within what those support.
+        // What is allocated as it is needed, or counted by a semaphore, has to stay within what those support.
         let messages =
             within("queue_capacity", self.queue_capacity, 1..=Limits::LARGEST.messages, "from 1 to 8,388,607")?;
         let bytes = within("queue_bytes", self.queue_bytes, 1..=Limits::LARGEST.bytes, "from 1 to 512 GiB less 1")?;
@@ -127,11 +128,12 @@ impl Options {
         let lossy_bytes = within("lossy_bytes", self.lossy_bytes, 1..=u64::MAX, "at least 1")?;
         let log_capacity = within("log_capacity", self.log_capacity, 1..=MOST_PLACES, "from 1 to 4,194,304")?;
         let spare = workers.saturating_sub(1).clamp(1, MOST_SHARDS);
-        let shards = within("shards", self.shards.unwrap_or(spare), 1..=MOST_SHARDS, "from 1 to 1,024")?;
-        if log_capacity.saturating_mul(shards) > MOST_PLACES {
+        let most = within("shards", self.shards.unwrap_or(spare), 1..=MOST_SHARDS, "from 1 to 1,024")?;
+        let shards = ShardCount { first: self.shards.unwrap_or(1), most };
+        if log_capacity.saturating_mul(most) > MOST_PLACES {
             return Err(invalid(
                 "log_capacity × shards",
-                format_args!("{log_capacity} × {shards}"),
+                format_args!("{log_capacity} × {most}"),
                 "at most 4,194,304, as each shard has its own copy of the log",
             ));
         }

@@ -12,7 +12,7 @@ use crate::contract::topic::{Audience, Counted, TopicKey};
 use crate::contract::uplink::CLEARLY;
 use crate::contract::{EndReason, Ending, Rate, Subscribed, SubscriptionTag, Topic, Unsubscribed, Uplink};
 use crate::fanout::clock::SessionMs;
-use crate::fanout::command::{Begin, Command};
+use crate::fanout::command::{Begin, Command, LateShards};
 use crate::fanout::log::{Entry, Position, Tail};
 use crate::fanout::member_handle::{MemberHandle, SinkError};
 use crate::fanout::outbox::bound::Limits;
@@ -109,6 +109,8 @@ pub(super) struct Delivery<O: MemberHandle> {
     pub(super) budget: ReadBudget,
     /// The log is sealed and read to its end: members with nothing left to deliver go.
     draining: bool,
+    /// The shard has yielded since it last slept.
+    is_awake: bool,
     tick: Tick,
     /// When members have to be visited whose messages wait for their time.
     timers: Timers,
@@ -164,6 +166,7 @@ impl<O: MemberHandle> Delivery<O> {
             backpressure: Backpressure::default(),
             budget,
             draining: false,
+            is_awake: false,
             tick: Tick::for_timeout(settings.write_timeout, span),
             timers: Timers::default(),
             linger: Linger::new(GatherSleep::new(settings.linger)),
@@ -282,6 +285,22 @@ impl<O: MemberHandle> Delivery<O> {
         }
     }
 
+    /// Notes that the shard yields, and has more work.
+    pub(super) fn note_yield(&mut self) {
+        if !self.is_awake {
+            self.is_awake = true;
+            self.settings.stats.set_awake_since(Some(self.turn.now));
+        }
+    }
+
+    /// Notes that the shard sleeps.
+    pub(super) fn note_sleep(&mut self) {
+        if self.is_awake {
+            self.is_awake = false;
+            self.settings.stats.set_awake_since(None);
+        }
+    }
+
     pub(super) fn has_requeued(&self) -> bool {
         !self.requeued.is_empty()
     }
@@ -397,6 +416,14 @@ impl<O: MemberHandle> Delivery<O> {
                     self.drop_topic(member.slot, topic);
                 }
                 let _ = reply.send(outcome);
+            }
+            // The place to hand over what this shard keeps of the messages below `from`: it has read up to there,
+            // and no further unless it is aborted.
+            Command::AddShards(LateShards { from, starts }) => {
+                let Some(from) = from else { return };
+                for start in starts {
+                    let _ = start.send(from);
+                }
             }
         }
     }
@@ -626,6 +653,12 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
             Poll::Ready(Some(command)) => Some(Request::Command(command)),
             Poll::Ready(None) | Poll::Pending => None,
         }
+    }
+
+    fn fix_position(&mut self, request: &mut Request<O>) -> Option<Position> {
+        let Request::Command(Command::AddShards(late)) = request else { return None };
+        late.from = self.settings.port.log.add_readers();
+        late.from
     }
 
     fn extent(&self) -> usize {

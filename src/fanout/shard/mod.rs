@@ -26,6 +26,12 @@
 //! it. The start of a newcomer, once its initial messages are computed ([`Begin`]), takes effect at once: the
 //! newcomer's position is that of its admission.
 //!
+//! # Shards that are made later
+//! A fan-out begins with one shard, and makes more while participants join. A new shard has its channels at once, so
+//! newcomers can be sent to it, and its task waits. The first shard takes the request like a command: it adds the new
+//! readers to the log, which fixes their position, reads the log up to exactly there, and tells them to begin. Whatever
+//! a shard keeps of messages that it has read is handed over at this point.
+//!
 //! # Turns
 //! A turn visits all members if it carries a broadcast to everybody. Otherwise it visits only those that were noted:
 //! with mail, woken by their sink, addressed by a topic, given their initial messages, or not finished last time. A
@@ -70,13 +76,14 @@ mod topics;
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::caught::caught;
 use crate::fanout::command::COMMAND_CAPACITY;
+use crate::fanout::log::Position;
 use crate::fanout::member_handle::MemberHandle;
 use crate::fanout::shard::delivery::{Delivery, Request, ShardSettings, Walk};
 use crate::fanout::shard::reader::{Found, Reader};
@@ -104,12 +111,31 @@ impl<O: MemberHandle> FlushShard<O> {
         Self { reader, delivery: Delivery::new(settings) }
     }
 
+    /// Creates a shard that is made later, for [`run_late`](Self::run_late).
+    pub(in crate::fanout) fn late(settings: ShardSettings<O>) -> Self {
+        let reader = Reader::late(Arc::clone(&settings.port), settings.index, COMMAND_CAPACITY);
+        Self { reader, delivery: Delivery::new(settings) }
+    }
+
+    /// Waits for the position from which the shard reads, then runs as [`run`](Self::run) does. If the fan-out ends
+    /// before, the shard has no position, and turns away those who were sent to it.
+    pub(in crate::fanout) async fn run_late(mut self, start: oneshot::Receiver<Position>) {
+        match start.await {
+            Ok(position) => {
+                self.reader.begin_at(position);
+                self.run().await;
+            }
+            Err(_) => self.turn_the_last_away().await,
+        }
+    }
+
     /// Runs until the log is sealed and every member is gone.
     pub(in crate::fanout) async fn run(mut self) {
         loop {
             match poll_fn(|cx| self.poll_turns(cx)).await {
                 // Tokio's own yield lets the reactor run before the task continues.
                 Step::Yield => {
+                    self.delivery.note_yield();
                     tokio::task::yield_now().await;
                     self.delivery.budget.yielded(self.delivery.turn.is_open);
                 }
@@ -126,8 +152,15 @@ impl<O: MemberHandle> FlushShard<O> {
         let Self { reader, delivery } = self;
         delivery.settings.port.signal.rise();
         loop {
-            if !delivery.turn.is_open && ready!(reader.poll_work(cx, delivery)) == Found::End {
-                return Poll::Ready(Step::Done);
+            if !delivery.turn.is_open {
+                match reader.poll_work(cx, delivery) {
+                    Poll::Ready(Found::End) => return Poll::Ready(Step::Done),
+                    Poll::Ready(Found::Work | Found::Nothing) => {}
+                    Poll::Pending => {
+                        delivery.note_sleep();
+                        return Poll::Pending;
+                    }
+                }
             }
             if delivery.walk(reader.position(), until) == Walk::TimeIsUp {
                 return Poll::Ready(Step::Yield);

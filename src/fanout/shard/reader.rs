@@ -23,6 +23,8 @@ pub(in crate::fanout) struct Reader<M, C> {
     cursor: Cursor,
     /// The first position that the shard hasn't read.
     position: Position,
+    /// False while the shard of this reader isn't among the log's readers: it was made later.
+    has_begun: bool,
     /// The entry at `position`, if it was taken and has to wait until the reactor has run.
     put_back: Option<Entry<M>>,
     /// Commands, each with the position at which it takes effect.
@@ -38,6 +40,11 @@ pub(in crate::fanout) trait Shard<M, C> {
 
     /// The next command that waits in the shard's channels, if there is one.
     fn next_command(&mut self, cx: &mut Context<'_>) -> Option<C>;
+
+    /// Fixes the position of a command that was just taken. `None` for the tail that was read after it was taken.
+    fn fix_position(&mut self, _: &mut C) -> Option<Position> {
+        None
+    }
 
     /// No member has a slot at or above this one.
     fn extent(&self) -> usize;
@@ -111,7 +118,19 @@ pub(in crate::fanout) struct TurnInput {
 impl<M: Message, C> Reader<M, C> {
     pub(in crate::fanout) fn new(port: Arc<Port<M>>, index: usize, most_deferred: usize) -> Self {
         let cursor = Cursor::new(index);
-        Self { port, cursor, position: Position::default(), put_back: None, deferred: VecDeque::new(), most_deferred }
+        let (position, deferred) = (Position::default(), VecDeque::new());
+        Self { port, cursor, position, has_begun: true, put_back: None, deferred, most_deferred }
+    }
+
+    /// Creates the reader of a shard that is made later: it [begins](Self::begin_at) when it is told where.
+    pub(super) fn late(port: Arc<Port<M>>, index: usize, most_deferred: usize) -> Self {
+        Self { has_begun: false, ..Self::new(port, index, most_deferred) }
+    }
+
+    /// Begins to read at `position`, at which the shard was added to the log's readers.
+    pub(in crate::fanout) fn begin_at(&mut self, position: Position) {
+        self.position = position;
+        self.has_begun = true;
     }
 
     pub(in crate::fanout) fn position(&self) -> Position {
@@ -166,8 +185,9 @@ impl<M: Message, C> Reader<M, C> {
 
     fn take_commands(&mut self, cx: &mut Context<'_>, shard: &mut impl Shard<M, C>) {
         while self.deferred.len() < self.most_deferred {
-            let Some(next) = take_command(&self.port.log, || shard.next_command(cx)) else { break };
-            self.deferred.push_back(next);
+            let taken = take_command(&self.port.log, || shard.next_command(cx));
+            let Some((tail, mut command)) = taken else { break };
+            self.deferred.push_back((shard.fix_position(&mut command).unwrap_or(tail), command));
         }
     }
 
@@ -208,6 +228,9 @@ impl<M: Message, C> Reader<M, C> {
 
     /// Reads every filled entry, wherever the tail was: for a shard that ends, and delivers none of them.
     pub(super) fn read_to_the_end(&mut self, mut each: impl FnMut(Entry<M>)) {
+        if !self.has_begun {
+            return;
+        }
         while let Some(entry) = self.put_back.take().or_else(|| self.port.log.take(&mut self.cursor, self.position)) {
             self.position = self.position.after(1);
             each(entry);

@@ -15,15 +15,18 @@ pub(in crate::fanout) struct ShardStats {
     members: AtomicUsize,
     /// Newcomers that the shard was chosen for and has not admitted yet.
     on_the_way: AtomicUsize,
+    /// Since when the shard hasn't slept, by the fan-out's clock, plus one; 0 if it has slept since it last yielded.
+    /// Relaxed: the value is compared with a clock, and orders nothing else.
+    awake_since: AtomicU64,
 }
 
-/// The switches of a shard, which others turn.
+/// The switches of all shards of a fan-out, which others turn. Shards that are made later find them as they stand.
 #[derive(Debug)]
 pub(in crate::fanout) struct ShardControl {
     /// Until when no member is reset because the uplink is stalled, by the fan-out's clock; 0 while the uplink isn't
     /// stalled. Relaxed throughout: the value is compared with a clock, and orders nothing else.
     stalled_until: AtomicU64,
-    /// Tells the shard to end all its members at once.
+    /// Tells the shards to end all their members at once.
     abort: AtomicBool,
 }
 
@@ -35,7 +38,18 @@ impl ShardStats {
             delivered_bytes: SingleWriterCounter::new(),
             members: AtomicUsize::new(0),
             on_the_way: AtomicUsize::new(0),
+            awake_since: AtomicU64::new(0),
         }
+    }
+
+    /// For how many milliseconds the shard has had work without a pause.
+    pub(in crate::fanout) fn awake_for(&self, now: SessionMs) -> u64 {
+        self.awake_since.load(Ordering::Relaxed).checked_sub(1).map_or(0, |since| now.since(SessionMs(since)))
+    }
+
+    /// Notes since when the shard hasn't slept; `None` if it is about to sleep.
+    pub(super) fn set_awake_since(&self, since: Option<SessionMs>) {
+        self.awake_since.store(since.map_or(0, |SessionMs(ms)| ms + 1), Ordering::Relaxed);
     }
 
     /// Members, plus newcomers on their way. Relaxed: the value is only used to compare shards, and orders nothing.
@@ -69,8 +83,8 @@ impl ShardControl {
         until > 0 && until <= now.0
     }
 
-    /// Tells the shard to end all its members. The caller then wakes the shard, which orders the flag with the shard's
-    /// last look before it sleeps.
+    /// Tells the shards to end all their members. The caller then wakes each shard, which orders the flag with the
+    /// shard's last look before it sleeps.
     pub(in crate::fanout) fn abort(&self) {
         // Release, with the Acquire below: a shard that aborts sees what happened before.
         self.abort.store(true, Ordering::Release);
