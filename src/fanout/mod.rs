@@ -195,6 +195,12 @@ impl<O: MemberHandle> Fanout<O> {
         self.shards().count()
     }
 
+    /// The members of each shard, and the newcomers on their way there.
+    #[cfg(test)]
+    pub(crate) fn populations(&self) -> Vec<usize> {
+        self.shards().map(|shard| shard.stats.population()).collect()
+    }
+
     /// Makes more shards if they pay now: as many as there are, or as there may be. Returns their tasks, which the
     /// caller starts; a task that is dropped turns away whoever was sent to its shard.
     ///

@@ -88,6 +88,7 @@ impl<R: Room> Core<R> {
             account,
             half_full,
             oldest_waiting,
+            shards: self.fanout.shard_count(),
             shard_lag: self.fanout.lag(),
             uplink_stalled: self.fanout.is_uplink_stalled(),
             uplink_stalls: self.counters.uplink_stalls.get(),

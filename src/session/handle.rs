@@ -56,7 +56,7 @@ impl<R: Room> Session<R> {
         Self(Arc::new(Owned(core)))
     }
 
-    fn core(&self) -> &Arc<Core<R>> {
+    pub(super) fn core(&self) -> &Arc<Core<R>> {
         &self.0.0
     }
 

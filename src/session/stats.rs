@@ -39,6 +39,8 @@ pub struct SessionStats {
     pub half_full: usize,
     /// How long the oldest waiting message has waited since its shard saw it (±1 ms); `None` if none waits.
     pub oldest_waiting: Option<Duration>,
+    /// How many shards there are now: see [`shards`](crate::SessionBuilder::shards).
+    pub shards: usize,
     /// How many broadcasts the shard furthest behind has yet to read, including those that
     /// [gather](crate::SessionBuilder::linger). A broadcast that a shard has read and is handing
     /// on counts neither here nor as [waiting](Account::waiting): `account` says what is delivered.

@@ -35,3 +35,26 @@ async fn a_command_on_its_way_at_the_end_is_not_left_in_the_channel() {
     assert_eq!(topic.subscribers(), 0);
     assert!(answer.await.is_err(), "nobody subscribed");
 }
+
+// Thousands join at once, most of them before the last shards are made: members never change their shard, and still no
+// shard has more than one step of growth more than another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn a_burst_of_joins_spreads_over_shards_that_are_made_meanwhile() {
+    for count in [300, 1_000, 5_000] {
+        let room = MemoryRoom::<Bytes>::new();
+        for n in 0..count {
+            let presence = Presence::new(format!("p{n}").parse().unwrap(), format!("PA_{n}").parse().unwrap(), 1);
+            room.join(presence).await.unwrap();
+        }
+        let session = Session::builder(room.clone()).build().unwrap();
+        while session.stats().participants < count {
+            tokio::task::yield_now().await;
+        }
+        let populations = session.core().fanout.populations();
+        println!("{count} joined at once: {populations:?}");
+        let (most, fewest) = (populations.iter().max().unwrap(), populations.iter().min().unwrap());
+        // Joins that choose at the same moment may choose the same shard.
+        assert!(most - fewest <= 256 + 64, "{populations:?}");
+        session.close(std::time::Duration::from_secs(30)).await.unwrap();
+    }
+}

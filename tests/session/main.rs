@@ -9,6 +9,7 @@ mod classes;
 mod close;
 mod endings;
 mod faults;
+mod growth;
 mod handle;
 mod hold;
 mod ids;

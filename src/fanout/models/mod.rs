@@ -11,6 +11,7 @@
 mod capacity;
 mod command;
 mod control_queue;
+mod growth;
 mod hold;
 mod linger;
 mod log;
@@ -53,7 +54,12 @@ fn dimensions(capacity: usize) -> Dimensions {
 
 /// One shard's port, with capacity for one member, on a log of `capacity` slots.
 fn port(capacity: usize) -> Arc<Port<Note>> {
-    port_on(dimensions(capacity), |log| log)
+    port_of(dimensions(capacity))
+}
+
+/// One shard's port, with capacity for one member, on a log of these dimensions.
+fn port_of(dimensions: Dimensions) -> Arc<Port<Note>> {
+    port_on(dimensions, |log| log)
 }
 
 /// A port on the log that `set` makes of a new one, which has one reader at first.
