@@ -23,6 +23,17 @@ mod real {
     /// limitations.
     pub(crate) type DashMap<K, V> = dashmap::DashMap<K, V, foldhash::fast::RandomState>;
 
+    /// The most parts of a map, each of which has a lock and takes 128 bytes. DashMap's default is four for each core,
+    /// which on 64 cores would be most of an idle session's memory.
+    const MOST_PARTS: usize = 32;
+
+    /// Creates an empty map.
+    pub(crate) fn new_map<K: Eq + std::hash::Hash, V>() -> DashMap<K, V> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let parts = (4 * cores).next_power_of_two().min(MOST_PARTS);
+        DashMap::with_hasher_and_shard_amount(foldhash::fast::RandomState::default(), parts)
+    }
+
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
     /// The state of a [`signal`](super::signal). The model checker replaces it in another way than the other numbers.
     pub(crate) type AtomicWord = AtomicU64;

@@ -1,19 +1,24 @@
 //! How cost grows with the participants, the message rate, the payload and the shards: tables, and the straight line
 //! that best fits each column. Run by `perf/growth.sh`.
 
+use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use lanecast::Session;
+use bytes::Bytes;
+use futures_util::Sink;
+use lanecast::{BroadcastRun, RunSink, Session};
 use lanecast_benches::baseline::Baseline;
 use lanecast_benches::clock::{ClockId, clock};
 use lanecast_benches::contender::{Contender, Lanecast};
 use lanecast_benches::fit::fit;
 use lanecast_benches::quantile::quantile;
 use lanecast_benches::room::BenchRoom;
-use lanecast_benches::sink::{Counting, INITIAL, Sinks};
+use lanecast_benches::sink::{Counting, CountingSink, Counts, INITIAL, Sinks, TakeRun};
 use tokio::runtime::Runtime;
 
 use crate::case::Runner;
@@ -39,11 +44,13 @@ const WRITES: usize = 200;
 
 pub(crate) fn main() {
     let runtime = Arc::new(Runtime::new().expect("a runtime"));
+    if std::env::var("ONLY").is_ok() { return second_shard(&runtime); }
     participants(&runtime);
     rates(&runtime);
     payloads(&runtime);
     writes();
     shards(&runtime);
+    second_shard(&runtime);
 }
 
 /// The time and the processor time of one iteration, in microseconds.
@@ -187,10 +194,88 @@ fn shards(runtime: &Arc<Runtime>) {
     print(&format!("One broadcast of 64 B, by shards, with {threads} cores"), "shards", &columns, &rows);
 }
 
+/// From how many participants on a second shard pays, if a flush costs what a write to a socket does.
+fn second_shard(runtime: &Arc<Runtime>) {
+    let row = |participants| {
+        let costs = costs([1, 2].map(|shards| sharded_with(runtime, shards, participants, Writing::default())).into());
+        (participants as f64, costs.iter().flat_map(|cost| [cost.time, cost.cpu]).collect())
+    };
+    let rows: Vec<_> = [4, 16, 64, 256, 1_024].into_iter().map(row).collect();
+    let columns = ["one shard, µs", "one, µs of CPU", "two shards, µs", "two, µs of CPU"];
+    print("One broadcast of 64 B, sinks that take 4 µs for a flush", "participants", &columns, &rows);
+}
+
+/// Sinks that count, and take [`WRITE`] for a flush.
+#[derive(Default)]
+struct Writing(Counting);
+
+/// About what a write to a loopback socket takes.
+const WRITE: Duration = Duration::from_micros(4);
+
+struct WritingSink {
+    inner: CountingSink,
+    has_more: bool,
+}
+
+impl Sinks for Writing {
+    type Sink = WritingSink;
+
+    fn open(&self, number: usize) -> WritingSink {
+        WritingSink { inner: self.0.open(number), has_more: false }
+    }
+
+    fn counts(&self) -> &Arc<Counts> {
+        self.0.counts()
+    }
+}
+
+impl Sink<Bytes> for WritingSink {
+    type Error = Infallible;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Pin::new(&mut self.inner).poll_ready(cx)
+    }
+
+    fn start_send(self: Pin<&mut Self>, message: Bytes) -> Result<(), Infallible> {
+        self.take_run(std::slice::from_ref(&message)).map(drop)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        if std::mem::take(&mut self.has_more) {
+            let begun = Instant::now();
+            while begun.elapsed() < WRITE {
+                std::hint::spin_loop();
+            }
+        }
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.poll_flush(cx)
+    }
+}
+
+impl TakeRun for WritingSink {
+    fn take_run(mut self: Pin<&mut Self>, messages: &[Bytes]) -> Result<usize, Infallible> {
+        self.has_more = true;
+        Pin::new(&mut self.inner).take_run(messages)
+    }
+}
+
+impl RunSink<Bytes> for WritingSink {
+    fn start_send_run(self: Pin<&mut Self>, run: &BroadcastRun<'_, Bytes>) -> Result<usize, Infallible> {
+        self.take_run(run.messages())
+    }
+}
+
 /// Like [`until_delivered`], with the given number of shards.
 fn sharded(runtime: &Arc<Runtime>, shards: usize, participants: usize) -> Runner {
+    sharded_with(runtime, shards, participants, Counting::default())
+}
+
+fn sharded_with<S: Sinks>(runtime: &Arc<Runtime>, shards: usize, participants: usize, sinks: S) -> Runner {
     let runtime = Arc::clone(runtime);
-    let room = BenchRoom::new(Counting::default(), participants, participants);
+    let room = BenchRoom::new(sinks, participants, participants);
     let counts = Arc::clone(room.sinks().counts());
     let session = runtime.block_on(async {
         let builder = Session::builder(room).shards(shards).initial(async |_| vec![INITIAL]);

@@ -162,11 +162,12 @@
 //!
 //! # How it is checked
 //! The algorithms where threads meet are run through the model checker `loom`, each with a variant that must fail:
-//! `RUSTFLAGS="--cfg lanecast_loom" cargo test --lib --release models::`. They are the claim and seal of the log, sleep
-//! and wake of the shards, the order across the lanes and through a participant's chain of queues, the position of a
-//! command, the waits for free places in the log and for capacity in a queue, the hold of publishers, the log's bytes,
-//! the count of a topic, the teardown of a queue, the pending resets, and the registry. The models check the crate's
-//! own algorithms on top of what `ArrayQueue`, `ArcSwap`, `SkipSet`, `DashMap` and tokio's `Notify` promise; they don't
+//! `RUSTFLAGS="--cfg lanecast_loom" cargo test --lib --release models::`. They are the claim and seal of the log, its
+//! growth and that of its readers, sleep and wake of the shards, also while broadcasts gather, the order across the
+//! lanes and through a participant's chain of queues, the position of a command, the waits for free places in the log
+//! and for capacity in a queue, the hold of publishers, the log's bytes, the count of a topic, the teardown of a queue,
+//! the pending resets, and the registry. The models check the crate's own algorithms on top of what `ArrayQueue`,
+//! `ArcSwap`, `SkipSet`, `DashMap` and tokio's `Notify` promise; they don't
 //! look into those crates.
 //!
 //! A differential test runs random operations against a plain sequential model. Tests with a paused clock, on a pipe

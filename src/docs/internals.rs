@@ -44,6 +44,15 @@
 //! - The log is sealed by the top bit of `tail`. With a flag beside `tail`, a publisher can find the flag unset and
 //!   claim a position above the final tail. Its message is accepted, and no shard reads it.
 //!
+//! An idle session's log has sixteen slots and one reader. How many it has of either is a part of the word that is
+//! claimed, and each such shape has a ring of its own. So a claim fails if the log has grown meanwhile, and the
+//! publisher looks up the ring again and makes the copies that are missing. Three variants must fail in a model:
+//! - With the number of readers beside `tail`, a publisher that has seen one reader makes one copy, and a second reader
+//!   that begins below that position finds none.
+//! - A publisher that keeps the ring that it has looked up before a claim that fails writes where no shard looks.
+//! - If the rings share the cached minimum of the readers' positions, a publisher that doesn't know of a new reader
+//!   raises it beyond what that reader has read, and another publisher overwrites the entry.
+//!
 //! Between the claim and the store there is no await, no code of the embedder and no drop of a message: every shard
 //! waits at a slot that is claimed and not filled.
 //!

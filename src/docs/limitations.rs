@@ -17,6 +17,9 @@
 //!   bytes. Whenever all of its newest slots are taken, four times as many follow, up to some 1.3 times the default
 //!   queue capacity in all. The slots stay as long as their participant does. A participant that is never sent a direct
 //!   message has none.
+//! - **What has grown stays.** A session's log and its shards grow with the session, and don't shrink when participants
+//!   leave. Participants stay with the shard that they have joined: after a leave of many, shards may be uneven until
+//!   others join, and more shards help those who join after them.
 //! - **A backlog costs eight bytes per message to a topic**, for each participant that is behind: 131 kB at the default
 //!   queue capacity. Messages to everybody cost eight bytes per uninterrupted run. The messages themselves are kept
 //!   once.

@@ -61,8 +61,8 @@
 //!   vary by more than the difference between the designs. On a LiveKit room's streams in process, one small frame at a
 //!   time takes 2 to 4 times as long as in a plain loop of writes. With a transport that takes 10 µs for a packet, that
 //!   can't be seen.
-//! - **Idle memory.** A session takes 790 kB, most of it the slots of its log, and 1.3 kB for each participant. With
-//!   2,000 participants, that is 1,765 bytes for each, and 1,553 in the baseline. After one direct message it is 3,357
+//! - **Idle memory.** A session takes 38 kB, whatever the number of the runtime's workers, and 1.3 kB for each
+//!   participant. With 2,000 participants and a log that was full once, that is 1,765 bytes for each, and 1,553 in the baseline. After one direct message it is 3,357
 //!   and 1,585. An idle WebSocket client takes 3.5 kB, of which the bare loop needs 0.3.
 //! - **Direct messages.** They gain less than broadcasts: 113 ns instead of 351 with one sending thread, 73 instead of
 //!   182 with four.
@@ -85,9 +85,10 @@
 //! [`half_full`](crate::SessionStats::half_full) if many viewers can't. Telemetry passes settings on with
 //! [`configure`](crate::telemetry::TelemetryBuilder::configure).
 //!
-//! - **[`shards`](crate::SessionBuilder::shards)**: by default one less than the runtime has workers. Use fewer for
-//!   fewer viewers, because each broadcast wakes every shard that sleeps: one shard serves some thousand viewers. A
-//!   slot of the log has a copy of its message for each shard.
+//! - **[`shards`](crate::SessionBuilder::shards)**: by default one, and as many again whenever there are 256 viewers
+//!   for each, up to one less than the runtime has workers. Each broadcast wakes every shard that sleeps, and a slot of
+//!   the log has a copy of its message for each shard. So set the number to 1 if your viewers are many and your
+//!   messages few, and to the number of cores if a few viewers are to be served on all of them.
 //! - **[`queue_capacity`](crate::SessionBuilder::queue_capacity)**: by default 16,384, which a busy viewer fills in 9.0
 //!   s at 1,820 messages a second, and in 3.3 s at 5,000. A full backlog takes 4.3 kB for each viewer if its messages
 //!   are to everybody, 135 kB if they are to topics, and up to 2.5 MB if all of them were sent directly at once. Half
@@ -98,8 +99,8 @@
 //!   are each viewer's own. The limit also bounds a single message. If it is twelve times the largest message or more,
 //!   a viewer has the [guaranteed](crate::docs::guarantees#bound) three reactor runs before it can overflow by bytes.
 //! - **[`log_capacity`](crate::SessionBuilder::log_capacity)**: by default 1,024. It is the burst that publishers can
-//!   write without waiting for the shards. Raise it for longer bursts. Its slots are most of the 790 kB of an idle
-//!   session. A longer log doesn't help shards that are too slow, and it keeps nothing for slow viewers.
+//!   write without waiting for the shards. Raise it for longer bursts. Its slots are made as they are needed, 0.6 kB
+//!   each, and kept. A longer log doesn't help shards that are too slow, and it keeps nothing for slow viewers.
 //! - **[`joining_bytes`](crate::SessionBuilder::joining_bytes)**: by default 256 MiB. It bounds what is broadcast while
 //!   a newcomer's initial messages are computed, so it has to exceed the rate in bytes times the time of that closure.
 //!   A faster closure is better than a higher limit.

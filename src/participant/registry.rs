@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use crate::contract::{EndReason, Ending};
 use crate::ids::{ClientId, ParticipantIdentity, ParticipantSid};
-use crate::sync::{ArcSwap, DashMap, Entry};
+use crate::sync::{ArcSwap, DashMap, Entry, new_map};
 
 /// A participant's instance, as far as the registry needs to know it.
 pub(crate) trait Instance: Clone {
@@ -74,7 +74,7 @@ pub(crate) enum Removal {
 
 impl<P: Instance> Registry<P> {
     pub(crate) fn new() -> Self {
-        Self { slots: DashMap::default(), by_sid: DashMap::default() }
+        Self { slots: new_map(), by_sid: new_map() }
     }
 
     /// Registers `new` and makes it live, unless a registered instance keeps it out. A refused newcomer isn't ended

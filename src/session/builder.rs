@@ -102,15 +102,20 @@ impl<R: Room> SessionBuilder<R> {
     }
 
     /// Sets the capacity of the broadcast log, in broadcasts that some shard has yet to read. Default 1,024: a burst of
-    /// that length doesn't wait. Each place costs some 600 bytes, and the memory of its message. At most 4,194,304
-    /// divided by the number of [shards](Self::shards), each of which has a copy.
+    /// that length doesn't wait. Its places are made as they are needed: each costs some 600 bytes, and the memory of its
+    /// message. At most 4,194,304 divided by the largest number of [shards](Self::shards), each of which has a copy.
     pub fn log_capacity(mut self, broadcasts: usize) -> Self {
         self.options.log_capacity = broadcasts;
         self
     }
 
-    /// Sets how many flush shards carry messages to the participants. Default: one less than the runtime has workers,
-    /// but at least one. This leaves a worker for everything else. At most 1,024.
+    /// Sets how many flush shards carry messages to the participants. At most 1,024. They are made at once.
+    ///
+    /// By default a session begins with one shard. A participant that joins has it make as many again if there are 256
+    /// participants for each, or 16 if all shards have been busy for a tenth of a second without a pause, up to one
+    /// less than the runtime has workers. This leaves a worker for everything else. Participants don't change their
+    /// shard: those who come later go to the shards that have fewer.
+    /// [`SessionStats::shards`](crate::SessionStats::shards) says how many there are.
     pub fn shards(mut self, shards: usize) -> Self {
         self.options.shards = Some(shards);
         self

@@ -40,7 +40,7 @@ pub(crate) mod kit;
 
 pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
-pub(crate) use self::map::{DashMap, Entry};
+pub(crate) use self::map::{DashMap, Entry, new_map};
 pub(crate) use self::notify::Notify;
 pub(crate) use self::once::OnceBox;
 pub(crate) use self::queue::ArrayQueue;

@@ -24,6 +24,11 @@ pub(crate) struct DashMap<K, V> {
     places: Hidden<Vec<K>>,
 }
 
+/// Creates an empty map.
+pub(crate) fn new_map<K: Ord + Clone, V>() -> DashMap<K, V> {
+    DashMap::default()
+}
+
 impl<K: Ord + Clone, V> Default for DashMap<K, V> {
     fn default() -> Self {
         Self { shards: std::array::from_fn(|_| RwLock::new(BTreeMap::new())), places: Hidden::new(Vec::new()) }
