@@ -18,6 +18,8 @@ use tokio::runtime::{Builder, Runtime};
 const PARTICIPANTS: usize = 1_000;
 /// Direct messages sent in advance, which give the participant the queue that it has when many messages wait.
 const FIRST: usize = 32;
+/// Broadcasts sent in advance, to a topic. They give the log the slots that it has when as many wait.
+const AT_ONCE: usize = 64;
 /// One in this many participants is subscribed to the topic.
 const SUBSCRIBED: usize = 10;
 
@@ -55,11 +57,13 @@ impl Stage {
         let messages = payloads.clone();
         let delivered = PARTICIPANTS as u64;
         let mut stage = Self { runtime, session, counts, one, topic, delivered, messages, _payloads: payloads };
-        // The first message of each kind allocates what later ones reuse. For direct messages that takes several.
+        // The first messages of each kind allocate what later ones reuse.
         stage.session.try_broadcast(Bytes::from(vec![7; 64])).expect("there is room");
-        stage.session.try_broadcast_to(&stage.topic, Bytes::from(vec![7; 64])).expect("there is room");
+        for _ in 0..AT_ONCE {
+            stage.session.try_broadcast_to(&stage.topic, Bytes::from(vec![7; 64])).expect("there is room");
+        }
         (0..FIRST).for_each(|_| stage.one.try_send(Bytes::from(vec![7; 64])).expect("there is room"));
-        stage.carry(PARTICIPANTS + PARTICIPANTS / SUBSCRIBED + FIRST);
+        stage.carry(PARTICIPANTS + AT_ONCE * PARTICIPANTS / SUBSCRIBED + FIRST);
         stage
     }
 

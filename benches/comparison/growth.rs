@@ -44,7 +44,6 @@ const WRITES: usize = 200;
 
 pub(crate) fn main() {
     let runtime = Arc::new(Runtime::new().expect("a runtime"));
-    if std::env::var("ONLY").is_ok() { return second_shard(&runtime); }
     participants(&runtime);
     rates(&runtime);
     payloads(&runtime);

@@ -42,11 +42,11 @@ async fn a_command_on_its_way_at_the_end_is_not_left_in_the_channel() {
 async fn a_burst_of_joins_spreads_over_shards_that_are_made_meanwhile() {
     for count in [300, 1_000, 5_000] {
         let room = MemoryRoom::<Bytes>::new();
+        let session = Session::builder(room.clone()).build().unwrap();
         for n in 0..count {
             let presence = Presence::new(format!("p{n}").parse().unwrap(), format!("PA_{n}").parse().unwrap(), 1);
             room.join(presence).await.unwrap();
         }
-        let session = Session::builder(room.clone()).build().unwrap();
         while session.stats().participants < count {
             tokio::task::yield_now().await;
         }

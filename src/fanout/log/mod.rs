@@ -332,7 +332,7 @@ impl<M: Message> BroadcastLog<M> {
     #[cold]
     fn grow(&self, tail: Tail) -> Unclaimed {
         let Some(shape) = self.dimensions.with_more_slots(tail.shape()) else { return Unclaimed::Full };
-        // Before the exchange: whoever sees the shape finds its ring.
+        // Before the exchange: a thread that sees the shape finds its ring.
         self.ring(shape);
         let grown = tail.with_shape(shape);
         match self.tail.compare_exchange(tail.word(), grown.word(), Ordering::AcqRel, Ordering::Acquire) {
