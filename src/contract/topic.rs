@@ -209,7 +209,7 @@ impl TopicKey {
 }
 
 /// Tells whether a topic still lives: nothing is published to one that doesn't.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct WeakTopic(Weak<Inner>);
 
 impl WeakTopic {

@@ -5,6 +5,7 @@ use tokio::sync::oneshot;
 use crate::contract::Rate;
 use crate::contract::topic::{Counted, Subscribed, SubscriptionTag, TopicKey, Unsubscribed};
 use crate::fanout::log::Position;
+use crate::fanout::shard::topics::KeptTopics;
 use crate::fanout::slot::MemberRef;
 
 /// Capacity of each of a shard's command channels; further senders wait. A shard empties its channels in each turn,
@@ -13,7 +14,7 @@ use crate::fanout::slot::MemberRef;
 pub(in crate::fanout) const COMMAND_CAPACITY: usize = 1024;
 
 /// A request that a shard carries out at a position of the log.
-pub(crate) enum Command {
+pub(crate) enum Command<M> {
     Subscribe {
         member: MemberRef,
         counted: Counted,
@@ -29,20 +30,26 @@ pub(crate) enum Command {
         reply: oneshot::Sender<Unsubscribed>,
     },
     /// Only for the first shard.
-    AddShards(LateShards),
+    AddShards(LateShards<M>),
 }
 
 /// Shards that were made later, and wait for the position from which they read.
 ///
 /// The first shard adds them to the log's readers when it takes the command, which fixes the position, and starts them
-/// when it has read up to there. So what it keeps of the messages below that position can be handed over with the
-/// start.
-#[derive(Debug)]
-pub(crate) struct LateShards {
+/// when it has read up to there. With the start it hands over what it keeps of the messages below that position.
+pub(crate) struct LateShards<M> {
     /// `None` until the position is fixed.
     pub(in crate::fanout) from: Option<Position>,
     /// One for each shard. If these are dropped, the shards end.
-    pub(in crate::fanout) starts: Vec<oneshot::Sender<Position>>,
+    pub(in crate::fanout) starts: Vec<oneshot::Sender<Start<M>>>,
+}
+
+/// What a shard that was made later begins with.
+pub(in crate::fanout) struct Start<M> {
+    /// The first position that it reads.
+    pub(in crate::fanout) position: Position,
+    /// What topics retain of the messages below that position.
+    pub(in crate::fanout) kept: KeptTopics<M>,
 }
 
 /// Starts the delivery to a newcomer: the initial messages, given with their lengths, then everything that has

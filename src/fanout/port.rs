@@ -26,7 +26,7 @@ pub(in crate::fanout) struct Port<M> {
     pub(in crate::fanout) behind: AtomicBool,
     pub(in crate::fanout) counters: Arc<SessionCounters>,
     pub(in crate::fanout) clock: Clock,
-    pub(in crate::fanout) commands: mpsc::Sender<Command>,
+    pub(in crate::fanout) commands: mpsc::Sender<Command<M>>,
     pub(in crate::fanout) begins: mpsc::Sender<Begin<M>>,
 }
 

@@ -409,7 +409,7 @@ impl<M: Message> Outbox<M> {
     }
 
     /// Sends a command to the shard and waits for the answer. `None` if the shard has ended.
-    async fn ask<T>(&self, command: Command, answer: oneshot::Receiver<T>) -> Option<T> {
+    async fn ask<T>(&self, command: Command<M>, answer: oneshot::Receiver<T>) -> Option<T> {
         let commands = &self.port.commands;
         commands.send(command).await.ok()?;
         tokio::select! {
@@ -430,7 +430,7 @@ impl<M: Message> Outbox<M> {
 
     /// The channel of the line, for a test of a command that is on its way.
     #[cfg(test)]
-    pub(crate) fn commands(&self) -> &tokio::sync::mpsc::Sender<Command> {
+    pub(crate) fn commands(&self) -> &tokio::sync::mpsc::Sender<Command<M>> {
         &self.port.commands
     }
 }

@@ -12,7 +12,7 @@ use crate::contract::topic::{Audience, Counted, TopicKey};
 use crate::contract::uplink::CLEARLY;
 use crate::contract::{EndReason, Ending, Rate, Subscribed, SubscriptionTag, Topic, Unsubscribed, Uplink};
 use crate::fanout::clock::SessionMs;
-use crate::fanout::command::{Begin, Command, LateShards};
+use crate::fanout::command::{Begin, Command, LateShards, Start};
 use crate::fanout::log::{Entry, Position, Tail};
 use crate::fanout::member_handle::{MemberHandle, SinkError};
 use crate::fanout::outbox::bound::Limits;
@@ -31,7 +31,7 @@ use crate::fanout::shard::retained::Retained;
 use crate::fanout::shard::shared::{ShardControl, ShardStats};
 use crate::fanout::shard::tick::Tick;
 use crate::fanout::shard::timers::Timers;
-use crate::fanout::shard::topics::{TopicAudience, TopicIndex};
+use crate::fanout::shard::topics::{KeptTopics, TopicAudience, TopicIndex};
 use crate::fanout::slot::{MemberRef, Slot, SlotSet};
 use crate::time::millis;
 
@@ -48,7 +48,7 @@ pub(in crate::fanout) struct ShardSettings<O: MemberHandle> {
     pub(in crate::fanout) stats: Arc<ShardStats>,
     pub(in crate::fanout) control: Arc<ShardControl>,
     pub(in crate::fanout) newcomers: mpsc::Receiver<Newcomer<O>>,
-    pub(in crate::fanout) commands: mpsc::Receiver<Command>,
+    pub(in crate::fanout) commands: mpsc::Receiver<Command<O::Message>>,
     pub(in crate::fanout) begins: mpsc::Receiver<Begin<O::Message>>,
     pub(in crate::fanout) limits: Limits,
     pub(in crate::fanout) gathering: Gathering,
@@ -73,7 +73,7 @@ impl<O: MemberHandle> ShardSettings<O> {
 /// A request that takes effect at a position of the log.
 pub(super) enum Request<O: MemberHandle> {
     Admit(Newcomer<O>),
-    Command(Command),
+    Command(Command<O::Message>),
 }
 
 /// When in a turn senders are told of the uplink.
@@ -301,6 +301,11 @@ impl<O: MemberHandle> Delivery<O> {
         }
     }
 
+    /// Takes over what the first shard has kept of the messages below this shard's first position.
+    pub(super) fn take_over(&mut self, kept: KeptTopics<O::Message>) {
+        self.topics.take_over(kept);
+    }
+
     pub(super) fn has_requeued(&self) -> bool {
         !self.requeued.is_empty()
     }
@@ -397,7 +402,7 @@ impl<O: MemberHandle> Delivery<O> {
         self.admit(newcomer, position);
     }
 
-    fn apply(&mut self, command: Command, position: Position) {
+    fn apply(&mut self, command: Command<O::Message>, position: Position) {
         // It is not an error if the caller has stopped waiting: what it asked for stands.
         match command {
             Command::Subscribe { member, counted, tag, wish, reply } => {
@@ -417,12 +422,12 @@ impl<O: MemberHandle> Delivery<O> {
                 }
                 let _ = reply.send(outcome);
             }
-            // The place to hand over what this shard keeps of the messages below `from`: it has read up to there,
-            // and no further unless it is aborted.
+            // This shard has read exactly up to `from`, unless it is aborted and nobody subscribes any more.
             Command::AddShards(LateShards { from, starts }) => {
                 let Some(from) = from else { return };
                 for start in starts {
-                    let _ = start.send(from);
+                    // It is not an error if the shard was dropped before it began.
+                    let _ = start.send(Start { position: from, kept: self.topics.kept() });
                 }
             }
         }

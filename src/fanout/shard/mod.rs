@@ -29,8 +29,8 @@
 //! # Shards that are made later
 //! A fan-out begins with one shard, and makes more while participants join. A new shard has its channels at once, so
 //! newcomers can be sent to it, and its task waits. The first shard takes the request like a command: it adds the new
-//! readers to the log, which fixes their position, reads the log up to exactly there, and tells them to begin. Whatever
-//! a shard keeps of messages that it has read is handed over at this point.
+//! readers to the log, which fixes their position, reads the log up to exactly there, and tells them to begin. What it
+//! keeps for late subscribers goes with that.
 //!
 //! # Turns
 //! A turn visits all members if it carries a broadcast to everybody. Otherwise it visits only those that were noted:
@@ -72,7 +72,7 @@ pub(in crate::fanout) mod retained;
 pub(in crate::fanout) mod shared;
 mod tick;
 mod timers;
-mod topics;
+pub(in crate::fanout) mod topics;
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -82,8 +82,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::caught::caught;
-use crate::fanout::command::COMMAND_CAPACITY;
-use crate::fanout::log::Position;
+use crate::fanout::command::{COMMAND_CAPACITY, Start};
 use crate::fanout::member_handle::MemberHandle;
 use crate::fanout::shard::delivery::{Delivery, Request, ShardSettings, Walk};
 use crate::fanout::shard::reader::{Found, Reader};
@@ -119,9 +118,10 @@ impl<O: MemberHandle> FlushShard<O> {
 
     /// Waits for the position from which the shard reads, then runs as [`run`](Self::run) does. If the fan-out ends
     /// before, the shard has no position, and turns away those who were sent to it.
-    pub(in crate::fanout) async fn run_late(mut self, start: oneshot::Receiver<Position>) {
+    pub(in crate::fanout) async fn run_late(mut self, start: oneshot::Receiver<Start<O::Message>>) {
         match start.await {
-            Ok(position) => {
+            Ok(Start { position, kept }) => {
+                self.delivery.take_over(kept);
                 self.reader.begin_at(position);
                 self.run().await;
             }

@@ -38,6 +38,9 @@ pub(super) struct Special<M> {
     last: VecDeque<(M, usize)>,
 }
 
+/// What a shard keeps of topics, for a shard that is made later.
+pub(in crate::fanout) struct KeptTopics<M>(Vec<(TopicKey, Special<M>)>);
+
 /// A member in a topic's list.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subscriber {
@@ -146,6 +149,24 @@ impl<M: Message> TopicIndex<M> {
         while special.last.len() > special.profile.retained() {
             special.last.pop_front();
         }
+    }
+
+    /// A copy of what is kept for late subscribers, with the topics' profiles.
+    pub(super) fn kept(&self) -> KeptTopics<M> {
+        let special = self.topics.iter().filter_map(|(key, entry)| Some((*key, entry.special.as_deref()?)));
+        let copies = special.map(|(key, special)| {
+            let Special { topic, version, profile, last } = special;
+            (key, Special { topic: topic.clone(), version: *version, profile: *profile, last: last.clone() })
+        });
+        KeptTopics(copies.collect())
+    }
+
+    /// Takes over what another shard has kept. This one has kept nothing yet.
+    pub(super) fn take_over(&mut self, kept: KeptTopics<M>) {
+        for (key, special) in kept.0 {
+            self.topics.entry(key).or_default().special = Some(Box::new(special));
+        }
+        self.sweep();
     }
 
     /// The profile of `topic`, and the messages that a late subscriber gets, with their lengths, if it `is_late`.
