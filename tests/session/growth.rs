@@ -150,3 +150,28 @@ async fn a_session_that_ends_while_shards_are_made_accounts_for_everything() {
         until(|| stage.is_deserted()).await;
     }
 }
+
+// 1. Five messages are published to a topic that retains three. 2. So many participants join that seven shards are
+// made. 3. Everybody subscribes, whatever its shard: it gets the last three.
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn a_late_subscriber_in_a_late_shard_gets_what_the_topic_retains() {
+    let count = 1_200;
+    let (stage, given) = recording(count);
+    let session = stage.session(|builder| builder);
+    let topic = Topic::with(lanecast::Profile::reliable().retain(3));
+    for number in 0..5 {
+        session.broadcast_to(&topic, msg(number.to_string())).await.expect("the session is open");
+    }
+    join(&stage, 0..count);
+    joined(&session, count).await;
+    assert_eq!(session.stats().shards, MOST);
+    for n in 0..count {
+        let participant = session.participant(&id(&format!("p{n}"))).expect("it has joined and stays");
+        within(participant.subscribe(&topic, SubscriptionTag(1))).await;
+    }
+    close_settled(&session).await;
+    for (n, given) in given.iter().enumerate() {
+        let numbers: Vec<_> = given.lock().expect("no sink panics").iter().map(number).collect();
+        assert_eq!(numbers, [2, 3, 4], "p{n}");
+    }
+}
