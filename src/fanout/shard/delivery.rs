@@ -427,7 +427,9 @@ impl<O: MemberHandle> Delivery<O> {
                 let Some(from) = from else { return };
                 for start in starts {
                     // It is not an error if the shard was dropped before it began.
-                    let _ = start.send(Start { position: from, kept: self.topics.kept() });
+                    // A message's clone may panic. Then nothing is handed over.
+                    let kept = caught(|| self.topics.kept()).unwrap_or_default();
+                    let _ = start.send(Start { position: from, kept });
                 }
             }
         }

@@ -41,6 +41,12 @@ pub(super) struct Special<M> {
 /// What a shard keeps of topics, for a shard that is made later.
 pub(in crate::fanout) struct KeptTopics<M>(Vec<(TopicKey, Special<M>)>);
 
+impl<M> Default for KeptTopics<M> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
 /// A member in a topic's list.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subscriber {
