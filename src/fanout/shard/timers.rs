@@ -80,3 +80,29 @@ impl Timers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+    use std::time::Duration;
+
+    use super::*;
+
+    // 1. The shard reads the clock. 2. The time of a member comes. 3. The shard takes the members that are due: this one
+    // is visited by a time at which it is due.
+    #[tokio::test(start_paused = true)]
+    async fn a_member_is_due_by_the_time_of_its_visit() {
+        let (clock, mut timers) = (Clock::new(), Timers::default());
+        let (due, slot) = (SessionMs(5), Slot::new(3));
+        timers.due.push(Reverse((due, slot)));
+        let mut cx = Context::from_waker(Waker::noop());
+        let now = clock.now();
+        assert_eq!(timers.take_due(&mut cx, clock, now, |_| panic!("it isn't due")), now);
+        tokio::time::advance(Duration::from_millis(6)).await;
+        let mut taken = Vec::new();
+        let visited = timers.take_due(&mut cx, clock, now, |slot| taken.push(slot));
+        assert_eq!(taken, [slot]);
+        assert!(visited >= due, "{visited:?} is before {due:?}");
+        assert!(visited <= clock.now());
+    }
+}
