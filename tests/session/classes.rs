@@ -97,6 +97,25 @@ async fn who_is_behind_gets_the_newest_and_is_never_reset() {
     assert_eq!((account.delivered, account.dropped.lossy), (20, overflowed));
 }
 
+// 1. Ada's sink fails, or panics, at the first message of several. 2. She is reset, and gets what comes after that. What
+// she missed is in her account, and the topic's figures are in balance, with nothing that waits.
+#[tokio::test(start_paused = true)]
+async fn a_topic_is_in_balance_after_a_sink_has_failed() {
+    for fault in [Behavior::Fail, Behavior::Panic] {
+        let (room, session, ada, topic) = subscribed(Profile::lossy(lossy(20))).await;
+        publish(&session, &topic, &texts("a", 3)).await;
+        behave(&room, fault);
+        publish(&session, &topic, &texts("b", 3)).await;
+        assert!(ada.end_reason().is_some(), "{fault:?}");
+        behave(&room, Behavior::Flow);
+        let stats = topic.stats();
+        let outcomes = stats.handed_on + stats.lost.total() + stats.ended;
+        assert_eq!(stats.offered, outcomes, "{fault:?}: {stats:?}");
+        assert_settled(&ada.stats().account);
+        close_settled(&session).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn bytes_are_bounded_and_one_message_may_always_wait() {
     let (room, session, ada, topic) = subscribed(Profile::lossy(lossy(100).max_bytes(10))).await;
