@@ -2,16 +2,17 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures_util::{Sink, Stream, stream};
 use lanecast::room::{OpenError, Presence, Room, RoomEvent};
 use lanecast::{
-    BroadcastId, BroadcastRun, EndReason, ParticipantIdentity, Progress, RunSink, Session, SubscriptionTag, Topic,
+    BroadcastId, BroadcastRun, EndReason, Lossy, ParticipantIdentity, Profile, Progress, RunSink, Session,
+    SubscriptionTag, Topic,
 };
 
-use crate::common::{assert_settled, close_settled, live, msg, presence, reset, until, within};
+use crate::common::{Call, Stage, StageSink, assert_settled, close_settled, live, msg, presence, reset, until, within};
 
 /// The messages that a sink was shown at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,6 +204,69 @@ async fn an_impossible_answer_harms_its_participant_alone() {
         assert_eq!((account.offered, account.dropped.total()), (3, 3));
         until(|| ada.stats().account.delivered == 3).await;
         assert_eq!(texts(&session.room().seen(0)), [("a b c".to_owned(), None)]);
+        close_settled(&session).await;
+    }
+}
+
+/// What a sink of [`who_is_behind_is_served_last`] sees, and whether Ada's is ready.
+#[derive(Default)]
+struct Served {
+    order: Vec<String>,
+    is_shut: bool,
+    wakers: Vec<Waker>,
+}
+
+/// What a sink has encoded for the last participant, it can use for the next one only if that one gets the same. So a
+/// participant that is behind comes after all that keep up. 1. Ada, who is visited first of three, is behind. 2. Her
+/// sink is ready again, and in the same turn there is a new broadcast. 3. The others are handed it one after the other;
+/// then Ada is handed what has waited.
+#[tokio::test]
+async fn who_is_behind_is_served_last() {
+    for topic in [None, Some(Topic::new()), Some(Topic::with(Profile::lossy(Lossy::default())))] {
+        let served: Arc<Mutex<Served>> = Arc::default();
+        let inside = Arc::clone(&served);
+        let stage = Stage::<Bytes>::new(move |presence, _| {
+            let served = Arc::clone(&inside);
+            let name = presence.identity.to_string();
+            let sink = StageSink::<Bytes>::new(move |call, cx| {
+                let mut served = served.lock().unwrap_or_else(PoisonError::into_inner);
+                match call {
+                    Call::Ready if served.is_shut && name == "ada" => {
+                        served.wakers.extend(cx.map(|cx| cx.waker().clone()));
+                        return Poll::Pending;
+                    }
+                    Call::Send(message) => served.order.push(format!("{name} {}", String::from_utf8_lossy(&message))),
+                    _ => {}
+                }
+                Poll::Ready(Ok(()))
+            });
+            async move { Ok(sink) }
+        });
+        let session = stage.session(|builder| builder.shards(1));
+        for name in ["ada", "bob", "cy"] {
+            stage.join(presence(name, &format!("PA_{name}"), 1));
+            let participant = live(&session, name).await;
+            if let Some(topic) = &topic {
+                participant.subscribe(topic, SubscriptionTag(1)).await;
+            }
+        }
+        let publish = |text: &str| match &topic {
+            None => session.try_broadcast(msg(text)).expect("there is capacity"),
+            Some(topic) => session.try_broadcast_to(topic, msg(text)).expect("there is capacity"),
+        };
+        let now = || served.lock().unwrap_or_else(PoisonError::into_inner);
+        now().is_shut = true;
+        publish("a");
+        until(|| now().order.len() == 2 && !now().wakers.is_empty()).await;
+        publish("b");
+        let wakers = {
+            let mut served = now();
+            served.is_shut = false;
+            std::mem::take(&mut served.wakers)
+        };
+        wakers.into_iter().for_each(Waker::wake);
+        until(|| now().order.len() == 6).await;
+        assert_eq!(now().order, ["bob a", "cy a", "bob b", "cy b", "ada a", "ada b"]);
         close_settled(&session).await;
     }
 }
