@@ -9,6 +9,7 @@ mod fanout;
 #[cfg(unix)]
 mod growth;
 mod latency;
+mod lossy;
 mod membership;
 mod profile;
 mod report;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
 fn cases() -> Vec<Case> {
     let mut cases = fanout::cases();
     cases.extend(topics::cases());
+    cases.extend(lossy::cases());
     cases.extend(direct::cases());
     cases.extend(membership::cases());
     cases.extend(resets::cases());

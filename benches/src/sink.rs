@@ -148,6 +148,32 @@ impl Sinks for Gated {
     }
 }
 
+/// Sinks that count, some of which stall at their first message after the initial one, for good.
+pub struct Behind {
+    counting: Counting,
+    one_in: Option<usize>,
+}
+
+impl Behind {
+    /// One in `one_in` participants stalls.
+    pub fn new(one_in: Option<usize>) -> Self {
+        Self { counting: Counting::default(), one_in }
+    }
+}
+
+impl Sinks for Behind {
+    type Sink = GatedSink<CountingSink>;
+
+    fn open(&self, number: usize) -> Self::Sink {
+        let stalls = self.one_in.is_some_and(|one_in| number % one_in == one_in - 1);
+        GatedSink { stalls, reported: false, counts: Arc::clone(self.counts()), inner: self.counting.open(number) }
+    }
+
+    fn counts(&self) -> &Arc<Counts> {
+        self.counting.counts()
+    }
+}
+
 /// A sink that stalls if `stalls` is set: it takes one message besides the initial one, and never flushes it.
 pub struct GatedSink<S> {
     pub stalls: bool,
