@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use gungraun::{library_benchmark, library_benchmark_group, main};
-use lanecast::{Participant, Session, SubscriptionTag, Topic};
+use lanecast::{Lossy, Participant, Profile, Session, SubscriptionTag, Topic};
 use lanecast_benches::room::{BenchRoom, identity};
 use lanecast_benches::sink::{Counting, Counts, INITIAL, Sinks};
 use tokio::runtime::{Builder, Runtime};
@@ -18,8 +18,8 @@ use tokio::runtime::{Builder, Runtime};
 const PARTICIPANTS: usize = 1_000;
 /// Direct messages sent in advance, which give the participant the queue that it has when many messages wait.
 const FIRST: usize = 32;
-/// Broadcasts sent in advance, to a topic. They give the log the slots that it has when as many wait.
-const AT_ONCE: usize = 64;
+/// Broadcasts sent in advance, which give the log the slots that it has when many wait.
+const FIRST_TO_ALL: usize = 64;
 /// One in this many participants is subscribed to the topic.
 const SUBSCRIBED: usize = 10;
 
@@ -39,10 +39,15 @@ struct Stage {
 impl Stage {
     /// Sets up a session, and `messages` messages to be sent, each with a payload of its own.
     fn new(messages: usize) -> Self {
+        Self::with(messages, Profile::reliable())
+    }
+
+    /// Sets up the same with a topic that has this profile.
+    fn with(messages: usize, profile: Profile) -> Self {
         let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
         let room = BenchRoom::new(Counting::default(), PARTICIPANTS, PARTICIPANTS);
         let counts = Arc::clone(room.sinks().counts());
-        let topic = Topic::new();
+        let topic = Topic::with(profile);
         let session = runtime.block_on(async {
             let session = Session::builder(room).shards(1).initial(async |_| vec![INITIAL]).build().expect("a session");
             counts.initial.reach(PARTICIPANTS as u64).await;
@@ -57,13 +62,11 @@ impl Stage {
         let messages = payloads.clone();
         let delivered = PARTICIPANTS as u64;
         let mut stage = Self { runtime, session, counts, one, topic, delivered, messages, _payloads: payloads };
-        // The first messages of each kind allocate what later ones reuse.
-        stage.session.try_broadcast(Bytes::from(vec![7; 64])).expect("there is room");
-        for _ in 0..AT_ONCE {
-            stage.session.try_broadcast_to(&stage.topic, Bytes::from(vec![7; 64])).expect("there is room");
-        }
+        // The first message of each kind allocates what later ones reuse. That takes several.
+        (0..FIRST_TO_ALL).for_each(|_| stage.session.try_broadcast(Bytes::from(vec![7; 64])).expect("there is room"));
+        stage.session.try_broadcast_to(&stage.topic, Bytes::from(vec![7; 64])).expect("there is room");
         (0..FIRST).for_each(|_| stage.one.try_send(Bytes::from(vec![7; 64])).expect("there is room"));
-        stage.carry(PARTICIPANTS + AT_ONCE * PARTICIPANTS / SUBSCRIBED + FIRST);
+        stage.carry(FIRST_TO_ALL * PARTICIPANTS + PARTICIPANTS / SUBSCRIBED + FIRST);
         stage
     }
 
@@ -94,7 +97,15 @@ fn broadcast_already(messages: usize) -> (Stage, usize) {
 }
 
 fn broadcast_to_topic_already(messages: usize) -> Stage {
-    let mut stage = Stage::new(messages);
+    broadcast_already_to(messages, Profile::reliable())
+}
+
+fn broadcast_to_lossy_topic_already(messages: usize) -> Stage {
+    broadcast_already_to(messages, Profile::lossy(Lossy::default()))
+}
+
+fn broadcast_already_to(messages: usize, profile: Profile) -> Stage {
+    let mut stage = Stage::with(messages, profile);
     for message in stage.messages.drain(..) {
         stage.session.try_broadcast_to(&stage.topic, message).expect("there is room");
     }
@@ -140,11 +151,21 @@ fn deliver_topic(mut stage: Stage) -> Stage {
 }
 
 #[library_benchmark]
+#[bench::messages_400(args = (4), setup = broadcast_to_lossy_topic_already)]
+fn deliver_lossy(mut stage: Stage) -> Stage {
+    stage.carry(4 * PARTICIPANTS / SUBSCRIBED);
+    stage
+}
+
+#[library_benchmark]
 #[bench::messages_256(args = (256), setup = sent_already)]
 fn deliver_direct(mut stage: Stage) -> Stage {
     stage.carry(256);
     stage
 }
 
-library_benchmark_group!(name = hot, benchmarks = [publish, send, deliver, deliver_topic, deliver_direct]);
+library_benchmark_group!(
+    name = hot,
+    benchmarks = [publish, send, deliver, deliver_topic, deliver_lossy, deliver_direct]
+);
 main!(library_benchmark_groups = hot);
