@@ -284,7 +284,7 @@ impl<O: MemberHandle> Member<O> {
             lossy.release_due(visit.now, visit.drains);
         }
         if was == MemberState::More {
-            self.drive(Classes::Reliable, visit)?;
+            self.drive_first(visit)?;
         }
         self.place_all(visit)?;
         self.drive(Classes::All, visit)?;
@@ -387,7 +387,7 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Places a run of broadcasts, and the direct messages that come before any of them.
-    #[inline]
+    #[inline(always)]
     fn place_run(
         &mut self,
         mut run: Range<usize>,
@@ -404,6 +404,7 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Places a run of a topic that isn't plain.
+    #[inline(never)]
     fn place_special(
         &mut self,
         run: Range<usize>,
@@ -514,7 +515,7 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Hands on the first of these broadcasts, or puts the first one in the backlog. Returns how many were placed.
-    #[inline]
+    #[inline(always)]
     fn place_broadcasts(
         &mut self,
         range: Range<usize>,
@@ -526,6 +527,17 @@ impl<O: MemberHandle> Member<O> {
         if self.is_open(visit.quota)? {
             return self.start_send_run::<false>(range, tag, visit, None);
         }
+        self.store_broadcast(range, tag, visit)
+    }
+
+    /// Puts the first of these broadcasts, which is in hand, in the backlog, or hands on the first ones after all.
+    #[cold]
+    fn store_broadcast(
+        &mut self,
+        range: Range<usize>,
+        tag: Option<SubscriptionTag>,
+        visit: &mut VisitContext<'_, O::Message>,
+    ) -> Outcome<usize, O> {
         if self.state == MemberState::Joining {
             return self.gather(range.start, tag, visit);
         }
@@ -571,7 +583,7 @@ impl<O: MemberHandle> Member<O> {
 
     /// Gives the sink as many of the first of these broadcasts as it takes and the quota allows. One of them is in
     /// hand.
-    #[inline]
+    #[inline(always)]
     fn start_send_run<const LOSSY: bool>(
         &mut self,
         range: Range<usize>,
@@ -633,7 +645,17 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// How many of the first of these broadcasts the quota allows. The quota must not be reached yet.
+    #[inline]
     fn allowed(&self, entries: &[EntryMeta], quota: Quota) -> usize {
+        // A turn reads no more than the quota, so all are allowed.
+        if !self.needs_bookkeeping && self.handed_now.messages == 0 {
+            return entries.len();
+        }
+        self.measure_allowed(entries, quota)
+    }
+
+    #[inline(never)]
+    fn measure_allowed(&self, entries: &[EntryMeta], quota: Quota) -> usize {
         let mut left = quota.after(self.handed_now);
         if self.needs_bookkeeping
             && let Some(link) = &self.link
@@ -641,7 +663,6 @@ impl<O: MemberHandle> Member<O> {
             let batch = link.quota(quota).after(self.in_sink());
             left.bytes = left.bytes.min(batch.bytes);
         } else if self.handed_now.messages == 0 {
-            // A turn reads no more than the quota, so all are allowed.
             return entries.len();
         }
         let messages = entries.len().min(left.messages as usize);
@@ -650,11 +671,28 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Flushes, and hands on the backlog as far as the quota and the sink allow.
+    #[inline]
     fn drive(&mut self, classes: Classes, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
         if self.state == MemberState::Joining || (self.state == MemberState::Blocked && self.handed_now.messages == 0) {
             return Ok(());
         }
         self.flush(visit)?;
+        if self.backlog.is_none() && self.state != MemberState::Blocked {
+            self.state = MemberState::Clear;
+            return Ok(());
+        }
+        self.drive_backlog(classes, visit)
+    }
+
+    /// Hands on the reliable messages that wait, before the visit places more.
+    #[cold]
+    fn drive_first(&mut self, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
+        self.drive(Classes::Reliable, visit)
+    }
+
+    /// Hands on the backlog. Everything in the sink is flushed, unless the member is blocked.
+    #[inline(never)]
+    fn drive_backlog(&mut self, classes: Classes, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
         loop {
             let waits = self.backlog.as_ref().is_some_and(|backlog| {
                 !backlog.is_empty() || (classes == Classes::All && backlog.may_go_lossy(visit.now))
@@ -799,6 +837,7 @@ impl<O: MemberHandle> Member<O> {
 
     /// Flushes what the sink holds, if anything. If the flush doesn't complete at once, the member is blocked, and the
     /// bound also counts the broadcasts that went straight into the sink.
+    #[inline]
     fn flush(&mut self, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
         if self.is_sink_empty() {
             return Ok(());
@@ -821,19 +860,23 @@ impl<O: MemberHandle> Member<O> {
                 Ok(())
             }
             Poll::Ready(Err(error)) => Err(Fault::Failed(error)),
-            Poll::Pending => {
-                self.state = MemberState::Blocked;
-                self.needs_bookkeeping = true;
-                self.note_busy(visit);
-                if self.uncounted_is_lossy {
-                    self.exempt.add(std::mem::take(&mut self.uncounted));
-                    return Ok(());
-                }
-                self.reserve(self.uncounted.messages, self.uncounted.bytes, visit.uplink)?;
-                self.counted.add(std::mem::take(&mut self.uncounted));
-                Ok(())
-            }
+            Poll::Pending => self.note_unflushed(visit),
         }
+    }
+
+    /// Takes note of a flush that didn't complete.
+    #[cold]
+    fn note_unflushed(&mut self, visit: &VisitContext<'_, O::Message>) -> Outcome<(), O> {
+        self.state = MemberState::Blocked;
+        self.needs_bookkeeping = true;
+        self.note_busy(visit);
+        if self.uncounted_is_lossy {
+            self.exempt.add(std::mem::take(&mut self.uncounted));
+            return Ok(());
+        }
+        self.reserve(self.uncounted.messages, self.uncounted.bytes, visit.uplink)?;
+        self.counted.add(std::mem::take(&mut self.uncounted));
+        Ok(())
     }
 
     /// Records a completed flush of a member that wasn't clear, or that was handed more than broadcasts. Returns what
@@ -860,7 +903,6 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Measures a member whose sink is busy, unless what it waits for is an uplink that all share.
-    #[cold]
     fn note_busy(&mut self, visit: &VisitContext<'_, O::Message>) {
         if visit.uplink.is_none() {
             let measured = self.progress.link_rate();
