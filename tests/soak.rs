@@ -332,7 +332,8 @@ impl Stage {
         }
     }
 
-    /// Waits until every viewer is there, subscribed, and has got everything or lost it. Nothing is published meanwhile.
+    /// Waits until every viewer is there, subscribed, and has got everything or lost it. Nothing is published
+    /// meanwhile.
     async fn come_to_rest(&self) {
         let viewers = self.progress.len();
         for round in 1.. {
@@ -344,7 +345,7 @@ impl Stage {
                 published.is_ok_and(|published| present.iter().all(|who| published.instances.contains_key(who)))
             };
             until(|| is_known() || self.session.stats().participants < viewers).await;
-            // Whoever answers has been visited with all that was published before.
+            // A viewer that answers has been visited with all that was published before.
             let question = 1 + self.asked.fetch_add(1, Ordering::AcqRel);
             self.session.broadcast(Frame::text(format!("question {question}"))).await.expect("the session is open");
             let all = || self.answered.iter().all(|answered| answered.load(Ordering::Acquire) >= question);

@@ -1,7 +1,7 @@
 //! Broadcasts to a topic that everybody is subscribed to, reliable or lossy, while none or some of the participants are
 //! behind: the time until those who keep up have the last message.
 //!
-//! A reliable topic is measured with nobody behind only: who is behind would overflow and be reset.
+//! A reliable topic is measured with nobody behind only: a participant that is behind would overflow and be reset.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::stage::messages;
 const PARTICIPANTS: [usize; 4] = [16, 1_000, 16_000, 64_000];
 const BURSTS: [u64; 2] = [1, 16];
 
-/// Longer than any measurement: who is behind stays so.
+/// Longer than any measurement: a participant that is behind stays so.
 const NEVER: Duration = Duration::from_secs(100_000);
 
 pub(crate) fn cases() -> Vec<Case> {
