@@ -20,6 +20,7 @@ mod port;
 mod shard;
 mod slot;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -54,7 +55,8 @@ pub(crate) use self::outbox::bound::Limits;
 
 /// The settings of a fan-out. The session's builder has checked them.
 pub(crate) struct Settings {
-    pub(crate) shards: ShardCount,
+    /// How many shards there are at first, at least 1, and how many there may be.
+    pub(crate) shards: RangeInclusive<usize>,
     /// How many broadcasts the log holds.
     pub(crate) log_capacity: usize,
     pub(crate) limits: Limits,
@@ -72,15 +74,6 @@ pub(crate) struct Settings {
     pub(crate) uplink: Option<Uplink>,
     /// When publishers are held because most members are behind; `None` if they never are.
     pub(crate) hold: Option<Hold>,
-}
-
-/// How many shards a fan-out has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ShardCount {
-    /// How many it begins with, at least 1.
-    pub(crate) first: usize,
-    /// How many it may get.
-    pub(crate) most: usize,
 }
 
 /// How many members per shard make more shards pay. A shard costs each publish a wake-up and a copy of the message, and
@@ -117,7 +110,7 @@ struct ShardHandle<O: MemberHandle> {
 impl<O: MemberHandle> Fanout<O> {
     /// A fan-out, and its first shards, each of which runs until the log is sealed and its last member is gone.
     pub(crate) fn new(settings: Settings) -> (Self, Vec<impl Future<Output = ()> + Send + use<O>>) {
-        let ShardCount { first, most } = settings.shards;
+        let (first, most) = settings.shards.clone().into_inner();
         let signals: Vec<_> = (0..first).map(|_| Arc::new(Signal::new())).collect();
         let dimensions = Dimensions {
             first_slots: FEW.min(settings.log_capacity),

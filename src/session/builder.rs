@@ -351,7 +351,7 @@ impl<R: Room> Parts<R> {
         let Self { room, config, hooks, runtime, room_events, listeners } = self;
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let (fanout, shards) = Fanout::new(Settings {
-            shards: config.shards,
+            shards: config.shards.clone(),
             log_capacity: config.log_capacity,
             limits: config.limits,
             joining_bytes: config.joining_bytes,

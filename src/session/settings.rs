@@ -14,7 +14,7 @@ use super::stream::ControlStream;
 #[cfg(any(feature = "telemetry", feature = "test-util"))]
 use crate::contract::EndReason;
 use crate::contract::Hold;
-use crate::fanout::{Limits, ShardCount};
+use crate::fanout::Limits;
 use crate::participant::Participant;
 use crate::room::Room;
 use crate::time::{Backoff, LONGEST};
@@ -72,7 +72,8 @@ pub(crate) struct Config {
     /// The longest message the room can carry, in bytes.
     pub(crate) largest_carried: usize,
     pub(crate) log_capacity: usize,
-    pub(crate) shards: ShardCount,
+    /// How many shards there are at first, and how many there may be.
+    pub(crate) shards: RangeInclusive<usize>,
     pub(crate) linger: Duration,
     pub(crate) write_timeout: Duration,
     pub(crate) uplink_patience: Duration,
@@ -129,7 +130,7 @@ impl Options {
         let log_capacity = within("log_capacity", self.log_capacity, 1..=MOST_PLACES, "from 1 to 4,194,304")?;
         let spare = workers.saturating_sub(1).clamp(1, MOST_SHARDS);
         let most = within("shards", self.shards.unwrap_or(spare), 1..=MOST_SHARDS, "from 1 to 1,024")?;
-        let shards = ShardCount { first: self.shards.unwrap_or(1), most };
+        let shards = self.shards.unwrap_or(1)..=most;
         if log_capacity.saturating_mul(most) > MOST_PLACES {
             return Err(invalid(
                 "log_capacity × shards",

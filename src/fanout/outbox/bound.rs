@@ -76,6 +76,7 @@ impl Bound {
     }
 
     /// Takes capacity for `messages` of `bytes` together.
+    #[inline]
     pub(super) fn reserve(&self, messages: u32, bytes: usize) -> Result<Rise, Exceeded> {
         self.reserve_within(messages, bytes, self.limits)
     }
@@ -87,6 +88,7 @@ impl Bound {
 
     /// This is a compare-exchange rather than an addition that is undone on excess. Even a short excess could make
     /// another sender find the participant full that isn't.
+    #[inline]
     fn reserve_within(&self, messages: u32, bytes: usize, limits: Limits) -> Result<Rise, Exceeded> {
         // Acquire, paired with the Release in `release`: a sender that takes the capacity sees the queue slot free.
         let before = self

@@ -671,7 +671,7 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Flushes, and hands on the backlog as far as the quota and the sink allow.
-    #[inline]
+    #[inline(always)]
     fn drive(&mut self, classes: Classes, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
         if self.state == MemberState::Joining || (self.state == MemberState::Blocked && self.handed_now.messages == 0) {
             return Ok(());
@@ -781,6 +781,7 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Gives the message in hand, a direct one or one that has waited, to the sink.
+    #[inline(always)]
     fn start_send(
         &mut self,
         Outgoing { message, tag, bytes, is_exempt, waits_since }: Outgoing<'_, O::Message>,
@@ -837,7 +838,7 @@ impl<O: MemberHandle> Member<O> {
 
     /// Flushes what the sink holds, if anything. If the flush doesn't complete at once, the member is blocked, and the
     /// bound also counts the broadcasts that went straight into the sink.
-    #[inline]
+    #[inline(always)]
     fn flush(&mut self, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
         if self.is_sink_empty() {
             return Ok(());
