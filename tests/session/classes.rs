@@ -267,8 +267,8 @@ async fn lossy_messages_never_count_against_the_bound() {
     let topic = Topic::with(Profile::lossy(lossy(4)));
     ada.subscribe(&topic, TAG).await;
     for n in 0..8 {
-        session.broadcast_to(&topic, Note::new(&format!("lossy{n}"))).await.expect("the session is open");
-        session.broadcast(Note::new(&format!("reliable{n}"))).await.expect("the session is open");
+        session.broadcast_to(&topic, Note::new(format!("lossy{n}"))).await.expect("the session is open");
+        session.broadcast(Note::new(format!("reliable{n}"))).await.expect("the session is open");
         settle().await;
     }
     assert_eq!(ada.end_reason(), None, "eight reliable messages may wait");
@@ -732,7 +732,7 @@ async fn what_the_sink_has_taken_is_not_dropped_with_its_subscription() {
     let topic = Topic::with(Profile::lossy(lossy(2)));
     ada.subscribe(&topic, TAG).await;
     for n in 0..5 {
-        session.broadcast_to(&topic, Note::new(&format!("m{n}"))).await.expect("the session is open");
+        session.broadcast_to(&topic, Note::new(format!("m{n}"))).await.expect("the session is open");
         settle().await;
     }
     assert_eq!(ada.unsubscribe(&topic).await, Unsubscribed::Removed);
