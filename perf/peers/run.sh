@@ -33,6 +33,18 @@ if [ ${#inside[@]} -eq 0 ]; then
     echo "run.sh: no network namespace can be made; measuring with this host's settings" >&2
 fi
 
+# uWebSockets comes with bun, in the version that package.json names. Its install script only puts the program in its place.
+wanted=$(sed -n 's/.*"bun": "\(.*\)".*/\1/p' package.json)
+bun() { node_modules/bun/bin/bun.exe --version 2>/dev/null || true; }
+if [ "$(bun)" != "$wanted" ]; then
+    rm -rf node_modules
+    told=$(npm install --no-package-lock --no-audit --no-fund --ignore-scripts 2>&1 && node node_modules/bun/install.js 2>&1) || true
+fi
+if [ "$(bun)" != "$wanted" ]; then
+    echo "run.sh: skipped: uwebsockets, because bun $wanted can't be installed: $(tail -n 1 <<<"$told")" >&2
+    rm -rf node_modules
+fi
+
 cargo build --release --quiet
 binary=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/release/peers
 mkdir -p ../results

@@ -73,6 +73,8 @@ pub struct Load {
     closed: usize,
     /// Number of clients, from the first on, with a receive buffer of [`STALL_BUFFER`] bytes that doesn't grow.
     small_buffers: usize,
+    /// All clients subscribe with one id.
+    equal_ids: bool,
     pub window: Window,
 }
 
@@ -86,6 +88,7 @@ impl Load {
             subscribed: 0,
             closed: 0,
             small_buffers: 0,
+            equal_ids: false,
             window: Window::new(),
         })
     }
@@ -93,6 +96,12 @@ impl Load {
     /// Gives the first `count` clients a small receive buffer in the kernel.
     pub fn with_small_buffers(mut self, count: usize) -> Self {
         self.small_buffers = count;
+        self
+    }
+
+    /// Lets all clients subscribe with one id.
+    pub fn with_equal_ids(mut self, equal_ids: bool) -> Self {
+        self.equal_ids = equal_ids;
         self
     }
 
@@ -135,7 +144,7 @@ impl Load {
         self.clients.push(Client {
             stream,
             state: State::Upgrading,
-            subscription: 1000 + 7 * key as u32,
+            subscription: if self.equal_ids { 1 } else { 1000 + 7 * key as u32 },
             part: Vec::new(),
             next: None,
             received: 0,

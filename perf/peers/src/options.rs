@@ -14,7 +14,8 @@ usage: peers run [--quick] [--clients N,N…] [--servers NAME,NAME…] [--only P
 
   --quick            100 and 1,000 clients, short windows: some minutes
   --clients          numbers of clients (100,1000,4000,9000)
-  --servers          which servers (floor-single,floor-gather,lanecast,axum-tuned,axum,foxglove; floor-uring if named)
+  --servers          which servers (floor-single,floor-gather,lanecast,telemetry,uwebsockets,axum-tuned,axum,foxglove;
+                     floor-uring if named)
   --only             which parts: rate, fixed, connect, join, stall (all)
   --rounds           how often each measurement is made; medians are shown (5; quick 3)
   --rate             messages per second at which the fixed part compares (two fifths of the single-write floor's best)

@@ -184,7 +184,8 @@ struct Outcome {
 
 impl Setup {
     fn new(kind: Kind, clients: usize) -> Result<Self, Error> {
-        let mut setup = Self { server: Server::start(kind)?, load: Load::new()? };
+        let load = Load::new()?.with_equal_ids(kind.has_equal_ids());
+        let mut setup = Self { server: Server::start(kind)?, load };
         setup.connect(clients)?;
         Ok(setup)
     }

@@ -5,7 +5,7 @@
 //! | | `listening ADDRESS`, at the start |
 //! | `subscribers` | `subscribers COUNT` |
 //! | `cpu` | `cpu NANOSECONDS`, of the process |
-//! | `publish RATE MILLISECONDS SIZE` | `published FIRST COUNT`, when done |
+//! | `publish RATE MILLISECONDS SIZE NOW` | `published FIRST COUNT`, when done; `NOW` is for servers with a clock of their own |
 
 use std::io::BufRead;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub fn serve(kind: Kind) -> Result<(), Error> {
         match line.split_whitespace().collect::<Vec<_>>().as_slice() {
             ["subscribers"] => println!("subscribers {}", peer.subscribers()),
             ["cpu"] => println!("cpu {}", wire::process_cpu()),
-            ["publish", rate, millis, size] => {
+            ["publish", rate, millis, size, _] => {
                 let task = Task { rate: rate.parse()?, millis: millis.parse()?, size: size.parse()? };
                 let (peer, number) = (Arc::clone(&peer), Arc::clone(&number));
                 std::thread::spawn(move || task.run(&*peer, &number));

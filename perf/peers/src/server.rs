@@ -7,11 +7,28 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
-use crate::peer::Kind;
-use crate::{Error, memory};
+use crate::peer::{BUN, Kind};
+use crate::{Error, memory, wire};
+
+const UWEBSOCKETS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/uwebsockets.js");
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The command that starts a server.
+fn command(kind: Kind) -> Result<Command, Error> {
+    if kind != Kind::UWebSockets {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["serve", kind.name()]);
+        return Ok(command);
+    }
+    if !kind.is_available() {
+        return Err(format!("{kind}: bun isn't installed, run.sh installs it").into());
+    }
+    let mut command = Command::new(BUN);
+    command.args([UWEBSOCKETS, wire::SUBPROTOCOL, wire::SERVER_INFO, wire::ADVERTISE]);
+    Ok(command)
+}
 
 pub struct Server {
     process: Child,
@@ -24,12 +41,7 @@ pub struct Server {
 
 impl Server {
     pub fn start(kind: Kind) -> Result<Self, Error> {
-        let mut process = Command::new(std::env::current_exe()?)
-            .args(["serve", kind.name()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
+        let mut process = command(kind)?.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let commands = process.stdin.take().expect("it is piped");
         let output = BufReader::new(process.stdout.take().expect("it is piped"));
         let (sender, lines) = mpsc::channel();
@@ -58,7 +70,7 @@ impl Server {
 
     pub fn publish(&mut self, rate: f64, time: Duration, size: usize) -> Result<(), Error> {
         *self.published.borrow_mut() = None;
-        writeln!(self.commands, "publish {rate} {} {size}", time.as_millis())?;
+        writeln!(self.commands, "publish {rate} {} {size} {}", time.as_millis(), wire::now())?;
         Ok(())
     }
 

@@ -4,10 +4,12 @@ mod axum;
 mod floor;
 mod foxglove;
 mod lanecast;
+mod telemetry;
 mod uring;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::str::FromStr;
 
 use ::lanecast::{Lossy, Profile};
@@ -15,12 +17,20 @@ use bytes::Bytes;
 
 use crate::Error;
 
+/// Where `run.sh` installs the program that carries uWebSockets.
+pub const BUN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/node_modules/bun/bin/bun.exe");
+
 /// The servers, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
+    /// A session over the WebSocket room.
     Lanecast,
     /// Like `Lanecast`, with a lossy topic.
     LanecastLossy,
+    /// The same through `Telemetry`, as an embedder uses it.
+    Telemetry,
+    /// uWebSockets, in `bun`. Not a process of this program.
+    UWebSockets,
     Foxglove,
     /// Axum and `tokio::sync::broadcast` with a task per client, as people write it.
     Axum,
@@ -35,12 +45,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::FloorSingle,
         Self::FloorGather,
         Self::FloorUring,
         Self::Lanecast,
         Self::LanecastLossy,
+        Self::Telemetry,
+        Self::UWebSockets,
         Self::AxumTuned,
         Self::Axum,
         Self::Foxglove,
@@ -48,13 +60,26 @@ impl Kind {
 
     /// The servers that are compared unless others are requested.
     pub fn usual() -> Vec<Self> {
-        Self::ALL.into_iter().filter(|kind| !matches!(kind, Self::FloorUring | Self::LanecastLossy)).collect()
+        let named = |kind: &Self| matches!(kind, Self::FloorUring | Self::LanecastLossy);
+        Self::ALL.into_iter().filter(|kind| !named(kind) && kind.is_available()).collect()
+    }
+
+    /// Whether the server can be started here.
+    pub fn is_available(self) -> bool {
+        self != Self::UWebSockets || Path::new(BUN).exists()
+    }
+
+    /// Whether the load's clients subscribe with one id, so that one frame serves all of them.
+    pub fn has_equal_ids(self) -> bool {
+        self == Self::UWebSockets
     }
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Lanecast => "lanecast",
             Self::LanecastLossy => "lanecast-lossy",
+            Self::Telemetry => "telemetry",
+            Self::UWebSockets => "uwebsockets",
             Self::Foxglove => "foxglove",
             Self::Axum => "axum",
             Self::AxumTuned => "axum-tuned",
@@ -94,6 +119,8 @@ pub fn start(kind: Kind) -> Result<Box<dyn Peer>, Error> {
     Ok(match kind {
         Kind::Lanecast => Box::new(lanecast::Lanecast::start(Profile::reliable())?),
         Kind::LanecastLossy => Box::new(lanecast::Lanecast::start(Profile::lossy(Lossy::default()))?),
+        Kind::Telemetry => Box::new(telemetry::Telemetry::start()?),
+        Kind::UWebSockets => return Err("uwebsockets is not a server of this program".into()),
         Kind::Foxglove => Box::new(foxglove::Foxglove::start()?),
         Kind::Axum => Box::new(axum::Axum::start(false)?),
         Kind::AxumTuned => Box::new(axum::Axum::start(true)?),

@@ -1,0 +1,49 @@
+//! lanecast through `Telemetry`, as an embedder uses it: one advertised channel. Every setting is the default.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use lanecast::room::websocket::WebSocketRoom;
+use lanecast::telemetry::{self, AdvertisedChannel, Channel, TryPublishError};
+use tokio::runtime::Runtime;
+
+use super::Peer;
+use crate::Error;
+
+pub struct Telemetry {
+    address: SocketAddr,
+    channel: AdvertisedChannel,
+    runtime: Runtime,
+    _telemetry: telemetry::Telemetry,
+}
+
+impl Telemetry {
+    pub fn start() -> Result<Self, Error> {
+        let runtime = Runtime::new()?;
+        let (address, telemetry, channel) = runtime.block_on(async {
+            let room = WebSocketRoom::builder().bind("127.0.0.1:0").await?;
+            let address = room.local_addr();
+            let telemetry = telemetry::Telemetry::builder(room).build()?;
+            let channel = telemetry.advertise(Channel::new("/bench", "raw")).await?;
+            Ok::<_, Error>((address, telemetry, channel))
+        })?;
+        Ok(Self { address, channel, runtime, _telemetry: telemetry })
+    }
+}
+
+impl Peer for Telemetry {
+    fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn publish(&self, payload: Bytes, log_time: u64) {
+        if let Err(TryPublishError::Full(payload)) = self.channel.try_publish_at(log_time, payload) {
+            // Publishing fails only when the session is closed.
+            let _ = self.runtime.block_on(self.channel.publish_at(log_time, payload));
+        }
+    }
+
+    fn subscribers(&self) -> usize {
+        self.channel.subscribers()
+    }
+}
