@@ -56,13 +56,17 @@ const DECODED_HERE: usize = 4 << 10;
 /// How many items of one request are handled before the task yields.
 const AT_ONCE: usize = 256;
 
-type Fetches = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>;
+/// The fetches under way; `None` if there are none, because even an empty set allocates.
+type Fetches = Option<FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>>;
 
 /// Handles the requests on a participant's stream until the connection is gone, when the session drops this future.
+///
+/// An idle viewer costs the size of this future. What is awaited for a moment is larger than all that it waits with, so
+/// each such future has a box of its own.
 pub(in crate::telemetry) async fn serve(viewers: Arc<Viewers>, mut stream: Box<dyn ViewerStream>) {
     let mut removals = viewers.catalog.removals();
     let mut viewer: Option<Viewer> = None;
-    let mut fetches = Fetches::new();
+    let mut fetches: Fetches = None;
     let mut silence = Silence::new(viewers.settings.silence_timeout);
     let mut allowance = Allowance::new();
     let mut open = true;
@@ -78,17 +82,15 @@ pub(in crate::telemetry) async fn serve(viewers: Arc<Viewers>, mut stream: Box<d
                     let viewer = match &mut viewer {
                         Some(viewer) if viewer.participant() == now.participant() => viewer,
                         other => {
-                            fetches.clear();
+                            fetches = None;
                             silence.disregard();
                             let viewer = other.insert(now);
-                            viewer.forget_removed().await;
+                            Box::pin(viewer.forget_removed()).await;
                             viewer
                         }
                     };
                     silence.heard();
                     viewer.report_heard(&*stream);
-                    // Boxed: this task lasts as long as the connection, and what it needs to handle a request is larger
-                    // than the rest of it.
                     Box::pin(async {
                         let decoded = decode(viewer.protocol().format(), &viewers.settings, &mut allowance, frame).await;
                         stream.inbound().release();
@@ -103,7 +105,7 @@ pub(in crate::telemetry) async fn serve(viewers: Arc<Viewers>, mut stream: Box<d
                     // While the viewer is being reset, there is no instance to tell.
                     if let Some((participant, failure)) = stream.participant().zip(stream.inbound().failure()) {
                         let message = format!("your stream has ended, you may open another: {failure}");
-                        tell(&participant, StatusLevel::Error, message).await;
+                        Box::pin(tell(&participant, StatusLevel::Error, message)).await;
                     }
                 }
                 Heard::Nothing => {
@@ -114,13 +116,13 @@ pub(in crate::telemetry) async fn serve(viewers: Arc<Viewers>, mut stream: Box<d
             },
             Ok(()) = removals.changed() => {
                 if let Some(viewer) = &viewer {
-                    viewer.forget_removed().await;
+                    Box::pin(viewer.forget_removed()).await;
                 }
             }
-            Some(()) = fetches.next(), if !fetches.is_empty() => {}
+            () = fetched(&mut fetches) => {}
             () = ended(viewer.as_ref()) => {
                 viewer = None;
-                fetches.clear();
+                fetches = None;
                 silence.disregard();
             }
         }
@@ -165,6 +167,17 @@ async fn ended(viewer: Option<&Viewer>) {
         }
         None => pending().await,
     }
+}
+
+/// Waits until a fetch is done; never returns if there is none. Safe to cancel.
+async fn fetched(fetches: &mut Fetches) {
+    poll_fn(|cx| {
+        let Some(under_way) = fetches else { return Poll::Pending };
+        let fetched = under_way.poll_next_unpin(cx);
+        fetches.take_if(|under_way| under_way.is_empty());
+        fetched.map(drop)
+    })
+    .await;
 }
 
 impl Viewer {
@@ -302,7 +315,12 @@ async fn fetch_asset(viewer: &Viewer, settings: &Settings, fetches: &mut Fetches
         _ if uri.len() > LONGEST_URI => format!("the URI is longer than {LONGEST_URI} bytes"),
         (Some(handler), Ok(permit)) => {
             let request = AssetRequest { participant: participant.clone(), uri };
-            fetches.push(Box::pin(assets::fetch(Arc::clone(handler), request, request_id, permit)));
+            fetches.get_or_insert_default().push(Box::pin(assets::fetch(
+                Arc::clone(handler),
+                request,
+                request_id,
+                permit,
+            )));
             return;
         }
         (Some(_), Err(error)) => error.to_string(),
