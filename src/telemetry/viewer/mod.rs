@@ -2,6 +2,7 @@
 
 mod answer;
 pub(super) mod assets;
+mod held;
 pub(super) mod in_flight;
 pub(super) mod instance;
 mod pings;

@@ -10,12 +10,13 @@
 //! left. If the task that waits for either is dropped, [`forget_removed`](Subscriptions::forget_removed) completes the
 //! leaving before the next request is handled.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
 
+use super::held::{Held, HeldTable};
 use super::warnings::Warnings;
 use crate::contract::SubscriptionTag;
 use crate::participant::Participant;
@@ -27,13 +28,11 @@ use crate::telemetry::catalog::entry::ChannelEntry;
 /// The subscriptions of one viewer's instance.
 #[derive(Default)]
 pub(super) struct Subscriptions {
-    /// The subscriptions, by the channel's number.
-    held: HashMap<u64, Held>,
-    /// The channel's number, by the viewer's own number of the subscription.
-    by_id: HashMap<u32, u64>,
-    /// Channels that are out of the maps above, but whose audience the viewer may not have left yet.
+    held: HeldTable,
+    /// Channels that are out of the table above, but whose audience the viewer may not have left yet.
     leaving: Vec<Arc<ChannelEntry>>,
-    ended: Ended,
+    /// Boxed, because few viewers have any.
+    ended: Option<Box<Ended>>,
 }
 
 /// The viewer's numbers of subscriptions that ended with their channel, or came too late for it, and that the viewer
@@ -64,12 +63,6 @@ impl Ended {
         let is_recent = self.recent.remove(&id);
         self.older.remove(&id) || is_recent
     }
-}
-
-struct Held {
-    channel: Arc<ChannelEntry>,
-    /// The viewer's own number of the subscription, if the viewer speaks v1.
-    id: Option<u32>,
 }
 
 /// One channel that a viewer asks for.
@@ -148,7 +141,7 @@ impl Subscriptions {
                 }
                 Err(unmet @ Unmet::JustEnded { id, .. }) => {
                     tracing::debug!(%participant, %unmet, "subscribed too late");
-                    id.into_iter().for_each(|id| self.ended.insert(id));
+                    self.note_ended(id);
                 }
                 Err(unmet) => warnings.push(|| unmet.to_string()),
             }
@@ -168,24 +161,24 @@ impl Subscriptions {
     /// The channel to subscribe to, or why the subscription is refused.
     fn check(&mut self, catalog: &Catalog, Wanted { channel: number, id }: Wanted) -> Result<Arc<ChannelEntry>, Unmet> {
         let Some(channel) = catalog.channel(number) else {
-            let other = id.and_then(|id| self.by_id.get(&id)).and_then(|other| self.held.get(other));
+            let other = id.and_then(|id| self.held.by_id(id));
             let is_in_use = other.is_some_and(|held| held.channel.is_advertised());
             return Err(match catalog.has_numbered(number) {
                 true if !is_in_use => Unmet::JustEnded { number, id },
                 _ => Unmet::NoChannel { number, id },
             });
         };
-        if let Some(held) = self.held.get(&number) {
+        if let Some(held) = self.held.get(number) {
             return Err(Unmet::Subscribed { number, id: held.id });
         }
         if let Some(id) = id
-            && let Some(other) = self.by_id.get(&id).copied()
+            && let Some(Held { channel: other, .. }) = self.held.by_id(id)
         {
-            if self.held.get(&other).is_some_and(|held| held.channel.is_advertised()) {
-                return Err(Unmet::IdInUse { id, other });
+            if other.is_advertised() {
+                return Err(Unmet::IdInUse { id, other: other.id() });
             }
             // The other channel has ended, and this table hasn't noted its end yet.
-            self.remove(other);
+            self.remove(other.id());
         }
         Ok(channel)
     }
@@ -194,9 +187,9 @@ impl Subscriptions {
     pub(super) async fn unsubscribe_ids(&mut self, participant: &Participant<Frame>, ids: &[u32]) -> Warnings {
         let mut warnings = Warnings::default();
         for id in ids {
-            match self.by_id.get(id).copied() {
+            match self.held.by_id(*id).map(|held| held.channel.id()) {
                 Some(channel) => self.remove(channel),
-                None if self.ended.take(*id) => {}
+                None if self.take_ended(*id) => {}
                 None => warnings.push(|| format!("there is no subscription {id}")),
             }
         }
@@ -214,7 +207,7 @@ impl Subscriptions {
     ) -> Warnings {
         let mut warnings = Warnings::default();
         for id in ids {
-            if self.held.contains_key(id) {
+            if self.held.get(*id).is_some() {
                 self.remove(*id);
             } else if catalog.channel(*id).is_some() || !catalog.has_numbered(*id) {
                 warnings.push(|| format!("channel {id} is not subscribed to"));
@@ -226,30 +219,37 @@ impl Subscriptions {
 
     /// Ends the subscriptions to channels that were unadvertised.
     pub(super) async fn forget_removed(&mut self, participant: &Participant<Frame>) {
-        let removed = self.held.values().map(|held| &held.channel).filter(|channel| !channel.is_advertised());
-        let removed: Vec<_> = removed.map(|channel| channel.id()).collect();
-        for channel in removed {
-            let id = self.held.get(&channel).and_then(|held| held.id);
+        let removed = self.held.iter().filter(|held| !held.channel.is_advertised());
+        let removed: Vec<_> = removed.map(|held| (held.channel.id(), held.id)).collect();
+        for (channel, id) in removed {
             self.remove(channel);
-            id.into_iter().for_each(|id| self.ended.insert(id));
+            self.note_ended(id);
         }
         self.leave(participant).await;
     }
 
     fn insert(&mut self, channel: Arc<ChannelEntry>, id: Option<u32>) {
         if let Some(id) = id {
-            self.by_id.insert(id, channel.id());
-            self.ended.take(id);
+            self.take_ended(id);
         }
-        self.held.insert(channel.id(), Held { channel, id });
+        self.held.insert(Held { channel, id });
     }
 
     fn remove(&mut self, channel: u64) {
-        let Some(held) = self.held.remove(&channel) else { return };
-        if let Some(id) = held.id {
-            self.by_id.remove(&id);
-        }
+        let Some(held) = self.held.remove(channel) else { return };
         self.leaving.push(held.channel);
+    }
+
+    /// Remembers the viewer's number of a subscription that has ended with its channel.
+    fn note_ended(&mut self, id: Option<u32>) {
+        if let Some(id) = id {
+            self.ended.get_or_insert_default().insert(id);
+        }
+    }
+
+    /// Forgets `id`; true if it was remembered.
+    fn take_ended(&mut self, id: u32) -> bool {
+        self.ended.as_mut().is_some_and(|ended| ended.take(id))
     }
 
     async fn leave(&mut self, participant: &Participant<Frame>) {
