@@ -14,7 +14,8 @@ use crate::fanout::slot::Slot;
 /// The subscriptions of a shard's members, by topic and by member.
 pub(super) struct TopicIndex<M> {
     topics: FxHashMap<TopicKey, TopicEntry<M>>,
-    members: FxHashMap<Slot, FxHashMap<TopicKey, SubscriberIndex>>,
+    /// The places of each member in the topics' lists, by its slot. Ends behind the last member that has subscribed.
+    members: Vec<Places>,
     /// How many topics there may be before the shard looks for those that have ended.
     sweep_at: usize,
     /// The shortest age limit of the topics that it knows, or of one that has ended.
@@ -58,8 +59,49 @@ pub(super) struct Subscriber {
 
 /// A member's index in a topic's list, and its share of the topic's count.
 struct SubscriberIndex {
-    index: usize,
+    index: u32,
     counted: Counted,
+}
+
+impl SubscriberIndex {
+    fn topic(&self) -> TopicKey {
+        self.counted.topic().key()
+    }
+}
+
+/// A member's places in the lists of the topics that it has subscribed to.
+///
+/// Two are stored inline: a viewer of telemetry that watches one channel has subscribed to that and to the
+/// announcements, and thousands of such viewers need no memory of their own for it.
+#[derive(Default)]
+struct Places {
+    few: [Option<SubscriberIndex>; 2],
+    others: Option<Box<FxHashMap<TopicKey, SubscriberIndex>>>,
+}
+
+impl Places {
+    fn get_mut(&mut self, topic: TopicKey) -> Option<&mut SubscriberIndex> {
+        let Self { few, others } = self;
+        let found = few.iter_mut().flatten().find(|place| place.topic() == topic);
+        found.or_else(|| others.as_mut()?.get_mut(&topic))
+    }
+
+    /// Adds the place in the list of a topic that has none yet.
+    fn insert(&mut self, place: SubscriberIndex) {
+        match self.few.iter_mut().find(|free| free.is_none()) {
+            Some(free) => *free = Some(place),
+            None => drop(self.others.get_or_insert_default().insert(place.topic(), place)),
+        }
+    }
+
+    fn remove(&mut self, topic: TopicKey) -> Option<SubscriberIndex> {
+        let found = self.few.iter_mut().find_map(|place| place.take_if(|place| place.topic() == topic));
+        found.or_else(|| {
+            let removed = self.others.as_mut()?.remove(&topic);
+            self.others.take_if(|others| others.is_empty());
+            removed
+        })
+    }
 }
 
 /// What a shard has to know of a topic to hand on its message.
@@ -91,7 +133,7 @@ impl<M> TopicEntry<M> {
 
 impl<M: Message> TopicIndex<M> {
     pub(super) fn new() -> Self {
-        Self { topics: FxHashMap::default(), members: FxHashMap::default(), sweep_at: 0, least_age: Duration::MAX }
+        Self { topics: FxHashMap::default(), members: Vec::new(), sweep_at: 0, least_age: Duration::MAX }
     }
 
     /// The audience of a message for `topic`.
@@ -208,26 +250,27 @@ impl<M: Message> TopicIndex<M> {
     ) -> Subscribed {
         let (topic, has_wish) = (counted.topic().key(), wish.is_some());
         let entry = self.topics.entry(topic).or_default();
-        let places = self.members.entry(slot).or_default();
-        if let Some(place) = places.get(&topic) {
-            let subscriber = &mut entry.subscribers[place.index];
+        if slot.index() >= self.members.len() {
+            self.members.resize_with(slot.index() + 1, Places::default);
+        }
+        let places = &mut self.members[slot.index()];
+        if let Some(place) = places.get_mut(topic) {
+            let subscriber = &mut entry.subscribers[place.index as usize];
             entry.wishes = entry.wishes + u32::from(has_wish) - u32::from(subscriber.has_wish);
             (subscriber.tag, subscriber.has_wish) = (tag, has_wish);
             return Subscribed::Retagged;
         }
-        places.insert(topic, SubscriberIndex { index: entry.subscribers.len(), counted });
+        let index = u32::try_from(entry.subscribers.len()).expect("a shard holds fewer members");
+        places.insert(SubscriberIndex { index, counted });
         entry.subscribers.push(Subscriber { slot, tag, has_wish });
         entry.wishes += u32::from(has_wish);
         Subscribed::New
     }
 
     pub(super) fn unsubscribe(&mut self, slot: Slot, topic: TopicKey) -> Unsubscribed {
-        let place = self.members.get_mut(&slot).and_then(|places| places.remove(&topic));
+        let place = self.members.get_mut(slot.index()).and_then(|places| places.remove(topic));
         let Some(place) = place else { return Unsubscribed::NotSubscribed };
         self.vacate(topic, place);
-        if self.members.get(&slot).is_some_and(FxHashMap::is_empty) {
-            self.members.remove(&slot);
-        }
         Unsubscribed::Removed
     }
 
@@ -236,11 +279,7 @@ impl<M: Message> TopicIndex<M> {
         let entry = self.topics.get_mut(&topic).map(|entry| std::mem::take(&mut entry.subscribers));
         let slots: Vec<_> = entry.unwrap_or_default().into_iter().map(|subscriber| subscriber.slot).collect();
         for slot in &slots {
-            let places = self.members.get_mut(slot).expect("a subscriber belongs to a member with a place");
-            places.remove(&topic);
-            if places.is_empty() {
-                self.members.remove(slot);
-            }
+            self.members[slot.index()].remove(topic);
         }
         let ended = self.topics.remove(&topic);
         // The drop of a retained message may panic.
@@ -250,19 +289,21 @@ impl<M: Message> TopicIndex<M> {
 
     /// Ends all subscriptions of a member that leaves.
     pub(super) fn remove(&mut self, slot: Slot) {
-        for (topic, place) in self.members.remove(&slot).into_iter().flatten() {
-            self.vacate(topic, place);
+        let Some(places) = self.members.get_mut(slot.index()) else { return };
+        let Places { few, others } = std::mem::take(places);
+        let others = others.into_iter().flat_map(|others| others.into_values());
+        for place in few.into_iter().flatten().chain(others) {
+            self.vacate(place.topic(), place);
         }
     }
 
     fn vacate(&mut self, topic: TopicKey, SubscriberIndex { index, counted }: SubscriberIndex) {
         let entry = self.topics.get_mut(&topic).expect("a topic with a place has a list");
-        let gone = entry.subscribers.swap_remove(index);
+        let gone = entry.subscribers.swap_remove(index as usize);
         entry.wishes -= u32::from(gone.has_wish);
-        match entry.subscribers.get(index).copied() {
+        match entry.subscribers.get(index as usize).copied() {
             Some(moved) => {
-                let places = self.members.get_mut(&moved.slot);
-                let place = places.and_then(|places| places.get_mut(&topic));
+                let place = self.members[moved.slot.index()].get_mut(topic);
                 place.expect("a subscriber belongs to a member with a place").index = index;
             }
             None if entry.is_idle() => {
