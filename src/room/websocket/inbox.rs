@@ -10,14 +10,16 @@
 //! once the one before has given back everything. So a peer whose answers wait, because it doesn't read them, holds no
 //! claim that others wait for.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
-use futures_channel::mpsc;
 use futures_core::Stream;
+use futures_util::task::AtomicWaker;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::caught::lock;
 use crate::protocol::Frame;
 use crate::room::Inbound;
 use crate::room::limits::{Claim, PeerLimits, SMALL_MESSAGE};
@@ -29,8 +31,6 @@ const OWN_BYTES: u32 = 4 << 10;
 /// messages fill an inbox.
 const OVERHEAD: u32 = 256;
 
-const MOST_MESSAGES: usize = (OWN_BYTES / OVERHEAD) as usize;
-
 /// The messages that a viewer sends, as a stream. It ends with the connection.
 ///
 /// A message counts against the connection's bound, and a long one against what [all peers
@@ -38,9 +38,27 @@ const MOST_MESSAGES: usize = (OWN_BYTES / OVERHEAD) as usize;
 /// reached, the viewer isn't read.
 #[derive(Debug)]
 pub struct WebSocketInbox {
-    queue: mpsc::Receiver<QueuedMessage>,
+    queue: Arc<Queue>,
     /// The permits of the message that was handed out last.
     taken: Option<Permits>,
+}
+
+/// The messages between the connection and its inbox. Bounded by the connection's own bytes.
+///
+/// This is not a channel of one of the libraries, because each idle viewer has one, and theirs take three times as
+/// much. The lock is held for a few instructions.
+#[derive(Debug, Default)]
+struct Queue {
+    messages: Mutex<Messages>,
+    /// Wakes the task that reads the inbox.
+    reader: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct Messages {
+    waiting: VecDeque<QueuedMessage>,
+    /// One of the two ends is gone.
+    ended: bool,
 }
 
 /// A message, and the permits it takes.
@@ -68,16 +86,15 @@ pub(super) struct Dropped;
 /// The connection's end of an inbox.
 #[derive(Debug)]
 pub(super) struct InboxSender {
-    queue: mpsc::Sender<QueuedMessage>,
+    queue: Arc<Queue>,
     own: Arc<Semaphore>,
 }
 
 impl InboxSender {
     pub(super) fn new() -> (Self, WebSocketInbox) {
-        // The channel is never full: a message gets its part of the connection's own bytes before it is sent.
-        let (sender, queue) = mpsc::channel(MOST_MESSAGES);
+        let queue = Arc::<Queue>::default();
         let own = Arc::new(Semaphore::new(OWN_BYTES as usize));
-        (Self { queue: sender, own }, WebSocketInbox { queue, taken: None })
+        (Self { queue: Arc::clone(&queue), own }, WebSocketInbox { queue, taken: None })
     }
 
     /// Takes the permits for a message of `bytes` if they are free. A long message's are all claimed before its bytes
@@ -105,7 +122,32 @@ impl InboxSender {
     }
 
     pub(super) fn deliver(&mut self, frame: Frame, permits: Permits) -> Result<(), Dropped> {
-        self.queue.try_send(QueuedMessage { frame, permits }).map_err(|_| Dropped)
+        let mut messages = lock(&self.queue.messages);
+        if messages.ended {
+            return Err(Dropped);
+        }
+        messages.waiting.push_back(QueuedMessage { frame, permits });
+        drop(messages);
+        self.queue.reader.wake();
+        Ok(())
+    }
+}
+
+impl Drop for InboxSender {
+    fn drop(&mut self) {
+        lock(&self.queue.messages).ended = true;
+        self.queue.reader.wake();
+    }
+}
+
+impl Drop for WebSocketInbox {
+    fn drop(&mut self) {
+        let mut messages = lock(&self.queue.messages);
+        messages.ended = true;
+        let waiting = std::mem::take(&mut messages.waiting);
+        // Dropped after the lock is released, because permits that are given back wake other tasks.
+        drop(messages);
+        drop(waiting);
     }
 }
 
@@ -118,11 +160,24 @@ impl Stream for WebSocketInbox {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
         self.taken = None;
-        let Some(QueuedMessage { frame, permits }) = ready!(Pin::new(&mut self.queue).poll_next(cx)) else {
-            return Poll::Ready(None);
-        };
-        self.taken = Some(permits);
-        Poll::Ready(Some(frame))
+        // Registered first: a message that comes after the look below finds the waker.
+        self.queue.reader.register(cx.waker());
+        let mut messages = lock(&self.queue.messages);
+        let next = messages.waiting.pop_front();
+        if messages.waiting.is_empty() {
+            // An idle viewer keeps no memory for messages.
+            messages.waiting = VecDeque::new();
+        }
+        let ended = messages.ended;
+        drop(messages);
+        match next {
+            Some(QueuedMessage { frame, permits }) => {
+                self.taken = Some(permits);
+                Poll::Ready(Some(frame))
+            }
+            None if ended => Poll::Ready(None),
+            None => Poll::Pending,
+        }
     }
 }
 
