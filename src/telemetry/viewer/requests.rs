@@ -16,14 +16,14 @@
 //! No request keeps a worker busy for long: a long one is decoded on a blocking thread, in [turns](PeerLimits) with the
 //! long requests of all other viewers, and the task yields between portions of a request's items.
 
-use std::future::{Future, pending, poll_fn};
+use std::future::{pending, poll_fn};
 use std::panic::resume_unwind;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::task::{spawn_blocking, yield_now};
 
@@ -56,76 +56,109 @@ const DECODED_HERE: usize = 4 << 10;
 /// How many items of one request are handled before the task yields.
 const AT_ONCE: usize = 256;
 
-/// The fetches under way; `None` if there are none, because even an empty set allocates.
-type Fetches = Option<FuturesUnordered<Pin<Box<dyn Future<Output = ()> + Send>>>>;
+/// The fetches under way. Few viewers have any, and even an empty set allocates.
+type Fetches = Option<Box<UnderWay>>;
+
+struct UnderWay {
+    fetching: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// Resolves when the instance that has asked for the fetches has ended.
+    ended: BoxFuture<'static, ()>,
+}
 
 /// Handles the requests on a participant's stream until the connection is gone, when the session drops this future.
 ///
-/// An idle viewer costs the size of this future. What is awaited for a moment is larger than all that it waits with, so
-/// each such future has a box of its own.
-pub(in crate::telemetry) async fn serve(viewers: Arc<Viewers>, mut stream: Box<dyn ViewerStream>) {
+/// An idle viewer costs the size of this future. So it holds only what it waits with: what is awaited for a moment is
+/// several times larger, and has a box of its own.
+pub(in crate::telemetry) async fn serve(viewers: Arc<Viewers>, stream: Box<dyn ViewerStream>) {
     let mut removals = viewers.catalog.removals();
-    let mut viewer: Option<Viewer> = None;
-    let mut fetches: Fetches = None;
-    let mut silence = Silence::new(viewers.settings.silence_timeout);
-    let mut allowance = Allowance::new();
-    let mut open = true;
+    let mut requests = Requests {
+        silence: Silence::new(viewers.settings.silence_timeout),
+        viewers,
+        stream,
+        viewer: None,
+        fetches: None,
+        allowance: Allowance::new(),
+        open: true,
+    };
     loop {
-        tokio::select! {
-            heard = hear(stream.inbound(), open, &mut silence) => match heard {
-                Heard::Frame(frame) => {
-                    let Some(now) = viewer_now(&viewers, &*stream, viewer.as_ref()) else {
-                        let (identity, sid) = (stream.identity(), stream.sid());
-                        tracing::debug!(%identity, %sid, "request during a reset dropped");
-                        continue;
-                    };
-                    let viewer = match &mut viewer {
-                        Some(viewer) if viewer.participant() == now.participant() => viewer,
-                        other => {
-                            fetches = None;
-                            silence.disregard();
-                            let viewer = other.insert(now);
-                            Box::pin(viewer.forget_removed()).await;
-                            viewer
-                        }
-                    };
-                    silence.heard();
-                    viewer.report_heard(&*stream);
-                    Box::pin(async {
-                        let decoded = decode(viewer.protocol().format(), &viewers.settings, &mut allowance, frame).await;
-                        stream.inbound().release();
-                        viewer.handle(&viewers, &mut fetches, &mut silence, decoded).await;
-                        yield_now().await;
-                    })
-                    .await;
-                }
-                Heard::End => {
-                    // No more requests come; subscriptions and fetches go on.
-                    open = false;
-                    // While the viewer is being reset, there is no instance to tell.
-                    if let Some((participant, failure)) = stream.participant().zip(stream.inbound().failure()) {
-                        let message = format!("your stream has ended, you may open another: {failure}");
-                        Box::pin(tell(&participant, StatusLevel::Error, message)).await;
-                    }
-                }
-                Heard::Nothing => {
-                    if let Some(viewer) = &viewer {
-                        viewer.report_silent(&*stream);
-                    }
-                }
-            },
-            Ok(()) = removals.changed() => {
-                if let Some(viewer) = &viewer {
-                    Box::pin(viewer.forget_removed()).await;
+        let Requests { stream, fetches, silence, open, .. } = &mut requests;
+        let happened = tokio::select! {
+            heard = hear(stream.inbound(), *open, silence) => Happened::Heard(heard),
+            Ok(()) = removals.changed() => Happened::Removed,
+            () = fetched(fetches) => continue,
+        };
+        Box::pin(requests.take(happened)).await;
+    }
+}
+
+/// What the task that handles a viewer's requests has woken up for.
+enum Happened {
+    Heard(Heard),
+    /// Channels were unadvertised.
+    Removed,
+}
+
+/// The state of the task that handles a viewer's requests.
+struct Requests {
+    viewers: Arc<Viewers>,
+    stream: Box<dyn ViewerStream>,
+    /// The instance that has sent the last request. It may have ended since.
+    viewer: Option<Viewer>,
+    fetches: Fetches,
+    silence: Silence,
+    allowance: Allowance,
+    /// The viewer's stream hasn't ended.
+    open: bool,
+}
+
+impl Requests {
+    async fn take(&mut self, happened: Happened) {
+        match happened {
+            Happened::Heard(Heard::Frame(frame)) => self.take_frame(frame).await,
+            Happened::Heard(Heard::End) => {
+                // No more requests come; subscriptions and fetches go on.
+                self.open = false;
+                // While the viewer is being reset, there is no instance to tell.
+                if let Some((participant, failure)) = self.stream.participant().zip(self.stream.inbound().failure()) {
+                    let message = format!("your stream has ended, you may open another: {failure}");
+                    tell(&participant, StatusLevel::Error, message).await;
                 }
             }
-            () = fetched(&mut fetches) => {}
-            () = ended(viewer.as_ref()) => {
-                viewer = None;
-                fetches = None;
-                silence.disregard();
+            Happened::Heard(Heard::Nothing) => {
+                if let Some(viewer) = &self.viewer {
+                    viewer.report_silent(&*self.stream);
+                }
+            }
+            Happened::Removed => {
+                if let Some(viewer) = &self.viewer {
+                    viewer.forget_removed().await;
+                }
             }
         }
+    }
+
+    async fn take_frame(&mut self, frame: Frame) {
+        let Self { viewers, stream, viewer, fetches, silence, allowance, .. } = self;
+        let Some(now) = viewer_now(viewers, &**stream, viewer.as_ref()) else {
+            let (identity, sid) = (stream.identity(), stream.sid());
+            return tracing::debug!(%identity, %sid, "request during a reset dropped");
+        };
+        let viewer = match viewer {
+            Some(viewer) if viewer.participant() == now.participant() => viewer,
+            other => {
+                *fetches = None;
+                silence.disregard();
+                let viewer = other.insert(now);
+                viewer.forget_removed().await;
+                viewer
+            }
+        };
+        silence.heard();
+        viewer.report_heard(&**stream);
+        let decoded = decode(viewer.protocol().format(), &viewers.settings, allowance, frame).await;
+        stream.inbound().release();
+        viewer.handle(viewers, fetches, silence, decoded).await;
+        yield_now().await;
     }
 }
 
@@ -159,23 +192,19 @@ async fn hear(inbound: &mut dyn Inbound, open: bool, silence: &mut Silence) -> H
     .await
 }
 
-/// Waits until the viewer's instance has ended; never returns if there is no viewer.
-async fn ended(viewer: Option<&Viewer>) {
-    match viewer {
-        Some(viewer) => {
-            viewer.participant().closed().await;
-        }
-        None => pending().await,
-    }
-}
-
-/// Waits until a fetch is done; never returns if there is none. Safe to cancel.
+/// Waits until a fetch is done, or the instance that has asked for the fetches has ended; never returns if there is no
+/// fetch. Safe to cancel.
 async fn fetched(fetches: &mut Fetches) {
     poll_fn(|cx| {
-        let Some(under_way) = fetches else { return Poll::Pending };
-        let fetched = under_way.poll_next_unpin(cx);
-        fetches.take_if(|under_way| under_way.is_empty());
-        fetched.map(drop)
+        let Some(UnderWay { fetching, ended }) = fetches.as_deref_mut() else { return Poll::Pending };
+        let done = match ended.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => fetching.poll_next_unpin(cx),
+        };
+        if fetching.is_empty() || done == Poll::Ready(None) {
+            *fetches = None;
+        }
+        done.map(drop)
     })
     .await;
 }
@@ -315,12 +344,12 @@ async fn fetch_asset(viewer: &Viewer, settings: &Settings, fetches: &mut Fetches
         _ if uri.len() > LONGEST_URI => format!("the URI is longer than {LONGEST_URI} bytes"),
         (Some(handler), Ok(permit)) => {
             let request = AssetRequest { participant: participant.clone(), uri };
-            fetches.get_or_insert_default().push(Box::pin(assets::fetch(
-                Arc::clone(handler),
-                request,
-                request_id,
-                permit,
-            )));
+            let under_way = fetches.get_or_insert_with(|| {
+                let participant = participant.clone();
+                let ended = Box::pin(async move { drop(participant.closed().await) });
+                Box::new(UnderWay { fetching: FuturesUnordered::new(), ended })
+            });
+            under_way.fetching.push(Box::pin(assets::fetch(Arc::clone(handler), request, request_id, permit)));
             return;
         }
         (Some(_), Err(error)) => error.to_string(),
