@@ -14,7 +14,7 @@ mod tables;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use self::entry::ChannelEntry;
 use self::form::Form;
@@ -36,8 +36,10 @@ pub(super) struct Catalog {
     tables: Mutex<Tables>,
     /// By form, the topic of the participants that are told of changes in it.
     announcements: [Topic; Form::COUNT],
-    /// Incremented whenever a channel is unadvertised.
-    removals: watch::Sender<u64>,
+    /// Incremented whenever a channel is unadvertised; `removed` then wakes the viewers' tasks. Not a `watch` channel,
+    /// with which each viewer's task would have more to keep.
+    removals: AtomicU64,
+    removed: Notify,
 }
 
 /// The lowest channel number. Numbers are never reused.
@@ -55,7 +57,8 @@ impl Catalog {
             next_channel: AtomicU64::new(FIRST_CHANNEL),
             tables: Mutex::default(),
             announcements: Default::default(),
-            removals: watch::Sender::new(0),
+            removals: AtomicU64::new(0),
+            removed: Notify::new(),
         }
     }
 
@@ -98,14 +101,31 @@ impl Catalog {
         self.tables().channel(id).filter(|channel| channel.is_advertised()).cloned()
     }
 
-    /// A receiver that changes when channels are unadvertised.
-    pub(super) fn removals(&self) -> watch::Receiver<u64> {
-        self.removals.subscribe()
+    /// How often channels were unadvertised.
+    pub(super) fn removals(&self) -> u64 {
+        // Acquire: pairs with the release in `note_removal`.
+        self.removals.load(Ordering::Acquire)
+    }
+
+    /// Waits until channels were unadvertised more often than `seen`, and updates that. Safe to cancel.
+    pub(super) async fn removed_since(&self, seen: &mut u64) {
+        loop {
+            // Before the look: a removal that comes after the look wakes this.
+            let removed = self.removed.notified();
+            let removals = self.removals();
+            if removals != *seen {
+                *seen = removals;
+                return;
+            }
+            removed.await;
+        }
     }
 
     /// Has every viewer's task forget its subscriptions to unadvertised channels.
     fn note_removal(&self) {
-        self.removals.send_modify(|count| *count += 1);
+        // Release: a task that sees the count sees the channels' state.
+        self.removals.fetch_add(1, Ordering::Release);
+        self.removed.notify_waiters();
     }
 
     /// Ends all channels with the session: publishing fails from now on.

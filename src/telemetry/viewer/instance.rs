@@ -38,7 +38,8 @@ struct Inner {
 #[derive(Default)]
 pub(super) struct Asked {
     pub(super) subscriptions: Subscriptions,
-    pub(super) pings: Pings,
+    /// Boxed, because few viewers ping: v1 has no pings.
+    pub(super) pings: Option<Box<Pings>>,
 }
 
 /// Statistics of one viewer, read without blocking any other task.

@@ -22,12 +22,11 @@ const OPEN_PONGS: usize = 16;
 /// backlog.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// The pongs that one viewer hasn't acknowledged.
+/// The pongs that one viewer hasn't acknowledged. There is one of these once the viewer has pinged.
 #[derive(Debug, Default)]
 pub(super) struct Pings {
     /// Oldest first: the time stamp in each pong, and when the pong was sent.
     open: VecDeque<(u64, Instant)>,
-    pinged: bool,
 }
 
 impl Pings {
@@ -38,7 +37,6 @@ impl Pings {
             self.open.pop_front();
         }
         self.open.push_back((device_timestamp_ms, Instant::now()));
-        self.pinged = true;
         Pong { app_timestamp: ping.app_timestamp, device_timestamp_ms }
     }
 
@@ -50,11 +48,6 @@ impl Pings {
         let meant = self.open.iter().position(|(stamp, _)| *stamp == ack.device_timestamp_ms)?;
         let (_, sent) = self.open.drain(..=meant).next_back()?;
         Some(sent.elapsed()).filter(|round_trip| *round_trip <= LONGEST)
-    }
-
-    /// Whether the viewer has ever pinged.
-    pub(super) fn has_pinged(&self) -> bool {
-        self.pinged
     }
 }
 
@@ -71,7 +64,6 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_round_trip_lies_between_a_pong_and_its_acknowledgement() {
         let mut pings = Pings::default();
-        assert!(!pings.has_pinged());
         let pong = pings.pong(PING);
         assert_eq!(pong.app_timestamp, 7);
         assert!(pong.device_timestamp_ms > 1_600_000_000_000);
@@ -79,7 +71,6 @@ mod tests {
         assert_eq!(pings.acknowledged(ack(pong)), Some(Duration::from_millis(40)));
         // An acknowledgement counts once.
         assert_eq!(pings.acknowledged(ack(pong)), None);
-        assert!(pings.has_pinged());
     }
 
     #[tokio::test(start_paused = true)]

@@ -81,10 +81,10 @@ pub(in crate::telemetry) async fn serve(viewers: Arc<Viewers>, stream: Box<dyn V
         open: true,
     };
     loop {
-        let Requests { stream, fetches, silence, open, .. } = &mut requests;
+        let Requests { viewers, stream, fetches, silence, open, .. } = &mut requests;
         let happened = tokio::select! {
             heard = hear(stream.inbound(), *open, silence) => Happened::Heard(heard),
-            Ok(()) = removals.changed() => Happened::Removed,
+            () = viewers.catalog.removed_since(&mut removals) => Happened::Removed,
             () = fetched(fetches) => continue,
         };
         Box::pin(requests.take(happened)).await;
@@ -249,9 +249,10 @@ impl Viewer {
                 }
             }
             Ok(ClientMessage::Ping(ping)) => {
-                answer(participant, ServerMessage::Pong(pings.pong(ping)).encode()).await;
+                let pong = pings.get_or_insert_default().pong(ping);
+                answer(participant, ServerMessage::Pong(pong).encode()).await;
             }
-            Ok(ClientMessage::PingAck(ack)) => match pings.acknowledged(ack) {
+            Ok(ClientMessage::PingAck(ack)) => match pings.as_mut().and_then(|pings| pings.acknowledged(ack)) {
                 Some(round_trip) => self.note_round_trip(round_trip),
                 None => tracing::debug!(%participant, ?ack, "acknowledges no pong that is open"),
             },
@@ -263,7 +264,7 @@ impl Viewer {
         // Last: an answer waits until the viewer has read others, and of the request nothing is held by then.
         warn(participant, StatusLevel::Error, faults).await;
         warn(participant, StatusLevel::Warning, warnings).await;
-        if pings.has_pinged() {
+        if pings.is_some() {
             silence.watch();
         }
     }
@@ -346,7 +347,9 @@ async fn fetch_asset(viewer: &Viewer, settings: &Settings, fetches: &mut Fetches
             let request = AssetRequest { participant: participant.clone(), uri };
             let under_way = fetches.get_or_insert_with(|| {
                 let participant = participant.clone();
-                let ended = Box::pin(async move { drop(participant.closed().await) });
+                let ended = Box::pin(async move {
+                    participant.closed().await;
+                });
                 Box::new(UnderWay { fetching: FuturesUnordered::new(), ended })
             });
             under_way.fetching.push(Box::pin(assets::fetch(Arc::clone(handler), request, request_id, permit)));

@@ -125,7 +125,7 @@ impl Subscriptions {
     /// Subscribes to the wanted channels, and returns what is wrong with the request.
     ///
     /// All subscriptions are requested at once, so that they cost one turn of the shard together. If a channel is
-    /// unadvertised meanwhile, [`Catalog::removals`] reports it afterwards.
+    /// unadvertised meanwhile, [`Catalog::removed_since`] reports it afterwards.
     pub(super) async fn subscribe(
         &mut self,
         participant: &Participant<Frame>,
