@@ -58,7 +58,7 @@ impl fmt::Display for Stalled {
 pub struct Report {
     congestion: String,
     rounds: usize,
-    rates: BTreeMap<usize, f64>,
+    pub(crate) rates: BTreeMap<usize, f64>,
     pub(crate) fixed: BTreeMap<(usize, Kind), Vec<Fixed>>,
     pub(crate) clean: BTreeMap<(usize, Kind), Vec<f64>>,
     /// Seconds and CPU seconds, per round.

@@ -29,7 +29,11 @@ pub fn serve(kind: Kind) -> Result<(), Error> {
             ["publish", rate, millis, size, _] => {
                 let task = Task { rate: rate.parse()?, millis: millis.parse()?, size: size.parse()? };
                 let (peer, number) = (Arc::clone(&peer), Arc::clone(&number));
-                std::thread::spawn(move || task.run(&*peer, &number));
+                std::thread::spawn(move || {
+                    let first = number.fetch_add(task.count(), Ordering::Relaxed);
+                    let sent = peer.publish_all(&task, first);
+                    println!("published {first} {sent}");
+                });
             }
             _ => return Err(format!("unknown command {line}").into()),
         }
@@ -40,33 +44,36 @@ pub fn serve(kind: Kind) -> Result<(), Error> {
 
 /// Publishes `rate` messages per second for `millis` milliseconds. A publisher that was held up catches up: each
 /// message is stamped with the time at which it was due.
-struct Task {
-    rate: f64,
-    millis: u64,
-    size: usize,
+#[derive(Clone, Copy)]
+pub struct Task {
+    pub rate: f64,
+    pub millis: u64,
+    pub size: usize,
+}
+
+/// Where a publisher stands.
+pub enum Next {
+    /// The next message is due, and was due at this time.
+    Due(u64),
+    Wait(Duration),
+    /// Everything is published, or publishing is too far behind.
+    Done,
 }
 
 impl Task {
-    fn run(&self, peer: &dyn Peer, number: &AtomicU64) {
-        let count = (self.rate * self.millis as f64 / 1000.0).round().max(1.0) as u64;
-        let first = number.fetch_add(count, Ordering::Relaxed);
-        let start = wire::now();
+    fn count(&self) -> u64 {
+        (self.rate * self.millis as f64 / 1000.0).round().max(1.0) as u64
+    }
+
+    /// What to do after `sent` messages. `start` is when publishing began.
+    pub fn next(&self, start: u64, sent: u64) -> Next {
         // Publishing stops after twice the time, however far behind it is.
         let last = start + self.millis * 1_000_000 * 2;
-        let mut sent = 0;
-        while sent < count {
-            let due = start + (sent as f64 * 1e9 / self.rate) as u64;
-            let now = wire::now();
-            if now < due {
-                std::thread::sleep(Duration::from_nanos(due - now));
-                continue;
-            }
-            if now > last {
-                break;
-            }
-            peer.publish(Bytes::from(wire::payload(first + sent, due, self.size)), due);
-            sent += 1;
+        let due = start + (sent as f64 * 1e9 / self.rate) as u64;
+        match wire::now() {
+            now if sent == self.count() || now > last => Next::Done,
+            now if now < due => Next::Wait(Duration::from_nanos(due - now)),
+            _ => Next::Due(due),
         }
-        println!("published {first} {sent}");
     }
 }

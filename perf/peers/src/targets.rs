@@ -9,6 +9,7 @@ use crate::runner::STALL_COUNT;
 pub fn put(report: &Report, text: &mut String) -> fmt::Result {
     let mut table = Table { text: String::new() };
     cpu(report, &mut table)?;
+    uwebsockets(report, &mut table)?;
     rates(report, &mut table)?;
     latency(report, &mut table)?;
     idle(report, &mut table)?;
@@ -39,6 +40,15 @@ impl Table {
         let Some(measured) = measured else { return Ok(()) };
         self.row(what, &format!("at least {limit}"), &measured.to_string(), measured.median >= limit)
     }
+}
+
+/// Through `Telemetry`, at rates that uWebSockets' timers can follow.
+fn uwebsockets(report: &Report, table: &mut Table) -> fmt::Result {
+    for &clients in report.rates.keys() {
+        let what = format!("CPU per delivery through `Telemetry` at {clients} clients, of uWebSockets'");
+        table.at_most(&what, 1.0, report.paired(clients, Kind::Telemetry, Kind::UWebSockets, |one| one.server_cpu))?;
+    }
+    Ok(())
 }
 
 fn cpu(report: &Report, table: &mut Table) -> fmt::Result {
@@ -73,8 +83,8 @@ fn latency(report: &Report, table: &mut Table) -> fmt::Result {
 fn idle(report: &Report, table: &mut Table) -> fmt::Result {
     for ((clients, kind), all) in &report.fixed {
         // With 100 clients, the growth of the process itself would show in the figure.
-        if *kind == Kind::Lanecast && *clients >= 1000 {
-            let what = format!("memory per idle client, kB, of {clients}");
+        if matches!(kind, Kind::Lanecast | Kind::Telemetry) && *clients >= 1000 {
+            let what = format!("memory per idle client of {kind}, kB, of {clients}");
             table.at_most(&what, 4.0, Some(Ratio::of(all.iter().map(|one| one.idle))))?;
         }
     }

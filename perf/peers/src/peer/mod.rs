@@ -15,7 +15,8 @@ use std::str::FromStr;
 use ::lanecast::{Lossy, Profile};
 use bytes::Bytes;
 
-use crate::Error;
+use crate::serve::{Next, Task};
+use crate::{Error, wire};
 
 /// Where `run.sh` installs the program that carries uWebSockets.
 pub const BUN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/node_modules/bun/bin/bun.exe");
@@ -110,6 +111,21 @@ pub trait Peer: Send + Sync {
 
     /// Sends a message to all subscribers. May wait while the server is behind.
     fn publish(&self, payload: Bytes, log_time: u64);
+
+    /// Publishes the messages of `task`, the first with the number `first`. Returns how many.
+    fn publish_all(&self, task: &Task, first: u64) -> u64 {
+        let (start, mut sent) = (wire::now(), 0);
+        loop {
+            match task.next(start, sent) {
+                Next::Due(due) => {
+                    self.publish(Bytes::from(wire::payload(first + sent, due, task.size)), due);
+                    sent += 1;
+                }
+                Next::Wait(time) => std::thread::sleep(time),
+                Next::Done => return sent,
+            }
+        }
+    }
 
     /// Number of clients whose subscription has taken effect.
     fn subscribers(&self) -> usize;

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use lanecast::room::websocket::WebSocketRoom;
-use lanecast::telemetry::{self, AdvertisedChannel, Channel, TryPublishError};
+use lanecast::telemetry::{self, AdvertisedChannel, Channel};
 use tokio::runtime::Runtime;
 
 use super::Peer;
-use crate::Error;
+use crate::serve::{Next, Task};
+use crate::{Error, wire};
 
 pub struct Telemetry {
     address: SocketAddr,
@@ -37,10 +38,28 @@ impl Peer for Telemetry {
     }
 
     fn publish(&self, payload: Bytes, log_time: u64) {
-        if let Err(TryPublishError::Full(payload)) = self.channel.try_publish_at(log_time, payload) {
-            // Publishing fails only when the session is closed.
-            let _ = self.runtime.block_on(self.channel.publish_at(log_time, payload));
-        }
+        // Publishing fails only when the session is closed.
+        let _ = self.runtime.block_on(self.channel.publish_at(log_time, payload));
+    }
+
+    /// In a task of the runtime, as embedders publish. Tokio's timers count milliseconds.
+    fn publish_all(&self, task: &Task, first: u64) -> u64 {
+        let (channel, task) = (self.channel.clone(), *task);
+        let publishing = self.runtime.spawn(async move {
+            let (start, mut sent) = (wire::now(), 0);
+            loop {
+                match task.next(start, sent) {
+                    Next::Due(due) => {
+                        // Publishing fails only when the session is closed.
+                        let _ = channel.publish_at(due, wire::payload(first + sent, due, task.size)).await;
+                        sent += 1;
+                    }
+                    Next::Wait(time) => tokio::time::sleep(time).await,
+                    Next::Done => return sent,
+                }
+            }
+        });
+        self.runtime.block_on(publishing).expect("publishing doesn't panic")
     }
 
     fn subscribers(&self) -> usize {
