@@ -322,7 +322,7 @@ impl Reader {
     fn read(&mut self) -> Result<(), CloseReason> {
         let most = self.decoder.missing().clamp(READ_BYTES, MOST_READ_BYTES);
         let begun = std::time::Instant::now();
-        let taken = with_scratch(|buffer| match socket::read(&self.connection.stream, &mut buffer[..most]) {
+        let taken = with_scratch(most, |buffer| match socket::read(&self.connection.stream, buffer) {
             Ok(None) => Ok(0),
             Ok(Some(0)) => Err(CloseReason::PeerGone),
             Ok(Some(count)) => {
@@ -611,7 +611,7 @@ impl Reader {
             // too.
             ready!(self.poll_readable(cx));
             let begun = std::time::Instant::now();
-            let ended = with_scratch(|buffer| match socket::read(&self.connection.stream, &mut buffer[..READ_BYTES]) {
+            let ended = with_scratch(READ_BYTES, |buffer| match socket::read(&self.connection.stream, buffer) {
                 Ok(None) => false,
                 Ok(Some(0)) | Err(_) => true,
                 Ok(Some(count)) => {
@@ -689,12 +689,14 @@ fn until_close_is_requested(connection: &Connection, mut slow: BoxFuture<'static
     })
 }
 
-/// Lends this thread's buffer to `f`.
-fn with_scratch<T>(f: impl FnOnce(&mut [u8]) -> T) -> T {
+/// Lends `len` bytes of this thread's buffer to `f`. The buffer grows as needed: few threads ever read a long message.
+fn with_scratch<T>(len: usize, f: impl FnOnce(&mut [u8]) -> T) -> T {
     // A thread that is being torn down has no buffer; a nested call within `f` finds an empty one.
     let mut buffer = SCRATCH.try_with(Cell::take).unwrap_or_default();
-    buffer.resize(MOST_READ_BYTES, 0);
-    let result = f(&mut buffer);
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    let result = f(&mut buffer[..len]);
     let _ = SCRATCH.try_with(|scratch| scratch.set(buffer));
     result
 }
