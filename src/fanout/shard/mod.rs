@@ -151,6 +151,7 @@ impl<O: MemberHandle> FlushShard<O> {
         let until = Instant::now() + SLICE;
         let Self { reader, delivery } = self;
         delivery.settings.port.signal.rise();
+        let mut is_late = false;
         loop {
             if !delivery.turn.is_open {
                 match reader.poll_work(cx, delivery) {
@@ -162,6 +163,11 @@ impl<O: MemberHandle> FlushShard<O> {
                     }
                 }
             }
+            // Not before the shard has looked for work, as it sleeps if there is none. A task that yields instead, and
+            // is the only one of its worker, makes tokio wake another worker, which finds nothing.
+            if is_late {
+                return Poll::Ready(Step::Yield);
+            }
             if delivery.walk(reader.position(), until) == Walk::TimeIsUp {
                 return Poll::Ready(Step::Yield);
             }
@@ -170,9 +176,10 @@ impl<O: MemberHandle> FlushShard<O> {
                 delivery.carry_out(request, reader.position());
             }
             delivery.drain_if_sealed(reader.position());
-            if delivery.has_requeued() || delivery.budget.is_due() || Instant::now() >= until {
+            if delivery.has_requeued() || delivery.budget.is_due() {
                 return Poll::Ready(Step::Yield);
             }
+            is_late = Instant::now() >= until;
         }
     }
 
