@@ -63,23 +63,27 @@ const NO_SLOT: u32 = u32::MAX;
 
 /// The senders' half of a participant's outbox, and the session's line to the shard. The shard's half is
 /// [`Drain`](drain::Drain).
+///
+/// The order of the fields is their order in memory: a visit to a clear member touches the first ones, up to the counters,
+/// which usually are on one cache line.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Outbox<M> {
-    port: Arc<Port<M>>,
-    client_id: ClientId,
+    /// The slot in which the shard keeps the member; written once, at admission.
+    slot: AtomicU32,
     state: AtomicU8,
     /// The participant overflowed by what gathered while it joined. Set before the end, which orders it.
     outpaced: AtomicBool,
     /// Whether the log counts the member, and as what. Not used unless the log counts members.
     standing: Standing,
-    /// The slot in which the shard keeps the member; written once, at admission.
-    slot: AtomicU32,
-    bound: Bound,
-    queue: ControlQueue<M>,
-    direct_offered: AtomicU64,
     shard_offered: SingleWriterCounter,
     delivered: SingleWriterCounter,
     delivered_bytes: SingleWriterCounter,
+    client_id: ClientId,
+    port: Arc<Port<M>>,
+    bound: Bound,
+    queue: ControlQueue<M>,
+    direct_offered: AtomicU64,
     lost: AtomicU64,
     rejected: AtomicU64,
     /// Wakes tasks that wait for half of the bound to be free.
