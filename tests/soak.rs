@@ -110,7 +110,7 @@ impl Kind {
             .into_iter()
             .enumerate()
             .filter(move |(at, kind)| {
-                let chosen = (number / 2 + at) % 3 > 0 || matches!(kind, Self::Changing);
+                let chosen = !(number / 2 + at).is_multiple_of(3) || matches!(kind, Self::Changing);
                 if kind.is_reliable() { role.has_reliable() && (chosen || role == Role::Steady) } else { chosen }
             })
             .map(|(_, kind)| kind)
@@ -267,7 +267,7 @@ impl Stage {
     /// Publishes a round: to each topic, and now and then to everybody.
     async fn publish(&self, round: u64) {
         let mut published = self.published.lock().await;
-        if round % 25 == 0 {
+        if round.is_multiple_of(25) {
             let changing = &self.topics[Kind::Changing as usize];
             changing.set_profile(match round / 25 % 3 {
                 0 => Profile::lossy(Lossy::default()),
@@ -277,7 +277,7 @@ impl Stage {
             self.session.broadcast(Frame::text("to all")).await.expect("the session is open");
         }
         for kind in Kind::ALL {
-            if kind == Kind::LossyLarge && round % 4 > 0 {
+            if kind == Kind::LossyLarge && !round.is_multiple_of(4) {
                 continue;
             }
             let next = &mut published.next[kind as usize];
