@@ -364,6 +364,105 @@ async fn a_subscribers_own_rate_is_its_own() {
     close_settled(&session).await;
 }
 
+// 1. A message waits for its time. 2. The rate goes: Ada takes hers back, or the topic loses its own. 3. What waited
+// comes before what is published next.
+#[tokio::test(start_paused = true)]
+async fn a_topic_keeps_its_order_when_a_rate_goes() {
+    let rate = Rate::every(Duration::from_secs(3600));
+    let (room, session, ada, topic) = subscribed(Profile::reliable()).await;
+    assert_eq!(ada.subscribe_at(&topic, TAG, rate).await, Subscribed::Retagged);
+    publish(&session, &topic, &texts("m", 2)).await;
+    assert_eq!(received(&room), ["m0"]);
+    assert_eq!(ada.subscribe(&topic, TAG).await, Subscribed::Retagged);
+    settle().await;
+    assert_eq!(received(&room), ["m0", "m1"], "it waits for no time any more");
+    publish(&session, &topic, &["m2".into()]).await;
+    assert_eq!(received(&room), texts("m", 3));
+    close_settled(&session).await;
+
+    let (room, session, _ada, topic) = subscribed(Profile::latest(Latest::default().rate(rate))).await;
+    publish(&session, &topic, &texts("m", 2)).await;
+    topic.set_profile(Profile::lossy(lossy(8)));
+    publish(&session, &topic, &["m2".into()]).await;
+    assert_eq!(received(&room), texts("m", 3));
+    close_settled(&session).await;
+}
+
+// What a sink was given when it failed is counted by the participant, and has left the topic's balance.
+#[tokio::test(start_paused = true)]
+async fn a_failed_write_leaves_the_balance_of_a_topic_even() {
+    for behavior in [Behavior::Fail, Behavior::Panic] {
+        let (room, session, ada, topic) = subscribed(Profile::lossy(lossy(8))).await;
+        behave(&room, behavior);
+        for text in texts("m", 3) {
+            session.try_broadcast_to(&topic, msg(text)).expect("the log has capacity");
+        }
+        within(ada.closed()).await;
+        let stats = topic.stats();
+        assert_eq!(stats.offered, stats.handed_on + stats.lost.total() + stats.ended, "{stats:?}");
+        assert_settled(&ada.stats().account);
+        behave(&room, Behavior::Flow);
+        close_settled(&session).await;
+    }
+}
+
+// Empty messages take no bytes, and give way to nobody. A queue that is there only for its rate has none to give.
+#[tokio::test(start_paused = true)]
+async fn one_message_above_all_bounds_may_wait_beside_empty_ones() {
+    let (room, session) = memory(|builder| builder.shards(1).lossy_bytes(100));
+    let ada = joined(&room, &session, "ada").await;
+    let (empty, rated) = (Topic::with(Profile::lossy(lossy(8))), Topic::with(Profile::lossy(lossy(8))));
+    ada.subscribe(&empty, TAG).await;
+    behave(&room, STALLED);
+    publish(&session, &empty, &[String::new(), String::new()]).await;
+    ada.subscribe_at(&rated, TAG, Rate::every(Duration::from_millis(10))).await;
+    publish(&session, &empty, &["x".repeat(200)]).await;
+    assert_eq!(ada.losses(&empty), Losses::default());
+    behave(&room, Behavior::Flow);
+    settle().await;
+    assert_eq!(received(&room), [String::new(), String::new(), "x".repeat(200)]);
+    close_settled(&session).await;
+}
+
+// A topic whose messages all gave way to those of others has no place in the turns until it has a message again.
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_has_lost_everything_comes_last_again() {
+    let (room, session) = memory(|builder| builder.shards(1).lossy_bytes(100));
+    let ada = joined(&room, &session, "ada").await;
+    let (first, second) = (Topic::with(Profile::lossy(lossy(8))), Topic::with(Profile::lossy(lossy(8))));
+    ada.subscribe(&first, TAG).await;
+    ada.subscribe(&second, TAG).await;
+    behave(&room, STALLED);
+    publish(&session, &first, &["x".repeat(60)]).await;
+    publish(&session, &second, &vec!["y".repeat(30); 2]).await;
+    assert_eq!(ada.losses(&first).overflowed, 1, "60 + 2 × 30 bytes are more than 100");
+    publish(&session, &first, &["x".into()]).await;
+    behave(&room, Behavior::Flow);
+    settle().await;
+    assert_eq!(received(&room), ["y".repeat(30), "y".repeat(30), "x".into()]);
+    close_settled(&session).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_oldest_message_is_known_while_a_snapshot_waits() {
+    let (room, session) = memory(|builder| builder.shards(1));
+    let topic = Topic::with(Profile::reliable().retain(1));
+    publish(&session, &topic, &["retained".into()]).await;
+    let ada = joined(&room, &session, "ada").await;
+    let other = Topic::with(Profile::lossy(lossy(8)));
+    ada.subscribe(&other, TAG).await;
+    behave(&room, STALLED);
+    publish(&session, &other, &["blocked".into()]).await;
+    ada.subscribe(&topic, TAG).await;
+    settle().await;
+    assert!(ada.stats().oldest_waiting.is_some());
+    assert_eq!(session.stats().account.offered, ada.stats().account.offered, "the session counts it as well");
+    ada.unsubscribe(&topic).await;
+    settle().await;
+    assert_eq!(ada.stats().oldest_waiting, None);
+    close_settled(&session).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn of_two_rates_the_lower_one_applies() {
     let slow = Rate::every(Duration::from_millis(400));

@@ -455,6 +455,12 @@ impl<O: MemberHandle> Delivery<O> {
         if member.state == MemberState::More {
             self.requeued.insert(slot);
         }
+        // The turn is over, and no visit has to follow: what has changed is counted here.
+        member.note_oldest(&self.retained);
+        if member.has_lossy_queues() {
+            self.timers.follow_up(slot, member, now);
+        }
+        self.publish_counts();
         subscribed
     }
 

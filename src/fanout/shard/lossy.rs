@@ -367,7 +367,7 @@ impl LossyQueues {
             self.drop_oldest(at, self.queues[at].why_replaced());
         }
         if self.bytes.saturating_add(bytes) > most_bytes {
-            self.drop_from_largest(most_bytes.saturating_sub(bytes));
+            self.drop_from_largest(most_bytes.saturating_sub(bytes), at);
         } else if self.bytes < most_bytes / 2 {
             self.largest.clear();
         }
@@ -386,9 +386,10 @@ impl LossyQueues {
         if queue.due > Micros::of(now) { self.hold(at) } else { self.make_ready(at) }
     }
 
-    /// Drops the oldest messages of the topics with most bytes until no more than `most` bytes wait.
+    /// Drops the oldest messages of the topics with most bytes until no more than `most` bytes wait. A topic that has
+    /// nothing left has no place in the round robin, except the one that is about to get a message.
     #[cold]
-    fn drop_from_largest(&mut self, most: u64) {
+    fn drop_from_largest(&mut self, most: u64, gets_more: usize) {
         if self.largest.is_empty() || self.largest.len() > 2 * self.queues.len() + 16 {
             self.largest = self.queues.iter().map(|(at, queue)| (queue.bytes, at)).collect();
         }
@@ -400,7 +401,12 @@ impl LossyQueues {
             };
             if self.queues.get(at).is_some_and(|queue| queue.bytes == bytes) {
                 self.drop_oldest(at, Loss::Overflowed);
-                self.largest.push((self.queues[at].bytes, at));
+                if at != gets_more && self.queues[at].items.is_empty() {
+                    self.leave_ready(at);
+                    self.remove_if_done(at);
+                } else {
+                    self.largest.push((self.queues[at].bytes, at));
+                }
             }
         }
     }

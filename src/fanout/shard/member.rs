@@ -924,14 +924,19 @@ impl<O: MemberHandle> Member<O> {
         self.needs_bookkeeping = self.link.is_some();
     }
 
-    /// Records the age of the oldest message, and frees a large backlog once it is empty.
-    fn tidy(&mut self, retained: &Retained<O::Message>) {
+    /// Records the age of the oldest message.
+    pub(super) fn note_oldest(&self, retained: &Retained<O::Message>) {
         let oldest = if !self.is_sink_empty() {
             Some(self.handed_since)
         } else {
             self.backlog.as_ref().and_then(|backlog| backlog.oldest(retained))
         };
         self.drain.set_oldest(oldest);
+    }
+
+    /// Records the age of the oldest message, and frees a large backlog once it is empty.
+    fn tidy(&mut self, retained: &Retained<O::Message>) {
+        self.note_oldest(retained);
         if let Some(backlog) = &mut self.backlog {
             backlog.lossy.take_if(|lossy| lossy.is_idle());
             if self.state == MemberState::Clear
@@ -1057,7 +1062,11 @@ impl<O: MemberHandle> Member<O> {
         }
         // Counted before anything is dropped.
         self.drain.lose_lossy(lost.into_iter().flatten(), dropped);
+        if !snapshot.is_empty() {
+            self.note_oldest(retained);
+        }
         drop(snapshot);
+        let Some(backlog) = &mut self.backlog else { return };
         if let Some(lossy) = &mut backlog.lossy {
             lossy.free(retained);
         }
