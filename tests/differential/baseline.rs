@@ -9,6 +9,7 @@ use lanecast::room::memory::{MemoryRoom, OpenBehavior};
 use lanecast::{Account, Subscribed, Unsubscribed};
 use lanecast_benches::baseline::{Baseline, Participant, Refused};
 
+use crate::plan::{Pace, Plan};
 use crate::subject::{Event, Gate, Inst, Lane, Msg, Published, Sent, Setup, Subject, Totals, View};
 use crate::viewers::{Viewers, sid, who_is};
 
@@ -154,11 +155,23 @@ impl Subject for Queues {
         unreachable!("not a plain operation")
     }
 
-    async fn subscribe(&self, _: Inst, _: usize, _: u32) -> Subscribed {
+    async fn subscribe(&self, _: Inst, _: usize, _: u32, _: Option<Pace>) -> Subscribed {
         unreachable!("not a plain operation")
     }
 
     async fn unsubscribe(&self, _: Inst, _: usize) -> Unsubscribed {
+        unreachable!("not a plain operation")
+    }
+
+    fn set_rate(&self, _: Inst, _: Option<u64>) {
+        unreachable!("not a plain operation")
+    }
+
+    fn set_profile(&self, _: usize, _: &Plan) {
+        unreachable!("not a plain operation")
+    }
+
+    async fn end_topic(&self, _: usize) {
         unreachable!("not a plain operation")
     }
 

@@ -2,8 +2,9 @@
 //!
 //! Here the model knows only what happens before what. Each producer numbers its operations, and publishes the number
 //! before it carries out the operation. So each message of a producer has to arrive, may arrive or must not arrive at a
-//! given instance. Those that arrive come in the producer's order, without a gap up to the stream's end. Between two
-//! windows of concurrency everything comes to rest, and every account has to balance exactly.
+//! given instance. Those that arrive come in the producer's order, without a gap up to the stream's end. What topics may
+//! lose comes in the producer's order within its topic, and what didn't come is counted. Between two windows of
+//! concurrency everything comes to rest, and every account has to balance exactly.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -17,10 +18,19 @@ use tokio::time::timeout;
 
 use crate::Seed;
 use crate::evidence::{self, Entry, Evidence, Subscription};
+use crate::plan::{Class, Pace, Plan};
 use crate::subject::{Conn, Event, Gate, Inst, Lane, Msg, Published, Sent, Setup, Subject};
 
 const PRODUCERS: usize = 4;
-const TOPICS: usize = 4;
+/// The first topics are reliable, and the others aren't.
+const TOPICS: [Plan; 6] = [
+    Plan::RELIABLE,
+    Plan::RELIABLE,
+    Plan { retain: 2, ..Plan::RELIABLE },
+    Plan { class: Class::Lossy { messages: 8, bytes: 200, age: 20 }, ..Plan::RELIABLE },
+    Plan { class: Class::Latest, weight: 3, ..Plan::RELIABLE },
+    Plan { class: Class::Latest, pace: Some(Pace::Every(1_500)), ..Plan::RELIABLE },
+];
 /// Viewers whose streams flow and whose connections stay: they must miss nothing.
 const STEADY: usize = 8;
 /// Viewers that come and go.
@@ -76,9 +86,10 @@ async fn session<S: Subject>(seed: Seed, rng: &mut Rng) -> (usize, u64) {
     let told = Arc::clone(&state);
     let setup = Setup {
         identities: STEADY + GUESTS,
-        topics: TOPICS,
+        topics: TOPICS.to_vec(),
         queue_capacity: QUEUE,
         queue_bytes: u64::from(QUEUE) * 64,
+        lossy_bytes: 250,
         log_capacity: rng.usize(4..=64),
         shards: rng.usize(1..=3),
         linger: Duration::from_millis(rng.choice([0, 0, 1, 5]).expect("there are some")),
@@ -103,7 +114,7 @@ async fn session<S: Subject>(seed: Seed, rng: &mut Rng) -> (usize, u64) {
     }
     at_rest(&scene, &guests).await;
     for who in 0..STEADY {
-        let topic = who % TOPICS;
+        let topic = who % TOPICS.len();
         scene.subscribe(Inst { who, nth: 0 }, topic, rng.u32(..1000)).await;
     }
     let mut done = 0;
@@ -176,8 +187,8 @@ impl<S: Subject> Scene<S> {
             }
             let seq = self.state[from].load(Ordering::SeqCst) + 1;
             self.state[from].store(seq, Ordering::SeqCst);
-            let topic = Lane::Topic(rng.usize(..TOPICS));
-            let lane = rng.choice([Lane::All, Lane::All, topic, Lane::Direct]).unwrap_or(Lane::All);
+            let topic = Lane::Topic(rng.usize(..TOPICS.len()));
+            let lane = rng.choice([Lane::All, topic, topic, Lane::Direct]).unwrap_or(Lane::All);
             let msg = Msg { lane, from, seq, size: rng.usize(..32), tag: None };
             let entry = if msg.lane == Lane::Direct {
                 self.send_somewhere(msg, &mut budget, &mut rng).await
@@ -224,7 +235,7 @@ impl<S: Subject> Scene<S> {
             return;
         }
         let before = self.states();
-        if self.subject.subscribe(to, topic, tag).await == Subscribed::New {
+        if self.subject.subscribe(to, topic, tag, None).await == Subscribed::New {
             let begun = self.states();
             self.subscriptions().push(Subscription { to, topic, tag, before, begun, ending: None, ended: None });
         }
@@ -289,7 +300,7 @@ impl<S: Subject> Scene<S> {
             (82..85, ..) => subject.gate(who, Gate::Held),
             (85..86, ..) => subject.gate(who, Gate::PanicsOnce),
             (86..91, ..) => subject.gate(who, Gate::Ready),
-            (91..97, _, Some(to)) => self.subscribe(to, rng.usize(..TOPICS), rng.u32(..1000)).await,
+            (91..97, _, Some(to)) => self.subscribe(to, rng.usize(..TOPICS.len()), rng.u32(..1000)).await,
             (97.., _, Some(to)) => self.unsubscribe(to).await,
             _ => {}
         }
@@ -360,6 +371,7 @@ fn look<S: Subject>(scene: &Scene<S>, guests: &[Guest], logs: &[Vec<Entry>], eve
         totals: scene.subject.totals(),
         logs,
         subscriptions: scene.subscriptions().clone(),
+        topics: &TOPICS,
         steady: STEADY,
         events,
     };

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lanecast::{Account, EndReason};
+use lanecast::{Account, EndReason, Losses, TopicStats};
 
+use crate::plan::Plan;
 use crate::subject::{Event, Figures, Inst, Lane, Msg, Stream, Totals, View};
 
 /// What a producer did.
@@ -50,6 +51,7 @@ pub(crate) struct Evidence<'a> {
     /// What each producer did, in its order.
     pub(crate) logs: &'a [Vec<Entry>],
     pub(crate) subscriptions: Vec<Subscription>,
+    pub(crate) topics: &'a [Plan],
     /// Viewers below this index miss nothing and have one instance.
     pub(crate) steady: usize,
     /// All events of the session, if it is over; otherwise empty.
@@ -60,6 +62,8 @@ pub(crate) struct Evidence<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Must,
+    /// It is offered for certain, and may be lost.
+    Lossy,
     May,
     Not,
 }
@@ -74,6 +78,7 @@ impl Evidence<'_> {
             self.examine_streams(who, view, &mut wrong);
         }
         self.examine_totals(&mut wrong);
+        self.examine_topics(&mut wrong);
         if !self.events.is_empty() {
             self.examine_events(&mut wrong);
         }
@@ -110,10 +115,16 @@ impl Evidence<'_> {
             if account.dropped.closed != closed as u64 {
                 wrong.push((Some(who), format!("{closed} came too late for {inst:?}, by {figures:?}")));
             }
-            let lost = account.dropped.total() - account.dropped.closed + account.abandoned.total();
+            let lossy = account.dropped.lossy.total() + account.abandoned.unsubscribed;
+            let lost = account.dropped.total() - account.dropped.closed + account.abandoned.total() - lossy;
             let for_its_reason = figures.ended.map_or(0, |reason| lost_for(&account, reason));
             if lost != for_its_reason || account.waiting() > 0 || figures.has_oldest {
                 wrong.push((Some(who), format!("{inst:?} lost {lost}: {figures:?}")));
+            }
+            let mut by_topic = Losses::default();
+            figures.losses.iter().for_each(|losses| add_losses(&mut by_topic, losses));
+            if by_topic != account.dropped.lossy {
+                wrong.push((Some(who), format!("{inst:?} lost {by_topic:?} over all topics: {figures:?}")));
             }
             if who < self.steady {
                 self.examine_steady(inst, figures, wrong);
@@ -123,10 +134,13 @@ impl Evidence<'_> {
 
     /// A viewer that keeps up received every message for it.
     fn examine_steady(&self, inst: Inst, figures: &Figures, wrong: &mut Wrong) {
-        let fate = |entry: &&Entry| entry.taken && self.fate(inst, entry, 0, false) == Fate::Must;
-        let due = self.logs.len() as u64 + self.entries().filter(fate).count() as u64;
+        let is_due =
+            |entry: &&Entry| entry.taken && matches!(self.fate(inst, entry, 0, false), Fate::Must | Fate::Lossy);
+        let due = self.logs.len() as u64 + self.entries().filter(is_due).count() as u64;
         let kept = matches!(figures.ended, None | Some(EndReason::SessionClosed));
-        if inst.nth > 0 || !kept || (figures.account.offered, figures.account.delivered) != (due, due) {
+        let account = &figures.account;
+        let arrived = due - account.dropped.lossy.total();
+        if inst.nth > 0 || !kept || (account.offered, account.delivered) != (due, arrived) {
             wrong.push((Some(inst.who), format!("{inst:?} keeps up, and {due} were for it: {figures:?}")));
         }
     }
@@ -147,11 +161,14 @@ impl Evidence<'_> {
         if head < self.logs.len() {
             return Ok(());
         }
-        for (from, log) in self.logs.iter().enumerate().skip(1) {
-            let mut came = messages[head..].iter().filter(|msg| msg.from == from).peekable();
+        let orders = std::iter::once(None).chain((0..self.topics.len()).map(Some));
+        let producers = self.logs.iter().enumerate().skip(1);
+        for ((from, log), order) in producers.flat_map(|producer| orders.clone().map(move |order| (producer, order))) {
+            let is_of = |msg: &Msg| msg.from == from && self.order_of(msg) == order;
+            let mut came = messages[head..].iter().filter(|msg| is_of(msg)).peekable();
             // Of the messages under way when the viewer came or subscribed: once one arrives, all that follow do.
             let mut begun = BTreeMap::new();
-            for entry in log.iter().filter(|entry| entry.taken) {
+            for entry in log.iter().filter(|entry| entry.taken && is_of(&entry.msg)) {
                 let fate = self.fate(inst, entry, messages[from].seq, begun.contains_key(&entry.msg.lane));
                 let expected = self.as_received(inst, entry);
                 if fate != Fate::Not && came.next_if(|msg| **msg == expected).is_some() {
@@ -169,10 +186,23 @@ impl Evidence<'_> {
         Ok(())
     }
 
+    /// What a message keeps its order with: all that can't be lost, or its topic. Retained messages come late.
+    fn order_of(&self, msg: &Msg) -> Option<usize> {
+        match msg.lane {
+            Lane::Topic(topic) if !self.topics[topic].is_reliable() || self.topics[topic].retain > 0 => Some(topic),
+            _ => None,
+        }
+    }
+
     /// The fate of `entry` at `inst`, whose initial messages say that its producer was at `state`.
     fn fate(&self, inst: Inst, entry: &Entry, state: u64, begun: bool) -> Fate {
         let seq = entry.msg.seq;
-        let when = |is_due: bool| if is_due || begun { Fate::Must } else { Fate::May };
+        let may_be_lost = matches!(entry.msg.lane, Lane::Topic(topic) if !self.topics[topic].is_reliable());
+        let when = |is_due: bool| match (is_due || begun, may_be_lost) {
+            (true, true) => Fate::Lossy,
+            (true, false) => Fate::Must,
+            (false, _) => Fate::May,
+        };
         match entry.msg.lane {
             Lane::Initial => Fate::Not,
             Lane::All => when(seq > state),
@@ -181,7 +211,13 @@ impl Evidence<'_> {
             Lane::Topic(topic) => {
                 let Some(known) = self.subscription(inst, topic) else { return Fate::Not };
                 let at = |states: &[u64]| states[entry.msg.from];
-                if seq < at(&known.before) || known.ended.as_ref().is_some_and(|ended| seq > at(ended)) {
+                let (retains, is_older) = (self.topics[topic].retain > 0, seq <= at(&known.begun));
+                if retains && is_older && known.ending.is_some() {
+                    // What was retained goes with the subscription, perhaps in part.
+                    Fate::May
+                } else if (seq < at(&known.before) && !retains)
+                    || known.ended.as_ref().is_some_and(|ended| seq > at(ended))
+                {
                     Fate::Not
                 } else if known.ending.as_ref().is_some_and(|ending| seq >= at(ending)) {
                     Fate::May
@@ -207,6 +243,24 @@ impl Evidence<'_> {
 
     fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.logs.iter().flatten()
+    }
+
+    /// What was offered of a topic that isn't reliable was handed on, or lost for a reason that some viewer knows.
+    fn examine_topics(&self, wrong: &mut Wrong) {
+        for (topic, stats) in self.totals.topic_stats.iter().enumerate() {
+            let mut lost = Losses::default();
+            let all = self.views.values().flat_map(|view| &view.instances);
+            all.for_each(|figures| add_losses(&mut lost, &figures.losses[topic]));
+            let streams = self.views.values().flat_map(|view| &view.streams).flat_map(|stream| &stream.messages);
+            let arrived = streams.filter(|msg| msg.lane == Lane::Topic(topic)).count() as u64;
+            let outcomes = stats.handed_on + stats.lost.total() + stats.ended;
+            let is_lossy = !self.topics[topic].is_reliable();
+            let fine = if is_lossy { stats.handed_on >= arrived } else { *stats == TopicStats::default() };
+            if outcomes != stats.offered || lost != stats.lost || !fine {
+                let what = format!("topic {topic}: {arrived} arrived, viewers lost {lost:?}, by {stats:?}");
+                wrong.push((None, what));
+            }
+        }
     }
 
     /// The session's figures are the sum of its instances' figures.
@@ -317,4 +371,13 @@ fn add(sum: &mut Account, account: &Account) {
     abandoned.refused += account.abandoned.refused;
     abandoned.join_failed += account.abandoned.join_failed;
     abandoned.session_closed += account.abandoned.session_closed;
+    abandoned.unsubscribed += account.abandoned.unsubscribed;
+    add_losses(&mut dropped.lossy, &account.dropped.lossy);
+}
+
+fn add_losses(sum: &mut Losses, losses: &Losses) {
+    sum.overflowed += losses.overflowed;
+    sum.expired += losses.expired;
+    sum.conflated += losses.conflated;
+    sum.rate_limited += losses.rate_limited;
 }

@@ -1,6 +1,7 @@
 //! The crate as a runtime under test: a session over a [`MemoryRoom`].
 
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -10,12 +11,13 @@ use futures_util::{FutureExt, Sink, Stream as Events_};
 use lanecast::room::memory::{MemoryRoom, MemorySink, OpenBehavior};
 use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
 use lanecast::{
-    Account, BroadcastError, BroadcastRun, EndReason, Events, InstanceId, JoinError, Message, Participant,
+    Account, BroadcastError, BroadcastRun, EndReason, Events, InstanceId, JoinError, Losses, Message, Participant,
     ParticipantIdentity, Progress, RunSink, SendError, Session, SessionEvent, Subscribed, SubscriptionTag, Topic,
     TryBroadcastError, TrySendError, Unsubscribed,
 };
 use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 
+use crate::plan::{Pace, Plan};
 use crate::subject::{Event, Figures, Gate, Inst, Lane, Msg, Published, Refusal, Sent, Setup, Subject, Totals, View};
 use crate::viewers::{Viewers, sid, sid_of, who_is};
 
@@ -44,6 +46,8 @@ struct Inner {
     book: Arc<Book>,
     events: AsyncMutex<Events>,
     seen: Mutex<Vec<Event>>,
+    /// What the events tell of losses, in all.
+    told_lost: Mutex<Losses>,
 }
 
 /// Every instance so far: it is entered when its initial messages are asked for, or when it has ended before that.
@@ -155,13 +159,22 @@ impl Room for Halving {
 }
 
 impl Lanecast {
-    fn event(&self, event: &SessionEvent) -> Event {
+    fn event(&self, event: &SessionEvent) -> Option<Event> {
         let inst = |who: &InstanceId| {
             let inst = self.0.book.inst(who.client_id.get());
             assert_eq!(inst.who, who_is(&who.identity), "an event names an instance and another one's identity");
             inst
         };
-        match event {
+        Some(match event {
+            SessionEvent::Lost { lost } => {
+                let mut sum = self.0.told_lost.lock().unwrap_or_else(PoisonError::into_inner);
+                assert_ne!(*lost, Losses::default(), "an event tells of nothing");
+                sum.overflowed += lost.overflowed;
+                sum.expired += lost.expired;
+                sum.conflated += lost.conflated;
+                sum.rate_limited += lost.rate_limited;
+                return None;
+            }
             SessionEvent::Joined(who) => Event::Joined(inst(who), sid_of(&who.sid)),
             SessionEvent::Replaced { who, prior, .. } => {
                 Event::Replaced { now: inst(who), sid: sid_of(&who.sid), prior: inst(prior) }
@@ -176,13 +189,13 @@ impl Lanecast {
             }
             SessionEvent::Closed => Event::Closed,
             other => panic!("unexpected {other:?}"),
-        }
+        })
     }
 
-    fn note(&self, event: &SessionEvent) -> Event {
-        let event = self.event(event);
+    fn note(&self, event: &SessionEvent) -> Option<Event> {
+        let event = self.event(event)?;
         self.0.seen.lock().unwrap_or_else(PoisonError::into_inner).push(event);
-        event
+        Some(event)
     }
 }
 
@@ -208,6 +221,8 @@ impl Subject for Lanecast {
 
     const LONG_BURSTS: bool = true;
     const ACCOUNTS: bool = true;
+    /// All waits are of one tick of the clock, which is when the model joins a viewer again.
+    const LONGEST_BACKOFF: Duration = Duration::from_millis(1);
 
     fn start(setup: &Setup) -> Self {
         let viewers = Viewers::new(setup.identities);
@@ -218,12 +233,13 @@ impl Subject for Lanecast {
         let session = Session::builder(Halving(viewers.room().clone()))
             .queue_capacity(setup.queue_capacity)
             .queue_bytes(setup.queue_bytes)
+            .lossy_bytes(setup.lossy_bytes)
             .log_capacity(setup.log_capacity)
             .shards(setup.shards)
             .linger(setup.linger)
             .write_timeout(setup.write_timeout)
             .open_timeout(NEVER)
-            .reset_backoff(Self::LONGEST_BACKOFF / 8, Self::LONGEST_BACKOFF)
+            .reset_backoff(Self::LONGEST_BACKOFF, Self::LONGEST_BACKOFF)
             .event_capacity(1 << 14)
             .initial(move |participant| {
                 let inst = entered.enter(&participant);
@@ -242,13 +258,30 @@ impl Subject for Lanecast {
             })
             .build()
             .expect("the settings make sense");
-        let topics = (0..setup.topics).map(|_| Topic::new()).collect();
+        let topics = setup.topics.iter().map(|plan| Topic::with(plan.profile())).collect();
         let events = AsyncMutex::new(session.events());
-        Self(Arc::new(Inner { session, viewers, topics, gates, book, events, seen: Mutex::default() }))
+        Self(Arc::new(Inner {
+            session,
+            viewers,
+            topics,
+            gates,
+            book,
+            events,
+            seen: Mutex::default(),
+            told_lost: Mutex::default(),
+        }))
     }
 
     fn viewers(&self) -> &Viewers<Msg> {
         &self.0.viewers
+    }
+
+    /// Also lets everything happen that is due at the time at which this returns.
+    async fn settle(&self) {
+        tokio::time::sleep(Self::LONGEST_BACKOFF * 16).await;
+        for _ in 0..32 {
+            tokio::task::yield_now().await;
+        }
     }
 
     async fn fail_one_opening(&self, who: usize, then: OpenBehavior) {
@@ -259,7 +292,7 @@ impl Subject for Lanecast {
         self.0.viewers.recorder(who).set_open_behavior(OpenBehavior::Fails);
         loop {
             let event = events.next().await.expect("the session runs");
-            if matches!(self.note(&event), Event::JoinFailed { who: failed, .. } if failed == who) {
+            if matches!(self.note(&event), Some(Event::JoinFailed { who: failed, .. }) if failed == who) {
                 break;
             }
         }
@@ -270,12 +303,29 @@ impl Subject for Lanecast {
         self.0.gates[who].send_replace(gate);
     }
 
-    async fn subscribe(&self, to: Inst, topic: usize, tag: u32) -> Subscribed {
-        self.0.book.participant(to).subscribe(&self.0.topics[topic], SubscriptionTag(tag)).await
+    async fn subscribe(&self, to: Inst, topic: usize, tag: u32, wish: Option<Pace>) -> Subscribed {
+        let (participant, topic, tag) = (self.0.book.participant(to), &self.0.topics[topic], SubscriptionTag(tag));
+        match wish {
+            Some(pace) => participant.subscribe_at(topic, tag, pace.rate()).await,
+            None => participant.subscribe(topic, tag).await,
+        }
     }
 
     async fn unsubscribe(&self, to: Inst, topic: usize) -> Unsubscribed {
         self.0.book.participant(to).unsubscribe(&self.0.topics[topic]).await
+    }
+
+    fn set_rate(&self, to: Inst, rate: Option<u64>) {
+        self.0.book.participant(to).set_rate(rate.and_then(NonZeroU64::new));
+    }
+
+    fn set_profile(&self, topic: usize, plan: &Plan) {
+        self.0.topics[topic].set_profile(plan.profile());
+        assert_eq!(self.0.topics[topic].profile(), plan.profile());
+    }
+
+    async fn end_topic(&self, topic: usize) {
+        self.0.session.end_topic(&self.0.topics[topic]).await;
     }
 
     async fn send(&self, to: Inst, msg: Msg) -> Sent {
@@ -352,6 +402,7 @@ impl Subject for Lanecast {
                 ended: participant.end_reason(),
                 account: stats.account,
                 has_oldest: stats.oldest_waiting.is_some(),
+                losses: self.0.topics.iter().map(|topic| participant.losses(topic)).collect(),
             }
         };
         let pages = self.0.book.pages();
@@ -381,6 +432,7 @@ impl Subject for Lanecast {
             account: stats.account,
             lag: stats.shard_lag,
             topics: self.0.topics.iter().map(Topic::subscribers).collect(),
+            topic_stats: self.0.topics.iter().map(Topic::stats).collect(),
         }
     }
 
@@ -391,6 +443,9 @@ impl Subject for Lanecast {
             self.note(&event);
         }
         assert_eq!(events.missed(), 0, "the test looks often enough");
+        let told = self.0.told_lost.lock().unwrap_or_else(PoisonError::into_inner).total();
+        let lost = self.0.session.stats().account.dropped.lossy.total();
+        assert!(told <= lost, "{told} losses were told of, and there were {lost}");
         std::mem::take(&mut *self.0.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -2,15 +2,28 @@
 //!
 //! The model takes one operation at a time and completes it. It knows nothing of queues, logs, shards or turns: a
 //! message is delivered if its viewer's stream flows, and waits otherwise; if more waits than is allowed, the instance
-//! is reset.
+//! is reset. What may be lost waits [apart](crate::lossy).
+//!
+//! # Time
+//! The paused clock stands still during an operation, and everything that is due at a time happens before an operation
+//! at that time. A message that is too old is lost when it would be sent, or at a tick. Ticks are those of a session
+//! with one shard; with several, no message grows too old.
+
+use std::collections::VecDeque;
+use std::time::Duration;
 
 use lanecast::room::memory::{Behavior, OpenBehavior};
-use lanecast::{Account, EndReason, Subscribed, Unsubscribed};
+use lanecast::{Account, EndReason, Subscribed, TopicStats, Unsubscribed};
 
+use crate::lossy::Lost;
 use crate::ops::{Op, Outcome};
-use crate::state::{Instance, Joining, Stage, Viewer, Waiting, initial_of, lose};
+use crate::plan::{Pace, Plan};
+use crate::state::{Instance, Joining, Stage, Subscription, Viewer, Waiting, initial_of, lose};
 use crate::subject::{Conn, Event, Figures, Gate, Inst, Lane, Msg, Published, Refusal, Sent, Setup, Stream};
 use crate::subject::{Totals, View};
+
+/// The time between two ticks, in milliseconds: the longest one, as the write time-out is longer by far.
+const TICK: u64 = 2000;
 
 /// The expected state of the session and its viewers.
 #[derive(Debug)]
@@ -22,6 +35,22 @@ pub(crate) struct Model {
     events: Vec<Event>,
     totals: Totals,
     closed: bool,
+    /// Milliseconds since the session began.
+    pub(crate) now: u64,
+    /// When messages that are too old are looked for. A viewer that is blocked sets it.
+    tick: Option<u64>,
+    pub(crate) topics: Vec<TopicState>,
+}
+
+/// What the model keeps of a topic.
+#[derive(Clone, Debug)]
+pub(crate) struct TopicState {
+    pub(crate) plan: Plan,
+    /// The messages for late subscribers.
+    last: VecDeque<Msg>,
+    stats: TopicStats,
+    /// The topic has, or had, another profile than the default.
+    is_special: bool,
 }
 
 impl Model {
@@ -38,9 +67,18 @@ impl Model {
             account: Account::default(),
             lag: 0,
             topics: Vec::new(),
+            topic_stats: Vec::new(),
         };
+        let topic = |plan: &Plan| TopicState {
+            plan: *plan,
+            last: VecDeque::new(),
+            stats: TopicStats::default(),
+            is_special: *plan != Plan::RELIABLE,
+        };
+        let topics = setup.topics.iter().map(topic).collect();
         let viewers = vec![Viewer::new(); setup.identities];
-        Self { setup: setup.clone(), viewers, state: 0, events: Vec::new(), totals, closed: false }
+        let (setup, events) = (setup.clone(), Vec::new());
+        Self { setup, viewers, state: 0, events, totals, closed: false, now: 0, tick: None, topics }
     }
 
     /// Carries out `op` completely.
@@ -75,13 +113,19 @@ impl Model {
                 self.join_failed(who, joining.conn, Refusal::OpenFailed);
             }
             Op::Gate { who, gate } => self.gate(who, gate),
-            Op::Subscribe { to, topic, tag } => return Outcome::Subscribed(self.subscribe(to, topic, tag)),
+            Op::Subscribe { to, topic, tag, wish } => {
+                return Outcome::Subscribed(self.subscribe(to, topic, tag, wish));
+            }
             Op::Unsubscribe { to, topic } => return Outcome::Unsubscribed(self.unsubscribe(to, topic)),
             Op::Send { to, msg } => return Outcome::Sent(self.send(to, msg, true)),
             Op::TrySend { to, msg } => return Outcome::Sent(self.send(to, msg, false)),
             Op::Broadcast(msg) | Op::TryBroadcast(msg) => return Outcome::Published(self.broadcast(msg)),
             Op::Burst(ref burst) => return Outcome::Each(burst.iter().map(|op| self.apply(op)).collect()),
-            Op::TimePasses => self.time_passes(),
+            Op::SetRate { to, rate } => self.set_rate(to, rate),
+            Op::SetProfile { topic, plan } => (self.topics[topic].plan, self.topics[topic].is_special) = (plan, true),
+            Op::EndTopic { topic } => self.end_topic(topic),
+            Op::Wait { ms } => self.advance_to(self.now + ms),
+            Op::TimePasses { ms } => self.time_passes(ms),
             Op::Forget { who } => {
                 let viewer = &mut self.viewers[who];
                 viewer.streams.clear();
@@ -162,7 +206,7 @@ impl Model {
         let instance = &mut self.viewers[who].instances[nth];
         instance.began = true;
         for msg in initial_of(who, state).into_iter().rev() {
-            instance.waiting.push_front(Waiting { msg, counts: false });
+            instance.waiting.push_front(Waiting { msg, counts: false, snapshot: None });
             instance.account.offered += 1;
             self.totals.account.offered += 1;
         }
@@ -201,7 +245,10 @@ impl Model {
     fn join_failed(&mut self, who: usize, conn: Conn, why: Refusal) {
         self.totals.failed_joins += 1;
         self.events.push(Event::JoinFailed { who, sid: conn.sid, why });
+        // After a back-off of one tick of the clock, while nothing else happens.
+        self.now += 1;
         self.attempt(who);
+        self.now -= 1;
     }
 
     fn refused(&mut self, who: usize, conn: Conn, why: Refusal) {
@@ -234,7 +281,13 @@ impl Model {
         }
         instance.ended = Some(reason);
         instance.subscriptions.clear();
-        let lost = instance.waiting.drain(..).count() as u64;
+        let lost = instance.waits() as u64;
+        for (topic, count) in instance.lossy.counts() {
+            self.topics[topic].stats.ended += count;
+        }
+        instance.in_stream.clear();
+        instance.waiting.clear();
+        instance.lossy = crate::lossy::Queues::default();
         lose(&mut instance.account, reason, lost);
         lose(&mut self.totals.account, reason, lost);
         viewer.streams[instance.stream].closed = true;
@@ -261,48 +314,199 @@ impl Model {
     fn set_behavior(&mut self, who: usize, behavior: Behavior) {
         self.viewers[who].behavior = behavior;
         if let Some(nth) = self.viewers[who].registered {
+            self.viewers[who].instances[nth].blocked = false;
             self.deliver(Inst { who, nth });
         }
     }
 
     /// Every write under way times out; then every stalled stream flows.
-    fn time_passes(&mut self) {
+    fn time_passes(&mut self, ms: u64) {
+        let until = self.now + ms;
+        // All rates have been kept by now, and no time-out is over.
+        self.advance_to(self.now + ms / 4);
         let stalled = |viewer: &Viewer| matches!(viewer.behavior, Behavior::Stall { .. });
         let stalled: Vec<usize> = (0..self.viewers.len()).filter(|&who| stalled(&self.viewers[who])).collect();
         for &who in &stalled {
             if let Some(nth) = self.viewers[who].registered
-                && !self.viewers[who].instances[nth].waiting.is_empty()
+                && self.viewers[who].instances[nth].blocked
             {
                 self.fault(Inst { who, nth }, EndReason::WriteTimedOut);
             }
         }
+        self.advance_to(until);
         for who in stalled {
             self.set_behavior(who, Behavior::Flow);
         }
     }
 
+    // Time.
+
+    fn there(&self) -> Vec<Inst> {
+        let of = |(who, viewer): (usize, &Viewer)| viewer.there().map(move |nth| Inst { who, nth }).collect::<Vec<_>>();
+        self.viewers.iter().enumerate().flat_map(of).collect()
+    }
+
+    /// Lets everything happen that is due up to `until`.
+    pub(crate) fn advance_to(&mut self, until: u64) {
+        loop {
+            let instances = self.there();
+            let due = |inst: &Inst| {
+                let instance = &self.viewers[inst.who].instances[inst.nth];
+                let waits = instance.began && !instance.blocked;
+                waits.then(|| instance.lossy.next_due(self.now)).flatten().map(|due| due.max(self.now))
+            };
+            let dues: Vec<(u64, Inst)> = instances.iter().filter_map(|inst| Some((due(inst)?, *inst))).collect();
+            let next = dues.iter().map(|(due, _)| *due).chain(self.tick).min();
+            let Some(next) = next.filter(|next| *next <= until) else { break };
+            self.now = self.now.max(next);
+            for (_, inst) in dues.into_iter().filter(|(due, _)| *due == next) {
+                self.deliver(inst);
+            }
+            if self.tick == Some(next) {
+                self.sweep();
+            }
+        }
+        self.now = self.now.max(until);
+    }
+
+    fn sweep(&mut self) {
+        self.tick = None;
+        for inst in self.there() {
+            let mut lost = Lost::new();
+            let instance = &mut self.viewers[inst.who].instances[inst.nth];
+            instance.lossy.sweep(self.now, &mut lost);
+            if instance.blocked || instance.lossy.has_ready() {
+                self.tick = Some(self.now + TICK);
+            }
+            self.lose_lossy(inst, lost);
+        }
+    }
+
     // Messages.
 
-    /// Gives the waiting messages to the stream, if the stream takes them.
+    /// Gives the waiting messages to the stream, as far as the stream takes them.
     fn deliver(&mut self, inst: Inst) {
+        let (now, accounts) = (self.now, self.setup.accounts);
         let viewer = &mut self.viewers[inst.who];
         let instance = &mut viewer.instances[inst.nth];
-        if !instance.began || instance.ended.is_some() || instance.waiting.is_empty() {
+        if instance.ended.is_some() {
             return;
         }
-        match viewer.behavior {
-            Behavior::Flow => {
-                for waiting in instance.waiting.drain(..) {
-                    for account in [&mut instance.account, &mut self.totals.account] {
-                        account.delivered += 1;
-                        account.delivered_bytes += waiting.msg.size as u64;
-                    }
-                    viewer.streams[instance.stream].messages.push(waiting.msg);
-                }
+        instance.lossy.release_due(now, self.closed);
+        if !instance.began || instance.blocked {
+            if instance.lossy.has_ready() {
+                self.tick.get_or_insert(now + TICK);
             }
-            Behavior::Fail => self.fault(inst, EndReason::WriteFailed),
-            Behavior::Panic => self.fault(inst, EndReason::WritePanicked),
-            _ => {}
+            return;
+        }
+        let waits = !instance.in_stream.is_empty() || !instance.waiting.is_empty() || instance.lossy.may_go(now);
+        let capacity = match viewer.behavior {
+            Behavior::Fail | Behavior::Panic if waits => {
+                if instance.lossy.has_ready() {
+                    self.tick.get_or_insert(now + TICK);
+                }
+                let panics = viewer.behavior == Behavior::Panic;
+                return self.fault(inst, if panics { EndReason::WritePanicked } else { EndReason::WriteFailed });
+            }
+            Behavior::Stall { capacity } => Some(capacity),
+            _ => None,
+        };
+        let is_full = |instance: &Instance| capacity.is_some_and(|capacity| instance.in_stream.len() >= capacity);
+        let is_writing = |instance: &Instance| capacity.is_some() && !instance.in_stream.is_empty();
+        instance.blocked = is_writing(instance);
+        while !instance.blocked && !instance.waiting.is_empty() {
+            if is_full(instance) {
+                instance.blocked = true;
+            } else if let Some(waiting) = instance.waiting.pop_front() {
+                instance.lossy.charge(waiting.msg.size, now);
+                instance.in_stream.push(waiting);
+            }
+        }
+        instance.blocked |= is_writing(instance);
+        let mut lost = Lost::new();
+        while !instance.blocked && instance.lossy.may_go(now) {
+            if is_full(instance) {
+                instance.blocked = true;
+            } else if let Some((topic, msg)) = instance.lossy.next(now, &mut lost) {
+                instance.lossy.charge(msg.size, now);
+                self.topics[topic].stats.handed_on += 1;
+                instance.in_stream.push(Waiting { msg, counts: false, snapshot: None });
+            }
+        }
+        instance.blocked |= is_writing(instance);
+        if instance.blocked || instance.lossy.has_ready() {
+            self.tick.get_or_insert(now + TICK);
+        }
+        if instance.blocked {
+            instance.was_blocked = true;
+        } else {
+            for Waiting { msg, .. } in instance.in_stream.drain(..) {
+                for account in [&mut instance.account, &mut self.totals.account] {
+                    account.delivered += 1;
+                    account.delivered_bytes += msg.size as u64;
+                }
+                viewer.streams[instance.stream].messages.push(msg);
+            }
+        }
+        // A stream of the baseline isn't found busy: it has a queue before it.
+        instance.blocked &= accounts;
+        self.lose_lossy(inst, lost);
+    }
+
+    /// Counts messages that gave way to newer ones.
+    fn lose_lossy(&mut self, inst: Inst, lost: Lost) {
+        let instance = &mut self.viewers[inst.who].instances[inst.nth];
+        for (topic, loss) in lost {
+            loss.count(&mut instance.account.dropped.lossy);
+            loss.count(&mut self.totals.account.dropped.lossy);
+            loss.count(instance.losses.entry(topic).or_default());
+            loss.count(&mut self.topics[topic].stats.lost);
+        }
+    }
+
+    /// Offers a message that may be lost to a live instance.
+    fn offer_lossy(&mut self, inst: Inst, topic: usize, msg: Msg) {
+        let now = self.now;
+        let TopicState { plan, stats, .. } = &mut self.topics[topic];
+        let viewer = &mut self.viewers[inst.who];
+        let instance = &mut viewer.instances[inst.nth];
+        instance.account.offered += 1;
+        self.totals.account.offered += 1;
+        stats.offered += 1;
+        instance.lossy.release_due(now, self.closed);
+        let is_rated = plan.pace.is_some() || instance.subscriptions[&topic].wish.is_some();
+        let mut lost = Lost::new();
+        instance.lossy.set_plan(topic, plan, now, &mut lost);
+        let is_first = instance.began && !instance.blocked && instance.waiting.is_empty();
+        let is_full = matches!(viewer.behavior, Behavior::Stall { capacity: 0 });
+        if is_first && instance.lossy.is_open_for(topic, now) {
+            if !is_full {
+                // A message at whose turn the sink is found broken isn't among the topic's figures.
+                let is_broken = matches!(viewer.behavior, Behavior::Fail | Behavior::Panic);
+                stats.offered -= u64::from(is_broken);
+                stats.handed_on += u64::from(!is_broken);
+                instance.lossy.charge(msg.size, now);
+                if is_rated {
+                    instance.lossy.note_gone(topic, plan, msg.size, now);
+                }
+                instance.in_stream.push(Waiting { msg, counts: false, snapshot: None });
+                self.lose_lossy(inst, lost);
+                return self.deliver(inst);
+            }
+            (instance.blocked, instance.was_blocked) = (true, true);
+            self.tick.get_or_insert(now + TICK);
+        }
+        lost.extend(instance.lossy.push(topic, plan, msg, self.setup.lossy_bytes, now));
+        self.lose_lossy(inst, lost);
+        self.deliver(inst);
+    }
+
+    /// Puts what waits of a topic behind the messages that can't be lost.
+    fn make_reliable(&mut self, inst: Inst, topic: usize) {
+        let instance = &mut self.viewers[inst.who].instances[inst.nth];
+        for msg in instance.lossy.take(topic) {
+            self.topics[topic].stats.handed_on += 1;
+            instance.waiting.push_back(Waiting { msg, counts: false, snapshot: None });
         }
     }
 
@@ -319,7 +523,7 @@ impl Model {
         let gathers = self.setup.accounts && !instance.began && matches!(msg.lane, Lane::All | Lane::Topic(_));
         let fits = gathers || self.has_room(inst, msg.size);
         let instance = &mut self.viewers[inst.who].instances[inst.nth];
-        instance.waiting.push_back(Waiting { msg, counts: !gathers });
+        instance.waiting.push_back(Waiting { msg, counts: !gathers, snapshot: None });
         instance.account.offered += 1;
         self.totals.account.offered += 1;
         if fits {
@@ -355,6 +559,7 @@ impl Model {
     fn broadcast(&mut self, msg: Msg) -> Published {
         if let Lane::Topic(topic) = msg.lane
             && self.subscribers(topic) == 0
+            && self.topics[topic].plan.retain == 0
             && !self.closed
         {
             return Published::Taken;
@@ -366,14 +571,23 @@ impl Model {
             return Published::Closed;
         }
         self.state += u64::from(msg.lane == Lane::All);
+        if let Lane::Topic(topic) = msg.lane {
+            let TopicState { plan, last, .. } = &mut self.topics[topic];
+            last.push_back(msg);
+            last.drain(..last.len().saturating_sub(plan.retained()));
+        }
         for who in 0..self.viewers.len() {
             // Two instances of one identity can be live: a registered one, and one that joins in its place.
             for inst in self.viewers[who].there().map(|nth| Inst { who, nth }).collect::<Vec<_>>() {
                 match msg.lane {
                     Lane::Topic(topic) => {
                         let subscriptions = &self.viewers[who].instances[inst.nth].subscriptions;
-                        if let Some(tag) = subscriptions.get(&topic).copied() {
+                        let Some(Subscription { tag, wish }) = subscriptions.get(&topic).copied() else { continue };
+                        if self.topics[topic].plan.is_reliable() && wish.is_none() {
+                            self.make_reliable(inst, topic);
                             self.offer(inst, msg.addressed(tag));
+                        } else {
+                            self.offer_lossy(inst, topic, msg.addressed(tag));
                         }
                     }
                     _ => self.offer(inst, msg),
@@ -383,22 +597,120 @@ impl Model {
         Published::Taken
     }
 
-    fn subscribe(&mut self, to: Inst, topic: usize, tag: u32) -> Subscribed {
+    fn subscribe(&mut self, to: Inst, topic: usize, tag: u32, wish: Option<Pace>) -> Subscribed {
+        let TopicState { plan, last, .. } = &mut self.topics[topic];
+        last.drain(..last.len().saturating_sub(plan.retained()));
+        let (plan, last) = (*plan, last.clone());
         let instance = &mut self.viewers[to.who].instances[to.nth];
         if instance.ended.is_some() {
             return Subscribed::Closed;
         }
-        match instance.subscriptions.insert(topic, tag) {
-            None => Subscribed::New,
-            Some(_) => Subscribed::Retagged,
+        let mut lost = Lost::new();
+        instance.lossy.set_wish(topic, &plan, wish, self.now, &mut lost);
+        self.lose_lossy(to, lost);
+        let instance = &mut self.viewers[to.who].instances[to.nth];
+        if instance.subscriptions.insert(topic, Subscription { tag, wish }).is_some() {
+            if plan.is_reliable() && wish.is_none() {
+                self.make_reliable(to, topic);
+            }
+            self.deliver(to);
+            return Subscribed::Retagged;
         }
+        if last.is_empty() {
+            return Subscribed::New;
+        }
+        let snapshots = instance.waiting.iter().filter(|waiting| waiting.snapshot.is_some()).map(|waiting| waiting.msg);
+        let bytes: usize = snapshots.clone().chain(last.iter().copied()).map(|msg| msg.size).sum();
+        if snapshots.count() > 0 && bytes as u64 > self.setup.lossy_bytes {
+            return Subscribed::WithoutRetained;
+        }
+        if plan.pace.is_some() || instance.lossy.is_rated(topic) {
+            let size = last.back().map_or(0, |msg| msg.size);
+            instance.lossy.note_gone(topic, &plan, size, self.now);
+        }
+        for msg in last {
+            let msg = msg.addressed(tag);
+            instance.waiting.push_back(Waiting { msg, counts: false, snapshot: Some(topic) });
+            instance.account.offered += 1;
+            self.totals.account.offered += 1;
+        }
+        self.deliver(to);
+        Subscribed::New
     }
 
     fn unsubscribe(&mut self, to: Inst, topic: usize) -> Unsubscribed {
-        match self.viewers[to.who].instances[to.nth].subscriptions.remove(&topic) {
-            Some(_) => Unsubscribed::Removed,
-            None => Unsubscribed::NotSubscribed,
+        if self.viewers[to.who].instances[to.nth].subscriptions.remove(&topic).is_none() {
+            return Unsubscribed::NotSubscribed;
         }
+        self.drop_topic(to, topic);
+        Unsubscribed::Removed
+    }
+
+    /// Drops what waits for a subscription that has ended: what may be lost, and retained messages.
+    fn drop_topic(&mut self, inst: Inst, topic: usize) {
+        let instance = &mut self.viewers[inst.who].instances[inst.nth];
+        let dropped = instance.lossy.take(topic).len() as u64;
+        self.topics[topic].stats.ended += dropped;
+        let before = instance.waiting.len();
+        instance.waiting.retain(|waiting| waiting.snapshot != Some(topic));
+        let dropped = dropped + (before - instance.waiting.len()) as u64;
+        instance.account.abandoned.unsubscribed += dropped;
+        self.totals.account.abandoned.unsubscribed += dropped;
+    }
+
+    /// Ends a topic: its subscriptions, and what waits for them. It begins anew with who subscribes then.
+    fn end_topic(&mut self, topic: usize) {
+        self.topics[topic].last.clear();
+        for inst in self.there() {
+            let instance = &mut self.viewers[inst.who].instances[inst.nth];
+            let was_subscribed = instance.subscriptions.remove(&topic).is_some();
+            if was_subscribed {
+                self.drop_topic(inst, topic);
+            }
+            if self.topics[topic].is_special {
+                self.viewers[inst.who].instances[inst.nth].losses.remove(&topic);
+            }
+        }
+    }
+
+    fn set_rate(&mut self, to: Inst, rate: Option<u64>) {
+        let instance = &mut self.viewers[to.who].instances[to.nth];
+        if instance.ended.is_none() && instance.lossy.set_budget(rate, self.now) {
+            self.deliver(to);
+        }
+    }
+
+    /// Whether an instance that subscribes gets retained messages.
+    pub(crate) fn has_snapshot_for(&self, inst: Inst, topic: usize) -> bool {
+        let instance = &self.viewers[inst.who].instances[inst.nth];
+        let TopicState { plan, last, .. } = &self.topics[topic];
+        let is_new = instance.ended.is_none() && !instance.subscriptions.contains_key(&topic);
+        is_new && !last.is_empty() && plan.retained() > 0
+    }
+
+    /// How many messages of a topic wait, in all.
+    pub(crate) fn waits_of(&self, topic: usize) -> usize {
+        let instances = self.viewers.iter().flat_map(|viewer| viewer.there().map(|nth| &viewer.instances[nth]));
+        instances.map(|instance| instance.waits_of(topic)).sum()
+    }
+
+    /// Whether the messages of a topic may be lost at an instance.
+    pub(crate) fn is_lossy_for(&self, inst: Inst, topic: usize) -> bool {
+        let subscriptions = &self.viewers[inst.who].instances[inst.nth].subscriptions;
+        let has_wish = |subscription: &Subscription| subscription.wish.is_some();
+        subscriptions.get(&topic).is_some_and(|known| has_wish(known) || !self.topics[topic].plan.is_reliable())
+    }
+
+    /// Whether a message is one of a topic that has to keep to a rate at an instance.
+    pub(crate) fn is_rated_for(&self, inst: Inst, op: &Op) -> bool {
+        let (Op::Broadcast(Msg { lane: Lane::Topic(topic), .. })
+        | Op::TryBroadcast(Msg { lane: Lane::Topic(topic), .. })) = op
+        else {
+            return false;
+        };
+        let subscriptions = &self.viewers[inst.who].instances[inst.nth].subscriptions;
+        let has_wish = subscriptions.get(topic).is_some_and(|known| known.wish.is_some());
+        has_wish || self.topics[*topic].plan.pace.is_some()
     }
 
     fn subscribers(&self, topic: usize) -> usize {
@@ -406,15 +718,27 @@ impl Model {
         instances.filter(|instance| instance.subscriptions.contains_key(&topic)).count()
     }
 
-    /// Closes: messages that can't be delivered are lost, and all viewers are gone.
-    pub(crate) fn close(&mut self) -> Account {
+    /// Closes: nothing waits for its time any more. The streams of the viewers in `late` flow after half of the time up
+    /// to the deadline. Messages that can't be delivered are lost, and all viewers are gone.
+    pub(crate) fn close(&mut self, late: &[usize], deadline: Duration) -> Account {
+        self.closed = true;
+        let half = u64::try_from(deadline.as_millis() / 2).expect("short");
         for who in 0..self.viewers.len() {
             self.cancel_join(who);
+        }
+        for inst in self.there() {
+            self.deliver(inst);
+        }
+        self.advance_to(self.now + half);
+        for who in late {
+            self.set_behavior(*who, Behavior::Flow);
+        }
+        self.advance_to(self.now + half);
+        for who in 0..self.viewers.len() {
             if let Some(nth) = self.viewers[who].registered.take() {
                 self.end(Inst { who, nth }, EndReason::SessionClosed);
             }
         }
-        self.closed = true;
         self.events.push(Event::Closed);
         self.totals.account
     }
@@ -429,7 +753,10 @@ impl Model {
             sid: instance.conn.sid,
             ended: instance.ended,
             account: instance.account,
-            has_oldest: !instance.waiting.is_empty(),
+            has_oldest: !instance.in_stream.is_empty() || !instance.waiting.is_empty(),
+            losses: (0..self.topics.len())
+                .map(|topic| instance.losses.get(&topic).copied().unwrap_or_default())
+                .collect(),
         };
         View {
             registered: viewer.registered,
@@ -441,8 +768,9 @@ impl Model {
 
     pub(crate) fn totals(&self) -> Totals {
         let registered = self.viewers.iter().filter(|viewer| viewer.registered.is_some()).count();
-        let topics = (0..self.setup.topics).map(|topic| self.subscribers(topic)).collect();
-        Totals { participants: registered, live: registered, topics, ..self.totals.clone() }
+        let topics = (0..self.topics.len()).map(|topic| self.subscribers(topic)).collect();
+        let topic_stats = self.topics.iter().map(|topic| topic.stats).collect();
+        Totals { participants: registered, live: registered, topics, topic_stats, ..self.totals.clone() }
     }
 
     pub(crate) fn take_events(&mut self) -> Vec<Event> {

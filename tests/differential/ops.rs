@@ -1,12 +1,14 @@
 //! The operations, and how they are drawn: at random from a seed, weighted so that the states of interest are frequent.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use fastrand::Rng;
 use lanecast::room::memory::{Behavior, OpenBehavior};
 use lanecast::{Subscribed, Unsubscribed};
 
 use crate::model::Model;
+use crate::plan::{Class, Pace, Plan};
 use crate::state::{Joining, Stage, Viewer};
 use crate::subject::{Conn, Gate, Inst, Lane, Msg, Published, Sent, Subject};
 
@@ -60,13 +62,27 @@ pub(crate) enum Op {
         who: usize,
         gate: Gate,
     },
+    /// With a rate of the subscriber's own, perhaps.
     Subscribe {
         to: Inst,
         topic: usize,
         tag: u32,
+        wish: Option<Pace>,
     },
     Unsubscribe {
         to: Inst,
+        topic: usize,
+    },
+    /// Sets a participant's total rate, in bytes per second.
+    SetRate {
+        to: Inst,
+        rate: Option<u64>,
+    },
+    SetProfile {
+        topic: usize,
+        plan: Plan,
+    },
+    EndTopic {
         topic: usize,
     },
     Send {
@@ -82,7 +98,13 @@ pub(crate) enum Op {
     /// Sends and broadcasts in one go if the timing can't matter, otherwise one by one.
     Burst(Vec<Self>),
     /// Time passes until every write under way has timed out; then every stalled stream resumes.
-    TimePasses,
+    TimePasses {
+        ms: u64,
+    },
+    /// Time passes, but no write times out.
+    Wait {
+        ms: u64,
+    },
     /// Forgets what an absent viewer received, so that comparing everything stays cheap.
     Forget {
         who: usize,
@@ -95,7 +117,8 @@ impl Op {
         match self {
             Self::Broadcast(msg) | Self::TryBroadcast(msg) => msg.lane == Lane::All,
             Self::Burst(items) => items.iter().all(Self::is_plain),
-            Self::Gate { .. } | Self::Subscribe { .. } | Self::Unsubscribe { .. } | Self::TimePasses => false,
+            Self::Gate { .. } | Self::Subscribe { .. } | Self::Unsubscribe { .. } | Self::TimePasses { .. } => false,
+            Self::SetRate { .. } | Self::SetProfile { .. } | Self::EndTopic { .. } | Self::Wait { .. } => false,
             _ => true,
         }
     }
@@ -110,6 +133,40 @@ pub(crate) enum Outcome {
     Subscribed(Subscribed),
     Unsubscribed(Unsubscribed),
     Each(Vec<Self>),
+}
+
+/// The lengths of a topic's messages are multiples of its unit. So two topics that wait for a viewer seldom have the same
+/// number of bytes: where one of the largest gives way, it is clear which.
+const UNITS: [usize; 10] = [23, 29, 31, 37, 41, 43, 47, 53, 59, 61];
+
+/// As good as forever for a message.
+const AGELESS: u64 = 365 * 24 * 3600 * 1000;
+
+/// The write time-out, on the paused clock. Far longer than anything else there, so that only [`Op::TimePasses`]
+/// reaches it.
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(20_000);
+
+/// Draws a topic's profile. Messages grow too old only if they may.
+pub(crate) fn draw_plan(rng: &mut Rng, retains: bool, may_age: bool, unique: u64) -> Plan {
+    let class = match rng.u8(..8) {
+        0..2 => Class::Reliable,
+        2..6 => {
+            let age = if may_age { rng.u64(50..2500) } else { AGELESS };
+            Class::Lossy { messages: rng.u32(1..6), bytes: rng.u64(60..400), age }
+        }
+        _ => Class::Latest,
+    };
+    let pace = (class != Class::Reliable && rng.u8(..3) == 0).then(|| draw_pace(rng, unique));
+    Plan { class, weight: rng.u16(1..4), pace, retain: if retains { rng.u32(1..5) } else { 0 } }
+}
+
+/// Two rates never have the same time.
+fn draw_pace(rng: &mut Rng, unique: u64) -> Pace {
+    if rng.u8(..4) == 0 {
+        Pace::BytesPerSecond(rng.u64(200..3000))
+    } else {
+        Pace::Every(rng.u64(5..400) * 1000 + unique % 1000)
+    }
 }
 
 /// A viewer that received more messages than this leaves, and its messages are forgotten.
@@ -143,8 +200,8 @@ impl Draw {
     }
 
     fn draw(&mut self, model: &Model) -> Option<Op> {
-        let topic = Lane::Topic(self.rng.usize(..model.setup.topics));
-        match self.rng.u32(..1000) {
+        let topic = Lane::Topic(self.rng.usize(..model.topics.len()));
+        match self.rng.u32(..1225) {
             0..60 => self.join(model, |viewer| viewer.present.is_none()),
             60..95 => self.join(model, |viewer| viewer.present.is_some()),
             95..105 => self.join_out_of_order(model),
@@ -164,7 +221,22 @@ impl Draw {
             863..905 => self.stall(model),
             905..925 => self.resume(model),
             925..998 => self.mishap(model),
-            _ => Some(Op::TimePasses),
+            998..1000 => {
+                let ms = u64::try_from(WRITE_TIMEOUT.as_millis()).expect("not that long") * 6 / 5;
+                Some(Op::TimePasses { ms })
+            }
+            // The rest is of topics and time.
+            1000.. if !model.setup.has_classes() => None,
+            1000..1045 => Some(Op::Wait { ms: self.time() }),
+            1045..1085 => self.set_profile(model),
+            1085..1095 => Some(Op::EndTopic { topic: self.topic(model) }),
+            1095..1110 => {
+                let rate = (self.rng.u8(..3) > 0).then(|| self.rng.u64(300..4000));
+                Some(Op::SetRate { to: self.recipient(model)?, rate })
+            }
+            1110..1200 => self.stream(model),
+            1200..1215 => self.grow_old(model),
+            _ => self.late_subscriber(model),
         }
     }
 
@@ -268,10 +340,83 @@ impl Draw {
         }
         // One message in four goes to a viewer for which others wait: that is where the interesting cases are.
         let waits = self.rng.u8(..4) == 0;
-        let who =
-            self.pick(model, |viewer| viewer.there().any(|nth| !waits || !viewer.instances[nth].waiting.is_empty()))?;
+        let who = self.pick(model, |viewer| viewer.there().any(|nth| !waits || viewer.instances[nth].waits() > 0))?;
         let nth = self.rng.choice(model.viewers[who].there().collect::<Vec<_>>())?;
         Some(Inst { who, nth })
+    }
+
+    /// A topic; one of which messages wait, if possible, in two of three cases.
+    fn topic(&mut self, model: &Model) -> usize {
+        let all = 0..model.topics.len();
+        let waits = all.clone().filter(|topic| model.waits_of(*topic) > 0);
+        let waits: Vec<usize> = if self.rng.u8(..3) > 0 { waits.collect() } else { Vec::new() };
+        self.rng.choice(waits).unwrap_or_else(|| self.rng.usize(all))
+    }
+
+    fn time(&mut self) -> u64 {
+        match self.rng.u8(..4) {
+            0 => self.rng.u64(1..20),
+            1 => self.rng.u64(20..200),
+            2 => self.rng.u64(200..1000),
+            _ => self.rng.u64(1000..3000),
+        }
+    }
+
+    fn set_profile(&mut self, model: &Model) -> Option<Op> {
+        let topic = self.topic(model);
+        let before = model.topics[topic].plan;
+        self.next_seq += 1;
+        let plan = draw_plan(&mut self.rng, before.retain > 0, model.setup.may_age(), self.next_seq);
+        if plan.retained() < before.retained() {
+            // Each shard forgets what is retained no longer when it reads the next message.
+            let msg = Msg { size: UNITS[topic], ..self.message(model, Lane::Topic(topic)) };
+            self.planned.push_back(Op::Broadcast(msg));
+        }
+        Some(Op::SetProfile { topic, plan })
+    }
+
+    /// Messages wait for a stalled viewer, until they are too old if they can be.
+    fn grow_old(&mut self, model: &Model) -> Option<Op> {
+        let to = self.blocked(model)?;
+        let lossy = (0..model.topics.len()).filter(|topic| model.is_lossy_for(to, *topic));
+        let topic = self.rng.choice(lossy.collect::<Vec<_>>())?;
+        for _ in 0..self.rng.usize(1..4) {
+            let msg = self.message(model, Lane::Topic(topic));
+            self.planned.push_back(Op::Broadcast(msg));
+        }
+        self.planned.push_back(Op::Wait { ms: self.rng.u64(500..4500) });
+        self.planned.pop_front()
+    }
+
+    /// A stalled viewer subscribes to topics with retained messages.
+    fn late_subscriber(&mut self, model: &Model) -> Option<Op> {
+        let to = self.blocked(model)?;
+        let retained = (0..model.topics.len()).filter(|topic| model.has_snapshot_for(to, *topic));
+        for topic in retained {
+            self.planned.push_back(Op::Subscribe { to, topic, tag: self.rng.u32(..1000), wish: None });
+        }
+        self.planned.pop_front()
+    }
+
+    fn blocked(&mut self, model: &Model) -> Option<Inst> {
+        let blocked = |viewer: &Viewer| viewer.registered.filter(|nth| viewer.instances[*nth].blocked);
+        let who = self.pick(model, |viewer| blocked(viewer).is_some())?;
+        Some(Inst { who, nth: blocked(&model.viewers[who])? })
+    }
+
+    /// Some messages of one topic or two, one after the other.
+    fn stream(&mut self, model: &Model) -> Option<Op> {
+        let topics = [self.topic(model), self.rng.usize(..model.topics.len())];
+        for _ in 0..self.rng.usize(1..6) {
+            let topic = self.rng.choice(topics)?;
+            let msg = self.message(model, Lane::Topic(topic));
+            self.planned.push_back(Op::Broadcast(msg));
+            if self.rng.u8(..4) == 0 {
+                let ms = self.time() / 4;
+                self.planned.push_back(Op::Wait { ms });
+            }
+        }
+        self.planned.pop_front()
     }
 
     fn message(&mut self, model: &Model, lane: Lane) -> Msg {
@@ -285,18 +430,29 @@ impl Draw {
             3..5 => self.rng.usize(limit / 4..=limit / 2),
             _ => self.rng.usize(1..=usual),
         };
+        let size = match lane {
+            Lane::Topic(topic) if size <= limit => match self.rng.u8(..16) {
+                0 => 0,
+                1 => UNITS[topic] * self.rng.usize(3..12),
+                _ => UNITS[topic] * self.rng.usize(1..3),
+            },
+            _ => size,
+        };
         let seq = self.next_seq;
         self.next_seq += 1;
         Msg { lane, from: 0, seq, size, tag: None }
     }
 
     fn subscribe(&mut self, model: &Model) -> Option<Op> {
-        let (topic, tag) = (self.rng.usize(..model.setup.topics), self.rng.u32(..1000));
-        Some(Op::Subscribe { to: self.recipient(model)?, topic, tag })
+        let (topic, tag) = (self.rng.usize(..model.topics.len()), self.rng.u32(..1000));
+        self.next_seq += 1;
+        let wish =
+            (model.setup.has_classes() && self.rng.u8(..5) == 0).then(|| draw_pace(&mut self.rng, self.next_seq));
+        Some(Op::Subscribe { to: self.recipient(model)?, topic, tag, wish })
     }
 
     fn unsubscribe(&mut self, model: &Model) -> Option<Op> {
-        Some(Op::Unsubscribe { to: self.recipient(model)?, topic: self.rng.usize(..model.setup.topics) })
+        Some(Op::Unsubscribe { to: self.recipient(model)?, topic: self.topic(model) })
     }
 
     /// The burst that is still under way when the session closes.
@@ -311,8 +467,9 @@ impl Draw {
     fn burst(&mut self, model: &Model) -> Option<Op> {
         let length = self.rng.usize(2..=8.min(model.setup.log_capacity.max(2)));
         let to = self.recipient(model)?;
+        let topics = [0, self.rng.usize(..model.topics.len())];
         let item = |draw: &mut Self| {
-            let lane = draw.rng.choice([Lane::All, Lane::Direct, Lane::Direct, Lane::Topic(0)])?;
+            let lane = draw.rng.choice([Lane::All, Lane::Direct, Lane::Topic(topics[0]), Lane::Topic(topics[1])])?;
             let msg = draw.message(model, lane);
             Some(match (lane, draw.rng.bool()) {
                 (Lane::Direct, true) => Op::Send { to, msg },
@@ -373,7 +530,8 @@ fn forget_somebody(model: &Model) -> Option<Op> {
 }
 
 /// Whether the result is the same wherever the runtime is between the items of `burst`. That is so if for each instance
-/// either all items fit, whatever has been delivered of them, or the instance keeps up and gets only broadcasts.
+/// either all items fit, whatever has been delivered of them, or the instance keeps up and gets only broadcasts. Messages
+/// that may be lost have to wait, all of them, or go to an instance that always kept up.
 pub(crate) fn is_timeless(model: &Model, burst: &[Op], long_bursts: bool) -> bool {
     let (capacity, limit) = (u64::from(model.setup.queue_capacity), model.setup.queue_bytes);
     let is_for = |op: &Op, inst: Inst| match op {
@@ -382,6 +540,11 @@ pub(crate) fn is_timeless(model: &Model, burst: &[Op], long_bursts: bool) -> boo
             Lane::Topic(topic) => model.viewers[inst.who].instances[inst.nth].subscriptions.contains_key(&topic),
             _ => true,
         },
+        _ => false,
+    };
+    let may_be_lost = |op: &Op, inst: Inst| match op {
+        Op::Broadcast(Msg { lane: Lane::Topic(topic), .. })
+        | Op::TryBroadcast(Msg { lane: Lane::Topic(topic), .. }) => model.is_lossy_for(inst, *topic),
         _ => false,
     };
     let size = |op: &Op| match op {
@@ -395,13 +558,21 @@ pub(crate) fn is_timeless(model: &Model, burst: &[Op], long_bursts: bool) -> boo
         let instance = &viewer.instances[inst.nth];
         let (mut messages, mut bytes) = instance.load(&model.setup);
         let for_it: Vec<&Op> = burst.iter().filter(|op| is_for(op, inst)).collect();
-        for op in for_it.iter().filter(|op| size(op) <= limit) {
+        let lossy = for_it.iter().any(|op| may_be_lost(op, inst));
+        for op in for_it.iter().filter(|op| size(op) <= limit && !may_be_lost(op, inst)) {
             messages += 1;
             bytes += size(op);
         }
         let direct = for_it.iter().any(|op| matches!(op, Op::Send { .. } | Op::TrySend { .. }));
         match viewer.behavior {
             Behavior::Fail | Behavior::Panic if instance.began => for_it.len() <= 1,
+            _ if lossy && instance.began && !instance.blocked => {
+                viewer.behavior == Behavior::Flow
+                    && !direct
+                    && !instance.was_blocked
+                    && instance.lossy.is_idle()
+                    && !for_it.iter().any(|op| model.is_rated_for(inst, op))
+            }
             Behavior::Flow if instance.began && long_bursts && !direct => true,
             _ => messages <= capacity && bytes <= limit,
         }

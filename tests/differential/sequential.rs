@@ -1,24 +1,23 @@
 //! One operation at a time: each is completed, then everything observable is compared with the model.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
 use lanecast::room::memory::{Behavior, OpenBehavior};
-use tokio::time::timeout;
+use lanecast::{Losses, Subscribed};
+use tokio::time::{Instant, timeout};
 
 use crate::Seed;
 use crate::model::Model;
-use crate::ops::{Draw, Op, Outcome, is_failing, is_timeless};
+use crate::ops::{Draw, Op, Outcome, WRITE_TIMEOUT, draw_plan, is_failing, is_timeless};
+use crate::plan::{Class, Plan};
 use crate::state::initial_of;
 use crate::subject::{Conn, Event, Gate, Inst, Lane, Msg, Refusal, Setup, Stream, Subject, View};
-
-/// The write time-out, on the paused clock. Far longer than anything else there, so that only [`Op::TimePasses`]
-/// reaches it.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(20_000);
 
 /// Longer than any operation takes, on the paused clock, too.
 const NEVER: Duration = WRITE_TIMEOUT.saturating_mul(2);
@@ -35,6 +34,9 @@ const RECENT: usize = 4;
 /// Operations between two comparisons of everything, not only of what is recent.
 const FULL_LOOK: usize = 250;
 
+/// The number of delivery classes.
+const CLASSES: usize = 3;
+
 /// Drives a runtime and the model side by side.
 struct Drive<S: Subject> {
     seed: Seed,
@@ -45,10 +47,11 @@ struct Drive<S: Subject> {
     done: usize,
     told: VecDeque<String>,
     reached: Reached,
+    begun: Instant,
 }
 
 /// Counts what a run came across, so that a test whose random draw no longer reaches the interesting states fails.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Reached {
     ops: usize,
     delivered: u64,
@@ -62,6 +65,16 @@ pub(crate) struct Reached {
     refused_while_joining: u64,
     tight_bursts: usize,
     long_bursts: usize,
+    /// Messages handed on of topics that aren't reliable.
+    handed_on: u64,
+    lost: Losses,
+    unsubscribed: u64,
+    /// Changes of a topic's profile while messages of the topic waited: from which class to which.
+    changes: BTreeSet<(&'static str, &'static str)>,
+    /// Ends of topics while messages waited.
+    ends: usize,
+    snapshots: usize,
+    without_retained: usize,
 }
 
 impl std::fmt::Display for Reached {
@@ -75,28 +88,68 @@ impl std::fmt::Display for Reached {
         )?;
         write!(f, "{} failed, {} ended; ", self.join_failed, self.ended_while_joining)?;
         write!(f, "{} refused messages; ", self.refused_while_joining)?;
-        write!(f, "bursts: {} tight, {} of them long", self.tight_bursts, self.long_bursts)
+        write!(f, "bursts: {} tight, {} of them long; ", self.tight_bursts, self.long_bursts)?;
+        write!(f, "lossy: {} handed on, {:?}, {} unsubscribed; ", self.handed_on, self.lost, self.unsubscribed)?;
+        write!(f, "topics: {} changes, {} ends, ", self.changes.len(), self.ends)?;
+        write!(f, "{} snapshots and {} without", self.snapshots, self.without_retained)
     }
 }
 
 impl Reached {
+    /// Adds what another run came across.
+    pub(crate) fn add(&mut self, more: &Self) {
+        self.ops += more.ops;
+        self.delivered += more.delivered;
+        self.resets.iter_mut().zip(more.resets).for_each(|(count, more)| *count += more);
+        self.replaced += more.replaced;
+        self.stale += more.stale;
+        self.join_failed += more.join_failed;
+        self.ended_while_joining += more.ended_while_joining;
+        self.refused_while_joining += more.refused_while_joining;
+        self.tight_bursts += more.tight_bursts;
+        self.long_bursts += more.long_bursts;
+        self.handed_on += more.handed_on;
+        self.lost.overflowed += more.lost.overflowed;
+        self.lost.expired += more.lost.expired;
+        self.lost.conflated += more.lost.conflated;
+        self.lost.rate_limited += more.lost.rate_limited;
+        self.unsubscribed += more.unsubscribed;
+        self.changes.extend(&more.changes);
+        self.ends += more.ends;
+        self.snapshots += more.snapshots;
+        self.without_retained += more.without_retained;
+    }
+
     /// Whether the run reached everything that ten thousand operations always come across.
-    pub(crate) fn is_everything<S: Subject>(&self) -> bool {
+    pub(crate) fn is_everything<S: Subject>(&self, has_classes: bool) -> bool {
         let joins = [self.replaced, self.stale, self.join_failed];
         let resets = if S::ACCOUNTS { &self.resets[..] } else { &self.resets[..3] };
+        let Losses { overflowed, expired, conflated, rate_limited, .. } = self.lost;
+        let lossy = [self.handed_on, overflowed, expired, conflated, rate_limited, self.unsubscribed];
+        let topics = [self.ends, self.snapshots, self.without_retained];
+        let is_lossy = lossy.into_iter().all(|count| count > 0) && topics.into_iter().all(|count| count > 0);
+        if S::ACCOUNTS && has_classes && !(is_lossy && self.changes.len() == CLASSES * (CLASSES - 1)) {
+            return false;
+        }
         resets.iter().all(|count| *count > 0) && joins.into_iter().chain([self.tight_bursts]).all(|count| count > 0)
     }
 }
 
 /// Runs at least `ops` operations in a session drawn from `seed`, whose broadcasts gather for `linger`, closes it, and
-/// returns what it came across.
-pub(crate) async fn run<S: Subject>(seed: Seed, ops: usize, linger: Duration) -> Reached {
+/// returns what it came across. With a linger all topics are reliable: the model doesn't know when a shard reads.
+pub(crate) async fn run<S: Subject>(
+    seed: Seed,
+    ops: usize,
+    shards: RangeInclusive<usize>,
+    linger: Duration,
+) -> Reached {
     let mut rng = Rng::with_seed(seed.number);
     let state = Arc::new(AtomicU64::new(0));
-    let setup = draw_setup::<S>(&mut rng, &state, linger);
+    let setup = draw_setup::<S>(&mut rng, &state, shards, linger);
+    let begun = Instant::now();
     let (subject, model) = (S::start(&setup), Model::new(&setup));
     let (told, reached) = (VecDeque::new(), Reached::default());
-    let mut drive = Drive { seed, subject, model, state, done: 0, told, reached };
+    let mut drive = Drive { seed, subject, model, state, done: 0, told, reached, begun };
     let mut draw = Draw::new(rng);
     while drive.done < ops {
         let op = draw.next(&drive.model);
@@ -109,13 +162,16 @@ pub(crate) async fn run<S: Subject>(seed: Seed, ops: usize, linger: Duration) ->
         resets: totals.resets,
         refused_while_joining: totals.account.abandoned.refused + totals.account.abandoned.join_failed,
         delivered: totals.account.delivered,
+        handed_on: totals.topic_stats.iter().map(|stats| stats.handed_on).sum(),
+        lost: totals.account.dropped.lossy,
+        unsubscribed: totals.account.abandoned.unsubscribed,
         ..drive.reached
     }
 }
 
 /// Broadcasts more in one go than may wait for a viewer, while all viewers keep up. The two runtimes differ in this.
 pub(crate) async fn burst_above_the_queue<S: Subject>(seed: Seed) {
-    let setup = draw_setup::<S>(&mut Rng::with_seed(seed.number), &Arc::default(), Duration::ZERO);
+    let setup = draw_setup::<S>(&mut Rng::with_seed(seed.number), &Arc::default(), 1..=3, Duration::ZERO);
     let subject = S::start(&setup);
     for who in 0..setup.identities {
         let sid = u32::try_from(who).expect("few");
@@ -136,16 +192,31 @@ pub(crate) async fn burst_above_the_queue<S: Subject>(seed: Seed) {
     }
 }
 
-fn draw_setup<S: Subject>(rng: &mut Rng, state: &Arc<AtomicU64>, linger: Duration) -> Setup {
+fn draw_setup<S: Subject>(
+    rng: &mut Rng,
+    state: &Arc<AtomicU64>,
+    shards: RangeInclusive<usize>,
+    linger: Duration,
+) -> Setup {
     let queue_capacity = rng.u32(8..=64);
+    let shards = rng.usize(shards);
+    let topics = rng.usize(4..=10);
+    // The first topic is a plain one, to begin with, and long bursts go there.
+    let plan = |topic: usize| match topic {
+        0 => Plan::RELIABLE,
+        _ if !linger.is_zero() => Plan::RELIABLE,
+        _ => draw_plan(rng, topic % 2 == 0 || topic % 3 == 0, shards == 1, topic as u64),
+    };
+    let topics = (0..topics).map(plan).collect();
     let state = Arc::clone(state);
     Setup {
         identities: rng.usize(8..=40),
-        topics: rng.usize(4..=10),
+        topics,
         queue_capacity,
         queue_bytes: u64::from(queue_capacity) * 40,
+        lossy_bytes: rng.u64(200..600),
         log_capacity: rng.usize(4..=64),
-        shards: rng.usize(1..=3),
+        shards,
         linger,
         write_timeout: WRITE_TIMEOUT,
         accounts: S::ACCOUNTS,
@@ -173,6 +244,8 @@ impl<S: Subject> Drive<S> {
         self.tell(&op);
         self.done += items;
         let stalled = self.stalled();
+        self.catch_up();
+        self.note(&op);
         let expected = self.model.apply(&op);
         // The embedder changes its state first and broadcasts the change second.
         self.state.store(self.model.state, Ordering::Release);
@@ -185,7 +258,34 @@ impl<S: Subject> Drive<S> {
             tokio::time::sleep(self.model.setup.linger + Duration::from_millis(1)).await;
         }
         self.subject.settle().await;
+        self.catch_up();
+        self.reached.without_retained += usize::from(answered == Outcome::Subscribed(Subscribed::WithoutRetained));
         self.check(&expected, &answered).await;
+    }
+
+    /// Tells the model what the time is.
+    fn catch_up(&mut self) {
+        let now = self.begun.elapsed();
+        assert_eq!(now.subsec_nanos() % 1_000_000, 0, "the paused clock is between two ticks");
+        self.model.advance_to(u64::try_from(now.as_millis()).expect("not that long"));
+    }
+
+    fn note(&mut self, op: &Op) {
+        let name = |plan: &Plan| match plan.class {
+            Class::Reliable => "reliable",
+            Class::Lossy { .. } => "lossy",
+            Class::Latest => "latest",
+        };
+        let (model, reached) = (&self.model, &mut self.reached);
+        match op {
+            Op::SetProfile { topic, plan } if model.waits_of(*topic) > 0 => {
+                let (from, to) = (name(&model.topics[*topic].plan), name(plan));
+                reached.changes.extend((from != to).then_some((from, to)));
+            }
+            Op::EndTopic { topic } => reached.ends += usize::from(model.waits_of(*topic) > 0),
+            Op::Subscribe { to, topic, .. } => reached.snapshots += usize::from(model.has_snapshot_for(*to, *topic)),
+            _ => {}
+        }
     }
 
     fn tell(&mut self, what: &dyn std::fmt::Debug) {
@@ -223,8 +323,12 @@ impl<S: Subject> Drive<S> {
                 subject.fail_one_opening(who, if held { OpenBehavior::Held } else { OpenBehavior::Ready }).await;
             }
             Op::Gate { who, gate } => subject.gate(who, gate),
-            Op::TimePasses => {
-                tokio::time::sleep(WRITE_TIMEOUT * 6 / 5).await;
+            Op::SetRate { to, rate } => subject.set_rate(to, rate),
+            Op::SetProfile { topic, ref plan } => subject.set_profile(topic, plan),
+            Op::EndTopic { topic } => subject.end_topic(topic).await,
+            Op::Wait { ms } => tokio::time::sleep(Duration::from_millis(ms)).await,
+            Op::TimePasses { ms } => {
+                tokio::time::sleep(Duration::from_millis(ms)).await;
                 stalled.iter().for_each(|who| viewers.set_behavior(*who, Behavior::Flow));
             }
             Op::Forget { who } => viewers.forget(who),
@@ -243,7 +347,9 @@ impl<S: Subject> Drive<S> {
     async fn message(&self, op: &Op) -> Outcome {
         let subject = &self.subject;
         match *op {
-            Op::Subscribe { to, topic, tag } => Outcome::Subscribed(subject.subscribe(to, topic, tag).await),
+            Op::Subscribe { to, topic, tag, wish } => {
+                Outcome::Subscribed(subject.subscribe(to, topic, tag, wish).await)
+            }
             Op::Unsubscribe { to, topic } => Outcome::Unsubscribed(subject.unsubscribe(to, topic).await),
             Op::Send { to, msg } => Outcome::Sent(subject.send(to, msg).await),
             Op::TrySend { to, msg } => Outcome::Sent(subject.try_send(to, msg).await),
@@ -280,10 +386,7 @@ impl<S: Subject> Drive<S> {
         let rng = &mut draw.rng;
         let late: Vec<usize> = self.stalled().into_iter().filter(|_| rng.bool()).collect();
         self.tell(&format_args!("close, with {late:?} flowing shortly before the deadline"));
-        for &who in &late {
-            self.model.apply(&Op::SetBehavior { who, behavior: Behavior::Flow });
-        }
-        let expected = self.model.close();
+        let expected = self.model.close(&late, DEADLINE);
         let resume = async {
             tokio::time::sleep(DEADLINE / 2).await;
             late.iter().for_each(|who| self.subject.viewers().set_behavior(*who, Behavior::Flow));

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use lanecast::room::memory::{Behavior, OpenBehavior};
-use lanecast::{Account, EndReason};
+use lanecast::{Account, EndReason, Losses};
 
+use crate::lossy::Queues;
+use crate::plan::Pace;
 use crate::subject::{Conn, Gate, Lane, Msg, Setup, Stream};
 
 /// The state of one identity.
@@ -45,10 +47,24 @@ pub(crate) struct Instance {
     pub(crate) ended: Option<EndReason>,
     /// Whether the instance has its initial messages. Until then every message waits.
     pub(crate) began: bool,
+    /// What the stream has taken and not finished to write.
+    pub(crate) in_stream: Vec<Waiting>,
+    /// What waits and can't be lost.
     pub(crate) waiting: VecDeque<Waiting>,
+    pub(crate) lossy: Queues,
+    /// The stream was found busy, and hasn't changed its behavior since.
+    pub(crate) blocked: bool,
+    pub(crate) was_blocked: bool,
     pub(crate) account: Account,
-    /// Topics with their tags.
-    pub(crate) subscriptions: BTreeMap<usize, u32>,
+    pub(crate) losses: BTreeMap<usize, Losses>,
+    pub(crate) subscriptions: BTreeMap<usize, Subscription>,
+}
+
+/// A subscription: its tag, and the subscriber's own rate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subscription {
+    pub(crate) tag: u32,
+    pub(crate) wish: Option<Pace>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +72,8 @@ pub(crate) struct Waiting {
     pub(crate) msg: Msg,
     /// Whether the bound counts the message; initial messages don't count.
     pub(crate) counts: bool,
+    /// The topic whose retained messages this one belongs to.
+    pub(crate) snapshot: Option<usize>,
 }
 
 impl Instance {
@@ -65,8 +83,13 @@ impl Instance {
             stream,
             ended: None,
             began: false,
+            in_stream: Vec::new(),
             waiting: VecDeque::new(),
+            lossy: Queues::default(),
+            blocked: false,
+            was_blocked: false,
             account: Account::default(),
+            losses: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
         }
     }
@@ -74,8 +97,21 @@ impl Instance {
     /// What the bound counts: messages and bytes.
     pub(crate) fn load(&self, setup: &Setup) -> (u64, u64) {
         let being_written = usize::from(self.began && !setup.accounts);
-        let counted = self.waiting.iter().skip(being_written).filter(|waiting| waiting.counts);
+        let counted = self.in_stream.iter().chain(&self.waiting).skip(being_written).filter(|waiting| waiting.counts);
         counted.fold((0, 0), |(messages, bytes), waiting| (messages + 1, bytes + setup.weight(waiting.msg.size)))
+    }
+}
+
+impl Instance {
+    /// How many messages wait.
+    pub(crate) fn waits(&self) -> usize {
+        self.in_stream.len() + self.waiting.len() + self.lossy.len()
+    }
+
+    /// How many messages wait of a topic, outside the stream.
+    pub(crate) fn waits_of(&self, topic: usize) -> usize {
+        let of_topic = |waiting: &&Waiting| waiting.msg.lane == Lane::Topic(topic);
+        self.waiting.iter().filter(of_topic).count() + self.lossy.waits_for(topic)
     }
 }
 

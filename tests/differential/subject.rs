@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lanecast::room::memory::OpenBehavior;
-use lanecast::{Account, EndReason, Message, Subscribed, Unsubscribed};
+use lanecast::{Account, EndReason, Losses, Message, Subscribed, TopicStats, Unsubscribed};
 
+use crate::plan::{Pace, Plan};
 use crate::viewers::Viewers;
 
 /// How a message travels.
@@ -152,13 +153,15 @@ pub(crate) struct Stream {
 }
 
 /// The figures of one instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Figures {
     pub(crate) sid: u32,
     pub(crate) ended: Option<EndReason>,
     pub(crate) account: Account,
-    /// Whether the instance has an oldest waiting message.
+    /// Whether the instance has an oldest waiting message that can't be lost, or one in its stream.
     pub(crate) has_oldest: bool,
+    /// What it has lost of each topic.
+    pub(crate) losses: Vec<Losses>,
 }
 
 /// Everything observable of one viewer.
@@ -189,6 +192,8 @@ pub(crate) struct Totals {
     pub(crate) lag: u64,
     /// Number of subscribers of each topic.
     pub(crate) topics: Vec<usize>,
+    /// What became of each topic's messages.
+    pub(crate) topic_stats: Vec<TopicStats>,
 }
 
 /// Computes the initial messages of an instance, when they are asked for.
@@ -198,9 +203,12 @@ pub(crate) type Initial = Arc<dyn Fn(Inst) -> Vec<Msg> + Send + Sync>;
 #[derive(Clone)]
 pub(crate) struct Setup {
     pub(crate) identities: usize,
-    pub(crate) topics: usize,
+    /// The profile of each topic, to begin with.
+    pub(crate) topics: Vec<Plan>,
     pub(crate) queue_capacity: u32,
     pub(crate) queue_bytes: u64,
+    /// How many bytes of messages that may be lost may wait for a viewer, and how many of retained ones.
+    pub(crate) lossy_bytes: u64,
     pub(crate) log_capacity: usize,
     pub(crate) shards: usize,
     /// How long broadcasts gather.
@@ -215,6 +223,16 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
+    /// Whether there are topics that aren't reliable, and rates.
+    pub(crate) fn has_classes(&self) -> bool {
+        self.accounts && self.linger.is_zero()
+    }
+
+    /// Whether messages may grow too old: the model knows the ticks of one shard only.
+    pub(crate) fn may_age(&self) -> bool {
+        self.shards == 1
+    }
+
     /// How much a message of `size` bytes takes of the byte bound.
     pub(crate) fn weight(&self, size: usize) -> u64 {
         if self.accounts { size as u64 } else { 0 }
@@ -225,14 +243,15 @@ impl fmt::Debug for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} identities, {} topics, queue of {} messages and {} bytes, log of {}, {} shards, linger {:?}",
+            "{} identities, queue of {} messages and {} bytes, {} lossy bytes, log of {}, {} shards, linger {:?}, {:?}",
             self.identities,
-            self.topics,
             self.queue_capacity,
             self.queue_bytes,
+            self.lossy_bytes,
             self.log_capacity,
             self.shards,
-            self.linger
+            self.linger,
+            self.topics
         )
     }
 }
@@ -262,8 +281,19 @@ pub(crate) trait Subject: Clone + Send + Sync + 'static {
 
     // What the embedder does.
 
-    fn subscribe(&self, to: Inst, topic: usize, tag: u32) -> impl Future<Output = Subscribed> + Send;
+    /// Subscribes, with a rate of the subscriber's own if there is one.
+    fn subscribe(
+        &self,
+        to: Inst,
+        topic: usize,
+        tag: u32,
+        wish: Option<Pace>,
+    ) -> impl Future<Output = Subscribed> + Send;
     fn unsubscribe(&self, to: Inst, topic: usize) -> impl Future<Output = Unsubscribed> + Send;
+    /// Sets the total rate of a participant, in bytes per second.
+    fn set_rate(&self, to: Inst, rate: Option<u64>);
+    fn set_profile(&self, topic: usize, plan: &Plan);
+    fn end_topic(&self, topic: usize) -> impl Future<Output = ()> + Send;
     fn send(&self, to: Inst, msg: Msg) -> impl Future<Output = Sent> + Send;
     fn try_send(&self, to: Inst, msg: Msg) -> impl Future<Output = Sent> + Send;
     /// Broadcasts to all or to a topic, by the message's lane.
