@@ -205,7 +205,7 @@ fn draw_setup<S: Subject>(
     let plan = |topic: usize| match topic {
         0 => Plan::RELIABLE,
         _ if !linger.is_zero() => Plan::RELIABLE,
-        _ => draw_plan(rng, topic % 2 == 0 || topic % 3 == 0, shards == 1, topic as u64),
+        _ => draw_plan(rng, topic.is_multiple_of(2) || topic.is_multiple_of(3), shards == 1, topic as u64),
     };
     let topics = (0..topics).map(plan).collect();
     let state = Arc::clone(state);
