@@ -2,8 +2,8 @@
 //!
 //! Here the model knows only what happens before what. Each producer numbers its operations, and publishes the number
 //! before it carries out the operation. So each message of a producer has to arrive, may arrive or must not arrive at a
-//! given instance. Those that arrive come in the producer's order, without a gap up to the stream's end. What topics may
-//! lose comes in the producer's order within its topic, and what didn't come is counted. Between two windows of
+//! given instance. Those that arrive come in the producer's order, without a gap up to the stream's end. What may be
+//! lost comes in the producer's order within its topic, and what didn't come is counted. Between two windows of
 //! concurrency everything comes to rest, and every account has to balance exactly.
 
 use std::collections::BTreeMap;

@@ -135,8 +135,8 @@ pub(crate) enum Outcome {
     Each(Vec<Self>),
 }
 
-/// The lengths of a topic's messages are multiples of its unit. So two topics that wait for a viewer seldom have the same
-/// number of bytes: where one of the largest gives way, it is clear which.
+/// The lengths of a topic's messages are multiples of its unit. So two topics that wait for a viewer seldom have the
+/// same number of bytes: where one of the largest gives way, it is clear which.
 const UNITS: [usize; 10] = [23, 29, 31, 37, 41, 43, 47, 53, 59, 61];
 
 /// As good as forever for a message.
@@ -530,8 +530,8 @@ fn forget_somebody(model: &Model) -> Option<Op> {
 }
 
 /// Whether the result is the same wherever the runtime is between the items of `burst`. That is so if for each instance
-/// either all items fit, whatever has been delivered of them, or the instance keeps up and gets only broadcasts. Messages
-/// that may be lost have to wait, all of them, or go to an instance that always kept up.
+/// either all items fit, whatever has been delivered of them, or the instance keeps up and gets only broadcasts.
+/// Messages that may be lost have to wait, all of them, or go to an instance that always kept up.
 pub(crate) fn is_timeless(model: &Model, burst: &[Op], long_bursts: bool) -> bool {
     let (capacity, limit) = (u64::from(model.setup.queue_capacity), model.setup.queue_bytes);
     let is_for = |op: &Op, inst: Inst| match op {
