@@ -91,7 +91,7 @@ impl Log for Production {
         let entry = self.0.take(&mut at.cursor, super::position(at.position))?;
         at.position += 1;
         self.0.advance(&at.cursor, super::position(at.position));
-        Some(entry.message)
+        entry.message
     }
 
     fn tail(&self) -> u64 {
