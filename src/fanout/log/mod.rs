@@ -304,7 +304,7 @@ impl<M: Message> BroadcastLog<M> {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn claim_position(&self, mut tail: Tail, ring: &Ring<M>) -> Result<Position, Unclaimed> {
         let shape = tail.shape();
         loop {
