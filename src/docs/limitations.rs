@@ -111,6 +111,9 @@
 //! - **Holding publishers does nothing with few participants**: with fewer than
 //!   [`at_least`](crate::Hold::at_least), eight by default, each participant that overflows is reset, as without it. It
 //!   goes by what counts against the bound, so not by lossy and latest messages, nor by participants that are joining.
+//! - **A hold looks at the majority.** Viewers that fall behind by turns, fewer than half at a time, are reset one after
+//!   the other: for instance when one process reads many WebSockets, and the publisher is so fast that a viewer's queue
+//!   fills while the others are read. The fewer are left, the fewer a hold needs to begin.
 //! - **Held publishers take the pace of the participants in the middle.** A participant that is slower than that still
 //!   falls behind, and is reset. What a publisher doesn't hand over while it is held is up to the embedder: it gets the
 //!   message back from [`try_broadcast`](crate::Session::try_broadcast), and waits in

@@ -266,7 +266,8 @@ impl<M: Message> Participant<M> {
     ///
     /// Every message is charged, but only messages of [lossy and latest](crate::Class) topics wait for the rate:
     /// reliable messages and direct ones never do. What waits is subject to the topic's bounds. The participant may
-    /// save up for a tenth of a second. Takes effect at the shard's next turn.
+    /// save up for a tenth of a second, and owe a second's worth, or the longest message. Takes effect at the shard's
+    /// next turn.
     pub fn set_rate(&self, bytes_per_second: Option<NonZeroU64>) {
         self.0.outbox.set_rate(bytes_per_second.map(NonZeroU64::get));
     }

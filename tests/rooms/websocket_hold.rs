@@ -71,14 +71,6 @@ fn is_full() -> bool {
     std::env::var("LANECAST_TEST_SIZE").is_ok_and(|size| size == "full")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_publisher_that_is_too_fast_for_websocket_viewers_resets_none_of_them() {
-    let (viewers, time) = if is_full() { (100, 10) } else { (20, 1) };
-    let outcome = overload(Hold::default().into(), viewers, Duration::from_secs(time)).await;
-    assert_eq!((outcome.resets, outcome.present), (0, viewers));
-    assert!(outcome.received.iter().all(|received| *received > 0), "{:?}", outcome.received);
-}
-
 /// Prints what becomes of 100 viewers: the table in perf/README.md.
 #[test]
 fn figures_of_an_overload() {

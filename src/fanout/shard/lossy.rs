@@ -685,8 +685,12 @@ impl Budget {
         SessionMs(self.filled.0.saturating_add(u64::try_from(wait).unwrap_or(u64::MAX)))
     }
 
+    /// Charges a message. What the member owes is a second of its rate at most, or the longest message: otherwise
+    /// reliable messages above the rate would keep the others back long after they have ceased.
     fn charge(&mut self, bytes: usize, now: SessionMs) {
-        self.tokens = self.tokens_at(now) - bytes as i128 * 1000;
+        let (tokens, cost) = (self.tokens_at(now), bytes as i128 * 1000);
+        let most_owed = cost.max(i128::from(self.bytes_per_second) * 1000);
+        self.tokens = (tokens - cost).max(tokens.min(-most_owed));
         self.filled = now;
     }
 }
