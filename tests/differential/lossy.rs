@@ -334,7 +334,10 @@ impl Queues {
 
     pub(crate) fn charge(&mut self, size: usize, now: u64) {
         if let Some(budget) = &mut self.budget {
-            budget.saved = budget.saved_at(now) - size as i128 * 1000;
+            // No more than a second's worth is owed, or the longest message.
+            let (saved, cost) = (budget.saved_at(now), size as i128 * 1000);
+            let most_owed = cost.max(i128::from(budget.rate) * 1000);
+            budget.saved = (saved - cost).max(saved.min(-most_owed));
             budget.at = now;
         }
     }
