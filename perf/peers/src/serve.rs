@@ -12,8 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::peer::{self, Kind, Peer};
 use crate::{Error, wire};
 
