@@ -108,7 +108,7 @@ impl Progress {
     }
 
     /// Returns what the participant's link carries, in bytes per second. `None` until the participant's sink has been
-    /// busy, and where all participants share an [uplink](crate::contract::uplink).
+    /// busy, and where all participants share an [uplink](crate::Uplink).
     ///
     /// The participant's shard measures it while the sink is busy, and renews it about ten times a second. A sink may
     /// use it to decide how much it buffers.
