@@ -9,7 +9,7 @@ use std::cell::Cell;
 use crossbeam::utils::CachePadded;
 
 use crate::contract::{Account, EndReason, Losses};
-use crate::sync::{AtomicBool, AtomicU64, Notify, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Notify, Ordering, fence};
 
 /// A counter that one task writes and any thread reads, without a read-modify-write. That task is a member's shard: it
 /// writes through the [`Drain`](crate::fanout::outbox::drain::Drain) and in
@@ -112,10 +112,14 @@ impl SessionCounters {
                 counter.fetch_add(count, Ordering::Release);
             }
         }
-        // Only the first loss since the last look notifies. The load keeps the cache line shared; both are ordered by
-        // the swap in `until_lost`.
-        if lost.total() > 0 && !self.has_losses.load(Ordering::Relaxed) && !self.has_losses.swap(true, Ordering::AcqRel)
-        {
+        if lost.total() == 0 {
+            return;
+        }
+        // Only the first loss since the last look notifies. The load keeps the cache line shared. A fence stands between
+        // the counts and the load, and in `until_lost` between the swap and the look at the counts: at least one side
+        // sees the other.
+        fence(Ordering::SeqCst);
+        if !self.has_losses.load(Ordering::Relaxed) && !self.has_losses.swap(true, Ordering::AcqRel) {
             self.losses.notify_one();
         }
     }
@@ -128,6 +132,7 @@ impl SessionCounters {
         while !self.has_losses.swap(false, Ordering::AcqRel) {
             self.losses.notified().await;
         }
+        fence(Ordering::SeqCst);
     }
 
     /// The messages that gave way to newer ones.

@@ -49,8 +49,6 @@ pub(crate) struct TopicState {
     /// The messages for late subscribers.
     last: VecDeque<Msg>,
     stats: TopicStats,
-    /// The topic has, or had, another profile than the default.
-    is_special: bool,
 }
 
 impl Model {
@@ -69,12 +67,7 @@ impl Model {
             topics: Vec::new(),
             topic_stats: Vec::new(),
         };
-        let topic = |plan: &Plan| TopicState {
-            plan: *plan,
-            last: VecDeque::new(),
-            stats: TopicStats::default(),
-            is_special: *plan != Plan::RELIABLE,
-        };
+        let topic = |plan: &Plan| TopicState { plan: *plan, last: VecDeque::new(), stats: TopicStats::default() };
         let topics = setup.topics.iter().map(topic).collect();
         let viewers = vec![Viewer::new(); setup.identities];
         let (setup, events) = (setup.clone(), Vec::new());
@@ -122,7 +115,7 @@ impl Model {
             Op::Broadcast(msg) | Op::TryBroadcast(msg) => return Outcome::Published(self.broadcast(msg)),
             Op::Burst(ref burst) => return Outcome::Each(burst.iter().map(|op| self.apply(op)).collect()),
             Op::SetRate { to, rate } => self.set_rate(to, rate),
-            Op::SetProfile { topic, plan } => (self.topics[topic].plan, self.topics[topic].is_special) = (plan, true),
+            Op::SetProfile { topic, plan } => self.topics[topic].plan = plan,
             Op::EndTopic { topic } => self.end_topic(topic),
             Op::Wait { ms } => self.advance_to(self.now + ms),
             Op::TimePasses { ms } => self.time_passes(ms),
@@ -667,9 +660,7 @@ impl Model {
             if was_subscribed {
                 self.drop_topic(inst, topic);
             }
-            if self.topics[topic].is_special {
-                self.viewers[inst.who].instances[inst.nth].losses.remove(&topic);
-            }
+            self.viewers[inst.who].instances[inst.nth].losses.remove(&topic);
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lanecast::room::RoomEvent;
-use lanecast::{Lossy, Participant, Profile, Session, SessionBuilder, SubscriptionTag, Topic};
+use lanecast::{Hold, Lossy, OverloadPolicy, Participant, Profile, Session, SessionBuilder, SubscriptionTag, Topic};
 use tokio::time::{Instant, advance, sleep};
 
 use crate::common::{Stage, Streams, Valve, close_settled, live, msg, presence, settle, texts, until, within};
@@ -316,5 +316,37 @@ async fn the_time_is_a_quarter_of_the_shortest_age_at_most() {
         scene.valve.wait_for(|seen| seen.flushed.len() > before).await;
         assert!((longest..=longest + TIMER).contains(&begun.elapsed()), "{:?} for {age:?}", begun.elapsed());
     }
+    close_settled(&scene.session).await;
+}
+
+// A topic's age limit no longer shortens the time when the topic has ended.
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_has_ended_does_not_shorten_the_time() {
+    let scene = Scene::new(|builder| builder).await;
+    let topic = Topic::with(Profile::lossy(Lossy::default().max_age(LINGER / 4)));
+    scene.ada.subscribe(&topic, SubscriptionTag(1)).await;
+    scene.session.try_broadcast_to(&topic, msg("short-lived")).expect("the log has capacity");
+    sleep(2 * LINGER).await;
+    within(scene.session.end_topic(&topic)).await;
+    sleep(2 * LINGER).await;
+    let (before, begun) = (scene.flushed().len(), Instant::now());
+    scene.broadcast("b");
+    scene.valve.wait_for(|seen| seen.flushed.len() > before).await;
+    assert!((LINGER..=LINGER + TIMER).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    close_settled(&scene.session).await;
+}
+
+// Where publishers may be held, the log has a bound in bytes. Half of it ends the gathering, so that nobody is refused
+// while the shard sleeps.
+#[tokio::test(start_paused = true)]
+async fn half_of_the_logs_bytes_end_the_gathering() {
+    let hold = OverloadPolicy::from(Hold::default());
+    let scene = Scene::new(|builder| builder.overload(hold).queue_bytes(8000).log_capacity(64)).await;
+    for text in ["a", "b", "c"] {
+        scene.session.try_broadcast(msg(text.repeat(600))).expect("the log takes 1,000 bytes");
+        settle().await;
+        assert_eq!(scene.begun.elapsed(), Duration::ZERO);
+    }
+    assert_eq!(scene.flushed().len(), 3);
     close_settled(&scene.session).await;
 }

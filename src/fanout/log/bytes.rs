@@ -35,6 +35,11 @@ impl ByteBound {
         self.with(self.standing.load(Ordering::Acquire), bytes).is_some()
     }
 
+    /// Whether half of the bytes that may stand in the log do.
+    pub(super) fn is_half_taken(&self) -> bool {
+        self.standing.load(Ordering::Acquire) >= self.limit / 2
+    }
+
     /// Reserves the bytes of a message. The caller then claims its position, or [gives them back](Self::give_back).
     pub(super) fn reserve(&self, bytes: usize) -> Result<(), NoBytes> {
         let reserve = |standing| self.with(standing, bytes);

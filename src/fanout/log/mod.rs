@@ -231,6 +231,9 @@ impl<M: Message> BroadcastLog<M> {
             && topic.is_urgent()
         {
             self.hurry(*position);
+        } else if self.has_half_its_bytes() {
+            // The fence that ends the write comes before.
+            self.end_gathering();
         }
         written.map_err(|refused| refused.map(|back| back.expect("it was given")))
     }
@@ -391,12 +394,20 @@ impl<M: Message> BroadcastLog<M> {
     }
 
     /// Whether the reader of `cursor`, which lets entries gather from `from` on, has to read them before its time is up:
-    /// the entry at `until` is filled, one of them is urgent, a publisher waits for capacity, or the log is sealed.
+    /// the entry at `until` is filled, one of them is urgent, half of the log's bytes are taken, a publisher waits for capacity,
+    /// or the log is sealed.
     pub(in crate::fanout) fn ends_gathering(&self, cursor: &Cursor, from: Position, until: Position) -> bool {
         self.is_filled(cursor, until)
             || from.number() < self.urgent_below.load(Ordering::Relaxed)
+            || self.has_half_its_bytes()
             || self.space_freed.is_asleep()
             || self.tail().is_sealed()
+    }
+
+    /// Whether the log has a bound in bytes, and half of that is taken.
+    #[inline]
+    fn has_half_its_bytes(&self) -> bool {
+        self.bytes.as_ref().is_some_and(|bytes| bytes.is_half_taken())
     }
 
     /// Whether the entry at `position` is ready to be taken by the reader of `cursor`.

@@ -136,6 +136,20 @@ pub(super) struct TurnWork<M> {
     counts: PassCounts,
 }
 
+impl<M> TurnWork<M> {
+    /// Adds what the visits have done so far to the figures of the shard.
+    fn publish_counts(&mut self, stats: &ShardStats) {
+        let counts = std::mem::take(&mut self.counts);
+        if counts.offered > 0 {
+            stats.offered.add(counts.offered);
+        }
+        if counts.delivered > 0 {
+            stats.delivered_bytes.add(counts.delivered_bytes);
+            stats.delivered.add(counts.delivered);
+        }
+    }
+}
+
 impl<O: MemberHandle> Delivery<O> {
     pub(super) fn new(settings: ShardSettings<O>) -> Self {
         let budget = ReadBudget::new(settings.limits, settings.batch_bytes);
@@ -259,6 +273,8 @@ impl<O: MemberHandle> Delivery<O> {
         self.turn.counts.add(&counts);
         self.budget.note(was.is_behind(), member.state.is_behind());
         if member.has_lossy_queues() {
+            // What was offered is counted before what was lost of it.
+            self.turn.publish_counts(&self.settings.stats);
             self.timers.follow_up(slot, member, self.turn.now);
             if member.has_ready_lossy() {
                 self.tick.arm();
@@ -350,15 +366,7 @@ impl<O: MemberHandle> Delivery<O> {
     }
 
     pub(super) fn publish_counts(&mut self) {
-        let counts = std::mem::take(&mut self.turn.counts);
-        let stats = &self.settings.stats;
-        if counts.offered > 0 {
-            stats.offered.add(counts.offered);
-        }
-        if counts.delivered > 0 {
-            stats.delivered_bytes.add(counts.delivered_bytes);
-            stats.delivered.add(counts.delivered);
-        }
+        self.turn.publish_counts(&self.settings.stats);
     }
 
     /// Carries out a request, whose position the shard has reached.
@@ -478,9 +486,7 @@ impl<O: MemberHandle> Delivery<O> {
             for slot in self.topics.end(key) {
                 self.drop_topic(slot, key);
             }
-            if topic.version() > 0 {
-                self.members.iter().for_each(|(_, member)| member.drain().forget_losses(key));
-            }
+            self.members.iter().for_each(|(_, member)| member.drain().forget_losses(key));
         }
         if self.budget.goes_on() { Reading::More } else { Reading::Enough }
     }

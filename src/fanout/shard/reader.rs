@@ -206,6 +206,8 @@ impl<M: Message, C> Reader<M, C> {
                 Reading::Later(entry) => {
                     self.put_back = Some(entry);
                     self.position = at;
+                    // The log's bytes that the entry took are free already.
+                    self.port.log.space_freed.wake();
                     break;
                 }
             }

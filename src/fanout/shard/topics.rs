@@ -18,8 +18,10 @@ pub(super) struct TopicIndex<M> {
     members: Vec<Places>,
     /// How many topics there may be before the shard looks for those that have ended.
     sweep_at: usize,
-    /// The shortest age limit of the topics that it knows, or of one that has ended.
+    /// The shortest age limit of the topics that the shard knows.
     least_age: Duration,
+    /// A topic with that limit is gone, or has another one.
+    is_age_outdated: bool,
 }
 
 /// What the shard knows of a topic.
@@ -125,6 +127,11 @@ impl<M> Default for TopicEntry<M> {
 }
 
 impl<M> TopicEntry<M> {
+    /// How long a message may wait.
+    fn max_age(&self) -> Duration {
+        self.special.as_ref().map_or(Duration::MAX, |special| special.profile.max_age())
+    }
+
     /// Whether nothing is lost if the shard forgets the topic.
     fn is_idle(&self) -> bool {
         self.subscribers.is_empty() && self.special.as_ref().is_none_or(|special| special.last.is_empty())
@@ -133,7 +140,13 @@ impl<M> TopicEntry<M> {
 
 impl<M: Message> TopicIndex<M> {
     pub(super) fn new() -> Self {
-        Self { topics: FxHashMap::default(), members: Vec::new(), sweep_at: 0, least_age: Duration::MAX }
+        Self {
+            topics: FxHashMap::default(),
+            members: Vec::new(),
+            sweep_at: 0,
+            least_age: Duration::MAX,
+            is_age_outdated: false,
+        }
     }
 
     /// The audience of a message for `topic`.
@@ -178,15 +191,24 @@ impl<M: Message> TopicIndex<M> {
         }
         self.sweep();
         self.least_age = self.least_age.min(profile.max_age());
-        if before == self.least_age && profile.max_age() > before {
-            let special = self.topics.values().filter_map(|entry| entry.special.as_ref());
-            self.least_age = special.map(|special| special.profile.max_age()).min().unwrap_or(Duration::MAX);
-        }
+        self.is_age_outdated |= before == self.least_age && profile.max_age() > before;
     }
 
     /// The shortest time for which a topic lets its messages wait.
-    pub(super) fn least_age(&self) -> Duration {
+    pub(super) fn least_age(&mut self) -> Duration {
+        if std::mem::take(&mut self.is_age_outdated) {
+            let special = self.topics.values().filter_map(|entry| entry.special.as_ref());
+            self.least_age = special.map(|special| special.profile.max_age()).min().unwrap_or(Duration::MAX);
+        }
         self.least_age
+    }
+
+    /// Forgets a topic. The drop of a retained message may panic.
+    fn forget(&mut self, topic: TopicKey) {
+        if let Some(entry) = self.topics.remove(&topic) {
+            self.is_age_outdated |= entry.max_age() == self.least_age;
+            caught(|| drop(entry));
+        }
     }
 
     /// Keeps a message of `topic` for late subscribers, if the topic retains any.
@@ -212,6 +234,7 @@ impl<M: Message> TopicIndex<M> {
     /// Takes over what another shard has kept. This one has kept nothing yet.
     pub(super) fn take_over(&mut self, kept: KeptTopics<M>) {
         for (key, special) in kept.0 {
+            self.least_age = self.least_age.min(special.profile.max_age());
             self.topics.entry(key).or_default().special = Some(Box::new(special));
         }
         self.sweep();
@@ -233,8 +256,9 @@ impl<M: Message> TopicIndex<M> {
         }
         let is_alive = |entry: &TopicEntry<M>| entry.special.as_ref().is_some_and(|special| special.topic.is_alive());
         let ended = self.topics.extract_if(|_, entry| entry.subscribers.is_empty() && !is_alive(entry));
-        // The drop of a message may panic.
-        for ended in ended {
+        for (_, ended) in ended {
+            self.is_age_outdated |= ended.max_age() == self.least_age;
+            // The drop of a message may panic.
             caught(|| drop(ended));
         }
         self.sweep_at = self.topics.len() * 2;
@@ -281,9 +305,7 @@ impl<M: Message> TopicIndex<M> {
         for slot in &slots {
             self.members[slot.index()].remove(topic);
         }
-        let ended = self.topics.remove(&topic);
-        // The drop of a retained message may panic.
-        caught(|| drop(ended));
+        self.forget(topic);
         slots
     }
 
@@ -306,9 +328,7 @@ impl<M: Message> TopicIndex<M> {
                 let place = self.members[moved.slot.index()].get_mut(topic);
                 place.expect("a subscriber belongs to a member with a place").index = index;
             }
-            None if entry.is_idle() => {
-                self.topics.remove(&topic);
-            }
+            None if entry.is_idle() => self.forget(topic),
             None => {}
         }
         drop(counted);
