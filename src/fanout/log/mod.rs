@@ -245,15 +245,10 @@ impl<M: Message> BroadcastLog<M> {
 
     #[inline]
     fn write(&self, audience: &Audience, bytes: usize, message: Option<M>) -> Result<Position, Refused<Option<M>>> {
-        // An early check spares a full log the allocations below.
         let mut tail = self.tail();
-        if tail.is_sealed() {
-            return Err(Refused::Closed(message));
-        }
-        if !self.has_space(tail) {
-            return Err(Refused::Full(message));
-        }
-        if !self.has_bytes(bytes) {
+        // An early check spares a full log the copies that are made below. The claim checks again.
+        if self.ring(tail.shape()).readers > 1 && !tail.is_sealed() && !(self.has_space(tail) && self.has_bytes(bytes))
+        {
             return Err(Refused::Full(message));
         }
         let entry = |message| Entry { audience: audience.clone(), bytes, message };
@@ -272,7 +267,9 @@ impl<M: Message> BroadcastLog<M> {
         };
         let slot = ring.slot(position);
         // Drained, not consumed: the list's own memory is freed only when the function returns.
-        others.drain(..).for_each(|other| slot.put(other));
+        if !others.is_empty() {
+            others.drain(..).for_each(|other| slot.put(other));
+        }
         slot.put(entry(message));
         slot.fill(position, ring.readers);
         // The fence of the wake-up protocol, one for all shards: see `signal`.
