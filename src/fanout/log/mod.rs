@@ -246,9 +246,10 @@ impl<M: Message> BroadcastLog<M> {
     #[inline]
     fn write(&self, audience: &Audience, bytes: usize, message: Option<M>) -> Result<Position, Refused<Option<M>>> {
         let mut tail = self.tail();
-        // An early check spares a full log the copies that are made below. The claim checks again.
-        if self.ring(tail.shape()).readers > 1 && !tail.is_sealed() && !(self.has_space(tail) && self.has_bytes(bytes))
-        {
+        // An early check spares a full log the copies that are made below, and bytes that are given back. The claim
+        // checks again.
+        let is_costly = self.bytes.is_some() || self.ring(tail.shape()).readers > 1;
+        if is_costly && !tail.is_sealed() && !(self.has_space(tail) && self.has_bytes(bytes)) {
             return Err(Refused::Full(message));
         }
         let entry = |message| Entry { audience: audience.clone(), bytes, message };
