@@ -110,7 +110,7 @@
 //!   (`perf/slow-links.md`).
 //! - **[`linger`](crate::SessionBuilder::linger)**: by default zero, so the crate delays no message to gather more. Set
 //!   it where broadcasts are frequent, viewers many, and some milliseconds don't matter. With 1,000 viewers and
-//!   200 messages a second, 20 ms save half to three quarters of the processor time (`perf/README.md`, "With a linger").
+//!   200 messages a second, 20 ms save three quarters of the processor time (`perf/README.md`, "With a linger").
 //!   Direct messages end the gathering: with some hundred a second to whichever viewers, nothing is saved.
 //! - **Batching** has no other setting. A room of your own says in
 //!   [`batch_bytes`](crate::room::Room::batch_bytes) how much one write carries best. Against loopback sockets, a
