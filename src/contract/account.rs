@@ -22,12 +22,12 @@ pub struct Dropped {
     pub write_timed_out: u64,
     /// Sent to a participant that had ended.
     pub closed: u64,
-    /// Messages of lossy and latest topics that gave way to newer ones.
+    /// Messages that a topic, a rate or [`lossy_bytes`](crate::SessionBuilder::lossy_bytes) let be dropped.
     pub lossy: Losses,
 }
 
-/// Messages of lossy and latest topics that were dropped at a participant that was behind or has a [rate](crate::Rate),
-/// by reason. They cost the participant nothing but the messages.
+/// Messages that were dropped at a participant that was behind or has a [rate](crate::Rate), by reason: those of lossy
+/// and latest topics, and of subscriptions with a rate of their own. The participant isn't reset for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Losses {
@@ -35,9 +35,9 @@ pub struct Losses {
     pub overflowed: u64,
     /// Waited for longer than the topic allows.
     pub expired: u64,
-    /// A newer message took its place while it waited for the sink.
+    /// Replaced by a newer message while it waited for the sink.
     pub conflated: u64,
-    /// A newer message took its place while it waited for its time.
+    /// Replaced by a newer message while it was delayed by a rate.
     pub rate_limited: u64,
 }
 
@@ -87,7 +87,7 @@ pub struct TopicStats {
     pub handed_on: u64,
     /// Messages that were dropped, by reason.
     pub lost: Losses,
-    /// Messages that waited for a subscriber when it was reset, left or unsubscribed.
+    /// Messages that still waited when the subscriber's instance, its subscription or the topic ended.
     pub ended: u64,
 }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 /// When publishers are held because most participants are behind: see
 /// [`OverloadPolicy::Hold`](crate::OverloadPolicy::Hold).
 ///
-/// A participant counts as behind from the moment its backlog has reached half of its bound
+/// A participant is *half full* from the moment its backlog reaches half of its bound
 /// ([`queue_capacity`](crate::SessionBuilder::queue_capacity) or
 /// [`queue_bytes`](crate::SessionBuilder::queue_bytes)) until it is down to less than three eighths. While more than
-/// the share of the session's participants are, the log takes no broadcast: [`broadcast`](crate::Session::broadcast)
+/// the share of the session's participants are half full, the log takes no broadcast: [`broadcast`](crate::Session::broadcast)
 /// waits, and [`try_broadcast`](crate::Session::try_broadcast) returns the message as
 /// [`Full`](crate::TryBroadcastError::Full). Everything else goes on: delivery, direct messages, joins, subscriptions,
 /// and the close. A participant that joins counts once it has its initial messages.
@@ -37,8 +37,8 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// Sets the percentage of the participants that have to be exceeded by those that are behind. Default 50: more
-    /// participants are behind than keep up. From 1 to 99.
+    /// Sets the percentage of the participants above which publishers are held: they are held while more than this
+    /// share is half full. Default 50. From 1 to 99.
     pub fn share_percent(mut self, percent: u8) -> Self {
         self.share_percent = percent;
         self
@@ -51,13 +51,13 @@ impl Hold {
         self
     }
 
-    /// Sets for how long publishers are held while none of the participants that are behind makes progress. Default
+    /// Sets for how long publishers are held while no half-full participant makes progress. Default
     /// 2 s: longer than a network takes to retransmit, shorter than the default write time-out. Longer than zero.
     ///
     /// A participant makes progress when a flush of its sink completes, or when its transport says
-    /// [so](crate::Progress). After the patience publishers continue, noticed at most a quarter of it late, and
-    /// participants overflow as under [`OverloadPolicy::Reset`](crate::OverloadPolicy::Reset). Once one of those that
-    /// are behind makes progress, publishers are held again.
+    /// [so](crate::Progress). When the patience is over (checked every quarter of it) publishers continue, and
+    /// participants overflow as under [`OverloadPolicy::Reset`](crate::OverloadPolicy::Reset). Once a half-full participant
+    /// makes progress, publishers are held again.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self

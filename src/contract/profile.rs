@@ -20,7 +20,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Profile {
-    /// What may be lost.
+    /// The delivery class.
     pub class: Class,
     /// How many of the topic's last messages a late subscriber gets first.
     pub retain: u32,
@@ -28,8 +28,8 @@ pub struct Profile {
     pub urgent: bool,
 }
 
-/// What of a topic's messages may be lost at a subscriber that is behind. One that keeps up gets every message in each
-/// class, unless a [`Rate`] says otherwise.
+/// The delivery class of a topic: which messages a subscriber that is behind may lose. A subscriber that keeps up gets
+/// every message in each class, unless a [`Rate`] says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Class {
@@ -51,13 +51,13 @@ pub struct Lossy {
     pub max_messages: NonZeroU32,
     /// How many bytes may wait. One message may always wait, however long it is. Default 4 MiB.
     pub max_bytes: u64,
-    /// How long a message may wait, counted from when the subscriber's shard read it. Default 1 s. A message whose
-    /// hand-over has begun isn't dropped any more.
+    /// How long a message may wait, from when the subscriber's shard reads it until it is handed to the sink. Default
+    /// 1 s. Truncated to whole milliseconds. A write that has begun isn't interrupted.
     pub max_age: Duration,
-    /// The topic's share of a slow link, beside other lossy topics. Default 1.
+    /// The topic's weight in the round robin among the messages that may be dropped, 1 to 65,535. Default 1.
     pub weight: Weight,
-    /// The most that a subscriber gets of the topic. By default there is no limit. With a rate, at most one message
-    /// waits, however many [`max_messages`](Self::max_messages) allows, and it doesn't grow too old.
+    /// The maximum rate per subscriber; `None`, the default, is no limit. With a rate, only the newest message waits:
+    /// `max_messages`, `max_bytes` and `max_age` don't apply.
     pub rate: Option<Rate>,
 }
 
@@ -65,17 +65,17 @@ pub struct Lossy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Latest {
-    /// The topic's share of a slow link, beside other lossy topics. Default 1.
+    /// The topic's weight in the round robin among the messages that may be dropped, 1 to 65,535. Default 1.
     pub weight: Weight,
-    /// The most that a subscriber gets of the topic. By default there is no limit.
+    /// The maximum rate per subscriber; `None`, the default, is no limit.
     pub rate: Option<Rate>,
 }
 
-/// A topic's share of a slow link, relative to the other lossy topics that wait for the same subscriber.
+/// A topic's weight in the round robin by which the lossy and latest topics of a subscriber share a slow link.
 pub type Weight = std::num::NonZeroU16;
 
-/// A limit for messages, or for bytes, per second. A newer message takes the place of one that waits for its time, so
-/// the last message always arrives.
+/// A limit for messages, or for bytes, per second. A newer message replaces one that is delayed, so the last message
+/// always arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate(Limit);
 
@@ -113,8 +113,9 @@ impl Profile {
     /// Gives a late subscriber the topic's last `messages` first, then the live ones: no gap and no duplicate between.
     /// Of a [`Latest`] topic it gets one at most.
     ///
-    /// Each shard keeps the messages, with their payloads, for as long as the topic lives. A broadcast to such a topic
-    /// goes to the log also while nobody is subscribed.
+    /// Each shard keeps the messages, with their payloads and without a limit in bytes, until
+    /// [`Session::end_topic`](crate::Session::end_topic), or until some time after the topic's last handle is dropped. A
+    /// broadcast to such a topic goes to the log even if nobody is subscribed.
     #[must_use]
     pub fn retain(mut self, messages: u32) -> Self {
         self.retain = messages;
@@ -182,21 +183,21 @@ impl Lossy {
         self
     }
 
-    /// Sets how long a message may wait, to the millisecond.
+    /// Sets how long a message may wait, truncated to whole milliseconds.
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = age;
         self
     }
 
-    /// Sets the topic's share of a slow link.
+    /// Sets the topic's weight in the round robin.
     #[must_use]
     pub fn weight(mut self, weight: Weight) -> Self {
         self.weight = weight;
         self
     }
 
-    /// Sets the most that a subscriber gets of the topic.
+    /// Sets the maximum rate per subscriber.
     #[must_use]
     pub fn rate(mut self, rate: Rate) -> Self {
         self.rate = Some(rate);
@@ -211,14 +212,14 @@ impl Default for Latest {
 }
 
 impl Latest {
-    /// Sets the topic's share of a slow link.
+    /// Sets the topic's weight in the round robin.
     #[must_use]
     pub fn weight(mut self, weight: Weight) -> Self {
         self.weight = weight;
         self
     }
 
-    /// Sets the most that a subscriber gets of the topic.
+    /// Sets the maximum rate per subscriber.
     #[must_use]
     pub fn rate(mut self, rate: Rate) -> Self {
         self.rate = Some(rate);
@@ -227,20 +228,20 @@ impl Latest {
 }
 
 impl Rate {
-    /// At most one message in each `interval`, to the microsecond. An interval of zero is no limit.
+    /// At most one message per `interval`. The interval is truncated to whole microseconds; below 1 µs there is no
+    /// limit.
     #[must_use]
     pub fn every(interval: Duration) -> Self {
         Self(Limit::Interval(u64::try_from(interval.as_micros()).unwrap_or(u64::MAX)))
     }
 
-    /// At most so many messages per second.
+    /// At most this many messages per second. The interval is rounded up to whole microseconds, so at most 1,000,000.
     #[must_use]
     pub fn messages_per_second(messages: NonZeroU32) -> Self {
         Self(Limit::Interval(MICROS.div_ceil(u64::from(messages.get()))))
     }
 
-    /// At most so many bytes per second: after a message, the next one waits for as long as the rate gives to the bytes
-    /// of the first.
+    /// At most this many bytes per second: after a message of `n` bytes, the next one waits `n / bytes` seconds.
     #[must_use]
     pub fn bytes_per_second(bytes: NonZeroU64) -> Self {
         Self(Limit::BytesPerSecond(bytes))

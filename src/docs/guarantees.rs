@@ -1,15 +1,16 @@
 //! What a session promises, however its threads interleave.
 //!
 //! # Order
-//! A message is *reliable* unless it was broadcast to a topic of another [class](crate::Class). If one send or broadcast
-//! of a reliable message *happens before* another (the same thread did both, or one thread learned of the first before
-//! it did the second), every participant that gets both gets them in that order. This holds across the lanes: between
-//! direct messages, broadcasts to everybody and broadcasts to reliable topics. Two concurrent messages may arrive in
-//! either order. If one of them is direct, the order may differ between participants.
+//! A message is *droppable* for a participant if its topic is [lossy or latest](crate::Class), or if the participant has
+//! subscribed with a [rate of its own](crate::Participant::subscribe_at). Every other message is *reliable*. If one send
+//! or broadcast of a reliable message *happens before* another (the same thread did both, or one thread learned of the
+//! first before it did the second), every participant that gets both gets them in that order. This holds across the
+//! lanes: between direct messages, broadcasts to everybody and broadcasts to topics. Two concurrent messages may arrive
+//! in either order. If one of them is direct, the order may differ between participants.
 //!
-//! The messages of one lossy or latest topic arrive in the same order, as far as they arrive. Between two such topics,
-//! and between them and reliable messages, no order is promised: a participant that is behind gets reliable messages
-//! first.
+//! The droppable messages of one topic arrive in the order of their broadcasts, as far as they arrive. No order is
+//! promised between two such topics, or between droppable and reliable messages: a participant that is behind gets
+//! reliable messages first.
 //!
 //! A participant gets its initial messages before anything else. Between two resets it gets every reliable message
 //! exactly once: no gap, no duplicate. It gets each other message at most once.
@@ -24,20 +25,21 @@
 //! | [lossy](crate::Lossy) | the newest messages | by default 64 messages, 4 MiB, for 1 s |
 //! | [latest](crate::Latest) | the newest message | one message, for any time |
 //!
-//! - **No reset.** A message that may be lost never counts against a participant's bound, and never resets it.
-//! - **Age.** It counts from when the participant's shard read the message, and to when it is handed to the sink. What
-//!   the sink, the kernel and the network hold comes on top: the WebSocket room keeps that small for a slow viewer.
-//! - **Shares.** Reliable messages go first. After them, topics take turns, and each gets bytes in proportion to its
-//!   weight, within the length of a message and 512 bytes times its weight.
-//! - **Rates.** A topic may have a [`Rate`](crate::Rate), and [a subscription](crate::Participant::subscribe_at) one of
-//!   its own. The newest message waits for its time, so the last one always arrives. A participant may have a [total
-//!   rate](crate::Participant::set_rate), for which only messages wait that may be lost.
+//! - **No reset.** A droppable message never counts against a participant's bound, and never resets it.
+//! - **Age.** It runs from when the participant's shard reads the message until the message is handed to the sink. Time
+//!   in the sink, the kernel and the network comes on top: the WebSocket room keeps it small for a slow viewer.
+//! - **Shares.** Reliable messages go first. Droppable messages follow by deficit round robin: each topic's bytes are in
+//!   proportion to its weight, to within one message plus 512 bytes times the weight.
+//! - **Rates.** A topic and [a subscription](crate::Participant::subscribe_at) may each have a [`Rate`](crate::Rate). The
+//!   newest message is delayed and never dropped, so the last one always arrives. A participant may have a [total
+//!   rate](crate::Participant::set_rate), which delays droppable messages only.
 //! - **Retained messages.** A late subscriber first gets the [last messages](crate::Profile::retain) of the topic, then
 //!   those that are broadcast, with no gap and no duplicate between them.
 //! - **Losses.** Whatever is dropped is counted with its [reason](crate::Losses): for each participant, for each
 //!   participant and topic, for each topic and for the session. Listeners are told [once a
-//!   second](crate::SessionEvent::Lost) at most. [Unsubscribing](crate::Participant::unsubscribe) drops what waits of
-//!   the topic, and so does [ending](crate::Session::end_topic) it.
+//!   second](crate::SessionEvent::Lost) at most. [Unsubscribing](crate::Participant::unsubscribe), or
+//!   [ending](crate::Session::end_topic) the topic, discards its waiting droppable and retained messages, counted as
+//!   [`unsubscribed`](crate::Abandoned::unsubscribed). Its waiting reliable messages are still delivered.
 //!
 //! # Bound
 //! The backlog of one participant, over both lanes, never exceeds the session's
@@ -66,22 +68,24 @@
 //! while the uplink is stalled or full. By default it never waits for a participant. Waiting publishers are served in
 //! the order in which they came, and [`try_broadcast`](crate::Session::try_broadcast) doesn't overtake them.
 //!
-//! With [`OverloadPolicy::Hold`](crate::OverloadPolicy::Hold) publishers are also held while more than a share of the
-//! participants (half, and at least eight participants) are behind: that have reached half of their bound, and aren't
-//! down to less than three eighths since. Publishers then take the pace of the participants in the middle, and nobody
-//! in the majority overflows by messages of at most an eighth of `queue_bytes`: what shards have in hand and what
-//! stands in the log fits the free half of a bound. (With a `queue_capacity` of less than 1,024, each publisher that
-//! runs at the moment a hold begins may exceed that by one message.) `broadcast` waits,
-//! [`try_broadcast`](crate::Session::try_broadcast) returns the message, and announcements of telemetry wait;
-//! deliveries, direct messages, joins, subscriptions and the close go on. A minority that is behind is reset, and
-//! doesn't slow the others down. If none of those that are behind makes progress for the patience (2 s), publishers
-//! continue, and participants overflow, until one of them makes progress again. So a majority that has stalled delays
-//! publishers for the patience, and one of which only few make progress for a write time-out at most, after which the
-//! others are reset. Listeners are told of the first of several holds and of their end.
+//! With [`OverloadPolicy::Hold`](crate::OverloadPolicy::Hold) publishers are also held while more than half of the
+//! participants are *half full*, if there are at least eight. A participant is half full once its backlog reaches half of
+//! its bound, until it falls below three eighths.
+//! - **What waits:** `broadcast` and announcements of telemetry wait;
+//!   [`try_broadcast`](crate::Session::try_broadcast) returns the message. Deliveries, direct messages, joins,
+//!   subscriptions and the close go on.
+//! - **No overflow in the majority:** the free half of a bound takes what the log and the shards still have, if no
+//!   message exceeds an eighth of `queue_bytes`. (With a `queue_capacity` of less than 1,024, each publisher that is inside
+//!   `broadcast` when a hold begins may exceed that by one message.)
+//! - **Minority:** a minority that falls behind is reset, and doesn't slow the others down.
+//! - **Patience:** if no half-full participant makes progress for the patience (2 s), publishers continue and participants
+//!   overflow. Progress by one of them holds publishers again. So a majority that has stalled delays publishers for the
+//!   patience. One of which only a few make progress delays them for a write time-out at most: then the others are reset.
+//! - **Events:** listeners are told of the first hold in a series, and of the end of the series.
 //!
 //! # Linger
-//! Where the session [lingers](crate::SessionBuilder::linger), broadcasts gather for up to that time, counted from the
-//! first that waits, and a millisecond of the timer's. The order, the bound and the accounts are the same as without.
+//! With a [linger](crate::SessionBuilder::linger), broadcasts gather for up to that time, counted from the first one, plus
+//! up to a millisecond of timer granularity. Order, bounds and accounts are the same as without.
 //! Members that are behind are visited meanwhile. Joins, subscriptions, direct messages, a publisher that waits for the
 //! log, and the close end the gathering, so none of them waits for it.
 //!

@@ -132,8 +132,8 @@
 //! fences, and a shard that looks for work before it stores its flag.
 //!
 //! The flag of a shard that lets broadcasts gather ([`linger`](crate::SessionBuilder::linger)) is a position: a publish
-//! below it leaves the shard asleep. The shard's last look is at the slot of that position, at the seal, and at
-//! publishers that wait. Models catch the variant without that look, and a direct message that wakes the shard only as
+//! below it leaves the shard asleep. Before it sleeps, the shard checks the slot of that position, the seal, publishers
+//! that wait, urgent messages, and the log's bytes. Models catch the variant without that look, and a direct message that wakes the shard only as
 //! a publish would.
 //!
 //! The same handshake serves publishers that wait for the log (where the shard is the waker), the event loop that waits
@@ -181,13 +181,13 @@
 //! can share a slow link by [deficit round robin]. Three details look optional and aren't:
 //! - A message that may be lost goes straight into the sink only if no other waits, of whatever topic. Otherwise the
 //!   topic that a turn reads first would pass the others by in each turn.
-//! - What a flush holds of such messages is counted apart from the rest, so that a slow flush doesn't take the bound.
-//! - Members that are behind are visited at the end of a walk. Their odd batch would overwrite the bytes that the sinks
-//!   of all others reuse.
+//! - Such messages in an unfinished flush are counted apart from the others, so a slow flush doesn't use up the bound.
+//! - Members that are behind are visited at the end of a walk. Their own batches would overwrite the encoded bytes that
+//!   the sinks of all others reuse.
 //!
-//! What a late subscriber gets of a topic's last messages comes from its shard, which keeps them as it reads the log. A
-//! ring that publishers write beside the log would race with it: written after the claim, it misses a message that the
-//! subscription's position is above; written before, it has one that the log brings again.
+//! A late subscriber gets a topic's last messages from its shard, which keeps them as it reads the log. A ring that
+//! publishers wrote beside the log would race with the log: written after the claim, it could miss a message below the
+//! subscription's position; written before, it could repeat one above it.
 //!
 //! A topic is known by a number that is never used again. Its address would do as long as it lives, but a shard keeps
 //! queues and messages of a topic longer than that. The end of a topic is an entry of the log, with the same place

@@ -48,8 +48,8 @@
 //! - **A slow viewer isn't known as slow at once.** Its first batch and the kernel's window are those of a fast viewer:
 //!   together up to 128 KiB, which take 4 s at 256 kbit/s, and a lossy topic's messages wait behind them. Once the link
 //!   is measured, the sink is given what the link carries in 100 ms, and the kernel (on Linux) what it carries in 50 to
-//!   100 ms, at least 4 KiB. What a network queues, or has to send again, comes on top: the age limit of a topic ends
-//!   where the kernel takes the message. Behind a proxy the limit ends at the proxy.
+//!   100 ms, at least 4 KiB. A topic's age limit applies until the message is handed to the sink. Time in the sink, the
+//!   kernel, a proxy or the network, including retransmission, comes on top.
 //! - **A viewer that falls silent is reported, and nothing else happens.** Telemetry notices silence only of a viewer
 //!   that has sent the protocol's pings, which WebSocket viewers never do. Telemetry doesn't reset it for its silence;
 //!   it is reset when its writes make no progress. An outage of this host's own network looks the same from here: all
@@ -106,17 +106,15 @@
 //!   topics.
 //! - **A change of a topic's profile has no place in the log.** Messages that were broadcast before it, and that a shard
 //!   hasn't read, may be handled either way.
-//! - **Times are kept to the millisecond**: ages, and when a message that waits for its time is handed on. A rate of
+//! - **Times are kept to the millisecond**: ages, and when a message that was delayed by a rate is handed on. A rate of
 //!   more than a thousand messages a second hands on several in one millisecond only if they are broadcast then.
 //! - **Holding publishers does nothing with few participants**: with fewer than
-//!   [`at_least`](crate::Hold::at_least), eight by default, each participant that overflows is reset, as without it. It
-//!   goes by what counts against the bound, so not by lossy and latest messages, nor by participants that are joining.
-//! - **A hold looks at the majority.** Viewers that fall behind by turns, fewer than half at a time, are reset one after
-//!   the other: for instance when one process reads many WebSockets, and the publisher is so fast that a viewer's queue
-//!   fills while the others are read. The fewer are left, the fewer a hold needs to begin.
-//! - **Held publishers take the pace of the participants in the middle.** A participant that is slower than that still
-//!   falls behind, and is reset. What a publisher doesn't hand over while it is held is up to the embedder: it gets the
-//!   message back from [`try_broadcast`](crate::Session::try_broadcast), and waits in
-//!   [`broadcast`](crate::Session::broadcast).
+//!   [`at_least`](crate::Hold::at_least), eight by default, each participant that overflows is reset, as without it.
+//!   Droppable messages and joining participants don't count.
+//! - **A hold needs a majority.** Viewers that fall behind one after the other, never half of them at a time, are reset:
+//!   for instance if one process reads many WebSockets in turn, and the publisher is so fast that a viewer's queue fills
+//!   while the others are read. Each reset lowers the number that starts a hold.
+//! - **Held publishers match the pace of the median participant.** A slower participant is still reset. The embedder
+//!   decides what to do with a message that [`try_broadcast`](crate::Session::try_broadcast) returns.
 //! - **Broadcasts with few participants gain little.** With some dozens of viewers a task per viewer is as fast; the
 //!   advantage of the log grows with the number of viewers.

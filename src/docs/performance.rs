@@ -85,8 +85,8 @@
 //! [`half_full`](crate::SessionStats::half_full) if many viewers can't. Telemetry passes settings on with
 //! [`configure`](crate::telemetry::TelemetryBuilder::configure).
 //!
-//! - **[`shards`](crate::SessionBuilder::shards)**: by default one, and as many again whenever there are 256 viewers
-//!   for each, up to one less than the runtime has workers. Each broadcast wakes every shard that sleeps, and a slot of
+//! - **[`shards`](crate::SessionBuilder::shards)**: by default one. Their number doubles when there are 256 viewers
+//!   per shard, or 16 if all shards are busy, up to one less than the runtime has workers. Each broadcast wakes every shard that sleeps, and a slot of
 //!   the log has a copy of its message for each shard. So set the number to 1 if your viewers are many and your
 //!   messages few, and to the number of cores if a few viewers are to be served on all of them.
 //! - **[`queue_capacity`](crate::SessionBuilder::queue_capacity)**: by default 16,384, which a busy viewer fills in 9.0

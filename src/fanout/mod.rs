@@ -76,8 +76,8 @@ pub(crate) struct Settings {
     pub(crate) hold: Option<Hold>,
 }
 
-/// How many members per shard make more shards pay. A shard costs each publish a wake-up and a copy of the message, and
-/// each delivery nothing; see `perf/README.md` for the measurement.
+/// How many members per shard make more shards pay. A further shard costs each publish a wake-up and a copy of the
+/// message, 2 to 6 % of a broadcast with many members: see `perf/README.md`.
 const MEMBERS_THAT_PAY: usize = 256;
 
 /// How many members per shard make more shards pay if all shards are overloaded.
@@ -197,9 +197,9 @@ impl<O: MemberHandle> Fanout<O> {
     /// Makes more shards if they pay now: as many as there are, or as there may be. Returns their tasks, which the
     /// caller starts; a task that is dropped turns away whoever was sent to its shard.
     ///
-    /// Members never change their shard. The new shards get all newcomers until they have as many members as the
-    /// others, which is when the next ones are made. So in a burst of joins, however large, no shard ever has more than
-    /// [`MEMBERS_THAT_PAY`] members more than another.
+    /// Members never change their shard. New shards get all newcomers until they have as many members as the others;
+    /// then the next shards are made. So shards differ by at most [`MEMBERS_THAT_PAY`] members, plus the joins that
+    /// choose a shard at the same moment.
     pub(crate) fn grow(&self) -> Option<Vec<impl Future<Output = ()> + Send + use<O>>> {
         // Acquire and Release: the next caller finds the shards that this one has made.
         if !self.more_shards_pay() || self.is_growing.swap(true, Ordering::Acquire) {

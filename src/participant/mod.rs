@@ -79,10 +79,9 @@ pub struct ParticipantStats {
     /// How long the oldest waiting message has waited since the participant's shard saw it (±1 ms). `None` if no
     /// message waits.
     pub oldest_waiting: Option<Duration>,
-    /// What the participant's link carries, in bytes of messages per second. The shard measures it while the sink is
-    /// busy, over at least 100 ms, and smooths it over about a second. A participant that was slow and keeps up
-    /// now has the last rate that was measured. `None` if the sink was never busy, or if all participants of the room
-    /// share an [uplink](crate::room::Room::uplink), which then is what they wait for.
+    /// The measured throughput of the participant's link, in bytes of messages per second, smoothed over about a second.
+    /// It is measured only while the sink is busy, and keeps its last value afterwards. `None` if the sink was never
+    /// busy, or if the room's participants share an [uplink](crate::room::Room::uplink).
     pub link_rate: Option<u64>,
 }
 
@@ -233,11 +232,12 @@ impl<M: Message> Participant<M> {
         self.log(|| tracing::debug!(reason = ?self.end_reason(), "send to a closed participant"));
     }
 
-    /// Subscribes the participant to `topic`. The participant gets every message that is published there after this has
-    /// returned, each passed through [`Message::address`] with `tag`.
+    /// Subscribes the participant to `topic`. The participant gets the messages that are published there after this has
+    /// returned, subject to the topic's [class](crate::Class). Each is passed through [`Message::address`] with `tag`. A
+    /// new subscription first gets the topic's [retained messages](crate::Profile::retain).
     ///
-    /// The subscription takes effect at one position of the broadcast log. A second subscription to the same topic
-    /// changes the tag.
+    /// The subscription takes effect at one position of the broadcast log. A second call for the same topic changes the
+    /// tag and removes the rate that [`subscribe_at`](Self::subscribe_at) has set. It gets no retained messages.
     ///
     /// # Cancel safety
     /// If the future is dropped before it completes, the participant may or may not have been subscribed.
@@ -245,9 +245,10 @@ impl<M: Message> Participant<M> {
         self.subscribe_from(topic, tag).await.map_or(Subscribed::Closed, |(subscribed, _)| subscribed)
     }
 
-    /// Subscribes like [`subscribe`](Self::subscribe), to the newest message only, at most at this rate: whatever the
-    /// topic's [class](crate::Class), a newer message takes the place of one that waits. If the topic has a rate as
-    /// well, the lower one applies. A later call of either method replaces the rate.
+    /// Subscribes like [`subscribe`](Self::subscribe), with a rate limit for this subscription. While a message is
+    /// delayed by the rate, a newer one replaces it, even if the topic is reliable; messages that are replaced count as
+    /// [losses](crate::Losses). If the topic has a rate as well, the lower one applies. Another call replaces the rate;
+    /// a call of `subscribe` removes it.
     ///
     /// # Cancel safety
     /// As [`subscribe`](Self::subscribe).
@@ -262,25 +263,28 @@ impl<M: Message> Participant<M> {
         self.0.outbox.subscribe(topic, tag, None).await
     }
 
-    /// Sets how many bytes per second the participant gets in all, or no limit, which is the default.
+    /// Limits the bytes per second that the participant gets in all. `None`, the default, is no limit.
     ///
-    /// Every message is charged, but only messages of [lossy and latest](crate::Class) topics wait for the rate:
-    /// reliable messages and direct ones never do. What waits is subject to the topic's bounds. The participant may
-    /// save up for a tenth of a second, and owe a second's worth, or the longest message. Takes effect at the shard's
-    /// next turn.
+    /// Every message is charged, but only messages that may be dropped are delayed: those of [lossy and
+    /// latest](crate::Class) topics, and of subscriptions with a rate of their own. The limit is a token bucket: it allows
+    /// bursts of 100 ms of the rate, and its debt is at most a second of the rate or the longest message, whichever is
+    /// more. Messages that wait remain subject to their topics' bounds. Never blocks; has no effect on a participant that
+    /// has ended.
     pub fn set_rate(&self, bytes_per_second: Option<NonZeroU64>) {
         self.0.outbox.set_rate(bytes_per_second.map(NonZeroU64::get));
     }
 
-    /// Returns what the participant has lost of a topic that isn't reliable. The sum over all topics is in its
-    /// [account](ParticipantStats::account).
+    /// Returns how many messages of `topic` were dropped for the participant, by reason. Zero after
+    /// [`end_topic`](crate::Session::end_topic). The [account](ParticipantStats::account) has the sum over all topics,
+    /// including those that have ended.
     #[must_use]
     pub fn losses(&self, topic: &Topic) -> Losses {
         self.0.outbox.losses_of(topic.key())
     }
 
     /// Ends the participant's subscription to `topic`. The participant gets nothing that is published there after this
-    /// has returned.
+    /// has returned. Reliable messages of the topic that wait already are still delivered. Messages that may be dropped,
+    /// and retained ones, are discarded, and counted as [`unsubscribed`](crate::Abandoned::unsubscribed).
     ///
     /// # Cancel safety
     /// If the future is dropped before it completes, the subscription may or may not have ended.

@@ -89,10 +89,12 @@ impl<R: Room> SessionBuilder<R> {
         self
     }
 
-    /// Sets how many bytes of [lossy and latest](crate::Class) topics may wait for one participant, over all topics.
-    /// Default 16 MiB. At least 1. Beyond that, the oldest message of the topic with most bytes is dropped; one message
-    /// may always wait. As many bytes of [retained](crate::Profile::retain) messages, or those of one topic, may wait for a
-    /// participant: beyond that, a subscription begins [without them](crate::Subscribed::WithoutRetained).
+    /// Sets how many bytes of messages that may be dropped (those of [lossy and latest](crate::Class) topics) may wait
+    /// for one participant, over all topics. Default 16 MiB. At least 1. Beyond that, the oldest message of the topic with
+    /// the most waiting bytes is dropped; one message may always wait.
+    ///
+    /// A second limit of the same size applies to [retained](crate::Profile::retain) messages. A subscription that would
+    /// exceed it starts [without them](crate::Subscribed::WithoutRetained), unless no others wait.
     ///
     /// The messages themselves are kept once for all participants of a shard, and each costs a participant sixteen bytes.
     /// They don't count against [`queue_bytes`](Self::queue_bytes).
@@ -109,33 +111,34 @@ impl<R: Room> SessionBuilder<R> {
         self
     }
 
-    /// Sets how many flush shards carry messages to the participants. At most 1,024. They are made at once.
+    /// Sets the number of flush shards, which carry messages to the participants. At most 1,024. All are created at once.
     ///
-    /// By default a session begins with one shard. A participant that joins has it make as many again if there are 256
-    /// participants for each, or 16 if all shards have been busy for a tenth of a second without a pause, up to one
-    /// less than the runtime has workers. This leaves a worker for everything else. Participants don't change their
-    /// shard: those who come later go to the shards that have fewer.
-    /// [`SessionStats::shards`](crate::SessionStats::shards) says how many there are.
+    /// By default a session starts with one shard. When a participant joins, the number of shards doubles if there are
+    /// 256 participants per shard, or 16 if every shard has been busy for 100 ms. The maximum is the runtime's number of
+    /// workers minus one, at least 1: this leaves a worker for everything else. Participants never change their shard;
+    /// newcomers go to the shard with the fewest. [`SessionStats::shards`](crate::SessionStats::shards) has their number.
     pub fn shards(mut self, shards: usize) -> Self {
         self.options.shards = Some(shards);
         self
     }
 
-    /// Sets for how long broadcasts may gather before they are handed on. Default zero: each goes on at once. At most 1 s.
+    /// Sets for how long broadcasts may gather before they are handed on. Default zero: each is handed on at once. At
+    /// most 1 s.
     ///
-    /// Where broadcasts are frequent and participants many, most of the cost is that each participant has a write of its
-    /// own for each broadcast. With a linger, each has one write for all that have gathered. This delays every
-    /// broadcast by up to `time` and up to a millisecond of the timer's. The time begins with the first broadcast that
-    /// waits, so a stream without pause isn't delayed any longer. It ends early when as many broadcasts wait as are
-    /// handed on together (512, or a quarter of a small [`queue_capacity`](Self::queue_capacity)), when half of the
-    /// [log](Self::log_capacity) is taken, when a broadcast waits for capacity in the log, when a participant joins,
-    /// subscribes or unsubscribes, when a participant gets a direct message or a message of an [urgent](crate::Profile::urgent)
-    /// topic comes, and when the session closes. It is never
-    /// more than a quarter of the shortest [age](crate::Lossy::max_age) of the topics in use.
+    /// Each participant then gets one write for all broadcasts that have gathered, instead of one for each. Every
+    /// broadcast is delayed by up to `time`, counted from the first one that waits, plus up to 1 ms of timer granularity.
+    /// The delay ends early
+    /// - when as many broadcasts wait as a shard hands on together (512, or a quarter of a `queue_capacity` of less than
+    ///   1,024),
+    /// - when half of the [log](Self::log_capacity) is taken, or a publisher waits for it,
+    /// - on a join, a change of subscriptions, a direct message, a message of an [urgent](crate::Profile::urgent) topic,
+    ///   or the close.
+    ///
+    /// The delay never exceeds a quarter of the shortest [`max_age`](crate::Lossy::max_age) of the topics in use.
     ///
     /// What gathers is delivered in the same order as without a linger. A direct message goes on at once, behind the
-    /// broadcasts before it. Direct messages to many participants, some hundred a second, therefore end the
-    /// gathering so often that a linger gains little. What gathers stands in the log: see
+    /// broadcasts before it. With some hundred direct messages a second, to whichever participants, the gathering ends so
+    /// often that a linger gains little. What gathers stands in the log: see
     /// [`SessionStats::shard_lag`](crate::SessionStats::shard_lag).
     pub fn linger(mut self, time: Duration) -> Self {
         self.options.linger = time;
@@ -204,8 +207,8 @@ impl<R: Room> SessionBuilder<R> {
         self
     }
 
-    /// Sets how many events wait for a slow listener, at least, before it misses the oldest. Default 1,024. At most
-    /// 1,048,576.
+    /// Sets how many events may wait for a slow listener. Beyond that, the listener misses the oldest events, and can
+    /// read how many. Default 1,024. At most 1,048,576.
     pub fn event_capacity(mut self, events: usize) -> Self {
         self.options.event_capacity = events;
         self

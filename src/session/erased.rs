@@ -146,7 +146,8 @@ impl<M: Message> SessionHandle<M> {
     /// Ends `topic` in this session, as [`Session::end_topic`](super::Session::end_topic) does.
     ///
     /// # Cancel safety
-    /// If the future is dropped before it completes, the topic hasn't ended.
+    /// If the future is dropped before it completes, the topic hasn't ended. Don't keep it without polling it: other
+    /// publishers wait behind it.
     pub async fn end_topic(&self, topic: &Topic) {
         self.publisher.end_topic(topic).await;
     }
@@ -230,7 +231,7 @@ pub(super) async fn broadcast<M: Message>(publisher: &Publisher<M>, message: M) 
     Ok(publisher.publish(&Audience::All, message).await?)
 }
 
-/// Sends `message` to the subscribers of `topic`; without any, writes nothing to the log.
+/// Sends `message` to the subscribers of `topic`; writes nothing if it has none and retains nothing.
 pub(super) async fn broadcast_to<M: Message>(
     publisher: &Publisher<M>,
     topic: &Topic,

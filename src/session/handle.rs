@@ -95,7 +95,7 @@ impl<R: Room> Session<R> {
     }
 
     /// Sends `message` to the subscribers of `topic`; otherwise like [`broadcast`](Self::broadcast). If the topic has
-    /// no subscribers, nothing is written to the log, and the call costs next to nothing.
+    /// no subscribers and [retains](crate::Profile::retain) nothing, the call writes nothing and costs next to nothing.
     ///
     /// # Errors
     /// The errors of [`broadcast`](Self::broadcast).
@@ -124,14 +124,17 @@ impl<R: Room> Session<R> {
         erased::try_broadcast_to(self.publisher(), topic, message)
     }
 
-    /// Ends `topic` in this session: behind every message that was broadcast to it before, all of its subscriptions end,
-    /// and what waits of a lossy or latest topic and what is retained is dropped. A topic that is no longer used and
-    /// isn't ended costs each shard some hundred bytes, and its retained messages, until its last handle is dropped.
+    /// Ends `topic` in this session, after every message that was broadcast to it before. Ends all of its subscriptions,
+    /// discards its waiting droppable messages and its retained messages, and resets the
+    /// [losses](crate::Participant::losses) that participants had of it.
     ///
-    /// Waits like [`broadcast`](Self::broadcast). A subscription that begins after this has returned begins anew.
+    /// Waits like [`broadcast`](Self::broadcast); returns at once if the session is closed. A later subscription starts
+    /// from nothing. A topic that is no longer used and isn't ended costs each shard some hundred bytes, and its retained
+    /// messages, until some time after its last handle is dropped.
     ///
     /// # Cancel safety
-    /// If the future is dropped before it completes, the topic hasn't ended.
+    /// If the future is dropped before it completes, the topic hasn't ended. Don't keep it without polling it: other
+    /// publishers wait behind it.
     pub async fn end_topic(&self, topic: &Topic) {
         self.publisher().end_topic(topic).await;
     }

@@ -52,10 +52,10 @@ pub struct SessionStats {
     /// Whether publishers are held now because most participants are behind: see
     /// [`OverloadPolicy`](crate::OverloadPolicy).
     pub publishers_held: bool,
-    /// How often publishers were held for that reason. Each time counts, however short; listeners are told of many in a
-    /// row once.
+    /// How many times publishers were held for that reason. Every hold counts, however short; events merge holds that
+    /// follow each other within a second.
     pub publisher_holds: u64,
-    /// For how long publishers were held for that reason, in all (±1 ms each time).
+    /// The total time for which publishers were held for that reason (±1 ms per hold).
     pub publishers_held_for: Duration,
     /// How many streams to this host were dropped, because they came from a connection that isn't present or was
     /// refused.

@@ -3,8 +3,9 @@
 //! Two things close the gate: a stalled uplink, and, if the embedder has chosen so, a majority of members that are
 //! behind. Shards read on in either case, so direct messages, joins, subscriptions and the close go on.
 //!
-//! A member counts from the moment it begins (a joining member doesn't) until it retires. It is *heavy* from the moment
-//! half of its bound is taken until no more than three eighths are: see [`Standing`](crate::fanout::outbox::standing).
+//! A member counts from the moment it begins (a joining member doesn't) until it retires. It becomes *heavy* when half of
+//! its bound is taken, and stays heavy until less than three eighths are: see
+//! [`Standing`](crate::fanout::outbox::standing).
 //! The majority is a share of the session's members, over all shards.
 //!
 //! # States
@@ -16,23 +17,22 @@
 //! | given up | held | a heavy member makes progress |
 //! | given up | open | the heavy members are no longer more than the share |
 //!
-//! The gate is open in the state *given up*. The share has no second, lower limit at which the hold ends: the members
-//! that are stalled, somewhat less than the share, would then keep it up when all others have long caught up. The two
-//! limits of each member keep the gate from opening and closing at each message.
+//! The gate is open in the state *given up*. There is no second, lower share at which a hold ends: stalled members just
+//! below the share would then prolong the hold after all others had caught up. The two limits of each member keep the
+//! gate from opening and closing at each message.
 //!
 //! # The word
-//! State, heavy members and members are one word, changed and judged in one compare-exchange. With a flag beside the
-//! counts, two shards that cross at the same moment may leave the flag set with nobody to clear it: the one that counts
-//! last has judged first.
+//! State, heavy members and members share one word, and change in one compare-exchange. With a separate flag, two shards
+//! that change the count at the same moment could leave the flag set: the one that counts last has decided first.
 //!
 //! ```text
 //! 63               62     61         60                  30 29                  0
 //! | uplink stalled | held | given up | heavy + 2³⁰ (31)    | members (30)        |
 //! ```
 //!
-//! Two threads may count two crossings of one member in the wrong order, so the number of heavy members is a signed sum
-//! that may be too small for an instant, and even negative: the word holds it with an offset. A thread that has counted
-//! nothing yet still will, and judges then.
+//! Two threads may count two changes of one member in the wrong order, so the number of heavy members may be too small,
+//! even negative, for an instant. The word stores it with an offset. The thread whose change is outstanding decides again
+//! when it counts.
 //!
 //! # Orderings
 //! - The word is changed with `AcqRel` and read with `Acquire`: a publisher that finds the gate open sees what happened
@@ -88,7 +88,7 @@ pub(in crate::fanout) enum Count {
     Light,
 }
 
-/// What a change did to the gate.
+/// Whether a change of the counts has opened the gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gated {
     /// The gate was closed before and is open now: the caller wakes the publishers that wait.
