@@ -136,11 +136,13 @@ impl Profile {
         self.retain.min(most) as usize
     }
 
+    /// The rate, if it limits anything.
     pub(crate) fn rate(&self) -> Option<Rate> {
-        match self.class {
+        let rate = match self.class {
             Class::Reliable => None,
             Class::Lossy(Lossy { rate, .. }) | Class::Latest(Latest { rate, .. }) => rate,
-        }
+        };
+        rate.filter(|rate| *rate != Rate::UNLIMITED)
     }
 
     /// How long a message may wait.
@@ -228,6 +230,8 @@ impl Latest {
 }
 
 impl Rate {
+    const UNLIMITED: Self = Self(Limit::Interval(0));
+
     /// At most one message per `interval`. The interval is truncated to whole microseconds; below 1 µs there is no
     /// limit.
     #[must_use]

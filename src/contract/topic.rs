@@ -2,9 +2,20 @@
 //!
 //! # The profile
 //! A topic's [`Profile`] may change at any time. Shards keep a copy, and compare its version with the topic's at each
-//! entry that they read. The version is raised with `Release` after the profile is written, and read with `Acquire`. A
-//! shard that reads an entry has acquired its claim: it sees the profile that was set before the message was published,
-//! or a later one. Version 0 is the default profile, so a topic that never had another costs one load.
+//! entry that they read. One word has the version and what publishers ask for:
+//!
+//! ```text
+//! 63        2 1        0
+//! | version   | urgent | retains |
+//! ```
+//!
+//! The word is written with `Release` after the profile, and read with `Acquire`. A shard that reads an entry has acquired
+//! its claim: it sees the profile that was set before the message was published, or a later one. Version 0 is the default
+//! profile, so a topic that never had another costs one load.
+//!
+//! # The figures
+//! Outcomes are added with `Release` by the shard that has counted the message as offered before, and read with `Acquire`
+//! before the offers: a reader that sees an outcome also sees its offer.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
@@ -12,7 +23,7 @@ use std::sync::{Arc, Mutex, Weak};
 use crate::caught::lock;
 use crate::contract::account::{Losses, TopicStats};
 use crate::contract::profile::Profile;
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, OnceBox, Ordering};
+use crate::sync::{AtomicU64, AtomicUsize, OnceBox, Ordering};
 
 /// A set of subscribers that a broadcast can be addressed to, and [how](Profile) its messages are handed on. Clones name
 /// the same topic; topics are compared by identity.
@@ -22,12 +33,8 @@ pub struct Topic(Arc<Inner>);
 struct Inner {
     key: TopicKey,
     count: AtomicUsize,
-    /// How often the profile was set. 0: it is the default.
-    version: AtomicU32,
-    /// The topic's messages go to the log also while nobody is subscribed.
-    retains: AtomicBool,
-    /// The topic's messages end a session's linger.
-    urgent: AtomicBool,
+    /// The version of the profile, and two flags.
+    state: AtomicU64,
     profile: Mutex<Profile>,
     /// Made when the first message is counted.
     figures: OnceBox<Figures>,
@@ -45,6 +52,18 @@ struct Figures {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SubscriptionTag(pub u32);
 
+/// The topic's messages go to the log also while nobody is subscribed.
+const RETAINS: u64 = 1;
+/// The topic's messages end a session's linger.
+const URGENT: u64 = 2;
+/// How many bits of the word are flags.
+const FLAGS: u32 = 2;
+
+fn state_of(profile: &Profile, version: u64) -> u64 {
+    let flag = |is_set: bool, flag: u64| if is_set { flag } else { 0 };
+    version << FLAGS | flag(profile.urgent, URGENT) | flag(profile.retain > 0, RETAINS)
+}
+
 impl Topic {
     /// Creates a reliable topic without subscribers.
     #[must_use]
@@ -55,16 +74,14 @@ impl Topic {
     /// Creates a topic with this profile, without subscribers.
     #[must_use]
     pub fn with(profile: Profile) -> Self {
-        Self::of(profile, u32::from(profile != Profile::default()))
+        Self::of(profile, u64::from(profile != Profile::default()))
     }
 
-    fn of(profile: Profile, version: u32) -> Self {
+    fn of(profile: Profile, version: u64) -> Self {
         Self(Arc::new(Inner {
             key: TopicKey::next(),
             count: AtomicUsize::new(0),
-            version: AtomicU32::new(version),
-            retains: AtomicBool::new(profile.retain > 0),
-            urgent: AtomicBool::new(profile.urgent),
+            state: AtomicU64::new(state_of(&profile, version)),
             profile: Mutex::new(profile),
             figures: OnceBox::new(),
         }))
@@ -84,35 +101,32 @@ impl Topic {
     pub fn set_profile(&self, profile: Profile) {
         let mut current = lock(&self.0.profile);
         *current = profile;
-        // Relaxed: a publisher that has learned of the change in any way that orders the two finds it.
-        self.0.retains.store(profile.retain > 0, Ordering::Relaxed);
-        self.0.urgent.store(profile.urgent, Ordering::Relaxed);
-        self.0.version.fetch_add(1, Ordering::Release);
+        self.0.state.store(state_of(&profile, self.version() + 1), Ordering::Release);
     }
 
     /// How often the profile was set; 0 if it is the default.
     #[inline]
-    pub(crate) fn version(&self) -> u32 {
-        self.0.version.load(Ordering::Acquire)
+    pub(crate) fn version(&self) -> u64 {
+        self.0.state.load(Ordering::Acquire) >> FLAGS
     }
 
     /// The profile, with its version.
-    pub(crate) fn versioned(&self) -> (Profile, u32) {
+    pub(crate) fn versioned(&self) -> (Profile, u64) {
+        // Under the lock, so that the two belong together.
         let profile = lock(&self.0.profile);
-        // Relaxed: the lock orders it with the change of the profile.
-        (*profile, self.0.version.load(Ordering::Relaxed))
+        (*profile, self.version())
     }
 
     /// Whether the topic's messages end a session's linger.
     #[inline]
     pub(crate) fn is_urgent(&self) -> bool {
-        self.0.urgent.load(Ordering::Relaxed)
+        self.0.state.load(Ordering::Acquire) & URGENT != 0
     }
 
     /// Whether a broadcast to the topic would reach nobody, now or later.
     #[inline]
     pub(crate) fn reaches_nobody(&self) -> bool {
-        self.subscribers() == 0 && !self.0.retains.load(Ordering::Relaxed)
+        self.subscribers() == 0 && self.0.state.load(Ordering::Acquire) & RETAINS == 0
     }
 
     /// Returns what became of the topic's messages, over all sessions in which it is used. Counted are those that
@@ -208,7 +222,7 @@ impl TopicKey {
     }
 }
 
-/// Tells whether a topic still lives: nothing is published to one that doesn't.
+/// Tells whether a topic still has handles: nothing can be published to one that has none.
 #[derive(Clone, Debug)]
 pub(crate) struct WeakTopic(Weak<Inner>);
 

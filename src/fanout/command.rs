@@ -20,7 +20,7 @@ pub(crate) enum Command<M> {
         counted: Counted,
         tag: SubscriptionTag,
         /// The subscriber's own rate, if it has one.
-        wish: Option<Rate>,
+        own_rate: Option<Rate>,
         /// The outcome, and the first position at which it holds.
         reply: oneshot::Sender<(Subscribed, Position)>,
     },
@@ -30,14 +30,14 @@ pub(crate) enum Command<M> {
         reply: oneshot::Sender<Unsubscribed>,
     },
     /// Only for the first shard.
-    AddShards(LateShards<M>),
+    AddShards(AddedShards<M>),
 }
 
 /// Shards that were made later, and wait for the position from which they read.
 ///
 /// The first shard adds them to the log's readers when it takes the command, which fixes the position, and starts them
 /// when it has read up to there. With the start it hands over what it keeps of the messages below that position.
-pub(crate) struct LateShards<M> {
+pub(crate) struct AddedShards<M> {
     /// `None` until the position is fixed.
     pub(in crate::fanout) from: Option<Position>,
     /// One for each shard. If these are dropped, the shards end.

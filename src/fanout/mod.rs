@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use self::clock::Clock;
-use self::command::{COMMAND_CAPACITY, Command, LateShards};
+use self::command::{AddedShards, COMMAND_CAPACITY, Command};
 use self::counters::SessionCounters;
 use self::log::gate::HoldStats;
 use self::log::{BroadcastLog, Dimensions, FEW};
@@ -234,10 +234,10 @@ impl<O: MemberHandle> Fanout<O> {
             let signal = Arc::new(Signal::new());
             self.log.prepare_reader(index, Arc::clone(&signal));
             let (start, position) = oneshot::channel();
-            tasks.push(FlushShard::late(self.make_shard(index, signal)).run_late(position));
+            tasks.push(FlushShard::added(self.make_shard(index, signal)).run_added(position));
             starts.push(start);
         }
-        place.send(Command::AddShards(LateShards { from: None, starts }));
+        place.send(Command::AddShards(AddedShards { from: None, starts }));
         Some(tasks)
     }
 

@@ -39,13 +39,6 @@ impl Inbound for mpsc::Receiver<Frame> {
     }
 }
 
-#[cfg(feature = "websocket")]
-impl Inbound for futures_channel::mpsc::Receiver<Frame> {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
-        Pin::new(self).poll_next(cx)
-    }
-}
-
 impl<S: Stream<Item = Frame> + Send + ?Sized + 'static> Inbound for Pin<Box<S>> {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame>> {
         self.as_mut().poll_next(cx)

@@ -30,7 +30,13 @@ async fn a_command_on_its_way_at_the_end_is_not_left_in_the_channel() {
     }
     let (reply, answer) = oneshot::channel();
     let member = ada.outbox().member();
-    place.send(ShardCommand::Subscribe { member, counted: topic.raise(), tag: SubscriptionTag(1), wish: None, reply });
+    place.send(ShardCommand::Subscribe {
+        member,
+        counted: topic.raise(),
+        tag: SubscriptionTag(1),
+        own_rate: None,
+        reply,
+    });
     session.ended().await.unwrap();
     assert_eq!(topic.subscribers(), 0);
     assert!(answer.await.is_err(), "nobody subscribed");

@@ -7,7 +7,9 @@
 //! message of any length may stand in the log alone.
 //!
 //! # Orderings
-//! Bytes are reserved and given back with `AcqRel`: a publisher that finds bytes free sees that the copies were taken.
+//! Bytes are reserved and given back with `AcqRel`, and read with `Acquire`: a publisher that finds bytes free sees that the
+//! copies were taken. The slots don't rely on that: the heads guard them. A shard that gathers looks at the bytes behind
+//! its fence, and a publisher has reserved them before its own.
 
 use crossbeam::utils::CachePadded;
 
@@ -18,7 +20,7 @@ use crate::sync::{AtomicU64, Ordering};
 pub(super) struct ByteBound {
     limit: u64,
     /// The bytes of the messages in the log, and of those that are about to be.
-    standing: CachePadded<AtomicU64>,
+    taken: CachePadded<AtomicU64>,
 }
 
 /// The log can't take that many bytes for now.
@@ -27,29 +29,29 @@ pub(super) struct NoBytes;
 
 impl ByteBound {
     pub(super) fn new(limit: u64) -> Self {
-        Self { limit, standing: CachePadded::new(AtomicU64::new(0)) }
+        Self { limit, taken: CachePadded::new(AtomicU64::new(0)) }
     }
 
     /// Whether a message of `bytes` fits.
     pub(super) fn fits(&self, bytes: usize) -> bool {
-        self.with(self.standing.load(Ordering::Acquire), bytes).is_some()
+        self.with(self.taken.load(Ordering::Acquire), bytes).is_some()
     }
 
     /// Whether half of the bytes that may stand in the log do.
     pub(super) fn is_half_taken(&self) -> bool {
-        self.standing.load(Ordering::Acquire) >= self.limit / 2
+        self.taken.load(Ordering::Acquire) >= self.limit / 2
     }
 
     /// Reserves the bytes of a message. The caller then claims its position, or [gives them back](Self::give_back).
     pub(super) fn reserve(&self, bytes: usize) -> Result<(), NoBytes> {
         let reserve = |standing| self.with(standing, bytes);
-        self.standing.fetch_update(Ordering::AcqRel, Ordering::Acquire, reserve).map_or(Err(NoBytes), |_| Ok(()))
+        self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, reserve).map_or(Err(NoBytes), |_| Ok(()))
     }
 
     /// Gives back the bytes of a message that isn't in the log, or no longer. The caller then wakes the publishers that
     /// wait.
     pub(super) fn give_back(&self, bytes: usize) {
-        self.standing.fetch_add((bytes as u64).wrapping_neg(), Ordering::AcqRel);
+        self.taken.fetch_add((bytes as u64).wrapping_neg(), Ordering::AcqRel);
     }
 
     /// What stands in the log together with a message of `bytes`, if that may.

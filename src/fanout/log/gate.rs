@@ -44,7 +44,9 @@
 //! - `timed` follows the word. A thread that has changed the word looks at `timed`; one that has changed `timed` looks
 //!   at the word again. A `SeqCst` fence stands between the two steps on either side, as in
 //!   [`signal`](crate::sync::signal): at least one of two such threads sees what the other has changed, so that the two
-//!   words agree at rest. Each change of `timed` is counted by the thread that made it.
+//!   words agree at rest. `timed` is changed with `AcqRel`, and each change is counted by the thread that made it, in
+//!   `holds` and `held_ms`, with `Release`. A reader loads those with `Acquire`, the sum before `timed`: a hold that has
+//!   just ended may be in neither for an instant.
 
 use std::task::{Context, Poll};
 use std::time::Duration;

@@ -48,6 +48,9 @@
 //! - A shard that is about to sleep looks for its entry, and then perhaps at the word, behind its fence; a publisher
 //!   has claimed, and filled, before its own fence. So a shard that isn't woken has seen the new shape
 //!   (see [`signal`](crate::sync::signal)).
+//! - `urgent_below` is relaxed: a publisher raises it before a fence and a wake-up, and a shard that gathers looks at it
+//!   behind its own fence. The same holds for `space_freed`'s announcement that a publisher waits. Earlier looks, without
+//!   a fence, may miss either: the last one before the shard sleeps doesn't.
 //! - The [gate](gate) and the bound in [bytes](bytes) have orderings of their own.
 
 mod bytes;
@@ -246,22 +249,22 @@ impl<M: Message> BroadcastLog<M> {
     #[inline]
     fn write(&self, audience: &Audience, bytes: usize, message: Option<M>) -> Result<Position, Refused<Option<M>>> {
         let mut tail = self.tail();
+        let mut ring = self.ring(tail.shape());
         // An early check spares a full log the copies that are made below, and bytes that are given back. The claim
         // checks again.
-        let is_costly = self.bytes.is_some() || self.ring(tail.shape()).readers > 1;
+        let is_costly = self.bytes.is_some() || ring.readers > 1;
         if is_costly && !tail.is_sealed() && !(self.has_space(tail) && self.has_bytes(bytes)) {
             return Err(Refused::Full(message));
         }
         let entry = |message| Entry { audience: audience.clone(), bytes, message };
         let mut others = Vec::new();
-        let (position, ring) = loop {
-            let ring = self.ring(tail.shape());
+        let position = loop {
             while others.len() + 1 < ring.readers {
                 others.push(entry(message.clone()));
             }
             match self.claim(tail, ring, bytes) {
-                Ok(position) => break (position, ring),
-                Err(Unclaimed::Reshaped(now)) => tail = now,
+                Ok(position) => break position,
+                Err(Unclaimed::Reshaped(now)) => (tail, ring) = (now, self.ring(now.shape())),
                 Err(Unclaimed::Sealed) => return Err(Refused::Closed(message)),
                 Err(Unclaimed::Full) => return Err(Refused::Full(message)),
             }
@@ -269,10 +272,11 @@ impl<M: Message> BroadcastLog<M> {
         let slot = ring.slot(position);
         // Drained, not consumed: the list's own memory is freed only when the function returns.
         if !others.is_empty() {
+            slot.expect(ring.readers);
             others.drain(..).for_each(|other| slot.put(other));
         }
         slot.put(entry(message));
-        slot.fill(position, ring.readers);
+        slot.fill(position);
         // The fence of the wake-up protocol, one for all shards: see `signal`.
         fence(Ordering::SeqCst);
         for reader in self.first_readers(ring.readers) {
@@ -305,15 +309,12 @@ impl<M: Message> BroadcastLog<M> {
         })
     }
 
+    // As a call it costs each publish some 30 instructions.
     #[inline(always)]
     fn claim_position(&self, mut tail: Tail, ring: &Ring<M>) -> Result<Position, Unclaimed> {
-        let shape = tail.shape();
         loop {
             if tail.is_sealed() {
                 return Err(Unclaimed::Sealed);
-            }
-            if tail.shape() != shape {
-                return Err(Unclaimed::Reshaped(tail));
             }
             if self.gate.is_closed() {
                 return Err(Unclaimed::Full);
@@ -324,7 +325,13 @@ impl<M: Message> BroadcastLog<M> {
             let claimed = tail.claimed().word();
             match self.tail.compare_exchange_weak(tail.word(), claimed, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(tail.position()),
-                Err(now) => tail = Tail::from_word(now),
+                Err(now) => {
+                    let now = Tail::from_word(now);
+                    if now.shape() != tail.shape() {
+                        return Err(Unclaimed::Reshaped(now));
+                    }
+                    tail = now;
+                }
             }
         }
     }
@@ -375,8 +382,8 @@ impl<M: Message> BroadcastLog<M> {
         self.dimensions.capacity as u64 / 2
     }
 
-    /// Ends the gathering of all shards, for a publisher that is about to wait for capacity. The caller has announced
-    /// by [`space_freed`](Self::space_freed) that it waits, which puts a fence before this call.
+    /// Ends the gathering of all shards. The caller has made visible why, and passed a fence: it waits for capacity (which
+    /// [`space_freed`](Self::space_freed) announces), its message is urgent, or half of the log's bytes are taken.
     pub(in crate::fanout) fn end_gathering(&self) {
         self.first_readers(self.dimensions.readers(self.tail().shape()))
             .for_each(|reader| reader.signal.wake_gathering());
@@ -385,15 +392,14 @@ impl<M: Message> BroadcastLog<M> {
     /// Ends the gathering of all shards that have yet to read `position`, an urgent message.
     #[cold]
     fn hurry(&self, position: Position) {
-        // Ordered with the shard's last look by the fence.
         self.urgent_below.fetch_max(position.number() + 1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         self.end_gathering();
     }
 
     /// Whether the reader of `cursor`, which lets entries gather from `from` on, has to read them before its time is up:
-    /// the entry at `until` is filled, one of them is urgent, half of the log's bytes are taken, a publisher waits for capacity,
-    /// or the log is sealed.
+    /// the entry at `until` is filled, one of them is urgent, half of the log's bytes are taken, a publisher waits for
+    /// capacity, or the log is sealed.
     pub(in crate::fanout) fn ends_gathering(&self, cursor: &Cursor, from: Position, until: Position) -> bool {
         self.is_filled(cursor, until)
             || from.number() < self.urgent_below.load(Ordering::Relaxed)

@@ -75,11 +75,15 @@ impl<M> LogSlot<M> {
         assert!(self.copies.push(copy).is_ok(), "every shard has read what was here");
     }
 
+    /// Notes how many shards take a copy, if several do. The caller then [fills](Self::fill) the slot.
+    pub(super) fn expect(&self, readers: usize) {
+        // Relaxed: the store that fills the slot shows it.
+        self.left.store(readers as u32, Ordering::Relaxed);
+    }
+
     /// Shows the copies of `position` to its readers.
     #[inline]
-    pub(super) fn fill(&self, position: Position, readers: usize) {
-        // Relaxed: the store below shows it.
-        self.left.store(readers as u32, Ordering::Relaxed);
+    pub(super) fn fill(&self, position: Position) {
         self.filled.store(position.number(), Ordering::Release);
     }
 

@@ -6,19 +6,19 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use loom::thread;
 
-use super::{Note, ONE_SLOT, Sleeping, Watch, port, reader, run, slot};
-use crate::contract::UplinkState;
+use super::{Note, Sleeping, Watch, port, reader, run, slot};
 use crate::contract::topic::Audience;
+use crate::contract::{Profile, Topic, UplinkState};
 use crate::fanout::log::publisher::Publisher;
-use crate::fanout::log::{BroadcastLog, Entry, Position, Tail};
-use crate::fanout::port::{Port, SleepCheck};
-use crate::fanout::shard::linger::{GatherTimer, Linger};
-use crate::fanout::shard::reader::{Found, Reader, Reading, Shard, Unread};
-use crate::fanout::slot::Slot;
+use crate::fanout::log::{BroadcastLog, Position};
+use crate::fanout::port::Port;
+use crate::fanout::shard::linger::{GatherLimits, GatherTimer, Linger};
+use crate::fanout::shard::reader::Unread;
 use crate::sync::fence;
 use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, block_on, holds, holds_narrowly, must_fail};
 
@@ -27,121 +27,43 @@ use crate::sync::kit::{SLEEPS_FOR_EVER, Weaken, block_on, holds, holds_narrowly,
 pub(super) struct NeverOver;
 
 impl GatherTimer for NeverOver {
-    fn begin(&mut self) {}
+    fn begin(&mut self, _: Duration) {}
 
     fn is_over(&mut self, _: &mut Context<'_>) -> bool {
         false
     }
 }
 
-/// A shard without members that lingers. Mail calls it to read.
-struct Gatherer {
+/// How a shard of a model lets entries gather.
+pub(super) struct Lingering {
     port: Arc<Port<Note>>,
-    watch: Watch,
     linger: Linger<NeverOver>,
     most: u32,
 }
 
-impl Gatherer {
+impl Lingering {
     fn new(port: &Arc<Port<Note>>, most: u32) -> Self {
-        Self { port: Arc::clone(port), watch: Watch::default(), linger: Linger::new(Some(NeverOver)), most }
-    }
-}
-
-impl Shard<Note, ()> for Gatherer {
-    fn take_turn(&mut self, reader: &mut Reader<Note, ()>, cx: &mut Context<'_>) -> Found {
-        let before = self.watch.mail;
-        let input = reader.turn(cx, self);
-        if input.tail.is_sealed() && reader.position() == input.tail.position() {
-            Found::End
-        } else if input.has_read || before != self.watch.mail {
-            Found::Work
-        } else {
-            Found::Nothing
-        }
+        Self { port: Arc::clone(port), linger: Linger::new(Some(NeverOver)), most }
     }
 
-    fn next_command(&mut self, _: &mut Context<'_>) -> Option<()> {
-        None
+    pub(super) fn gathers(&mut self, cx: &mut Context<'_>, unread: Unread<'_>, is_called: bool) -> bool {
+        let limits = GatherLimits { entries: self.most, age: Duration::MAX };
+        self.linger.gathers(cx, &self.port.log, unread, limits, is_called)
     }
 
-    fn extent(&self) -> usize {
-        ONE_SLOT.extent
+    pub(super) fn until(&self) -> Option<Position> {
+        self.linger.gathers_until()
     }
-
-    fn on_mail(&mut self, slot: Slot) {
-        self.watch.on_mail(slot);
-    }
-
-    fn on_ready(&mut self, _: Slot) {}
-
-    fn begin_reading(&mut self, _: Position, _: Tail) -> Position {
-        Position::END
-    }
-
-    fn lingers(&mut self, cx: &mut Context<'_>, unread: Unread<'_>) -> bool {
-        self.linger.holds(cx, &self.port.log, unread, self.most, self.watch.mail > 0)
-    }
-
-    fn on_entry(&mut self, position: Position, entry: Entry<Note>) -> Reading<Note> {
-        self.watch.on_entry(position, entry)
-    }
-
-    fn sleep_check(&self) -> SleepCheck {
-        SleepCheck { gathers_until: self.linger.gathers_until(), ..ONE_SLOT }
-    }
-}
-
-/// How the shard goes to sleep while entries gather.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Gathers {
-    /// As in production.
-    Right,
-    /// Broken: declares what wakes it, and doesn't look once more for what has come in the meantime.
-    WithoutLook,
 }
 
 /// Has the shard take turns on a thread of its own until it has read `count` entries, or finds the log sealed.
-fn gather(port: &Arc<Port<Note>>, most: u32, gathers: Gathers, count: usize) -> thread::JoinHandle<Vec<Note>> {
-    let (port, mut reader, mut shard) = (Arc::clone(port), reader(port), Gatherer::new(port, most));
+fn gather(port: &Arc<Port<Note>>, most: u32, sleeping: Sleeping, count: usize) -> thread::JoinHandle<Vec<Note>> {
+    let (port, mut reader) = (Arc::clone(port), reader(port));
+    let mut watch = Watch { linger: Some(Lingering::new(&port, most)), ..Watch::default() };
     thread::spawn(move || {
-        if gathers == Gathers::Right {
-            run(&port, &mut reader, &mut shard, Sleeping::Right, |shard| shard.watch.read.len() == count);
-            return shard.watch.read;
-        }
-        block_on(|cx| {
-            port.signal.rise();
-            loop {
-                let found = ready!(poll_without_look(&port, &mut reader, cx, &mut shard));
-                if found == Found::End || shard.watch.read.len() == count {
-                    return Poll::Ready(());
-                }
-            }
-        });
-        shard.watch.read
+        run(&port, &mut reader, &mut watch, sleeping, |watch| watch.read.len() == count);
+        watch.read
     })
-}
-
-fn poll_without_look(
-    port: &Port<Note>,
-    reader: &mut Reader<Note, ()>,
-    cx: &mut Context<'_>,
-    shard: &mut Gatherer,
-) -> Poll<Found> {
-    loop {
-        let found = shard.take_turn(reader, cx);
-        if found != Found::Nothing {
-            return Poll::Ready(found);
-        }
-        let check = shard.sleep_check();
-        if let Some(until) = check.gathers_until {
-            port.signal.doze_until(cx.waker(), until.number());
-            return Poll::Pending;
-        }
-        if port.signal.sleeps_unless(cx.waker(), || port.has_work(reader.cursor(), reader.position(), check)) {
-            return Poll::Pending;
-        }
-    }
 }
 
 fn publish(log: &BroadcastLog<Note>, name: &'static str) {
@@ -149,9 +71,9 @@ fn publish(log: &BroadcastLog<Note>, name: &'static str) {
 }
 
 /// Two publishers, whose messages together are as many as a turn reads.
-fn a_full_turn(gathers: Gathers) {
+fn a_full_turn(sleeping: Sleeping) {
     let port = port(4);
-    let shard = gather(&port, 2, gathers, 2);
+    let shard = gather(&port, 2, sleeping, 2);
     let publisher = thread::spawn({
         let port = Arc::clone(&port);
         move || publish(&port.log, "a")
@@ -162,12 +84,22 @@ fn a_full_turn(gathers: Gathers) {
 }
 
 /// A message gathers, and the log is sealed.
-fn a_seal(gathers: Gathers) {
+fn a_seal(sleeping: Sleeping) {
     let port = port(4);
-    let shard = gather(&port, 2, gathers, 2);
+    let shard = gather(&port, 2, sleeping, 2);
     publish(&port.log, "a");
     port.log.seal();
     assert_eq!(shard.join().expect("the shard doesn't panic"), [Note("a")]);
+}
+
+/// A message gathers, and an urgent one follows that doesn't fill a turn.
+fn an_urgent_message(sleeping: Sleeping) {
+    let port = port(4);
+    let shard = gather(&port, 4, sleeping, 2);
+    publish(&port.log, "a");
+    let alarm = Topic::with(Profile::reliable().urgent());
+    port.log.publish(&Audience::Topic(alarm), Note("b")).expect("the log has capacity");
+    assert_eq!(shard.join().expect("the shard doesn't panic"), [Note("a"), Note("b")]);
 }
 
 /// How a sender wakes the shard for a direct message.
@@ -182,7 +114,7 @@ enum Wakes {
 /// A message gathers, and its publisher leaves mail.
 fn mail(wakes: Wakes) {
     let port = port(4);
-    let shard = gather(&port, 2, Gathers::Right, 1);
+    let shard = gather(&port, 2, Sleeping::Right, 1);
     let stamp = port.log.publish(&Audience::All, Note("a")).expect("the log has capacity");
     port.mail.set(slot());
     match wakes {
@@ -199,7 +131,7 @@ fn mail(wakes: Wakes) {
 /// it waits.
 fn a_publisher_waits(publish_and_wait: fn(&Arc<BroadcastLog<Note>>)) {
     let port = port(4);
-    let shard = gather(&port, 2, Gathers::Right, 1);
+    let shard = gather(&port, 2, Sleeping::Right, 1);
     publish(&port.log, "a");
     port.log.set_uplink(UplinkState::Stalled);
     let waiting = thread::spawn({
@@ -233,12 +165,12 @@ fn publish_without_a_call(log: &Arc<BroadcastLog<Note>>) {
 
 #[test]
 fn a_full_turn_ends_the_gathering() {
-    holds_narrowly(|| a_full_turn(Gathers::Right));
+    holds_narrowly(|| a_full_turn(Sleeping::Right));
 }
 
 #[test]
 fn the_seal_ends_the_gathering() {
-    holds(|| a_seal(Gathers::Right));
+    holds(|| a_seal(Sleeping::Right));
 }
 
 #[test]
@@ -252,13 +184,28 @@ fn a_publisher_that_waits_ends_the_gathering() {
 }
 
 #[test]
+fn an_urgent_message_ends_the_gathering() {
+    holds(|| an_urgent_message(Sleeping::Right));
+}
+
+#[test]
+fn broken_without_fences_an_urgent_message_is_missed() {
+    must_fail(Weaken::Fences, SLEEPS_FOR_EVER, || an_urgent_message(Sleeping::Right));
+}
+
+#[test]
+fn broken_without_a_last_look_an_urgent_message_is_missed() {
+    must_fail(Weaken::Nothing, SLEEPS_FOR_EVER, || an_urgent_message(Sleeping::GathersWithoutLook));
+}
+
+#[test]
 fn broken_without_fences_a_full_turn_is_missed() {
-    must_fail(Weaken::Fences, SLEEPS_FOR_EVER, || a_full_turn(Gathers::Right));
+    must_fail(Weaken::Fences, SLEEPS_FOR_EVER, || a_full_turn(Sleeping::Right));
 }
 
 #[test]
 fn broken_without_fences_the_seal_is_missed() {
-    must_fail(Weaken::Fences, SLEEPS_FOR_EVER, || a_seal(Gathers::Right));
+    must_fail(Weaken::Fences, SLEEPS_FOR_EVER, || a_seal(Sleeping::Right));
 }
 
 #[test]
@@ -268,12 +215,12 @@ fn broken_without_fences_a_publisher_that_waits_is_missed() {
 
 #[test]
 fn broken_without_a_last_look_a_full_turn_is_missed() {
-    must_fail(Weaken::Nothing, SLEEPS_FOR_EVER, || a_full_turn(Gathers::WithoutLook));
+    must_fail(Weaken::Nothing, SLEEPS_FOR_EVER, || a_full_turn(Sleeping::GathersWithoutLook));
 }
 
 #[test]
 fn broken_without_a_last_look_the_seal_is_missed() {
-    must_fail(Weaken::Nothing, SLEEPS_FOR_EVER, || a_seal(Gathers::WithoutLook));
+    must_fail(Weaken::Nothing, SLEEPS_FOR_EVER, || a_seal(Sleeping::GathersWithoutLook));
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod growth;
 mod hold;
 mod linger;
 mod log;
+mod losses;
 mod order;
 mod outbox;
 mod topic;
@@ -30,7 +31,7 @@ use crate::fanout::clock::Clock;
 use crate::fanout::counters::SessionCounters;
 use crate::fanout::log::{BroadcastLog, Dimensions, Entry, Position, Tail};
 use crate::fanout::port::{Mail, Port, SleepCheck};
-use crate::fanout::shard::reader::{Found, Horizon, Reader, Reading, Shard};
+use crate::fanout::shard::reader::{Found, Horizon, Reader, Reading, Shard, Unread};
 use crate::fanout::slot::Slot;
 use crate::sync::AtomicBool;
 use crate::sync::bits::Bits;
@@ -106,6 +107,8 @@ enum Sleeping {
     LooksFirst,
     /// Broken: takes the tail as a sign that there is something to read.
     LooksAtTail,
+    /// Broken: while entries gather, declares what wakes it, and doesn't look once more for what has come meanwhile.
+    GathersWithoutLook,
 }
 
 /// Has the shard take turns, and sleep in between, until `is_done` says after a turn with work that it is done, or the
@@ -143,16 +146,27 @@ fn poll_work_broken<S: Shard<Note, ()>>(
         if found != Found::Nothing {
             return Poll::Ready(found);
         }
-        let has_work = || port.has_work(reader.cursor(), reader.position(), ONE_SLOT);
-        let sleeps = if sleeping == Sleeping::LooksAtTail {
-            let reads = || port.log.tail().position() != reader.position() || has_work();
-            port.signal.sleeps_unless(cx.waker(), reads)
-        } else {
-            let found = has_work();
-            if !found {
-                port.signal.doze(cx.waker());
+        let check = shard.sleep_check();
+        let has_work = || port.has_work(reader.cursor(), reader.position(), check);
+        let sleeps = match (sleeping, check.gathers_until) {
+            (Sleeping::Right, _) | (Sleeping::GathersWithoutLook, None) => {
+                port.signal.sleeps_unless(cx.waker(), has_work)
             }
-            !found
+            (Sleeping::GathersWithoutLook, Some(until)) => {
+                port.signal.doze_until(cx.waker(), until.number());
+                true
+            }
+            (Sleeping::LooksAtTail, _) => {
+                let reads = || port.log.tail().position() != reader.position() || has_work();
+                port.signal.sleeps_unless(cx.waker(), reads)
+            }
+            (Sleeping::LooksFirst, _) => {
+                let found = has_work();
+                if !found {
+                    port.signal.doze(cx.waker());
+                }
+                !found
+            }
         };
         if sleeps {
             return Poll::Pending;
@@ -166,6 +180,8 @@ struct Watch {
     read: Vec<Note>,
     mail: usize,
     ready: usize,
+    /// How the shard lets entries gather, if it does. Mail calls it to read.
+    linger: Option<linger::Lingering>,
 }
 
 impl Shard<Note, ()> for Watch {
@@ -201,13 +217,18 @@ impl Shard<Note, ()> for Watch {
         Position::END
     }
 
+    fn lingers(&mut self, cx: &mut Context<'_>, unread: Unread<'_>) -> bool {
+        let is_called = self.mail > 0;
+        self.linger.as_mut().is_some_and(|linger| linger.gathers(cx, unread, is_called))
+    }
+
     fn on_entry(&mut self, _: Position, entry: Entry<Note>) -> Reading<Note> {
         self.read.push(entry.message.expect("a message"));
         Reading::More
     }
 
     fn sleep_check(&self) -> SleepCheck {
-        ONE_SLOT
+        SleepCheck { gathers_until: self.linger.as_ref().and_then(linger::Lingering::until), ..ONE_SLOT }
     }
 }
 

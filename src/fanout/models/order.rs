@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_sink::Sink;
 use loom::thread;
@@ -24,7 +25,7 @@ use crate::fanout::outbox::drain::{Admitted, Drain};
 use crate::fanout::port::{Port, SleepCheck};
 use crate::fanout::shard::batch::ReadBatch;
 use crate::fanout::shard::budget::{Gathering, Quota};
-use crate::fanout::shard::linger::Linger;
+use crate::fanout::shard::linger::{GatherLimits, Linger};
 use crate::fanout::shard::member::{Member, PassCounts, VisitContext};
 use crate::fanout::shard::reader::{Found, Horizon, Look, Reader, Reading, Shard, Unread};
 use crate::fanout::shard::retained::Retained;
@@ -223,7 +224,8 @@ impl Shard<Note, ()> for Serving {
 
     fn lingers(&mut self, cx: &mut Context<'_>, unread: Unread<'_>) -> bool {
         let is_called = self.member.has_unordered();
-        self.linger.holds(cx, &self.port.log, unread, QUOTA.messages, is_called)
+        let limits = GatherLimits { entries: QUOTA.messages, age: Duration::MAX };
+        self.linger.gathers(cx, &self.port.log, unread, limits, is_called)
     }
 
     fn on_entry(&mut self, position: Position, entry: Entry<Note>) -> Reading<Note> {

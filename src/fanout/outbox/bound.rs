@@ -39,20 +39,11 @@ pub(super) enum Level {
     High,
 }
 
-/// What a reservation did to the level.
+/// How much was taken before and after a call. Its effect on the level is asked for only where members are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rise {
-    /// This reservation has raised the level to high.
-    ToHigh,
-    /// It isn't high, or was high before.
-    Other,
-}
-
-/// The level before and after capacity was given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fall {
-    pub(super) from: Level,
-    pub(super) to: Level,
+pub(super) struct Change {
+    before: u64,
+    after: u64,
 }
 
 /// The bound can't take that much more.
@@ -77,19 +68,19 @@ impl Bound {
 
     /// Takes capacity for `messages` of `bytes` together.
     #[inline]
-    pub(super) fn reserve(&self, messages: u32, bytes: usize) -> Result<Rise, Exceeded> {
+    pub(super) fn reserve(&self, messages: u32, bytes: usize) -> Result<Change, Exceeded> {
         self.reserve_within(messages, bytes, self.limits)
     }
 
     /// Takes capacity beyond the limits, as far as the word can count.
-    pub(super) fn reserve_beyond(&self, messages: u32, bytes: usize) -> Result<Rise, Exceeded> {
+    pub(super) fn reserve_beyond(&self, messages: u32, bytes: usize) -> Result<Change, Exceeded> {
         self.reserve_within(messages, bytes, Limits::COUNTABLE)
     }
 
     /// This is a compare-exchange rather than an addition that is undone on excess. Even a short excess could make
     /// another sender find the participant full that isn't.
     #[inline]
-    fn reserve_within(&self, messages: u32, bytes: usize, limits: Limits) -> Result<Rise, Exceeded> {
+    fn reserve_within(&self, messages: u32, bytes: usize, limits: Limits) -> Result<Change, Exceeded> {
         // Acquire, paired with the Release in `release`: a sender that takes the capacity sees the queue slot free.
         let before = self
             .taken
@@ -100,15 +91,29 @@ impl Bound {
                 fits.then_some(waiting << BYTE_BITS | weight)
             })
             .map_err(|_| Exceeded)?;
-        let after = before + (u64::from(messages) << BYTE_BITS | bytes as u64);
-        Ok(if self.is_high(after) && !self.is_high(before) { Rise::ToHigh } else { Rise::Other })
+        Ok(Change { before, after: before + (u64::from(messages) << BYTE_BITS | bytes as u64) })
     }
 
     /// Gives back the capacity that messages took.
-    pub(super) fn release(&self, messages: u32, bytes: usize) -> Fall {
+    pub(super) fn release(&self, messages: u32, bytes: usize) -> Change {
         let given_back = u64::from(messages) << BYTE_BITS | bytes as u64;
         let before = self.taken.fetch_sub(given_back, Ordering::Release);
-        Fall { from: self.level_of(before), to: self.level_of(before - given_back) }
+        Change { before, after: before - given_back }
+    }
+
+    /// Whether the level is high since this change.
+    pub(super) fn has_risen(&self, Change { before, after }: Change) -> bool {
+        self.is_high(after) && !self.is_high(before)
+    }
+
+    /// Whether the level is low since this change.
+    pub(super) fn has_fallen(&self, Change { before, after }: Change) -> bool {
+        self.level_of(after) == Level::Low && self.level_of(before) != Level::Low
+    }
+
+    /// Whether the change left the level high.
+    pub(super) fn is_high_after(&self, Change { after, .. }: Change) -> bool {
+        self.is_high(after)
     }
 
     pub(super) fn level(&self) -> Level {
@@ -130,7 +135,6 @@ impl Bound {
 
     #[inline]
     fn is_high(&self, word: u64) -> bool {
-        // Half, rounded up: without a division in the path of each send.
         2 * (word >> BYTE_BITS) >= u64::from(self.limits.messages) || 2 * (word & BYTES) >= self.limits.bytes
     }
 

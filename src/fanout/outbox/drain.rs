@@ -5,7 +5,7 @@ use crate::contract::{EndReason, Ending, Losses, Topic};
 use crate::fanout::clock::SessionMs;
 use crate::fanout::member_handle::MemberHandle;
 use crate::fanout::outbox::Outbox;
-use crate::fanout::outbox::bound::{Exceeded, Fall, Level};
+use crate::fanout::outbox::bound::Exceeded;
 use crate::fanout::outbox::control_queue::Direct;
 use crate::fanout::outbox::rare::Rare;
 use crate::fanout::slot::{MemberRef, Slot};
@@ -109,24 +109,19 @@ impl<O: MemberHandle> Drain<O> {
 
     /// Reserves capacity in the bound for messages from the log.
     pub(in crate::fanout) fn reserve(&self, messages: u32, bytes: usize) -> Result<(), Exceeded> {
-        self.outbox().bound.reserve(messages, bytes).map(|rise| self.outbox().note_rise(rise))
+        self.outbox().bound.reserve(messages, bytes).map(|change| self.outbox().note_reserved(change))
     }
 
     /// Reserves capacity for messages from the log that the uplink holds up, beyond the bound if necessary: the shard
     /// reads no further while [half](Self::is_half_full) of the bound is taken.
     pub(in crate::fanout) fn reserve_beyond(&self, messages: u32, bytes: usize) -> Result<(), Exceeded> {
-        self.outbox().bound.reserve_beyond(messages, bytes).map(|rise| self.outbox().note_rise(rise))
+        self.outbox().bound.reserve_beyond(messages, bytes).map(|change| self.outbox().note_reserved(change))
     }
 
     /// Gives back the capacity that messages took, and wakes those who wait for it.
     pub(in crate::fanout) fn release(&self, messages: u32, bytes: usize) {
-        let Fall { from, to } = self.outbox().bound.release(messages, bytes);
-        if from != Level::Low && to == Level::Low {
-            self.outbox().weigh();
-        }
-        if to != Level::High {
-            self.outbox().capacity.note();
-        }
+        let change = self.outbox().bound.release(messages, bytes);
+        self.outbox().note_released(change);
     }
 
     /// Tells the log that the member has made progress, if the member counts as heavy.

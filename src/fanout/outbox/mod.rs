@@ -45,7 +45,7 @@ use crate::fanout::command::{Begin, Command};
 use crate::fanout::counters::SingleWriterCounter;
 use crate::fanout::log::gate::Count;
 use crate::fanout::log::{Position, Refused};
-use crate::fanout::outbox::bound::{Bound, Exceeded, Level, Limits, Rise};
+use crate::fanout::outbox::bound::{Bound, Change, Exceeded, Level, Limits};
 use crate::fanout::outbox::control_queue::{ControlQueue, Direct};
 use crate::fanout::outbox::rare::Rare;
 use crate::fanout::outbox::standing::{Discounted, Reweighed, Standing};
@@ -199,7 +199,7 @@ impl<M: Message> Outbox<M> {
             return Err(Refused::TooLarge(message));
         }
         match self.bound.reserve(1, bytes) {
-            Ok(rise) => self.note_rise(rise),
+            Ok(change) => self.note_reserved(change),
             Err(Exceeded) => return Err(Refused::Full(message)),
         }
         self.offer_direct();
@@ -242,18 +242,26 @@ impl<M: Message> Outbox<M> {
 
     /// Has the log count the member as heavy, if a reservation has made it so.
     #[inline]
-    fn note_rise(&self, rise: Rise) {
-        if rise == Rise::ToHigh {
+    fn note_reserved(&self, change: Change) {
+        if self.port.log.counts_members() && self.bound.has_risen(change) {
             self.weigh();
+        }
+    }
+
+    /// Has the log count the member as light, if a release has made it so.
+    #[inline]
+    fn note_released(&self, change: Change) {
+        if self.port.log.counts_members() && self.bound.has_fallen(change) {
+            self.weigh();
+        }
+        if !self.bound.is_high_after(change) {
+            self.capacity.note();
         }
     }
 
     /// Has the log count the member by the weight that its bound shows: see [`standing`].
     #[cold]
     fn weigh(&self) {
-        if !self.port.log.counts_members() {
-            return;
-        }
         loop {
             let level = self.bound.level();
             let is_heavy = match level {
@@ -399,10 +407,11 @@ impl<M: Message> Outbox<M> {
         &self,
         topic: &Topic,
         tag: SubscriptionTag,
-        wish: Option<Rate>,
+        own_rate: Option<Rate>,
     ) -> Option<(Subscribed, Position)> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Command::Subscribe { member: self.member(), counted: topic.raise(), tag, wish, reply }, answer).await
+        self.ask(Command::Subscribe { member: self.member(), counted: topic.raise(), tag, own_rate, reply }, answer)
+            .await
     }
 
     /// Ends the member's subscription to `topic`.

@@ -166,7 +166,7 @@ impl<M: Message> Backlog<M> {
         self.lossy.as_ref().is_some_and(|lossy| lossy.may_go(now))
     }
 
-    /// Whether a message that may be lost waits, be it for its time.
+    /// Whether a message that may be lost waits or is delayed.
     pub(super) fn has_lossy(&self) -> bool {
         self.lossy.as_ref().is_some_and(|lossy| lossy.len() > 0)
     }

@@ -15,8 +15,8 @@ pub(in crate::fanout) struct ReadBatch<M> {
     /// One for each message.
     pub(super) entries: Vec<EntryMeta>,
     runs: Vec<Run>,
-    /// The topics of this turn that aren't plain.
-    special: Vec<SpecialTopic>,
+    /// The profiled topics of this turn.
+    profiled: Vec<ProfiledTopic>,
     /// The runs that are for everybody, ascending.
     to_all: Vec<u32>,
     /// The audience of the last run: a topic, or everybody (`None`).
@@ -30,17 +30,17 @@ pub(in crate::fanout) struct ReadBatch<M> {
 #[derive(Debug)]
 struct Run {
     messages: Range<usize>,
-    /// The index of its topic among the special ones.
-    special: Option<u32>,
+    /// The index of its topic among the profiled ones.
+    profiled: Option<u32>,
 }
 
 /// A topic of a run that needs more than to be handed on in order: it has, or had, another profile than the default, or
 /// some subscriber has a rate of its own.
 #[derive(Debug)]
-pub(super) struct SpecialTopic {
+pub(super) struct ProfiledTopic {
     pub(super) topic: Topic,
     pub(super) profile: Profile,
-    version: u32,
+    version: u64,
     /// Messages that went straight into sinks in this turn. (Those that wait are counted at once.)
     pub(super) handed_on: u64,
 }
@@ -62,7 +62,7 @@ impl<M> ReadBatch<M> {
             messages: Vec::new(),
             entries: Vec::new(),
             runs: Vec::new(),
-            special: Vec::new(),
+            profiled: Vec::new(),
             to_all: Vec::new(),
             last: None,
             first_id: BroadcastId::reserve(0),
@@ -70,7 +70,7 @@ impl<M> ReadBatch<M> {
         }
     }
 
-    /// Adds the message at `position`, for `topic` or for everybody. A topic that isn't plain comes with its profile and
+    /// Adds the message at `position`, for `topic` or for everybody. A profiled topic comes with its profile and
     /// the version of that. If a run begins with the message, returns the index of the run.
     pub(in crate::fanout) fn push(
         &mut self,
@@ -78,7 +78,7 @@ impl<M> ReadBatch<M> {
         bytes: usize,
         message: M,
         topic: Option<TopicKey>,
-        special: Option<(&Topic, &Profile, u32)>,
+        profiled: Option<(&Topic, &Profile, u64)>,
     ) -> Option<u32> {
         let at = self.messages.len();
         assert!(at < self.most as usize, "a turn reads at most the quota, and has ids for no more");
@@ -89,17 +89,19 @@ impl<M> ReadBatch<M> {
         self.messages.push(message);
         self.entries.push(EntryMeta { position, bytes, before, retained: None });
         match self.runs.last_mut() {
-            Some(last) if self.last == topic && is_same(last.special.map(|at| &self.special[at as usize]), special) => {
+            Some(last)
+                if self.last == topic && is_same(last.profiled.map(|at| &self.profiled[at as usize]), profiled) =>
+            {
                 last.messages.end += 1;
                 None
             }
             _ => {
                 let run = u32::try_from(self.runs.len()).expect("there are no more than messages");
-                let special = special.map(|(topic, profile, version)| {
-                    self.special.push(SpecialTopic::new(topic.clone(), *profile, version));
-                    u32::try_from(self.special.len() - 1).expect("there are no more than messages")
+                let profiled = profiled.map(|(topic, profile, version)| {
+                    self.profiled.push(ProfiledTopic::new(topic.clone(), *profile, version));
+                    u32::try_from(self.profiled.len() - 1).expect("there are no more than messages")
                 });
-                self.runs.push(Run { messages: at..at + 1, special });
+                self.runs.push(Run { messages: at..at + 1, profiled });
                 self.last = topic;
                 if topic.is_none() {
                     self.to_all.push(run);
@@ -113,15 +115,15 @@ impl<M> ReadBatch<M> {
         self.messages.is_empty()
     }
 
-    /// The messages of a run, and the index of its topic among the special ones.
+    /// The messages of a run, and the index of its topic among the profiled ones.
     #[inline]
     pub(super) fn run(&self, index: u32) -> (Range<usize>, Option<u32>) {
         let run = &self.runs[index as usize];
-        (run.messages.clone(), run.special)
+        (run.messages.clone(), run.profiled)
     }
 
-    pub(super) fn special(&mut self, index: u32) -> &mut SpecialTopic {
-        &mut self.special[index as usize]
+    pub(super) fn profiled(&mut self, index: u32) -> &mut ProfiledTopic {
+        &mut self.profiled[index as usize]
     }
 
     pub(super) fn to_all(&self) -> &[u32] {
@@ -138,27 +140,28 @@ impl<M> ReadBatch<M> {
         self.entries.clear();
         self.runs.clear();
         self.to_all.clear();
-        for special in self.special.drain(..) {
-            if special.handed_on > 0 {
-                special.topic.count_offered(special.handed_on);
-                special.topic.count_handed_on(special.handed_on);
+        for profiled in self.profiled.drain(..) {
+            if profiled.handed_on > 0 {
+                profiled.topic.count_offered(profiled.handed_on);
+                profiled.topic.count_handed_on(profiled.handed_on);
             }
         }
     }
 }
 
-/// Whether a message with the `special` state of its topic continues the run of the same topic with the state `last`.
+/// Whether a message continues the run of the same topic: `last` is what the run knows of the topic, `profiled` what came
+/// with the message.
 #[inline]
-fn is_same(last: Option<&SpecialTopic>, special: Option<(&Topic, &Profile, u32)>) -> bool {
-    match (last, special) {
+fn is_same(last: Option<&ProfiledTopic>, profiled: Option<(&Topic, &Profile, u64)>) -> bool {
+    match (last, profiled) {
         (None, None) => true,
         (Some(last), Some((_, _, version))) => last.version == version,
         (Some(_), None) | (None, Some(_)) => false,
     }
 }
 
-impl SpecialTopic {
-    fn new(topic: Topic, profile: Profile, version: u32) -> Self {
+impl ProfiledTopic {
+    fn new(topic: Topic, profile: Profile, version: u64) -> Self {
         Self { topic, profile, version, handed_on: 0 }
     }
 }
@@ -170,7 +173,7 @@ pub(super) struct TopicRun {
     pub(super) run: u32,
     pub(super) tag: SubscriptionTag,
     /// The subscription has a rate of its own.
-    pub(super) has_wish: bool,
+    pub(super) has_own_rate: bool,
 }
 
 /// The runs of a turn that reach one member by a topic, ascending. The first is stored inline: a turn usually has only

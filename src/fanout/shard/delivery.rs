@@ -12,7 +12,7 @@ use crate::contract::topic::{Audience, Counted, TopicKey};
 use crate::contract::uplink::CLEARLY;
 use crate::contract::{EndReason, Ending, Rate, Subscribed, SubscriptionTag, Topic, Unsubscribed, Uplink};
 use crate::fanout::clock::SessionMs;
-use crate::fanout::command::{Begin, Command, LateShards, Start};
+use crate::fanout::command::{AddedShards, Begin, Command, Start};
 use crate::fanout::log::{Entry, Position, Tail};
 use crate::fanout::member_handle::{MemberHandle, SinkError};
 use crate::fanout::outbox::bound::Limits;
@@ -22,7 +22,7 @@ use crate::fanout::shard::backlog::SnapshotTaken;
 use crate::fanout::shard::backpressure::{Backpressure, BehindFlag, MayRead};
 use crate::fanout::shard::batch::{ReadBatch, TopicRun};
 use crate::fanout::shard::budget::{Gathering, ReadBudget};
-use crate::fanout::shard::linger::{GatherSleep, Linger};
+use crate::fanout::shard::linger::{GatherLimits, GatherSleep, Linger};
 use crate::fanout::shard::member::{Fault, Member, MemberState, PassCounts, VisitContext};
 use crate::fanout::shard::newcomer::Newcomer;
 use crate::fanout::shard::occupied::{Occupied, Word};
@@ -83,6 +83,13 @@ enum When {
     AfterTurn,
 }
 
+/// A walk has two passes: members with a backlog are visited last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    First,
+    Second,
+}
+
 /// How far a walk over the members came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Walk {
@@ -112,7 +119,7 @@ pub(super) struct Delivery<O: MemberHandle> {
     /// The shard has yielded since it last slept.
     is_awake: bool,
     tick: Tick,
-    /// When members have to be visited whose messages wait for their time.
+    /// When members have to be visited whose messages are delayed.
     timers: Timers,
     linger: Linger<GatherSleep>,
 }
@@ -128,10 +135,10 @@ pub(super) struct TurnWork<M> {
     /// The members to visit, unless there is something for all of them.
     noted: SlotSet,
     cursor: usize,
-    /// The members with a backlog, which are visited last: what they are handed would keep a sink from using again what
-    /// it has encoded for the member before.
-    late: SlotSet,
-    late_cursor: usize,
+    /// The members with a backlog, visited in the second pass: their batches would displace the encoded bytes that the
+    /// other members' sinks share.
+    behind: SlotSet,
+    behind_cursor: usize,
     now: SessionMs,
     counts: PassCounts,
 }
@@ -160,8 +167,8 @@ impl<O: MemberHandle> Delivery<O> {
             batch: ReadBatch::new(budget.quota().messages),
             noted: SlotSet::default(),
             cursor: 0,
-            late: SlotSet::default(),
-            late_cursor: 0,
+            behind: SlotSet::default(),
+            behind_cursor: 0,
             now: SessionMs::default(),
             counts: PassCounts::default(),
         };
@@ -224,13 +231,9 @@ impl<O: MemberHandle> Delivery<O> {
                 } else {
                     self.turn.noted.get(at)
                 };
-                let Some(slot) = slot else { return self.walk_late(position, until) };
+                let Some(slot) = slot else { return self.walk_behind(position, until) };
                 self.turn.cursor = if everybody { slot.index() } else { at } + 1;
-                if self.members.get(slot.index()).is_some_and(|member| member.state.is_behind()) {
-                    self.turn.late.insert(slot);
-                } else {
-                    self.visit(slot, position);
-                }
+                self.visit(slot, position, Pass::First);
             }
             if Instant::now() >= until {
                 return Walk::TimeIsUp;
@@ -238,21 +241,24 @@ impl<O: MemberHandle> Delivery<O> {
         }
     }
 
-    /// Visits the members that the walk has left for last.
-    fn walk_late(&mut self, position: Position, until: Instant) -> Walk {
-        while let Some(slot) = self.turn.late.get(self.turn.late_cursor) {
-            if self.turn.late_cursor % STRIDE == STRIDE - 1 && Instant::now() >= until {
+    /// Visits the members that the first pass has left for last.
+    fn walk_behind(&mut self, position: Position, until: Instant) -> Walk {
+        while let Some(slot) = self.turn.behind.get(self.turn.behind_cursor) {
+            if self.turn.behind_cursor % STRIDE == STRIDE - 1 && Instant::now() >= until {
                 return Walk::TimeIsUp;
             }
-            self.turn.late_cursor += 1;
-            self.visit(slot, position);
+            self.turn.behind_cursor += 1;
+            self.visit(slot, position, Pass::Second);
         }
         Walk::Done
     }
 
     #[inline]
-    fn visit(&mut self, slot: Slot, position: Position) {
+    fn visit(&mut self, slot: Slot, position: Position, pass: Pass) {
         let Some(member) = self.members.get_mut(slot.index()) else { return };
+        if pass == Pass::First && member.state.is_behind() {
+            return self.turn.behind.insert(slot);
+        }
         let mut visit = VisitContext {
             retained: &mut self.retained,
             batch: &mut self.turn.batch,
@@ -330,8 +336,8 @@ impl<O: MemberHandle> Delivery<O> {
     pub(super) fn close_turn(&mut self, position: Position) {
         self.turn.is_open = false;
         self.turn.noted.clear();
-        self.turn.late.clear();
-        self.turn.late_cursor = 0;
+        self.turn.behind.clear();
+        self.turn.behind_cursor = 0;
         self.retained.end_turn(&mut self.turn.batch);
         self.publish_counts();
         self.tell_senders(position, When::AfterTurn);
@@ -345,7 +351,7 @@ impl<O: MemberHandle> Delivery<O> {
         if self.turn.is_sealed && !self.draining && position == self.settings.port.log.tail().position() {
             self.draining = true;
             self.for_each_slot(Self::end_if_done);
-            // Nothing waits for its time any more.
+            // Nothing is delayed any more.
             self.for_each_slot(|delivery, slot| {
                 if delivery.members[slot.index()].has_lossy_queues() {
                     delivery.requeued.insert(slot);
@@ -413,9 +419,9 @@ impl<O: MemberHandle> Delivery<O> {
     fn apply(&mut self, command: Command<O::Message>, position: Position) {
         // It is not an error if the caller has stopped waiting: what it asked for stands.
         match command {
-            Command::Subscribe { member, counted, tag, wish, reply } => {
+            Command::Subscribe { member, counted, tag, own_rate, reply } => {
                 let outcome = match self.member(member) {
-                    Some(_) => self.subscribe(member.slot, counted, tag, wish),
+                    Some(_) => self.subscribe(member.slot, counted, tag, own_rate),
                     None => Subscribed::Closed,
                 };
                 let _ = reply.send((outcome, position));
@@ -431,28 +437,28 @@ impl<O: MemberHandle> Delivery<O> {
                 let _ = reply.send(outcome);
             }
             // This shard has read exactly up to `from`, unless it is aborted and nobody subscribes any more.
-            Command::AddShards(LateShards { from, starts }) => {
+            Command::AddShards(AddedShards { from, starts }) => {
                 let Some(from) = from else { return };
                 for start in starts {
-                    // It is not an error if the shard was dropped before it began.
                     // A message's clone may panic. Then nothing is handed over.
                     let kept = caught(|| self.topics.kept()).unwrap_or_default();
+                    // It is not an error if the shard was dropped before it began.
                     let _ = start.send(Start { position: from, kept });
                 }
             }
         }
     }
 
-    fn subscribe(&mut self, slot: Slot, counted: Counted, tag: SubscriptionTag, wish: Option<Rate>) -> Subscribed {
+    fn subscribe(&mut self, slot: Slot, counted: Counted, tag: SubscriptionTag, own_rate: Option<Rate>) -> Subscribed {
         let topic = counted.topic().clone();
-        let mut subscribed = self.topics.subscribe(slot, counted, tag, wish);
+        let mut subscribed = self.topics.subscribe(slot, counted, tag, own_rate);
         // A message's clone may panic. Then nothing is retained.
         let snapshot = caught(|| self.topics.snapshot(&topic, subscribed == Subscribed::New));
         let (profile, last) = snapshot.unwrap_or_default();
         let (now, most) = (self.turn.now, self.settings.lossy_bytes);
         let member = &mut self.members[slot.index()];
         let (was, count) = (member.state, last.len() as u64);
-        member.set_wish(&topic, &profile, wish, now);
+        member.set_own_rate(&topic, &profile, own_rate, now);
         if count > 0 {
             match caught(|| member.push_snapshot((&topic, &profile), tag, last, most, now)) {
                 Some(SnapshotTaken::Waits) => self.turn.counts.offered += count,
@@ -528,11 +534,8 @@ impl<O: MemberHandle> Delivery<O> {
             self.extent = self.occupied.extent();
         }
         self.settings.stats.set_members(self.members.len());
-        if !member.armed().is_empty() {
-            let members = &self.members;
-            self.timers.forget(member.armed().len(), |due, slot| {
-                members.get(slot.index()).is_some_and(|member| member.armed().contains(&due))
-            });
+        if let Some(due) = member.armed(self.turn.now) {
+            self.timers.forget(slot, due);
         }
         self.budget.note(member.state.is_behind(), false);
         member.retire(&mut self.retained, reason);
@@ -675,9 +678,9 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
     }
 
     fn fix_position(&mut self, request: &mut Request<O>) -> Option<Position> {
-        let Request::Command(Command::AddShards(late)) = request else { return None };
-        late.from = self.settings.port.log.add_readers();
-        late.from
+        let Request::Command(Command::AddShards(added)) = request else { return None };
+        added.from = self.settings.port.log.add_readers();
+        added.from
     }
 
     fn extent(&self) -> usize {
@@ -691,7 +694,7 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
         }
         member.collect_mail();
         let was = member.state;
-        member.update_budget(self.turn.now);
+        member.update_total_rate(self.turn.now);
         self.budget.note(was.is_behind(), member.state.is_behind());
         self.turn.noted.insert(slot);
     }
@@ -720,17 +723,18 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
 
     #[inline]
     fn lingers(&mut self, cx: &mut Context<'_>, unread: Unread<'_>) -> bool {
-        if let Some(timer) = self.linger.timer() {
-            timer.keep_below(self.topics.least_age());
-        }
         let is_called = self.backpressure.holds_back() || !self.awaiting_entry.is_empty();
-        self.linger.holds(cx, &self.settings.port.log, unread, self.budget.quota().messages, is_called)
+        if self.settings.linger.is_zero() {
+            return false;
+        }
+        let limits = GatherLimits { entries: self.budget.quota().messages, age: self.topics.least_age() };
+        self.linger.gathers(cx, &self.settings.port.log, unread, limits, is_called)
     }
 
     /// Notes the members that the entry is for. An entry that is for no member of this shard counts no bytes.
     fn on_entry(&mut self, position: Position, entry: Entry<O::Message>) -> Reading<O::Message> {
         let Entry { audience, bytes, message: Some(message) } = entry else { return self.on_topic_end(entry) };
-        let (topic, TopicAudience { mut subscribers, special }) = match &audience {
+        let (topic, TopicAudience { mut subscribers, profiled }) = match &audience {
             Audience::All => (None, TopicAudience::NOBODY),
             Audience::Topic(topic) => (Some(topic), self.topics.audience(topic)),
         };
@@ -739,7 +743,7 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
             return Reading::Later(Entry { audience, bytes, message: Some(message) });
         }
         self.budget.add(if is_for_nobody { 0 } else { bytes });
-        if let (Some(topic), Some((profile, _))) = (topic, &special)
+        if let (Some(topic), Some((profile, _))) = (topic, &profiled)
             && profile.retained() > 0
         {
             // The clone or the drop of a message may panic. Then one less is retained.
@@ -750,12 +754,12 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
             return if self.budget.goes_on() { Reading::More } else { Reading::Enough };
         }
         let key = topic.map(Topic::key);
-        let special = topic.zip(special.as_ref()).map(|(topic, (profile, version))| (topic, profile, *version));
-        if let Some(run) = self.turn.batch.push(position, bytes, message, key, special) {
+        let profiled = topic.zip(profiled.as_ref()).map(|(topic, (profile, version))| (topic, profile, *version));
+        if let Some(run) = self.turn.batch.push(position, bytes, message, key, profiled) {
             for subscriber in subscribers {
                 let member = self.members.get_mut(subscriber.slot.index());
                 let member = member.expect("a member that leaves gives up its subscriptions");
-                member.note_run(TopicRun { run, tag: subscriber.tag, has_wish: subscriber.has_wish });
+                member.note_run(TopicRun { run, tag: subscriber.tag, has_own_rate: subscriber.has_own_rate });
                 self.turn.noted.insert(subscriber.slot);
             }
         }

@@ -46,10 +46,26 @@ pub(in crate::fanout) struct Linger<T> {
     until: Option<Position>,
 }
 
+/// How much may gather.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::fanout) struct GatherLimits {
+    /// How many entries.
+    pub(in crate::fanout) entries: u32,
+    /// The shortest time for which a message of any topic may wait.
+    pub(in crate::fanout) age: Duration,
+}
+
+impl GatherLimits {
+    /// A message that may wait for no longer must not spend its age in the log.
+    fn time(self) -> Duration {
+        self.age / 4
+    }
+}
+
 /// The time for which entries gather.
 pub(in crate::fanout) trait GatherTimer {
-    /// Begins the time.
-    fn begin(&mut self);
+    /// Begins the time, which is `at_most` this.
+    fn begin(&mut self, at_most: Duration);
 
     /// Whether the time is over. If not, its end wakes the task of `cx`.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool;
@@ -65,19 +81,14 @@ impl<T: GatherTimer> Linger<T> {
         self.until
     }
 
-    /// The timer, if entries ever gather.
-    pub(super) fn timer(&mut self) -> Option<&mut T> {
-        self.timer.as_mut()
-    }
-
-    /// Whether the shard reads nothing in this turn, because entries of `log` gather, or there are none. At most `most`
-    /// gather, and none do if the shard `is_called` to read.
-    pub(in crate::fanout) fn holds<M: Message>(
+    /// Whether the shard reads nothing in this turn, because entries of `log` gather, or there are none. None gather if
+    /// the shard `is_called` to read.
+    pub(in crate::fanout) fn gathers<M: Message>(
         &mut self,
         cx: &mut Context<'_>,
         log: &BroadcastLog<M>,
         unread: Unread<'_>,
-        most: u32,
+        limits: GatherLimits,
         is_called: bool,
     ) -> bool {
         let Some(timer) = &mut self.timer else { return false };
@@ -90,11 +101,11 @@ impl<T: GatherTimer> Linger<T> {
                 // If it is filled from now on, it isn't read by this turn: it is the first of those that gather.
                 return true;
             }
-            let most = u64::from(most).min(log.half()).max(1);
+            let most = u64::from(limits.entries).min(log.half()).max(1);
             let until = gathered.unwrap_or_else(|| unread.from.after(most - 1));
             if !log.ends_gathering(unread.cursor, unread.from, until) {
                 if gathered.is_none() {
-                    timer.begin();
+                    timer.begin(limits.time());
                 }
                 if !timer.is_over(cx) {
                     self.until = Some(until);
@@ -111,28 +122,21 @@ impl<T: GatherTimer> Linger<T> {
 /// The time by tokio's clock.
 #[derive(Debug)]
 pub(super) struct GatherSleep {
-    time: Duration,
     /// The time that the session has set.
-    longest: Duration,
+    time: Duration,
     sleep: Pin<Box<Sleep>>,
 }
 
 impl GatherSleep {
     /// Creates a timer for `time`; `None` if that is zero.
     pub(super) fn new(time: Duration) -> Option<Self> {
-        (!time.is_zero()).then(|| Self { time, longest: time, sleep: Box::pin(sleep_until(Instant::now())) })
-    }
-
-    /// Has the time be a quarter of `age` at most: a message that may wait for no longer must not spend its age in the
-    /// log.
-    pub(super) fn keep_below(&mut self, age: Duration) {
-        self.time = self.longest.min(age / 4);
+        (!time.is_zero()).then(|| Self { time, sleep: Box::pin(sleep_until(Instant::now())) })
     }
 }
 
 impl GatherTimer for GatherSleep {
-    fn begin(&mut self) {
-        self.sleep.as_mut().reset(Instant::now() + self.time);
+    fn begin(&mut self, at_most: Duration) {
+        self.sleep.as_mut().reset(Instant::now() + self.time.min(at_most));
     }
 
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {

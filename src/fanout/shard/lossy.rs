@@ -11,16 +11,15 @@
 //! save up for a burst.
 //!
 //! # Rates
-//! A queue with a rate holds at most one message, the newest. While that waits for its time, it takes no part in the
-//! turns. `held` orders these queues by their time. A queue knows when it last handed on a message, so that another rate
+//! A queue with a rate has at most one message, the newest. While the rate delays it, it takes no part in the turns.
+//! `delayed` orders these queues by their time. A queue knows when it last handed on a message, so that another rate
 //! applies at once.
 //!
 //! # Drops
 //! The drop of a message is foreign code, and may panic. So everything is counted first, and the keys of what is dropped
 //! are kept in `dropped` until [`free`](LossyQueues::free) releases them.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use rustc_hash::FxHashMap;
 use slab::Slab;
@@ -60,15 +59,16 @@ pub(super) struct LossyQueues {
     ready: VecDeque<usize>,
     /// The first of `ready` has the quantum of this turn.
     has_quantum: bool,
-    /// The queues whose message waits for its time. An entry is outdated if its queue isn't held until that time.
-    held: BinaryHeap<Reverse<(Micros, usize)>>,
+    /// The queues whose message is delayed, by the time until which it is.
+    delayed: BTreeSet<(Micros, usize)>,
     messages: usize,
     bytes: u64,
-    /// The queues by the bytes that wait in them, while the bound over all topics is reached. Entries may be outdated.
-    largest: BinaryHeap<(u64, usize)>,
-    budget: Option<Budget>,
-    /// When the shard's timers have the member visited, each earlier than the one before.
-    armed: Vec<SessionMs>,
+    /// The queues in which bytes wait, by how many, from when the bound over all topics is reached until less than half
+    /// of it waits. Of equal ones, the newest topic's comes last.
+    by_size: Option<BTreeSet<(u64, TopicKey, usize)>>,
+    total_rate: Option<TotalRate>,
+    /// When the shard's timers have the member visited. Outdated once that time has come.
+    armed: Option<SessionMs>,
     /// What was lost since the shard last took it, by topic.
     lost: FxHashMap<TopicKey, (Topic, Losses)>,
     /// What was dropped with a subscription since the shard last took it.
@@ -91,7 +91,7 @@ struct Queue {
     /// No message may go before this. Zero without a rate.
     due: Micros,
     /// The subscriber's own rate. It makes the subscription one to the newest message only.
-    wish: Option<Rate>,
+    own_rate: Option<Rate>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,8 +100,15 @@ enum QueueState {
     Empty,
     /// In the round robin. What waited there may have been dropped.
     Ready,
-    /// The message waits for its time.
-    Held,
+    /// The message is delayed by a rate.
+    Delayed,
+}
+
+/// A change of the time at which the shard's timers have a member visited.
+pub(super) struct Rearmed {
+    /// The time that was set before, if it is still to come.
+    pub(super) before: Option<SessionMs>,
+    pub(super) due: SessionMs,
 }
 
 /// A message that waits: its key among the retained ones, the tag of the subscription, and its length.
@@ -112,10 +119,10 @@ struct Item {
     bytes: u64,
 }
 
-/// The total rate of a member: a token bucket, which holds what [`Budget::SPAN`] gives. All messages are charged, and
+/// The total rate of a member: a token bucket, which holds what [`TotalRate::SPAN`] gives. All messages are charged, and
 /// only those that may be lost wait for it.
 #[derive(Debug)]
-struct Budget {
+struct TotalRate {
     bytes_per_second: u64,
     /// In bytes times 1,000; may be negative.
     tokens: i128,
@@ -156,12 +163,12 @@ impl Queue {
             state: QueueState::Empty,
             last: None,
             due: Micros::default(),
-            wish: None,
+            own_rate: None,
         }
     }
 
     fn rates(&self) -> impl Iterator<Item = Rate> + use<> {
-        [self.wish, self.profile.rate()].into_iter().flatten()
+        [self.own_rate, self.profile.rate()].into_iter().flatten()
     }
 
     /// Whether a message has to keep to a rate.
@@ -213,7 +220,7 @@ impl Queue {
     fn why_replaced(&self) -> Loss {
         match (self.is_conflating(), self.state) {
             (false, _) => Loss::Overflowed,
-            (true, QueueState::Held) => Loss::RateLimited,
+            (true, QueueState::Delayed) => Loss::RateLimited,
             (true, _) => Loss::Conflated,
         }
     }
@@ -227,21 +234,21 @@ impl LossyQueues {
     /// Whether nothing is kept that a member without queues would lose: no message, no rate, nothing to report.
     pub(super) fn is_idle(&self) -> bool {
         self.queues.is_empty()
-            && self.budget.is_none()
+            && self.total_rate.is_none()
             && self.lost.is_empty()
             && self.unsubscribed == 0
             && self.dropped.is_empty()
-            && self.armed.is_empty()
+            && self.armed.is_none()
     }
 
-    /// How many messages wait, those included that wait for their time.
+    /// How many messages wait, those included that are delayed.
     pub(super) fn len(&self) -> usize {
         self.messages
     }
 
     /// Whether a message of any topic may go now.
     pub(super) fn may_go(&self, now: SessionMs) -> bool {
-        self.has_ready() && self.is_within_budget(now)
+        self.has_ready() && self.is_within_total_rate(now)
     }
 
     /// Whether a message waits for nothing but the sink, or for the member's total rate.
@@ -249,8 +256,8 @@ impl LossyQueues {
         !self.ready.is_empty()
     }
 
-    fn is_within_budget(&self, now: SessionMs) -> bool {
-        self.budget.as_ref().is_none_or(|budget| budget.allows(now))
+    fn is_within_total_rate(&self, now: SessionMs) -> bool {
+        self.total_rate.as_ref().is_none_or(|rate| rate.allows(now))
     }
 
     /// Whether a message for `topic` may go straight into the sink: none waits for its turn, or of the topic itself,
@@ -264,7 +271,7 @@ impl LossyQueues {
                 return false;
             }
         }
-        !self.has_ready() && self.is_within_budget(now)
+        !self.has_ready() && self.is_within_total_rate(now)
     }
 
     /// Notes that a message of `bytes` for `topic` went straight into the sink.
@@ -297,51 +304,50 @@ impl LossyQueues {
     }
 
     /// Gives the subscriber's own rate to its subscription, or takes it away.
-    pub(super) fn set_wish(&mut self, topic: &Topic, profile: &Profile, wish: Option<Rate>, now: SessionMs) {
-        if wish.is_some() || self.by_topic.contains_key(&topic.key()) {
+    pub(super) fn set_own_rate(&mut self, topic: &Topic, profile: &Profile, own_rate: Option<Rate>, now: SessionMs) {
+        if own_rate.is_some() || self.by_topic.contains_key(&topic.key()) {
             let at = self.queue(topic, profile, now);
-            self.queues[at].wish = wish;
+            self.queues[at].own_rate = own_rate;
             self.apply_rates(at, now);
         }
     }
 
     /// Has a queue keep to its rates and bounds as they are now. Forgets it if nothing is left to keep.
     fn apply_rates(&mut self, at: usize, now: SessionMs) {
-        let queue = &mut self.queues[at];
-        queue.due = queue.due_by_rates();
-        let most = queue.bounds().0;
+        let most = self.queues[at].bounds().0;
         while self.queues[at].items.len() > most {
             self.drop_oldest(at, self.queues[at].why_replaced());
         }
-        let queue = &mut self.queues[at];
-        let waits = queue.due > Micros::of(now);
-        match queue.state {
-            QueueState::Empty => {}
-            QueueState::Held if waits => self.hold(at),
-            QueueState::Held => self.make_ready(at),
-            QueueState::Ready if waits => {
-                self.leave_ready(at);
-                self.hold(at);
-            }
-            QueueState::Ready => {}
+        let (state, due) = (self.queues[at].state, self.queues[at].due_by_rates());
+        if state == QueueState::Delayed || (state == QueueState::Ready && due > Micros::of(now)) {
+            self.leave(at);
+            self.queues[at].due = due;
+            self.enter(at, now);
+        } else {
+            self.queues[at].due = due;
         }
         self.remove_if_done(at);
     }
 
     /// Sets the member's total rate, in bytes per second. What the member has saved up, or owes, stays.
-    pub(super) fn set_budget(&mut self, bytes_per_second: Option<u64>, now: SessionMs) -> Change {
-        if self.budget.as_ref().map(|budget| budget.bytes_per_second) == bytes_per_second {
+    pub(super) fn set_total_rate(&mut self, bytes_per_second: Option<u64>, now: SessionMs) -> Change {
+        if self.total_rate.as_ref().map(|rate| rate.bytes_per_second) == bytes_per_second {
             return Change::None;
         }
-        let before = self.budget.take();
-        self.budget = bytes_per_second.map(|bytes_per_second| Budget::new(bytes_per_second, before.as_ref(), now));
+        let before = self.total_rate.take();
+        self.total_rate =
+            bytes_per_second.map(|bytes_per_second| TotalRate::new(bytes_per_second, before.as_ref(), now));
         Change::Made
+    }
+
+    pub(super) fn has_total_rate(&self) -> bool {
+        self.total_rate.is_some()
     }
 
     /// Charges the member's total rate.
     pub(super) fn charge(&mut self, bytes: usize, now: SessionMs) {
-        if let Some(budget) = &mut self.budget {
-            budget.charge(bytes, now);
+        if let Some(rate) = &mut self.total_rate {
+            rate.charge(bytes, now);
         }
     }
 
@@ -369,55 +375,60 @@ impl LossyQueues {
         if self.bytes.saturating_add(bytes) > most_bytes {
             self.drop_from_largest(most_bytes.saturating_sub(bytes), at);
         } else if self.bytes < most_bytes / 2 {
-            self.largest.clear();
+            self.by_size = None;
         }
-        let queue = &mut self.queues[at];
         let key = u32::try_from(key).expect("no shard retains four billion messages");
-        queue.items.push_back(Item { key, tag, bytes });
-        queue.bytes += bytes;
+        self.queues[at].items.push_back(Item { key, tag, bytes });
         self.messages += 1;
-        self.bytes += bytes;
-        if !self.largest.is_empty() {
-            self.largest.push((queue.bytes, at));
+        self.resize(at, self.queues[at].bytes + bytes);
+        if self.queues[at].state == QueueState::Empty {
+            self.enter(at, now);
         }
-        if queue.state != QueueState::Empty {
-            return;
+    }
+
+    /// Sets how many bytes wait in a queue.
+    fn resize(&mut self, at: usize, bytes: u64) {
+        let queue = &mut self.queues[at];
+        let before = std::mem::replace(&mut queue.bytes, bytes);
+        self.bytes = self.bytes - before + bytes;
+        if let Some(by_size) = &mut self.by_size {
+            let key = queue.topic.key();
+            by_size.remove(&(before, key, at));
+            if bytes > 0 {
+                by_size.insert((bytes, key, at));
+            }
         }
-        if queue.due > Micros::of(now) { self.hold(at) } else { self.make_ready(at) }
+    }
+
+    /// Takes the first message out of a queue, which keeps its place in the round robin, also if it is empty now.
+    fn pop_item(&mut self, at: usize) -> Option<Item> {
+        let item = self.queues[at].items.pop_front()?;
+        self.messages -= 1;
+        self.resize(at, self.queues[at].bytes - item.bytes);
+        Some(item)
     }
 
     /// Drops the oldest messages of the topics with most bytes until no more than `most` bytes wait. A topic that has
     /// nothing left has no place in the round robin, except the one that is about to get a message.
     #[cold]
     fn drop_from_largest(&mut self, most: u64, gets_more: usize) {
-        if self.largest.is_empty() || self.largest.len() > 2 * self.queues.len() + 16 {
-            self.largest = self.queues.iter().map(|(at, queue)| (queue.bytes, at)).collect();
-        }
-        while self.bytes > most {
-            let Some((bytes, at)) = self.largest.pop() else {
-                // Queues that have become shorter otherwise are missing.
-                self.largest = self.queues.iter().map(|(at, queue)| (queue.bytes, at)).collect();
-                continue;
-            };
-            if self.queues.get(at).is_some_and(|queue| queue.bytes == bytes) {
-                self.drop_oldest(at, Loss::Overflowed);
-                if at != gets_more && self.queues[at].items.is_empty() {
-                    self.leave_ready(at);
-                    self.remove_if_done(at);
-                } else {
-                    self.largest.push((self.queues[at].bytes, at));
-                }
+        let with_bytes = self.queues.iter().filter(|(_, queue)| queue.bytes > 0);
+        self.by_size
+            .get_or_insert_with(|| with_bytes.map(|(at, queue)| (queue.bytes, queue.topic.key(), at)).collect());
+        while self.bytes > most
+            && let Some((.., at)) = self.by_size.as_ref().and_then(|by_size| by_size.last().copied())
+        {
+            self.drop_oldest(at, Loss::Overflowed);
+            if at != gets_more && self.queues[at].items.is_empty() {
+                self.leave(at);
+                self.remove_if_done(at);
             }
         }
     }
 
-    /// Drops the first message of a queue. The queue keeps its place in the round robin, also if it is empty now.
+    /// Drops the first message of a queue, which keeps its place in the round robin.
     fn drop_oldest(&mut self, at: usize, loss: Loss) {
-        let queue = &mut self.queues[at];
-        let Some(item) = queue.items.pop_front() else { return };
-        queue.bytes -= item.bytes;
-        self.messages -= 1;
-        self.bytes -= item.bytes;
+        let Some(item) = self.pop_item(at) else { return };
         self.dropped.push(item.key);
         let mut one = Losses::default();
         *match loss {
@@ -426,8 +437,8 @@ impl LossyQueues {
             Loss::Conflated => &mut one.conflated,
             Loss::RateLimited => &mut one.rate_limited,
         } += 1;
-        queue.topic.count_lost(&one);
-        let topic = &queue.topic;
+        let topic = &self.queues[at].topic;
+        topic.count_lost(&one);
         self.lost.entry(topic.key()).or_insert_with(|| (topic.clone(), Losses::default())).1.add(&one);
     }
 
@@ -438,60 +449,71 @@ impl LossyQueues {
         }
     }
 
-    /// Has the message of a queue wait for its time.
-    fn hold(&mut self, at: usize) {
+    /// Has a queue that isn't anywhere, and has a message, delay it or take its turns.
+    fn enter(&mut self, at: usize, now: SessionMs) {
         let queue = &mut self.queues[at];
-        queue.state = QueueState::Held;
-        self.held.push(Reverse((queue.due, at)));
-        // An outdated entry goes when its time comes, which may be far away.
-        if self.held.len() > 2 * self.queues.len() + 16 {
-            let queues = &self.queues;
-            self.held.retain(|Reverse((due, at))| is_held(queues, *at, *due));
+        if queue.due > Micros::of(now) {
+            queue.state = QueueState::Delayed;
+            self.delayed.insert((queue.due, at));
+        } else {
+            queue.state = QueueState::Ready;
+            self.ready.push_back(at);
         }
     }
 
-    fn make_ready(&mut self, at: usize) {
-        self.queues[at].state = QueueState::Ready;
-        self.ready.push_back(at);
+    /// Takes a queue out of the round robin, or out of those that are delayed.
+    fn leave(&mut self, at: usize) {
+        let queue = &mut self.queues[at];
+        match queue.state {
+            QueueState::Empty => {}
+            QueueState::Delayed => {
+                self.delayed.remove(&(queue.due, at));
+            }
+            QueueState::Ready if self.ready.front() == Some(&at) => {
+                self.ready.pop_front();
+                self.has_quantum = false;
+            }
+            QueueState::Ready => self.ready.retain(|ready| *ready != at),
+        }
+        (queue.state, queue.deficit) = (QueueState::Empty, 0);
     }
 
     /// Lets the messages go whose time has come. If the session `drains`, that is all messages, without a total rate.
     pub(super) fn release_due(&mut self, now: SessionMs, drains: bool) {
         if drains {
-            self.budget = None;
+            self.total_rate = None;
         }
-        while let Some(Reverse((due, at))) = self.held.peek().copied() {
+        while let Some((due, at)) = self.delayed.first().copied() {
             if due > Micros::of(now) && !drains {
                 return;
             }
-            self.held.pop();
-            if is_held(&self.queues, at, due) {
-                self.make_ready(at);
-            }
+            self.delayed.pop_first();
+            self.queues[at].state = QueueState::Ready;
+            self.ready.push_back(at);
         }
     }
 
     /// When the shard has to look at the member again: a message's time comes, or the total rate allows more.
     fn next_due(&self, now: SessionMs) -> Option<SessionMs> {
-        let held = self.held.peek().map(|Reverse((due, _))| due.tick());
-        let paused = self.budget.as_ref().filter(|budget| self.has_ready() && !budget.allows(now));
-        [held, paused.map(Budget::allows_at)].into_iter().flatten().min()
+        let delayed = self.delayed.first().map(|(due, _)| due.tick());
+        let paused = self.total_rate.as_ref().filter(|rate| self.has_ready() && !rate.allows(now));
+        [delayed, paused.map(TotalRate::allows_at)].into_iter().flatten().min()
     }
 
     /// Returns [when](Self::next_due) the shard has to look at the member again, unless its timers see to it already.
-    pub(super) fn arm(&mut self, now: SessionMs) -> Option<SessionMs> {
-        while self.armed.pop_if(|armed| *armed <= now).is_some() {}
+    pub(super) fn rearm(&mut self, now: SessionMs) -> Option<Rearmed> {
         let due = self.next_due(now)?;
-        let is_armed = self.armed.last().is_some_and(|armed| *armed <= due);
-        (!is_armed).then(|| {
-            self.armed.push(due);
-            due
-        })
+        let before = self.armed(now);
+        if before.is_some_and(|before| before <= due) {
+            return None;
+        }
+        self.armed = Some(due);
+        Some(Rearmed { before, due })
     }
 
-    /// The times at which the shard's timers have the member visited.
-    pub(super) fn armed(&self) -> &[SessionMs] {
-        &self.armed
+    /// When the shard's timers have the member visited, if that time is still to come.
+    pub(super) fn armed(&self, now: SessionMs) -> Option<SessionMs> {
+        self.armed.filter(|armed| *armed > now)
     }
 
     /// Takes out the message whose turn it is. Drops those that are too old; the caller [frees](Self::free) them. The
@@ -506,7 +528,7 @@ impl LossyQueues {
             let at = *self.ready.front()?;
             self.drop_expired(at, retained, now);
             let Some(item) = self.queues[at].items.front().copied() else {
-                self.leave_ready(at);
+                self.leave(at);
                 self.remove_if_done(at);
                 passed = 0;
                 continue;
@@ -528,16 +550,11 @@ impl LossyQueues {
                 continue;
             }
             queue.deficit = queue.deficit.saturating_sub(item.bytes);
-            queue.items.pop_front();
-            queue.bytes -= item.bytes;
             queue.topic.count_handed_on(1);
-            let bytes = retained.bytes(item.key as usize);
-            queue.start_wait(bytes, Micros::of(now));
-            let is_empty = queue.items.is_empty();
-            self.messages -= 1;
-            self.bytes -= item.bytes;
-            if is_empty {
-                self.leave_ready(at);
+            queue.start_wait(retained.bytes(item.key as usize), Micros::of(now));
+            self.pop_item(at);
+            if self.queues[at].items.is_empty() {
+                self.leave(at);
                 self.remove_if_done(at);
             }
             let (message, bytes) = retained.take(item.key as usize);
@@ -557,18 +574,6 @@ impl LossyQueues {
             let queue = &mut self.queues[*at];
             queue.deficit = queue.deficit.saturating_add(queue.quantum().saturating_mul(fewest));
         }
-    }
-
-    /// Takes a queue out of the round robin, because nothing of it may go.
-    fn leave_ready(&mut self, at: usize) {
-        if self.ready.front() == Some(&at) {
-            self.ready.pop_front();
-            self.has_quantum = false;
-        } else {
-            self.ready.retain(|ready| *ready != at);
-        }
-        let queue = &mut self.queues[at];
-        (queue.state, queue.deficit) = (QueueState::Empty, 0);
     }
 
     /// Forgets a queue that is empty and has no rate to keep to.
@@ -594,7 +599,7 @@ impl LossyQueues {
         for at in self.ready.clone() {
             self.drop_expired(at, retained, now);
             if self.queues[at].items.is_empty() {
-                self.leave_ready(at);
+                self.leave(at);
                 self.remove_if_done(at);
             }
         }
@@ -619,14 +624,11 @@ impl LossyQueues {
     }
 
     fn take_queue(&mut self, topic: TopicKey) -> Option<Queue> {
-        let at = *self.by_topic.get(&topic)?;
-        if self.queues[at].state == QueueState::Ready {
-            self.leave_ready(at);
-        }
-        self.by_topic.remove(&topic);
+        let at = self.by_topic.remove(&topic)?;
+        self.leave(at);
+        self.resize(at, 0);
         let queue = self.queues.remove(at);
         self.messages -= queue.items.len();
-        self.bytes -= queue.bytes;
         Some(queue)
     }
 
@@ -636,8 +638,8 @@ impl LossyQueues {
     }
 
     /// What was lost, by topic, and what was dropped with a subscription, since this was last called.
-    pub(super) fn take_losses(&mut self) -> (impl Iterator<Item = (Topic, Losses)> + use<>, u64) {
-        (std::mem::take(&mut self.lost).into_values(), std::mem::take(&mut self.unsubscribed))
+    pub(super) fn take_losses(&mut self) -> (impl Iterator<Item = (Topic, Losses)>, u64) {
+        (self.lost.drain().map(|(_, lost)| lost), std::mem::take(&mut self.unsubscribed))
     }
 
     /// Counts what waits as ended with the member, and returns the keys of all that the queues need retained.
@@ -650,19 +652,14 @@ impl LossyQueues {
     }
 }
 
-/// Whether the queue is held until `due`: an entry of the heap isn't outdated.
-fn is_held(queues: &Slab<Queue>, at: usize, due: Micros) -> bool {
-    queues.get(at).is_some_and(|queue| queue.state == QueueState::Held && queue.due == due)
-}
-
-impl Budget {
+impl TotalRate {
     /// For how long the member may save up, in milliseconds.
     const SPAN: u64 = 100;
 
     fn new(bytes_per_second: u64, before: Option<&Self>, now: SessionMs) -> Self {
-        let mut budget = Self { bytes_per_second, tokens: 0, filled: now };
-        budget.tokens = before.map_or(i128::MAX, |before| before.tokens_at(now)).min(budget.most());
-        budget
+        let mut rate = Self { bytes_per_second, tokens: 0, filled: now };
+        rate.tokens = before.map_or(i128::MAX, |before| before.tokens_at(now)).min(rate.most());
+        rate
     }
 
     fn most(&self) -> i128 {
@@ -710,6 +707,8 @@ mod tests {
         queues: Box<LossyQueues>,
         retained: Retained<Bytes>,
         topics: Vec<(Topic, Profile)>,
+        /// How many bytes may wait over all topics.
+        most_bytes: u64,
     }
 
     impl Stage {
@@ -720,7 +719,7 @@ mod tests {
                 Profile::lossy(lossy.max_messages(std::num::NonZeroU32::MAX))
             };
             let topics = weights.iter().map(|weight| (Topic::new(), profile(weight))).collect();
-            Self { queues: LossyQueues::new(), retained: Retained::new(), topics }
+            Self { queues: LossyQueues::new(), retained: Retained::new(), topics, most_bytes: u64::MAX }
         }
 
         fn push(&mut self, at: usize, bytes: usize) {
@@ -730,7 +729,7 @@ mod tests {
             batch.push(Default::default(), bytes, message, None, None);
             let key = self.retained.keep(&mut batch, 0, NOW);
             let (topic, profile) = &self.topics[at];
-            self.queues.push((topic, profile), (key, TAG), u64::MAX, &self.retained, NOW);
+            self.queues.push((topic, profile), (key, TAG), self.most_bytes, &self.retained, NOW);
             self.queues.free(&mut self.retained);
             self.retained.end_turn(&mut batch);
         }
@@ -778,6 +777,51 @@ mod tests {
         (0..200).for_each(|_| stage.push(1, 100));
         let of_second = (0..100).filter(|_| stage.pop() == Some((1, 100))).count();
         assert!((45..=55).contains(&of_second), "{of_second} of 100");
+    }
+
+    // A topic from which messages were handed on, or that has ended, is no larger than what waits of it now.
+    #[test]
+    fn beyond_the_bound_over_all_topics_the_largest_one_loses() {
+        fastrand::seed(5);
+        let mut stage = Stage::new(&[1, 2, 3, 1, 2, 3]);
+        stage.most_bytes = 5000;
+        let mut waiting = vec![VecDeque::new(); stage.topics.len()];
+        let mut overflows = 0;
+        for round in 0..20_000 {
+            let at = fastrand::usize(..waiting.len());
+            let mut expected = vec![0; waiting.len()];
+            match fastrand::u8(..10) {
+                0..6 => {
+                    let bytes = fastrand::usize(1..1500);
+                    while waiting.iter().flatten().sum::<usize>() + bytes > 5000 {
+                        // The last of equal ones.
+                        let largest = (0..waiting.len()).max_by_key(|at| waiting[*at].iter().sum::<usize>()).unwrap();
+                        waiting[largest].pop_front();
+                        expected[largest] += 1;
+                    }
+                    waiting[at].push_back(bytes);
+                    stage.push(at, bytes);
+                }
+                6..9 => {
+                    if let Some((at, bytes)) = stage.pop() {
+                        assert_eq!(waiting[at].pop_front(), Some(bytes));
+                    }
+                }
+                _ => {
+                    waiting[at].clear();
+                    stage.queues.unsubscribe(stage.topics[at].0.key());
+                    stage.queues.free(&mut stage.retained);
+                }
+            }
+            let mut lost = vec![0; waiting.len()];
+            for (topic, losses) in stage.queues.take_losses().0 {
+                let at = stage.topics.iter().position(|(known, _)| known.key() == topic.key());
+                lost[at.expect("a known topic")] = losses.overflowed;
+            }
+            assert_eq!(lost, expected, "round {round}");
+            overflows += expected.iter().sum::<u64>();
+        }
+        assert!(overflows > 1000, "{overflows}");
     }
 
     #[test]

@@ -5,6 +5,11 @@
 //! members share, and to the member's own messages. Messages that may be lost wait beside it, in
 //! [queues](crate::fanout::shard::lossy) of their own.
 //!
+//! # Inlining
+//! What a visit to a member that keeps up runs is in one function: with calls, a broadcast to 1,000 takes a third more
+//! instructions (`.ci/instructions`). So its parts are inlined, although they have several callers, and what is rare is
+//! kept out of line.
+//!
 //! # The order of the classes
 //! A visit hands on the reliable messages that wait, then places what the turn has read, and last hands on messages
 //! that may be lost. A reliable message goes straight into a ready sink if no reliable message waits. One that may be
@@ -34,10 +39,10 @@ use crate::fanout::outbox::control_queue::Direct;
 use crate::fanout::outbox::drain::Drain;
 use crate::fanout::port::Port;
 use crate::fanout::shard::backlog::{Backlog, Kind, Popped, SnapshotTaken};
-use crate::fanout::shard::batch::{EntryMeta, ReadBatch, SpecialTopic, TopicRun, TopicRuns};
+use crate::fanout::shard::batch::{EntryMeta, ProfiledTopic, ReadBatch, TopicRun, TopicRuns};
 use crate::fanout::shard::budget::{Gathering, Load, Quota};
 use crate::fanout::shard::link::LinkRate;
-use crate::fanout::shard::lossy::{Change, LossyQueues, Taken};
+use crate::fanout::shard::lossy::{Change, LossyQueues, Rearmed, Taken};
 use crate::fanout::shard::retained::{Handed, Retained};
 use crate::fanout::slot::Slot;
 
@@ -126,8 +131,8 @@ pub(in crate::fanout) struct Member<O: MemberHandle> {
     /// What `uncounted` counts are messages that may be lost, which the bound never counts. Outdated while it counts
     /// none.
     uncounted_is_lossy: bool,
-    /// The member has a total rate, which everything that goes into the sink is charged to.
-    has_budget: bool,
+    /// The member has a `link`, a total rate or both. Neither is looked at otherwise.
+    is_metered: bool,
     /// Messages between two places: offered, and neither in the sink nor in the backlog.
     in_hand: u32,
     /// Handed to the sink in this visit.
@@ -148,7 +153,7 @@ pub(in crate::fanout) struct Member<O: MemberHandle> {
     handed_since: SessionMs,
     progress: Progress,
     progress_seen: u64,
-    /// What the link carries, if the sink was busy lately. Nothing, unless the member `needs_bookkeeping`.
+    /// What the link carries, if the sink was busy lately. `None`, unless the member `needs_bookkeeping` and `is_metered`.
     link: Option<Box<LinkRate>>,
     /// When the member last made progress; maintained only while the member isn't clear.
     moved: SessionMs,
@@ -166,7 +171,7 @@ pub(in crate::fanout) struct VisitContext<'a, M> {
     pub(in crate::fanout) gathering: &'a Gathering,
     /// How many bytes of messages that may be lost may wait for one member.
     pub(in crate::fanout) lossy_bytes: u64,
-    /// The session ends, and nothing waits for its time any more.
+    /// The session ends, and nothing is delayed any more.
     pub(in crate::fanout) drains: bool,
     /// The uplink that all members share; `None` if there is none, or it was given up.
     pub(in crate::fanout) uplink: Option<&'a Uplink>,
@@ -210,7 +215,7 @@ impl<O: MemberHandle> Member<O> {
             state: MemberState::Joining,
             needs_bookkeeping: false,
             uncounted_is_lossy: false,
-            has_budget: false,
+            is_metered: false,
             in_hand: 0,
             handed_now: Load::default(),
             uncounted: Load::default(),
@@ -374,9 +379,9 @@ impl<O: MemberHandle> Member<O> {
             };
             by_all += usize::from(topic.is_none());
             by_topic += usize::from(topic.is_some());
-            let (run, special) = visit.batch.run(run);
-            match (topic, special) {
-                (Some(topic), Some(special)) => self.place_special(run, special, topic, visit)?,
+            let (run, profiled) = visit.batch.run(run);
+            match (topic, profiled) {
+                (Some(topic), Some(profiled)) => self.place_profiled(run, profiled, topic, visit)?,
                 (topic, _) => self.place_run(run, topic.map(|topic| topic.tag), visit)?,
             }
         }
@@ -403,25 +408,30 @@ impl<O: MemberHandle> Member<O> {
         Ok(())
     }
 
-    /// Places a run of a topic that isn't plain.
+    /// Places a run of a profiled topic.
     #[inline(never)]
-    fn place_special(
+    fn place_profiled(
         &mut self,
         run: Range<usize>,
-        special: u32,
+        profiled: u32,
         topic: TopicRun,
         visit: &mut VisitContext<'_, O::Message>,
     ) -> Outcome<(), O> {
-        let SpecialTopic { topic: of, profile, .. } = visit.batch.special(special);
-        if profile.is_reliable() && !topic.has_wish {
+        let ProfiledTopic { topic: of, profile, .. } = visit.batch.profiled(profiled);
+        if profile.is_reliable() && !topic.has_own_rate {
+            let of = of.key();
+            // What waits of the topic gets the place of this run: behind the direct messages that come before it.
+            if self.has_unordered() {
+                self.place_directs_before(&run, visit)?;
+            }
             if let Some(backlog) = &mut self.backlog {
-                backlog.make_reliable(of.key());
+                backlog.make_reliable(of);
             }
             return self.place_run(run, Some(topic.tag), visit);
         }
-        let is_rated = topic.has_wish || profile.rate().is_some();
+        let is_rated = topic.has_own_rate || profile.rate().is_some();
         // One at a time if a rate has to be asked for each.
-        let is_single = is_rated || self.has_budget;
+        let is_single = is_rated || self.has_total_rate();
         let mut at = run.start;
         while at < run.end {
             if self.has_unordered() {
@@ -429,14 +439,14 @@ impl<O: MemberHandle> Member<O> {
             }
             visit.counts.offered += 1;
             self.in_hand = 1;
-            if self.is_open_for_lossy(special, visit)? {
+            if self.is_open_for_lossy(profiled, visit)? {
                 let end = if is_single { at + 1 } else { run.end };
-                at += self.start_send_run::<true>(at..end, Some(topic.tag), visit, Some(special))?;
+                at += self.start_send_run(at..end, Some(topic.tag), visit, Some(profiled))?;
                 if is_rated {
-                    self.start_rate(special, visit.batch.entries[at - 1].bytes, visit);
+                    self.start_rate(profiled, visit.batch.entries[at - 1].bytes, visit);
                 }
             } else {
-                self.queue_lossy(at, special, topic.tag, visit);
+                self.queue_lossy(at, profiled, topic.tag, visit);
                 at += 1;
             }
         }
@@ -444,10 +454,16 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Puts a broadcast that is in hand, and may be lost, in its topic's queue.
-    #[cold]
-    fn queue_lossy(&mut self, at: usize, special: u32, tag: SubscriptionTag, visit: &mut VisitContext<'_, O::Message>) {
+    #[inline(never)]
+    fn queue_lossy(
+        &mut self,
+        at: usize,
+        profiled: u32,
+        tag: SubscriptionTag,
+        visit: &mut VisitContext<'_, O::Message>,
+    ) {
         let key = visit.retained.keep(visit.batch, at, visit.now);
-        let SpecialTopic { topic, profile, .. } = visit.batch.special(special);
+        let ProfiledTopic { topic, profile, .. } = visit.batch.profiled(profiled);
         topic.count_offered(1);
         let lossy = self.lossy();
         lossy.push((topic, profile), (key, tag), visit.lossy_bytes, visit.retained, visit.now);
@@ -455,11 +471,11 @@ impl<O: MemberHandle> Member<O> {
         self.lossy().free(visit.retained);
     }
 
-    /// Has the next message of a topic with a rate wait for its time, after one of `bytes` went straight into the sink.
-    #[cold]
-    fn start_rate(&mut self, special: u32, bytes: usize, visit: &mut VisitContext<'_, O::Message>) {
+    /// Has the rate delay the next message of a topic, after one of `bytes` went straight into the sink.
+    #[inline(never)]
+    fn start_rate(&mut self, profiled: u32, bytes: usize, visit: &mut VisitContext<'_, O::Message>) {
         let now = visit.now;
-        let SpecialTopic { topic, profile, .. } = visit.batch.special(special);
+        let ProfiledTopic { topic, profile, .. } = visit.batch.profiled(profiled);
         self.lossy().note_handed_on(topic, profile, bytes, now);
     }
 
@@ -469,11 +485,11 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Whether a message that may be lost may go straight into the sink.
-    fn is_open_for_lossy(&mut self, special: u32, visit: &mut VisitContext<'_, O::Message>) -> Outcome<bool, O> {
+    fn is_open_for_lossy(&mut self, profiled: u32, visit: &mut VisitContext<'_, O::Message>) -> Outcome<bool, O> {
         if let Some(backlog) = &mut self.backlog
             && let Some(lossy) = &mut backlog.lossy
         {
-            let SpecialTopic { topic, profile, .. } = visit.batch.special(special);
+            let ProfiledTopic { topic, profile, .. } = visit.batch.profiled(profiled);
             if !lossy.is_open(topic, profile, visit.now) {
                 return Ok(false);
             }
@@ -525,7 +541,7 @@ impl<O: MemberHandle> Member<O> {
         visit.counts.offered += 1;
         self.in_hand = 1;
         if self.is_open(visit.quota)? {
-            return self.start_send_run::<false>(range, tag, visit, None);
+            return self.start_send_run(range, tag, visit, None);
         }
         self.store_broadcast(range, tag, visit)
     }
@@ -552,7 +568,7 @@ impl<O: MemberHandle> Member<O> {
             visit.quota = Quota::UNBOUNDED;
             self.drive(Classes::Reliable, visit)?;
             if self.is_open(visit.quota)? {
-                return self.start_send_run::<false>(range, tag, visit, None);
+                return self.start_send_run(range, tag, visit, None);
             }
             fits = self.reserve(1, bytes, visit.uplink);
         }
@@ -584,17 +600,17 @@ impl<O: MemberHandle> Member<O> {
     /// Gives the sink as many of the first of these broadcasts as it takes and the quota allows. One of them is in
     /// hand.
     #[inline(always)]
-    fn start_send_run<const LOSSY: bool>(
+    fn start_send_run(
         &mut self,
         range: Range<usize>,
         tag: Option<SubscriptionTag>,
         visit: &mut VisitContext<'_, O::Message>,
-        special: Option<u32>,
+        profiled: Option<u32>,
     ) -> Outcome<usize, O> {
         let count = self.allowed(&visit.batch.entries[range.clone()], visit.quota);
-        if LOSSY && let Some(special) = special {
+        if let Some(profiled) = profiled {
             // Before the call, which may fail or panic: the participant's account has what becomes of them.
-            visit.batch.special(special).handed_on += count as u64;
+            visit.batch.profiled(profiled).handed_on += count as u64;
         }
         let batch = &*visit.batch;
         let entries = &batch.entries[range.clone()];
@@ -610,16 +626,16 @@ impl<O: MemberHandle> Member<O> {
         let load = Load { messages: taken as u32, bytes: last.before + last.bytes - entries[0].before };
         self.note_handed(visit.now);
         self.handed_now.add(load);
-        if self.uncounted_is_lossy == LOSSY {
+        if self.uncounted_is_lossy == profiled.is_some() {
             self.uncounted.add(load);
         } else {
-            self.add_other(load, LOSSY);
+            self.add_other(load, profiled.is_some());
         }
-        if self.has_budget {
+        if self.is_metered {
             self.charge(load.bytes, visit.now);
         }
-        if LOSSY && let Some(special) = special {
-            visit.batch.special(special).handed_on -= (count - taken) as u64;
+        if let Some(profiled) = profiled {
+            visit.batch.profiled(profiled).handed_on -= (count - taken) as u64;
         }
         Ok(taken)
     }
@@ -638,10 +654,17 @@ impl<O: MemberHandle> Member<O> {
         self.uncounted.add(load);
     }
 
-    /// Charges the member's total rate.
-    #[cold]
+    /// Charges the member's total rate, if it has one.
+    #[inline(never)]
     fn charge(&mut self, bytes: usize, now: SessionMs) {
-        self.lossy().charge(bytes, now);
+        if let Some(lossy) = self.backlog.as_mut().and_then(|backlog| backlog.lossy.as_mut()) {
+            lossy.charge(bytes, now);
+        }
+    }
+
+    fn has_total_rate(&self) -> bool {
+        let lossy = self.backlog.as_ref().and_then(|backlog| backlog.lossy.as_ref());
+        self.is_metered && lossy.is_some_and(|lossy| lossy.has_total_rate())
     }
 
     /// How many of the first of these broadcasts the quota allows. The quota must not be reached yet.
@@ -657,7 +680,7 @@ impl<O: MemberHandle> Member<O> {
     #[inline(never)]
     fn measure_allowed(&self, entries: &[EntryMeta], quota: Quota) -> usize {
         let mut left = quota.after(self.handed_now);
-        if self.needs_bookkeeping
+        if self.is_metered
             && let Some(link) = &self.link
         {
             let batch = link.quota(quota).after(self.in_sink());
@@ -718,8 +741,7 @@ impl<O: MemberHandle> Member<O> {
 
     /// Hands on from the backlog until it is empty, the quota is used up, or the sink isn't ready.
     fn hand_on(&mut self, classes: Classes, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
-        while !self.handed_now.reaches(visit.quota)
-            && !self.is_batch_full(visit.quota)
+        while !self.has_had_enough(visit.quota)
             && self.backlog.as_ref().is_some_and(|backlog| !backlog.is_empty())
             && self.poll_ready()?
         {
@@ -734,8 +756,7 @@ impl<O: MemberHandle> Member<O> {
 
     /// Hands on messages that may be lost, in their turns, unless a reliable message waits.
     fn hand_on_lossy(&mut self, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
-        while !self.handed_now.reaches(visit.quota)
-            && !self.is_batch_full(visit.quota)
+        while !self.has_had_enough(visit.quota)
             && self.backlog.as_ref().is_some_and(|backlog| backlog.is_empty() && backlog.may_go_lossy(visit.now))
             && self.poll_ready()?
         {
@@ -756,8 +777,7 @@ impl<O: MemberHandle> Member<O> {
     /// is ready.
     fn is_open(&mut self, quota: Quota) -> Outcome<bool, O> {
         let first = matches!(self.state, MemberState::Clear)
-            && !self.handed_now.reaches(quota)
-            && !self.is_batch_full(quota)
+            && !self.has_had_enough(quota)
             && self.backlog.as_ref().is_none_or(|backlog| backlog.is_empty());
         Ok(first && self.poll_ready()?)
     }
@@ -808,7 +828,7 @@ impl<O: MemberHandle> Member<O> {
         let part = if is_exempt { &mut self.exempt } else { &mut self.counted };
         part.add(load);
         self.needs_bookkeeping = true;
-        if self.has_budget {
+        if self.is_metered {
             self.charge(bytes, now);
         }
         Ok(())
@@ -898,9 +918,20 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Whether the sink of a slow member holds as much as its link carries in one batch.
+    #[inline]
     fn is_batch_full(&self, quota: Quota) -> bool {
-        // Not read without need: the link is on another cache line.
-        self.needs_bookkeeping && self.link.as_ref().is_some_and(|link| self.in_sink().reaches(link.quota(quota)))
+        self.is_metered && self.holds_a_batch(quota)
+    }
+
+    #[inline(never)]
+    fn holds_a_batch(&self, quota: Quota) -> bool {
+        self.link.as_ref().is_some_and(|link| self.in_sink().reaches(link.quota(quota)))
+    }
+
+    /// Whether the visit has handed on its quota, or the sink holds what the link carries in one batch.
+    #[inline]
+    fn has_had_enough(&self, quota: Quota) -> bool {
+        self.handed_now.reaches(quota) || self.is_batch_full(quota)
     }
 
     /// Measures a member whose sink is busy, unless what it waits for is an uplink that all share.
@@ -908,6 +939,7 @@ impl<O: MemberHandle> Member<O> {
         if visit.uplink.is_none() {
             let measured = self.progress.link_rate();
             self.link.get_or_insert_with(|| Box::new(LinkRate::resume(measured))).busy(visit.now);
+            self.is_metered = true;
         }
     }
 
@@ -920,6 +952,7 @@ impl<O: MemberHandle> Member<O> {
         }
         if link.is_over(now) {
             self.link = None;
+            self.is_metered = self.has_total_rate();
         }
         self.needs_bookkeeping = self.link.is_some();
     }
@@ -955,20 +988,20 @@ impl<O: MemberHandle> Member<O> {
         self.backlog.as_ref().is_some_and(|backlog| backlog.lossy.is_some())
     }
 
-    /// Whether a message that may be lost waits, be it for its time.
+    /// Whether a message that may be lost waits or is delayed.
     pub(super) fn has_lossy(&self) -> bool {
         self.backlog.as_ref().is_some_and(|backlog| backlog.has_lossy())
     }
 
     /// Adds to the accounts what the member's queues have lost. Returns when the shard has to visit the member again,
     /// if nothing else has it do so before.
-    pub(super) fn follow_up(&mut self, now: SessionMs) -> Option<SessionMs> {
+    pub(super) fn follow_up(&mut self, now: SessionMs) -> Option<Rearmed> {
         let lossy = self.backlog.as_mut()?.lossy.as_mut()?;
         if lossy.has_losses() {
             let (lost, unsubscribed) = lossy.take_losses();
             self.drain.lose_lossy(lost, unsubscribed);
         }
-        if self.state == MemberState::Joining { None } else { lossy.arm(now) }
+        if self.state == MemberState::Joining { None } else { lossy.rearm(now) }
     }
 
     /// Drops the messages that are too old.
@@ -979,10 +1012,9 @@ impl<O: MemberHandle> Member<O> {
         }
     }
 
-    /// The times at which the shard's timers have the member visited.
-    pub(super) fn armed(&self) -> &[SessionMs] {
-        let lossy = self.backlog.as_ref().and_then(|backlog| backlog.lossy.as_ref());
-        lossy.map_or(&[], |lossy| lossy.armed())
+    /// When the shard's timers have the member visited, if that time is still to come.
+    pub(super) fn armed(&self, now: SessionMs) -> Option<SessionMs> {
+        self.backlog.as_ref()?.lossy.as_ref()?.armed(now)
     }
 
     /// Whether a message that may be lost waits for its turn, and may grow too old.
@@ -991,23 +1023,23 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Takes over the total rate that the participant was given.
-    pub(super) fn update_budget(&mut self, now: SessionMs) {
+    pub(super) fn update_total_rate(&mut self, now: SessionMs) {
         let rate = self.drain.rate();
-        if (rate.is_some() || self.has_budget) && self.lossy().set_budget(rate, now) == Change::Made {
-            self.has_budget = rate.is_some();
+        if (rate.is_some() || self.has_total_rate()) && self.lossy().set_total_rate(rate, now) == Change::Made {
+            self.is_metered = rate.is_some() || self.link.is_some();
             self.revisit(now);
         }
     }
 
     /// Gives the member's subscription to `topic` a rate of its own, or takes it away.
-    pub(super) fn set_wish(&mut self, topic: &Topic, profile: &Profile, wish: Option<Rate>, now: SessionMs) {
-        if wish.is_none() && !self.has_lossy_queues() {
+    pub(super) fn set_own_rate(&mut self, topic: &Topic, profile: &Profile, own_rate: Option<Rate>, now: SessionMs) {
+        if own_rate.is_none() && !self.has_lossy_queues() {
             return;
         }
-        self.lossy().set_wish(topic, profile, wish, now);
+        self.lossy().set_own_rate(topic, profile, own_rate, now);
         if let Some(backlog) = &mut self.backlog {
-            // What waited for its time comes before the next message.
-            let is_reliable = profile.is_reliable() && wish.is_none() && backlog.make_reliable(topic.key());
+            // A message that was delayed comes before the next one.
+            let is_reliable = profile.is_reliable() && own_rate.is_none() && backlog.make_reliable(topic.key());
             if is_reliable || backlog.has_lossy() {
                 self.revisit(now);
             }
@@ -1030,14 +1062,14 @@ impl<O: MemberHandle> Member<O> {
         if taken == SnapshotTaken::Waits {
             self.drain.offer(count);
             self.revisit(now);
-            if profile.rate().is_some() || self.has_wish(topic.key()) {
+            if profile.rate().is_some() || self.has_own_rate(topic.key()) {
                 self.lossy().note_handed_on(topic, profile, last, now);
             }
         }
         taken
     }
 
-    fn has_wish(&self, topic: TopicKey) -> bool {
+    fn has_own_rate(&self, topic: TopicKey) -> bool {
         self.backlog.as_ref().and_then(|backlog| backlog.lossy.as_ref()).is_some_and(|lossy| lossy.is_rated(topic))
     }
 
@@ -1053,15 +1085,15 @@ impl<O: MemberHandle> Member<O> {
     pub(super) fn drop_topic(&mut self, topic: TopicKey, retained: &mut Retained<O::Message>) {
         let Some(backlog) = &mut self.backlog else { return };
         let snapshot = backlog.take_snapshot(topic);
-        let mut dropped = snapshot.len() as u64;
-        let mut lost = None;
+        let dropped = snapshot.len() as u64;
+        // Counted before anything is dropped.
         if let Some(lossy) = &mut backlog.lossy {
             lossy.unsubscribe(topic);
-            let (losses, unsubscribed) = lossy.take_losses();
-            (lost, dropped) = (Some(losses), dropped + unsubscribed);
+            let (lost, unsubscribed) = lossy.take_losses();
+            self.drain.lose_lossy(lost, dropped + unsubscribed);
+        } else {
+            self.drain.lose_lossy(std::iter::empty(), dropped);
         }
-        // Counted before anything is dropped.
-        self.drain.lose_lossy(lost.into_iter().flatten(), dropped);
         if !snapshot.is_empty() {
             self.note_oldest(retained);
         }

@@ -110,15 +110,15 @@ impl<O: MemberHandle> FlushShard<O> {
         Self { reader, delivery: Delivery::new(settings) }
     }
 
-    /// Creates a shard that is made later, for [`run_late`](Self::run_late).
-    pub(in crate::fanout) fn late(settings: ShardSettings<O>) -> Self {
-        let reader = Reader::late(Arc::clone(&settings.port), settings.index, COMMAND_CAPACITY);
+    /// Creates a shard that is made later, for [`run_added`](Self::run_added).
+    pub(in crate::fanout) fn added(settings: ShardSettings<O>) -> Self {
+        let reader = Reader::added(Arc::clone(&settings.port), settings.index, COMMAND_CAPACITY);
         Self { reader, delivery: Delivery::new(settings) }
     }
 
     /// Waits for the position from which the shard reads, then runs as [`run`](Self::run) does. If the fan-out ends
     /// before, the shard has no position, and turns away those who were sent to it.
-    pub(in crate::fanout) async fn run_late(mut self, start: oneshot::Receiver<Start<O::Message>>) {
+    pub(in crate::fanout) async fn run_added(mut self, start: oneshot::Receiver<Start<O::Message>>) {
         match start.await {
             Ok(Start { position, kept }) => {
                 self.delivery.take_over(kept);
@@ -151,7 +151,7 @@ impl<O: MemberHandle> FlushShard<O> {
         let until = Instant::now() + SLICE;
         let Self { reader, delivery } = self;
         delivery.settings.port.signal.rise();
-        let mut is_late = false;
+        let mut is_time_up = false;
         loop {
             if !delivery.turn.is_open {
                 match reader.poll_work(cx, delivery) {
@@ -165,7 +165,7 @@ impl<O: MemberHandle> FlushShard<O> {
             }
             // Not before the shard has looked for work, as it sleeps if there is none. A task that yields instead, and
             // is the only one of its worker, makes tokio wake another worker, which finds nothing.
-            if is_late {
+            if is_time_up {
                 return Poll::Ready(Step::Yield);
             }
             if delivery.walk(reader.position(), until) == Walk::TimeIsUp {
@@ -179,7 +179,7 @@ impl<O: MemberHandle> FlushShard<O> {
             if delivery.has_requeued() || delivery.budget.is_due() {
                 return Poll::Ready(Step::Yield);
             }
-            is_late = Instant::now() >= until;
+            is_time_up = Instant::now() >= until;
         }
     }
 

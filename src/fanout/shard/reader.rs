@@ -123,7 +123,7 @@ impl<M: Message, C> Reader<M, C> {
     }
 
     /// Creates the reader of a shard that is made later: it [begins](Self::begin_at) when it is told where.
-    pub(super) fn late(port: Arc<Port<M>>, index: usize, most_deferred: usize) -> Self {
+    pub(super) fn added(port: Arc<Port<M>>, index: usize, most_deferred: usize) -> Self {
         Self { has_begun: false, ..Self::new(port, index, most_deferred) }
     }
 

@@ -1,7 +1,6 @@
-//! The times at which a shard has to visit members whose messages wait for their time.
+//! The times at which a shard has to visit members whose messages are delayed by a rate.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::Context;
@@ -10,20 +9,17 @@ use tokio::time::{Sleep, sleep_until};
 
 use crate::fanout::clock::{Clock, SessionMs};
 use crate::fanout::member_handle::MemberHandle;
+use crate::fanout::shard::lossy::Rearmed;
 use crate::fanout::shard::member::Member;
 use crate::fanout::slot::Slot;
 
-/// Members by the time at which they are to be visited. A shard whose members have no rates has no timer.
+/// Members by the time at which they are to be visited, each at most once. A shard whose members have no rates has no
+/// timer.
 #[derive(Default)]
 pub(super) struct Timers {
-    due: BinaryHeap<Reverse<(SessionMs, Slot)>>,
+    due: BTreeSet<(SessionMs, Slot)>,
     sleep: Option<Alarm>,
-    /// How many of the times belong to members that have left, at most.
-    outdated: usize,
 }
-
-/// So many outdated times may stay.
-const FEW: usize = 64;
 
 /// A timer of the runtime, and the time that it is set for.
 struct Alarm {
@@ -33,25 +29,21 @@ struct Alarm {
 
 impl Timers {
     /// Takes note of what the queues of the member in `slot` have lost, and has it visited when its next message is due.
-    #[cold]
+    #[inline(never)]
     pub(super) fn follow_up<O: MemberHandle>(&mut self, slot: Slot, member: &mut Member<O>, now: SessionMs) {
-        if let Some(due) = member.follow_up(now) {
-            self.due.push(Reverse((due, slot)));
+        if let Some(Rearmed { before, due }) = member.follow_up(now) {
+            before.map(|before| self.due.remove(&(before, slot)));
+            self.due.insert((due, slot));
         }
     }
 
-    /// Notes that a member has left that was to be visited `times` times. Once most times are of such members, `is_armed`
-    /// says which aren't.
-    pub(super) fn forget(&mut self, times: usize, mut is_armed: impl FnMut(SessionMs, Slot) -> bool) {
-        self.outdated += times;
-        if self.outdated > self.due.len() / 2 && self.outdated > FEW {
-            self.due.retain(|Reverse((due, slot))| is_armed(*due, *slot));
-            self.outdated = 0;
-        }
+    /// Forgets a member that leaves, and that was to be visited at `due`.
+    pub(super) fn forget(&mut self, slot: Slot, due: SessionMs) {
+        self.due.remove(&(due, slot));
     }
 
     /// Hands every slot whose time has come to `each`. If a time is still to come, the task of `cx` is woken then.
-    /// Returns the time, which may have gone on: a member that is visited for its time must not find it to come.
+    /// Returns the time, which may have gone on: a member whose time has come must not find it still to come.
     pub(super) fn take_due(
         &mut self,
         cx: &mut Context<'_>,
@@ -60,13 +52,13 @@ impl Timers {
         mut each: impl FnMut(Slot),
     ) -> SessionMs {
         loop {
-            while let Some(Reverse((due, slot))) = self.due.peek().copied()
+            while let Some((due, slot)) = self.due.first().copied()
                 && due <= now
             {
-                self.due.pop();
+                self.due.pop_first();
                 each(slot);
             }
-            let Some(Reverse((due, _))) = self.due.peek().copied() else { return now };
+            let Some((due, _)) = self.due.first().copied() else { return now };
             let alarm =
                 self.sleep.get_or_insert_with(|| Alarm { sleep: Box::pin(sleep_until(clock.at(due))), set_for: due });
             if alarm.set_for != due {
@@ -94,7 +86,7 @@ mod tests {
     async fn a_member_is_due_by_the_time_of_its_visit() {
         let (clock, mut timers) = (Clock::new(), Timers::default());
         let (due, slot) = (SessionMs(5), Slot::new(3));
-        timers.due.push(Reverse((due, slot)));
+        timers.due.insert((due, slot));
         let mut cx = Context::from_waker(Waker::noop());
         let now = clock.now();
         assert_eq!(timers.take_due(&mut cx, clock, now, |_| panic!("it isn't due")), now);

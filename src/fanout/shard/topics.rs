@@ -16,33 +16,31 @@ pub(super) struct TopicIndex<M> {
     topics: FxHashMap<TopicKey, TopicEntry<M>>,
     /// The places of each member in the topics' lists, by its slot. Ends behind the last member that has subscribed.
     members: Vec<Places>,
-    /// How many topics there may be before the shard looks for those that have ended.
+    /// How many topics there may be before the shard looks for those without handles.
     sweep_at: usize,
-    /// The shortest age limit of the topics that the shard knows.
-    least_age: Duration,
-    /// A topic with that limit is gone, or has another one.
-    is_age_outdated: bool,
+    /// The shortest age limit of the topics that the shard knows, if it was asked for since they changed.
+    least_age: Option<Duration>,
 }
 
 /// What the shard knows of a topic.
 pub(super) struct TopicEntry<M> {
     subscribers: Vec<Subscriber>,
     /// How many of the subscribers have a rate of their own.
-    wishes: u32,
+    own_rates: u32,
     /// For a topic that has, or had, another profile than the default.
-    special: Option<Box<Special<M>>>,
+    profiled: Option<Box<Profiled<M>>>,
 }
 
 /// A copy of a topic's profile, and the messages that the shard keeps for late subscribers.
-pub(super) struct Special<M> {
+pub(super) struct Profiled<M> {
     topic: WeakTopic,
-    version: u32,
+    version: u64,
     profile: Profile,
     last: VecDeque<(M, usize)>,
 }
 
 /// What a shard keeps of topics, for a shard that is made later.
-pub(in crate::fanout) struct KeptTopics<M>(Vec<(TopicKey, Special<M>)>);
+pub(in crate::fanout) struct KeptTopics<M>(Vec<(TopicKey, Profiled<M>)>);
 
 impl<M> Default for KeptTopics<M> {
     fn default() -> Self {
@@ -56,7 +54,7 @@ pub(super) struct Subscriber {
     pub(super) slot: Slot,
     pub(super) tag: SubscriptionTag,
     /// The subscriber has a rate of its own, which its queues know.
-    pub(super) has_wish: bool,
+    pub(super) has_own_rate: bool,
 }
 
 /// A member's index in a topic's list, and its share of the topic's count.
@@ -109,12 +107,12 @@ impl Places {
 /// What a shard has to know of a topic to hand on its message.
 pub(super) struct TopicAudience<'a> {
     pub(super) subscribers: &'a [Subscriber],
-    /// The topic's profile and its version, unless the topic is plain: reliable ever since, and nobody has a rate.
-    pub(super) special: Option<(Profile, u32)>,
+    /// The topic's profile and its version. `None` if it never had one and no subscriber has a rate.
+    pub(super) profiled: Option<(Profile, u64)>,
 }
 
 impl TopicAudience<'_> {
-    pub(super) const NOBODY: Self = Self { subscribers: &[], special: None };
+    pub(super) const NOBODY: Self = Self { subscribers: &[], profiled: None };
 }
 
 /// Up to so many topics, looking at all of them costs next to nothing.
@@ -122,31 +120,25 @@ const FEW: usize = 64;
 
 impl<M> Default for TopicEntry<M> {
     fn default() -> Self {
-        Self { subscribers: Vec::new(), wishes: 0, special: None }
+        Self { subscribers: Vec::new(), own_rates: 0, profiled: None }
     }
 }
 
 impl<M> TopicEntry<M> {
     /// How long a message may wait.
     fn max_age(&self) -> Duration {
-        self.special.as_ref().map_or(Duration::MAX, |special| special.profile.max_age())
+        self.profiled.as_ref().map_or(Duration::MAX, |profiled| profiled.profile.max_age())
     }
 
     /// Whether nothing is lost if the shard forgets the topic.
     fn is_idle(&self) -> bool {
-        self.subscribers.is_empty() && self.special.as_ref().is_none_or(|special| special.last.is_empty())
+        self.subscribers.is_empty() && self.profiled.as_ref().is_none_or(|profiled| profiled.last.is_empty())
     }
 }
 
 impl<M: Message> TopicIndex<M> {
     pub(super) fn new() -> Self {
-        Self {
-            topics: FxHashMap::default(),
-            members: Vec::new(),
-            sweep_at: 0,
-            least_age: Duration::MAX,
-            is_age_outdated: false,
-        }
+        Self { topics: FxHashMap::default(), members: Vec::new(), sweep_at: 0, least_age: None }
     }
 
     /// The audience of a message for `topic`.
@@ -154,110 +146,106 @@ impl<M: Message> TopicIndex<M> {
     pub(super) fn audience(&mut self, topic: &Topic) -> TopicAudience<'_> {
         let key = topic.key();
         if topic.version() > 0 {
-            return self.special_audience(topic);
+            return self.profiled_audience(topic);
         }
         let Some(entry) = self.topics.get(&key) else { return TopicAudience::NOBODY };
-        let special = (entry.wishes > 0).then(|| (Profile::default(), 0));
-        TopicAudience { subscribers: &entry.subscribers, special }
+        let profiled = (entry.own_rates > 0).then(|| (Profile::default(), 0));
+        TopicAudience { subscribers: &entry.subscribers, profiled }
     }
 
-    #[cold]
-    fn special_audience(&mut self, topic: &Topic) -> TopicAudience<'_> {
+    #[inline(never)]
+    fn profiled_audience(&mut self, topic: &Topic) -> TopicAudience<'_> {
         self.update(topic);
         let Some(entry) = self.topics.get(&topic.key()) else { return TopicAudience::NOBODY };
-        let special = entry.special.as_ref().map(|special| (special.profile, special.version));
-        TopicAudience { subscribers: &entry.subscribers, special }
+        let profiled = entry.profiled.as_ref().map(|profiled| (profiled.profile, profiled.version));
+        TopicAudience { subscribers: &entry.subscribers, profiled }
     }
 
     /// Takes over the topic's profile, if it has changed.
     fn update(&mut self, topic: &Topic) {
         let entry = self.topics.entry(topic.key()).or_default();
         let version = topic.version();
-        if version == 0 || entry.special.as_ref().is_some_and(|special| special.version == version) {
+        if version == 0 || entry.profiled.as_ref().is_some_and(|profiled| profiled.version == version) {
             return;
         }
         let (profile, version) = topic.versioned();
-        let before = entry.special.as_ref().map_or(Duration::MAX, |special| special.profile.max_age());
-        match &mut entry.special {
-            Some(special) => {
-                (special.profile, special.version) = (profile, version);
-                let excess = special.last.len().saturating_sub(profile.retained());
+        match &mut entry.profiled {
+            Some(profiled) => {
+                (profiled.profile, profiled.version) = (profile, version);
+                let excess = profiled.last.len().saturating_sub(profile.retained());
                 // The drop of a message may panic.
-                caught(|| drop(special.last.drain(..excess)));
+                caught(|| drop(profiled.last.drain(..excess)));
             }
             none => {
-                *none = Some(Box::new(Special { topic: topic.downgrade(), version, profile, last: VecDeque::new() }));
+                *none = Some(Box::new(Profiled { topic: topic.downgrade(), version, profile, last: VecDeque::new() }));
             }
         }
         self.sweep();
-        self.least_age = self.least_age.min(profile.max_age());
-        self.is_age_outdated |= before == self.least_age && profile.max_age() > before;
+        self.least_age = None;
     }
 
     /// The shortest time for which a topic lets its messages wait.
     pub(super) fn least_age(&mut self) -> Duration {
-        if std::mem::take(&mut self.is_age_outdated) {
-            let special = self.topics.values().filter_map(|entry| entry.special.as_ref());
-            self.least_age = special.map(|special| special.profile.max_age()).min().unwrap_or(Duration::MAX);
-        }
-        self.least_age
+        let topics = &self.topics;
+        *self.least_age.get_or_insert_with(|| topics.values().map(TopicEntry::max_age).min().unwrap_or(Duration::MAX))
     }
 
     /// Forgets a topic. The drop of a retained message may panic.
     fn forget(&mut self, topic: TopicKey) {
         if let Some(entry) = self.topics.remove(&topic) {
-            self.is_age_outdated |= entry.max_age() == self.least_age;
+            self.least_age = None;
             caught(|| drop(entry));
         }
     }
 
     /// Keeps a message of `topic` for late subscribers, if the topic retains any.
     pub(super) fn retain(&mut self, topic: TopicKey, message: &M, bytes: usize) {
-        let special = self.topics.get_mut(&topic).and_then(|entry| entry.special.as_mut());
-        let Some(special) = special.filter(|special| special.profile.retained() > 0) else { return };
-        special.last.push_back((message.clone(), bytes));
-        while special.last.len() > special.profile.retained() {
-            special.last.pop_front();
+        let profiled = self.topics.get_mut(&topic).and_then(|entry| entry.profiled.as_mut());
+        let Some(profiled) = profiled.filter(|profiled| profiled.profile.retained() > 0) else { return };
+        profiled.last.push_back((message.clone(), bytes));
+        while profiled.last.len() > profiled.profile.retained() {
+            profiled.last.pop_front();
         }
     }
 
     /// A copy of what is kept for late subscribers, with the topics' profiles.
     pub(super) fn kept(&self) -> KeptTopics<M> {
-        let special = self.topics.iter().filter_map(|(key, entry)| Some((*key, entry.special.as_deref()?)));
-        let copies = special.map(|(key, special)| {
-            let Special { topic, version, profile, last } = special;
-            (key, Special { topic: topic.clone(), version: *version, profile: *profile, last: last.clone() })
+        let profiled = self.topics.iter().filter_map(|(key, entry)| Some((*key, entry.profiled.as_deref()?)));
+        let copies = profiled.map(|(key, profiled)| {
+            let Profiled { topic, version, profile, last } = profiled;
+            (key, Profiled { topic: topic.clone(), version: *version, profile: *profile, last: last.clone() })
         });
         KeptTopics(copies.collect())
     }
 
     /// Takes over what another shard has kept. This one has kept nothing yet.
     pub(super) fn take_over(&mut self, kept: KeptTopics<M>) {
-        for (key, special) in kept.0 {
-            self.least_age = self.least_age.min(special.profile.max_age());
-            self.topics.entry(key).or_default().special = Some(Box::new(special));
+        for (key, profiled) in kept.0 {
+            self.least_age = None;
+            self.topics.entry(key).or_default().profiled = Some(Box::new(profiled));
         }
         self.sweep();
     }
 
-    /// The profile of `topic`, and the messages that a late subscriber gets, with their lengths, if it `is_late`.
-    pub(super) fn snapshot(&mut self, topic: &Topic, is_late: bool) -> (Profile, VecDeque<(M, usize)>) {
+    /// The profile of `topic`, and the messages that a late subscriber gets, with their lengths, if it `is_new`.
+    pub(super) fn snapshot(&mut self, topic: &Topic, is_new: bool) -> (Profile, VecDeque<(M, usize)>) {
         self.update(topic);
-        let special = self.topics.get(&topic.key()).and_then(|entry| entry.special.as_ref());
-        let last = |special: &Special<M>| if is_late { special.last.clone() } else { VecDeque::new() };
-        special.map_or_else(Default::default, |special| (special.profile, last(special)))
+        let profiled = self.topics.get(&topic.key()).and_then(|entry| entry.profiled.as_ref());
+        let last = |profiled: &Profiled<M>| if is_new { profiled.last.clone() } else { VecDeque::new() };
+        profiled.map_or_else(Default::default, |profiled| (profiled.profile, last(profiled)))
     }
 
-    /// Looks for topics that have ended: each time a topic comes, while there are few, and later each time their number
+    /// Looks for topics without handles: each time a topic comes, while there are few, and later each time their number
     /// has doubled.
     fn sweep(&mut self) {
         if self.topics.len() > FEW && self.topics.len() < self.sweep_at {
             return;
         }
-        let is_alive = |entry: &TopicEntry<M>| entry.special.as_ref().is_some_and(|special| special.topic.is_alive());
+        let is_alive =
+            |entry: &TopicEntry<M>| entry.profiled.as_ref().is_some_and(|profiled| profiled.topic.is_alive());
         let ended = self.topics.extract_if(|_, entry| entry.subscribers.is_empty() && !is_alive(entry));
         for (_, ended) in ended {
-            self.is_age_outdated |= ended.max_age() == self.least_age;
+            self.least_age = None;
             // The drop of a message may panic.
             caught(|| drop(ended));
         }
@@ -270,9 +258,9 @@ impl<M: Message> TopicIndex<M> {
         slot: Slot,
         counted: Counted,
         tag: SubscriptionTag,
-        wish: Option<Rate>,
+        own_rate: Option<Rate>,
     ) -> Subscribed {
-        let (topic, has_wish) = (counted.topic().key(), wish.is_some());
+        let (topic, has_own_rate) = (counted.topic().key(), own_rate.is_some());
         let entry = self.topics.entry(topic).or_default();
         if slot.index() >= self.members.len() {
             self.members.resize_with(slot.index() + 1, Places::default);
@@ -280,14 +268,14 @@ impl<M: Message> TopicIndex<M> {
         let places = &mut self.members[slot.index()];
         if let Some(place) = places.get_mut(topic) {
             let subscriber = &mut entry.subscribers[place.index as usize];
-            entry.wishes = entry.wishes + u32::from(has_wish) - u32::from(subscriber.has_wish);
-            (subscriber.tag, subscriber.has_wish) = (tag, has_wish);
+            entry.own_rates = entry.own_rates + u32::from(has_own_rate) - u32::from(subscriber.has_own_rate);
+            (subscriber.tag, subscriber.has_own_rate) = (tag, has_own_rate);
             return Subscribed::Retagged;
         }
         let index = u32::try_from(entry.subscribers.len()).expect("a shard holds fewer members");
         places.insert(SubscriberIndex { index, counted });
-        entry.subscribers.push(Subscriber { slot, tag, has_wish });
-        entry.wishes += u32::from(has_wish);
+        entry.subscribers.push(Subscriber { slot, tag, has_own_rate });
+        entry.own_rates += u32::from(has_own_rate);
         Subscribed::New
     }
 
@@ -322,7 +310,7 @@ impl<M: Message> TopicIndex<M> {
     fn vacate(&mut self, topic: TopicKey, SubscriberIndex { index, counted }: SubscriberIndex) {
         let entry = self.topics.get_mut(&topic).expect("a topic with a place has a list");
         let gone = entry.subscribers.swap_remove(index as usize);
-        entry.wishes -= u32::from(gone.has_wish);
+        entry.own_rates -= u32::from(gone.has_own_rate);
         match entry.subscribers.get(index as usize).copied() {
             Some(moved) => {
                 let place = self.members[moved.slot.index()].get_mut(topic);

@@ -20,7 +20,7 @@ const END_OF_RECORD: i32 = 0x80;
 
 /// How the kernel may gather the bytes of several writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Gathering {
+pub(super) enum Coalescing {
     /// It fills its last unsent segment, of up to 64 KiB, whatever [`limit_unsent`] says: it only applies the limit
     /// before it begins another segment.
     #[default]
@@ -45,12 +45,12 @@ pub(super) fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<u
 }
 
 /// Writes as much of `first` and `second` as the kernel takes, in one call. Returns how many bytes that was.
-pub(super) fn write(stream: &TcpStream, first: &[u8], second: &[u8], gathering: Gathering) -> io::Result<usize> {
+pub(super) fn write(stream: &TcpStream, first: &[u8], second: &[u8], gathering: Coalescing) -> io::Result<usize> {
     let wanted = first.len() + second.len();
     if wanted == 0 {
         return Ok(0);
     }
-    let flags = NO_SIGNAL.filter(|_| gathering == Gathering::Strict).map(|no_signal| no_signal | END_OF_RECORD);
+    let flags = NO_SIGNAL.filter(|_| gathering == Coalescing::Strict).map(|no_signal| no_signal | END_OF_RECORD);
     let pieces = &[IoSlice::new(first), IoSlice::new(second)];
     let written = once(stream, Interest::WRITABLE, wanted, || match (first, second, flags) {
         (only, [], None) | ([], only, None) => stream.try_write(only),
@@ -71,13 +71,13 @@ pub(super) fn write(stream: &TcpStream, first: &[u8], second: &[u8], gathering: 
 /// goes through the reactor, and thereby notes that the stream isn't ready, as [`once`] describes.
 pub(super) fn write_eagerly(stream: &TcpStream, first: &[u8], second: &[u8]) -> io::Result<usize> {
     let Some(no_signal) = NO_SIGNAL.filter(|_| second.is_empty() && !first.is_empty()) else {
-        return write(stream, first, second, Gathering::Free);
+        return write(stream, first, second, Coalescing::Free);
     };
     match SockRef::from(stream).send_with_flags(first, no_signal) {
         Ok(count) if count == first.len() => Ok(count),
-        Ok(count) => Ok(count + write(stream, &first[count..], &[], Gathering::Free)?),
+        Ok(count) => Ok(count + write(stream, &first[count..], &[], Coalescing::Free)?),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-            write(stream, first, &[], Gathering::Free)
+            write(stream, first, &[], Coalescing::Free)
         }
         Err(error) => Err(error),
     }
@@ -122,7 +122,7 @@ pub(super) fn shut_down(stream: &TcpStream) {
 pub(super) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         stream.writable().await?;
-        let written = write(stream, bytes, &[], Gathering::Free)?;
+        let written = write(stream, bytes, &[], Coalescing::Free)?;
         bytes = &bytes[written..];
     }
     Ok(())

@@ -5,7 +5,7 @@
 //! [`LEAST`]. It doesn't limit the rate: the link has what is sent and not acknowledged, and the writer has these 50 ms
 //! to write more. `perf/slow-links.md` has the throughput for each window.
 
-use super::socket::Gathering;
+use super::socket::Coalescing;
 
 /// The smallest window, in bytes: nearly three segments of an ordinary link.
 const LEAST: u32 = 4 << 10;
@@ -46,8 +46,8 @@ impl UnsentWindow {
     }
 
     /// How the kernel has to gather what is written, for the window to hold.
-    pub(super) fn gathering(self) -> Gathering {
-        if self.bytes() < SEGMENT { Gathering::Strict } else { Gathering::Free }
+    pub(super) fn gathering(self) -> Coalescing {
+        if self.bytes() < SEGMENT { Coalescing::Strict } else { Coalescing::Free }
     }
 
     fn bytes(self) -> u32 {

@@ -28,7 +28,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::batch::{self, Batch};
-use super::socket::{self, Gathering};
+use super::socket::{self, Coalescing};
 use crate::contract::Progress;
 
 /// The writing side of a connection: what waits for the socket, and how it drains.
@@ -38,7 +38,7 @@ pub(super) struct Writer {
     unsent: Option<Box<UnsentBytes>>,
     /// The close handshake has begun: no more data.
     closing: bool,
-    gathering: Gathering,
+    gathering: Coalescing,
     /// When the kernel last took bytes after it had refused some, which it does because the client has acknowledged
     /// others.
     drained: Option<Instant>,
@@ -92,7 +92,7 @@ impl Writer {
     }
 
     /// Has later writes be gathered by the kernel like this.
-    pub(super) fn gather(&mut self, gathering: Gathering) {
+    pub(super) fn gather(&mut self, gathering: Coalescing) {
         self.gathering = gathering;
     }
 
@@ -116,8 +116,8 @@ impl Writer {
     pub(super) fn write_batch(&mut self, stream: &TcpStream, batch: &mut Batch) -> io::Result<()> {
         if self.unsent.is_none() {
             let written = match self.gathering {
-                Gathering::Free => socket::write_eagerly(stream, batch.bytes(), batch.tail())?,
-                Gathering::Strict => socket::write(stream, batch.bytes(), batch.tail(), self.gathering)?,
+                Coalescing::Free => socket::write_eagerly(stream, batch.bytes(), batch.tail())?,
+                Coalescing::Strict => socket::write(stream, batch.bytes(), batch.tail(), self.gathering)?,
             };
             if written < batch.len() {
                 // A batch that goes at once needs no report: the end of the flush is enough.
@@ -228,7 +228,7 @@ impl UnsentBytes {
     }
 
     /// Writes as much as the kernel takes. Returns how many bytes that was.
-    fn write(&mut self, stream: &TcpStream, gathering: Gathering) -> io::Result<usize> {
+    fn write(&mut self, stream: &TcpStream, gathering: Coalescing) -> io::Result<usize> {
         let before = self.control.len() + self.data_len();
         let mut encoded = 0;
         loop {
@@ -258,7 +258,7 @@ impl UnsentBytes {
         Ok(before + encoded - self.control.len() - self.data_len())
     }
 
-    fn write_data(&mut self, stream: &TcpStream, limit: usize, gathering: Gathering) -> io::Result<()> {
+    fn write_data(&mut self, stream: &TcpStream, limit: usize, gathering: Coalescing) -> io::Result<()> {
         let own = self.bytes.len();
         let first = &self.bytes[self.at.min(own)..limit.min(own)];
         let second = &self.tail[self.at.saturating_sub(own)..limit.saturating_sub(own)];
