@@ -14,7 +14,7 @@
 //! | [`SkipSet`] | inserting and popping from any thread; each element is popped once | the pop of an element acquires what its insert released; an insert that didn't happen before the pop may be missed |
 //! | [`DashMap`] | a reader-writer lock over each part of the map | loom's reader-writer lock, one for each of the first keys; accesses after a guard is dropped are unordered |
 //! | [`OnceBox`] | the first caller to initialise wins, the others get its value | compare-exchange (AcqRel), loads acquire |
-//! | [`Notify`] | `notify_waiters` wakes every wait that began before it | one relaxed read-modify-write each; only the wake-up makes visible what was done before the call |
+//! | [`Notify`] | `notify_waiters` wakes every wait that began before it, `notify_one` one wait, perhaps the next one | one relaxed read-modify-write each; only the wake-up makes visible what was done before the call |
 //! | [`AtomicWaker`] | `register` acquires what earlier calls of `wake` released; a later `wake` wakes the registered task | one atomic step each: `register` acquires, `wake` releases |
 //!
 //! A model that uses the stand-ins shows that *our* algorithm holds if the originals keep those promises. It doesn't

@@ -1,4 +1,4 @@
-//! Stand-in for `tokio::sync::Notify`, limited to notifying all waiting tasks at once.
+//! Stand-in for `tokio::sync::Notify`: notifies all waiting tasks at once, or the only one that ever waits.
 
 use std::fmt;
 use std::future::Future;
@@ -10,11 +10,13 @@ use loom::sync::atomic::Ordering::Relaxed;
 
 use super::hidden::Hidden;
 
-/// Wakes every waiting task. Only the wake-up of a task makes visible what the notifying thread did before; checking
+/// Wakes waiting tasks. Only the wake-up of a task makes visible what the notifying thread did before; checking
 /// for a notification doesn't. The original takes a lock for both, but doesn't promise that ordering.
 pub(crate) struct Notify {
     /// The number of calls of `notify_waiters`.
     calls: AtomicUsize,
+    /// 1 if `notify_one` was called and no wait has ended by it yet.
+    permit: AtomicUsize,
     waiting: Hidden<Vec<Waker>>,
 }
 
@@ -27,17 +29,23 @@ pub(crate) struct Notified<'a> {
 
 impl Notify {
     pub(crate) fn new() -> Self {
-        Self { calls: AtomicUsize::new(0), waiting: Hidden::new(Vec::new()) }
+        Self { calls: AtomicUsize::new(0), permit: AtomicUsize::new(0), waiting: Hidden::new(Vec::new()) }
     }
 
     pub(crate) fn notify_waiters(&self) {
         self.calls.fetch_add(1, Relaxed);
-        let waiting = std::mem::take(&mut *self.waiting.get());
-        waiting.into_iter().for_each(Waker::wake);
+        self.wake();
     }
 
+    /// For one waiting task. If it doesn't wait yet, its next wait ends at once.
     pub(crate) fn notify_one(&self) {
-        self.notify_waiters();
+        self.permit.swap(1, Relaxed);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.get());
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     pub(crate) fn notified(&self) -> Notified<'_> {
@@ -62,7 +70,7 @@ impl Future for Notified<'_> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.notify.waiting.get().push(cx.waker().clone());
-        if self.enable() { Poll::Ready(()) } else { Poll::Pending }
+        if self.notify.permit.swap(0, Relaxed) == 1 || self.enable() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
