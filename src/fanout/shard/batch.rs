@@ -30,8 +30,33 @@ pub(in crate::fanout) struct ReadBatch<M> {
 #[derive(Debug)]
 struct Run {
     messages: Range<usize>,
-    /// The index of its topic among the profiled ones.
-    profiled: Option<u32>,
+    treatment: Treatment,
+}
+
+/// What members have to look at when they are handed a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Treatment {
+    /// Nothing: the run is for everybody, or for a topic that is and was reliable.
+    Plain,
+    /// Messages that may be dropped, without a rate. To a member that keeps up, and has no rate either, they go as plain
+    /// ones do. The number is the index among the profiled topics.
+    Droppable(u32),
+    /// The profile of the topic with this index.
+    ByProfile(u32),
+}
+
+impl Treatment {
+    fn of(profile: &Profile, index: u32) -> Self {
+        if profile.is_reliable() || profile.rate().is_some() { Self::ByProfile(index) } else { Self::Droppable(index) }
+    }
+
+    /// The index of the topic among the profiled ones.
+    pub(super) fn profiled(self) -> Option<u32> {
+        match self {
+            Self::Plain => None,
+            Self::Droppable(index) | Self::ByProfile(index) => Some(index),
+        }
+    }
 }
 
 /// A topic of a run that needs more than to be handed on in order: it has, or had, another profile than the default, or
@@ -90,18 +115,20 @@ impl<M> ReadBatch<M> {
         self.entries.push(EntryMeta { position, bytes, before, retained: None });
         match self.runs.last_mut() {
             Some(last)
-                if self.last == topic && is_same(last.profiled.map(|at| &self.profiled[at as usize]), profiled) =>
+                if self.last == topic
+                    && is_same(last.treatment.profiled().map(|at| &self.profiled[at as usize]), profiled) =>
             {
                 last.messages.end += 1;
                 None
             }
             _ => {
                 let run = u32::try_from(self.runs.len()).expect("there are no more than messages");
-                let profiled = profiled.map(|(topic, profile, version)| {
+                let treatment = profiled.map_or(Treatment::Plain, |(topic, profile, version)| {
                     self.profiled.push(ProfiledTopic::new(topic.clone(), *profile, version));
-                    u32::try_from(self.profiled.len() - 1).expect("there are no more than messages")
+                    let index = u32::try_from(self.profiled.len() - 1).expect("there are no more than messages");
+                    Treatment::of(profile, index)
                 });
-                self.runs.push(Run { messages: at..at + 1, profiled });
+                self.runs.push(Run { messages: at..at + 1, treatment });
                 self.last = topic;
                 if topic.is_none() {
                     self.to_all.push(run);
@@ -115,11 +142,11 @@ impl<M> ReadBatch<M> {
         self.messages.is_empty()
     }
 
-    /// The messages of a run, and the index of its topic among the profiled ones.
+    /// The messages of a run, and what members have to look at.
     #[inline]
-    pub(super) fn run(&self, index: u32) -> (Range<usize>, Option<u32>) {
+    pub(super) fn run(&self, index: u32) -> (Range<usize>, Treatment) {
         let run = &self.runs[index as usize];
-        (run.messages.clone(), run.profiled)
+        (run.messages.clone(), run.treatment)
     }
 
     pub(super) fn profiled(&mut self, index: u32) -> &mut ProfiledTopic {

@@ -39,7 +39,7 @@ use crate::fanout::outbox::control_queue::Direct;
 use crate::fanout::outbox::drain::Drain;
 use crate::fanout::port::Port;
 use crate::fanout::shard::backlog::{Backlog, Kind, Popped, SnapshotTaken};
-use crate::fanout::shard::batch::{EntryMeta, ProfiledTopic, ReadBatch, TopicRun, TopicRuns};
+use crate::fanout::shard::batch::{EntryMeta, ProfiledTopic, ReadBatch, TopicRun, TopicRuns, Treatment};
 use crate::fanout::shard::budget::{Gathering, Load, Quota};
 use crate::fanout::shard::link::LinkRate;
 use crate::fanout::shard::lossy::{Change, LossyQueues, Rearmed, Taken};
@@ -379,10 +379,16 @@ impl<O: MemberHandle> Member<O> {
             };
             by_all += usize::from(topic.is_none());
             by_topic += usize::from(topic.is_some());
-            let (run, profiled) = visit.batch.run(run);
-            match (topic, profiled) {
-                (Some(topic), Some(profiled)) => self.place_profiled(run, profiled, topic, visit)?,
-                (topic, _) => self.place_run(run, topic.map(|topic| topic.tag), visit)?,
+            let (run, treatment) = visit.batch.run(run);
+            match (topic, treatment) {
+                (None, _) | (_, Treatment::Plain) => self.place_run(run, topic.map(|topic| topic.tag), visit)?,
+                // Without a backlog it has no rate of its own either, and no total rate.
+                (Some(topic), Treatment::Droppable(profiled)) if self.backlog.is_none() => {
+                    self.place_droppable(run, profiled, topic, visit)?;
+                }
+                (Some(topic), Treatment::Droppable(profiled) | Treatment::ByProfile(profiled)) => {
+                    self.place_profiled(run, profiled, topic, visit)?;
+                }
             }
         }
         if by_topic > 0 {
@@ -406,6 +412,31 @@ impl<O: MemberHandle> Member<O> {
             }
         }
         Ok(())
+    }
+
+    /// Places a run of messages that may be dropped, for which neither the topic nor the member has a rate. Nothing waits
+    /// for the member outside its sink.
+    #[inline(always)]
+    fn place_droppable(
+        &mut self,
+        mut run: Range<usize>,
+        profiled: u32,
+        topic: TopicRun,
+        visit: &mut VisitContext<'_, O::Message>,
+    ) -> Outcome<(), O> {
+        // First, because the sink may fail or panic when it is asked.
+        visit.counts.offered += 1;
+        self.in_hand = 1;
+        if self.is_open(visit.quota)? {
+            run.start += self.start_send_run(run.clone(), Some(topic.tag), visit, Some(profiled))?;
+            if run.is_empty() {
+                return Ok(());
+            }
+        } else {
+            visit.counts.offered -= 1;
+            self.in_hand = 0;
+        }
+        self.place_profiled(run, profiled, topic, visit)
     }
 
     /// Places a run of a profiled topic.
@@ -634,7 +665,9 @@ impl<O: MemberHandle> Member<O> {
         if self.is_metered {
             self.charge(load.bytes, visit.now);
         }
-        if let Some(profiled) = profiled {
+        if taken < count
+            && let Some(profiled) = profiled
+        {
             visit.batch.profiled(profiled).handed_on -= (count - taken) as u64;
         }
         Ok(taken)
