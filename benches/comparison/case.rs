@@ -42,9 +42,17 @@ impl Case {
         format!("{}/{}", self.group, self.name)
     }
 
+    /// Adds a column. Columns of one name are averaged within a round: where the memory of a session lies makes a
+    /// difference of some percent.
     pub(crate) fn column(mut self, name: &'static str, start: impl Fn(&Arc<Runtime>) -> Runner + 'static) -> Self {
         self.columns.push(Column { name, start: Box::new(start) });
         self
+    }
+
+    /// The first column of each name.
+    pub(crate) fn distinct(&self) -> impl Iterator<Item = &Column> {
+        let is_first = |at: usize| self.columns[..at].iter().all(|before| before.name != self.columns[at].name);
+        (0..self.columns.len()).filter(move |at| is_first(*at)).map(|at| &self.columns[at])
     }
 
     /// Compares these two columns with each other, instead of the baseline with lanecast.

@@ -114,16 +114,15 @@ pub(crate) fn calibrate(runner: &mut Runner, round: Duration) -> u64 {
 }
 
 fn outcome(case: &Case, rounds: &[Vec<f64>]) -> Outcome {
-    let columns: Vec<_> = case
-        .columns
-        .iter()
-        .enumerate()
-        .map(|(at, column)| (column.name, quantile(rounds.iter().map(|times| times[at]), 0.5)))
-        .collect();
-    let place =
-        |name: &str| case.columns.iter().position(|column| column.name == name).expect("a ratio of two columns");
-    let (of, to) = (place(case.ratio.0), place(case.ratio.1));
-    let ratios = || rounds.iter().map(|times| times[of] / times[to]);
+    // The mean of all columns of that name.
+    let time = |times: &[f64], name: &str| {
+        let of_name = case.columns.iter().zip(times).filter(|(column, _)| column.name == name);
+        let (count, sum) = of_name.fold((0_u32, 0.0), |(count, sum), (_, time)| (count + 1, sum + time));
+        sum / f64::from(count)
+    };
+    let median = |name| (name, quantile(rounds.iter().map(|times| time(times, name)), 0.5));
+    let columns: Vec<_> = case.distinct().map(|column| median(column.name)).collect();
+    let ratios = || rounds.iter().map(|times| time(times, case.ratio.0) / time(times, case.ratio.1));
     let ratio = quantile(ratios(), 0.5);
     let spread = (quantile(ratios(), 0.75) - quantile(ratios(), 0.25)) / ratio;
     Outcome { group: case.group, name: case.name.clone(), columns, ratio, spread }

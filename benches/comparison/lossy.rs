@@ -33,6 +33,8 @@ pub(crate) fn cases() -> Vec<Case> {
                 .own_ratio("lossy", "reliable")
                 .column("reliable", column(Profile::reliable(), None))
                 .column("lossy", column(lossy(), None))
+                .column("lossy", column(lossy(), None))
+                .column("reliable", column(Profile::reliable(), None))
                 .column("lossy-1%-behind", column(lossy(), Some(100)))
                 .column("lossy-10%-behind", column(lossy(), Some(10)))
                 .column("lossy-50%-behind", column(lossy(), Some(2)));

@@ -73,7 +73,7 @@ fn bench(criterion: &mut Criterion, case: &Case) {
     let runtime = Arc::new(Runtime::new().expect("a runtime"));
     let mut group = criterion.benchmark_group(case.group);
     group.throughput(Throughput::Elements(case.per)).sampling_mode(SamplingMode::Flat);
-    for column in &case.columns {
+    for column in case.distinct() {
         let mut runner = None;
         group.bench_function(BenchmarkId::new(column.name, &case.name), |b| {
             b.iter_custom(|iterations| runner.get_or_insert_with(|| (column.start)(&runtime))(iterations));

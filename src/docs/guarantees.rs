@@ -85,7 +85,8 @@
 //!
 //! # Linger
 //! With a [linger](crate::SessionBuilder::linger), broadcasts gather for up to that time, counted from the first one, plus
-//! up to a millisecond of timer granularity. Order, bounds and accounts are the same as without.
+//! up to a millisecond of timer granularity. They gather for less, but for half of the time at least, where it takes long
+//! to hand on what has gathered. Order, bounds and accounts are the same as without.
 //! Members that are behind are visited meanwhile. Joins, subscriptions, direct messages, a publisher that waits for the
 //! log, and the close end the gathering, so none of them waits for it.
 //!

@@ -3,7 +3,9 @@
 //! Most of what a delivery costs is the system call and the work of the kernel's network stack, whatever the message's
 //! length. A shard that lingers leaves the entries in the log, and hands on together what has gathered.
 //!
-//! The time begins when the shard first sees a filled entry that it hasn't read. While entries gather, the shard goes on
+//! The time begins when the shard first sees a filled entry that it hasn't read. It includes what it took to hand on to all
+//! members what had gathered before, so that a message arrives later by about that time and not by both; half of the time
+//! is always left for gathering. While entries gather, the shard goes on
 //! with everything else: members with a backlog are visited, newcomers get their initial messages, and members that
 //! have ended go. Gathering ends
 //! - when the time is over,
@@ -69,6 +71,12 @@ pub(in crate::fanout) trait GatherTimer {
 
     /// Whether the time is over. If not, its end wakes the task of `cx`.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool;
+
+    /// Notes that the shard begins to read what has gathered.
+    fn note_released(&mut self) {}
+
+    /// Notes that the shard has handed on all that has gathered, if it hasn't noted that since it began to read.
+    fn note_handed_on(&mut self) {}
 }
 
 impl<T: GatherTimer> Linger<T> {
@@ -93,10 +101,15 @@ impl<T: GatherTimer> Linger<T> {
     ) -> bool {
         let Some(timer) = &mut self.timer else { return false };
         let gathered = self.until.take();
-        if !is_called && !unread.has_command {
-            if unread.from < self.released {
-                return false;
+        if unread.from < self.released {
+            // More may have to be read than was published at that moment: it doesn't gather either.
+            if is_called || unread.has_command {
+                self.released = log.tail().position();
             }
+            return false;
+        }
+        timer.note_handed_on();
+        if !is_called && !unread.has_command {
             if !log.is_filled(unread.cursor, unread.from) {
                 // If it is filled from now on, it isn't read by this turn: it is the first of those that gather.
                 return true;
@@ -115,6 +128,9 @@ impl<T: GatherTimer> Linger<T> {
         }
         // What this turn doesn't read of it, because it began with a lower tail or has had enough, the next one does.
         self.released = log.tail().position();
+        if gathered.is_some() {
+            timer.note_released();
+        }
         false
     }
 }
@@ -125,21 +141,38 @@ pub(super) struct GatherSleep {
     /// The time that the session has set.
     time: Duration,
     sleep: Pin<Box<Sleep>>,
+    /// When the shard began to read what had gathered, until it has handed that on.
+    released: Option<Instant>,
+    /// How long it took to hand on what had gathered last.
+    handing_on: Duration,
 }
 
 impl GatherSleep {
     /// Creates a timer for `time`; `None` if that is zero.
     pub(super) fn new(time: Duration) -> Option<Self> {
-        (!time.is_zero()).then(|| Self { time, sleep: Box::pin(sleep_until(Instant::now())) })
+        let sleep = || Box::pin(sleep_until(Instant::now()));
+        (!time.is_zero()).then(|| Self { time, sleep: sleep(), released: None, handing_on: Duration::ZERO })
     }
 }
 
 impl GatherTimer for GatherSleep {
     fn begin(&mut self, at_most: Duration) {
-        self.sleep.as_mut().reset(Instant::now() + self.time.min(at_most));
+        let time = self.time.min(at_most);
+        let wait = time.saturating_sub(self.handing_on).max(time / 2);
+        self.sleep.as_mut().reset(Instant::now() + wait);
     }
 
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         self.sleep.as_mut().poll(cx).is_ready()
+    }
+
+    fn note_released(&mut self) {
+        self.released = Some(Instant::now());
+    }
+
+    fn note_handed_on(&mut self) {
+        if let Some(released) = self.released.take() {
+            self.handing_on = released.elapsed();
+        }
     }
 }
