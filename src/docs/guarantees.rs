@@ -84,9 +84,9 @@
 //! - **Events:** listeners are told of the first hold in a series, and of the end of the series.
 //!
 //! # Linger
-//! With a [linger](crate::SessionBuilder::linger), broadcasts gather for up to that time, counted from the first one, plus
-//! up to a millisecond of timer granularity. They gather for less, but for half of the time at least, where it takes long
-//! to hand on what has gathered. Order, bounds and accounts are the same as without.
+//! With a [linger](crate::SessionBuilder::linger), broadcasts gather for up to that time, counted from the first one. What it
+//! takes to hand them on, and a millisecond of timer granularity, are taken off, but no more than half of the time.
+//! Order, bounds and accounts are the same as without.
 //! Members that are behind are visited meanwhile. Joins, subscriptions, direct messages, a publisher that waits for the
 //! log, and the close end the gathering, so none of them waits for it.
 //!

@@ -126,10 +126,9 @@ impl<R: Room> SessionBuilder<R> {
     /// most 1 s.
     ///
     /// Each participant then gets one write for all broadcasts that have gathered, instead of one for each. Every
-    /// broadcast is delayed by up to `time`, counted from the first one that waits, plus up to 1 ms of timer granularity.
-    /// What it took to hand on the last ones to all participants counts as a part of the time, up to half of it: so the
-    /// last participant gets a broadcast about `time` later than without a linger.
-    /// The delay ends early
+    /// broadcast is delayed by up to `time`, counted from the first one that waits. What it takes to hand on to all
+    /// participants, and the timer's granularity of 1 ms, are a part of the time, up to half of it: so the last
+    /// participant gets a broadcast about `time` later than without a linger. The delay ends early
     /// - when as many broadcasts wait as a shard hands on together (512, or a quarter of a `queue_capacity` of less than
     ///   1,024),
     /// - when half of the [log](Self::log_capacity) is taken, or a publisher waits for it,

@@ -24,7 +24,7 @@ pub(super) struct LogSlot<M> {
     filled: AtomicU64,
     /// One copy for each shard that hasn't read the entry.
     copies: ArrayQueue<Entry<M>>,
-    /// How many shards haven't said that they have their copy.
+    /// How many shards haven't said that they have their copy, if several take one.
     left: AtomicU32,
 }
 

@@ -39,7 +39,7 @@ pub(super) enum Level {
     High,
 }
 
-/// How much was taken before and after a call. Its effect on the level is asked for only where members are counted.
+/// How much was taken before and after a call. Whether a level was crossed is asked for only where members are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Change {
     before: u64,

@@ -36,7 +36,7 @@ struct Run {
 /// What members have to look at when they are handed a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Treatment {
-    /// Nothing: the run is for everybody, or for a topic that is and was reliable.
+    /// Nothing: the run is for everybody, or for a topic that isn't profiled.
     Plain,
     /// Messages that may be dropped, without a rate. To a member that keeps up, and has no rate either, they go as plain
     /// ones do. The number is the index among the profiled topics.

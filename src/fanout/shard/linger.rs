@@ -4,10 +4,10 @@
 //! length. A shard that lingers leaves the entries in the log, and hands on together what has gathered.
 //!
 //! The time begins when the shard first sees a filled entry that it hasn't read. It includes what it took to hand on to all
-//! members what had gathered before, so that a message arrives later by about that time and not by both; half of the time
-//! is always left for gathering. While entries gather, the shard goes on
-//! with everything else: members with a backlog are visited, newcomers get their initial messages, and members that
-//! have ended go. Gathering ends
+//! members what had gathered before, and the granularity of the runtime's timers, so that the last member gets a message
+//! later by about that time. Half of the time is always left for gathering. While entries gather, the shard goes on with
+//! everything else: members with a backlog are visited, newcomers get their initial messages, and members that have ended
+//! go. Gathering ends
 //! - when the time is over,
 //! - when as many entries are filled as a turn reads, or half of the log,
 //! - when a publisher waits for capacity,
@@ -42,7 +42,8 @@ use crate::fanout::shard::reader::Unread;
 pub(in crate::fanout) struct Linger<T> {
     /// `None` if nothing gathers.
     timer: Option<T>,
-    /// Entries below this position don't gather: they have gathered already, or were there when gathering ended.
+    /// Entries below this position don't gather: they have gathered already, or were there when gathering ended or the
+    /// shard was called.
     released: Position,
     /// While entries gather: the position of the entry that ends it.
     until: Option<Position>,
@@ -75,8 +76,11 @@ pub(in crate::fanout) trait GatherTimer {
     /// Notes that the shard begins to read what has gathered.
     fn note_released(&mut self) {}
 
-    /// Notes that the shard has handed on all that has gathered, if it hasn't noted that since it began to read.
+    /// Notes that the shard has handed on all that had gathered, if it hasn't noted that since it began to read.
     fn note_handed_on(&mut self) {}
+
+    /// Notes that the shard reads on beyond what had gathered.
+    fn note_more(&mut self) {}
 }
 
 impl<T: GatherTimer> Linger<T> {
@@ -105,6 +109,7 @@ impl<T: GatherTimer> Linger<T> {
             // More may have to be read than was published at that moment: it doesn't gather either.
             if is_called || unread.has_command {
                 self.released = log.tail().position();
+                timer.note_more();
             }
             return false;
         }
@@ -135,6 +140,9 @@ impl<T: GatherTimer> Linger<T> {
     }
 }
 
+/// By how much tokio's timers may be late.
+const GRANULARITY: Duration = Duration::from_millis(1);
+
 /// The time by tokio's clock.
 #[derive(Debug)]
 pub(super) struct GatherSleep {
@@ -158,7 +166,7 @@ impl GatherSleep {
 impl GatherTimer for GatherSleep {
     fn begin(&mut self, at_most: Duration) {
         let time = self.time.min(at_most);
-        let wait = time.saturating_sub(self.handing_on).max(time / 2);
+        let wait = time.saturating_sub(self.handing_on + GRANULARITY).max(time / 2);
         self.sleep.as_mut().reset(Instant::now() + wait);
     }
 
@@ -170,9 +178,57 @@ impl GatherTimer for GatherSleep {
         self.released = Some(Instant::now());
     }
 
+    fn note_more(&mut self) {
+        self.released = None;
+    }
+
     fn note_handed_on(&mut self) {
         if let Some(released) = self.released.take() {
             self.handing_on = released.elapsed();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    const TIME: Duration = Duration::from_millis(20);
+
+    /// How long entries gather that begin to do so now.
+    async fn gathered(timer: &mut GatherSleep) -> Duration {
+        timer.begin(Duration::MAX);
+        let begun = Instant::now();
+        std::future::poll_fn(
+            |cx| if timer.is_over(cx) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending },
+        )
+        .await;
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_handing_on_takes_is_a_part_of_the_time() {
+        let mut timer = GatherSleep::new(TIME).expect("not zero");
+        for (taken, gathers) in [(0, 19), (8, 11), (3, 16), (50, 10), (0, 19)] {
+            timer.note_released();
+            tokio::time::advance(Duration::from_millis(taken)).await;
+            timer.note_handed_on();
+            let waited = gathered(&mut timer).await;
+            assert_eq!(waited, Duration::from_millis(gathers), "when handing on took {taken} ms");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shard_that_is_called_meanwhile_measures_nothing() {
+        let mut timer = GatherSleep::new(TIME).expect("not zero");
+        timer.note_released();
+        tokio::time::advance(TIME).await;
+        timer.note_more();
+        timer.note_handed_on();
+        assert_eq!(gathered(&mut timer).await, Duration::from_millis(19));
+        timer.begin(TIME / 10);
+        assert!(!timer.is_over(&mut Context::from_waker(Waker::noop())));
     }
 }

@@ -1,6 +1,6 @@
 //! What waits for one member of topics whose messages may be lost: a queue for each such topic, and whose turn it is.
 //!
-//! A member that keeps up has none of this. The queues hold references to broadcasts that the shard
+//! A member that keeps up, and has no rate, has none of this. The queues hold references to broadcasts that the shard
 //! [retains](Retained), as a backlog does.
 //!
 //! # Whose turn it is
@@ -205,6 +205,7 @@ impl Queue {
         if !self.is_rated() {
             return;
         }
+        debug_assert_ne!(self.state, QueueState::Delayed, "a delayed queue is found by its time");
         let from = if now.0.saturating_sub(self.due.0) < 1000 { self.due } else { now };
         self.last = Some((from, bytes));
         self.due = self.due_by_rates();
@@ -231,14 +232,15 @@ impl LossyQueues {
         Box::default()
     }
 
-    /// Whether nothing is kept that a member without queues would lose: no message, no rate, nothing to report.
-    pub(super) fn is_idle(&self) -> bool {
+    /// Whether nothing is kept that a member without queues would lose: no message, no rate, nothing to report, and no
+    /// timer.
+    pub(super) fn is_idle(&self, now: SessionMs) -> bool {
         self.queues.is_empty()
             && self.total_rate.is_none()
             && self.lost.is_empty()
             && self.unsubscribed == 0
             && self.dropped.is_empty()
-            && self.armed.is_none()
+            && self.armed(now).is_none()
     }
 
     /// How many messages wait, those included that are delayed.
@@ -312,7 +314,8 @@ impl LossyQueues {
         }
     }
 
-    /// Has a queue keep to its rates and bounds as they are now. Forgets it if nothing is left to keep.
+    /// Has a queue keep to its rates, and to its number of messages, as they are now. Its other bounds apply when a message
+    /// is added or taken. Forgets it if nothing is left to keep.
     fn apply_rates(&mut self, at: usize, now: SessionMs) {
         let most = self.queues[at].bounds().0;
         while self.queues[at].items.len() > most {
@@ -825,6 +828,21 @@ mod tests {
     }
 
     #[test]
+    fn queues_are_idle_again_after_a_message_was_delayed() {
+        let mut stage = Stage::new(&[1]);
+        let (topic, profile) = stage.topics[0].clone();
+        stage.queues.set_own_rate(&topic, &profile, Some(Rate::every(std::time::Duration::from_secs(1))), NOW);
+        stage.queues.note_handed_on(&topic, &profile, 10, NOW);
+        stage.push(0, 10);
+        let due = stage.queues.rearm(NOW).expect("the message is delayed").due;
+        stage.queues.release_due(due, false);
+        assert!(stage.queues.pop(&mut stage.retained, due).is_some());
+        assert!(!stage.queues.is_idle(due), "it has a rate");
+        stage.queues.unsubscribe(topic.key());
+        assert!(stage.queues.is_idle(due));
+    }
+
+    #[test]
     fn every_message_is_handed_on_once_or_counted() {
         fastrand::seed(9);
         let mut stage = Stage::new(&[1, 2, 3]);
@@ -854,6 +872,6 @@ mod tests {
         }
         while stage.pop().is_some() {}
         assert_eq!((stage.queues.len(), stage.queues.bytes), (0, 0));
-        assert!(stage.queues.is_idle() && stage.queues.by_topic.is_empty());
+        assert!(stage.queues.is_idle(NOW) && stage.queues.by_topic.is_empty());
     }
 }

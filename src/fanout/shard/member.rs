@@ -300,7 +300,7 @@ impl<O: MemberHandle> Member<O> {
             self.progress_seen = self.progress.total();
         }
         if self.backlog.is_some() || was != MemberState::Clear || self.state != MemberState::Clear {
-            self.tidy(visit.retained);
+            self.tidy(visit.retained, visit.now);
         }
         Ok(())
     }
@@ -382,8 +382,7 @@ impl<O: MemberHandle> Member<O> {
             let (run, treatment) = visit.batch.run(run);
             match (topic, treatment) {
                 (None, _) | (_, Treatment::Plain) => self.place_run(run, topic.map(|topic| topic.tag), visit)?,
-                // Without a backlog it has no rate of its own either, and no total rate.
-                (Some(topic), Treatment::Droppable(profiled)) if self.backlog.is_none() => {
+                (Some(topic), Treatment::Droppable(profiled)) if self.has_nothing_to_weigh() => {
                     self.place_droppable(run, profiled, topic, visit)?;
                 }
                 (Some(topic), Treatment::Droppable(profiled) | Treatment::ByProfile(profiled)) => {
@@ -414,8 +413,15 @@ impl<O: MemberHandle> Member<O> {
         Ok(())
     }
 
-    /// Places a run of messages that may be dropped, for which neither the topic nor the member has a rate. Nothing waits
-    /// for the member outside its sink.
+    /// Whether the member has neither a rate nor queues of messages that may be dropped, which are where rates are kept,
+    /// nor direct messages whose place has to be found.
+    #[inline]
+    fn has_nothing_to_weigh(&self) -> bool {
+        self.backlog.as_ref().is_none_or(|backlog| backlog.lossy.is_none() && backlog.unordered.is_empty())
+    }
+
+    /// Places a run of messages that may be dropped, of a topic without a rate, for a member that [has nothing to
+    /// weigh](Self::has_nothing_to_weigh).
     #[inline(always)]
     fn place_droppable(
         &mut self,
@@ -424,6 +430,7 @@ impl<O: MemberHandle> Member<O> {
         topic: TopicRun,
         visit: &mut VisitContext<'_, O::Message>,
     ) -> Outcome<(), O> {
+        debug_assert!(!topic.has_own_rate, "its queues have that rate");
         // First, because the sink may fail or panic when it is asked.
         visit.counts.offered += 1;
         self.in_hand = 1;
@@ -1001,10 +1008,10 @@ impl<O: MemberHandle> Member<O> {
     }
 
     /// Records the age of the oldest message, and frees a large backlog once it is empty.
-    fn tidy(&mut self, retained: &Retained<O::Message>) {
+    fn tidy(&mut self, retained: &Retained<O::Message>, now: SessionMs) {
         self.note_oldest(retained);
         if let Some(backlog) = &mut self.backlog {
-            backlog.lossy.take_if(|lossy| lossy.is_idle());
+            backlog.lossy.take_if(|lossy| lossy.is_idle(now));
             if self.state == MemberState::Clear
                 && backlog.unordered.is_empty()
                 && backlog.lossy.is_none()
