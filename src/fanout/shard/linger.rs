@@ -3,9 +3,10 @@
 //! Most of what a delivery costs is the system call and the work of the kernel's network stack, whatever the message's
 //! length. A shard that lingers leaves the entries in the log, and hands on together what has gathered.
 //!
-//! The time begins when the shard first sees a filled entry that it hasn't read. It includes what it took to hand on to all
-//! members what had gathered before, and the granularity of the runtime's timers, so that the last member gets a message
-//! later by about that time. Half of the time is always left for gathering. While entries gather, the shard goes on with
+//! The time begins when the shard first sees a filled entry that it hasn't read; one that it finds after it has handed on
+//! others counts from when it began with those. The time includes what handing on took, and the granularity of the
+//! runtime's timers, so that the last member gets a message later by about that time. Half of the time is always left for
+//! gathering. While entries gather, the shard goes on with
 //! everything else: members with a backlog are visited, newcomers get their initial messages, and members that have ended
 //! go. Gathering ends
 //! - when the time is over,
@@ -153,20 +154,28 @@ pub(super) struct GatherSleep {
     released: Option<Instant>,
     /// How long it took to hand on what had gathered last.
     handing_on: Duration,
+    /// For how long an entry that the shard sees now may have been there already.
+    unseen: Duration,
 }
 
 impl GatherSleep {
     /// Creates a timer for `time`; `None` if that is zero.
     pub(super) fn new(time: Duration) -> Option<Self> {
         let sleep = || Box::pin(sleep_until(Instant::now()));
-        (!time.is_zero()).then(|| Self { time, sleep: sleep(), released: None, handing_on: Duration::ZERO })
+        (!time.is_zero()).then(|| Self {
+            time,
+            sleep: sleep(),
+            released: None,
+            handing_on: Duration::ZERO,
+            unseen: Duration::ZERO,
+        })
     }
 }
 
 impl GatherTimer for GatherSleep {
     fn begin(&mut self, at_most: Duration) {
         let time = self.time.min(at_most);
-        let wait = time.saturating_sub(self.handing_on + GRANULARITY).max(time / 2);
+        let wait = time.saturating_sub(self.unseen + self.handing_on + GRANULARITY).max(time / 2);
         self.sleep.as_mut().reset(Instant::now() + wait);
     }
 
@@ -183,8 +192,10 @@ impl GatherTimer for GatherSleep {
     }
 
     fn note_handed_on(&mut self) {
+        self.unseen = Duration::ZERO;
         if let Some(released) = self.released.take() {
             self.handing_on = released.elapsed();
+            self.unseen = self.handing_on;
         }
     }
 }
@@ -211,12 +222,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_handing_on_takes_is_a_part_of_the_time() {
         let mut timer = GatherSleep::new(TIME).expect("not zero");
-        for (taken, gathers) in [(0, 19), (8, 11), (3, 16), (50, 10), (0, 19)] {
+        for (taken, first, later) in [(0, 19, 19), (3, 13, 16), (8, 10, 11), (50, 10, 10), (0, 19, 19)] {
             timer.note_released();
             tokio::time::advance(Duration::from_millis(taken)).await;
+            // What is there now may have been published when the shard began to hand on.
             timer.note_handed_on();
             let waited = gathered(&mut timer).await;
-            assert_eq!(waited, Duration::from_millis(gathers), "when handing on took {taken} ms");
+            assert_eq!(waited, Duration::from_millis(first), "when handing on took {taken} ms");
+            timer.note_handed_on();
+            let waited = gathered(&mut timer).await;
+            assert_eq!(waited, Duration::from_millis(later), "when handing on took {taken} ms, and nothing was there");
         }
     }
 
