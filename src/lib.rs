@@ -5,11 +5,11 @@
 //! initial messages. So no participant silently misses a message.
 //!
 //! # The parts
-//! - A [`Session`] serves one room: it has the room's participants, the shards that deliver to them, and the event loop. It is built on a
-//!   [`room::Room`], the transport: [`MemoryRoom`](room::memory::MemoryRoom) in process, a WebSocket server with the
-//!   feature `websocket`, a LiveKit room with the feature `livekit`, or a room of your own in [thirty
-//!   lines](room::Room#a-room-in-thirty-lines). A [`SessionHandle`] is a handle to a session whose type doesn't name the
-//!   room.
+//! - A [`Session`] serves one room: it has the room's participants, the shards that deliver to them, and the event
+//!   loop. It is built on a [`room::Room`], the transport: [`MemoryRoom`](room::memory::MemoryRoom) in process, a
+//!   WebSocket server with the feature `websocket`, a LiveKit room with the feature `livekit`, or a room of your own in
+//!   [thirty lines](room::Room#a-room-in-thirty-lines). A [`SessionHandle`] is a handle to a session whose type doesn't
+//!   name the room.
 //! - [`Session::broadcast`] writes a message once to a bounded log, whatever the number of participants. Flush shards
 //!   carry it into the participants' sinks. [`Session::broadcast_to`] does the same for the subscribers of a [`Topic`].
 //! - [`Participant::send`] sends to one participant, through that participant's own bounded queue.

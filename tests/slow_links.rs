@@ -1,5 +1,5 @@
-//! Slow viewers get everything, or what is fresh of a lossy topic, and stuck viewers are disconnected, on links that are
-//! really slow.
+//! Slow viewers get everything, or what is fresh of a lossy topic, and stuck viewers are disconnected, on links that
+//! are really slow.
 //!
 //! Each scene runs in a network namespace of its own, whose loopback the kernel slows down. The test binary starts
 //! itself there again, with the name of the scene in an environment variable. Where no such namespace can be made, or
@@ -373,8 +373,9 @@ async fn read_slowly(rate: usize, bytes: usize) {
     deliver_to(&session, &mut events, &mut client, bytes, ideal * 3 / 2 + PATIENCE / 2).await;
 }
 
-/// Publishes ten times what the link carries, for so long, and returns how many messages that were. Each has its number,
-/// and the time since `begun` as its log time. Each twentieth is the largest, eight times as long as the others.
+/// Publishes ten times what the link carries, for so long, and returns how many messages that were. Each has its
+/// number, and the time since `begun` as its log time. Each twentieth is the largest, eight times as long as the
+/// others.
 async fn flood(session: &Session<WebSocketRoom>, topic: &Topic, kbit: f64, time: Duration, begun: Instant) -> u64 {
     let (ordinary, largest) = sizes(kbit);
     let rate = 10.0 * kbit * 125.0 / (0.95 * ordinary as f64 + 0.05 * largest as f64);

@@ -83,7 +83,8 @@ impl Losses {
 pub struct TopicStats {
     /// Messages that a shard has read for a subscriber.
     pub offered: u64,
-    /// Messages given to a subscriber's sink, whose [`Account`] says what became of them.
+    /// Messages given to a subscriber's sink, or put behind its reliable messages when the topic became reliable. The
+    /// subscriber's [`Account`] says what became of them.
     pub handed_on: u64,
     /// Messages that were dropped, by reason.
     pub lost: Losses,

@@ -5,13 +5,13 @@ use std::time::Duration;
 /// When publishers are held because most participants are behind: see
 /// [`OverloadPolicy::Hold`](crate::OverloadPolicy::Hold).
 ///
-/// A participant is *half full* from the moment its backlog reaches half of its bound
-/// ([`queue_capacity`](crate::SessionBuilder::queue_capacity) or
-/// [`queue_bytes`](crate::SessionBuilder::queue_bytes)) until it is down to less than three eighths. While more than
-/// the share of the session's participants are half full, the log takes no broadcast: [`broadcast`](crate::Session::broadcast)
-/// waits, and [`try_broadcast`](crate::Session::try_broadcast) returns the message as
-/// [`Full`](crate::TryBroadcastError::Full). Everything else goes on: delivery, direct messages, joins, subscriptions,
-/// and the close. A participant that joins counts once it has its initial messages.
+/// A participant is *heavy* from the moment its backlog reaches half of its bound
+/// ([`queue_capacity`](crate::SessionBuilder::queue_capacity) or [`queue_bytes`](crate::SessionBuilder::queue_bytes))
+/// until it is down to less than three eighths. While more than the share of the session's participants are heavy, the
+/// log takes no broadcast: [`broadcast`](crate::Session::broadcast) waits, and
+/// [`try_broadcast`](crate::Session::try_broadcast) returns the message as [`Full`](crate::TryBroadcastError::Full).
+/// Everything else goes on: delivery, direct messages, joins, subscriptions, and the close. A participant that joins
+/// counts once it has its initial messages.
 ///
 /// A minority that is behind is reset as under [`OverloadPolicy::Reset`](crate::OverloadPolicy::Reset). So is a
 /// majority that has stalled: after the [patience](Self::patience) publishers continue.
@@ -38,7 +38,7 @@ pub struct Hold {
 
 impl Hold {
     /// Sets the percentage of the participants above which publishers are held: they are held while more than this
-    /// share is half full. Default 50. From 1 to 99.
+    /// share is heavy. Default 50. From 1 to 99.
     pub fn share_percent(mut self, percent: u8) -> Self {
         self.share_percent = percent;
         self
@@ -51,12 +51,12 @@ impl Hold {
         self
     }
 
-    /// Sets for how long publishers are held while no half-full participant makes progress. Default
-    /// 2 s: longer than a network takes to retransmit, shorter than the default write time-out. Longer than zero.
+    /// Sets for how long publishers are held while no heavy participant makes progress. Default 2 s: longer than a
+    /// network takes to retransmit, shorter than the default write time-out. Longer than zero.
     ///
     /// A participant makes progress when a flush of its sink completes, or when its transport says
-    /// [so](crate::Progress). When the patience is over (checked every quarter of it) publishers continue, and
-    /// participants overflow as under [`OverloadPolicy::Reset`](crate::OverloadPolicy::Reset). Once a half-full participant
+    /// [so](crate::Progress). After the patience, noticed at most a quarter of it late, publishers continue, and
+    /// participants overflow as under [`OverloadPolicy::Reset`](crate::OverloadPolicy::Reset). Once a heavy participant
     /// makes progress, publishers are held again.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;

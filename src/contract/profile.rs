@@ -74,8 +74,8 @@ pub struct Latest {
 /// A topic's weight in the round robin by which the lossy and latest topics of a subscriber share a slow link.
 pub type Weight = std::num::NonZeroU16;
 
-/// A limit for messages, or for bytes, per second. A newer message replaces one that is delayed, so the last message
-/// always arrives.
+/// A limit for messages, or for bytes, per second. A newer message replaces one that is delayed; the rate never drops
+/// the newest one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate(Limit);
 
@@ -114,8 +114,8 @@ impl Profile {
     /// Of a [`Latest`] topic it gets one at most.
     ///
     /// Each shard keeps the messages, with their payloads and without a limit in bytes, until
-    /// [`Session::end_topic`](crate::Session::end_topic), or until some time after the topic's last handle is dropped. A
-    /// broadcast to such a topic goes to the log even if nobody is subscribed.
+    /// [`Session::end_topic`](crate::Session::end_topic), or until some time after the topic's last handle is dropped.
+    /// A broadcast to such a topic goes to the log even if nobody is subscribed.
     #[must_use]
     pub fn retain(mut self, messages: u32) -> Self {
         self.retain = messages;

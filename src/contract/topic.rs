@@ -9,13 +9,13 @@
 //! | version   | urgent | retains |
 //! ```
 //!
-//! The word is written with `Release` after the profile, and read with `Acquire`. A shard that reads an entry has acquired
-//! its claim: it sees the profile that was set before the message was published, or a later one. Version 0 is the default
-//! profile, so a topic that never had another costs one load.
+//! The word is written with `Release` after the profile, and read with `Acquire`. A shard that reads an entry has
+//! acquired its claim: it sees the profile that was set before the message was published, or a later one. Version 0 is
+//! the default profile, so a topic that never had another costs one load.
 //!
 //! # The figures
-//! Outcomes are added with `Release` by the shard that has counted the message as offered before, and read with `Acquire`
-//! before the offers: a reader that sees an outcome also sees its offer.
+//! Outcomes are added with `Release` by the shard that has counted the message as offered before, and read with
+//! `Acquire` before the offers: a reader that sees an outcome also sees its offer.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
@@ -25,8 +25,8 @@ use crate::contract::account::{Losses, TopicStats};
 use crate::contract::profile::Profile;
 use crate::sync::{AtomicU64, AtomicUsize, OnceBox, Ordering};
 
-/// A set of subscribers that a broadcast can be addressed to, and [how](Profile) its messages are handed on. Clones name
-/// the same topic; topics are compared by identity.
+/// A set of subscribers that a broadcast can be addressed to, and [how](Profile) its messages are handed on. Clones
+/// name the same topic; topics are compared by identity.
 #[derive(Clone)]
 pub struct Topic(Arc<Inner>);
 
@@ -104,7 +104,7 @@ impl Topic {
         self.0.state.store(state_of(&profile, self.version() + 1), Ordering::Release);
     }
 
-    /// How often the profile was set; 0 if it is the default.
+    /// Rises each time the profile is set; 0 if it has been the default from the start and was never set.
     #[inline]
     pub(crate) fn version(&self) -> u64 {
         self.0.state.load(Ordering::Acquire) >> FLAGS
@@ -129,8 +129,8 @@ impl Topic {
         self.subscribers() == 0 && self.0.state.load(Ordering::Acquire) & RETAINS == 0
     }
 
-    /// Returns what became of the topic's messages, over all sessions in which it is used. Counted are those that
-    /// weren't reliable when a shard read them.
+    /// Returns what became of the topic's messages, over all sessions in which it is used. Only messages that were
+    /// droppable when a shard read them count.
     #[must_use]
     pub fn stats(&self) -> TopicStats {
         let mut stats = TopicStats::default();
@@ -187,7 +187,7 @@ impl Topic {
     /// The number of subscribers, over all sessions in which this topic is used.
     ///
     /// The count rises before a subscription takes effect and falls after it has ended. Zero means that a broadcast to
-    /// this topic would reach nobody.
+    /// this topic would reach nobody but later subscribers, if the topic [retains](Profile::retain) messages.
     #[must_use]
     pub fn subscribers(&self) -> usize {
         // Acquire, paired with the Release in the drop of `Counted`: a caller that sees a subscriber gone sees what

@@ -1,10 +1,10 @@
 //! What a session promises, however its threads interleave.
 //!
 //! # Order
-//! A message is *droppable* for a participant if its topic is [lossy or latest](crate::Class), or if the participant has
-//! subscribed with a [rate of its own](crate::Participant::subscribe_at). Every other message is *reliable*. If one send
-//! or broadcast of a reliable message *happens before* another (the same thread did both, or one thread learned of the
-//! first before it did the second), every participant that gets both gets them in that order. This holds across the
+//! A message is *droppable* for a participant if its topic is [lossy or latest](crate::Class), or if the participant's
+//! subscription has a [rate of its own](crate::Participant::subscribe_at). Every other message is *reliable*. If one
+//! send or broadcast of a reliable message *happens before* another (the same thread did both, or one thread learned of
+//! the first before it did the second), every participant that gets both gets them in that order. This holds across the
 //! lanes: between direct messages, broadcasts to everybody and broadcasts to topics. Two concurrent messages may arrive
 //! in either order. If one of them is direct, the order may differ between participants.
 //!
@@ -13,7 +13,7 @@
 //! reliable messages first.
 //!
 //! A participant gets its initial messages before anything else. Between two resets it gets every reliable message
-//! exactly once: no gap, no duplicate. It gets each other message at most once.
+//! exactly once: no gap, no duplicate. It gets each droppable message at most once.
 //!
 //! # Classes
 //! A topic has a [`Profile`](crate::Profile), which may change at any time. It says what may be lost at a participant
@@ -28,11 +28,11 @@
 //! - **No reset.** A droppable message never counts against a participant's bound, and never resets it.
 //! - **Age.** It runs from when the participant's shard reads the message until the message is handed to the sink. Time
 //!   in the sink, the kernel and the network comes on top: the WebSocket room keeps it small for a slow viewer.
-//! - **Shares.** Reliable messages go first. Droppable messages follow by deficit round robin: each topic's bytes are in
-//!   proportion to its weight, to within one message plus 512 bytes times the weight.
-//! - **Rates.** A topic and [a subscription](crate::Participant::subscribe_at) may each have a [`Rate`](crate::Rate). The
-//!   newest message is delayed and never dropped, so the last one always arrives. A participant may have a [total
-//!   rate](crate::Participant::set_rate), which delays droppable messages only.
+//! - **Shares.** Reliable messages go first. Droppable messages follow by deficit round robin: each topic's bytes are
+//!   in proportion to its weight, to within one message plus 512 bytes times the weight.
+//! - **Rates.** A topic and [a subscription](crate::Participant::subscribe_at) may each have a [`Rate`](crate::Rate). A
+//!   rate delays the newest message and never drops it; only [`lossy_bytes`](crate::SessionBuilder::lossy_bytes) may. A
+//!   participant may have a [total rate](crate::Participant::set_rate), which delays droppable messages only.
 //! - **Retained messages.** A late subscriber first gets the [last messages](crate::Profile::retain) of the topic, then
 //!   those that are broadcast, with no gap and no duplicate between them.
 //! - **Losses.** Whatever is dropped is counted with its [reason](crate::Losses): for each participant, for each
@@ -69,26 +69,27 @@
 //! the order in which they came, and [`try_broadcast`](crate::Session::try_broadcast) doesn't overtake them.
 //!
 //! With [`OverloadPolicy::Hold`](crate::OverloadPolicy::Hold) publishers are also held while more than half of the
-//! participants are *half full*, if there are at least eight. A participant is half full once its backlog reaches half of
-//! its bound, until it falls below three eighths.
+//! participants are *heavy*, if there are at least eight. A participant is heavy once its backlog reaches half of its
+//! bound, until it falls below three eighths.
 //! - **What waits:** `broadcast` and announcements of telemetry wait;
 //!   [`try_broadcast`](crate::Session::try_broadcast) returns the message. Deliveries, direct messages, joins,
 //!   subscriptions and the close go on.
 //! - **No overflow in the majority:** the free half of a bound takes what the log and the shards still have, if no
-//!   message exceeds an eighth of `queue_bytes`. (With a `queue_capacity` of less than 1,024, each publisher that is inside
-//!   `broadcast` when a hold begins may exceed that by one message.)
+//!   message exceeds an eighth of `queue_bytes`. (With a `queue_capacity` of less than 1,024, each publisher that is
+//!   inside `broadcast` when a hold begins may exceed that by one message.)
 //! - **Minority:** a minority that falls behind is reset, and doesn't slow the others down.
-//! - **Patience:** if no half-full participant makes progress for the patience (2 s), publishers continue and participants
-//!   overflow. Progress by one of them holds publishers again. So a majority that has stalled delays publishers for the
-//!   patience. One of which only a few make progress delays them for a write time-out at most: then the others are reset.
+//! - **Patience:** if no heavy participant makes progress for the patience (by default 2 s), publishers continue and
+//!   participants overflow. Progress by one of them holds publishers again. So a majority that has stalled delays
+//!   publishers for the patience. A majority of which only a few make progress delays them for a write time-out at
+//!   most: then the others are reset.
 //! - **Events:** listeners are told of the first hold in a series, and of the end of the series.
 //!
 //! # Linger
-//! With a [linger](crate::SessionBuilder::linger), broadcasts gather for up to that time, counted from the first one. What it
-//! takes to hand them on, and a millisecond of timer granularity, are taken off, but no more than half of the time.
-//! Order, bounds and accounts are the same as without.
-//! Members that are behind are visited meanwhile. Joins, subscriptions, direct messages, a publisher that waits for the
-//! log, and the close end the gathering, so none of them waits for it.
+//! With a [linger](crate::SessionBuilder::linger), broadcasts gather for up to that time, counted from the first one.
+//! The time that handing them on takes, and a millisecond of timer granularity, are taken off, but no more than half of
+//! the linger. Order, bounds and accounts are the same as without. Members that are behind are visited meanwhile.
+//! Joins, subscriptions, direct messages, messages of an [urgent](crate::Profile::urgent) topic, a publisher that waits
+//! for the log, and the close end the gathering, so none of them waits for it.
 //!
 //! # Faults
 //! A participant is *reset* if it overflows, if its sink fails or panics, or if its sink makes no progress for the
@@ -156,9 +157,9 @@
 //! # Accounting
 //! Every message is *offered* (a direct message when it is sent, a broadcast when its shard reaches it for that
 //! participant) and then either *delivered* (the flush after it succeeded), *dropped* (overflow, failure, sent to a
-//! participant that had ended, or lost by a topic that may lose messages), *abandoned* (disconnect, vanishing,
+//! participant that had ended, or [lost](crate::Losses) because it was droppable), *abandoned* (disconnect, vanishing,
 //! replacement, refusal, a failed join, close, an end of the subscription) or *waiting*. At rest the sum is exact, for
-//! each participant and for the session, and for [each topic](crate::Topic::stats) that may lose messages.
+//! each participant and for the session, and for the droppable messages of [each topic](crate::Topic::stats).
 //!
 //! # Ends
 //! [`close`](crate::Session::close) accepts no more messages, delivers what it has until the deadline, and ends every

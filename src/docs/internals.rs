@@ -133,8 +133,8 @@
 //!
 //! The flag of a shard that lets broadcasts gather ([`linger`](crate::SessionBuilder::linger)) is a position: a publish
 //! below it leaves the shard asleep. Before it sleeps, the shard checks the slot of that position, the seal, publishers
-//! that wait, urgent messages, and the log's bytes. Models catch the variant without that look, and a direct message that wakes the shard only as
-//! a publish would.
+//! that wait, urgent messages, and the log's bytes. Models catch the variant without that look, and a direct message
+//! that wakes the shard only as a publish would.
 //!
 //! The same handshake serves publishers that wait for the log (where the shard is the waker), the event loop that waits
 //! for pending resets, and tasks that wait for a participant's capacity (`CapacityNotify`).
@@ -177,8 +177,8 @@
 //! # Messages that may be lost
 //! A topic's class makes no difference to a member that keeps up: the run goes from the log into its sink. If the
 //! member is behind, messages of lossy and latest topics wait beside its backlog, in `LossyQueues`: a queue per topic,
-//! of references to retained entries. So they can be dropped one by one, without touching the reliable order, and topics
-//! can share a slow link by [deficit round robin]. Three details look optional and aren't:
+//! of references to retained entries. So they can be dropped one by one, without touching the reliable order, and
+//! topics can share a slow link by [deficit round robin]. Three details look optional and aren't:
 //! - A message that may be lost goes straight into the sink only if no other waits, of whatever topic. Otherwise the
 //!   topic that a turn reads first would pass the others by in each turn.
 //! - Such messages in an unfinished flush are counted apart from the others, so a slow flush doesn't use up the bound.

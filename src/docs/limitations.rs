@@ -99,21 +99,21 @@
 //!   Desktop viewers send `file://`.
 //! - **Connections are limited by address, and by nothing else.** One address can't take every place, but two can, and
 //!   so can a trusted proxy: the viewers behind a proxy aren't distinguished.
-//! - **All channels of telemetry are reliable.** [Classes](crate::Class) are for topics of a session; channels don't have
-//!   them yet.
-//! - **A retained topic costs memory without subscribers**: each shard keeps its last messages. It is forgotten with its
-//!   [end](crate::Session::end_topic), or some time after its last handle is dropped, when the shard next looks for such
-//!   topics.
-//! - **A change of a topic's profile has no place in the log.** Messages that were broadcast before it, and that a shard
-//!   hasn't read, may be handled either way.
+//! - **All channels of telemetry are reliable.** [Classes](crate::Class) are for topics of a session; channels don't
+//!   have them yet.
+//! - **A retained topic costs memory without subscribers**: each shard keeps its last messages. It is forgotten with
+//!   its [end](crate::Session::end_topic), or some time after its last handle is dropped, when the shard next looks for
+//!   such topics.
+//! - **A change of a topic's profile has no place in the log.** Messages that were broadcast before it, and that a
+//!   shard hasn't read, may be handled either way.
 //! - **Times are kept to the millisecond**: ages, and when a message that was delayed by a rate is handed on. A rate of
 //!   more than a thousand messages a second hands on several in one millisecond only if they are broadcast then.
 //! - **Holding publishers does nothing with few participants**: with fewer than
 //!   [`at_least`](crate::Hold::at_least), eight by default, each participant that overflows is reset, as without it.
 //!   Droppable messages and joining participants don't count.
-//! - **A hold needs a majority.** Viewers that fall behind one after the other, never half of them at a time, are reset:
-//!   for instance if one process reads many WebSockets in turn, and the publisher is so fast that a viewer's queue fills
-//!   while the others are read. Each reset lowers the number that starts a hold.
+//! - **A hold needs a majority.** Viewers that fall behind one after the other, never half of them at a time, are
+//!   reset: for instance if one process reads many WebSockets in turn, and the publisher is so fast that a viewer's
+//!   queue fills while the others are read. Each reset lowers the number that starts a hold.
 //! - **Held publishers match the pace of the median participant.** A slower participant is still reset. The embedder
 //!   decides what to do with a message that [`try_broadcast`](crate::Session::try_broadcast) returns.
 //! - **Broadcasts with few participants gain little.** With some dozens of viewers a task per viewer is as fast; the

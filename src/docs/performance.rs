@@ -62,8 +62,9 @@
 //!   time takes 2 to 4 times as long as in a plain loop of writes. With a transport that takes 10 µs for a packet, that
 //!   can't be seen.
 //! - **Idle memory.** A session takes 38 kB, whatever the number of the runtime's workers, and 1.3 kB for each
-//!   participant. With 2,000 participants and a log that was full once, that is 1,765 bytes for each, and 1,553 in the baseline. After one direct message it is 3,357
-//!   and 1,585. An idle WebSocket client takes 3.5 kB, of which the bare loop needs 0.3.
+//!   participant. With 2,000 participants and a log that was full once, that is 1,765 bytes for each, and 1,553 in the
+//!   baseline. After one direct message it is 3,357 and 1,585. An idle WebSocket client takes 3.5 kB, of which the bare
+//!   loop needs 0.3.
 //! - **Direct messages.** They gain less than broadcasts: 113 ns instead of 351 with one sending thread, 73 instead of
 //!   182 with four.
 //! - **Topics.** With 1,000 topics of 100 subscribers, a delivery takes 134 ns. The same deliveries to everybody take
@@ -74,6 +75,8 @@
 //!   and 60 ms there, 30 and 28 ms with 4,000 clients. With 1,000 clients it is 1.04 times that of axum.
 //! - **The highest rate.** With 1,000 clients, the highest clean rate is 0.84 of what a bare loop of gathered writes
 //!   reaches. With 100 the two are alike.
+//! - **Beside uWebSockets.** With 1,000 clients a delivery through `Telemetry` takes 1.17 times the processor time of
+//!   uWebSockets', and with 300 and 100 clients 0.82 and 0.68 times (`perf/README.md`, "Beside uWebSockets").
 //! - **Connecting under load.** 1,000 clients that connect while 100 others get 1,000 messages a second take 0.21 s,
 //!   and 0.10 s with the bare loop.
 //! - **Large frames on LiveKit.** A frame of 15 KiB takes 1.5 to 3.8 times a plain loop's time in process, because it
@@ -85,10 +88,11 @@
 //! [`half_full`](crate::SessionStats::half_full) if many viewers can't. Telemetry passes settings on with
 //! [`configure`](crate::telemetry::TelemetryBuilder::configure).
 //!
-//! - **[`shards`](crate::SessionBuilder::shards)**: by default one. Their number doubles when there are 256 viewers
-//!   per shard, or 16 if all shards are busy, up to one less than the runtime has workers. Each broadcast wakes every shard that sleeps, and a slot of
-//!   the log has a copy of its message for each shard. So set the number to 1 if your viewers are many and your
-//!   messages few, and to the number of cores if a few viewers are to be served on all of them.
+//! - **[`shards`](crate::SessionBuilder::shards)**: by default one. Their number doubles when there are 256 viewers per
+//!   shard, or 16 if all shards are busy, up to one less than the runtime has workers. Each broadcast wakes every shard
+//!   that sleeps, and a slot of the log has a copy of its message for each shard. So set the number to 1 if your
+//!   viewers are many and your messages few, and to the number of cores if a few viewers are to be served on all of
+//!   them.
 //! - **[`queue_capacity`](crate::SessionBuilder::queue_capacity)**: by default 16,384, which a busy viewer fills in 9.0
 //!   s at 1,820 messages a second, and in 3.3 s at 5,000. A full backlog takes 4.3 kB for each viewer if its messages
 //!   are to everybody, 135 kB if they are to topics, and up to 2.5 MB if all of them were sent directly at once. Half
@@ -110,7 +114,7 @@
 //!   (`perf/slow-links.md`).
 //! - **[`linger`](crate::SessionBuilder::linger)**: by default zero, so the crate delays no message to gather more. Set
 //!   it where broadcasts are frequent, viewers many, and some milliseconds don't matter. With 1,000 viewers and
-//!   200 messages a second, 20 ms save three quarters of the processor time (`perf/README.md`, "With a linger").
+//!   200 messages a second, 20 ms save seven tenths of the processor time (`perf/README.md`, "With a linger").
 //!   Direct messages end the gathering: with some hundred a second to whichever viewers, nothing is saved.
 //! - **Batching** has no other setting. A room of your own says in
 //!   [`batch_bytes`](crate::room::Room::batch_bytes) how much one write carries best. Against loopback sockets, a

@@ -102,7 +102,7 @@ impl SessionCounters {
         self.lost[reason as usize].fetch_add(count, Ordering::Release);
     }
 
-    /// Counts messages that gave way to newer ones, and those that were dropped with a subscription.
+    /// Counts messages that were lost, and those that were dropped with a subscription.
     pub(in crate::fanout) fn lose_lossy(&self, lost: &Losses, unsubscribed: u64) {
         if unsubscribed > 0 {
             self.unsubscribed.fetch_add(unsubscribed, Ordering::Release);
@@ -115,9 +115,9 @@ impl SessionCounters {
         if lost.total() == 0 {
             return;
         }
-        // Only the first loss since the last look notifies. The load keeps the cache line shared. A fence stands between
-        // the counts and the load, and in `until_lost` between the swap and the look at the counts: at least one side
-        // sees the other.
+        // Only the first loss since the last look notifies. The load keeps the cache line shared. A fence stands
+        // between the counts and the load, and in `until_lost` between the swap and the look at the counts: at least
+        // one side sees the other.
         fence(Ordering::SeqCst);
         if !self.has_losses.load(Ordering::Relaxed) && !self.has_losses.swap(true, Ordering::AcqRel) {
             self.losses.notify_one();
@@ -135,7 +135,7 @@ impl SessionCounters {
         fence(Ordering::SeqCst);
     }
 
-    /// The messages that gave way to newer ones.
+    /// The messages that were lost.
     pub(in crate::fanout) fn losses(&self) -> Losses {
         Losses::from_counts(self.lossy.each_ref().map(|counter| counter.load(Ordering::Acquire)))
     }

@@ -3,7 +3,8 @@
 //! Two lanes lead to a participant. A broadcast is written once to the [log](log::BroadcastLog), whatever the number of
 //! participants. A direct message goes to the participant's own control queue in its [outbox](outbox::Outbox). A [flush
 //! shard](shard::FlushShard) takes messages from both lanes, in one order, and hands them to the sinks of its share of
-//! the participants. There is one shard until more pay. This module knows bytes and positions, and nothing of rooms, formats or telemetry.
+//! the participants. There is one shard until more pay. This module knows bytes and positions, and nothing of rooms,
+//! formats or telemetry.
 //!
 //! [`Fanout`] is the face of the module: it has the log, the shards and their counters, and hands out [`Seat`]s. The
 //! tables of where bytes wait, and of who wakes whom, are in ARCHITECTURE.md.

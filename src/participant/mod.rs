@@ -79,9 +79,9 @@ pub struct ParticipantStats {
     /// How long the oldest waiting message has waited since the participant's shard saw it (±1 ms). `None` if no
     /// message waits.
     pub oldest_waiting: Option<Duration>,
-    /// The measured throughput of the participant's link, in bytes of messages per second, smoothed over about a second.
-    /// It is measured only while the sink is busy, and keeps its last value afterwards. `None` if the sink was never
-    /// busy, or if the room's participants share an [uplink](crate::room::Room::uplink).
+    /// The measured throughput of the participant's link, in bytes of messages per second, smoothed over about a
+    /// second. It is measured only while the sink is busy, and keeps its last value afterwards. `None` if the sink was
+    /// never busy, or if the room's participants share an [uplink](crate::room::Room::uplink).
     pub link_rate: Option<u64>,
 }
 
@@ -233,8 +233,8 @@ impl<M: Message> Participant<M> {
     }
 
     /// Subscribes the participant to `topic`. The participant gets the messages that are published there after this has
-    /// returned, subject to the topic's [class](crate::Class). Each is passed through [`Message::address`] with `tag`. A
-    /// new subscription first gets the topic's [retained messages](crate::Profile::retain).
+    /// returned, subject to the topic's [class](crate::Class). Each is passed through [`Message::address`] with `tag`.
+    /// A new subscription first gets the topic's [retained messages](crate::Profile::retain).
     ///
     /// The subscription takes effect at one position of the broadcast log. A second call for the same topic changes the
     /// tag and removes the rate that [`subscribe_at`](Self::subscribe_at) has set. It gets no retained messages.
@@ -245,10 +245,10 @@ impl<M: Message> Participant<M> {
         self.subscribe_from(topic, tag).await.map_or(Subscribed::Closed, |(subscribed, _)| subscribed)
     }
 
-    /// Subscribes like [`subscribe`](Self::subscribe), with a rate limit for this subscription. While a message is
-    /// delayed by the rate, a newer one replaces it, even if the topic is reliable; messages that are replaced count as
-    /// [losses](crate::Losses). If the topic has a rate as well, the lower one applies. Another call replaces the rate;
-    /// a call of `subscribe` removes it.
+    /// Subscribes like [`subscribe`](Self::subscribe), to the newest message only, at most at `rate`. While a message
+    /// waits, for the rate or for the sink, a newer one replaces it, even if the topic is reliable; messages that are
+    /// replaced count as [losses](crate::Losses). If the topic has a rate as well, the lower one applies. Another call
+    /// replaces the rate; a call of `subscribe` removes it.
     ///
     /// # Cancel safety
     /// As [`subscribe`](Self::subscribe).
@@ -266,10 +266,10 @@ impl<M: Message> Participant<M> {
     /// Limits the bytes per second that the participant gets in all. `None`, the default, is no limit.
     ///
     /// Every message is charged, but only messages that may be dropped are delayed: those of [lossy and
-    /// latest](crate::Class) topics, and of subscriptions with a rate of their own. The limit is a token bucket: it allows
-    /// bursts of 100 ms of the rate, and its debt is at most a second of the rate or the longest message, whichever is
-    /// more. Messages that wait remain subject to their topics' bounds. Never blocks; has no effect on a participant that
-    /// has ended.
+    /// latest](crate::Class) topics, and of subscriptions with a rate of their own. The limit is a token bucket: it
+    /// allows bursts of 100 ms of the rate, and its debt is at most a second of the rate or the longest message,
+    /// whichever is more. Messages that wait remain subject to their topics' bounds. Never blocks; has no effect on a
+    /// participant that has ended.
     pub fn set_rate(&self, bytes_per_second: Option<NonZeroU64>) {
         self.0.outbox.set_rate(bytes_per_second.map(NonZeroU64::get));
     }
@@ -283,8 +283,8 @@ impl<M: Message> Participant<M> {
     }
 
     /// Ends the participant's subscription to `topic`. The participant gets nothing that is published there after this
-    /// has returned. Reliable messages of the topic that wait already are still delivered. Messages that may be dropped,
-    /// and retained ones, are discarded, and counted as [`unsubscribed`](crate::Abandoned::unsubscribed).
+    /// has returned. Reliable messages of the topic that wait already are still delivered. Messages that may be
+    /// dropped, and retained ones, are discarded, and counted as [`unsubscribed`](crate::Abandoned::unsubscribed).
     ///
     /// # Cancel safety
     /// If the future is dropped before it completes, the subscription may or may not have ended.

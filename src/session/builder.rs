@@ -89,34 +89,38 @@ impl<R: Room> SessionBuilder<R> {
         self
     }
 
-    /// Sets how many bytes of messages that may be dropped (those of [lossy and latest](crate::Class) topics) may wait
-    /// for one participant, over all topics. Default 16 MiB. At least 1. Beyond that, the oldest message of the topic with
-    /// the most waiting bytes is dropped; one message may always wait.
+    /// Sets how many bytes of droppable messages (those of [lossy and latest](crate::Class) topics, and of
+    /// subscriptions with a [rate of their own](crate::Participant::subscribe_at)) may wait for one participant, over
+    /// all topics. Default 16 MiB. At least 1. Beyond that, the oldest message of the topic with the most waiting bytes
+    /// is dropped; one message may always wait.
     ///
-    /// A second limit of the same size applies to [retained](crate::Profile::retain) messages. A subscription that would
-    /// exceed it starts [without them](crate::Subscribed::WithoutRetained), unless no others wait.
+    /// A second limit of the same size applies to [retained](crate::Profile::retain) messages. A subscription that
+    /// would exceed it starts [without them](crate::Subscribed::WithoutRetained), unless no others wait.
     ///
-    /// The messages themselves are kept once for all participants of a shard, and each costs a participant sixteen bytes.
-    /// They don't count against [`queue_bytes`](Self::queue_bytes).
+    /// The messages themselves are kept once for all participants of a shard, and each costs a participant sixteen
+    /// bytes. They don't count against [`queue_bytes`](Self::queue_bytes).
     pub fn lossy_bytes(mut self, bytes: u64) -> Self {
         self.options.lossy_bytes = bytes;
         self
     }
 
     /// Sets the capacity of the broadcast log, in broadcasts that some shard has yet to read. Default 1,024: a burst of
-    /// that length doesn't wait. Its places are made as they are needed: each costs some 600 bytes, and the memory of its
-    /// message. At most 4,194,304 divided by the largest number of [shards](Self::shards), each of which has a copy.
+    /// that length doesn't wait. Its places are made as they are needed: each costs some 600 bytes, and the memory of
+    /// its message. At most 4,194,304 divided by the largest number of [shards](Self::shards), each of which has a
+    /// copy.
     pub fn log_capacity(mut self, broadcasts: usize) -> Self {
         self.options.log_capacity = broadcasts;
         self
     }
 
-    /// Sets the number of flush shards, which carry messages to the participants. At most 1,024. All are created at once.
+    /// Sets the number of flush shards, which carry messages to the participants. At most 1,024. All are created at
+    /// once.
     ///
     /// By default a session starts with one shard. When a participant joins, the number of shards doubles if there are
-    /// 256 participants per shard, or 16 if every shard has been busy for 100 ms. The maximum is the runtime's number of
-    /// workers minus one, at least 1: this leaves a worker for everything else. Participants never change their shard;
-    /// newcomers go to the shard with the fewest. [`SessionStats::shards`](crate::SessionStats::shards) has their number.
+    /// 256 participants per shard, or 16 if every shard has been busy for 100 ms. The maximum is the runtime's number
+    /// of workers minus one, at least 1: this leaves a worker for everything else. Participants never change their
+    /// shard; newcomers go to the shard with the fewest. [`SessionStats::shards`](crate::SessionStats::shards) has
+    /// their number.
     pub fn shards(mut self, shards: usize) -> Self {
         self.options.shards = Some(shards);
         self
@@ -129,17 +133,17 @@ impl<R: Room> SessionBuilder<R> {
     /// broadcast is delayed by up to `time`, counted from the first one that waits. What it takes to hand on to all
     /// participants, and the timer's granularity of 1 ms, are a part of the time, up to half of it: so the last
     /// participant gets a broadcast about `time` later than without a linger. The delay ends early
-    /// - when as many broadcasts wait as a shard hands on together (512, or a quarter of a `queue_capacity` of less than
-    ///   1,024),
+    /// - when as many broadcasts wait as a shard hands on together (512, or a quarter of a `queue_capacity` of less
+    ///   than 1,024),
     /// - when half of the [log](Self::log_capacity) is taken, or a publisher waits for it,
-    /// - on a join, a change of subscriptions, a direct message, a message of an [urgent](crate::Profile::urgent) topic,
-    ///   or the close.
+    /// - on a join, a change of subscriptions, a direct message, a message of an [urgent](crate::Profile::urgent)
+    ///   topic, or the close.
     ///
     /// The delay never exceeds a quarter of the shortest [`max_age`](crate::Lossy::max_age) of the topics in use.
     ///
     /// What gathers is delivered in the same order as without a linger. A direct message goes on at once, behind the
-    /// broadcasts before it. With some hundred direct messages a second, to whichever participants, the gathering ends so
-    /// often that a linger gains little. What gathers stands in the log: see
+    /// broadcasts before it. With some hundred direct messages a second, to whichever participants, the gathering ends
+    /// so often that a linger gains little. What gathers stands in the log: see
     /// [`SessionStats::shard_lag`](crate::SessionStats::shard_lag).
     pub fn linger(mut self, time: Duration) -> Self {
         self.options.linger = time;

@@ -96,7 +96,7 @@ pub enum SessionEvent {
     /// The code that handles the participant's stream reports that an unresponsive participant is heard again. Not
     /// emitted if the instance ends before.
     Responsive(InstanceId),
-    /// Messages of lossy and latest topics were dropped at participants that are behind or have a rate. Emitted at most
+    /// Droppable messages were dropped at participants that are behind or have a rate. Emitted at most
     /// once a second. [`Participant::losses`] and [`Topic::stats`](crate::Topic::stats) tell whose and which.
     Lost {
         /// What was dropped since the last event of this kind.

@@ -124,13 +124,13 @@ impl<R: Room> Session<R> {
         erased::try_broadcast_to(self.publisher(), topic, message)
     }
 
-    /// Ends `topic` in this session, after every message that was broadcast to it before. Ends all of its subscriptions,
-    /// discards its waiting droppable messages and its retained messages, and resets the
+    /// Ends `topic` in this session, after every message that was broadcast to it before. Ends all of its
+    /// subscriptions, discards its waiting droppable messages and its retained messages, and resets the
     /// [losses](crate::Participant::losses) that participants had of it.
     ///
     /// Waits like [`broadcast`](Self::broadcast); returns at once if the session is closed. A later subscription starts
-    /// from nothing. A topic that is no longer used and isn't ended costs each shard some hundred bytes, and its retained
-    /// messages, until some time after its last handle is dropped.
+    /// from nothing. A topic that is no longer used and isn't ended costs each shard some hundred bytes, and its
+    /// retained messages, until some time after its last handle is dropped.
     ///
     /// # Cancel safety
     /// If the future is dropped before it completes, the topic hasn't ended. Don't keep it without polling it: other

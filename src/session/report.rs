@@ -46,7 +46,8 @@ impl<R: Room> Core<R> {
         self.emit(SessionEvent::JoinFailed { identity, sid, error });
     }
 
-    /// Reports what lossy and latest topics lose, for as long as it is polled, and at most once in each [`LOSSES_EVERY`].
+    /// Reports what lossy and latest topics lose, for as long as it is polled, and at most once in each
+    /// [`LOSSES_EVERY`].
     pub(crate) async fn report_losses(&self) {
         let mut reported = Losses::default();
         loop {

@@ -14,8 +14,8 @@
 //! | asleep | [`ASLEEP`], below all numbers | wakes | wakes | |
 //! | gathering up to `u` | `u` | wakes | wakes if `n >= u` | wakes |
 //!
-//! A sleeper changes the word to *asleep* or *gathering* before it sleeps. A waker that wakes it, and the sleeper itself
-//! when it runs, change the word to *awake*.
+//! A sleeper changes the word to *asleep* or *gathering* before it sleeps. A waker that wakes it, and the sleeper
+//! itself when it runs, change the word to *awake*.
 //!
 //! # Orderings
 //! The sleeper stores the word, then checks for work. A waker stores the work, then checks the word. Each side writes
@@ -66,7 +66,8 @@ impl Signal {
         self.doze_until(waker, ASLEEP);
     }
 
-    /// Announces that the task is about to sleep until there is work numbered `until` or above, or work without a number.
+    /// Announces that the task is about to sleep until there is work numbered `until` or above, or work without a
+    /// number.
     pub(crate) fn doze_until(&self, waker: &Waker, until: u64) {
         self.waker.register(waker);
         self.wakes_from.store(until, Ordering::Relaxed);

@@ -526,9 +526,9 @@ fn is_stalled(viewer: &Viewer) -> bool {
     matches!(viewer.behavior, Behavior::Stall { .. })
 }
 
-/// How many messages a stalled stream may take. One visit of a shard, or what a measured link carries at once, may be less
-/// than a larger number, which the model doesn't know; only with reliable topics is it the same whether a message waits
-/// in the stream or before it.
+/// How many messages a stalled stream may take. With reliable topics it makes no difference whether a message waits in
+/// the stream or before it. Otherwise it is one at most: a visit's quota, or the batch of a measured link, may end
+/// before a larger number, and the model knows neither.
 fn most_in_stream(model: &Model) -> usize {
     let is_plain = |plan: &Plan| plan.is_reliable() && plan.retain == 0;
     if model.setup.topics.iter().all(is_plain) { 3 } else { 1 }

@@ -22,7 +22,8 @@ struct Outcome {
     present: usize,
 }
 
-/// Viewers that read all the time, on a thread of their own, and a publisher of 200,000 short messages a second, for so long.
+/// Viewers that read all the time, on a thread of their own, and a publisher of 200,000 short messages a second, for so
+/// long.
 async fn overload(policy: OverloadPolicy, viewers: usize, time: Duration) -> Outcome {
     let room = WebSocketRoom::builder().bind("127.0.0.1:0").await.unwrap();
     let session = Session::builder(room.clone()).overload(policy).build().unwrap();

@@ -97,7 +97,8 @@ async fn who_is_behind_gets_the_newest_and_is_never_reset() {
     assert_eq!((account.delivered, account.dropped.lossy), (20, overflowed));
 }
 
-// 1. Ada's sink fails, or panics, at the first message of several. 2. She is reset, and gets what comes after that. What
+// 1. Ada's sink fails, or panics, at the first message of several. 2. She is reset, and gets what comes after that.
+//    What
 // she missed is in her account, and the topic's figures are in balance, with nothing that waits.
 #[tokio::test(start_paused = true)]
 async fn a_topic_is_in_balance_after_a_sink_has_failed() {

@@ -1,6 +1,6 @@
 //! Compares lanecast on real sockets with the servers that people use today and with floors. `peers run` is the load
-//! client and the runner, and `peers serve KIND` is one of the servers that it starts. `peers slow` measures them on a slow
-//! link. See `README.md` beside this package's manifest.
+//! client and the runner, and `peers serve KIND` is one of the servers that it starts. `peers slow` measures them on a
+//! slow link. See `README.md` beside this package's manifest.
 
 mod load;
 mod memory;

@@ -18,7 +18,8 @@ const TIMES: f64 = 10.0;
 /// How long the server may take to subscribe the viewer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Measures each of `servers` for `seconds` with a stream of ten times `kbit` kbit/s, and prints a line of a table for each.
+/// Measures each of `servers` for `seconds` with a stream of ten times `kbit` kbit/s, and prints a line of a table for
+/// each.
 pub fn run(kbit: f64, seconds: f64, servers: &[Kind]) -> Result<(), Error> {
     let size = (kbit as usize * 4).clamp(1000, 4000);
     for kind in servers {

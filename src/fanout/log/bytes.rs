@@ -7,9 +7,9 @@
 //! message of any length may stand in the log alone.
 //!
 //! # Orderings
-//! Bytes are reserved and given back with `AcqRel`, and read with `Acquire`: a publisher that finds bytes free sees that the
-//! copies were taken. The slots don't rely on that: the heads guard them. A shard that gathers looks at the bytes behind
-//! its fence, and a publisher has reserved them before its own.
+//! Bytes are reserved and given back with `AcqRel`, and read with `Acquire`: a publisher that finds bytes free sees
+//! that the copies were taken. The slots don't rely on that: the heads guard them. A shard that gathers looks at the
+//! bytes behind its fence, and a publisher has reserved them before its own.
 
 use crossbeam::utils::CachePadded;
 
@@ -44,7 +44,7 @@ impl ByteBound {
 
     /// Reserves the bytes of a message. The caller then claims its position, or [gives them back](Self::give_back).
     pub(super) fn reserve(&self, bytes: usize) -> Result<(), NoBytes> {
-        let reserve = |standing| self.with(standing, bytes);
+        let reserve = |taken| self.with(taken, bytes);
         self.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, reserve).map_or(Err(NoBytes), |_| Ok(()))
     }
 
@@ -55,8 +55,8 @@ impl ByteBound {
     }
 
     /// What stands in the log together with a message of `bytes`, if that may.
-    fn with(&self, standing: u64, bytes: usize) -> Option<u64> {
-        let with = standing.saturating_add(bytes as u64);
-        (standing == 0 || with <= self.limit).then_some(with)
+    fn with(&self, taken: u64, bytes: usize) -> Option<u64> {
+        let with = taken.saturating_add(bytes as u64);
+        (taken == 0 || with <= self.limit).then_some(with)
     }
 }

@@ -3,10 +3,9 @@
 //! Two things close the gate: a stalled uplink, and, if the embedder has chosen so, a majority of members that are
 //! behind. Shards read on in either case, so direct messages, joins, subscriptions and the close go on.
 //!
-//! A member counts from the moment it begins (a joining member doesn't) until it retires. It becomes *heavy* when half of
-//! its bound is taken, and stays heavy until less than three eighths are: see
-//! [`Standing`](crate::fanout::outbox::standing).
-//! The majority is a share of the session's members, over all shards.
+//! A member counts from the moment it begins (a joining member doesn't) until it retires. It becomes *heavy* when half
+//! of its bound is taken, and stays heavy until less than three eighths are: see
+//! [`Standing`](crate::fanout::outbox::standing). The majority is a share of the session's members, over all shards.
 //!
 //! # States
 //! | state | becomes | when |
@@ -22,8 +21,9 @@
 //! gate from opening and closing at each message.
 //!
 //! # The word
-//! State, heavy members and members share one word, and change in one compare-exchange. With a separate flag, two shards
-//! that change the count at the same moment could leave the flag set: the one that counts last has decided first.
+//! State, heavy members and members share one word, and change in one compare-exchange. With a separate flag, two
+//! shards that change the count at the same moment could leave the flag set: the one that counts last has decided
+//! first.
 //!
 //! ```text
 //! 63               62     61         60                  30 29                  0
@@ -31,8 +31,8 @@
 //! ```
 //!
 //! Two threads may count two changes of one member in the wrong order, so the number of heavy members may be too small,
-//! even negative, for an instant. The word stores it with an offset. The thread whose change is outstanding decides again
-//! when it counts.
+//! even negative, for an instant. The word stores it with an offset. The thread whose change is outstanding decides
+//! again when it counts.
 //!
 //! # Orderings
 //! - The word is changed with `AcqRel` and read with `Acquire`: a publisher that finds the gate open sees what happened
@@ -45,8 +45,8 @@
 //!   at the word again. A `SeqCst` fence stands between the two steps on either side, as in
 //!   [`signal`](crate::sync::signal): at least one of two such threads sees what the other has changed, so that the two
 //!   words agree at rest. `timed` is changed with `AcqRel`, and each change is counted by the thread that made it, in
-//!   `holds` and `held_ms`, with `Release`. A reader loads those with `Acquire`, the sum before `timed`: a hold that has
-//!   just ended may be in neither for an instant.
+//!   `holds` and `held_ms`, with `Release`. A reader loads those with `Acquire`, the sum before `timed`: a hold that
+//!   has just ended may be in neither for an instant.
 
 use std::task::{Context, Poll};
 use std::time::Duration;

@@ -48,9 +48,9 @@
 //! - A shard that is about to sleep looks for its entry, and then perhaps at the word, behind its fence; a publisher
 //!   has claimed, and filled, before its own fence. So a shard that isn't woken has seen the new shape
 //!   (see [`signal`](crate::sync::signal)).
-//! - `urgent_below` is relaxed: a publisher raises it before a fence and a wake-up, and a shard that gathers looks at it
-//!   behind its own fence. The same holds for `space_freed`'s announcement that a publisher waits. Earlier looks, without
-//!   a fence, may miss either: the last one before the shard sleeps doesn't.
+//! - `urgent_below` is relaxed: a publisher raises it before a fence and a wake-up, and a shard that gathers looks at
+//!   it behind its own fence. The same holds for `space_freed`'s announcement that a publisher waits. Earlier looks,
+//!   without a fence, may miss either: the last one before the shard sleeps doesn't.
 //! - The [gate](gate) and the bound in [bytes](bytes) have orderings of their own.
 
 mod bytes;
@@ -94,7 +94,7 @@ pub(in crate::fanout) struct BroadcastLog<M> {
     /// The bound in bytes. A log whose gate closes because of members has one.
     bytes: Option<Box<ByteBound>>,
     dimensions: Dimensions,
-    /// Some entry below this position is urgent, or none ever was.
+    /// The position after the last urgent entry; 0 if there was none.
     urgent_below: AtomicU64,
     /// By shape; a shape that the log doesn't get has no ring.
     rings: Box<[OnceBox<Ring<M>>; SHAPES]>,
@@ -235,7 +235,7 @@ impl<M: Message> BroadcastLog<M> {
         {
             self.hurry(*position);
         } else if self.has_half_its_bytes() {
-            // The fence that ends the write comes before.
+            // A message that was written has passed its fence, and one that was refused has changed nothing.
             self.end_gathering();
         }
         written.map_err(|refused| refused.map(|back| back.expect("it was given")))
@@ -272,7 +272,7 @@ impl<M: Message> BroadcastLog<M> {
         let slot = ring.slot(position);
         // Drained, not consumed: the list's own memory is freed only when the function returns.
         if !others.is_empty() {
-            slot.expect(ring.readers);
+            slot.set_readers(ring.readers);
             others.drain(..).for_each(|other| slot.put(other));
         }
         slot.put(entry(message));
@@ -382,8 +382,9 @@ impl<M: Message> BroadcastLog<M> {
         self.dimensions.capacity as u64 / 2
     }
 
-    /// Ends the gathering of all shards. The caller has made visible why, and passed a fence: it waits for capacity (which
-    /// [`space_freed`](Self::space_freed) announces), its message is urgent, or half of the log's bytes are taken.
+    /// Ends the gathering of all shards. The caller has stored the reason and passed a fence: it waits for capacity
+    /// (which [`space_freed`](Self::space_freed) announces), its message is urgent, or half of the log's bytes are
+    /// taken.
     pub(in crate::fanout) fn end_gathering(&self) {
         self.first_readers(self.dimensions.readers(self.tail().shape()))
             .for_each(|reader| reader.signal.wake_gathering());
@@ -397,9 +398,9 @@ impl<M: Message> BroadcastLog<M> {
         self.end_gathering();
     }
 
-    /// Whether the reader of `cursor`, which lets entries gather from `from` on, has to read them before its time is up:
-    /// the entry at `until` is filled, one of them is urgent, half of the log's bytes are taken, a publisher waits for
-    /// capacity, or the log is sealed.
+    /// Whether the reader of `cursor`, which lets entries gather from `from` on, has to read them before its time is
+    /// up: the entry at `until` is filled, one of them is urgent, half of the log's bytes are taken, a publisher waits
+    /// for capacity, or the log is sealed.
     pub(in crate::fanout) fn ends_gathering(&self, cursor: &Cursor, from: Position, until: Position) -> bool {
         self.is_filled(cursor, until)
             || from.number() < self.urgent_below.load(Ordering::Relaxed)

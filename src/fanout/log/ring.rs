@@ -76,7 +76,7 @@ impl<M> LogSlot<M> {
     }
 
     /// Notes how many shards take a copy, if several do. The caller then [fills](Self::fill) the slot.
-    pub(super) fn expect(&self, readers: usize) {
+    pub(super) fn set_readers(&self, readers: usize) {
         // Relaxed: the store that fills the slot shows it.
         self.left.store(readers as u32, Ordering::Relaxed);
     }

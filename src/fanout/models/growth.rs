@@ -353,8 +353,8 @@ fn broken_without_fences_the_shard_sleeps_on_a_ring_that_it_has_not_seen() {
     must_fail(Weaken::Fences, SLEEPS_FOR_EVER, the_log_grows_over_a_sleeping_shard);
 }
 
-/// A shard is added and begins at its position on a thread of its own, as an added shard does. It sleeps until the entry
-/// is there.
+/// A shard is added and begins at its position on a thread of its own, as an added shard does. It sleeps until the
+/// entry is there.
 #[test]
 fn a_shard_that_is_added_is_woken() {
     holds(|| {

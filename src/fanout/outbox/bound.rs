@@ -41,7 +41,7 @@ pub(super) enum Level {
 
 /// How much was taken before and after a call. Whether a level was crossed is asked for only where members are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Change {
+pub(super) struct TakenChange {
     before: u64,
     after: u64,
 }
@@ -68,19 +68,19 @@ impl Bound {
 
     /// Takes capacity for `messages` of `bytes` together.
     #[inline]
-    pub(super) fn reserve(&self, messages: u32, bytes: usize) -> Result<Change, Exceeded> {
+    pub(super) fn reserve(&self, messages: u32, bytes: usize) -> Result<TakenChange, Exceeded> {
         self.reserve_within(messages, bytes, self.limits)
     }
 
     /// Takes capacity beyond the limits, as far as the word can count.
-    pub(super) fn reserve_beyond(&self, messages: u32, bytes: usize) -> Result<Change, Exceeded> {
+    pub(super) fn reserve_beyond(&self, messages: u32, bytes: usize) -> Result<TakenChange, Exceeded> {
         self.reserve_within(messages, bytes, Limits::COUNTABLE)
     }
 
     /// This is a compare-exchange rather than an addition that is undone on excess. Even a short excess could make
     /// another sender find the participant full that isn't.
     #[inline]
-    fn reserve_within(&self, messages: u32, bytes: usize, limits: Limits) -> Result<Change, Exceeded> {
+    fn reserve_within(&self, messages: u32, bytes: usize, limits: Limits) -> Result<TakenChange, Exceeded> {
         // Acquire, paired with the Release in `release`: a sender that takes the capacity sees the queue slot free.
         let before = self
             .taken
@@ -91,28 +91,28 @@ impl Bound {
                 fits.then_some(waiting << BYTE_BITS | weight)
             })
             .map_err(|_| Exceeded)?;
-        Ok(Change { before, after: before + (u64::from(messages) << BYTE_BITS | bytes as u64) })
+        Ok(TakenChange { before, after: before + (u64::from(messages) << BYTE_BITS | bytes as u64) })
     }
 
     /// Gives back the capacity that messages took.
-    pub(super) fn release(&self, messages: u32, bytes: usize) -> Change {
+    pub(super) fn release(&self, messages: u32, bytes: usize) -> TakenChange {
         let given_back = u64::from(messages) << BYTE_BITS | bytes as u64;
         let before = self.taken.fetch_sub(given_back, Ordering::Release);
-        Change { before, after: before - given_back }
+        TakenChange { before, after: before - given_back }
     }
 
     /// Whether the level is high since this change.
-    pub(super) fn has_risen(&self, Change { before, after }: Change) -> bool {
+    pub(super) fn has_risen(&self, TakenChange { before, after }: TakenChange) -> bool {
         self.is_high(after) && !self.is_high(before)
     }
 
     /// Whether the level is low since this change.
-    pub(super) fn has_fallen(&self, Change { before, after }: Change) -> bool {
+    pub(super) fn has_fallen(&self, TakenChange { before, after }: TakenChange) -> bool {
         self.level_of(after) == Level::Low && self.level_of(before) != Level::Low
     }
 
     /// Whether the change left the level high.
-    pub(super) fn is_high_after(&self, Change { after, .. }: Change) -> bool {
+    pub(super) fn is_high_after(&self, TakenChange { after, .. }: TakenChange) -> bool {
         self.is_high(after)
     }
 

@@ -80,7 +80,7 @@ impl<O: MemberHandle> Drain<O> {
         self.outbox().delivered_bytes.add(bytes);
     }
 
-    /// Counts messages that gave way to newer ones, by topic, and those that were dropped with a subscription.
+    /// Counts messages that were lost, by topic, and those that were dropped with a subscription.
     pub(in crate::fanout) fn lose_lossy(&self, lost: impl Iterator<Item = (Topic, Losses)>, unsubscribed: u64) {
         let rare = self.outbox().rare();
         let lost = rare.lose(lost);

@@ -45,7 +45,7 @@ use crate::fanout::command::{Begin, Command};
 use crate::fanout::counters::SingleWriterCounter;
 use crate::fanout::log::gate::Count;
 use crate::fanout::log::{Position, Refused};
-use crate::fanout::outbox::bound::{Bound, Change, Exceeded, Level, Limits};
+use crate::fanout::outbox::bound::{Bound, Exceeded, Level, Limits, TakenChange};
 use crate::fanout::outbox::control_queue::{ControlQueue, Direct};
 use crate::fanout::outbox::rare::Rare;
 use crate::fanout::outbox::standing::{Discounted, Reweighed, Standing};
@@ -64,8 +64,8 @@ const NO_SLOT: u32 = u32::MAX;
 /// The senders' half of a participant's outbox, and the session's line to the shard. The shard's half is
 /// [`Drain`](drain::Drain).
 ///
-/// The order of the fields is their order in memory: a visit to a clear member touches the first ones, up to the counters,
-/// which usually are on one cache line.
+/// The order of the fields is their order in memory: a visit to a clear member touches the first ones, up to the
+/// counters, which usually are on one cache line.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Outbox<M> {
@@ -242,7 +242,7 @@ impl<M: Message> Outbox<M> {
 
     /// Has the log count the member as heavy, if a reservation has made it so.
     #[inline]
-    fn note_reserved(&self, change: Change) {
+    fn note_reserved(&self, change: TakenChange) {
         if self.port.log.counts_members() && self.bound.has_risen(change) {
             self.weigh();
         }
@@ -250,7 +250,7 @@ impl<M: Message> Outbox<M> {
 
     /// Has the log count the member as light, if a release has made it so.
     #[inline]
-    fn note_released(&self, change: Change) {
+    fn note_released(&self, change: TakenChange) {
         if self.port.log.counts_members() && self.bound.has_fallen(change) {
             self.weigh();
         }

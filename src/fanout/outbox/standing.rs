@@ -1,9 +1,9 @@
 //! The standing of a member: whether the [gate](crate::fanout::log::gate) of the log counts it, and as what.
 //!
-//! A member is *heavy* from the moment half of its bound is taken until less than three eighths are. Any sender, and the
-//! member's shard, may observe that the bound passes one of the two limits. Exactly one thread observes it, but the bound
-//! may have changed back before that thread reports it. So the thread doesn't report what it observed: it copies the
-//! bound's current level into the standing, and repeats this until both agree.
+//! A member is *heavy* from the moment half of its bound is taken until less than three eighths are. Any sender, and
+//! the member's shard, may observe that the bound passes one of the two limits. Exactly one thread observes it, but the
+//! bound may have changed back before that thread reports it. So the thread doesn't report what it observed: it copies
+//! the bound's current level into the standing, and repeats this until both agree.
 //!
 //! # Orderings
 //! All changes are read-modify-writes with `AcqRel` of one word. Of two threads the one that changes the word second

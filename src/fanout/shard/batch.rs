@@ -33,13 +33,13 @@ struct Run {
     treatment: Treatment,
 }
 
-/// What members have to look at when they are handed a run.
+/// What a member has to check before it is handed a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Treatment {
     /// Nothing: the run is for everybody, or for a topic that isn't profiled.
     Plain,
-    /// Messages that may be dropped, without a rate. To a member that keeps up, and has no rate either, they go as plain
-    /// ones do. The number is the index among the profiled topics.
+    /// Whether it has queues or a rate: the messages are droppable, and the topic has no rate. Without either, the
+    /// member is handed the run as a plain one. The number is the topic's index among the profiled ones.
     Droppable(u32),
     /// The profile of the topic with this index.
     ByProfile(u32),
@@ -142,7 +142,7 @@ impl<M> ReadBatch<M> {
         self.messages.is_empty()
     }
 
-    /// The messages of a run, and what members have to look at.
+    /// The messages of a run, and what a member has to check.
     #[inline]
     pub(super) fn run(&self, index: u32) -> (Range<usize>, Treatment) {
         let run = &self.runs[index as usize];
@@ -176,8 +176,8 @@ impl<M> ReadBatch<M> {
     }
 }
 
-/// Whether a message continues the run of the same topic: `last` is what the run knows of the topic, `profiled` what came
-/// with the message.
+/// Whether a message continues the run of the same topic: `last` is what the run knows of the topic, `profiled` what
+/// came with the message.
 #[inline]
 fn is_same(last: Option<&ProfiledTopic>, profiled: Option<(&Topic, &Profile, u64)>) -> bool {
     match (last, profiled) {

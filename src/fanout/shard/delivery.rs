@@ -723,10 +723,10 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
 
     #[inline]
     fn lingers(&mut self, cx: &mut Context<'_>, unread: Unread<'_>) -> bool {
-        let is_called = self.backpressure.holds_back() || !self.awaiting_entry.is_empty();
         if self.settings.linger.is_zero() {
             return false;
         }
+        let is_called = self.backpressure.holds_back() || !self.awaiting_entry.is_empty();
         let limits = GatherLimits { entries: self.budget.quota().messages, age: self.topics.least_age() };
         self.linger.gathers(cx, &self.settings.port.log, unread, limits, is_called)
     }

@@ -3,14 +3,13 @@
 //! Most of what a delivery costs is the system call and the work of the kernel's network stack, whatever the message's
 //! length. A shard that lingers leaves the entries in the log, and hands on together what has gathered.
 //!
-//! The time begins when the shard first sees a filled entry that it hasn't read; one that it finds after it has handed on
-//! others counts from when it began with those. The time includes what handing on took, and the granularity of the
-//! runtime's timers, so that the last member gets a message later by about that time. Half of the time is always left for
-//! gathering. While entries gather, the shard goes on with
-//! everything else: members with a backlog are visited, newcomers get their initial messages, and members that have ended
-//! go. Gathering ends
+//! The time begins when the shard first sees a filled entry that it hasn't read. An entry that the shard finds after it
+//! has handed on others counts from when it began with those. The time that handing on takes, and the granularity of
+//! the runtime's timers, are taken off, so that the last member gets a message later by about the session's linger.
+//! Half of the time is always left for gathering. While entries gather, the shard goes on with everything else: members
+//! with a backlog are visited, newcomers get their initial messages, and members that have ended go. Gathering ends
 //! - when the time is over,
-//! - when as many entries are filled as a turn reads, or half of the log,
+//! - when as many entries are filled as a turn reads, or half of the log is taken, in slots or in bytes,
 //! - when a publisher waits for capacity,
 //! - when a message of an urgent topic is published,
 //! - when a command waits for its position,
@@ -151,7 +150,7 @@ pub(super) struct GatherSleep {
     time: Duration,
     sleep: Pin<Box<Sleep>>,
     /// When the shard began to read what had gathered, until it has handed that on.
-    released: Option<Instant>,
+    released_at: Option<Instant>,
     /// How long it took to hand on what had gathered last.
     handing_on: Duration,
     /// For how long an entry that the shard sees now may have been there already.
@@ -161,11 +160,10 @@ pub(super) struct GatherSleep {
 impl GatherSleep {
     /// Creates a timer for `time`; `None` if that is zero.
     pub(super) fn new(time: Duration) -> Option<Self> {
-        let sleep = || Box::pin(sleep_until(Instant::now()));
         (!time.is_zero()).then(|| Self {
             time,
-            sleep: sleep(),
-            released: None,
+            sleep: Box::pin(sleep_until(Instant::now())),
+            released_at: None,
             handing_on: Duration::ZERO,
             unseen: Duration::ZERO,
         })
@@ -184,17 +182,17 @@ impl GatherTimer for GatherSleep {
     }
 
     fn note_released(&mut self) {
-        self.released = Some(Instant::now());
+        self.released_at = Some(Instant::now());
     }
 
     fn note_more(&mut self) {
-        self.released = None;
+        self.released_at = None;
     }
 
     fn note_handed_on(&mut self) {
         self.unseen = Duration::ZERO;
-        if let Some(released) = self.released.take() {
-            self.handing_on = released.elapsed();
+        if let Some(released_at) = self.released_at.take() {
+            self.handing_on = released_at.elapsed();
             self.unseen = self.handing_on;
         }
     }
@@ -202,7 +200,8 @@ impl GatherTimer for GatherSleep {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::future::poll_fn;
+    use std::task::{Poll, Waker};
 
     use super::*;
 
@@ -212,10 +211,7 @@ mod tests {
     async fn gathered(timer: &mut GatherSleep) -> Duration {
         timer.begin(Duration::MAX);
         let begun = Instant::now();
-        std::future::poll_fn(
-            |cx| if timer.is_over(cx) { std::task::Poll::Ready(()) } else { std::task::Poll::Pending },
-        )
-        .await;
+        poll_fn(|cx| if timer.is_over(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
         begun.elapsed()
     }
 
@@ -225,7 +221,7 @@ mod tests {
         for (taken, first, later) in [(0, 19, 19), (3, 13, 16), (8, 10, 11), (50, 10, 10), (0, 19, 19)] {
             timer.note_released();
             tokio::time::advance(Duration::from_millis(taken)).await;
-            // What is there now may have been published when the shard began to hand on.
+            // An entry that is there now may have been published as early as when handing on began.
             timer.note_handed_on();
             let waited = gathered(&mut timer).await;
             assert_eq!(waited, Duration::from_millis(first), "when handing on took {taken} ms");

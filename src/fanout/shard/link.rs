@@ -1,14 +1,14 @@
 //! How fast a busy member's sink drains, and how much it is given at once.
 //!
 //! A *stretch* is a time in which the member is behind without a pause: its sink is found busy, and after each
-//! completed flush it is busy again within [`PAUSE`]. Bytes flushed between two completed flushes of one stretch are what
-//! the link carried in that time. The first flush of a stretch is an exception: the buffers behind the sink were empty
-//! and took its first bytes at once. It only gives a *preliminary* rate, which is too high, and which the first sample
-//! replaces.
+//! completed flush it is busy again within [`PAUSE`]. Bytes flushed between two completed flushes of one stretch are
+//! what the link carried in that time. The first flush of a stretch is an exception: the buffers behind the sink were
+//! empty and took its first bytes at once. It only gives a *preliminary* rate, which is too high, and which the first
+//! sample replaces.
 //!
 //! A sample spans at least [`SAMPLE`], and counts by its length: the rate moves towards it by `length / (length +`
-//! [`INERTIA`]`)`, which is an eleventh for the shortest one. A kernel takes bytes in bursts, so that single samples are
-//! up to twice the rate. A changed link is known after some seconds, and a flush that took ten counts nearly alone.
+//! [`INERTIA`]`)`, which is an eleventh for the shortest one. A kernel takes bytes in bursts, so that single samples
+//! are up to twice the rate. A changed link is known after some seconds, and a flush that took ten counts nearly alone.
 
 use crate::fanout::clock::SessionMs;
 use crate::fanout::shard::budget::Quota;

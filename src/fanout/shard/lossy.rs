@@ -1,23 +1,23 @@
-//! What waits for one member of topics whose messages may be lost: a queue for each such topic, and whose turn it is.
+//! What waits for one member of topics whose messages may be lost: a queue for each such topic, served by round robin.
 //!
 //! A member that keeps up, and has no rate, has none of this. The queues hold references to broadcasts that the shard
 //! [retains](Retained), as a backlog does.
 //!
-//! # Whose turn it is
-//! Queues with a message that may go take turns by deficit round robin (Shreedhar and Varghese, *Efficient fair queuing
-//! using deficit round robin*, 1995). At each turn a queue's deficit grows by [`QUANTUM`] bytes times its weight, and
-//! the queue hands on messages for as long as the deficit covers them. A message longer than that goes when the
-//! deficit has grown to it, and the others go on meanwhile. A queue that has nothing left loses its deficit: it can't
-//! save up for a burst.
+//! # Round robin
+//! Queues with a message that may go are served by deficit round robin (Shreedhar and Varghese, *Efficient fair queuing
+//! using deficit round robin*, 1995). In each round a queue's deficit grows by [`QUANTUM`] bytes times its weight, and
+//! the queue hands on messages for as long as the deficit covers them. A message longer than that goes when the deficit
+//! has grown to it, and the others go on meanwhile. A queue that has nothing left loses its deficit: it can't save up
+//! for a burst.
 //!
 //! # Rates
-//! A queue with a rate has at most one message, the newest. While the rate delays it, it takes no part in the turns.
+//! A queue with a rate has at most one message, the newest. While the rate delays it, it is not in the round robin.
 //! `delayed` orders these queues by their time. A queue knows when it last handed on a message, so that another rate
 //! applies at once.
 //!
 //! # Drops
-//! The drop of a message is foreign code, and may panic. So everything is counted first, and the keys of what is dropped
-//! are kept in `dropped` until [`free`](LossyQueues::free) releases them.
+//! The drop of a message is foreign code, and may panic. So everything is counted first, and the keys of what is
+//! dropped are kept in `dropped` until [`free`](LossyQueues::free) releases them.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -31,8 +31,8 @@ use crate::fanout::clock::SessionMs;
 use crate::fanout::shard::retained::{Handed, Retained};
 use crate::time::millis;
 
-/// How many bytes a topic of weight 1 may hand on at each of its turns. Small, so that topics of small messages alternate
-/// often.
+/// How many bytes a topic of weight 1 may hand on in each round. Small, so that topics of small messages
+/// alternate often.
 const QUANTUM: u64 = 512;
 
 /// A time by the fan-out's clock, in microseconds: rates are finer than the clock.
@@ -55,9 +55,9 @@ impl Micros {
 pub(super) struct LossyQueues {
     queues: Slab<Queue>,
     by_topic: FxHashMap<TopicKey, usize>,
-    /// The queues with a message that may go, the one whose turn it is first.
+    /// The queues with a message that may go, the next one first.
     ready: VecDeque<usize>,
-    /// The first of `ready` has the quantum of this turn.
+    /// The first of `ready` has the quantum of this round.
     has_quantum: bool,
     /// The queues whose message is delayed, by the time until which it is.
     delayed: BTreeSet<(Micros, usize)>,
@@ -119,8 +119,8 @@ struct Item {
     bytes: u64,
 }
 
-/// The total rate of a member: a token bucket, which holds what [`TotalRate::SPAN`] gives. All messages are charged, and
-/// only those that may be lost wait for it.
+/// The total rate of a member: a token bucket as deep as the rate times [`TotalRate::SPAN`]. All messages are charged,
+/// and only droppable ones wait for it.
 #[derive(Debug)]
 struct TotalRate {
     bytes_per_second: u64,
@@ -129,7 +129,7 @@ struct TotalRate {
     filled: SessionMs,
 }
 
-/// Why a message gives way to a newer one.
+/// Why a message was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loss {
     Overflowed,
@@ -262,8 +262,8 @@ impl LossyQueues {
         self.total_rate.as_ref().is_none_or(|rate| rate.allows(now))
     }
 
-    /// Whether a message for `topic` may go straight into the sink: none waits for its turn, or of the topic itself,
-    /// and the rates allow it.
+    /// Whether a message for `topic` may go straight into the sink: none is in the round robin, none of
+    /// the topic itself waits, and the rates allow it.
     pub(super) fn is_open(&mut self, topic: &Topic, profile: &Profile, now: SessionMs) -> bool {
         if let Some(at) = self.by_topic.get(&topic.key()).copied() {
             self.set_profile(at, profile, now);
@@ -314,8 +314,8 @@ impl LossyQueues {
         }
     }
 
-    /// Has a queue keep to its rates, and to its number of messages, as they are now. Its other bounds apply when a message
-    /// is added or taken. Forgets it if nothing is left to keep.
+    /// Has a queue keep to its rates, and to its number of messages, as they are now. Its other bounds apply when a
+    /// message is added or taken. Forgets it if nothing is left to keep.
     fn apply_rates(&mut self, at: usize, now: SessionMs) {
         let most = self.queues[at].bounds().0;
         while self.queues[at].items.len() > most {
@@ -452,7 +452,7 @@ impl LossyQueues {
         }
     }
 
-    /// Has a queue that isn't anywhere, and has a message, delay it or take its turns.
+    /// Puts a queue that has a message into the round robin, or among the delayed ones. It is in neither.
     fn enter(&mut self, at: usize, now: SessionMs) {
         let queue = &mut self.queues[at];
         if queue.due > Micros::of(now) {
@@ -481,7 +481,8 @@ impl LossyQueues {
         (queue.state, queue.deficit) = (QueueState::Empty, 0);
     }
 
-    /// Lets the messages go whose time has come. If the session `drains`, that is all messages, without a total rate.
+    /// Puts the queues whose delay is over into the round robin. If the session `drains`, that is all of them, and no
+    /// total rate applies.
     pub(super) fn release_due(&mut self, now: SessionMs, drains: bool) {
         if drains {
             self.total_rate = None;
@@ -519,8 +520,8 @@ impl LossyQueues {
         self.armed.filter(|armed| *armed > now)
     }
 
-    /// Takes out the message whose turn it is. Drops those that are too old; the caller [frees](Self::free) them. The
-    /// caller has made sure that the [total rate](Self::may_go) allows a message.
+    /// Takes out the next message of the round robin. Drops those that are too old; the caller [frees](Self::free)
+    /// them. The caller has made sure that the [total rate](Self::may_go) allows a message.
     pub(super) fn pop<'a, M: Message>(
         &mut self,
         retained: &'a mut Retained<M>,

@@ -6,9 +6,9 @@
 //! [queues](crate::fanout::shard::lossy) of their own.
 //!
 //! # Inlining
-//! What a visit to a member that keeps up runs is in one function: with calls, a broadcast to 1,000 takes a third more
-//! instructions (`.ci/instructions`). So its parts are inlined, although they have several callers, and what is rare is
-//! kept out of line.
+//! A visit to a member that keeps up runs in one function. With calls, a broadcast to 1,000 takes a third more
+//! instructions (`.ci/instructions`). So the parts of the visit are inlined, although they have several callers, and
+//! what is rare is kept out of line.
 //!
 //! # The order of the classes
 //! A visit hands on the reliable messages that wait, then places what the turn has read, and last hands on messages
@@ -131,7 +131,7 @@ pub(in crate::fanout) struct Member<O: MemberHandle> {
     /// What `uncounted` counts are messages that may be lost, which the bound never counts. Outdated while it counts
     /// none.
     uncounted_is_lossy: bool,
-    /// The member has a `link`, a total rate or both. Neither is looked at otherwise.
+    /// The member has a `link`, a total rate or both. Kept here because both are on other cache lines.
     is_metered: bool,
     /// Messages between two places: offered, and neither in the sink nor in the backlog.
     in_hand: u32,
@@ -153,7 +153,8 @@ pub(in crate::fanout) struct Member<O: MemberHandle> {
     handed_since: SessionMs,
     progress: Progress,
     progress_seen: u64,
-    /// What the link carries, if the sink was busy lately. `None`, unless the member `needs_bookkeeping` and `is_metered`.
+    /// What the link carries. `None` if the sink wasn't busy lately; otherwise the member `needs_bookkeeping` and
+    /// `is_metered`.
     link: Option<Box<LinkRate>>,
     /// When the member last made progress; maintained only while the member isn't clear.
     moved: SessionMs,
@@ -382,7 +383,7 @@ impl<O: MemberHandle> Member<O> {
             let (run, treatment) = visit.batch.run(run);
             match (topic, treatment) {
                 (None, _) | (_, Treatment::Plain) => self.place_run(run, topic.map(|topic| topic.tag), visit)?,
-                (Some(topic), Treatment::Droppable(profiled)) if self.has_nothing_to_weigh() => {
+                (Some(topic), Treatment::Droppable(profiled)) if self.has_no_queues_or_directs() => {
                     self.place_droppable(run, profiled, topic, visit)?;
                 }
                 (Some(topic), Treatment::Droppable(profiled) | Treatment::ByProfile(profiled)) => {
@@ -413,15 +414,15 @@ impl<O: MemberHandle> Member<O> {
         Ok(())
     }
 
-    /// Whether the member has neither a rate nor queues of messages that may be dropped, which are where rates are kept,
-    /// nor direct messages whose place has to be found.
+    /// Whether the member has no queues of droppable messages, where rates are kept as well, and no direct messages
+    /// whose place has to be found.
     #[inline]
-    fn has_nothing_to_weigh(&self) -> bool {
+    fn has_no_queues_or_directs(&self) -> bool {
         self.backlog.as_ref().is_none_or(|backlog| backlog.lossy.is_none() && backlog.unordered.is_empty())
     }
 
-    /// Places a run of messages that may be dropped, of a topic without a rate, for a member that [has nothing to
-    /// weigh](Self::has_nothing_to_weigh).
+    /// Places a run of droppable messages of a topic without a rate, for a member that [has no queues and no direct
+    /// messages](Self::has_no_queues_or_directs).
     #[inline(always)]
     fn place_droppable(
         &mut self,
@@ -430,7 +431,7 @@ impl<O: MemberHandle> Member<O> {
         topic: TopicRun,
         visit: &mut VisitContext<'_, O::Message>,
     ) -> Outcome<(), O> {
-        debug_assert!(!topic.has_own_rate, "its queues have that rate");
+        debug_assert!(!topic.has_own_rate, "a member with a rate of its own has queues");
         // First, because the sink may fail or panic when it is asked.
         visit.counts.offered += 1;
         self.in_hand = 1;
@@ -458,7 +459,7 @@ impl<O: MemberHandle> Member<O> {
         let ProfiledTopic { topic: of, profile, .. } = visit.batch.profiled(profiled);
         if profile.is_reliable() && !topic.has_own_rate {
             let of = of.key();
-            // What waits of the topic gets the place of this run: behind the direct messages that come before it.
+            // The topic's waiting messages are placed where this run is: behind the direct messages before the run.
             if self.has_unordered() {
                 self.place_directs_before(&run, visit)?;
             }

@@ -28,11 +28,14 @@ struct Alarm {
 }
 
 impl Timers {
-    /// Takes note of what the queues of the member in `slot` have lost, and has it visited when its next message is due.
+    /// Takes note of what the queues of the member in `slot` have lost, and has it visited when its next message is
+    /// due.
     #[inline(never)]
     pub(super) fn follow_up<O: MemberHandle>(&mut self, slot: Slot, member: &mut Member<O>, now: SessionMs) {
         if let Some(Rearmed { before, due }) = member.follow_up(now) {
-            before.map(|before| self.due.remove(&(before, slot)));
+            if let Some(before) = before {
+                self.due.remove(&(before, slot));
+            }
             self.due.insert((due, slot));
         }
     }
@@ -43,7 +46,7 @@ impl Timers {
     }
 
     /// Hands every slot whose time has come to `each`. If a time is still to come, the task of `cx` is woken then.
-    /// Returns the time, which may have gone on: a member whose time has come must not find it still to come.
+    /// Returns the time now, not before `now`: the members of those slots are visited at a time at which they are due.
     pub(super) fn take_due(
         &mut self,
         cx: &mut Context<'_>,
@@ -80,7 +83,8 @@ mod tests {
 
     use super::*;
 
-    // 1. The shard reads the clock. 2. The time of a member comes. 3. The shard takes the members that are due: this one
+    // 1. The shard reads the clock. 2. The time of a member comes. 3. The shard takes the members that are due: this
+    //    one
     // is visited by a time at which it is due.
     #[tokio::test(start_paused = true)]
     async fn a_member_is_due_by_the_time_of_its_visit() {

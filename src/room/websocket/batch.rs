@@ -55,8 +55,8 @@ pub(super) struct Batch(Option<Box<ReusableBuffer>>);
 /// ```
 ///
 /// The id of each message of a run is compared with that of the next cached frame. From the first one that differs, or
-/// that needs a [time](LastTime) for one of the two viewers only, the old bytes are cut off; what follows is encoded, and
-/// cached for the viewer after this one.
+/// that needs a [time](LastTime) for one of the two viewers only, the old bytes are cut off; what follows is encoded,
+/// and cached for the viewer after this one.
 #[derive(Debug, Default)]
 struct ReusableBuffer {
     bytes: Vec<u8>,

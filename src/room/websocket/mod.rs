@@ -38,10 +38,10 @@
 //! An idle connection has no buffers: reads and writes go through one buffer per thread. For a viewer that doesn't take
 //! what it is sent, at most one batch waits here (64 KiB and a message; large payloads are shared by all viewers),
 //! besides what the kernel has sent or holds [unsent](WebSocketRoomBuilder::unsent_bytes) (64 KiB). Both shrink for a
-//! viewer whose link has proved slow. The rest waits in the session, which bounds it. What a viewer sends occupies at most 10 KiB, in at most 16 messages, until it is
-//! taken; beyond that the viewer's socket isn't read. A message of more than 2 KiB also takes its length from a
-//! [budget](WebSocketRoomBuilder::peer_limits) of 64 MiB for all viewers, and each viewer has one such message at a
-//! time.
+//! viewer whose link has proved slow. The rest waits in the session, which bounds it. What a viewer sends occupies at
+//! most 10 KiB, in at most 16 messages, until it is taken; beyond that the viewer's socket isn't read. A message of
+//! more than 2 KiB also takes its length from a [budget](WebSocketRoomBuilder::peer_limits) of 64 MiB for all viewers,
+//! and each viewer has one such message at a time.
 //!
 //! # Viewers that send without pause
 //! A viewer that has used up its allowance (1 ms of work, refilled at 0.5 ms per second) takes turns with other such

@@ -106,7 +106,7 @@ impl Room for WebSocketRoom {
         let window = UnsentWindow::new(config.unsent_bytes);
         let mut writer = connection.writer();
         writer.report_to(progress);
-        writer.gather(window.gathering());
+        writer.set_coalescing(window.coalescing());
         drop(writer);
         Ok(WebSocketSink::new(connection, window))
     }

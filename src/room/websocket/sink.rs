@@ -125,7 +125,7 @@ impl Sink<Frame> for WebSocketSink {
             connection.sink.register(cx.waker());
             if let Some(bytes) = writer.link_rate().and_then(|rate| window.follow(rate)) {
                 socket::limit_unsent(&connection.stream, bytes);
-                writer.gather(window.gathering());
+                writer.set_coalescing(window.coalescing());
             }
             drop(writer);
             match connection.stream.poll_write_ready(cx) {

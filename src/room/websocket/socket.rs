@@ -45,12 +45,12 @@ pub(super) fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<u
 }
 
 /// Writes as much of `first` and `second` as the kernel takes, in one call. Returns how many bytes that was.
-pub(super) fn write(stream: &TcpStream, first: &[u8], second: &[u8], gathering: Coalescing) -> io::Result<usize> {
+pub(super) fn write(stream: &TcpStream, first: &[u8], second: &[u8], coalescing: Coalescing) -> io::Result<usize> {
     let wanted = first.len() + second.len();
     if wanted == 0 {
         return Ok(0);
     }
-    let flags = NO_SIGNAL.filter(|_| gathering == Coalescing::Strict).map(|no_signal| no_signal | END_OF_RECORD);
+    let flags = NO_SIGNAL.filter(|_| coalescing == Coalescing::Strict).map(|no_signal| no_signal | END_OF_RECORD);
     let pieces = &[IoSlice::new(first), IoSlice::new(second)];
     let written = once(stream, Interest::WRITABLE, wanted, || match (first, second, flags) {
         (only, [], None) | ([], only, None) => stream.try_write(only),

@@ -46,7 +46,7 @@ impl UnsentWindow {
     }
 
     /// How the kernel has to gather what is written, for the window to hold.
-    pub(super) fn gathering(self) -> Coalescing {
+    pub(super) fn coalescing(self) -> Coalescing {
         if self.bytes() < SEGMENT { Coalescing::Strict } else { Coalescing::Free }
     }
 

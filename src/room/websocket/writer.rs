@@ -38,7 +38,7 @@ pub(super) struct Writer {
     unsent: Option<Box<UnsentBytes>>,
     /// The close handshake has begun: no more data.
     closing: bool,
-    gathering: Coalescing,
+    coalescing: Coalescing,
     /// When the kernel last took bytes after it had refused some, which it does because the client has acknowledged
     /// others.
     drained: Option<Instant>,
@@ -92,8 +92,8 @@ impl Writer {
     }
 
     /// Has later writes be gathered by the kernel like this.
-    pub(super) fn gather(&mut self, gathering: Coalescing) {
-        self.gathering = gathering;
+    pub(super) fn set_coalescing(&mut self, coalescing: Coalescing) {
+        self.coalescing = coalescing;
     }
 
     /// What the client's link carries, in bytes per second, if that is known.
@@ -115,9 +115,9 @@ impl Writer {
     /// is if another one still waits.
     pub(super) fn write_batch(&mut self, stream: &TcpStream, batch: &mut Batch) -> io::Result<()> {
         if self.unsent.is_none() {
-            let written = match self.gathering {
+            let written = match self.coalescing {
                 Coalescing::Free => socket::write_eagerly(stream, batch.bytes(), batch.tail())?,
-                Coalescing::Strict => socket::write(stream, batch.bytes(), batch.tail(), self.gathering)?,
+                Coalescing::Strict => socket::write(stream, batch.bytes(), batch.tail(), self.coalescing)?,
             };
             if written < batch.len() {
                 // A batch that goes at once needs no report: the end of the flush is enough.
@@ -168,7 +168,7 @@ impl Writer {
     pub(super) fn write_unsent(&mut self, stream: &TcpStream) -> io::Result<()> {
         let Some(unsent) = &mut self.unsent else { return Ok(()) };
         let had_been_refused = unsent.refused.is_some();
-        let written = unsent.write(stream, self.gathering)?;
+        let written = unsent.write(stream, self.coalescing)?;
         self.progress.report(written);
         if had_been_refused && written > 0 {
             self.drained = Some(Instant::now());
@@ -228,12 +228,12 @@ impl UnsentBytes {
     }
 
     /// Writes as much as the kernel takes. Returns how many bytes that was.
-    fn write(&mut self, stream: &TcpStream, gathering: Coalescing) -> io::Result<usize> {
+    fn write(&mut self, stream: &TcpStream, coalescing: Coalescing) -> io::Result<usize> {
         let before = self.control.len() + self.data_len();
         let mut encoded = 0;
         loop {
             if !self.control.is_empty() {
-                let written = socket::write(stream, &self.control, &[], gathering)?;
+                let written = socket::write(stream, &self.control, &[], coalescing)?;
                 self.control.drain(..written);
                 if !self.control.is_empty() {
                     break;
@@ -249,7 +249,7 @@ impl UnsentBytes {
             if self.at == limit {
                 return Ok(before + encoded);
             }
-            self.write_data(stream, limit, gathering)?;
+            self.write_data(stream, limit, coalescing)?;
             if self.at < limit {
                 break;
             }
@@ -258,11 +258,11 @@ impl UnsentBytes {
         Ok(before + encoded - self.control.len() - self.data_len())
     }
 
-    fn write_data(&mut self, stream: &TcpStream, limit: usize, gathering: Coalescing) -> io::Result<()> {
+    fn write_data(&mut self, stream: &TcpStream, limit: usize, coalescing: Coalescing) -> io::Result<()> {
         let own = self.bytes.len();
         let first = &self.bytes[self.at.min(own)..limit.min(own)];
         let second = &self.tail[self.at.saturating_sub(own)..limit.saturating_sub(own)];
-        self.at += socket::write(stream, first, second, gathering)?;
+        self.at += socket::write(stream, first, second, coalescing)?;
         while self.frame_end < self.at {
             self.frame_end += batch::frame_len(&self.bytes[self.frame_end..]);
         }
