@@ -39,7 +39,7 @@ impl Load {
     }
 
     pub(in crate::fanout) fn add(&mut self, more: Self) {
-        self.messages = self.messages.saturating_add(more.messages);
+        self.messages += more.messages;
         self.bytes = self.bytes.saturating_add(more.bytes);
     }
 
