@@ -12,6 +12,13 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
+/// What an embedder chooses for such publishers.
+#[derive(Clone, Copy)]
+struct Choice {
+    policy: OverloadPolicy,
+    queue_capacity: u32,
+}
+
 /// What the viewers of an overloaded server get.
 struct Outcome {
     /// Messages per second, by viewer.
@@ -22,11 +29,11 @@ struct Outcome {
     present: usize,
 }
 
-/// Viewers that read all the time, on a thread of their own, and a publisher of 200,000 short messages a second, for so
-/// long.
-async fn overload(policy: OverloadPolicy, viewers: usize, time: Duration) -> Outcome {
+/// Viewers that read all the time, in turns on one thread of their own, and a publisher of 200,000 short messages a
+/// second, for so long.
+async fn overload(Choice { policy, queue_capacity }: Choice, viewers: usize, time: Duration) -> Outcome {
     let room = WebSocketRoom::builder().bind("127.0.0.1:0").await.unwrap();
-    let session = Session::builder(room.clone()).overload(policy).build().unwrap();
+    let session = Session::builder(room.clone()).overload(policy).queue_capacity(queue_capacity).build().unwrap();
     let readers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let counters: Vec<Arc<AtomicU64>> = (0..viewers).map(|_| Arc::default()).collect();
     for counter in &counters {
@@ -68,8 +75,21 @@ async fn overload(policy: OverloadPolicy, viewers: usize, time: Duration) -> Out
     }
 }
 
+fn in_a_runtime<T>(what: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(what)
+}
+
 fn is_full() -> bool {
     std::env::var("LANECAST_TEST_SIZE").is_ok_and(|size| size == "full")
+}
+
+/// While one viewer is read, the others' queues fill one after the other, so few are heavy at a time.
+#[test]
+fn viewers_that_are_read_in_turns_stay_where_one_in_a_hundred_starts_a_hold() {
+    let choice = Choice { policy: Hold::default().share_percent(1).into(), queue_capacity: 4_096 };
+    let Outcome { resets, holds, present, .. } = in_a_runtime(overload(choice, 100, Duration::from_secs(2)));
+    assert!(holds > 0, "the publisher was never held");
+    assert!(present >= 90, "{present} of 100 are present, after {resets} resets");
 }
 
 /// Prints what becomes of 100 viewers: the table in perf/README.md.
@@ -78,14 +98,27 @@ fn figures_of_an_overload() {
     if !is_full() {
         return eprintln!("left out: it needs LANECAST_TEST_SIZE=full");
     }
-    println!("policy | published per second | received per second, least to most | present | resets | holds");
-    for round in 0..6 {
-        let policy = if round % 2 == 0 { OverloadPolicy::Reset } else { Hold::default().into() };
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let Outcome { received, published, resets, holds, present } =
-            runtime.block_on(overload(policy, 100, Duration::from_secs(10)));
-        let name = if policy == OverloadPolicy::Reset { "Reset" } else { "Hold" };
-        let (least, most) = (received.iter().min().unwrap(), received.iter().max().unwrap());
-        println!("{name} | {} | {least} to {most} | {present} | {resets} | {holds}", published / 10);
+    println!(
+        "| policy | queue capacity | published per second | received per second, least to most | present | resets | holds |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    let hold = |share| OverloadPolicy::from(Hold::default().share_percent(share));
+    for _round in 0..2 {
+        for (name, policy, queue_capacity) in [
+            ("Reset", OverloadPolicy::Reset, 4_096),
+            ("Hold, more than 50 %", hold(50), 4_096),
+            ("Hold, more than 5 %", hold(5), 4_096),
+            ("Hold, more than 5 %", hold(5), 65_536),
+            ("Hold, more than 1 %", hold(1), 4_096),
+            ("Hold, more than 1 %", hold(1), 65_536),
+        ] {
+            let Outcome { received, published, resets, holds, present } =
+                in_a_runtime(overload(Choice { policy, queue_capacity }, 100, Duration::from_secs(10)));
+            let (least, most) = (received.iter().min().unwrap(), received.iter().max().unwrap());
+            let published = published / 10;
+            println!(
+                "| {name} | {queue_capacity} | {published} | {least} to {most} | {present} | {resets} | {holds} |"
+            );
+        }
     }
 }
