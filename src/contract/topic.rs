@@ -42,8 +42,12 @@ struct Inner {
 
 /// What became of the messages of a topic that isn't reliable.
 struct Figures {
+    /// Those that waited.
     offered: AtomicU64,
+    /// Of those that waited.
     handed_on: AtomicU64,
+    /// Messages that went straight into sinks: offered, and handed on.
+    straight: AtomicU64,
     ended: AtomicU64,
     lost: [AtomicU64; Losses::REASONS],
 }
@@ -140,7 +144,9 @@ impl Topic {
             stats.lost = Losses::from_counts(figures.lost.each_ref().map(read));
             stats.handed_on = read(&figures.handed_on);
             stats.ended = read(&figures.ended);
-            stats.offered = read(&figures.offered);
+            let straight = read(&figures.straight);
+            stats.handed_on += straight;
+            stats.offered = read(&figures.offered) + straight;
         }
         stats
     }
@@ -150,13 +156,14 @@ impl Topic {
             Box::new(Figures {
                 offered: AtomicU64::new(0),
                 handed_on: AtomicU64::new(0),
+                straight: AtomicU64::new(0),
                 ended: AtomicU64::new(0),
                 lost: std::array::from_fn(|_| AtomicU64::new(0)),
             })
         })
     }
 
-    /// Counts messages as offered to subscribers.
+    /// Counts messages as offered to subscribers, for whom they wait.
     pub(crate) fn count_offered(&self, messages: u64) {
         self.figures().offered.fetch_add(messages, Ordering::Release);
     }
@@ -164,6 +171,11 @@ impl Topic {
     /// Counts messages that were offered before as handed on.
     pub(crate) fn count_handed_on(&self, messages: u64) {
         self.figures().handed_on.fetch_add(messages, Ordering::Release);
+    }
+
+    /// Counts messages that went straight into sinks as offered and handed on.
+    pub(crate) fn count_straight(&self, messages: u64) {
+        self.figures().straight.fetch_add(messages, Ordering::Release);
     }
 
     /// Counts messages that waited for a subscriber when it ended, or ended its subscription.

@@ -103,7 +103,7 @@ impl<M> ReadBatch<M> {
         bytes: usize,
         message: M,
         topic: Option<TopicKey>,
-        profiled: Option<(&Topic, &Profile, u64)>,
+        profiled: Option<(Topic, Profile, u64)>,
     ) -> Option<u32> {
         let at = self.messages.len();
         assert!(at < self.most as usize, "a turn reads at most the quota, and has ids for no more");
@@ -116,7 +116,8 @@ impl<M> ReadBatch<M> {
         match self.runs.last_mut() {
             Some(last)
                 if self.last == topic
-                    && is_same(last.treatment.profiled().map(|at| &self.profiled[at as usize]), profiled) =>
+                    && last.treatment.profiled().map(|at| self.profiled[at as usize].version)
+                        == profiled.as_ref().map(|(_, _, version)| *version) =>
             {
                 last.messages.end += 1;
                 None
@@ -124,9 +125,9 @@ impl<M> ReadBatch<M> {
             _ => {
                 let run = u32::try_from(self.runs.len()).expect("there are no more than messages");
                 let treatment = profiled.map_or(Treatment::Plain, |(topic, profile, version)| {
-                    self.profiled.push(ProfiledTopic::new(topic.clone(), *profile, version));
-                    let index = u32::try_from(self.profiled.len() - 1).expect("there are no more than messages");
-                    Treatment::of(profile, index)
+                    let index = u32::try_from(self.profiled.len()).expect("there are no more than messages");
+                    self.profiled.push(ProfiledTopic { topic, profile, version, handed_on: 0 });
+                    Treatment::of(&profile, index)
                 });
                 self.runs.push(Run { messages: at..at + 1, treatment });
                 self.last = topic;
@@ -169,27 +170,9 @@ impl<M> ReadBatch<M> {
         self.to_all.clear();
         for profiled in self.profiled.drain(..) {
             if profiled.handed_on > 0 {
-                profiled.topic.count_offered(profiled.handed_on);
-                profiled.topic.count_handed_on(profiled.handed_on);
+                profiled.topic.count_straight(profiled.handed_on);
             }
         }
-    }
-}
-
-/// Whether a message continues the run of the same topic: `last` is what the run knows of the topic, `profiled` what
-/// came with the message.
-#[inline]
-fn is_same(last: Option<&ProfiledTopic>, profiled: Option<(&Topic, &Profile, u64)>) -> bool {
-    match (last, profiled) {
-        (None, None) => true,
-        (Some(last), Some((_, _, version))) => last.version == version,
-        (Some(_), None) | (None, Some(_)) => false,
-    }
-}
-
-impl ProfiledTopic {
-    fn new(topic: Topic, profile: Profile, version: u64) -> Self {
-        Self { topic, profile, version, handed_on: 0 }
     }
 }
 

@@ -754,7 +754,10 @@ impl<O: MemberHandle> Shard<O::Message, Request<O>> for Delivery<O> {
             return if self.budget.goes_on() { Reading::More } else { Reading::Enough };
         }
         let key = topic.map(Topic::key);
-        let profiled = topic.zip(profiled.as_ref()).map(|(topic, (profile, version))| (topic, profile, *version));
+        let profiled = match audience {
+            Audience::Topic(topic) => profiled.map(|(profile, version)| (topic, profile, version)),
+            Audience::All => None,
+        };
         if let Some(run) = self.turn.batch.push(position, bytes, message, key, profiled) {
             for subscriber in subscribers {
                 let member = self.members.get_mut(subscriber.slot.index());
