@@ -2,10 +2,11 @@
 
 use crate::Error;
 
-/// Resident memory of a process, in bytes.
+/// The resident memory that a process has allocated, in bytes: without the pages of its executable, which it loads as it
+/// first runs them.
 pub fn resident(process: u32) -> Result<u64, Error> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).ok_or("no RssAnon")?;
     let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib << 10)
 }
