@@ -363,6 +363,31 @@ async fn progress_after_the_patience_holds_publishers_again() {
     held.session.cancel();
 }
 
+// A limit that three eighths don't divide: of thirteen, five are more than three eighths, and four are less.
+#[tokio::test(start_paused = true)]
+async fn a_participant_is_heavy_until_less_than_three_eighths_of_its_bound_are_taken() {
+    let (stage, streams) = Streams::stage(|_| Valve::shut().with_room(1));
+    let hold = Hold::default().at_least(1).patience(Duration::from_secs(3600));
+    let session = stage.session(|builder| builder.queue_capacity(13).log_capacity(3).overload(hold));
+    stage.join(presence("shut", "PA_shut", 1));
+    live(&session, "shut").await;
+    for text in texts("m", 7) {
+        assert!(!session.stats().publishers_held);
+        within(session.broadcast(msg(text))).await.expect("the session is open");
+        settle().await;
+    }
+    let stream = streams.nth("shut", 0).await;
+    for waiting in [6, 5] {
+        stream.let_through(1);
+        settle().await;
+        assert!(session.stats().publishers_held, "with {waiting} of 13 messages waiting");
+    }
+    stream.let_through(1);
+    settle().await;
+    assert!(!session.stats().publishers_held, "with 4 of 13 messages waiting");
+    session.cancel();
+}
+
 // 1. Seven of seven are behind. 2. No publisher is held: they overflow.
 #[tokio::test]
 async fn a_session_with_few_participants_holds_nobody() {

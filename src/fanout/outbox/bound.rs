@@ -122,11 +122,10 @@ impl Bound {
     }
 
     fn level_of(&self, word: u64) -> Level {
-        let low = |half: u64| half - half / 4;
-        let (messages, bytes) = self.halves();
+        let Limits { messages, bytes, .. } = self.limits;
         if self.is_high(word) {
             Level::High
-        } else if word >> BYTE_BITS < low(messages) && word & BYTES < low(bytes) {
+        } else if 8 * (word >> BYTE_BITS) < 3 * u64::from(messages) && 8 * (word & BYTES) < 3 * bytes {
             Level::Low
         } else {
             Level::Between
@@ -136,11 +135,6 @@ impl Bound {
     #[inline]
     fn is_high(&self, word: u64) -> bool {
         2 * (word >> BYTE_BITS) >= u64::from(self.limits.messages) || 2 * (word & BYTES) >= self.limits.bytes
-    }
-
-    #[inline]
-    fn halves(&self) -> (u64, u64) {
-        (u64::from(self.limits.messages.div_ceil(2)), self.limits.bytes.div_ceil(2))
     }
 
     /// Whether half of the bound is taken, in messages or in bytes.
