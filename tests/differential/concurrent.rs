@@ -93,6 +93,7 @@ async fn session<S: Subject>(seed: Seed, rng: &mut Rng) -> (usize, u64) {
         log_capacity: rng.usize(4..=64),
         shards: rng.usize(1..=3),
         linger: Duration::from_millis(rng.choice([0, 0, 1, 5]).expect("there are some")),
+        hold: None,
         write_timeout: Duration::from_secs(3600),
         accounts: S::ACCOUNTS,
         initial: Arc::new(move |inst| evidence::initial(inst, &told)),

@@ -11,12 +11,13 @@ use futures_util::{FutureExt, Sink, Stream as Events_};
 use lanecast::room::memory::{MemoryRoom, MemorySink, OpenBehavior};
 use lanecast::room::{Goodbye, OpenError, Presence, Room, RoomEvent};
 use lanecast::{
-    Account, BroadcastError, BroadcastRun, EndReason, Events, InstanceId, JoinError, Losses, Message, Participant,
-    ParticipantIdentity, Progress, RunSink, SendError, Session, SessionEvent, Subscribed, SubscriptionTag, Topic,
-    TryBroadcastError, TrySendError, Unsubscribed,
+    Account, BroadcastError, BroadcastRun, EndReason, Events, Hold, InstanceId, JoinError, Losses, Message,
+    OverloadPolicy, Participant, ParticipantIdentity, Progress, RunSink, SendError, Session, SessionEvent, Subscribed,
+    SubscriptionTag, Topic, TryBroadcastError, TrySendError, Unsubscribed,
 };
 use tokio::sync::{Mutex as AsyncMutex, mpsc, watch};
 
+use crate::hold;
 use crate::plan::{Pace, Plan};
 use crate::subject::{Event, Figures, Gate, Inst, Lane, Msg, Published, Refusal, Sent, Setup, Subject, Totals, View};
 use crate::viewers::{Viewers, sid, sid_of, who_is};
@@ -129,8 +130,8 @@ impl Sink<Msg> for HalfOfEachRun {
     }
 }
 
-/// A memory room whose sinks take half of each run.
-struct Halving(MemoryRoom<Msg>);
+/// A memory room whose sinks take half of each run, and take their time to open.
+struct Halving(MemoryRoom<Msg>, Duration);
 
 impl Room for Halving {
     type Message = Msg;
@@ -150,6 +151,9 @@ impl Room for Halving {
     }
 
     async fn open(&self, to: &Presence, progress: Progress) -> Result<HalfOfEachRun, OpenError> {
+        if !self.1.is_zero() {
+            tokio::time::sleep(self.1).await;
+        }
         self.0.open(to, progress).await.map(HalfOfEachRun)
     }
 
@@ -187,6 +191,8 @@ impl Lanecast {
             SessionEvent::JoinFailed { identity, sid, error } => {
                 Event::JoinFailed { who: who_is(identity), sid: sid_of(sid), why: refusal(error) }
             }
+            SessionEvent::PublishersHeld => Event::Held,
+            SessionEvent::PublishersReleased => Event::Released,
             SessionEvent::Closed => Event::Closed,
             other => panic!("unexpected {other:?}"),
         })
@@ -197,6 +203,13 @@ impl Lanecast {
         self.0.seen.lock().unwrap_or_else(PoisonError::into_inner).push(event);
         Some(event)
     }
+}
+
+fn overload(plan: Option<hold::Plan>) -> OverloadPolicy {
+    plan.map_or(OverloadPolicy::Reset, |hold::Plan { at_least, share_percent, patience }| {
+        let hold = Hold::default().at_least(at_least).share_percent(share_percent);
+        hold.patience(Duration::from_millis(patience)).into()
+    })
 }
 
 fn refusal(error: &JoinError) -> Refusal {
@@ -230,13 +243,14 @@ impl Subject for Lanecast {
         let gates: Vec<_> = (0..setup.identities).map(|_| watch::Sender::new(Gate::Ready)).collect();
         let (initial, entered, handles) = (Arc::clone(&setup.initial), Arc::clone(&book), gates.clone());
         let retired = Arc::clone(&book);
-        let session = Session::builder(Halving(viewers.room().clone()))
+        let session = Session::builder(Halving(viewers.room().clone(), Duration::from_millis(setup.opening())))
             .queue_capacity(setup.queue_capacity)
             .queue_bytes(setup.queue_bytes)
             .lossy_bytes(setup.lossy_bytes)
             .log_capacity(setup.log_capacity)
             .shards(setup.shards)
             .linger(setup.linger)
+            .overload(overload(setup.hold))
             .write_timeout(setup.write_timeout)
             .open_timeout(NEVER)
             .reset_backoff(Self::LONGEST_BACKOFF, Self::LONGEST_BACKOFF)
@@ -431,6 +445,7 @@ impl Subject for Lanecast {
             resets: [resets.overflow, resets.write_failed, resets.write_panicked, resets.write_timed_out],
             account: stats.account,
             lag: stats.shard_lag,
+            hold: hold::Figures { is_held: stats.publishers_held, holds: stats.publisher_holds },
             topics: self.0.topics.iter().map(Topic::subscribers).collect(),
             topic_stats: self.0.topics.iter().map(Topic::stats).collect(),
         }

@@ -2,11 +2,13 @@
 //!
 //! Viewers join, leave, reconnect, stall, resume and fail; the embedder sends, broadcasts, subscribes and closes. After
 //! every operation, what the runtime shows (what each stream received, look-ups, accounts, events, figures) has to be
-//! what the model says. The test has five parts:
+//! what the model says. The test has six parts:
 //! - [`one_operation_at_a_time`]: one long session. A paused clock tells when everything is at rest: tokio advances it
 //!   only when no task can run. So the model predicts exactly what can be observed, and time-outs cost no time.
 //! - [`short_lives`]: many short sessions, for their ends.
 //! - [`one_operation_at_a_time_with_a_linger`], [`short_lives_with_a_linger`]: the same where broadcasts gather.
+//! - [`one_operation_at_a_time_with_a_hold`], [`short_lives_with_a_hold`]: the same where publishers are held while
+//!   most viewers are behind.
 //! - [`burst_above_the_queue`]: the one input on which the two runtimes have to differ.
 //! - [`everything_at_once`]: producers and viewers run freely on several threads; the model says what happened before
 //!   what, and how the accounts come out at rest.
@@ -21,6 +23,7 @@
 mod baseline;
 mod concurrent;
 mod evidence;
+mod hold;
 mod lanecast;
 mod lossy;
 mod model;
@@ -34,10 +37,10 @@ mod viewers;
 use std::fmt;
 use std::io::Write;
 use std::sync::Once;
-use std::time::Duration;
 
 use self::baseline::Queues;
 use self::lanecast::Lanecast;
+use self::sequential::Kind;
 use self::subject::Subject;
 
 /// Operations of a run, unless `LANECAST_OPS` sets another number.
@@ -45,9 +48,6 @@ const OPS: usize = 10_000;
 
 /// Operations of a short session.
 const SHORT: usize = 60;
-
-/// How long broadcasts gather in the runs with a linger.
-const LINGER: Duration = Duration::from_millis(20);
 
 /// The message of a panic that is part of the test.
 pub(crate) const ON_COMMAND: &str = "the closure was told to panic";
@@ -113,43 +113,50 @@ fn paused<T: Send + 'static>(seed: Seed, run: impl Future<Output = T> + Send + '
 }
 
 /// A session with one shard, whose clock the model predicts, and one with several.
-fn long_life<S: Subject>(seed: Seed, linger: Duration) {
+fn long_life<S: Subject>(seed: Seed, kind: Kind) {
     let half = seed.ops.div_ceil(2);
-    let mut reached = paused(seed, sequential::run::<S>(seed, half, 1..=1, linger));
-    reached.add(&paused(seed, sequential::run::<S>(seed, half, 2..=3, linger)));
+    let mut reached = paused(seed, sequential::run::<S>(seed, half, 1..=1, kind));
+    reached.add(&paused(seed, sequential::run::<S>(seed, half, 2..=3, kind)));
     tell(&reached);
     // A run that never reaches the interesting states proves nothing.
-    assert!(
-        seed.ops < OPS || reached.is_everything::<S>(linger.is_zero()),
-        "{seed}: the draw doesn't reach everything: {reached}"
-    );
+    assert!(seed.ops < OPS || reached.is_everything::<S>(kind), "{seed}: the draw doesn't reach everything: {reached}");
 }
 
-fn many_lives<S: Subject>(seed: Seed, linger: Duration) {
+fn many_lives<S: Subject>(seed: Seed, kind: Kind) {
     for life in 0..seed.ops.div_ceil(SHORT) as u64 {
         let seed = Seed { number: seed.number + life, ops: SHORT, ..seed };
-        paused(seed, sequential::run::<S>(seed, SHORT, 1..=3, linger));
+        paused(seed, sequential::run::<S>(seed, SHORT, 1..=3, kind));
     }
 }
 
 #[test]
 fn one_operation_at_a_time() {
-    long_life::<Lanecast>(Seed::new("one_operation_at_a_time"), Duration::ZERO);
+    long_life::<Lanecast>(Seed::new("one_operation_at_a_time"), Kind::Plain);
 }
 
 #[test]
 fn one_operation_at_a_time_with_a_linger() {
-    long_life::<Lanecast>(Seed::new("one_operation_at_a_time_with_a_linger"), LINGER);
+    long_life::<Lanecast>(Seed::new("one_operation_at_a_time_with_a_linger"), Kind::Linger);
+}
+
+#[test]
+fn one_operation_at_a_time_with_a_hold() {
+    long_life::<Lanecast>(Seed::new("one_operation_at_a_time_with_a_hold"), Kind::Hold);
 }
 
 #[test]
 fn short_lives() {
-    many_lives::<Lanecast>(Seed::new("short_lives"), Duration::ZERO);
+    many_lives::<Lanecast>(Seed::new("short_lives"), Kind::Plain);
 }
 
 #[test]
 fn short_lives_with_a_linger() {
-    many_lives::<Lanecast>(Seed::new("short_lives_with_a_linger"), LINGER);
+    many_lives::<Lanecast>(Seed::new("short_lives_with_a_linger"), Kind::Linger);
+}
+
+#[test]
+fn short_lives_with_a_hold() {
+    many_lives::<Lanecast>(Seed::new("short_lives_with_a_hold"), Kind::Hold);
 }
 
 #[test]
@@ -161,12 +168,12 @@ fn burst_above_the_queue() {
 
 #[test]
 fn baseline_at_length() {
-    long_life::<Queues>(Seed::new("baseline_at_length"), Duration::ZERO);
+    long_life::<Queues>(Seed::new("baseline_at_length"), Kind::Plain);
 }
 
 #[test]
 fn baseline_in_short() {
-    many_lives::<Queues>(Seed::new("baseline_in_short"), Duration::ZERO);
+    many_lives::<Queues>(Seed::new("baseline_in_short"), Kind::Plain);
 }
 
 #[test]

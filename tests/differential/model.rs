@@ -2,7 +2,8 @@
 //!
 //! The model takes one operation at a time and completes it. It knows nothing of queues, logs, shards or turns: a
 //! message is delivered if its viewer's stream flows, and waits otherwise; if more waits than is allowed, the instance
-//! is reset. What may be lost waits [apart](crate::lossy).
+//! is reset. What may be lost waits [apart](crate::lossy). While most viewers are behind, publishers may be
+//! [held](crate::hold).
 //!
 //! # Time
 //! The paused clock stands still during an operation, and everything that is due at a time happens before an operation
@@ -15,15 +16,13 @@ use std::time::Duration;
 use lanecast::room::memory::{Behavior, OpenBehavior};
 use lanecast::{Account, EndReason, Subscribed, TopicStats, Unsubscribed};
 
+use crate::hold::{Change, Hold, Level, Wish};
 use crate::lossy::Lost;
 use crate::ops::{Op, Outcome};
 use crate::plan::{Pace, Plan};
 use crate::state::{Instance, Joining, Stage, Subscription, Viewer, Waiting, initial_of, lose};
 use crate::subject::{Conn, Event, Figures, Gate, Inst, Lane, Msg, Published, Refusal, Sent, Setup, Stream};
 use crate::subject::{Totals, View};
-
-/// The time between two ticks, in milliseconds: the longest one, as the write time-out is longer by far.
-const TICK: u64 = 2000;
 
 /// The expected state of the session and its viewers.
 #[derive(Debug)]
@@ -39,6 +38,9 @@ pub(crate) struct Model {
     pub(crate) now: u64,
     /// When messages that are too old are looked for. A viewer that is blocked sets it.
     tick: Option<u64>,
+    /// Viewers whose streams are opened, or that are joined again after a back-off, and when.
+    joins: Vec<(u64, usize)>,
+    pub(crate) hold: Hold,
     pub(crate) topics: Vec<TopicState>,
 }
 
@@ -64,18 +66,36 @@ impl Model {
             resets: [0; 4],
             account: Account::default(),
             lag: 0,
+            hold: crate::hold::Figures::default(),
             topics: Vec::new(),
             topic_stats: Vec::new(),
         };
         let topic = |plan: &Plan| TopicState { plan: *plan, last: VecDeque::new(), stats: TopicStats::default() };
         let topics = setup.topics.iter().map(topic).collect();
         let viewers = vec![Viewer::new(); setup.identities];
-        let (setup, events) = (setup.clone(), Vec::new());
-        Self { setup, viewers, state: 0, events, totals, closed: false, now: 0, tick: None, topics }
+        let (setup, events, hold) = (setup.clone(), Vec::new(), Hold::new(setup.hold));
+        let (joins, closed, tick) = (Vec::new(), false, None);
+        Self { setup, viewers, state: 0, events, totals, closed, now: 0, tick, joins, hold, topics }
+    }
+
+    /// The embedder changes its state before it broadcasts the change, even if the broadcast then waits or fails.
+    pub(crate) fn announce(&mut self, op: &Op) {
+        match op {
+            Op::Broadcast(msg) | Op::TryBroadcast(msg) => self.state += u64::from(msg.lane == Lane::All),
+            Op::Burst(burst) => burst.iter().for_each(|op| self.announce(op)),
+            _ => {}
+        }
     }
 
     /// Carries out `op` completely.
     pub(crate) fn apply(&mut self, op: &Op) -> Outcome {
+        self.hold.begin();
+        let outcome = self.carry_out(op);
+        self.come_to_rest();
+        outcome
+    }
+
+    fn carry_out(&mut self, op: &Op) -> Outcome {
         match *op {
             Op::Join { who, conn } => {
                 self.viewers[who].present = Some(conn);
@@ -112,10 +132,15 @@ impl Model {
             Op::Unsubscribe { to, topic } => return Outcome::Unsubscribed(self.unsubscribe(to, topic)),
             Op::Send { to, msg } => return Outcome::Sent(self.send(to, msg, true)),
             Op::TrySend { to, msg } => return Outcome::Sent(self.send(to, msg, false)),
-            Op::Broadcast(msg) | Op::TryBroadcast(msg) => return Outcome::Published(self.broadcast(msg)),
-            Op::Burst(ref burst) => return Outcome::Each(burst.iter().map(|op| self.apply(op)).collect()),
+            Op::Broadcast(msg) => return self.broadcast(msg).map_or(Outcome::Waits, Outcome::Published),
+            Op::TryBroadcast(msg) => return Outcome::Published(self.try_broadcast(msg)),
+            Op::Burst(ref burst) => return Outcome::Each(burst.iter().map(|op| self.carry_out(op)).collect()),
             Op::SetRate { to, rate } => self.set_rate(to, rate),
             Op::SetProfile { topic, plan } => self.topics[topic].plan = plan,
+            Op::EndTopic { topic } if self.hold.is_held() => {
+                self.hold.waiting.push_back(Wish::EndTopic(topic));
+                return Outcome::Waits;
+            }
             Op::EndTopic { topic } => self.end_topic(topic),
             Op::Wait { ms } => self.advance_to(self.now + ms),
             Op::TimePasses { ms } => self.time_passes(ms),
@@ -126,6 +151,44 @@ impl Model {
             }
         }
         Outcome::Done
+    }
+
+    /// Lets everything happen that follows without time passing.
+    fn come_to_rest(&mut self) {
+        while let Some(due) = self.joins.iter().position(|(at, _)| *at <= self.now) {
+            let (_, who) = self.joins.remove(due);
+            self.open(who);
+        }
+        self.let_publishers_go();
+    }
+
+    /// Publishers that wait go on, in their order, unless they are held.
+    fn let_publishers_go(&mut self) {
+        let (mut one_went, mut is_let_go, mut more) = (false, false, (0, 0));
+        loop {
+            self.hold.judge_order(self.now);
+            // Nothing waits for the viewers to get what the one before has published.
+            let has_gone = self.hold.gone.front().is_some_and(|at| *at <= self.now);
+            let may_go = if self.hold.is_unsure { has_gone } else { !self.hold.is_held() || one_went && has_gone };
+            let Some(wish) = self.hold.waiting.pop_front_if(|_| may_go) else { break };
+            self.hold.gone.pop_front();
+            if let Wish::Broadcast(msg) = wish {
+                more = (more.0 + 1, more.1 + self.setup.weight(msg.size));
+            }
+            if !std::mem::replace(&mut one_went, true) {
+                is_let_go = self.hold.is_let_go();
+                self.hold.begin_phase();
+            }
+            if is_let_go && self.setup.fills_up(more) {
+                // A viewer that hasn't emptied its queue yet may become heavy once more.
+                self.hold.note_unsure(self.now);
+            }
+            match wish {
+                Wish::Broadcast(msg) => self.publish(msg),
+                Wish::EndTopic(topic) => self.end_topic(topic),
+            }
+        }
+        self.hold.begin_phase();
     }
 
     // Joins and departures.
@@ -150,6 +213,10 @@ impl Model {
 
     /// Joins the connection that the room lists.
     fn attempt(&mut self, who: usize) {
+        self.joins.push((self.now + self.setup.opening(), who));
+    }
+
+    fn open(&mut self, who: usize) {
         let viewer = &mut self.viewers[who];
         let Some(conn) = viewer.present else { return };
         match viewer.registered_conn() {
@@ -198,6 +265,9 @@ impl Model {
         }
         let instance = &mut self.viewers[who].instances[nth];
         instance.began = true;
+        let is_heavy = instance.is_heavy;
+        self.count(inst, if is_heavy { Change::BegunHeavy } else { Change::Begun });
+        let instance = &mut self.viewers[who].instances[nth];
         for msg in initial_of(who, state).into_iter().rev() {
             instance.waiting.push_front(Waiting { msg, counts: false, snapshot: None });
             instance.account.offered += 1;
@@ -238,10 +308,8 @@ impl Model {
     fn join_failed(&mut self, who: usize, conn: Conn, why: Refusal) {
         self.totals.failed_joins += 1;
         self.events.push(Event::JoinFailed { who, sid: conn.sid, why });
-        // After a back-off of one tick of the clock, while nothing else happens.
-        self.now += 1;
-        self.attempt(who);
-        self.now -= 1;
+        // After a back-off of one tick of the clock.
+        self.joins.push((self.now + 1 + self.setup.opening(), who));
     }
 
     fn refused(&mut self, who: usize, conn: Conn, why: Refusal) {
@@ -284,6 +352,10 @@ impl Model {
         lose(&mut instance.account, reason, lost);
         lose(&mut self.totals.account, reason, lost);
         viewer.streams[instance.stream].closed = true;
+        if instance.began {
+            let was_heavy = instance.is_heavy;
+            self.count(inst, if was_heavy { Change::RetiredHeavy } else { Change::RetiredLight });
+        }
     }
 
     /// Ends an instance for a fault. If it was registered, it is joined afresh; if it was joining, the join has failed.
@@ -319,13 +391,17 @@ impl Model {
         self.advance_to(self.now + ms / 4);
         let stalled = |viewer: &Viewer| matches!(viewer.behavior, Behavior::Stall { .. });
         let stalled: Vec<usize> = (0..self.viewers.len()).filter(|&who| stalled(&self.viewers[who])).collect();
-        for &who in &stalled {
-            if let Some(nth) = self.viewers[who].registered
-                && self.viewers[who].instances[nth].blocked
-            {
-                self.fault(Inst { who, nth }, EndReason::WriteTimedOut);
-            }
+        let is_blocked =
+            |who: usize| self.viewers[who].registered.filter(|nth| self.viewers[who].instances[*nth].blocked);
+        let late = stalled.iter().filter_map(|&who| Some(Inst { who, nth: is_blocked(who)? })).collect::<Vec<_>>();
+        if self.setup.hold.is_some() && late.len() > 1 {
+            // Each at a time of its own.
+            self.hold.note_unsure(self.now);
         }
+        for inst in late {
+            self.fault(inst, EndReason::WriteTimedOut);
+        }
+        self.come_to_rest();
         self.advance_to(until);
         for who in stalled {
             self.set_behavior(who, Behavior::Flow);
@@ -349,7 +425,9 @@ impl Model {
                 waits.then(|| instance.lossy.next_due(self.now)).flatten().map(|due| due.max(self.now))
             };
             let dues: Vec<(u64, Inst)> = instances.iter().filter_map(|inst| Some((due(inst)?, *inst))).collect();
-            let next = dues.iter().map(|(due, _)| *due).chain(self.tick).min();
+            let others = [self.tick, self.hold.gives_up_at(), self.hold.is_released_at()].into_iter().flatten();
+            let joins = self.joins.iter().map(|(at, _)| *at);
+            let next = dues.iter().map(|(due, _)| *due).chain(others).chain(joins).min();
             let Some(next) = next.filter(|next| *next <= until) else { break };
             self.now = self.now.max(next);
             for (_, inst) in dues.into_iter().filter(|(due, _)| *due == next) {
@@ -358,6 +436,15 @@ impl Model {
             if self.tick == Some(next) {
                 self.sweep();
             }
+            if self.hold.is_released_at() == Some(next) {
+                self.hold.tell_released(&mut self.events);
+            }
+            if self.hold.gives_up_at() == Some(next) {
+                self.hold.give_up(next);
+                // No stream is open yet that opens at the very same time.
+                self.let_publishers_go();
+            }
+            self.come_to_rest();
         }
         self.now = self.now.max(until);
     }
@@ -369,9 +456,31 @@ impl Model {
             let instance = &mut self.viewers[inst.who].instances[inst.nth];
             instance.lossy.sweep(self.now, &mut lost);
             if instance.blocked || instance.lossy.has_ready() {
-                self.tick = Some(self.now + TICK);
+                self.tick = Some(self.now + self.setup.tick());
             }
             self.lose_lossy(inst, lost);
+        }
+    }
+
+    // Which instances are heavy.
+
+    fn count(&mut self, inst: Inst, change: Change) {
+        self.hold.count(inst, change, self.now, &mut self.events);
+    }
+
+    /// What waits for an instance has changed.
+    fn weigh(&mut self, inst: Inst) {
+        let instance = &mut self.viewers[inst.who].instances[inst.nth];
+        if instance.ended.is_some() {
+            return;
+        }
+        let is_heavy = match self.setup.level(instance.load(&self.setup)) {
+            Level::Low => false,
+            Level::Between => instance.is_heavy,
+            Level::High => true,
+        };
+        if std::mem::replace(&mut instance.is_heavy, is_heavy) != is_heavy && instance.began {
+            self.count(inst, if is_heavy { Change::Heavy } else { Change::Light });
         }
     }
 
@@ -388,7 +497,7 @@ impl Model {
         instance.lossy.release_due(now, self.closed);
         if !instance.began || instance.blocked {
             if instance.lossy.has_ready() {
-                self.tick.get_or_insert(now + TICK);
+                self.tick.get_or_insert(now + self.setup.tick());
             }
             return;
         }
@@ -396,7 +505,7 @@ impl Model {
         let capacity = match viewer.behavior {
             Behavior::Fail | Behavior::Panic if waits => {
                 if instance.lossy.has_ready() {
-                    self.tick.get_or_insert(now + TICK);
+                    self.tick.get_or_insert(now + self.setup.tick());
                 }
                 let panics = viewer.behavior == Behavior::Panic;
                 return self.fault(inst, if panics { EndReason::WritePanicked } else { EndReason::WriteFailed });
@@ -428,7 +537,7 @@ impl Model {
         }
         instance.blocked |= is_writing(instance);
         if instance.blocked || instance.lossy.has_ready() {
-            self.tick.get_or_insert(now + TICK);
+            self.tick.get_or_insert(now + self.setup.tick());
         }
         if instance.blocked {
             instance.was_blocked = true;
@@ -441,9 +550,14 @@ impl Model {
                 viewer.streams[instance.stream].messages.push(msg);
             }
         }
+        let has_flushed = !instance.blocked;
         // A stream of the baseline isn't found busy: it has a queue before it.
         instance.blocked &= accounts;
+        if has_flushed && instance.is_heavy {
+            self.count(inst, Change::Progress);
+        }
         self.lose_lossy(inst, lost);
+        self.weigh(inst);
     }
 
     /// Counts messages that gave way to newer ones.
@@ -487,7 +601,7 @@ impl Model {
                 return self.deliver(inst);
             }
             (instance.blocked, instance.was_blocked) = (true, true);
-            self.tick.get_or_insert(now + TICK);
+            self.tick.get_or_insert(now + self.setup.tick());
         }
         lost.extend(instance.lossy.push(topic, plan, msg, self.setup.lossy_bytes, now));
         self.lose_lossy(inst, lost);
@@ -520,7 +634,12 @@ impl Model {
         instance.account.offered += 1;
         self.totals.account.offered += 1;
         if fits {
+            // A direct message waits until it is delivered. A broadcast that can be delivered at once never waits.
+            if msg.lane == Lane::Direct {
+                self.weigh(inst);
+            }
             self.deliver(inst);
+            self.weigh(inst);
         } else {
             self.fault(inst, EndReason::Overflow);
         }
@@ -549,7 +668,18 @@ impl Model {
         }
     }
 
-    fn broadcast(&mut self, msg: Msg) -> Published {
+    /// Broadcasts as soon as publishers aren't held; `None` if they are.
+    fn broadcast(&mut self, msg: Msg) -> Option<Published> {
+        match self.try_broadcast(msg) {
+            Published::Full => {
+                self.hold.waiting.push_back(Wish::Broadcast(msg));
+                None
+            }
+            published => Some(published),
+        }
+    }
+
+    fn try_broadcast(&mut self, msg: Msg) -> Published {
         if let Lane::Topic(topic) = msg.lane
             && self.subscribers(topic) == 0
             && self.topics[topic].plan.retain == 0
@@ -563,7 +693,14 @@ impl Model {
         if self.closed {
             return Published::Closed;
         }
-        self.state += u64::from(msg.lane == Lane::All);
+        if self.hold.is_held() {
+            return Published::Full;
+        }
+        self.publish(msg);
+        Published::Taken
+    }
+
+    fn publish(&mut self, msg: Msg) {
         if let Lane::Topic(topic) = msg.lane {
             let TopicState { plan, last, .. } = &mut self.topics[topic];
             last.push_back(msg);
@@ -587,7 +724,6 @@ impl Model {
                 }
             }
         }
-        Published::Taken
     }
 
     fn subscribe(&mut self, to: Inst, topic: usize, tag: u32, wish: Option<Pace>) -> Subscribed {
@@ -713,6 +849,10 @@ impl Model {
     /// to the deadline. Messages that can't be delivered are lost, and all viewers are gone.
     pub(crate) fn close(&mut self, late: &[usize], deadline: Duration) -> Account {
         self.closed = true;
+        self.joins.clear();
+        self.hold.waiting.clear();
+        // Participants go in no particular order.
+        self.hold.is_unsure = self.setup.hold.is_some();
         let half = u64::try_from(deadline.as_millis() / 2).expect("short");
         for who in 0..self.viewers.len() {
             self.cancel_join(who);
@@ -761,10 +901,14 @@ impl Model {
         let registered = self.viewers.iter().filter(|viewer| viewer.registered.is_some()).count();
         let topics = (0..self.topics.len()).map(|topic| self.subscribers(topic)).collect();
         let topic_stats = self.topics.iter().map(|topic| topic.stats).collect();
-        Totals { participants: registered, live: registered, topics, topic_stats, ..self.totals.clone() }
+        let hold = self.hold.figures();
+        Totals { participants: registered, live: registered, topics, topic_stats, hold, ..self.totals.clone() }
     }
 
     pub(crate) fn take_events(&mut self) -> Vec<Event> {
-        std::mem::take(&mut self.events)
+        let mut events = std::mem::take(&mut self.events);
+        // When the session closes, nobody is told of holds any more.
+        events.retain(|event| !self.closed || !event.is_of_hold());
+        events
     }
 }

@@ -7,6 +7,7 @@ use fastrand::Rng;
 use lanecast::room::memory::{Behavior, OpenBehavior};
 use lanecast::{Subscribed, Unsubscribed};
 
+use crate::hold::{self, Level};
 use crate::model::Model;
 use crate::plan::{Class, Pace, Plan};
 use crate::state::{Joining, Stage, Viewer};
@@ -133,6 +134,8 @@ pub(crate) enum Outcome {
     Subscribed(Subscribed),
     Unsubscribed(Unsubscribed),
     Each(Vec<Self>),
+    /// The publisher is held.
+    Waits,
 }
 
 /// The lengths of a topic's messages are multiples of its unit. So two topics that wait for a viewer seldom have the
@@ -201,7 +204,7 @@ impl Draw {
 
     fn draw(&mut self, model: &Model) -> Option<Op> {
         let topic = Lane::Topic(self.rng.usize(..model.topics.len()));
-        match self.rng.u32(..1240) {
+        match self.rng.u32(..if model.setup.hold.is_some() { 1300 } else { 1240 }) {
             0..60 => self.join(model, |viewer| viewer.present.is_none()),
             60..95 => self.join(model, |viewer| viewer.present.is_some()),
             95..105 => self.join_out_of_order(model),
@@ -222,7 +225,7 @@ impl Draw {
             905..925 => self.resume(model),
             925..995 => self.mishap(model),
             995..1000 => {
-                let ms = u64::try_from(WRITE_TIMEOUT.as_millis()).expect("not that long") * 6 / 5;
+                let ms = u64::try_from(model.setup.write_timeout.as_millis()).expect("not that long") * 6 / 5;
                 Some(Op::TimePasses { ms })
             }
             // The rest is of topics and time.
@@ -236,6 +239,8 @@ impl Draw {
             }
             1110..1200 => self.stream(model),
             1200..1215 => self.grow_old(model),
+            1240..1270 => self.crowd(model),
+            1270.. => self.relief(model),
             _ => self.late_subscriber(model),
         }
     }
@@ -376,6 +381,9 @@ impl Draw {
             }
         };
         if plan.retained() < before.retained() {
+            if model.hold.is_held() {
+                return None;
+            }
             // Each shard forgets what is retained no longer when it reads the next message.
             let msg = Msg { size: UNITS[topic], ..self.message(model, Lane::Topic(topic)) };
             self.planned.push_back(Op::Broadcast(msg));
@@ -393,6 +401,39 @@ impl Draw {
             self.planned.push_back(Op::Broadcast(msg));
         }
         self.planned.push_back(Op::Wait { ms: self.rng.u64(500..4500) });
+        self.planned.pop_front()
+    }
+
+    /// Most viewers stall, and messages to all pile up.
+    fn crowd(&mut self, model: &Model) -> Option<Op> {
+        let there = (0..model.viewers.len()).filter(|who| {
+            let viewer = &model.viewers[*who];
+            viewer.registered.is_some() && !is_failing(viewer) && !is_stalled(viewer)
+        });
+        for who in there {
+            if self.rng.u8(..4) > 0 {
+                let behavior = Behavior::Stall { capacity: self.rng.usize(..=most_in_stream(model)) };
+                self.planned.push_back(Op::SetBehavior { who, behavior });
+            }
+        }
+        for _ in 0..self.rng.u32(model.setup.queue_capacity / 4..=model.setup.queue_capacity) {
+            let msg = self.message(model, Lane::All);
+            self.planned.push_back(if self.rng.u8(..8) == 0 { Op::TryBroadcast(msg) } else { Op::Broadcast(msg) });
+        }
+        if self.rng.bool() {
+            self.planned.push_back(Op::Wait { ms: self.rng.u64(1..2500) });
+        }
+        self.planned.pop_front()
+    }
+
+    /// A heavy viewer goes on, a little later perhaps.
+    fn relief(&mut self, model: &Model) -> Option<Op> {
+        let is_heavy = |viewer: &Viewer| viewer.registered.is_some_and(|nth| viewer.instances[nth].is_heavy);
+        let who = self.pick(model, |viewer| is_heavy(viewer) && is_stalled(viewer))?;
+        if self.rng.bool() {
+            self.planned.push_back(Op::Wait { ms: self.rng.u64(1..1500) });
+        }
+        self.planned.push_back(Op::SetBehavior { who, behavior: Behavior::Flow });
         self.planned.pop_front()
     }
 
@@ -580,6 +621,12 @@ pub(crate) fn is_timeless(model: &Model, burst: &[Op], long_bursts: bool) -> boo
             bytes += size(op);
         }
         let direct = for_it.iter().any(|op| matches!(op, Op::Send { .. } | Op::TrySend { .. }));
+        // Nobody becomes heavy or light on the way.
+        let keeps_up = viewer.behavior == Behavior::Flow && instance.began && !direct && !instance.was_blocked;
+        let is_level = instance.is_heavy || keeps_up || model.setup.level((messages, bytes)) != Level::High;
+        if model.setup.hold.is_some() && (!is_level || is_failing(viewer) && !for_it.is_empty()) {
+            return false;
+        }
         match viewer.behavior {
             Behavior::Fail | Behavior::Panic if instance.began => for_it.len() <= 1,
             _ if lossy && instance.began && !instance.blocked => {
@@ -594,5 +641,21 @@ pub(crate) fn is_timeless(model: &Model, burst: &[Op], long_bursts: bool) -> boo
         }
     };
     let viewers = (0..model.viewers.len()).flat_map(|who| model.viewers[who].there().map(move |nth| Inst { who, nth }));
-    viewers.into_iter().all(fits_in)
+    is_taken_at_once(model, burst) && viewers.into_iter().all(fits_in)
+}
+
+/// Whether no publisher is held, and nothing is refused because the log is full. Its bounds are tight where publishers
+/// may be held.
+fn is_taken_at_once(model: &Model, burst: &[Op]) -> bool {
+    if model.setup.hold.is_none() {
+        return true;
+    }
+    let published = burst.iter().filter_map(|op| match op {
+        Op::Broadcast(msg) | Op::TryBroadcast(msg) => Some(msg.size),
+        _ => None,
+    });
+    let (slots, bytes) = (published.clone().count(), published.sum::<usize>() as u64);
+    let fits = slots <= model.setup.log_capacity && bytes <= hold::Plan::log_bytes(model.setup.queue_bytes);
+    let tries = burst.iter().any(|op| matches!(op, Op::TryBroadcast(_)));
+    slots == 0 || !model.hold.is_held() && (fits || !tries)
 }

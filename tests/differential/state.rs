@@ -55,6 +55,8 @@ pub(crate) struct Instance {
     /// The stream was found busy, and hasn't changed its behavior since.
     pub(crate) blocked: bool,
     pub(crate) was_blocked: bool,
+    /// Half of the bound was taken, and more than a little has been since: see [`hold`](crate::hold).
+    pub(crate) is_heavy: bool,
     pub(crate) account: Account,
     pub(crate) losses: BTreeMap<usize, Losses>,
     pub(crate) subscriptions: BTreeMap<usize, Subscription>,
@@ -88,6 +90,7 @@ impl Instance {
             lossy: Queues::default(),
             blocked: false,
             was_blocked: false,
+            is_heavy: false,
             account: Account::default(),
             losses: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
@@ -106,6 +109,11 @@ impl Instance {
     /// How many messages wait.
     pub(crate) fn waits(&self) -> usize {
         self.in_stream.len() + self.waiting.len() + self.lossy.len()
+    }
+
+    /// Whether retained messages wait.
+    pub(crate) fn has_snapshot(&self) -> bool {
+        self.waiting.iter().any(|waiting| waiting.snapshot.is_some())
     }
 
     /// How many messages wait of a topic, outside the stream.

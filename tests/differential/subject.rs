@@ -12,8 +12,12 @@ use std::time::Duration;
 use lanecast::room::memory::OpenBehavior;
 use lanecast::{Account, EndReason, Losses, Message, Subscribed, TopicStats, Unsubscribed};
 
+use crate::hold;
 use crate::plan::{Pace, Plan};
 use crate::viewers::Viewers;
+
+/// The longest time between two looks at those that are blocked, in milliseconds. The write time-out is longer by far.
+const LONGEST_TICK: u64 = 2000;
 
 /// How a message travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,15 +127,36 @@ pub(crate) enum Refusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     Joined(Inst, u32),
-    Replaced { now: Inst, sid: u32, prior: Inst },
+    Replaced {
+        now: Inst,
+        sid: u32,
+        prior: Inst,
+    },
     Left(Inst, u32),
     Reset(Inst, u32, EndReason),
-    Refused { who: usize, sid: u32, why: Refusal },
-    JoinFailed { who: usize, sid: u32, why: Refusal },
+    Refused {
+        who: usize,
+        sid: u32,
+        why: Refusal,
+    },
+    JoinFailed {
+        who: usize,
+        sid: u32,
+        why: Refusal,
+    },
+    /// Publishers are held.
+    Held,
+    /// No publisher has been held for a while.
+    Released,
     Closed,
 }
 
 impl Event {
+    /// Whether it tells of publishers that are held, or no longer.
+    pub(crate) fn is_of_hold(&self) -> bool {
+        matches!(self, Self::Held | Self::Released)
+    }
+
     /// The viewer it is about.
     pub(crate) fn who(self) -> Option<usize> {
         match self {
@@ -139,7 +164,7 @@ impl Event {
                 Some(inst.who)
             }
             Self::Refused { who, .. } | Self::JoinFailed { who, .. } => Some(who),
-            Self::Closed => None,
+            Self::Held | Self::Released | Self::Closed => None,
         }
     }
 }
@@ -190,6 +215,7 @@ pub(crate) struct Totals {
     pub(crate) resets: [u64; 4],
     pub(crate) account: Account,
     pub(crate) lag: u64,
+    pub(crate) hold: hold::Figures,
     /// Number of subscribers of each topic.
     pub(crate) topics: Vec<usize>,
     /// What became of each topic's messages.
@@ -213,6 +239,8 @@ pub(crate) struct Setup {
     pub(crate) shards: usize,
     /// How long broadcasts gather.
     pub(crate) linger: Duration,
+    /// When publishers are held, if they are.
+    pub(crate) hold: Option<hold::Plan>,
     pub(crate) write_timeout: Duration,
     /// Whether the runtime keeps accounts: its bound counts every waiting message, in messages and bytes, and it
     /// reports figures and events. Otherwise its bound counts messages without the one that is being written, it is
@@ -233,6 +261,30 @@ impl Setup {
         self.shards == 1
     }
 
+    /// How long a stream takes to open, in milliseconds: where publishers may be held, those that wait go first.
+    pub(crate) fn opening(&self) -> u64 {
+        u64::from(self.hold.is_some())
+    }
+
+    /// The time between two looks at those that are blocked, in milliseconds.
+    pub(crate) fn tick(&self) -> u64 {
+        self.hold.map_or(LONGEST_TICK, |hold| hold.look().min(LONGEST_TICK))
+    }
+
+    /// How full the bound of a participant is, of which so much is taken.
+    pub(crate) fn level(&self, taken: (u64, u64)) -> hold::Level {
+        hold::Level::of(taken, self.limits())
+    }
+
+    /// Whether so much more may make a participant heavy that has only just become light.
+    pub(crate) fn fills_up(&self, more: (u64, u64)) -> bool {
+        hold::Level::may_rise(more, self.limits())
+    }
+
+    fn limits(&self) -> (u64, u64) {
+        (u64::from(self.queue_capacity), self.queue_bytes)
+    }
+
     /// How much a message of `size` bytes takes of the byte bound.
     pub(crate) fn weight(&self, size: usize) -> u64 {
         if self.accounts { size as u64 } else { 0 }
@@ -241,18 +293,10 @@ impl Setup {
 
 impl fmt::Debug for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} identities, queue of {} messages and {} bytes, {} lossy bytes, log of {}, {} shards, linger {:?}, {:?}",
-            self.identities,
-            self.queue_capacity,
-            self.queue_bytes,
-            self.lossy_bytes,
-            self.log_capacity,
-            self.shards,
-            self.linger,
-            self.topics
-        )
+        let Self { identities, queue_capacity, queue_bytes, lossy_bytes, log_capacity, shards, .. } = self;
+        write!(f, "{identities} identities, queue of {queue_capacity} messages and {queue_bytes} bytes, ")?;
+        write!(f, "{lossy_bytes} lossy bytes, log of {log_capacity}, {shards} shards, linger {:?}, ", self.linger)?;
+        write!(f, "{:?}, {:?}", self.hold, self.topics)
     }
 }
 
