@@ -176,6 +176,7 @@
 //! `ArcSwap`, `SkipSet`, `DashMap` and tokio's `Notify` promise; they don't
 //! look into those crates.
 //!
-//! A differential test runs random operations against a plain sequential model, also where publishers are held. Tests
-//! with a paused clock, on a pipe that all sinks share, check how a congested uplink is told from a stuck stream. The
-//! LiveKit room is tested on a real server, with viewers of the official SDK and of another author's.
+//! A differential test runs random operations against a plain sequential model, also where publishers are held or
+//! broadcasts gather. Tests with a paused clock, on a pipe that all sinks share, check how a congested uplink is told
+//! from a stuck stream. The LiveKit room is tested on a real server, with viewers of the official SDK and of another
+//! author's.

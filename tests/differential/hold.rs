@@ -11,7 +11,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::subject::{Event, Inst, Lane, Msg};
+use crate::linger::Entry;
+use crate::subject::{Event, Inst, Lane};
 
 /// A participant is heavy once this fraction of its bound is taken, in messages or in bytes.
 const HEAVY_FROM: Fraction = Fraction(1, 2);
@@ -44,13 +45,6 @@ pub(crate) enum Level {
     Low,
     Between,
     High,
-}
-
-/// What a publisher that is held wants.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Wish {
-    Broadcast(Msg),
-    EndTopic(usize),
 }
 
 /// The participants that have begun, and those of them that are heavy.
@@ -118,7 +112,7 @@ pub(crate) struct Hold {
     opened: (u64, u64),
     /// Whether listeners were last told that publishers are held.
     is_told: bool,
-    pub(crate) waiting: VecDeque<Wish>,
+    pub(crate) waiting: VecDeque<Entry>,
     /// When the runtime let the first of them go, of those that have gone and haven't here yet.
     pub(crate) gone: VecDeque<u64>,
     /// What happened in no particular order, and what was before.
@@ -254,7 +248,7 @@ impl Hold {
 
     /// Whether a publisher waits with a message of `topic`.
     pub(crate) fn waits_for(&self, topic: usize) -> bool {
-        let is_of_topic = |wish: &Wish| matches!(wish, Wish::Broadcast(msg) if msg.lane == Lane::Topic(topic));
+        let is_of_topic = |entry: &Entry| matches!(entry, Entry::Broadcast(msg) if msg.lane == Lane::Topic(topic));
         self.waiting.iter().any(is_of_topic)
     }
 

@@ -25,6 +25,7 @@ mod concurrent;
 mod evidence;
 mod hold;
 mod lanecast;
+mod linger;
 mod lossy;
 mod model;
 mod ops;

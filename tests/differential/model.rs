@@ -16,7 +16,8 @@ use std::time::Duration;
 use lanecast::room::memory::{Behavior, OpenBehavior};
 use lanecast::{Account, EndReason, Subscribed, TopicStats, Unsubscribed};
 
-use crate::hold::{Change, Hold, Level, Wish};
+use crate::hold::{Change, Hold, Level};
+use crate::linger::{Entry, Gathering};
 use crate::lossy::Lost;
 use crate::ops::{Op, Outcome};
 use crate::plan::{Pace, Plan};
@@ -41,6 +42,7 @@ pub(crate) struct Model {
     /// Viewers whose streams are opened, or that are joined again after a back-off, and when.
     joins: Vec<(u64, usize)>,
     pub(crate) hold: Hold,
+    pub(crate) gathering: Gathering,
     pub(crate) topics: Vec<TopicState>,
 }
 
@@ -75,7 +77,20 @@ impl Model {
         let viewers = vec![Viewer::new(); setup.identities];
         let (setup, events, hold) = (setup.clone(), Vec::new(), Hold::new(setup.hold));
         let (joins, closed, tick) = (Vec::new(), false, None);
-        Self { setup, viewers, state: 0, events, totals, closed, now: 0, tick, joins, hold, topics }
+        Self {
+            setup,
+            viewers,
+            state: 0,
+            events,
+            totals,
+            closed,
+            now: 0,
+            tick,
+            joins,
+            hold,
+            gathering: Gathering::default(),
+            topics,
+        }
     }
 
     /// The embedder changes its state before it broadcasts the change, even if the broadcast then waits or fails.
@@ -90,7 +105,11 @@ impl Model {
     /// Carries out `op` completely.
     pub(crate) fn apply(&mut self, op: &Op) -> Outcome {
         self.hold.begin();
+        self.gathering.begin();
         let outcome = self.carry_out(op);
+        if self.gathering.is_over(&self.setup) {
+            self.read();
+        }
         self.come_to_rest();
         outcome
     }
@@ -138,10 +157,10 @@ impl Model {
             Op::SetRate { to, rate } => self.set_rate(to, rate),
             Op::SetProfile { topic, plan } => self.topics[topic].plan = plan,
             Op::EndTopic { topic } if self.hold.is_held() => {
-                self.hold.waiting.push_back(Wish::EndTopic(topic));
+                self.hold.waiting.push_back(Entry::EndTopic(topic));
                 return Outcome::Waits;
             }
-            Op::EndTopic { topic } => self.end_topic(topic),
+            Op::EndTopic { topic } => self.write(Entry::EndTopic(topic)),
             Op::Wait { ms } => self.advance_to(self.now + ms),
             Op::TimePasses { ms } => self.time_passes(ms),
             Op::Forget { who } => {
@@ -170,9 +189,9 @@ impl Model {
             // Nothing waits for the viewers to get what the one before has published.
             let has_gone = self.hold.gone.front().is_some_and(|at| *at <= self.now);
             let may_go = if self.hold.is_unsure { has_gone } else { !self.hold.is_held() || one_went && has_gone };
-            let Some(wish) = self.hold.waiting.pop_front_if(|_| may_go) else { break };
+            let Some(entry) = self.hold.waiting.pop_front_if(|_| may_go) else { break };
             self.hold.gone.pop_front();
-            if let Wish::Broadcast(msg) = wish {
+            if let Entry::Broadcast(msg) = entry {
                 more = (more.0 + 1, more.1 + self.setup.weight(msg.size));
             }
             if !std::mem::replace(&mut one_went, true) {
@@ -183,12 +202,39 @@ impl Model {
                 // A viewer that hasn't emptied its queue yet may become heavy once more.
                 self.hold.note_unsure(self.now);
             }
-            match wish {
-                Wish::Broadcast(msg) => self.publish(msg),
-                Wish::EndTopic(topic) => self.end_topic(topic),
-            }
+            self.write(entry);
         }
         self.hold.begin_phase();
+    }
+
+    /// Whether a message whose time comes may be handed on at the very moment at which that is handed on which `op`
+    /// publishes: neither is promised to come first.
+    pub(crate) fn may_coincide(&self, op: &Op) -> bool {
+        let publishes = matches!(op, Op::Broadcast(_) | Op::TryBroadcast(_) | Op::EndTopic { .. } | Op::Burst(_));
+        let then = self.now + self.gathering.time(&self.setup);
+        let may_become_due = |inst: &Inst| {
+            let instance = &self.viewers[inst.who].instances[inst.nth];
+            instance.began && !instance.blocked && instance.lossy.may_become_due(self.now, then)
+        };
+        !self.setup.linger.is_zero() && publishes && self.there().iter().any(may_become_due)
+    }
+
+    /// Publishes: at once, or after a while with what else has gathered.
+    fn write(&mut self, entry: Entry) {
+        self.gathering.add(entry, &self.setup, self.now);
+        if self.setup.linger.is_zero() {
+            self.read();
+        }
+    }
+
+    /// Hands on what has gathered.
+    fn read(&mut self) {
+        for entry in self.gathering.take() {
+            match entry {
+                Entry::Broadcast(msg) => self.publish(msg),
+                Entry::EndTopic(topic) => self.end_topic(topic),
+            }
+        }
     }
 
     // Joins and departures.
@@ -341,7 +387,7 @@ impl Model {
             return;
         }
         instance.ended = Some(reason);
-        instance.subscriptions.clear();
+        let unsubscribed = std::mem::take(&mut instance.subscriptions);
         let lost = instance.waits() as u64;
         for (topic, count) in instance.lossy.counts() {
             self.topics[topic].stats.ended += count;
@@ -352,8 +398,9 @@ impl Model {
         lose(&mut instance.account, reason, lost);
         lose(&mut self.totals.account, reason, lost);
         viewer.streams[instance.stream].closed = true;
-        if instance.began {
-            let was_heavy = instance.is_heavy;
+        let (began, was_heavy) = (instance.began, instance.is_heavy);
+        unsubscribed.into_keys().for_each(|topic| self.forget_unused(topic));
+        if began {
             self.count(inst, if was_heavy { Change::RetiredHeavy } else { Change::RetiredLight });
         }
     }
@@ -425,11 +472,16 @@ impl Model {
                 waits.then(|| instance.lossy.next_due(self.now)).flatten().map(|due| due.max(self.now))
             };
             let dues: Vec<(u64, Inst)> = instances.iter().filter_map(|inst| Some((due(inst)?, *inst))).collect();
-            let others = [self.tick, self.hold.gives_up_at(), self.hold.is_released_at()].into_iter().flatten();
+            let others = [self.gathering.until(), self.tick, self.hold.gives_up_at(), self.hold.is_released_at()]
+                .into_iter()
+                .flatten();
             let joins = self.joins.iter().map(|(at, _)| *at);
             let next = dues.iter().map(|(due, _)| *due).chain(others).chain(joins).min();
             let Some(next) = next.filter(|next| *next <= until) else { break };
             self.now = self.now.max(next);
+            if self.gathering.until() == Some(next) {
+                self.read();
+            }
             for (_, inst) in dues.into_iter().filter(|(due, _)| *due == next) {
                 self.deliver(inst);
             }
@@ -659,6 +711,10 @@ impl Model {
         }
         let fits = self.has_room(to, msg.size);
         if fits || or_reset {
+            if !self.gathering.entries.is_empty() {
+                self.gathering.end();
+                self.read();
+            }
             self.offer(to, msg);
         }
         match (fits, or_reset) {
@@ -672,7 +728,7 @@ impl Model {
     fn broadcast(&mut self, msg: Msg) -> Option<Published> {
         match self.try_broadcast(msg) {
             Published::Full => {
-                self.hold.waiting.push_back(Wish::Broadcast(msg));
+                self.hold.waiting.push_back(Entry::Broadcast(msg));
                 None
             }
             published => Some(published),
@@ -696,13 +752,14 @@ impl Model {
         if self.hold.is_held() {
             return Published::Full;
         }
-        self.publish(msg);
+        self.write(Entry::Broadcast(msg));
         Published::Taken
     }
 
     fn publish(&mut self, msg: Msg) {
         if let Lane::Topic(topic) = msg.lane {
             let TopicState { plan, last, .. } = &mut self.topics[topic];
+            self.gathering.learn(topic, plan);
             last.push_back(msg);
             last.drain(..last.len().saturating_sub(plan.retained()));
         }
@@ -734,6 +791,7 @@ impl Model {
         if instance.ended.is_some() {
             return Subscribed::Closed;
         }
+        self.gathering.learn(topic, &plan);
         let mut lost = Lost::new();
         instance.lossy.set_wish(topic, &plan, wish, self.now, &mut lost);
         self.lose_lossy(to, lost);
@@ -772,7 +830,14 @@ impl Model {
             return Unsubscribed::NotSubscribed;
         }
         self.drop_topic(to, topic);
+        self.forget_unused(topic);
         Unsubscribed::Removed
+    }
+
+    fn forget_unused(&mut self, topic: usize) {
+        if self.subscribers(topic) == 0 && self.topics[topic].last.is_empty() {
+            self.gathering.forget(topic);
+        }
     }
 
     /// Drops what waits for a subscription that has ended: what may be lost, and retained messages.
@@ -790,6 +855,7 @@ impl Model {
     /// Ends a topic: its subscriptions, and what waits for them. It begins anew with who subscribes then.
     fn end_topic(&mut self, topic: usize) {
         self.topics[topic].last.clear();
+        self.gathering.forget(topic);
         for inst in self.there() {
             let instance = &mut self.viewers[inst.who].instances[inst.nth];
             let was_subscribed = instance.subscriptions.remove(&topic).is_some();
@@ -848,6 +914,7 @@ impl Model {
     /// Closes: nothing waits for its time any more. The streams of the viewers in `late` flow after half of the time up
     /// to the deadline. Messages that can't be delivered are lost, and all viewers are gone.
     pub(crate) fn close(&mut self, late: &[usize], deadline: Duration) -> Account {
+        self.read();
         self.closed = true;
         self.joins.clear();
         self.hold.waiting.clear();

@@ -154,7 +154,11 @@ pub(crate) fn draw_plan(rng: &mut Rng, retains: bool, may_age: bool, unique: u64
     let class = match rng.u8(..8) {
         0..2 => Class::Reliable,
         2..5 => {
-            let age = if may_age { rng.u64(50..2500) } else { AGELESS };
+            let age = match (may_age, rng.u8(..4)) {
+                (false, _) => AGELESS,
+                (true, 0) => rng.u64(10..100),
+                (true, _) => rng.u64(50..2500),
+            };
             Class::Lossy { messages: rng.u32(1..6), bytes: rng.u64(60..400), age }
         }
         _ => Class::Latest,
@@ -641,7 +645,7 @@ pub(crate) fn is_timeless(model: &Model, burst: &[Op], long_bursts: bool) -> boo
         }
     };
     let viewers = (0..model.viewers.len()).flat_map(|who| model.viewers[who].there().map(move |nth| Inst { who, nth }));
-    is_taken_at_once(model, burst) && viewers.into_iter().all(fits_in)
+    is_taken_at_once(model, burst) && is_read_at_once(model, burst) && viewers.into_iter().all(fits_in)
 }
 
 /// Whether no publisher is held, and nothing is refused because the log is full. Its bounds are tight where publishers
@@ -658,4 +662,18 @@ fn is_taken_at_once(model: &Model, burst: &[Op]) -> bool {
     let fits = slots <= model.setup.log_capacity && bytes <= hold::Plan::log_bytes(model.setup.queue_bytes);
     let tries = burst.iter().any(|op| matches!(op, Op::TryBroadcast(_)));
     slots == 0 || !model.hold.is_held() && (fits || !tries)
+}
+
+/// Whether all of a burst is read at one time, or the time doesn't matter, where broadcasts gather. A direct message
+/// ends the gathering of one shard. A publisher that waits for the log ends it for what is published so far.
+fn is_read_at_once(model: &Model, burst: &[Op]) -> bool {
+    let is_published = |op: &Op| matches!(op, Op::Broadcast(_) | Op::TryBroadcast(_));
+    let direct_behind = burst.iter().skip_while(|op| !is_published(op)).any(|op| !is_published(op));
+    let published = burst.iter().filter(|op| is_published(op)).count();
+    let is_split = published > model.setup.log_capacity || model.setup.shards > 1 && direct_behind;
+    let all_flow = model.viewers.iter().all(|viewer| {
+        let is_idle = |nth: usize| viewer.instances[nth].lossy.is_idle() && !viewer.instances[nth].blocked;
+        viewer.behavior == Behavior::Flow && viewer.there().all(is_idle)
+    });
+    model.setup.linger.is_zero() || !is_split || all_flow
 }

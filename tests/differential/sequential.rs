@@ -42,6 +42,9 @@ const MOST_WAITING: usize = 3;
 /// After so many turns of all tasks, a publisher that isn't held has published.
 const TURNS: usize = 32;
 
+/// In so many turns of all tasks, the longest burst is handed on.
+const MOST_TURNS: usize = 1000;
+
 /// The number of delivery classes.
 const CLASSES: usize = 3;
 
@@ -173,7 +176,7 @@ impl Reached {
         if kind == Kind::Hold && (times == 0 || given_up == 0 || waited == 0 || full == 0) {
             return false;
         }
-        let has_classes = kind == Kind::Plain;
+        let has_classes = kind != Kind::Hold;
         let joins = [self.replaced, self.stale, self.join_failed];
         let resets = if S::ACCOUNTS { &self.resets[..] } else { &self.resets[..3] };
         let Losses { overflowed, expired, conflated, rate_limited, .. } = self.lost;
@@ -187,8 +190,7 @@ impl Reached {
     }
 }
 
-/// Runs at least `ops` operations in a session drawn from `seed`, closes it, and returns what it came across. With a
-/// linger all topics are reliable: the model doesn't know when a shard reads.
+/// Runs at least `ops` operations in a session drawn from `seed`, closes it, and returns what it came across.
 pub(crate) async fn run<S: Subject>(seed: Seed, ops: usize, shards: RangeInclusive<usize>, kind: Kind) -> Reached {
     let mut rng = Rng::with_seed(seed.number);
     let state = Arc::new(AtomicU64::new(0));
@@ -259,7 +261,6 @@ fn draw_setup<S: Subject>(rng: &mut Rng, state: &Arc<AtomicU64>, shards: RangeIn
     // The first topic is a plain one, to begin with, and long bursts go there.
     let plan = |topic: usize| match topic {
         0 => Plan::RELIABLE,
-        _ if !linger.is_zero() => Plan::RELIABLE,
         _ => draw_plan(rng, topic.is_multiple_of(2) || topic.is_multiple_of(3), shards == 1, topic as u64),
     };
     let topics = (0..topics).map(plan).collect();
@@ -342,6 +343,11 @@ impl<S: Subject> Drive<S> {
         self.done += items;
         let stalled = self.stalled();
         self.catch_up();
+        while self.model.may_coincide(&op) {
+            sleep(Duration::from_millis(1)).await;
+            self.subject.settle().await;
+            self.catch_up();
+        }
         self.note(&op);
         self.model.announce(&op);
         self.state.store(self.model.state, Ordering::Release);
@@ -349,13 +355,16 @@ impl<S: Subject> Drive<S> {
         let Ok(answered) = timeout(NEVER, self.perform(&op, &stalled)).await else {
             return self.fail_if(&["the operation doesn't come to an end".to_owned()]);
         };
-        if !self.model.setup.linger.is_zero() {
-            // What gathers is handed on first, and may then lead to resets. The timer is late by up to a millisecond.
-            tokio::time::sleep(self.model.setup.linger + Duration::from_millis(1)).await;
-        }
-        self.subject.settle().await;
-        self.note_gone().await;
-        let expected = self.model.apply(&op);
+        let expected = if self.model.setup.linger.is_zero() {
+            self.subject.settle().await;
+            self.note_gone().await;
+            self.model.apply(&op)
+        } else {
+            let expected = self.model.apply(&op);
+            self.watch_gathering().await;
+            self.subject.settle().await;
+            expected
+        };
         self.catch_up();
         while self.model.hold.is_in_doubt(self.model.now) {
             sleep(Duration::from_millis(self.model.setup.tick())).await;
@@ -373,6 +382,41 @@ impl<S: Subject> Drive<S> {
         let now = self.begun.elapsed();
         assert_eq!(now.subsec_nanos() % 1_000_000, 0, "the paused clock is between two ticks");
         self.model.advance_to(u64::try_from(now.as_millis()).expect("not that long"));
+    }
+
+    /// Looks whether broadcasts gather, and for how long.
+    async fn watch_gathering(&mut self) {
+        let gathering = &self.model.gathering;
+        let (gathers, until) = (gathering.entries.len() as u64, gathering.until());
+        if !gathering.is_split(&self.model.setup) {
+            self.expect_lag("what gathers at once", gathers).await;
+        }
+        let Some(until) = until else {
+            // The other shards, if there are any, hand it on in time.
+            return sleep(self.model.setup.linger).await;
+        };
+        let before = self.begun + Duration::from_millis(until) - Duration::from_millis(1);
+        tokio::time::sleep_until(before).await;
+        self.expect_lag("what gathers before the time is over", gathers).await;
+        sleep(Duration::from_millis(1)).await;
+        self.expect_lag("what gathers when the time is over", 0).await;
+    }
+
+    /// Asserts that so much has yet to be read, while the clock stands still.
+    async fn expect_lag(&self, what: &str, expected: u64) {
+        for _ in 0..TURNS {
+            tokio::task::yield_now().await;
+        }
+        // What may be handed on takes as many turns as it takes.
+        for _ in 0..MOST_TURNS {
+            if expected > 0 || self.subject.totals().lag == 0 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        let mut wrong = Vec::new();
+        differ(&mut wrong, what, &expected, &self.subject.totals().lag);
+        self.fail_if(&wrong);
     }
 
     /// Tells the model which of the waiting publishers the runtime has let go.

@@ -253,7 +253,7 @@ pub(crate) struct Setup {
 impl Setup {
     /// Whether there are topics that aren't reliable, and rates.
     pub(crate) fn has_classes(&self) -> bool {
-        self.accounts && self.linger.is_zero()
+        self.accounts
     }
 
     /// Whether messages may grow too old: the model knows the ticks of one shard only.
