@@ -800,7 +800,7 @@ impl Model {
             if plan.is_reliable() && wish.is_none() {
                 self.make_reliable(to, topic);
             }
-            self.deliver(to);
+            self.deliver_if_something_may_go(to);
             return Subscribed::Retagged;
         }
         if last.is_empty() {
@@ -821,8 +821,16 @@ impl Model {
             instance.account.offered += 1;
             self.totals.account.offered += 1;
         }
-        self.deliver(to);
+        self.deliver_if_something_may_go(to);
         Subscribed::New
+    }
+
+    /// A viewer that may get nothing now isn't visited, and no tick begins.
+    fn deliver_if_something_may_go(&mut self, inst: Inst) {
+        let instance = &self.viewers[inst.who].instances[inst.nth];
+        if instance.began && (!instance.waiting.is_empty() || instance.lossy.may_go(self.now)) {
+            self.deliver(inst);
+        }
     }
 
     fn unsubscribe(&mut self, to: Inst, topic: usize) -> Unsubscribed {
