@@ -42,9 +42,9 @@ struct Inner {
 
 /// What became of the messages of a topic that isn't reliable.
 struct Figures {
-    /// Those that waited.
+    /// Messages that have waited for a subscriber.
     offered: AtomicU64,
-    /// Of those that waited.
+    /// Messages that have waited, and were then handed on.
     handed_on: AtomicU64,
     /// Messages that went straight into sinks: offered, and handed on.
     straight: AtomicU64,
@@ -163,7 +163,7 @@ impl Topic {
         })
     }
 
-    /// Counts messages as offered to subscribers, for whom they wait.
+    /// Counts messages that wait for subscribers as offered.
     pub(crate) fn count_offered(&self, messages: u64) {
         self.figures().offered.fetch_add(messages, Ordering::Release);
     }

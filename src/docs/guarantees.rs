@@ -71,7 +71,7 @@
 //! With [`OverloadPolicy::Hold`](crate::OverloadPolicy::Hold) publishers are also held while more than half of the
 //! participants are *heavy*, if there are at least eight. A participant is heavy once its backlog reaches half of its
 //! bound, until it falls below three eighths.
-//! - **What waits:** `broadcast` and announcements of telemetry wait;
+//! - **What waits:** `broadcast`, `end_topic` and announcements of telemetry wait;
 //!   [`try_broadcast`](crate::Session::try_broadcast) returns the message. Deliveries, direct messages, joins,
 //!   subscriptions and the close go on.
 //! - **No overflow in the majority:** the free half of a bound takes what the log and the shards still have, if no

@@ -139,7 +139,9 @@ impl<R: Room> SessionBuilder<R> {
     /// - on a join, a change of subscriptions, a direct message, a message of an [urgent](crate::Profile::urgent)
     ///   topic, or the close.
     ///
-    /// The delay never exceeds a quarter of the shortest [`max_age`](crate::Lossy::max_age) of the topics in use.
+    /// The delay never exceeds a quarter of the shortest [`max_age`](crate::Lossy::max_age) of the topics in use. A
+    /// [changed](crate::Topic::set_profile) age takes effect with the next message of the topic that is handed on, or
+    /// its next subscription.
     ///
     /// What gathers is delivered in the same order as without a linger. A direct message goes on at once, behind the
     /// broadcasts before it. With some hundred direct messages a second, to whichever participants, the gathering ends
