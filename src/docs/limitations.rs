@@ -111,11 +111,12 @@
 //! - **Holding publishers does nothing with few participants**: with fewer than
 //!   [`at_least`](crate::Hold::at_least), eight by default, each participant that overflows is reset, as without it.
 //!   Droppable messages and joining participants don't count.
-//! - **A hold needs its share at one moment.** Viewers that fall behind one after the other, never more than the share
-//!   at a time, are reset: for instance if one process reads many WebSockets in turn, and the publisher is so fast that
-//!   a viewer's queue fills while the others are read. Each reset lowers the number that starts a hold. With half, the
-//!   default, 85 of 100 such viewers are reset; with a [share](crate::Hold::share_percent) of 1 %, one is, and the
-//!   publisher is held to what they read (perf/README.md). So few slow viewers then slow down all.
+//! - **A hold needs enough heavy participants at the same moment.** Viewers that fall behind one after the other, never
+//!   more than the share at a time, are reset: for instance if one process reads many WebSockets in turn, and the
+//!   publisher is so fast that a viewer's queue fills while the others are read. Each reset lowers the number that
+//!   starts a hold. With half, the default, 84 to 100 of 100 such viewers are reset; with a
+//!   [share](crate::Hold::share_percent) of 1 %, one is, and the publisher is held to what they read
+//!   (`perf/README.md`). But then a few slow viewers slow down all.
 //! - **Held publishers match the pace of the median participant.** A slower participant is still reset. The embedder
 //!   decides what to do with a message that [`try_broadcast`](crate::Session::try_broadcast) returns.
 //! - **Broadcasts with few participants gain little.** With some dozens of viewers a task per viewer is as fast; the
