@@ -18,7 +18,7 @@
 //! | 64,000 | 1,200 | 136 | 886 | 8.0 |
 //!
 //! A burst is cheaper because a visit to a participant hands over everything that waits, and flushes once. Counted in
-//! instructions, a delivery is 420, or 31 in a burst (`perf/results/instructions.md`). At 64,000, the participants'
+//! instructions, a delivery is 416, or 31 in a burst (`perf/results/instructions.md`). At 64,000, the participants'
 //! state no longer fits the caches.
 //!
 //! In a profile of single broadcasts to 16,000 participants, the sinks' flush (here one locked addition) is 29 % of the
@@ -75,8 +75,9 @@
 //!   and 60 ms there, 30 and 28 ms with 4,000 clients. With 1,000 clients it is 1.04 times that of axum.
 //! - **The highest rate.** With 1,000 clients, the highest clean rate is 0.84 of what a bare loop of gathered writes
 //!   reaches. With 100 the two are alike.
-//! - **Beside uWebSockets.** With 1,000 clients a delivery through `Telemetry` takes 1.17 times the processor time of
-//!   uWebSockets', and with 300 and 100 clients 0.82 and 0.68 times (`perf/README.md`, "Beside uWebSockets").
+//! - **Beside uWebSockets.** With 1,000 clients a delivery through `Telemetry` takes 1.01 times the processor time of
+//!   uWebSockets', with 300 and 100 clients 1.05 and 0.89 times. On a machine twice as fast it was 1.17, 0.82 and 0.68
+//!   times (`perf/README.md`, "Beside uWebSockets").
 //! - **Connecting under load.** 1,000 clients that connect while 100 others get 1,000 messages a second take 0.21 s,
 //!   and 0.10 s with the bare loop.
 //! - **Large frames on LiveKit.** A frame of 15 KiB takes 1.5 to 3.8 times a plain loop's time in process, because it
