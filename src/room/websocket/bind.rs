@@ -1,7 +1,7 @@
 //! Opens listening sockets.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
@@ -34,6 +34,29 @@ pub(super) fn listen(addresses: &[SocketAddr]) -> Result<Vec<Listener>, (SocketA
             outcome => return outcome.map_err(|failed| (failed.address, failed.error)),
         }
     }
+}
+
+/// Takes over a socket that listens already. The error names its address, as far as that is known.
+pub(super) fn take_over(listener: StdListener) -> Result<Listener, (String, io::Error)> {
+    let local = listener.local_addr();
+    let name = local.as_ref().map_or_else(|_| "a socket without an address".to_owned(), SocketAddr::to_string);
+    let taken = || {
+        let address = local?;
+        check_listens(&listener)?;
+        listener.set_nonblocking(true)?;
+        Ok(Listener { address, socket: TcpListener::from_std(listener)? })
+    };
+    taken().map_err(|error| (name, error))
+}
+
+/// A socket that doesn't listen would never accept anything.
+fn check_listens(listener: &StdListener) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+    if !socket2::SockRef::from(listener).is_listener()? {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "the socket doesn't listen: call `listen` on it first"));
+    }
+    let _ = listener;
+    Ok(())
 }
 
 struct Failed {

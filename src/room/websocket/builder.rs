@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::ToSocketAddrs;
 
+use super::bind::Listener;
 use super::origin::Policy;
 use super::rejection::Rejection;
 use super::room::WebSocketRoom;
@@ -20,7 +21,7 @@ use crate::time::LONGEST;
 
 /// Sets up a [`WebSocketRoom`].
 #[derive(Debug)]
-#[must_use = "nothing listens before bind"]
+#[must_use = "nothing listens before `bind` or `listen_on`"]
 pub struct WebSocketRoomBuilder {
     config: Config,
     /// The error for the first invalid origin or URL that was given.
@@ -290,6 +291,38 @@ impl WebSocketRoomBuilder {
         self.listen(addresses, |address| address)
     }
 
+    /// Accepts connections of these sockets, which somebody else has made and which listen already: systemd, for a
+    /// service that it starts when the first viewer comes, a supervisor that keeps the port open over restarts, or a
+    /// test. The room closes its handles when no more viewers are admitted.
+    ///
+    /// The kernel's queue of connections that aren't accepted yet is as long as the maker has set it (`listen(2)`; 4,096
+    /// for the addresses that a room [binds](Self::bind) itself).
+    ///
+    /// # Errors
+    /// As for [`bind`](Self::bind). On Linux, Android and FreeBSD, also if a socket doesn't listen.
+    ///
+    /// # Panics
+    /// If the runtime has no IO (`enable_io`).
+    ///
+    /// ```
+    /// use std::net::TcpListener;
+    ///
+    /// use lanecast::room::websocket::WebSocketRoom;
+    ///
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let address = listener.local_addr()?;
+    /// let room = WebSocketRoom::builder().listen_on([listener])?;
+    /// assert_eq!(room.local_addr(), address);
+    /// # Ok(()) }
+    /// ```
+    pub fn listen_on(mut self, listeners: impl IntoIterator<Item = TcpListener>) -> Result<WebSocketRoom, BindError> {
+        runtime::current()?;
+        self.check()?;
+        let taken: Result<Vec<_>, _> = listeners.into_iter().map(bind::take_over).collect();
+        self.accept_from(taken.map_err(|(address, source)| BindError::of(address, source))?)
+    }
+
     /// Caps each time at [`LONGEST`].
     fn bound_times(&mut self) {
         let config = &mut self.config;
@@ -331,17 +364,17 @@ impl WebSocketRoomBuilder {
     }
 
     /// `name` turns an address into the text by which an error names it.
-    fn listen(
-        mut self,
-        addresses: &[SocketAddr],
-        name: impl FnOnce(String) -> String,
-    ) -> Result<WebSocketRoom, BindError> {
-        if addresses.is_empty() {
+    fn listen(self, addresses: &[SocketAddr], name: impl FnOnce(String) -> String) -> Result<WebSocketRoom, BindError> {
+        let listeners =
+            bind::listen(addresses).map_err(|(address, source)| BindError::of(name(address.to_string()), source))?;
+        self.accept_from(listeners)
+    }
+
+    fn accept_from(mut self, listeners: Vec<Listener>) -> Result<WebSocketRoom, BindError> {
+        if listeners.is_empty() {
             return Err(BindError::InvalidConfig("there is no address to listen on: give one"));
         }
         self.bound_times();
-        let listeners =
-            bind::listen(addresses).map_err(|(address, source)| BindError::of(name(address.to_string()), source))?;
         let local_addrs: Box<[_]> = listeners.iter().map(|listener| listener.address).collect();
         let shared = Arc::new(Shared::new(self.config));
         tokio::spawn(listen::run(Arc::clone(&shared), listeners));

@@ -70,6 +70,49 @@ async fn an_address_in_use_among_several_is_an_error() {
     assert!(error.to_string().contains(&format!("127.0.0.1:{port} (localhost:{port})")), "{error}");
 }
 
+#[tokio::test]
+async fn sockets_of_somebody_else_are_listened_on() {
+    let listeners: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+    // A connection that came before the room did waits in the kernel's queue.
+    let early = StdStream::connect(addresses[0]).unwrap();
+    early.set_nonblocking(true).unwrap();
+    let room = WebSocketRoom::builder().listen_on(listeners).unwrap();
+    assert_eq!(room.local_addrs(), addresses);
+    let mut server = Server { events: Box::pin(room.events().expect("it is asked for once")), room };
+    let mut clients = Vec::new();
+    let later = TcpStream::connect(addresses[1]).await.unwrap();
+    for (stream, address) in [TcpStream::from_std(early).unwrap(), later].into_iter().zip(&addresses) {
+        let mut request = format!("ws://{address}").into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", SDK.parse().unwrap());
+        clients.push(soon("the hand-shake", tokio_tungstenite::client_async(request, stream)).await.unwrap());
+        server.joined().await;
+    }
+    soon("the room", server.room.shutdown()).await;
+    for address in addresses {
+        assert!(TcpStream::connect(address).await.is_err(), "nobody listens");
+    }
+}
+
+#[tokio::test]
+async fn a_room_without_a_socket_is_an_error() {
+    let none = WebSocketRoom::builder().listen_on([]).unwrap_err();
+    assert!(matches!(none, BindError::InvalidConfig(_)), "{none}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_socket_that_does_not_listen_is_an_error() {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let error = WebSocketRoom::builder().listen_on([socket.into()]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("cannot listen on {address}: the socket doesn't listen: call `listen` on it first")
+    );
+}
+
 // 1. The runtime's only thread is busy, so that nothing is accepted. 2. More connections arrive at once than the usual
 // listen backlog of 128. 3. The kernel makes none of them wait.
 #[tokio::test]
