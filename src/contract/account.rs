@@ -10,6 +10,7 @@ use super::end_reason::EndReason;
 
 /// Messages that were dropped, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Dropped {
     /// Dropped because the participant overflowed.
@@ -29,6 +30,7 @@ pub struct Dropped {
 /// Messages that were dropped at a participant that was behind or has a [rate](crate::Rate), by reason: those of lossy
 /// and latest topics, and of subscriptions with a rate of their own. The participant isn't reset for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Losses {
     /// More waited than the topic, or the participant's [`lossy_bytes`](crate::SessionBuilder::lossy_bytes), allows.
@@ -79,6 +81,7 @@ impl Losses {
 /// `offered` is `handed_on`, `lost`, `ended` and what waits: at rest exactly. A message to many subscribers counts once
 /// for each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct TopicStats {
     /// Messages that a shard has read for a subscriber.
@@ -111,6 +114,7 @@ impl Dropped {
 
 /// Messages that an ordinary end of their participant left undelivered, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Abandoned {
     /// A newer instance took the participant's place.
@@ -140,6 +144,7 @@ impl Abandoned {
 
 /// What became of the messages of one participant, or of the whole session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Account {
     /// Direct messages sent to the participant, its initial messages, and the broadcasts that its shard has reached for

@@ -71,6 +71,7 @@ pub(crate) struct Home<M> {
 
 /// Statistics of one participant, read without blocking any other task.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ParticipantStats {
     /// Counts of the messages offered to the participant, and of their outcomes. [`Account::waiting`] is the number of
@@ -78,6 +79,7 @@ pub struct ParticipantStats {
     pub account: Account,
     /// How long the oldest waiting message has waited since the participant's shard saw it (±1 ms). `None` if no
     /// message waits.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::time::some_in_seconds"))]
     pub oldest_waiting: Option<Duration>,
     /// The measured throughput of the participant's link, in bytes of messages per second, smoothed over about a
     /// second. It is measured only while the sink is busy, and keeps its last value afterwards. `None` if the sink was

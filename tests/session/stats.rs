@@ -305,3 +305,28 @@ async fn a_failed_join_is_not_counted_as_a_reset() {
         assert!(!matches!(event, SessionEvent::Reset { .. }), "{event:?}");
     }
 }
+
+// 1. A participant's sink is shut, so that messages wait. 2. The statistics are serialized with the names of their
+// fields, and times as numbers of seconds.
+#[cfg(all(feature = "serde", feature = "telemetry"))]
+#[tokio::test(start_paused = true)]
+async fn statistics_can_be_serialized() {
+    let (room, session) = memory(|builder| builder.queue_capacity(16));
+    room.recorder(&id("ada")).set_behavior(Behavior::Stall { capacity: 0 });
+    room.join(presence("ada", "PA_1", 1)).await.expect("the session listens");
+    live(&session, "ada").await;
+    session.broadcast(msg("waits")).await.expect("the session is open");
+    settle().await;
+    advance(Duration::from_millis(1500)).await;
+    let of_session = serde_json::to_value(session.stats()).expect("it can be serialized");
+    assert_eq!(of_session["participants"], 1);
+    assert_eq!(of_session["account"]["offered"], 1);
+    assert_eq!(of_session["account"]["dropped"]["lossy"]["expired"], 0);
+    assert_eq!(of_session["oldest_waiting"], 1.5);
+    assert_eq!(of_session["publishers_held_for"], 0.0);
+    let participant = session.participants().pop().expect("it is there");
+    let of_participant = serde_json::to_value(participant.stats()).expect("it can be serialized");
+    assert_eq!(of_participant["oldest_waiting"], 1.5);
+    assert_eq!(of_participant["link_rate"], serde_json::Value::Null);
+    session.cancel();
+}
