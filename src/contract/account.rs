@@ -129,7 +129,7 @@ pub struct Abandoned {
     pub join_failed: u64,
     /// The session ended.
     pub session_closed: u64,
-    /// The participant unsubscribed, or the topic ended, before a message that may be lost was handed on.
+    /// The participant unsubscribed, or the topic ended, before a droppable message was handed on.
     pub unsubscribed: u64,
 }
 

@@ -174,13 +174,13 @@
 //! message takes it away. If 1,024 messages wait for each of 2,000 participants, a participant takes 2,063 bytes in
 //! all, and 34,270 in the baseline.
 //!
-//! # Messages that may be lost
+//! # Droppable messages
 //! A topic's class makes no difference to a member that keeps up: the run goes from the log into its sink. If the
 //! member is behind, messages of lossy and latest topics wait beside its backlog, in `LossyQueues`: a queue per topic,
 //! of references to retained entries. So they can be dropped one by one, without touching the reliable order, and
 //! topics can share a slow link by [deficit round robin]. Three details look optional and aren't:
-//! - A message that may be lost goes straight into the sink only if no other waits, of whatever topic. Otherwise the
-//!   topic that a turn reads first would pass the others by in each turn.
+//! - A droppable message goes straight into the sink only if no other waits, of whatever topic. Otherwise the topic
+//!   that a turn reads first would pass the others by in each turn.
 //! - Such messages in an unfinished flush are counted apart from the others, so a slow flush doesn't use up the bound.
 //! - Members that are behind are visited at the end of a walk. Their own batches would overwrite the encoded bytes that
 //!   the sinks of all others reuse.

@@ -64,7 +64,7 @@ pub(crate) struct Settings {
     /// How many bytes of broadcasts may gather for a member that joins, and how long the first of them may wait.
     pub(crate) joining_bytes: u64,
     pub(crate) joining_age: Duration,
-    /// How many bytes of messages that may be lost may wait for one member.
+    /// How many bytes of droppable messages may wait for one member.
     pub(crate) lossy_bytes: u64,
     /// How many bytes of messages one flush of a sink carries best.
     pub(crate) batch_bytes: usize,

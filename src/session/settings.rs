@@ -67,7 +67,7 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     /// How many bytes of broadcasts may gather for a participant that joins.
     pub(crate) joining_bytes: u64,
-    /// How many bytes of messages that may be lost may wait for a participant.
+    /// How many bytes of droppable messages may wait for a participant.
     pub(crate) lossy_bytes: u64,
     /// The longest message the room can carry, in bytes.
     pub(crate) largest_carried: usize,

@@ -354,7 +354,7 @@ impl<M: Message> Outbox<M> {
         self.capacity.until(|| self.has_ended() || fits()).await;
     }
 
-    /// Limits the messages that may be lost to what this total rate leaves to them.
+    /// Limits the droppable messages to what this total rate leaves to them.
     pub(crate) fn set_rate(&self, bytes_per_second: Option<u64>) {
         self.rare().set_rate(bytes_per_second);
         self.port.mail.set(self.slot());

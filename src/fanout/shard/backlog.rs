@@ -27,7 +27,7 @@ pub(super) struct Backlog<M> {
     own: VecDeque<Own<M>>,
     /// Direct messages whose place among the broadcasts isn't known yet: their stamp is above the shard's position.
     pub(super) unordered: VecDeque<Direct<M>>,
-    /// What waits of topics whose messages may be lost, and the rates that the member has to keep to.
+    /// The droppable messages that wait, and the rates that the member has to keep to.
     pub(super) lossy: Option<Box<LossyQueues>>,
     /// The snapshots to which `order` refers.
     snapshots: Option<Box<Snapshots<M>>>,
@@ -156,17 +156,17 @@ impl<M: Message> Backlog<M> {
         self.placed == 0
     }
 
-    /// All messages of the backlog, including those that have no place yet and those that may be lost.
+    /// All messages of the backlog, including those that have no place yet and droppable ones.
     pub(super) fn len(&self) -> usize {
         self.placed + self.unordered.len() + self.lossy.as_ref().map_or(0, |lossy| lossy.len())
     }
 
-    /// Whether a message of a topic may go now that may be lost.
+    /// Whether a droppable message may go now.
     pub(super) fn may_go_lossy(&self, now: SessionMs) -> bool {
         self.lossy.as_ref().is_some_and(|lossy| lossy.may_go(now))
     }
 
-    /// Whether a message that may be lost waits or is delayed.
+    /// Whether a droppable message waits or is delayed.
     pub(super) fn has_lossy(&self) -> bool {
         self.lossy.as_ref().is_some_and(|lossy| lossy.len() > 0)
     }

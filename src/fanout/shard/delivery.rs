@@ -52,7 +52,7 @@ pub(in crate::fanout) struct ShardSettings<O: MemberHandle> {
     pub(in crate::fanout) begins: mpsc::Receiver<Begin<O::Message>>,
     pub(in crate::fanout) limits: Limits,
     pub(in crate::fanout) gathering: Gathering,
-    /// How many bytes of messages that may be lost may wait for one member, and how many of retained ones.
+    /// How many bytes of droppable messages may wait for one member, and how many of retained ones.
     pub(in crate::fanout) lossy_bytes: u64,
     /// How many bytes one flush of the shard's sinks carries best.
     pub(in crate::fanout) batch_bytes: usize,

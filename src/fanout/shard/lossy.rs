@@ -1,4 +1,4 @@
-//! What waits for one member of topics whose messages may be lost: a queue for each such topic, served by round robin.
+//! The droppable messages that wait for one member: a queue for each of their topics, served by round robin.
 //!
 //! A member that keeps up, and has no rate, has none of this. The queues hold references to broadcasts that the shard
 //! [retains](Retained), as a backlog does.

@@ -2,7 +2,7 @@
 //!
 //! A member whose sink is idle stores nothing: its messages are handed straight to the sink. The backlog of a busy
 //! member keeps, in delivery order, references to the broadcasts that the shard [retains](Retained), which all busy
-//! members share, and to the member's own messages. Messages that may be lost wait beside it, in
+//! members share, and to the member's own messages. Droppable messages wait beside it, in
 //! [queues](crate::fanout::shard::lossy) of their own.
 //!
 //! # Inlining
@@ -11,10 +11,10 @@
 //! what is rare is kept out of line.
 //!
 //! # The order of the classes
-//! A visit hands on the reliable messages that wait, then places what the turn has read, and last hands on messages
-//! that may be lost. A reliable message goes straight into a ready sink if no reliable message waits. One that may be
-//! lost does so only if nothing waits for its turn in any class: otherwise the topic that is read first would pass all
-//! others by in each turn.
+//! A visit hands on the reliable messages that wait, then places what the turn has read, and last hands on droppable
+//! messages. A reliable message goes straight into a ready sink if no reliable message waits. A droppable one does so
+//! only if nothing waits for its turn in any class: otherwise the topic that is read first would pass all others by in
+//! each turn.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -128,8 +128,7 @@ pub(in crate::fanout) struct Member<O: MemberHandle> {
     /// The next completed flush must also give back what the bound counts, or note the time: something else than
     /// broadcasts has gone into the sink, or the member wasn't clear, or it has a `link`.
     needs_bookkeeping: bool,
-    /// What `uncounted` counts are messages that may be lost, which the bound never counts. Outdated while it counts
-    /// none.
+    /// What `uncounted` counts are droppable messages, which the bound never counts. Outdated while it counts none.
     uncounted_is_lossy: bool,
     /// The member has a `link`, a total rate or both. Kept here because both are on other cache lines.
     is_metered: bool,
@@ -170,7 +169,7 @@ pub(in crate::fanout) struct VisitContext<'a, M> {
     pub(in crate::fanout) quota: Quota,
     /// How much may gather for a joining member.
     pub(in crate::fanout) gathering: &'a Gathering,
-    /// How many bytes of messages that may be lost may wait for one member.
+    /// How many bytes of droppable messages may wait for one member.
     pub(in crate::fanout) lossy_bytes: u64,
     /// The session ends, and nothing is delayed any more.
     pub(in crate::fanout) drains: bool,
@@ -185,7 +184,7 @@ pub(in crate::fanout) struct VisitContext<'a, M> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Classes {
     Reliable,
-    /// Those that may be lost as well.
+    /// Droppable ones as well.
     All,
 }
 
@@ -492,7 +491,7 @@ impl<O: MemberHandle> Member<O> {
         Ok(())
     }
 
-    /// Puts a broadcast that is in hand, and may be lost, in its topic's queue.
+    /// Puts a droppable broadcast that is in hand in its topic's queue.
     #[inline(never)]
     fn queue_lossy(
         &mut self,
@@ -518,12 +517,12 @@ impl<O: MemberHandle> Member<O> {
         self.lossy().note_handed_on(topic, profile, bytes, now);
     }
 
-    /// The member's queues of messages that may be lost.
+    /// The member's queues of droppable messages.
     fn lossy(&mut self) -> &mut LossyQueues {
         self.backlog.get_or_insert_with(Backlog::new).lossy.get_or_insert_with(LossyQueues::new)
     }
 
-    /// Whether a message that may be lost may go straight into the sink.
+    /// Whether a droppable message may go straight into the sink.
     fn is_open_for_lossy(&mut self, profiled: u32, visit: &mut VisitContext<'_, O::Message>) -> Outcome<bool, O> {
         if let Some(backlog) = &mut self.backlog
             && let Some(lossy) = &mut backlog.lossy
@@ -795,7 +794,7 @@ impl<O: MemberHandle> Member<O> {
         if classes == Classes::All { self.hand_on_lossy(visit) } else { Ok(()) }
     }
 
-    /// Hands on messages that may be lost, in their turns, unless a reliable message waits.
+    /// Hands on droppable messages, in their turns, unless a reliable message waits.
     fn hand_on_lossy(&mut self, visit: &mut VisitContext<'_, O::Message>) -> Outcome<(), O> {
         while !self.has_had_enough(visit.quota)
             && self.backlog.as_ref().is_some_and(|backlog| backlog.is_empty() && backlog.may_go_lossy(visit.now))
@@ -1023,13 +1022,13 @@ impl<O: MemberHandle> Member<O> {
         }
     }
 
-    /// Whether the member has queues of messages that may be lost, or rates.
+    /// Whether the member has queues of droppable messages, or rates.
     #[inline]
     pub(super) fn has_lossy_queues(&self) -> bool {
         self.backlog.as_ref().is_some_and(|backlog| backlog.lossy.is_some())
     }
 
-    /// Whether a message that may be lost waits or is delayed.
+    /// Whether a droppable message waits or is delayed.
     pub(super) fn has_lossy(&self) -> bool {
         self.backlog.as_ref().is_some_and(|backlog| backlog.has_lossy())
     }
@@ -1058,7 +1057,7 @@ impl<O: MemberHandle> Member<O> {
         self.backlog.as_ref()?.lossy.as_ref()?.armed(now)
     }
 
-    /// Whether a message that may be lost waits for its turn, and may grow too old.
+    /// Whether a droppable message waits for its turn, and may grow too old.
     pub(super) fn has_ready_lossy(&self) -> bool {
         self.backlog.as_ref().and_then(|backlog| backlog.lossy.as_ref()).is_some_and(|lossy| lossy.has_ready())
     }
@@ -1122,7 +1121,7 @@ impl<O: MemberHandle> Member<O> {
         }
     }
 
-    /// Drops what waits of a topic that the member has unsubscribed from: what may be lost, and retained messages.
+    /// Drops what waits of a topic that the member has unsubscribed from: droppable and retained messages.
     pub(super) fn drop_topic(&mut self, topic: TopicKey, retained: &mut Retained<O::Message>) {
         let Some(backlog) = &mut self.backlog else { return };
         let snapshot = backlog.take_snapshot(topic);
