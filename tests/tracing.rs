@@ -30,6 +30,28 @@ fn captured(capture: &Capture, test: impl Future<Output = ()>) {
 }
 
 #[test]
+fn a_named_session_is_named_in_all_that_is_logged() {
+    let capture = Capture::new();
+    captured(&capture, async {
+        let accept = refuses_unwelcome(|_| None);
+        let (room, session) = memory(|builder| builder.name("robot-7").queue_capacity(2).accept(accept));
+        let mut events = session.events();
+        let ada = joined(&room, &session, "ada").await;
+        room.recorder(&id("ada")).set_behavior(Behavior::Stall { capacity: 0 });
+        while ada.send(msg("secret")).is_ok() {}
+        reset(&mut events).await;
+        room.join(presence("bob", "PA_1", 1).with_attribute(UNWELCOME, "1.0.0")).await.expect("it listens");
+        until(|| session.stats().refused == 1).await;
+        within(session.close(Duration::from_secs(1))).await.expect("it ends without an error");
+    });
+    for wanted in ["joined", "reset", "join refused", "session closing", "session closed"] {
+        assert!(capture.find(&[wanted]).is_some(), "{wanted}: {:?}", capture.seen());
+    }
+    let nameless: Vec<_> = capture.seen().into_iter().filter(|event| !event.text.contains("name=robot-7")).collect();
+    assert!(nameless.is_empty(), "{nameless:?}");
+}
+
+#[test]
 fn every_change_of_state_is_logged_with_participant_and_reason() {
     let capture = Capture::new();
     captured(&capture, async {

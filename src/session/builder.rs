@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::stream::BoxStream;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tracing::Span;
 
 use super::accept::Refusal;
 use super::backoff::Streaks;
@@ -36,6 +37,7 @@ use crate::time::Backoff;
 #[must_use = "a builder does nothing until it builds"]
 pub struct SessionBuilder<R: Room> {
     room: R,
+    name: Option<String>,
     options: Options,
     hooks: Hooks<R>,
     listeners: Vec<Listener>,
@@ -50,7 +52,14 @@ impl<R: Room> Session<R> {
 
 impl<R: Room> SessionBuilder<R> {
     fn new(room: R) -> Self {
-        Self { room, options: Options::default(), hooks: Hooks::default(), listeners: Vec::new() }
+        Self { room, name: None, options: Options::default(), hooks: Hooks::default(), listeners: Vec::new() }
+    }
+
+    /// Names the session in what is logged: a span `session` with the field `name` is around all that its tasks log,
+    /// and around the span of each participant. For hosts of many sessions. By default there is no such span.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
     }
 
     /// Sets how many messages may wait for one participant, over both lanes, before it is reset. Default 16,384: nine
@@ -334,21 +343,24 @@ impl<R: Room> SessionBuilder<R> {
         let config = self.options.check(runtime.metrics().num_workers(), self.room.largest_message())?;
         // Last, because a room takes the session for ended when its events are dropped.
         let room_events = Box::pin(self.room.events().ok_or(BuildError::RoomTaken)?);
-        let parts =
-            Parts { room: self.room, config, hooks: self.hooks, runtime, room_events, listeners: self.listeners };
-        Ok(parts.start())
+        let Self { room, name, hooks, listeners, .. } = self;
+        Ok(Parts { room, name, config, hooks, runtime, room_events, listeners }.start())
     }
 }
 
 impl<R: Room> fmt::Debug for SessionBuilder<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SessionBuilder").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("SessionBuilder")
+            .field("name", &self.name)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
 /// What a session is started with.
 struct Parts<R: Room> {
     room: R,
+    name: Option<String>,
     config: Config,
     hooks: Hooks<R>,
     runtime: Handle,
@@ -358,7 +370,7 @@ struct Parts<R: Room> {
 
 impl<R: Room> Parts<R> {
     fn start(self) -> Session<R> {
-        let Self { room, config, hooks, runtime, room_events, listeners } = self;
+        let Self { room, name, config, hooks, runtime, room_events, listeners } = self;
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         let (fanout, shards) = Fanout::new(Settings {
             shards: config.shards.clone(),
@@ -380,6 +392,8 @@ impl<R: Room> Parts<R> {
         let core = Arc::new(Core {
             // Relaxed: only the value has to be unique.
             id: NEXT.fetch_add(1, Ordering::Relaxed),
+            // The highest level, so that every log line of the session names it.
+            span: name.map_or_else(Span::none, |name| tracing::error_span!("session", name)),
             fanout,
             registry: Registry::new(),
             pending_resets: Arc::new(PendingResets::new()),

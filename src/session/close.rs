@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Instrument;
 
 use super::closing::Transition;
 use super::core::Core;
@@ -33,13 +34,17 @@ impl<R: Room> Core<R> {
             return;
         }
         self.fanout.seal();
-        tracing::info!(?deadline, room_closed = room_closed.as_ref().map(tracing::field::display), "session closing");
+        self.span.in_scope(|| {
+            let room_closed = room_closed.as_ref().map(tracing::field::display);
+            tracing::info!(?deadline, room_closed, "session closing");
+        });
         // In a task of its own, so that closing goes on if its caller stops waiting.
         let unended = Unended(Arc::clone(self));
-        self.runtime.spawn(async move {
+        let closed = async move {
             Arc::clone(&unended.0).close(deadline, room_closed).await;
             drop(unended);
-        });
+        };
+        self.runtime.spawn(closed.instrument(self.span.clone()));
     }
 
     async fn close(self: Arc<Self>, deadline: Duration, room_closed: Option<RoomClosed>) {
@@ -146,7 +151,7 @@ impl<R: Room> Core<R> {
             task.await;
             guard.ended_well();
         };
-        self.runtime.spawn(self.inside(watched))
+        self.runtime.spawn(self.inside(watched).instrument(self.span.clone()))
     }
 }
 

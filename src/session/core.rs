@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tracing::Span;
 
 use super::backoff::Streaks;
 use super::closing::Closing;
@@ -33,6 +34,8 @@ pub(crate) type Member<R> = SessionMember<R, Core<R>>;
 /// The state that the handles, the event loop, the joins and the shards share.
 pub(crate) struct Core<R: Room> {
     pub(crate) id: u64,
+    /// Names the session in what its tasks log, if it has a name.
+    pub(crate) span: Span,
     pub(crate) room: R,
     pub(crate) config: Config,
     pub(crate) hooks: Hooks<R>,

@@ -66,6 +66,12 @@ impl<R: Room> Session<R> {
         WeakSession(Arc::downgrade(&self.0))
     }
 
+    /// The span that names the session.
+    #[cfg(feature = "telemetry")]
+    pub(crate) fn span(&self) -> &tracing::Span {
+        &self.core().span
+    }
+
     /// Returns a handle that keeps the session open, and whose type doesn't name the room.
     #[must_use]
     pub fn handle(&self) -> SessionHandle<R::Message> {

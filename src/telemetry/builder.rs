@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::catalog::Catalog;
 use super::catalog::announcer::Announcer;
@@ -194,8 +195,8 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
             .on_stream(move |stream| requests::serve(Arc::clone(&asked), Box::new(stream)))
             .accept_first(|presence| Protocol::of(presence).map(drop).map_err(refusal))
             .add_retired_hook(move |participant, _| retired.remove(participant.client_id()))
-            .build()?
-            .handle();
+            .build()?;
+        let (span, session) = (session.span().clone(), session.handle());
         let (ops, operations) = mpsc::unbounded_channel();
         let released = CancellationToken::new();
         let announcer = Announcer {
@@ -204,7 +205,7 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
             ops: operations,
             released: released.clone(),
         };
-        tokio::spawn(announcer.run());
+        tokio::spawn(announcer.run().instrument(span));
         Ok(Telemetry(Arc::new(Handle { session, catalog, viewers, ops, _released: released.drop_guard() })))
     }
 }

@@ -23,6 +23,6 @@ pub(super) async fn answer_or(participant: &Participant<Frame>, frame: Frame, in
 
 fn note(participant: &Participant<Frame>, sent: Result<(), SendError<Frame>>) {
     if let Err(error) = sent {
-        tracing::debug!(%participant, %error, "answer not sent");
+        participant.log(|| tracing::debug!(%error, "answer not sent"));
     }
 }

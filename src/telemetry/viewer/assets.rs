@@ -67,7 +67,7 @@ pub(super) async fn fetch(handler: AssetHandler, request: AssetRequest, request_
         Ok(Ok(asset)) => encode(request_id, Ok(asset)),
         Ok(Err(error)) => failed(&error),
         Err(panic) => {
-            tracing::warn!(%participant, panic = panic_text(&*panic), "the asset handler panicked");
+            participant.log(|| tracing::warn!(panic = panic_text(&*panic), "the asset handler panicked"));
             failed("the server failed to fetch the asset")
         }
     };

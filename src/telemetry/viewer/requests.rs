@@ -254,7 +254,7 @@ impl Viewer {
             }
             Ok(ClientMessage::PingAck(ack)) => match pings.as_mut().and_then(|pings| pings.acknowledged(ack)) {
                 Some(round_trip) => self.note_round_trip(round_trip),
-                None => tracing::debug!(%participant, ?ack, "acknowledges no pong that is open"),
+                None => participant.log(|| tracing::debug!(?ack, "acknowledges no pong that is open")),
             },
             Ok(ClientMessage::FetchAsset(fetch)) => fetch_asset(self, &viewers.settings, fetches, fetch).await,
             Ok(ClientMessage::ServiceCallRequest(call)) => fail_call(participant, call).await,
@@ -379,6 +379,6 @@ async fn warn(participant: &Participant<Frame>, level: StatusLevel, warnings: Wa
 
 async fn tell(participant: &Participant<Frame>, level: StatusLevel, message: impl Into<String>) {
     let status = Status { level, message: message.into(), id: None };
-    tracing::debug!(%participant, ?level, status.message, "answered with a status");
+    participant.log(|| tracing::debug!(?level, status.message, "answered with a status"));
     answer(participant, ServerMessage::Status(status).encode()).await;
 }

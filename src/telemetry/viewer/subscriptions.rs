@@ -140,7 +140,7 @@ impl Subscriptions {
                     new.push((wanted.id, channel));
                 }
                 Err(unmet @ Unmet::JustEnded { id, .. }) => {
-                    tracing::debug!(%participant, %unmet, "subscribed too late");
+                    participant.log(|| tracing::debug!(%unmet, "subscribed too late"));
                     self.note_ended(id);
                 }
                 Err(unmet) => warnings.push(|| unmet.to_string()),
@@ -153,7 +153,7 @@ impl Subscriptions {
         join_all(new.iter().map(|(id, channel)| participant.subscribe(&channel.audience, tag(*id)))).await;
         for (id, channel) in &new {
             let topic = &channel.described.topic;
-            tracing::debug!(%participant, id, channel = channel.id(), topic, "subscribed");
+            participant.log(|| tracing::debug!(id, channel = channel.id(), topic, "subscribed"));
         }
         warnings
     }
@@ -256,7 +256,7 @@ impl Subscriptions {
         join_all(self.leaving.iter().map(|channel| participant.unsubscribe(&channel.audience))).await;
         for channel in self.leaving.drain(..) {
             let topic = &channel.described.topic;
-            tracing::debug!(%participant, channel = channel.id(), topic, "unsubscribed");
+            participant.log(|| tracing::debug!(channel = channel.id(), topic, "unsubscribed"));
         }
     }
 }
