@@ -8,7 +8,8 @@
 //! # Time
 //! The paused clock stands still during an operation, and everything that is due at a time happens before an operation
 //! at that time. A message that is too old is lost when it would be sent, or at a tick. Ticks are those of a session
-//! with one shard; with several, no message grows too old.
+//! with one shard; with several, no message grows too old. At which of the shard's ticks a write has timed out, and so
+//! when it ticks after that, the model doesn't know: the test waits until there are no more ticks.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -499,6 +500,11 @@ impl Model {
             self.come_to_rest();
         }
         self.now = self.now.max(until);
+    }
+
+    /// Whether there will be a tick.
+    pub(crate) fn ticks(&self) -> bool {
+        self.tick.is_some()
     }
 
     fn sweep(&mut self) {
