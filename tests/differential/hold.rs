@@ -3,8 +3,8 @@
 //! # What isn't determined
 //! If several participants change in one operation, some towards a hold and others away from it, their order isn't
 //! promised. If the order matters, publishers may be held and released on the way. Then the model takes over from the
-//! runtime whether publishers are held, how often they were, and which of the waiting ones went, as far as an order
-//! of the changes explains it. Everything else is compared as always.
+//! runtime whether publishers are held, how often they were, and which of the waiting ones went, as far as the
+//! counts of participants and of changes allow. Everything else is compared as always.
 //!
 //! Once the patience is over, publishers continue at most a quarter of it later. The test waits until that is over. A
 //! publisher that waits tells the exact time.
@@ -125,7 +125,7 @@ pub(crate) struct Hold {
     prior: Prior,
     /// How many changes there were since then.
     changed: u64,
-    /// The patience was over then or at some time since.
+    /// Publishers had been let go for lack of progress when the operation began, or were during it.
     had_given_up: bool,
     pub(crate) times_given_up: usize,
     pub(crate) times_unsure: usize,
@@ -364,7 +364,7 @@ impl Hold {
         events.push(Event::Released);
     }
 
-    /// Takes over what the runtime shows, if the order of the changes matters and one of the orders explains that.
+    /// Takes over what the runtime shows, if the order of the changes matters and the counts allow that.
     pub(crate) fn adopt(&mut self, seen: Figures, now: u64) {
         if !std::mem::take(&mut self.is_unsure) {
             return;

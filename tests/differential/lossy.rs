@@ -242,8 +242,8 @@ impl Queues {
         held.into_iter().chain(paused.map(Budget::allows_at)).min()
     }
 
-    /// Whether a message may go just then that may not go now. With a total rate, nobody knows before when the next one
-    /// may go that becomes due until then.
+    /// Whether a message may go just then that may not go now. With a total rate, each message
+    /// that goes delays the next one. So then it is enough that one may go up to `then`.
     pub(crate) fn may_become_due(&self, now: u64, then: u64) -> bool {
         let held = self.topics.values().filter(|queue| queue.state == State::Held);
         let is_due = held.map(|queue| queue.due_micros.div_ceil(1000)).any(|due| due == then);

@@ -142,6 +142,9 @@ pub(crate) enum Outcome {
 /// same number of bytes: where one of the largest gives way, it is clear which.
 const UNITS: [usize; 10] = [23, 29, 31, 37, 41, 43, 47, 53, 59, 61];
 
+/// A message of almost this length fits in the smallest queue, and three of them are more than may be retained.
+const LONG: usize = 320;
+
 /// As good as forever for a message.
 const AGELESS: u64 = 365 * 24 * 3600 * 1000;
 
@@ -441,10 +444,17 @@ impl Draw {
         self.planned.pop_front()
     }
 
-    /// A stalled viewer subscribes to topics with retained messages.
+    /// A stalled viewer subscribes to topics with retained messages, which are too long in all at times.
     fn late_subscriber(&mut self, model: &Model) -> Option<Op> {
         let to = self.blocked(model)?;
         let retained = (0..model.topics.len()).filter(|topic| model.has_snapshot_for(to, *topic));
+        let retained: Vec<usize> = retained.collect();
+        let is_long = self.rng.u8(..4) == 0;
+        for &topic in retained.iter().filter(|_| is_long) {
+            let size = LONG / UNITS[topic] * UNITS[topic];
+            let msg = Msg { size, ..self.message(model, Lane::Topic(topic)) };
+            self.planned.push_back(Op::Broadcast(msg));
+        }
         for topic in retained {
             self.planned.push_back(Op::Subscribe { to, topic, tag: self.rng.u32(..1000), wish: None });
         }

@@ -39,7 +39,8 @@ const FULL_LOOK: usize = 250;
 /// How many publishers may be held at once.
 const MOST_WAITING: usize = 3;
 
-/// After so many turns of all tasks, a publisher that isn't held has published.
+/// After so many turns of all tasks, a publisher that isn't held has published, and what may not gather any longer is
+/// being handed on. A number that is too small shows as a difference: a publisher that waits, or a lag.
 const TURNS: usize = 32;
 
 /// In so many turns of all tasks, the longest burst is handed on.
@@ -173,10 +174,13 @@ impl Reached {
         self.holds.full += more.holds.full;
     }
 
-    /// Whether the run reached everything that ten thousand operations always come across.
+    /// Whether the run reached everything that ten thousand operations always come across, and the model was mostly sure.
     pub(crate) fn is_everything<S: Subject>(&self, kind: Kind) -> bool {
-        let Holds { times, given_up, waited, full, .. } = self.holds;
-        if kind == Kind::Hold && (times == 0 || given_up == 0 || waited == 0 || full == 0) {
+        let Holds { times, given_up, unsure, waited, full, .. } = self.holds;
+        // Where the model takes over from the runtime whether publishers are held, that isn't compared. It was less than a
+        // quarter in each of forty runs.
+        let is_mostly_sure = unsure as u64 * 2 < times + waited as u64;
+        if kind == Kind::Hold && (times == 0 || given_up == 0 || waited == 0 || full == 0 || !is_mostly_sure) {
             return false;
         }
         let has_classes = kind != Kind::Hold;
@@ -470,14 +474,7 @@ impl<S: Subject> Drive<S> {
         while let Some(task) = self.waiting.pop_front_if(|task| task.is_finished()) {
             let (outcome, at) = task.await.expect("a publisher doesn't panic");
             let mut wrong = Vec::new();
-            if outcome != Outcome::Done {
-                differ(
-                    &mut wrong,
-                    "the answer to a publisher that was held",
-                    &Outcome::Published(Published::Taken),
-                    &outcome,
-                );
-            }
+            differ_for_held(&mut wrong, "the answer to a publisher that was held", Published::Taken, &outcome);
             self.fail_if(&wrong);
             let at = u64::try_from(at.as_millis()).expect("not that long");
             assert!(at >= now, "it was noted before");
@@ -622,14 +619,7 @@ impl<S: Subject> Drive<S> {
         let mut wrong = Vec::new();
         for task in self.waiting.drain(..) {
             let (outcome, at) = task.await.expect("a publisher doesn't panic");
-            if outcome != Outcome::Done {
-                differ(
-                    &mut wrong,
-                    "the answer to a publisher at the close",
-                    &Outcome::Published(Published::Closed),
-                    &outcome,
-                );
-            }
+            differ_for_held(&mut wrong, "the answer to a publisher at the close", Published::Closed, &outcome);
             differ(&mut wrong, "the time of the answer", &closed_at, &at);
             self.reached.holds.closed += 1;
         }
@@ -767,6 +757,14 @@ fn by_viewer(events: Vec<Event>) -> BTreeMap<Option<usize>, Vec<Event>> {
 fn differ<T: PartialEq + std::fmt::Debug>(wrong: &mut Vec<String>, what: &str, expected: &T, seen: &T) {
     if expected != seen {
         wrong.push(format!("{what}:\n  - {expected:?}\n  + {seen:?}"));
+    }
+}
+
+/// Compares the answer to a publisher that was held. The end of a topic waits as a broadcast does, and its answer is
+/// [`Outcome::Done`] in any case.
+fn differ_for_held(wrong: &mut Vec<String>, what: &str, expected: Published, seen: &Outcome) {
+    if *seen != Outcome::Done {
+        differ(wrong, what, &Outcome::Published(expected), seen);
     }
 }
 

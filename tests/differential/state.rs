@@ -55,7 +55,7 @@ pub(crate) struct Instance {
     /// The stream was found busy, and hasn't changed its behavior since.
     pub(crate) blocked: bool,
     pub(crate) was_blocked: bool,
-    /// Half of the bound was taken, and more than a little has been since: see [`hold`](crate::hold).
+    /// Half of the bound was taken, and at least three eighths ever since: see [`hold`](crate::hold).
     pub(crate) is_heavy: bool,
     pub(crate) account: Account,
     pub(crate) losses: BTreeMap<usize, Losses>,
