@@ -23,13 +23,14 @@
 //!
 //! # Features
 //! No feature is on by default, and the core needs none.
+//! - `serde`: [statistics](SessionStats) can be serialized.
 //! - `telemetry`: channels, subscriptions and the wire formats that viewers speak.
 //! - `websocket`: a room that is a WebSocket server; implies `telemetry`.
 //! - `byte-stream`: the streams of a LiveKit room without the room, in pure Rust; implies `telemetry`.
 //! - `livekit`: a room of LiveKit participants, on the official SDK; implies `byte-stream`. Building it downloads the
 //!   SDK's native library.
 //! - `livekit-token`: mints LiveKit tokens from an API key and its secret.
-//! - `server`: the command line, `lanecast serve` and `lanecast watch`; implies `websocket`.
+//! - `server`: the command line, `lanecast serve` and `lanecast watch`; implies `websocket` and `serde`.
 //! - `server-livekit`: the command line with `--livekit`; implies `server`, `livekit` and `livekit-token`.
 //! - `test-util`: for an embedder's tests. Scripts, in which a participant of a
 //!   [`MemoryRoom`](room::memory::MemoryRoom) is slow, fails or panics; and `SessionBuilder::on_retired`, a hook that
