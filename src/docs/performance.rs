@@ -18,7 +18,7 @@
 //! | 64,000 | 1,200 | 136 | 886 | 8.0 |
 //!
 //! A burst is cheaper because a visit to a participant hands over everything that waits, and flushes once. Counted in
-//! instructions, a delivery is 416, or 31 in a burst (`perf/results/instructions.md`). At 64,000, the participants'
+//! instructions, a delivery is 415, or 31 in a burst (`perf/results/instructions.md`). At 64,000, the participants'
 //! state no longer fits the caches.
 //!
 //! In a profile of single broadcasts to 16,000 participants, the sinks' flush (here one locked addition) is 29 % of the
