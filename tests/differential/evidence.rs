@@ -62,7 +62,7 @@ pub(crate) struct Evidence<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Must,
-    /// It is offered for certain, and may be lost.
+    /// It is offered for certain, and is droppable.
     Lossy,
     May,
     Not,
@@ -186,7 +186,7 @@ impl Evidence<'_> {
         Ok(())
     }
 
-    /// What a message keeps its order with: all that can't be lost, or its topic. Retained messages come late.
+    /// What a message keeps its order with: all reliable ones, or those of its topic. Retained messages come late.
     fn order_of(&self, msg: &Msg) -> Option<usize> {
         match msg.lane {
             Lane::Topic(topic) if !self.topics[topic].is_reliable() || self.topics[topic].retain > 0 => Some(topic),
@@ -197,8 +197,8 @@ impl Evidence<'_> {
     /// The fate of `entry` at `inst`, whose initial messages say that its producer was at `state`.
     fn fate(&self, inst: Inst, entry: &Entry, state: u64, begun: bool) -> Fate {
         let seq = entry.msg.seq;
-        let may_be_lost = matches!(entry.msg.lane, Lane::Topic(topic) if !self.topics[topic].is_reliable());
-        let when = |is_due: bool| match (is_due || begun, may_be_lost) {
+        let is_droppable = matches!(entry.msg.lane, Lane::Topic(topic) if !self.topics[topic].is_reliable());
+        let when = |is_due: bool| match (is_due || begun, is_droppable) {
             (true, true) => Fate::Lossy,
             (true, false) => Fate::Must,
             (false, _) => Fate::May,

@@ -18,21 +18,21 @@ use crate::subject::{Event, Inst, Lane};
 const HEAVY_FROM: Fraction = Fraction(1, 2);
 /// A heavy participant is heavy until less than this fraction is taken, in messages and in bytes.
 const LIGHT_BELOW: Fraction = Fraction(3, 8);
-/// The part of the patience by which its end may be noticed late.
-const LATE: u64 = 4;
-/// The bytes of a log that may be held, as a part of what may wait for a participant.
-const LOG_BYTES: u64 = 8;
-/// The slots of a log that may be held, as a part of what may wait for a participant.
-const LOG_SLOTS: u32 = 4;
+/// How often within the patience the runtime looks who makes progress. So its end is noticed at most one look late.
+const LOOKS: u64 = 4;
+/// A log whose publishers may be held has this fraction of the bytes that may wait for a participant, and at most this
+/// fraction of the messages.
+const LOG_BYTES: Fraction = Fraction(1, 8);
+const LOG_SLOTS: Fraction = Fraction(1, 4);
 /// For how many milliseconds no publisher may have been held before that is reported.
 const QUIET: u64 = 1000;
 
 /// When publishers are held.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
+pub(crate) struct Policy {
     pub(crate) at_least: u32,
     pub(crate) share_percent: u8,
-    /// In milliseconds; a multiple of [`LATE`].
+    /// In milliseconds; a multiple of [`LOOKS`].
     pub(crate) patience: u64,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Counts {
     pub(crate) heavy: u64,
 }
 
-/// What happened to a participant.
+/// A change of a participant that may begin or end a hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Change {
     Begun,
@@ -77,9 +77,9 @@ enum State {
     GivenUp,
 }
 
-/// What can be observed of holds.
+/// The figures of holds that the runtime shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Figures {
+pub(crate) struct HoldStats {
     pub(crate) is_held: bool,
     pub(crate) holds: u64,
 }
@@ -92,10 +92,10 @@ struct Point {
     holds: u64,
 }
 
-/// What there was before an operation.
+/// The state before an operation.
 #[derive(Clone, Copy, Debug, Default)]
 struct Prior {
-    figures: Figures,
+    stats: HoldStats,
     is_told: bool,
     progress: (u64, u64),
     opened: (u64, u64),
@@ -103,8 +103,8 @@ struct Prior {
 
 /// Whether publishers are held, and those that wait. Times are in milliseconds since the session began.
 #[derive(Debug)]
-pub(crate) struct Hold {
-    plan: Option<Plan>,
+pub(crate) struct Holding {
+    policy: Option<Policy>,
     at: Point,
     /// When the hold began, or a heavy participant last made progress under it: between these times.
     progress: (u64, u64),
@@ -115,13 +115,11 @@ pub(crate) struct Hold {
     pub(crate) waiting: VecDeque<Entry>,
     /// When the runtime let the first of them go, of those that have gone and haven't here yet.
     pub(crate) gone: VecDeque<u64>,
-    /// What happened in no particular order, and what was before.
+    /// The changes of which no order is promised, and the state before them.
     changes: Vec<(Inst, Change)>,
     before: Point,
-    /// The order of the changes matters, and isn't known.
-    pub(crate) is_unsure: bool,
-    unsure_since: u64,
-    /// What there was before the operation.
+    /// Since when the order of the changes matters and isn't known, if it does.
+    unsure_since: Option<u64>,
     prior: Prior,
     /// How many changes there were since then.
     changed: u64,
@@ -152,27 +150,27 @@ impl Level {
         }
     }
 
-    /// Whether so much more may fill a bound that is at a low level to a high one.
-    pub(crate) fn may_rise(more: (u64, u64), limits: (u64, u64)) -> bool {
+    /// Whether this much more may make a participant heavy that has only just become light.
+    pub(crate) fn may_become_heavy(more: (u64, u64), limits: (u64, u64)) -> bool {
         let rises = |more, limit| more >= HEAVY_FROM.of(limit) - LIGHT_BELOW.of(limit);
         rises(more.0, limits.0) || rises(more.1, limits.1)
     }
 }
 
-impl Plan {
+impl Policy {
     /// The time between two looks at who makes progress.
     pub(crate) fn look(&self) -> u64 {
-        self.patience / LATE
+        self.patience / LOOKS
     }
 
     /// The largest log beside a queue of so many messages.
     pub(crate) fn most_slots(queue_capacity: u32) -> usize {
-        (queue_capacity / LOG_SLOTS) as usize
+        LOG_SLOTS.of(queue_capacity.into()) as usize
     }
 
     /// How many bytes stand in the log at most, unless it is one message.
     pub(crate) fn log_bytes(queue_bytes: u64) -> u64 {
-        queue_bytes / LOG_BYTES
+        LOG_BYTES.of(queue_bytes)
     }
 
     fn is_majority(&self, Counts { members, heavy }: Counts) -> bool {
@@ -181,7 +179,7 @@ impl Plan {
 }
 
 impl Point {
-    fn after(self, change: Change, plan: Plan) -> Self {
+    fn after(self, change: Change, policy: Policy) -> Self {
         let Counts { members, heavy } = self.counts;
         let counts = match change {
             Change::Begun => Counts { members: members + 1, heavy },
@@ -193,7 +191,7 @@ impl Point {
             Change::Progress => self.counts,
         };
         let state = match self.state {
-            _ if !plan.is_majority(counts) => State::Open,
+            _ if !policy.is_majority(counts) => State::Open,
             State::GivenUp if change != Change::Progress => State::GivenUp,
             State::Open | State::Held | State::GivenUp => State::Held,
         };
@@ -212,10 +210,10 @@ fn take_one<K: Ord>(counted: &mut BTreeMap<K, usize>, key: &K) {
     }
 }
 
-impl Hold {
-    pub(crate) fn new(plan: Option<Plan>) -> Self {
+impl Holding {
+    pub(crate) fn new(policy: Option<Policy>) -> Self {
         Self {
-            plan,
+            policy,
             at: Point::default(),
             progress: (0, 0),
             opened: (0, 0),
@@ -224,8 +222,7 @@ impl Hold {
             gone: VecDeque::new(),
             changes: Vec::new(),
             before: Point::default(),
-            is_unsure: false,
-            unsure_since: 0,
+            unsure_since: None,
             prior: Prior::default(),
             changed: 0,
             had_given_up: false,
@@ -242,8 +239,8 @@ impl Hold {
         self.at.state == State::GivenUp
     }
 
-    pub(crate) fn figures(&self) -> Figures {
-        Figures { is_held: self.is_held(), holds: self.at.holds }
+    pub(crate) fn stats(&self) -> HoldStats {
+        HoldStats { is_held: self.is_held(), holds: self.at.holds }
     }
 
     /// Whether a publisher waits with a message of `topic`.
@@ -254,18 +251,18 @@ impl Hold {
 
     /// Begins an operation.
     pub(crate) fn begin(&mut self) {
-        let (figures, is_told, progress, opened) = (self.figures(), self.is_told, self.progress, self.opened);
-        (self.prior, self.had_given_up) = (Prior { figures, is_told, progress, opened }, self.has_given_up());
+        let (stats, is_told, progress, opened) = (self.stats(), self.is_told, self.progress, self.opened);
+        (self.prior, self.had_given_up) = (Prior { stats, is_told, progress, opened }, self.has_given_up());
         self.changed = 0;
         self.begin_phase();
     }
 
-    /// Takes in what has happened to a participant.
+    /// Takes in the change of a participant.
     pub(crate) fn count(&mut self, inst: Inst, change: Change, now: u64, events: &mut Vec<Event>) {
-        let Some(plan) = self.plan else { return };
+        let Some(policy) = self.policy else { return };
         self.changes.push((inst, change));
         self.changed += 1;
-        let after = self.at.after(change, plan);
+        let after = self.at.after(change, policy);
         if self.is_held() && after.state != State::Held {
             self.opened = (now, now);
         }
@@ -278,7 +275,7 @@ impl Hold {
         self.at = after;
     }
 
-    /// What has happened so far happened before what happens now.
+    /// Begins a phase: all changes so far came before those that follow.
     pub(crate) fn begin_phase(&mut self) {
         self.changes.clear();
         self.before = self.at;
@@ -287,7 +284,7 @@ impl Hold {
     /// Looks whether the order of what has happened matters. It tries all orders in which what happened to each
     /// participant stays in its own order.
     pub(crate) fn judge_order(&mut self, now: u64) {
-        let Some(plan) = self.plan.filter(|_| !self.changes.is_empty()) else { return };
+        let Some(policy) = self.policy.filter(|_| !self.changes.is_empty()) else { return };
         let mut of_each: BTreeMap<Inst, Vec<Change>> = BTreeMap::new();
         for (inst, change) in &self.changes {
             of_each.entry(*inst).or_default().push(*change);
@@ -309,7 +306,7 @@ impl Hold {
                 if changes.len() > 1 {
                     *left.entry(changes[1..].to_vec()).or_default() += 1;
                 }
-                orders.insert((left, at.after(changes[0], plan)));
+                orders.insert((left, at.after(changes[0], policy)));
             }
         }
         // A publisher that was let go in between may have found the next hold, or not.
@@ -324,30 +321,32 @@ impl Hold {
         self.changes.iter().any(|(_, change)| *change == Change::Light)
     }
 
+    pub(crate) fn is_unsure(&self) -> bool {
+        self.unsure_since.is_some()
+    }
+
     pub(crate) fn note_unsure(&mut self, now: u64) {
-        if !std::mem::replace(&mut self.is_unsure, true) {
-            self.unsure_since = now;
-        }
+        self.unsure_since.get_or_insert(now);
     }
 
     /// When publishers continue because nobody makes progress: when the first that waits went, or at the latest time.
     pub(crate) fn gives_up_at(&self) -> Option<u64> {
-        let plan = self.plan.filter(|_| self.is_held())?;
-        let window = self.progress.0 + plan.patience..=self.progress.1 + plan.patience + plan.look() + 1;
+        let policy = self.policy.filter(|_| self.is_held())?;
+        let window = self.progress.0 + policy.patience..=self.progress.1 + policy.patience + policy.look() + 1;
         let seen = self.gone.front().copied().filter(|at| window.contains(at));
         Some(seen.unwrap_or(*window.end()))
     }
 
     /// Whether the patience may be noticed to be over at any time, or a release be reported.
     pub(crate) fn is_in_doubt(&self, now: u64) -> bool {
-        self.plan.is_some_and(|plan| match self.is_held() {
-            true => now >= self.progress.0 + plan.patience,
+        self.policy.is_some_and(|policy| match self.is_held() {
+            true => now >= self.progress.0 + policy.patience,
             false => self.is_told && now >= self.opened.0 + QUIET,
         })
     }
 
     pub(crate) fn give_up(&mut self, now: u64) {
-        let patience = self.plan.map_or(0, |plan| plan.patience);
+        let patience = self.policy.map_or(0, |policy| policy.patience);
         let since = if self.gone.front() == Some(&now) { now } else { self.progress.0 + patience };
         (self.at.state, self.opened) = (State::GivenUp, (since, now));
         self.had_given_up = true;
@@ -365,22 +364,20 @@ impl Hold {
     }
 
     /// Takes over what the runtime shows, if the order of the changes matters and the counts allow that.
-    pub(crate) fn adopt(&mut self, seen: Figures, now: u64) {
-        if !std::mem::take(&mut self.is_unsure) {
-            return;
-        }
+    pub(crate) fn adopt(&mut self, seen: HoldStats, now: u64) {
+        let Some(since) = self.unsure_since.take() else { return };
         self.times_unsure += 1;
         // Each change begins one hold at most.
-        let explained = self.prior.figures.holds..=self.prior.figures.holds + self.changed;
-        let is_majority = self.plan.is_some_and(|plan| plan.is_majority(self.at.counts));
+        let explained = self.prior.stats.holds..=self.prior.stats.holds + self.changed;
+        let is_majority = self.policy.is_some_and(|policy| policy.is_majority(self.at.counts));
         let is_possible = seen.is_held == is_majority || self.had_given_up && !seen.is_held;
         if !is_possible || !explained.contains(&seen.holds) {
             return;
         }
-        if seen == self.prior.figures {
+        if seen == self.prior.stats {
             (self.progress, self.opened) = (self.prior.progress, self.prior.opened);
-        } else if seen != self.figures() {
-            (self.progress, self.opened) = ((self.unsure_since, now), (self.unsure_since, now));
+        } else if seen != self.stats() {
+            (self.progress, self.opened) = ((since, now), (since, now));
         }
         self.at.holds = seen.holds;
         self.at.state = match (seen.is_held, is_majority) {

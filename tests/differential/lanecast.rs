@@ -130,8 +130,11 @@ impl Sink<Msg> for HalfOfEachRun {
     }
 }
 
-/// A memory room whose sinks take half of each run, and take their time to open.
-struct Halving(MemoryRoom<Msg>, Duration);
+/// A memory room whose sinks take half of each run, and take this long to open.
+struct Halving {
+    room: MemoryRoom<Msg>,
+    opening: Duration,
+}
 
 impl Room for Halving {
     type Message = Msg;
@@ -139,26 +142,27 @@ impl Room for Halving {
     type Incoming = mpsc::Receiver<Msg>;
 
     fn events(&self) -> Option<impl Events_<Item = RoomEvent<Self::Incoming>> + Send + 'static> {
-        self.0.events()
+        self.room.events()
     }
 
     fn participants(&self) -> Vec<Presence> {
-        self.0.participants()
+        self.room.participants()
     }
 
     fn present(&self, identity: &ParticipantIdentity) -> Option<Presence> {
-        self.0.present(identity)
+        self.room.present(identity)
     }
 
     async fn open(&self, to: &Presence, progress: Progress) -> Result<HalfOfEachRun, OpenError> {
-        if !self.1.is_zero() {
-            tokio::time::sleep(self.1).await;
+        // A transport that takes its time, on the paused clock. There is no event to wait for.
+        if !self.opening.is_zero() {
+            tokio::time::sleep(self.opening).await;
         }
-        self.0.open(to, progress).await.map(HalfOfEachRun)
+        self.room.open(to, progress).await.map(HalfOfEachRun)
     }
 
     fn retire(&self, sink: Self::Sink, reason: EndReason) -> Option<Goodbye> {
-        self.0.retire(sink.0, reason)
+        self.room.retire(sink.0, reason)
     }
 }
 
@@ -205,8 +209,8 @@ impl Lanecast {
     }
 }
 
-fn overload(plan: Option<hold::Plan>) -> OverloadPolicy {
-    plan.map_or(OverloadPolicy::Reset, |hold::Plan { at_least, share_percent, patience }| {
+fn overload(policy: Option<hold::Policy>) -> OverloadPolicy {
+    policy.map_or(OverloadPolicy::Reset, |hold::Policy { at_least, share_percent, patience }| {
         let hold = Hold::default().at_least(at_least).share_percent(share_percent);
         hold.patience(Duration::from_millis(patience)).into()
     })
@@ -243,7 +247,8 @@ impl Subject for Lanecast {
         let gates: Vec<_> = (0..setup.identities).map(|_| watch::Sender::new(Gate::Ready)).collect();
         let (initial, entered, handles) = (Arc::clone(&setup.initial), Arc::clone(&book), gates.clone());
         let retired = Arc::clone(&book);
-        let session = Session::builder(Halving(viewers.room().clone(), Duration::from_millis(setup.opening())))
+        let opening = Duration::from_millis(setup.opening());
+        let session = Session::builder(Halving { room: viewers.room().clone(), opening })
             .queue_capacity(setup.queue_capacity)
             .queue_bytes(setup.queue_bytes)
             .lossy_bytes(setup.lossy_bytes)
@@ -293,9 +298,7 @@ impl Subject for Lanecast {
     /// Also lets everything happen that is due at the time at which this returns.
     async fn settle(&self) {
         tokio::time::sleep(Self::LONGEST_BACKOFF * 16).await;
-        for _ in 0..32 {
-            tokio::task::yield_now().await;
-        }
+        crate::take_turns().await;
     }
 
     async fn fail_one_opening(&self, who: usize, then: OpenBehavior) {
@@ -445,7 +448,7 @@ impl Subject for Lanecast {
             resets: [resets.overflow, resets.write_failed, resets.write_panicked, resets.write_timed_out],
             account: stats.account,
             lag: stats.shard_lag,
-            hold: hold::Figures { is_held: stats.publishers_held, holds: stats.publisher_holds },
+            hold: hold::HoldStats { is_held: stats.publishers_held, holds: stats.publisher_holds },
             topics: self.0.topics.iter().map(Topic::subscribers).collect(),
             topic_stats: self.0.topics.iter().map(Topic::stats).collect(),
         }

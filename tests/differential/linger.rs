@@ -9,23 +9,22 @@ use std::time::Duration;
 use crate::plan::{Class, Plan};
 use crate::subject::{Msg, Setup};
 
-/// A message is delayed by at most this part of the shortest time for which one of any topic may wait.
+/// A message is delayed by at most the shortest time for which one of any topic may wait, divided by this.
 const OF_AGE: u32 = 4;
-/// By how much a timer may be late. It is taken off the time, of which at least this part is left.
+/// How late a timer may be. The wait is shorter by this, but never shorter than half of the time.
 const TIMER: Duration = Duration::from_millis(1);
-const LEFT: u32 = 2;
-/// The part of a viewer's queue, and that of the log, which end the gathering.
+/// The gathering ends once a quarter of a viewer's queue, or half of the log, is filled.
 const OF_QUEUE: u32 = 4;
 const OF_LOG: usize = 2;
 
-/// What is published.
+/// An entry of the log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Entry {
     Broadcast(Msg),
     EndTopic(usize),
 }
 
-/// What gathers.
+/// The entries that gather.
 #[derive(Debug, Default)]
 pub(crate) struct Gathering {
     pub(crate) entries: Vec<Entry>,
@@ -55,7 +54,7 @@ impl Gathering {
     pub(crate) fn time(&self, setup: &Setup) -> u64 {
         let age = self.ages.values().min().map_or(Duration::MAX, |age| Duration::from_millis(*age));
         let time = setup.linger.min(age / OF_AGE);
-        let left = time.saturating_sub(TIMER).max(time / LEFT);
+        let left = time.saturating_sub(TIMER).max(time / 2);
         u64::try_from(left.as_nanos().div_ceil(1_000_000)).expect("short")
     }
 

@@ -1,4 +1,4 @@
-//! What waits for one viewer of messages that may be lost, as the model has it: a list for each topic.
+//! The droppable messages that wait for one viewer, as the model has it: a list for each topic.
 //!
 //! Topics take turns by deficit round robin, as in the paper: each turn adds the quantum to a topic's deficit, and the
 //! topic goes on for as long as the deficit covers its messages.
@@ -242,8 +242,8 @@ impl Queues {
         held.into_iter().chain(paused.map(Budget::allows_at)).min()
     }
 
-    /// Whether a message may go just then that may not go now. With a total rate, each message
-    /// that goes delays the next one. So then it is enough that one may go up to `then`.
+    /// Whether a message that may not go yet may go exactly at `then`. With a total rate it is enough that one may go by
+    /// `then`: each message that goes delays the next.
     pub(crate) fn may_become_due(&self, now: u64, then: u64) -> bool {
         let held = self.topics.values().filter(|queue| queue.state == State::Held);
         let is_due = held.map(|queue| queue.due_micros.div_ceil(1000)).any(|due| due == then);

@@ -53,6 +53,15 @@ const SHORT: usize = 60;
 /// The message of a panic that is part of the test.
 pub(crate) const ON_COMMAND: &str = "the closure was told to panic";
 
+/// Lets all tasks take some turns without time passing. After them a publisher that isn't held has published, and what
+/// may not gather any longer is being handed on. A number that is too small shows as a difference: a publisher that
+/// waits, or a lag.
+pub(crate) async fn take_turns() {
+    for _ in 0..32 {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// The seed and size of a run, for repeating it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seed {

@@ -2,7 +2,7 @@
 //!
 //! The model takes one operation at a time and completes it. It knows nothing of queues, logs, shards or turns: a
 //! message is delivered if its viewer's stream flows, and waits otherwise; if more waits than is allowed, the instance
-//! is reset. What may be lost waits [apart](crate::lossy). While most viewers are behind, publishers may be
+//! is reset. Droppable messages wait [apart](crate::lossy). While most viewers are behind, publishers may be
 //! [held](crate::hold).
 //!
 //! # Time
@@ -17,7 +17,7 @@ use std::time::Duration;
 use lanecast::room::memory::{Behavior, OpenBehavior};
 use lanecast::{Account, EndReason, Subscribed, TopicStats, Unsubscribed};
 
-use crate::hold::{Change, Hold, Level};
+use crate::hold::{Change, HoldStats, Holding, Level};
 use crate::linger::{Entry, Gathering};
 use crate::lossy::Lost;
 use crate::ops::{Op, Outcome};
@@ -42,7 +42,7 @@ pub(crate) struct Model {
     tick: Option<u64>,
     /// Viewers whose streams are opened, or that are joined again after a back-off, and when.
     joins: Vec<(u64, usize)>,
-    pub(crate) hold: Hold,
+    pub(crate) hold: Holding,
     pub(crate) gathering: Gathering,
     pub(crate) topics: Vec<TopicState>,
 }
@@ -69,14 +69,14 @@ impl Model {
             resets: [0; 4],
             account: Account::default(),
             lag: 0,
-            hold: crate::hold::Figures::default(),
+            hold: HoldStats::default(),
             topics: Vec::new(),
             topic_stats: Vec::new(),
         };
         let topic = |plan: &Plan| TopicState { plan: *plan, last: VecDeque::new(), stats: TopicStats::default() };
         let topics = setup.topics.iter().map(topic).collect();
         let viewers = vec![Viewer::new(); setup.identities];
-        let (setup, events, hold) = (setup.clone(), Vec::new(), Hold::new(setup.hold));
+        let (setup, events, hold) = (setup.clone(), Vec::new(), Holding::new(setup.hold));
         let (joins, closed, tick) = (Vec::new(), false, None);
         Self {
             setup,
@@ -189,7 +189,7 @@ impl Model {
             self.hold.judge_order(self.now);
             // Nothing waits for the viewers to get what the one before has published.
             let has_gone = self.hold.gone.front().is_some_and(|at| *at <= self.now);
-            let may_go = if self.hold.is_unsure { has_gone } else { !self.hold.is_held() || one_went && has_gone };
+            let may_go = if self.hold.is_unsure() { has_gone } else { !self.hold.is_held() || one_went && has_gone };
             let Some(entry) = self.hold.waiting.pop_front_if(|_| may_go) else { break };
             self.hold.gone.pop_front();
             if let Entry::Broadcast(msg) = entry {
@@ -199,7 +199,7 @@ impl Model {
                 is_let_go = self.hold.is_let_go();
                 self.hold.begin_phase();
             }
-            if is_let_go && self.setup.fills_up(more) {
+            if is_let_go && self.setup.may_become_heavy(more) {
                 // A viewer that hasn't emptied its queue yet may become heavy once more.
                 self.hold.note_unsure(self.now);
             }
@@ -458,7 +458,8 @@ impl Model {
 
     // Time.
 
-    fn there(&self) -> Vec<Inst> {
+    /// All instances that are there.
+    pub(crate) fn there(&self) -> Vec<Inst> {
         let of = |(who, viewer): (usize, &Viewer)| viewer.there().map(move |nth| Inst { who, nth }).collect::<Vec<_>>();
         self.viewers.iter().enumerate().flat_map(of).collect()
     }
@@ -526,7 +527,7 @@ impl Model {
         self.hold.count(inst, change, self.now, &mut self.events);
     }
 
-    /// What waits for an instance has changed.
+    /// Decides anew whether an instance is heavy: the number of its waiting messages, or of their bytes, has changed.
     fn weigh(&mut self, inst: Inst) {
         let instance = &mut self.viewers[inst.who].instances[inst.nth];
         if instance.ended.is_some() {
@@ -629,7 +630,7 @@ impl Model {
         }
     }
 
-    /// Offers a message that may be lost to a live instance.
+    /// Offers a droppable message to a live instance.
     fn offer_lossy(&mut self, inst: Inst, topic: usize, msg: Msg) {
         let now = self.now;
         let TopicState { plan, stats, .. } = &mut self.topics[topic];
@@ -666,7 +667,7 @@ impl Model {
         self.deliver(inst);
     }
 
-    /// Puts what waits of a topic behind the messages that can't be lost.
+    /// Puts what waits of a topic behind the reliable messages.
     fn make_reliable(&mut self, inst: Inst, topic: usize) {
         let instance = &mut self.viewers[inst.who].instances[inst.nth];
         for msg in instance.lossy.take(topic) {
@@ -854,7 +855,7 @@ impl Model {
         }
     }
 
-    /// Drops what waits for a subscription that has ended: what may be lost, and retained messages.
+    /// Drops what waits for a subscription that has ended: droppable and retained messages.
     fn drop_topic(&mut self, inst: Inst, topic: usize) {
         let instance = &mut self.viewers[inst.who].instances[inst.nth];
         let dropped = instance.lossy.take(topic).len() as u64;
@@ -901,7 +902,7 @@ impl Model {
         instances.map(|instance| instance.waits_of(topic)).sum()
     }
 
-    /// Whether the messages of a topic may be lost at an instance.
+    /// Whether the messages of a topic are droppable for an instance.
     pub(crate) fn is_lossy_for(&self, inst: Inst, topic: usize) -> bool {
         let subscriptions = &self.viewers[inst.who].instances[inst.nth].subscriptions;
         let has_wish = |subscription: &Subscription| subscription.wish.is_some();
@@ -933,7 +934,9 @@ impl Model {
         self.joins.clear();
         self.hold.waiting.clear();
         // Participants go in no particular order.
-        self.hold.is_unsure = self.setup.hold.is_some();
+        if self.setup.hold.is_some() {
+            self.hold.note_unsure(self.now);
+        }
         let half = u64::try_from(deadline.as_millis() / 2).expect("short");
         for who in 0..self.viewers.len() {
             self.cancel_join(who);
@@ -982,7 +985,7 @@ impl Model {
         let registered = self.viewers.iter().filter(|viewer| viewer.registered.is_some()).count();
         let topics = (0..self.topics.len()).map(|topic| self.subscribers(topic)).collect();
         let topic_stats = self.topics.iter().map(|topic| topic.stats).collect();
-        let hold = self.hold.figures();
+        let hold = self.hold.stats();
         Totals { participants: registered, live: registered, topics, topic_stats, hold, ..self.totals.clone() }
     }
 

@@ -246,9 +246,9 @@ impl Draw {
             }
             1110..1200 => self.stream(model),
             1200..1215 => self.grow_old(model),
+            1215..1240 => self.late_subscriber(model),
             1240..1270 => self.crowd(model),
-            1270.. => self.relief(model),
-            _ => self.late_subscriber(model),
+            _ => self.relief(model),
         }
     }
 
@@ -602,7 +602,7 @@ fn forget_somebody(model: &Model) -> Option<Op> {
 
 /// Whether the result is the same wherever the runtime is between the items of `burst`. That is so if for each instance
 /// either all items fit, whatever has been delivered of them, or the instance keeps up and gets only broadcasts.
-/// Messages that may be lost have to wait, all of them, or go to an instance that always kept up.
+/// Droppable messages have to wait, all of them, or go to an instance that always kept up.
 pub(crate) fn is_timeless(model: &Model, burst: &[Op], long_bursts: bool) -> bool {
     let (capacity, limit) = (u64::from(model.setup.queue_capacity), model.setup.queue_bytes);
     let is_for = |op: &Op, inst: Inst| match op {
@@ -613,7 +613,7 @@ pub(crate) fn is_timeless(model: &Model, burst: &[Op], long_bursts: bool) -> boo
         },
         _ => false,
     };
-    let may_be_lost = |op: &Op, inst: Inst| match op {
+    let is_droppable = |op: &Op, inst: Inst| match op {
         Op::Broadcast(Msg { lane: Lane::Topic(topic), .. })
         | Op::TryBroadcast(Msg { lane: Lane::Topic(topic), .. }) => model.is_lossy_for(inst, *topic),
         _ => false,
@@ -629,8 +629,8 @@ pub(crate) fn is_timeless(model: &Model, burst: &[Op], long_bursts: bool) -> boo
         let instance = &viewer.instances[inst.nth];
         let (mut messages, mut bytes) = instance.load(&model.setup);
         let for_it: Vec<&Op> = burst.iter().filter(|op| is_for(op, inst)).collect();
-        let lossy = for_it.iter().any(|op| may_be_lost(op, inst));
-        for op in for_it.iter().filter(|op| size(op) <= limit && !may_be_lost(op, inst)) {
+        let lossy = for_it.iter().any(|op| is_droppable(op, inst));
+        for op in for_it.iter().filter(|op| size(op) <= limit && !is_droppable(op, inst)) {
             messages += 1;
             bytes += size(op);
         }
@@ -654,8 +654,7 @@ pub(crate) fn is_timeless(model: &Model, burst: &[Op], long_bursts: bool) -> boo
             _ => messages <= capacity && bytes <= limit,
         }
     };
-    let viewers = (0..model.viewers.len()).flat_map(|who| model.viewers[who].there().map(move |nth| Inst { who, nth }));
-    is_taken_at_once(model, burst) && is_read_at_once(model, burst) && viewers.into_iter().all(fits_in)
+    is_taken_at_once(model, burst) && is_read_at_once(model, burst) && model.there().into_iter().all(fits_in)
 }
 
 /// Whether no publisher is held, and nothing is refused because the log is full. Its bounds are tight where publishers
@@ -669,7 +668,7 @@ fn is_taken_at_once(model: &Model, burst: &[Op]) -> bool {
         _ => None,
     });
     let (slots, bytes) = (published.clone().count(), published.sum::<usize>() as u64);
-    let fits = slots <= model.setup.log_capacity && bytes <= hold::Plan::log_bytes(model.setup.queue_bytes);
+    let fits = slots <= model.setup.log_capacity && bytes <= hold::Policy::log_bytes(model.setup.queue_bytes);
     let tries = burst.iter().any(|op| matches!(op, Op::TryBroadcast(_)));
     slots == 0 || !model.hold.is_held() && (fits || !tries)
 }

@@ -39,10 +39,6 @@ const FULL_LOOK: usize = 250;
 /// How many publishers may be held at once.
 const MOST_WAITING: usize = 3;
 
-/// After so many turns of all tasks, a publisher that isn't held has published, and what may not gather any longer is
-/// being handed on. A number that is too small shows as a difference: a publisher that waits, or a lag.
-const TURNS: usize = 32;
-
 /// In so many turns of all tasks, the longest burst is handed on.
 const MOST_TURNS: usize = 1000;
 
@@ -52,7 +48,7 @@ const LONGEST_REST: u64 = 1_000_000;
 /// The number of delivery classes.
 const CLASSES: usize = 3;
 
-/// What is special about a session.
+/// The setting that is special about a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Plain,
@@ -111,7 +107,7 @@ pub(crate) struct Reached {
     holds: Holds,
 }
 
-/// What a run came across of holds.
+/// The holds that a run came across.
 #[derive(Clone, Copy, Debug, Default)]
 struct Holds {
     times: u64,
@@ -174,23 +170,23 @@ impl Reached {
         self.holds.full += more.holds.full;
     }
 
-    /// Whether the run reached everything that ten thousand operations always come across, and the model was mostly sure.
+    /// Whether the run reached everything that ten thousand operations always come across, and the model was mostly
+    /// sure.
     pub(crate) fn is_everything<S: Subject>(&self, kind: Kind) -> bool {
         let Holds { times, given_up, unsure, waited, full, .. } = self.holds;
-        // Where the model takes over from the runtime whether publishers are held, that isn't compared. It was less than a
-        // quarter in each of forty runs.
+        // Where the model takes over from the runtime whether publishers are held, that isn't compared. In each of forty
+        // runs those were less than a quarter.
         let is_mostly_sure = unsure as u64 * 2 < times + waited as u64;
         if kind == Kind::Hold && (times == 0 || given_up == 0 || waited == 0 || full == 0 || !is_mostly_sure) {
             return false;
         }
-        let has_classes = kind != Kind::Hold;
         let joins = [self.replaced, self.stale, self.join_failed];
         let resets = if S::ACCOUNTS { &self.resets[..] } else { &self.resets[..3] };
         let Losses { overflowed, expired, conflated, rate_limited, .. } = self.lost;
         let lossy = [self.handed_on, overflowed, expired, conflated, rate_limited, self.unsubscribed];
         let topics = [self.ends, self.snapshots, self.without_retained];
         let is_lossy = lossy.into_iter().all(|count| count > 0) && topics.into_iter().all(|count| count > 0);
-        if S::ACCOUNTS && has_classes && !(is_lossy && self.changes.len() == CLASSES * (CLASSES - 1)) {
+        if S::ACCOUNTS && !(is_lossy && self.changes.len() == CLASSES * (CLASSES - 1)) {
             return false;
         }
         resets.iter().all(|count| *count > 0) && joins.into_iter().chain([self.tight_bursts]).all(|count| count > 0)
@@ -255,9 +251,9 @@ pub(crate) async fn burst_above_the_queue<S: Subject>(seed: Seed) {
 }
 
 /// A few participants are enough, and the patience is soon over.
-fn draw_hold(rng: &mut Rng) -> hold::Plan {
+fn draw_hold(rng: &mut Rng) -> hold::Policy {
     let share_percent = rng.choice([30, 50, 50, 70]).expect("there are some");
-    hold::Plan { at_least: rng.u32(1..=3), share_percent, patience: 4 * rng.u64(100..=400) }
+    hold::Policy { at_least: rng.u32(1..=3), share_percent, patience: 4 * rng.u64(100..=400) }
 }
 
 fn draw_setup<S: Subject>(rng: &mut Rng, state: &Arc<AtomicU64>, shards: RangeInclusive<usize>, kind: Kind) -> Setup {
@@ -273,7 +269,7 @@ fn draw_setup<S: Subject>(rng: &mut Rng, state: &Arc<AtomicU64>, shards: RangeIn
     let topics = (0..topics).map(plan).collect();
     let state = Arc::clone(state);
     let (identities, log_capacity, hold) = match kind {
-        Kind::Hold => (3..=16, 1..=hold::Plan::most_slots(queue_capacity), Some(draw_hold(rng))),
+        Kind::Hold => (3..=16, 1..=hold::Policy::most_slots(queue_capacity), Some(draw_hold(rng))),
         Kind::Plain | Kind::Linger => (8..=40, 4..=64, None),
     };
     Setup {
@@ -297,52 +293,56 @@ impl<S: Subject> Drive<S> {
         match op {
             Op::Burst(items) if !is_timeless(&self.model, &items, S::LONG_BURSTS) => {
                 for item in items {
-                    self.settle(self.fit(item)).await;
+                    self.settle_or_wait(item).await;
                 }
             }
             op @ Op::TimePasses { .. } => {
                 self.let_newcomers_in().await;
                 self.settle(op).await;
             }
-            op => self.settle(self.fit(op)).await,
+            op => self.settle_or_wait(op).await,
         }
     }
 
-    /// The operation, or another one in its place where the model couldn't say what becomes of publishers that wait.
+    /// The operation, or another one in its place where the model couldn't say what becomes of publishers that wait, or
+    /// none.
     ///
     /// A viewer that is let go empties its queue in several visits, and what a publisher has waited with comes in
-    /// between. Then order and losses of what may be lost aren't determined, nor what the end of a topic still finds
+    /// between. Then order and losses of droppable messages aren't determined, nor what the end of a topic still finds
     /// waiting. So none of that waits on either side.
-    fn fit(&self, op: Op) -> Op {
+    fn fit(&self, op: Op) -> Option<Op> {
         let (model, hold) = (&self.model, &self.model.hold);
-        let instances = |who: usize| model.viewers[who].there().map(move |nth| Inst { who, nth });
         let is_lossy = |topic: usize| {
-            let mut all = (0..model.viewers.len()).flat_map(instances);
+            let mut all = model.there().into_iter();
             !model.topics[topic].plan.is_reliable() || all.any(|inst| model.is_lossy_for(inst, topic))
         };
         let waits = |who: usize| {
             let mut all = model.viewers[who].there().map(|nth| &model.viewers[who].instances[nth]);
             all.any(|instance| instance.lossy.len() > 0 || instance.has_snapshot())
         };
-        let nothing = Op::Wait { ms: 1 };
-        match op {
+        Some(match op {
             Op::Broadcast(msg) if hold.is_held() => match msg.lane {
                 Lane::Topic(topic) if is_lossy(topic) => Op::TryBroadcast(msg),
                 _ if self.waiting.len() >= MOST_WAITING => Op::TryBroadcast(msg),
                 _ => Op::Broadcast(msg),
             },
-            Op::EndTopic { .. } if self.waiting.len() >= MOST_WAITING => nothing,
-            Op::SetProfile { topic, .. } if hold.waits_for(topic) => nothing,
+            Op::EndTopic { .. } if self.waiting.len() >= MOST_WAITING => return None,
+            Op::SetProfile { topic, .. } if hold.waits_for(topic) => return None,
             Op::Subscribe { to, topic, tag, .. } if hold.waits_for(topic) => {
                 Op::Subscribe { to, topic, tag, wish: None }
             }
             Op::SetBehavior { who, .. } | Op::Recover { who, .. } | Op::Gate { who, .. }
                 if !hold.waiting.is_empty() && waits(who) =>
             {
-                nothing
+                return None;
             }
             op => op,
-        }
+        })
+    }
+
+    /// Carries out `op`, or lets a moment pass if the operation doesn't [fit](Self::fit).
+    async fn settle_or_wait(&mut self, op: Op) {
+        self.settle(self.fit(op).unwrap_or(Op::Wait { ms: 1 })).await;
     }
 
     /// Carries out one operation, in the model and in the runtime, and compares them.
@@ -396,7 +396,7 @@ impl<S: Subject> Drive<S> {
         self.catch_up();
     }
 
-    /// Lets newcomers in for whom messages that may be lost wait: the shard ticks for as long as they do.
+    /// Lets newcomers in for whom droppable messages wait: the shard ticks for as long as they do.
     async fn let_newcomers_in(&mut self) {
         for who in 0..self.model.viewers.len() {
             let viewer = &self.model.viewers[who];
@@ -413,7 +413,7 @@ impl<S: Subject> Drive<S> {
     /// which the shard ticks again. Its ticks are then at other times than the model's. All streams flow by now, so
     /// both come to an end, the shard's at most one period after the model's; the next ones begin together.
     async fn let_ticks_end(&mut self) {
-        // What begins in the meantime lasts for a period, and is seen after half of one.
+        // A new series of ticks lasts for a period at least, so a look every half period finds it.
         let half = self.model.setup.tick() / 2;
         let mut seen_at_rest = 0;
         let begun = self.model.now;
@@ -453,10 +453,8 @@ impl<S: Subject> Drive<S> {
 
     /// Asserts that so much has yet to be read, while the clock stands still.
     async fn expect_lag(&self, what: &str, expected: u64) {
-        for _ in 0..TURNS {
-            tokio::task::yield_now().await;
-        }
-        // What may be handed on takes as many turns as it takes.
+        crate::take_turns().await;
+        // Handing messages on takes a number of turns that isn't known.
         for _ in 0..MOST_TURNS {
             if expected > 0 || self.subject.totals().lag == 0 {
                 break;
@@ -564,9 +562,7 @@ impl<S: Subject> Drive<S> {
     async fn publish(&mut self, op: Op) -> Outcome {
         let (subject, begun) = (self.subject.clone(), self.begun);
         let task = tokio::spawn(async move { (message(&subject, &op).await, begun.elapsed()) });
-        for _ in 0..TURNS {
-            tokio::task::yield_now().await;
-        }
+        crate::take_turns().await;
         if task.is_finished() {
             return task.await.expect("a publisher doesn't panic").0;
         }
@@ -576,8 +572,7 @@ impl<S: Subject> Drive<S> {
 
     /// Carries out `op`, or has the connection leave if the operation doesn't [fit](Self::fit).
     async fn settle_or_leave(&mut self, op: Op, who: usize, conn: Conn) {
-        let fits = !matches!(self.fit(op.clone()), Op::Wait { .. });
-        self.settle(if fits { op } else { Op::Leave { who, sid: conn.sid } }).await;
+        self.settle(self.fit(op).unwrap_or(Op::Leave { who, sid: conn.sid })).await;
     }
 
     /// Closes with messages under way and some viewers stalled, some of them until the end. Messages sent after that
@@ -658,9 +653,9 @@ impl<S: Subject> Drive<S> {
         let (mut wrong, mut is_unsure, now) = (Vec::new(), false, self.model.now);
         if S::ACCOUNTS {
             let seen = self.subject.totals();
-            is_unsure = self.model.hold.is_unsure;
+            is_unsure = self.model.hold.is_unsure();
             self.model.hold.adopt(seen.hold, now);
-            differ(&mut wrong, "the holds", &self.model.hold.figures(), &seen.hold);
+            differ(&mut wrong, "the holds", &self.model.hold.stats(), &seen.hold);
             differ(&mut wrong, "the totals", &self.model.totals(), &seen);
             let expected = (self.model.hold.waiting.len(), 0);
             differ(
@@ -760,8 +755,8 @@ fn differ<T: PartialEq + std::fmt::Debug>(wrong: &mut Vec<String>, what: &str, e
     }
 }
 
-/// Compares the answer to a publisher that was held. The end of a topic waits as a broadcast does, and its answer is
-/// [`Outcome::Done`] in any case.
+/// Compares the answer to a publisher that was held. The end of a topic waits as a broadcast does, but is always
+/// answered with [`Outcome::Done`].
 fn differ_for_held(wrong: &mut Vec<String>, what: &str, expected: Published, seen: &Outcome) {
     if *seen != Outcome::Done {
         differ(wrong, what, &Outcome::Published(expected), seen);

@@ -49,7 +49,7 @@ pub(crate) struct Instance {
     pub(crate) began: bool,
     /// What the stream has taken and not finished to write.
     pub(crate) in_stream: Vec<Waiting>,
-    /// What waits and can't be lost.
+    /// The reliable messages that wait.
     pub(crate) waiting: VecDeque<Waiting>,
     pub(crate) lossy: Queues,
     /// The stream was found busy, and hasn't changed its behavior since.

@@ -183,7 +183,7 @@ pub(crate) struct Figures {
     pub(crate) sid: u32,
     pub(crate) ended: Option<EndReason>,
     pub(crate) account: Account,
-    /// Whether the instance has an oldest waiting message that can't be lost, or one in its stream.
+    /// Whether the instance has an oldest waiting reliable message, or one in its stream.
     pub(crate) has_oldest: bool,
     /// What it has lost of each topic.
     pub(crate) losses: Vec<Losses>,
@@ -215,7 +215,7 @@ pub(crate) struct Totals {
     pub(crate) resets: [u64; 4],
     pub(crate) account: Account,
     pub(crate) lag: u64,
-    pub(crate) hold: hold::Figures,
+    pub(crate) hold: hold::HoldStats,
     /// Number of subscribers of each topic.
     pub(crate) topics: Vec<usize>,
     /// What became of each topic's messages.
@@ -233,14 +233,14 @@ pub(crate) struct Setup {
     pub(crate) topics: Vec<Plan>,
     pub(crate) queue_capacity: u32,
     pub(crate) queue_bytes: u64,
-    /// How many bytes of messages that may be lost may wait for a viewer, and how many of retained ones.
+    /// How many bytes of droppable messages may wait for a viewer, and how many of retained ones.
     pub(crate) lossy_bytes: u64,
     pub(crate) log_capacity: usize,
     pub(crate) shards: usize,
     /// How long broadcasts gather.
     pub(crate) linger: Duration,
     /// When publishers are held, if they are.
-    pub(crate) hold: Option<hold::Plan>,
+    pub(crate) hold: Option<hold::Policy>,
     pub(crate) write_timeout: Duration,
     /// Whether the runtime keeps accounts: its bound counts every waiting message, in messages and bytes, and it
     /// reports figures and events. Otherwise its bound counts messages without the one that is being written, it is
@@ -276,9 +276,9 @@ impl Setup {
         hold::Level::of(taken, self.limits())
     }
 
-    /// Whether so much more may make a participant heavy that has only just become light.
-    pub(crate) fn fills_up(&self, more: (u64, u64)) -> bool {
-        hold::Level::may_rise(more, self.limits())
+    /// Whether this much more may make a participant heavy that has only just become light.
+    pub(crate) fn may_become_heavy(&self, more: (u64, u64)) -> bool {
+        hold::Level::may_become_heavy(more, self.limits())
     }
 
     fn limits(&self) -> (u64, u64) {
