@@ -55,8 +55,10 @@ impl<R: Room> SessionBuilder<R> {
         Self { room, name: None, options: Options::default(), hooks: Hooks::default(), listeners: Vec::new() }
     }
 
-    /// Names the session in what is logged: a span `session` with the field `name` is around all that its tasks log,
-    /// and around the span of each participant. For hosts of many sessions. By default there is no such span.
+    /// Names the session in its logs: the span `session`, with the field `name`, is around what its tasks log, and is
+    /// the parent of each participant's span. What a [stream handler](Self::on_stream) logs is outside, unless it is in
+    /// a participant's span, and so is what the room's own tasks log, such as those that accept and read WebSockets.
+    /// For processes with many sessions. By default there is no such span.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self

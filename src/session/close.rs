@@ -151,7 +151,7 @@ impl<R: Room> Core<R> {
             task.await;
             guard.ended_well();
         };
-        self.runtime.spawn(self.inside(watched).instrument(self.span.clone()))
+        self.runtime.spawn(self.inside(watched))
     }
 }
 

@@ -404,7 +404,7 @@ impl<R: Room> EventLoop<R> {
         let on_stream = Arc::clone(&self.session.hooks.on_stream);
         let control = ControlStream { identity, sid, stream, session };
         // The handler is called inside the task, so that a panic in the call ends only the task.
-        let handled = self.session.inside(async move { on_stream(control).await });
+        let handled = self.session.inside_without_span(async move { on_stream(control).await });
         let task = AbortOnDropHandle::new(self.session.closing.spawn(handled, &self.session.runtime));
         self.connections.insert(connection, Connection { identity: of, kept: Kept::Handler { _task: task } });
     }

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, SinkExt};
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::Instrument;
 
 use super::accept::Refusal;
 use super::backoff::{Streak, wait_after};
@@ -52,8 +51,7 @@ impl<R: Room> Join<R> {
     /// If the future is dropped before it completes, nothing has changed: an admitted participant ends as refused, and
     /// nothing is registered.
     pub(crate) fn run(self) -> impl Future<Output = Result<Registered<R::Message>, Declined>> + Send {
-        let session = Arc::clone(&self.session);
-        session.inside(self.attempt_all()).instrument(session.span.clone())
+        Arc::clone(&self.session).inside(self.attempt_all())
     }
 
     async fn attempt_all(mut self) -> Result<Registered<R::Message>, Declined> {

@@ -11,7 +11,8 @@ use crate::sync::{AtomicU64, Ordering};
 /// While messages move, the figures don't all belong to one moment. Outcomes are read before offers, so that no
 /// difference is negative.
 ///
-/// With the feature `serde`, this and all other statistics can be serialized. Times are then numbers of seconds.
+/// With the feature `serde`, this and the statistics of participants, topics and viewers can be serialized. Times are then
+/// numbers of seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -41,7 +42,7 @@ pub struct SessionStats {
     /// the cause isn't a slow participant but the publisher, the machine or the network.
     pub half_full: usize,
     /// How long the oldest waiting message has waited since its shard saw it (±1 ms); `None` if none waits.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::time::some_in_seconds"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::contract::seconds::serialize_some"))]
     pub oldest_waiting: Option<Duration>,
     /// How many shards there are now: see [`shards`](crate::SessionBuilder::shards).
     pub shards: usize,
@@ -60,7 +61,7 @@ pub struct SessionStats {
     /// follow each other within a second.
     pub publisher_holds: u64,
     /// The total time for which publishers were held for that reason (±1 ms per hold).
-    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::time::in_seconds"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::contract::seconds::serialize"))]
     pub publishers_held_for: Duration,
     /// How many streams to this host were dropped, because they came from a connection that isn't present or was
     /// refused.

@@ -57,7 +57,8 @@ impl<R: Room<Message = Frame>> TelemetryBuilder<R> {
         }
     }
 
-    /// Name of the server. Default: `lanecast`.
+    /// Name of the server, which viewers are told. Default: `lanecast`. [`SessionBuilder::name`] is another one: it names
+    /// the session in logs.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.info.name = name.into();
         self
