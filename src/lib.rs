@@ -23,7 +23,7 @@
 //!
 //! # Features
 //! No feature is on by default, and the core needs none.
-//! - `serde`: [statistics](SessionStats) can be serialized.
+//! - `serde`: statistics, such as [`SessionStats`], can be serialized.
 //! - `telemetry`: channels, subscriptions and the wire formats that viewers speak.
 //! - `websocket`: a room that is a WebSocket server; implies `telemetry`.
 //! - `byte-stream`: the streams of a LiveKit room without the room, in pure Rust; implies `telemetry`.

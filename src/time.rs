@@ -11,21 +11,6 @@ pub(crate) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Serializes a time in seconds, the unit that metrics have.
-#[cfg(feature = "serde")]
-pub(crate) fn in_seconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(time.as_secs_f64())
-}
-
-/// Serializes a time in seconds, if there is one.
-#[cfg(feature = "serde")]
-pub(crate) fn some_in_seconds<S: serde::Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => serializer.serialize_some(&time.as_secs_f64()),
-        None => serializer.serialize_none(),
-    }
-}
-
 /// How long to wait before the next attempt, after attempts that failed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {

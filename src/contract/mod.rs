@@ -12,6 +12,8 @@ pub(crate) mod profile;
 pub(crate) mod progress;
 pub(crate) mod run;
 pub(crate) mod run_sink;
+#[cfg(feature = "serde")]
+pub(crate) mod seconds;
 pub(crate) mod topic;
 pub(crate) mod uplink;
 

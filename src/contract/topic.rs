@@ -14,8 +14,9 @@
 //! the default profile, so a topic that never had another costs one load.
 //!
 //! # The figures
-//! Outcomes are added with `Release` by the shard that has counted the message as offered before, and read with
-//! `Acquire` before the offers: a reader that sees an outcome also sees its offer.
+//! Outcomes of messages that waited are added with `Release` by the shard that has counted them as offered before, and
+//! read with `Acquire` before the offers: a reader that sees an outcome also sees its offer. Messages that went straight
+//! into sinks are in one count, which [`stats`](Topic::stats) reads once and adds to both sides, so it is `Relaxed`.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, Weak};
@@ -42,9 +43,9 @@ struct Inner {
 
 /// What became of the messages of a topic that isn't reliable.
 struct Figures {
-    /// Messages that have waited for a subscriber.
+    /// Messages that had to wait for a subscriber.
     offered: AtomicU64,
-    /// Messages that have waited, and were then handed on.
+    /// Of those, the ones that were handed on since.
     handed_on: AtomicU64,
     /// Messages that went straight into sinks: offered, and handed on.
     straight: AtomicU64,
@@ -144,7 +145,7 @@ impl Topic {
             stats.lost = Losses::from_counts(figures.lost.each_ref().map(read));
             stats.handed_on = read(&figures.handed_on);
             stats.ended = read(&figures.ended);
-            let straight = read(&figures.straight);
+            let straight = figures.straight.load(Ordering::Relaxed);
             stats.handed_on += straight;
             stats.offered = read(&figures.offered) + straight;
         }
@@ -175,7 +176,7 @@ impl Topic {
 
     /// Counts messages that went straight into sinks as offered and handed on.
     pub(crate) fn count_straight(&self, messages: u64) {
-        self.figures().straight.fetch_add(messages, Ordering::Release);
+        self.figures().straight.fetch_add(messages, Ordering::Relaxed);
     }
 
     /// Counts messages that waited for a subscriber when it ended, or ended its subscription.

@@ -79,7 +79,7 @@ pub struct ParticipantStats {
     pub account: Account,
     /// How long the oldest waiting message has waited since the participant's shard saw it (±1 ms). `None` if no
     /// message waits.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::time::some_in_seconds"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::contract::seconds::serialize_some"))]
     pub oldest_waiting: Option<Duration>,
     /// The measured throughput of the participant's link, in bytes of messages per second, smoothed over about a
     /// second. It is measured only while the sink is busy, and keeps its last value afterwards. `None` if the sink was

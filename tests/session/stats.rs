@@ -308,6 +308,7 @@ async fn a_failed_join_is_not_counted_as_a_reset() {
 
 // 1. A participant's sink is shut, so that messages wait. 2. The statistics are serialized with the names of their
 // fields, and times as numbers of seconds.
+// The feature `telemetry` brings `serde_json`.
 #[cfg(all(feature = "serde", feature = "telemetry"))]
 #[tokio::test(start_paused = true)]
 async fn statistics_can_be_serialized() {

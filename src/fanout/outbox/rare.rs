@@ -1,5 +1,5 @@
-//! What few participants have: losses of droppable messages, and a total rate. Made when it is first needed, so that
-//! the others pay for a pointer.
+//! The state that few participants need: losses of droppable messages, and a total rate. It is made when it is first
+//! needed, so that the others pay for a pointer.
 
 use std::sync::Mutex;
 

@@ -156,7 +156,7 @@ impl<M: Message> Backlog<M> {
         self.placed == 0
     }
 
-    /// All messages of the backlog, including those that have no place yet and droppable ones.
+    /// All messages of the backlog, including droppable ones, and direct ones that have no place yet.
     pub(super) fn len(&self) -> usize {
         self.placed + self.unordered.len() + self.lossy.as_ref().map_or(0, |lossy| lossy.len())
     }

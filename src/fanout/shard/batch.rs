@@ -67,7 +67,7 @@ pub(super) struct ProfiledTopic {
     pub(super) profile: Profile,
     version: u64,
     /// Messages that went straight into sinks in this turn. (Those that wait are counted at once.)
-    pub(super) handed_on: u64,
+    pub(super) straight: u64,
 }
 
 /// The facts about a broadcast that a turn needs besides the message.
@@ -126,7 +126,7 @@ impl<M> ReadBatch<M> {
                 let run = u32::try_from(self.runs.len()).expect("there are no more than messages");
                 let treatment = profiled.map_or(Treatment::Plain, |(topic, profile, version)| {
                     let index = u32::try_from(self.profiled.len()).expect("there are no more than messages");
-                    self.profiled.push(ProfiledTopic { topic, profile, version, handed_on: 0 });
+                    self.profiled.push(ProfiledTopic { topic, profile, version, straight: 0 });
                     Treatment::of(&profile, index)
                 });
                 self.runs.push(Run { messages: at..at + 1, treatment });
@@ -169,8 +169,8 @@ impl<M> ReadBatch<M> {
         self.runs.clear();
         self.to_all.clear();
         for profiled in self.profiled.drain(..) {
-            if profiled.handed_on > 0 {
-                profiled.topic.count_straight(profiled.handed_on);
+            if profiled.straight > 0 {
+                profiled.topic.count_straight(profiled.straight);
             }
         }
     }

@@ -38,8 +38,8 @@ impl Load {
         Self { messages: 1, bytes }
     }
 
-    /// The messages can't exceed what the type counts: a load is what one turn reads, or one visit hands on, or what a
-    /// sink holds, which gets nothing more while its flush isn't complete.
+    /// The sum of messages can't overflow: a load is at most what one turn reads, one visit hands on, or a sink holds,
+    /// and a sink gets nothing more until its flush completes.
     pub(in crate::fanout) fn add(&mut self, more: Self) {
         self.messages += more.messages;
         self.bytes = self.bytes.saturating_add(more.bytes);

@@ -128,7 +128,7 @@ pub(in crate::fanout) struct Member<O: MemberHandle> {
     /// The next completed flush must also give back what the bound counts, or note the time: something else than
     /// broadcasts has gone into the sink, or the member wasn't clear, or it has a `link`.
     needs_bookkeeping: bool,
-    /// What `uncounted` counts are droppable messages, which the bound never counts. Outdated while it counts none.
+    /// The messages in `uncounted` are droppable, so the bound never counts them. Outdated while there are none.
     uncounted_is_lossy: bool,
     /// The member has a `link`, a total rate or both. Kept here because both are on other cache lines.
     is_metered: bool,
@@ -184,7 +184,7 @@ pub(in crate::fanout) struct VisitContext<'a, M> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Classes {
     Reliable,
-    /// Droppable ones as well.
+    /// Reliable and droppable ones.
     All,
 }
 
@@ -648,7 +648,7 @@ impl<O: MemberHandle> Member<O> {
         let count = self.allowed(&visit.batch.entries[range.clone()], visit.quota);
         if let Some(profiled) = profiled {
             // Before the call, which may fail or panic: the participant's account has what becomes of them.
-            visit.batch.profiled(profiled).handed_on += count as u64;
+            visit.batch.profiled(profiled).straight += count as u64;
         }
         let batch = &*visit.batch;
         let entries = &batch.entries[range.clone()];
@@ -675,7 +675,7 @@ impl<O: MemberHandle> Member<O> {
         if taken < count
             && let Some(profiled) = profiled
         {
-            visit.batch.profiled(profiled).handed_on -= (count - taken) as u64;
+            visit.batch.profiled(profiled).straight -= (count - taken) as u64;
         }
         Ok(taken)
     }

@@ -53,7 +53,7 @@ pub struct ViewerStats {
     pub asset_fetches: u32,
     /// The last measured round trip to the viewer and back; `None` before the first. Only viewers that ping have one.
     /// The viewer ends the measurement, so treat it as self-reported.
-    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::time::some_in_seconds"))]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::contract::seconds::serialize_some"))]
     pub round_trip: Option<Duration>,
     /// Whether the viewer used to ping and has fallen silent. See
     /// [`SessionEvent::Unresponsive`](crate::SessionEvent::Unresponsive).
