@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-/// What an embedder chooses for such publishers.
+/// The settings of a session under overload.
 #[derive(Clone, Copy)]
 struct Choice {
     policy: OverloadPolicy,

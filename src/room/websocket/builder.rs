@@ -291,12 +291,12 @@ impl WebSocketRoomBuilder {
         self.listen(addresses, |address| address)
     }
 
-    /// Accepts connections of these sockets, which somebody else has made and which listen already: systemd, for a
-    /// service that it starts when the first viewer comes, a supervisor that keeps the port open over restarts, or a
-    /// test. The room closes its handles when no more viewers are admitted.
+    /// Accepts connections from sockets that listen already. Use it for sockets that systemd passes to a service, that a
+    /// supervisor keeps open over restarts, or that a test has bound. The room closes its handles when it admits no more
+    /// viewers; a socket of which another process has a handle goes on listening.
     ///
-    /// The kernel's queue of connections that aren't accepted yet is as long as the maker has set it (`listen(2)`; 4,096
-    /// for the addresses that a room [binds](Self::bind) itself).
+    /// The kernel's queue of connections that aren't accepted yet has the length that was given to `listen(2)` (4,096 for
+    /// the addresses that a room [binds](Self::bind) itself).
     ///
     /// # Errors
     /// As for [`bind`](Self::bind). On Linux, Android and FreeBSD, also if a socket doesn't listen.
@@ -372,7 +372,7 @@ impl WebSocketRoomBuilder {
 
     fn accept_from(mut self, listeners: Vec<Listener>) -> Result<WebSocketRoom, BindError> {
         if listeners.is_empty() {
-            return Err(BindError::InvalidConfig("there is no address to listen on: give one"));
+            return Err(BindError::InvalidConfig("there is nothing to listen on: give an address or a socket"));
         }
         self.bound_times();
         let local_addrs: Box<[_]> = listeners.iter().map(|listener| listener.address).collect();
