@@ -278,6 +278,33 @@ fn watch_survives_a_restart_of_the_server() {
     drop(second);
 }
 
+// 1. A link is cut without a word: no packet passes, and neither side is told. 2. The viewer says so, though it sends
+// nothing itself.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_link_that_is_cut_is_noticed() {
+    const SCRIPT: &str = r#"
+        ip link set lo up || exit 77
+        "$0" serve --addr 127.0.0.1:8765 --rate 20 >/dev/null 2>&1 &
+        serve=$!
+        until "$0" watch --list >/dev/null 2>&1; do kill -0 $serve || exit 1; done
+        timeout 55 "$0" watch --no-reconnect /load | { read -r line && ip link set lo down; cat >/dev/null; }
+        kill -KILL $serve
+    "#;
+    let cut = |way: &&[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(*way).args(["bash", "-c", SCRIPT, env!("CARGO_BIN_EXE_lanecast")]);
+        let cut = command.output().ok()?;
+        (cut.status.code() != Some(77) && !cut.stderr.starts_with(b"unshare")).then_some(cut)
+    };
+    let ways: [&[&str]; 2] = [&["--net"], &["--net", "--map-root-user"]];
+    let Some(cut) = ways.iter().find_map(cut) else {
+        return eprintln!("left out: no network namespace can be made here (unshare, ip)");
+    };
+    let said = String::from_utf8_lossy(&cut.stderr);
+    assert!(said.contains("broke: "), "{said}");
+}
+
 #[tokio::test]
 async fn no_secret_is_printed() {
     const SECRET: &str = "hunter2-Zm9v";

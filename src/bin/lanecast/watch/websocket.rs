@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use lanecast::protocol::{ClientMessage, FrameKind, Subprotocol, WireFormat};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -23,6 +24,13 @@ use crate::text;
 
 /// How long the close handshake may take, and reading the rest of a refusal.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// After so long without a packet from the server, the kernel asks whether its host is still there, so often and at this
+/// interval. Without an answer the connection breaks, after 35 s in all: `watch` itself sends nothing that would show
+/// it. A link that is only slow answers. A long message isn't interrupted, as a time-out of the next message would do.
+const SILENCE: Duration = Duration::from_secs(15);
+const PROBES: u32 = 4;
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Maximum size of a message, in one frame or in several: as large as a viewer's whole backlog may be in a server of
 /// this crate.
@@ -76,6 +84,8 @@ impl Server {
 
     async fn shake_hands(&self) -> Result<WebSocketStream<TcpStream>, End> {
         let stream = TcpStream::connect(&self.address).await.map_err(|error| self.unreachable(&error))?;
+        let probes = TcpKeepalive::new().with_time(SILENCE).with_interval(PROBE_INTERVAL).with_retries(PROBES);
+        SockRef::from(&stream).set_tcp_keepalive(&probes).map_err(|error| self.unreachable(&error))?;
         // The rest of a refusal is read from a second descriptor, because the handshake keeps the first one.
         let (stream, rest) = two(stream).map_err(|error| self.unreachable(&error))?;
         let config = WebSocketConfig::default().max_message_size(Some(LARGEST)).max_frame_size(Some(LARGEST));
